@@ -1,0 +1,40 @@
+"""Inference-time methods for Hugging Face diffusers pipelines. Everything public is named here and loaded on use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .core import Layout, RunContext, Site
+    from .errors import ConflictError, MethodError, UnsupportedError
+    from .loading import load
+    from .processors.softpag import SoftPAG
+    from .session import Session, apply
+    from .overview import summary
+
+_HOME = {
+    "load": ".loading",
+    "apply": ".session",
+    "Session": ".session",
+    "summary": ".overview",
+    "SoftPAG": ".processors.softpag",
+    "Layout": ".core",
+    "RunContext": ".core",
+    "Site": ".core",
+    "MethodError": ".errors",
+    "ConflictError": ".errors",
+    "UnsupportedError": ".errors",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # No file may bear a public name: importing it as a submodule would hide the object from here on.
+    return getattr(import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,127 @@
+"""The few types every family, method and session shares.
+
+A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`; a *method* turns those into
+an attention output and knows no model; a *session* joins the two and restores. Nothing here imports anything of ours.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+
+class Slot(Enum):
+    """The five places of a site or a denoiser that a method can own."""
+
+    INPUTS = "inputs"  # edits k and v or adds keys; chains
+    CORE = "core"  # how attention is computed; one owner per site
+    OUTPUT = "output"  # edits the attention output; chains
+    OBSERVE = "observe"  # reads maps; never conflicts
+    DENOISER = "denoiser"  # extra passes through the denoiser; one owner per session
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie in one attention sequence.
+
+    `grid` is `(t, h, w)` in tokens (an image has `t == 1`); `text` and `vision` slice the sequence axis of
+    `q, k, v [B, N, H, D]`. `text` is empty where the sequence holds no text.
+    """
+
+    grid: tuple[int, int, int]
+    text: slice
+    vision: slice
+
+    @property
+    def tokens(self) -> int:
+        """Number of vision tokens, `t * h * w`."""
+        t, h, w = self.grid
+        return t * h * w
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One attention module of a denoiser.
+
+    `name` is its exact module path inside the denoiser, `component` the pipeline attribute that holds the denoiser
+    (`unet`, `transformer`, `transformer_2`), `index` its place in model order.
+    """
+
+    name: str
+    index: int
+    heads: int
+    head_dim: int
+    kind: Literal["self", "joint", "cross"]
+    component: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path from the pipeline, for messages and reports."""
+        return f"{self.component}.{self.name}" if self.component else self.name
+
+
+class RunContext:
+    """What the current denoiser call is about; one per session, written by the hook, read by cores.
+
+    Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
+    """
+
+    __slots__ = ("layout", "step", "steps", "sigma", "pass_", "dense", "perturbed")
+
+    def __init__(self) -> None:
+        self.layout: Layout | None = None
+        self.step: int | None = None  # index among the executed steps; None outside a pipeline
+        self.steps: int | None = None  # number of executed steps
+        self.sigma: float | None = None
+        self.pass_: Literal["cond", "uncond", "both"] = "cond"
+        self.dense: bool = False  # sparse cores step aside
+        self.perturbed: bool = False  # the extra pass of a guidance method is running
+
+
+# (q, k, v, mask, layout) -> out, all [B, N, H, D]; mask as in scaled_dot_product_attention, or None
+Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, Layout | None], Tensor]
+
+
+class Method(Protocol):
+    """A frozen dataclass of settings that knows how to act on a site."""
+
+    name: ClassVar[str]
+    slots: ClassVar[frozenset[Slot]]
+
+    def select(self, sites: Sequence[Site]) -> list[Site]:
+        """Sites to act on, out of all the sites of all denoisers; raises `MethodError` where the settings name none."""
+
+    def why_not(self, site: Site, layout: Layout | None) -> str | None:
+        """`None` where the site is usable, else one sentence for the error and the doctor."""
+
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        """The core of this site, wrapped around the one below."""
+
+
+class Guidance(Method, Protocol):
+    """A method with the `DENOISER` slot: one more pass over the conditional rows, combined linearly."""
+
+    def active(self, run: RunContext) -> bool:
+        """Whether the current step needs the extra pass."""
+
+    def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
+        """Prepares the bound cores for an extra pass over `rows` conditional rows, on the device and dtype of `like`."""
+
+    def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
+        """What to add to the guided prediction, given the two predictions `[B, ...]`."""
+
+
+def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str]:
+    """The `count` names closest to `wanted`, best first."""
+    names = list(dict.fromkeys(names))
+    close = difflib.get_close_matches(wanted, names, n=count, cutoff=0.0)
+    return close + [n for n in names if n not in close][: count - len(close)]
+
+
+def step_window(start: float, stop: float, steps: int) -> range:
+    """Step indices in the window `[start, stop]`, fractions of `steps`; never empty, the start is included."""
+    first = min(int(start * steps), steps - 1)
+    return range(first, max(int(stop * steps), first + 1))

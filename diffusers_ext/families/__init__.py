@@ -1,0 +1,28 @@
+"""Model families: one file each, found by the class name of the denoiser, imported only when met."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from .base import Family
+
+FAMILIES: dict[str, str] = {
+    "UNet2DConditionModel": "diffusers_ext.families.unet:FAMILY",
+    "SD3Transformer2DModel": "diffusers_ext.families.sd3:FAMILY",
+    "FluxTransformer2DModel": "diffusers_ext.families.flux:FAMILY",
+    "WanTransformer3DModel": "diffusers_ext.families.wan:FAMILY",
+}
+
+
+def family_of(model: Any) -> "Family":
+    """The family of a denoiser, by its class or a base class; raises `UnsupportedError` naming the known ones."""
+    for cls in type(model).__mro__:
+        if target := FAMILIES.get(cls.__name__):
+            module, name = target.split(":")
+            return getattr(import_module(module), name)
+    raise UnsupportedError(
+        f"No family knows the denoiser class {type(model).__name__}; known are {', '.join(FAMILIES)}: "
+        "pass a pipeline or a denoiser of one of them."
+    )

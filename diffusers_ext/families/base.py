@@ -1,0 +1,91 @@
+"""What every model family provides, and the processor they share."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..core import Core, Layout, RunContext, Site
+from ..errors import UnsupportedError
+
+
+class FamilyProcessor:
+    """A diffusers attention processor that stops at the attention call and hands over to a core.
+
+    Subclasses write `__call__` (the host's arithmetic, same order, all keyword names spelled out because the host
+    filters by signature) and `dense` (the host's own attention call). They are plain classes and own no tensors, so
+    that offloading, `state_dict` and device moves never see them.
+    """
+
+    _attention_backend = None
+
+    def __init__(self, site: Site | None = None, run: RunContext | None = None) -> None:
+        if site is None or run is None:
+            # IP-Adapter loaders rebuild every processor by `processor.__class__()`.
+            raise UnsupportedError(
+                f"{type(self).__name__} belongs to an applied session and cannot be built without one; "
+                "close the session, load the IP-Adapter, then apply again."
+            )
+        self.site = site
+        self.run = run
+        self.calls = 0
+        self.core: Core = self.dense
+
+    @property
+    def _parallel_config(self) -> None:
+        return None
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        if config is not None:
+            raise UnsupportedError(
+                "Context parallelism shards the sequence before our attention core sees it, which would attend to the "
+                "local shard only; close the session before enable_parallelism()."
+            )
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """The host's own attention on `q, k, v [B, N, H, D]`."""
+        raise NotImplementedError(f"{type(self).__name__} must define dense()")
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Runs the core, and counts the call where that costs no compiled graph."""
+        if not torch.compiler.is_compiling():
+            self.calls += 1
+        return self.core(q, k, v, mask, layout)
+
+
+class Family(Protocol):
+    """Facts and arithmetic of one denoiser class; stateless."""
+
+    name: ClassVar[str]
+    denoisers: ClassVar[tuple[str, ...]]  # class names of the denoisers it knows
+    stock: ClassVar[frozenset[str]]  # class names of the host processors it reproduces bit for bit
+    cfg: ClassVar[Literal["batch", "two_calls"]]  # how the host's pipelines run classifier-free guidance
+    unbatched: ClassVar[frozenset[str]]  # forward arguments without a batch axis
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """Every attention module of the denoiser, in model order."""
+
+    def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
+        """Our processor for one site, with the dense core."""
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """The joint layout of a denoiser call, from its arguments by name."""
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
+        """The timestep of a denoiser call on the scale of `scheduler.timesteps`."""
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        """Number of rows of a denoiser call."""
+
+
+def take_rows(value: Any, batch: int, rows: slice, unbatched: frozenset[str] = frozenset()) -> Any:
+    """`value` with every tensor of `batch` rows cut to `rows`; containers are copied, so the host's stay as they are."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim > 0 and value.shape[0] == batch else value
+    if isinstance(value, Mapping):
+        return {k: v if k in unbatched else take_rows(v, batch, rows) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(take_rows(v, batch, rows) for v in value)
+    return value

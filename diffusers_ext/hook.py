@@ -1,0 +1,273 @@
+"""The one hook on a denoiser: reads the call, counts outside compiled regions, and makes the extra guidance pass."""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
+from torch import Tensor, nn
+
+from .core import Core, Guidance, RunContext, Site
+from .errors import ConflictError, UnsupportedError
+from .families.base import Family, FamilyProcessor, take_rows
+
+NAME = "diffusers_ext"
+Cfg = Literal["auto", "none", "batch", "two_calls"]
+
+
+@dataclass
+class Clock:
+    """Turns the timestep value of a call into a step index of the host's schedule.
+
+    The value is looked up in `scheduler.timesteps`, so that caches which skip calls, second-order schedulers and
+    interrupted runs cannot put it out of step.
+    """
+
+    pipe: Any = None
+    _table: Any = None
+    _executed: list[float] = field(default_factory=list)
+    _sigmas: dict[float, float] = field(default_factory=dict)
+
+    def read(self, value: float, run: RunContext) -> None:
+        """Sets `run.step`, `run.steps` and `run.sigma`; leaves them `None` for a bare denoiser."""
+        scheduler = getattr(self.pipe, "scheduler", None)
+        table = getattr(scheduler, "timesteps", None)
+        if table is None or len(table) == 0:
+            return
+        if table is not self._table:
+            self._load(scheduler, table)
+        run.step = min(range(len(self._executed)), key=lambda i: abs(self._executed[i] - value))
+        run.steps = len(self._executed)
+        run.sigma = self._sigmas.get(self._executed[run.step])
+
+    def _load(self, scheduler: Any, table: Tensor) -> None:
+        values = [float(t) for t in table]
+        # Image-to-image starts late (begin_index), denoising_end stops early (num_timesteps).
+        begin = getattr(scheduler, "begin_index", None) or 0
+        count = getattr(self.pipe, "_num_timesteps", None) or len(values)
+        # Second-order schedulers list a timestep twice: it is one step.
+        self._executed = list(dict.fromkeys(values[begin : begin + count])) or list(dict.fromkeys(values))
+        sigmas = getattr(scheduler, "sigmas", None)
+        self._sigmas = dict(zip(values, map(float, sigmas), strict=False)) if sigmas is not None else {}
+        self._table = table
+
+
+class _Pass(BaseState):
+    """Placeholder state: only the context name of the manager is read."""
+
+    def reset(self) -> None:
+        pass
+
+
+class DenoiserHook(ModelHook):
+    """Runs one denoiser under a session.
+
+    Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once more with
+    `run.perturbed` set and adds `delta` to every row. Classifier-free guidance weights its branches by numbers that
+    sum to one, so the same `delta` on all of them comes out as exactly one `delta`, whatever the host's scale is.
+    """
+
+    _is_stateful = True
+
+    def __init__(
+        self,
+        family: Family,
+        run: RunContext,
+        clock: Clock,
+        cfg: Cfg,
+        guidance: Guidance | None,
+        cores: Mapping[Site, Core],
+        processors: Mapping[Site, FamilyProcessor],
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.run = run
+        self.clock = clock
+        self.cfg = cfg
+        self.guidance = guidance
+        self.cores = dict(cores)
+        self.processors = dict(processors)
+        self.session: Any = None  # set by the session, so that summary() finds it from the denoiser
+        self.calls = 0
+        self.extra_passes = 0
+        self.seconds = 0.0  # of the host's own passes
+        self.extra_seconds = 0.0
+        self._context = StateManager(
+            _Pass
+        )  # cache_context() of the host's pipelines writes "cond" / "uncond" here
+        self._timestep: float | None = None
+        self._calls_at_timestep = 0
+        self._delta: Tensor | None = None
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """Forgets the trajectory; the host calls this between runs."""
+        self._timestep, self._calls_at_timestep, self._delta = None, 0, None
+        return module
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        call = _by_name(module, args, kwargs)
+        forward = self.fn_ref.original_forward
+        self._read(module, call)
+        if self.guidance is None or not self.guidance.active(self.run):
+            self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+            return out
+        self._refuse_conflicts(module)
+        if call.get("skip_layers") is not None:
+            # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels there.
+            self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+            return _shifted(out, self._stored(out))
+        if self.run.pass_ == "uncond":
+            self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+            delta, self._delta = self._stored(out), None
+            return _shifted(out, delta)
+
+        batch = self.family.batch(call)
+        rows = self._conditional_rows(batch)
+        # Taken before the host's pass, which may pop entries from the dictionaries it was given.
+        again = take_rows(call, batch, rows, self.family.unbatched)
+        self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+        cond = _prediction(out)[rows]
+        self.guidance.begin_pass(self.cores, cond.shape[0], cond)
+        perturbed = self._perturbed(module, forward, again)
+        self._delta = self.guidance.delta(cond, perturbed)
+        return _shifted(out, self._delta)
+
+    def _perturbed(self, module: nn.Module, forward: Callable[..., Any], call: dict[str, Any]) -> Tensor:
+        before = sum(self.processors[site].calls for site in self.cores)
+        self.run.perturbed = True
+        try:
+            self.extra_seconds, out = _timed(self.extra_seconds, forward, (), call)
+        finally:
+            self.run.perturbed = False
+        self.extra_passes += 1
+        compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules())
+        if not compiled and sum(self.processors[site].calls for site in self.cores) == before:
+            raise RuntimeError(
+                f"{self.guidance.name}: the perturbed pass reached none of {', '.join(s.path for s in self.cores)}, so it "
+                "would change nothing; someone replaced those processors after apply(): close the session and apply again."
+            )
+        return _prediction(out)
+
+    def _read(self, module: nn.Module, call: Mapping[str, Any]) -> None:
+        self.calls += 1
+        timestep = self.family.timestep(call)
+        value = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
+        self._calls_at_timestep = self._calls_at_timestep + 1 if value == self._timestep else 1
+        self._timestep = value
+        self.run.layout = self.family.layout(module, call)
+        self.clock.read(value, self.run)
+        self.run.pass_ = self._pass()
+
+    def _pass(self) -> Literal["cond", "uncond", "both"]:
+        if self._mode() == "batch":
+            return "both"
+        if self._mode() == "none":
+            return "cond"
+        name = self._context._context.name if self._context._context is not None else None
+        if name in ("cond", "uncond"):
+            return name
+        # Without a name: every known two-call pipeline asks for the conditional prediction first.
+        return "uncond" if self._calls_at_timestep % 2 == 0 else "cond"
+
+    def _mode(self) -> Cfg:
+        if self.cfg != "auto":
+            return self.cfg
+        if self.clock.pipe is None:
+            return "none"
+        if self.family.cfg == "two_calls":
+            return "two_calls"
+        return "batch" if getattr(self.clock.pipe, "do_classifier_free_guidance", False) else "none"
+
+    def _conditional_rows(self, batch: int) -> slice:
+        if self.run.pass_ != "both":
+            return slice(0, batch)
+        if batch % 2:
+            raise UnsupportedError(
+                f"Classifier-free guidance in one batch needs an even number of rows, unconditional first; got {batch} "
+                f"from {type(self.clock.pipe).__name__}; pass cfg='none' or cfg='two_calls' to apply()."
+            )
+        return slice(batch // 2, batch)
+
+    def _stored(self, out: Any) -> Tensor:
+        if self._delta is None or self._delta.shape[0] != _prediction(out).shape[0]:
+            raise UnsupportedError(
+                f"{self.guidance.name} needs the conditional prediction before the other ones of the same step, but "
+                f"{type(self.clock.pipe).__name__} asked in another order; call the denoiser conditional first."
+            )
+        return self._delta
+
+    def _refuse_conflicts(self, module: nn.Module) -> None:
+        if getattr(module, "is_cache_enabled", False):
+            raise ConflictError(cache_conflict(self.guidance.name, type(module).__name__))
+        if getattr(self.clock.pipe, "do_perturbed_attention_guidance", False):
+            raise ConflictError(
+                f"{self.guidance.name} and the host's own perturbed-attention guidance both add a pass; "
+                "set pag_scale=0 or use the pipeline without PAG."
+            )
+
+
+def cache_conflict(method: str, denoiser: str) -> str:
+    """Why a diffusers cache and a guidance method cannot share a denoiser."""
+    return (
+        f"{method} runs the denoiser twice per step, which would poison the residuals kept by the cache enabled on "
+        f"{denoiser}; call disable_cache() first."
+    )
+
+
+def install(model: nn.Module, hook: DenoiserHook) -> Callable[[], str | None]:
+    """Registers the hook; returns an undo that restores `forward` and answers with a sentence if it could not."""
+    had_registry = hasattr(model, "_diffusers_hook")
+    had_forward = "forward" in vars(model)
+    registry = HookRegistry.check_if_exists_or_initialize(model)
+    registry.register_hook(hook, NAME)
+    registry.invalidate_child_registries_cache()
+    installed = model.forward
+
+    def undo() -> str | None:
+        current = model.forward
+        later = registry._hook_order[-1:] != [NAME]
+        registry.remove_hook(NAME, recurse=False)
+        registry.invalidate_child_registries_cache()
+        if current is not installed and not later:
+            below, model.forward = model.forward, current
+            if getattr(model, "_old_forward", None) is not installed:
+                return f"{type(model).__name__}.forward was replaced after apply(); it was left as it is"
+            model._old_forward = below  # an offload hook was put on top of ours: it now calls what was below
+        if not had_registry and not registry.hooks:
+            del model._diffusers_hook
+        if not had_forward and current is installed and "forward" in vars(model) and not registry.hooks:
+            del model.forward
+        return None
+
+    return undo
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+    call = dict(bound.arguments)
+    call.pop("self")
+    return call | call.pop("kwargs", {})
+
+
+def _timed(total: float, forward: Callable[..., Any], args: tuple, kwargs: dict) -> tuple[float, Any]:
+    began = time.perf_counter()
+    out = forward(*args, **kwargs)
+    if torch.cuda.is_available() and _prediction(out).is_cuda:
+        torch.cuda.synchronize()
+    return total + time.perf_counter() - began, out
+
+
+def _prediction(out: Any) -> Tensor:
+    return out[0]
+
+
+def _shifted(out: Any, delta: Tensor) -> Any:
+    pred = _prediction(out)
+    # One batch of both branches: unconditional rows first, the same delta for either half.
+    shifted = pred + (delta if pred.shape[0] == delta.shape[0] else torch.cat([delta, delta]))
+    if isinstance(out, tuple):
+        return (shifted, *out[1:])
+    return type(out)(**{**out, next(iter(out)): shifted})

@@ -1,0 +1,290 @@
+"""SoftPAG: guidance away from a pass in which chosen attention heads look only at themselves.
+
+Paper: Ahn et al., "Where and How to Perturb" (arXiv 2506.10978), eq. 5-7. With `A' = (1-u) A + u I` the perturbed
+head output is `lerp(O, V, u)`, exact for any attention core and without a map in memory. PAG is `u = 1`.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..core import Core, Layout, RunContext, Site, Slot, nearest_names, step_window
+from ..errors import MethodError, UnsupportedError
+
+# module path -> head numbers, head -> own strength, or None for all heads of the module
+HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
+
+SCOPES = ("image_rows", "image_block", "all")
+
+
+@dataclass(frozen=True)
+class SoftPAG:
+    """Perturbed-attention guidance on chosen heads: `guided + scale * (cond - perturbed)`.
+
+    With the host's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it
+    `c + scale (c - p)`; the perturbed pass `p` runs on the conditional rows only, one more pass per step.
+    Raises `MethodError` for settings out of range, unknown module paths and heads.
+    """
+
+    name: ClassVar[str] = "softpag"
+    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OUTPUT, Slot.DENOISER})
+
+    heads: HeadSet | Sequence[HeadSet] | None = field(
+        default=None,
+        metadata={
+            "unit": "module path -> head numbers",
+            "help": "heads to perturb; a list gives one set per image of the batch; none: the middle layer, all heads",
+        },
+    )
+    scale: float = field(
+        default=3.0,
+        metadata={"unit": "guidance scale", "low": 0.0, "high": 20.0, "help": "weight w of cond - perturbed"},
+    )
+    strength: float | Sequence[float] | None = field(
+        default=None,
+        metadata={
+            "unit": "fraction",
+            "low": 0.0,
+            "high": 1.0,
+            "help": "u in A' = (1-u)A + uI; a list gives one per image; none: 0.5 from six heads on, else 1",
+        },
+    )
+    scope: Literal["image_rows", "image_block", "all"] = field(
+        default="image_rows",
+        metadata={
+            "unit": "tokens",
+            "help": "image_rows: image queries see only themselves; image_block: themselves and the text; "
+            "all: text queries too",
+        },
+    )
+    start: float = field(
+        default=0.0,
+        metadata={"unit": "fraction of steps", "low": 0.0, "high": 1.0, "help": "first guided step"},
+    )
+    stop: float = field(
+        default=1.0,
+        metadata={"unit": "fraction of steps", "low": 0.0, "high": 1.0, "help": "end of the guided steps"},
+    )
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise MethodError(f"SoftPAG scale must be a finite number, got {self.scale}; 1 to 8 is usual.")
+        if self.scope not in SCOPES:
+            raise MethodError(f"SoftPAG scope must be one of {', '.join(SCOPES)}, got {self.scope!r}.")
+        if not (0.0 <= self.start <= self.stop <= 1.0):
+            raise MethodError(
+                f"SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), got start={self.start}, stop={self.stop}."
+            )
+        for value in [*self._row_strengths(), *_own_strengths(self._head_sets())]:
+            if not 0.0 <= value <= 1.0:
+                raise MethodError(
+                    f"SoftPAG strength must lie in [0, 1], got {value}; 1 is PAG, 0 is no perturbation."
+                )
+        rows = {len(x) for x in (self.heads, self.strength) if _per_row(x)}
+        if len(rows) > 1:
+            raise MethodError(
+                f"SoftPAG takes one entry of heads and of strength per image, got {len(self.heads)} and "
+                f"{len(self.strength)}; give both the batch size or a single value."
+            )
+
+    # what to act on -------------------------------------------------------------------------------------------
+
+    def select(self, sites: Sequence[Site]) -> list[Site]:
+        """Sites named in `heads`, or the middle layer."""
+        usable = [s for s in sites if s.kind != "cross"]
+        if self.heads is None:
+            return _middle(usable)
+        picked: dict[Site, None] = {}
+        for head_set in self._head_sets():
+            for path, heads in head_set.items():
+                found = [s for s in sites if path in (s.name, s.path)]
+                if not found:
+                    near = ", ".join(nearest_names(path, [s.name for s in usable]))
+                    raise MethodError(
+                        f"SoftPAG found no attention module {path!r}; the nearest names are {near}."
+                    )
+                for site in found:
+                    _check_heads(site, heads)
+                    picked[site] = None
+        if not picked:
+            raise MethodError(
+                "SoftPAG got an empty head set, which would change nothing; name at least one module."
+            )
+        return sorted(picked, key=sites.index)
+
+    def why_not(self, site: Site, layout: Layout | None) -> str | None:
+        """Cross-attention is out: its value has other tokens than its query, so there is no identity map."""
+        if site.kind == "cross":
+            return f"SoftPAG replaces attention by the identity, which cross-attention ({site.path}) does not have"
+        return None
+
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        return _PerturbedCore(inner, run, self.scope)
+
+    # the extra pass -------------------------------------------------------------------------------------------
+
+    def active(self, run: RunContext) -> bool:
+        if self.scale == 0.0 or not any(self._row_strengths() + _own_strengths(self._head_sets())):
+            return False
+        if (self.start, self.stop) == (0.0, 1.0):
+            return True
+        if run.step is None or run.steps is None:
+            raise UnsupportedError(
+                "SoftPAG start/stop are fractions of the steps of a pipeline, but it was applied to a bare denoiser; "
+                "apply it to the pipeline or leave start=0, stop=1."
+            )
+        return run.step in step_window(self.start, self.stop, run.steps)
+
+    def begin_pass(self, cores: dict[Site, "_PerturbedCore"], rows: int, like: Tensor) -> None:
+        """Sets `u [rows, H]` of every bound core."""
+        for site, core in cores.items():
+            strength = self.strengths(site, rows)
+            core.u = strength.to(device=like.device, dtype=like.dtype)
+            core.picked = strength.any(dim=0).nonzero().flatten().to(like.device)
+
+    def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
+        """`scale * (cond - perturbed)`, `[B, ...]` like its arguments (eq. 5)."""
+        return self.scale * (cond - perturbed)
+
+    def strengths(self, site: Site, rows: int) -> Tensor:
+        """`U [rows, H]` of one site, fp32 on the CPU."""
+        for what in (self.heads, self.strength):
+            if _per_row(what) and len(what) != rows:
+                raise MethodError(
+                    f"SoftPAG was given {len(what)} entries, one per image, but the batch has {rows} conditional rows; "
+                    "pass one entry or as many as images."
+                )
+        sets, strengths = self._head_sets(), self._row_strengths()
+        out = torch.zeros(rows, site.heads)
+        for row in range(rows):
+            head_set = sets[row if len(sets) > 1 else 0] if sets else {site.name: None}
+            for path in (site.name, site.path):
+                if path in head_set:
+                    u = strengths[row if len(strengths) > 1 else 0]
+                    heads = head_set[path]
+                    pairs = (
+                        heads.items()
+                        if isinstance(heads, Mapping)
+                        else [(h, u) for h in _all(heads, site.heads)]
+                    )
+                    for head, value in pairs:
+                        out[row, int(head)] = value
+        return out
+
+    def _head_sets(self) -> list[HeadSet]:
+        if self.heads is None:
+            return []
+        return list(self.heads) if _per_row(self.heads) else [self.heads]
+
+    def _row_strengths(self) -> list[float]:
+        if self.strength is not None:
+            return [float(u) for u in self.strength] if _per_row(self.strength) else [float(self.strength)]
+        sizes = [sum(math.inf if h is None else len(h) for h in s.values()) for s in self._head_sets()] or [
+            math.inf
+        ]
+        return [0.5 if size >= 6 else 1.0 for size in sizes]
+
+
+class _PerturbedCore:
+    """Lerps the chosen heads toward their perturbed output while `run.perturbed` is set."""
+
+    def __init__(self, inner: Core, run: RunContext, scope: str) -> None:
+        self.inner = inner
+        self.run = run
+        self.scope = scope
+        self.u: Tensor | None = None  # [B, H]
+        self.picked: Tensor | None = None  # head numbers with u > 0 in any row
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        out = self.inner(q, k, v, mask, layout)
+        if not self.run.perturbed:
+            return out
+        u = self.u[:, None, :, None]
+        if self.scope == "all" or layout is None:
+            return torch.lerp(out, v, u)
+        rows = layout.vision
+        if self.scope == "image_rows" or layout.text.start == layout.text.stop:
+            target = v[:, rows]
+        else:
+            block = image_block(
+                *(x.index_select(2, self.picked) for x in (q, k, v)), mask, layout, self.picked
+            )
+            target = out[:, rows].index_copy(2, self.picked, block)
+        return torch.slice_scatter(out, torch.lerp(out[:, rows], target, u), 1, rows.start, rows.stop)
+
+
+def image_block(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout, heads: Tensor | None = None
+) -> Tensor:
+    """Image rows that see themselves and the text: softmax over `{self i} + text`, without an `S x S` mask.
+
+    `q, k, v [B, S, H, D]` -> `[B, N, H, D]`. With `s_i = q_i.k_i / sqrt(D)` and text logits `l`, the output is
+    `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`. `mask` is that of
+    scaled_dot_product_attention over the whole sequence; `heads` are the head numbers of `q` in it.
+    """
+    image, text = layout.vision, layout.text
+    scale = q.shape[-1] ** -0.5
+    qi, ki, vi = (x[:, image].transpose(1, 2) for x in (q, k, v))
+    kt, vt = (x[:, text].transpose(1, 2) for x in (k, v))
+    own = (qi.float() * ki.float()).sum(-1) * scale  # [B, H, N]
+    logits = (qi @ kt.transpose(-1, -2)).float() * scale  # [B, H, N, L]
+    if mask is not None:
+        bias = (
+            mask.float()
+            if mask.dtype.is_floating_point
+            else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -math.inf)
+        )
+        if bias.shape[1] > 1 and heads is not None:
+            bias = bias.index_select(1, heads)
+        bias = bias[:, :, image] if bias.shape[2] > 1 else bias
+        logits = logits + bias[..., text]
+        self_bias = bias[..., image]
+        own = own + (self_bias.diagonal(dim1=-2, dim2=-1) if self_bias.shape[2] > 1 else self_bias[:, :, 0])
+    gate = torch.sigmoid(own - logits.logsumexp(-1))[..., None].to(v.dtype)
+    attended = logits.softmax(-1).to(v.dtype) @ vt
+    # Rows whose text is masked altogether have gate 1 and an undefined softmax.
+    attended = torch.where(gate == 1, torch.zeros_like(attended), attended)
+    return (gate * vi + (1 - gate) * attended).transpose(1, 2)
+
+
+def _middle(sites: Sequence[Site]) -> list[Site]:
+    """PAG's own default: the mid block of a U-shaped denoiser, else the middle layer, of every denoiser."""
+    out = []
+    for component in dict.fromkeys(s.component for s in sites):
+        mine = [s for s in sites if s.component == component]
+        mid = [s for s in mine if s.name.startswith("mid_block")]
+        out += mid or [mine[len(mine) // 2]]
+    return out
+
+
+def _per_row(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _all(heads: Sequence[int] | None, count: int) -> Sequence[int]:
+    return range(count) if heads is None else heads
+
+
+def _own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
+    return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
+
+
+def _check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -> None:
+    if heads is None:
+        return
+    numbers = [int(h) for h in heads]
+    bad = [h for h in numbers if not 0 <= h < site.heads]
+    if bad:
+        near = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
+        raise MethodError(
+            f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are {sorted(near)}."
+        )
+    if len(set(numbers)) < len(numbers):
+        warnings.warn(
+            f"SoftPAG: heads of {site.name} are named more than once; each counts once.", stacklevel=3
+        )

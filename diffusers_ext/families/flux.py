@@ -1,0 +1,140 @@
+"""FLUX.1: text and image tokens in one joint sequence, text first, in double and in single blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+
+from ..core import Layout, RunContext, Site
+from .base import FamilyProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_flux import FluxAttention
+
+
+class FluxProcessor(FamilyProcessor):
+    """For both kinds of block; follows `diffusers.models.transformers.transformer_flux.FluxAttnProcessor`."""
+
+    def __call__(
+        self,
+        attn: FluxAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Joint attention.
+
+        Shapes: in a double block `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in
+        that order; in a single block `hidden_states [B, L + N, C]` with the text in front already.
+        `image_rotary_emb` is cosine and sine, each `[L + N, D]`.
+        """
+        q, k, v = _project(attn, hidden_states)
+        q, k = attn.norm_q(q), attn.norm_k(k)
+
+        if encoder_hidden_states is not None:
+            text_q, text_k, text_v = _project_text(attn, encoder_hidden_states)
+            q = torch.cat([attn.norm_added_q(text_q), q], dim=1)
+            k = torch.cat([attn.norm_added_k(text_k), k], dim=1)
+            v = torch.cat([text_v, v], dim=1)
+
+        if image_rotary_emb is not None:
+            q = apply_rotary_emb(q, image_rotary_emb, sequence_dim=1)
+            k = apply_rotary_emb(k, image_rotary_emb, sequence_dim=1)
+
+        out = self.attend(q, k, v, attention_mask, self.run.layout)
+        out = out.flatten(2, 3).to(q.dtype)
+        if encoder_hidden_states is None:
+            return out  # a single block projects attention and MLP together, outside
+
+        length = encoder_hidden_states.shape[1]
+        text, image = out.split_with_sizes([length, out.shape[1] - length], dim=1)
+        image = attn.to_out[1](attn.to_out[0](image.contiguous()))
+        return image, attn.to_add_out(text.contiguous())
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Attention on the back-end the user chose; `q, k, v [B, N, H, D]`."""
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
+
+
+class FluxFamily:
+    """`FluxTransformer2DModel`, with and without guidance embedding."""
+
+    name: ClassVar[str] = "flux"
+    denoisers: ClassVar[tuple[str, ...]] = ("FluxTransformer2DModel",)
+    # FluxIPAdapterAttnProcessor holds weights of its own and is left alone
+    stock: ClassVar[frozenset[str]] = frozenset({"FluxAttnProcessor"})
+    cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
+    unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """Double blocks, then single blocks: the order in which they run."""
+        sites = []
+        for stack in ("transformer_blocks", "single_transformer_blocks"):
+            for i, block in enumerate(getattr(model, stack)):
+                attn = block.attn
+                name = f"{stack}.{i}.attn"
+                sites.append(Site(name, len(sites), attn.heads, attn.head_dim, "joint", component))
+        return sites
+
+    def processor(self, site: Site, run: RunContext) -> FluxProcessor:
+        """Our processor for one site, with the dense core."""
+        return FluxProcessor(site, run)
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """Text first, then the image; `(1, 1, N)` where the position ids are no single raster (Kontext)."""
+        length = call["encoder_hidden_states"].shape[1]
+        tokens = call["hidden_states"].shape[1]
+        height, width = _raster(call["img_ids"]) or (1, tokens)
+        return Layout((1, height, width), slice(0, length), slice(length, length + tokens))
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor:
+        """`[B]`, undoing the division by 1000 that every Flux pipeline does."""
+        return call["timestep"].float() * 1000
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        """Number of rows of a denoiser call."""
+        return call["hidden_states"].shape[0]
+
+
+def _project(attn: FluxAttention, x: Tensor) -> list[Tensor]:
+    """Queries, keys and values `[B, N, H, D]` of the main stream."""
+    qkv = (
+        attn.to_qkv(x).chunk(3, dim=-1)
+        if attn.fused_projections
+        else (attn.to_q(x), attn.to_k(x), attn.to_v(x))
+    )
+    return [y.unflatten(-1, (-1, attn.head_dim)) for y in qkv]
+
+
+def _project_text(attn: FluxAttention, x: Tensor) -> list[Tensor]:
+    """Queries, keys and values `[B, L, H, D]` of the text stream of a double block."""
+    if attn.fused_projections:
+        qkv = attn.to_added_qkv(x).chunk(3, dim=-1)
+    else:
+        qkv = attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)
+    return [y.unflatten(-1, (-1, attn.head_dim)) for y in qkv]
+
+
+def _raster(ids: Tensor) -> tuple[int, int] | None:
+    """Height and width of the grid that `ids [N, 3]` (or `[1, N, 3]`) enumerates row by row, from any origin.
+
+    The width is the length of the first row rather than the largest id: pipelines store ids in the model's
+    dtype, and bfloat16 merges neighbours above 256.
+    """
+    ids = (ids[0] if ids.ndim == 3 else ids).cpu()  # one transfer instead of one synchronisation per number
+    width = int((ids[:, 1] == ids[0, 1]).sum())
+    height = ids.shape[0] // width
+    rows, columns = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+    if rows.shape[0] != ids.shape[0]:
+        return None
+    raster = torch.stack([torch.zeros_like(rows), rows, columns], dim=1).float() + ids[0].float()
+    return (height, width) if torch.equal(raster.to(ids.dtype), ids) else None
+
+
+FAMILY = FluxFamily()

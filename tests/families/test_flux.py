@@ -1,0 +1,215 @@
+"""FLUX.1: our processors give the host's bits, and the family knows where everything lies."""
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxIPAdapterAttnProcessor
+from peft import LoraConfig
+
+from diffusers_ext.core import Layout
+from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.families.base import take_rows
+from diffusers_ext.families.flux import FAMILY, FluxProcessor
+
+from ..tiny_models import flux as tiny
+from .parity import assert_backend_reaches, assert_parity, graphs, install, outputs
+
+
+def key_mask(batch, length):
+    """`[B, 1, 1, N]`, true where a key may be seen; each row hides other keys."""
+    mask = torch.ones(batch, 1, 1, length, dtype=torch.bool)
+    for row in range(batch):
+        mask[row, ..., row : row + 3] = False
+    return mask
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+@pytest.mark.parametrize("guidance", [None, 3.5], ids=["no-guidance", "guidance-embed"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parity(batch, guidance, masked, fused):
+    model = tiny.transformer(guidance_embeds=guidance is not None)
+    call = tiny.inputs(batch, guidance=guidance)
+    if masked:
+        call["joint_attention_kwargs"] = {"attention_mask": key_mask(batch, 7 + 4 * 6)}
+    if fused:
+        model.fuse_qkv_projections()
+        assert model.transformer_blocks[0].attn.fused_projections
+    assert_parity(model, FAMILY, call)
+
+
+@pytest.mark.parametrize("blocks", [(3, 0), (0, 3)], ids=["double", "single"])
+@pytest.mark.parametrize("grid", [(5, 3), (1, 7), (9, 1)], ids=str)
+def test_parity_of_each_kind_of_block_on_odd_grids(grid, blocks):
+    model = tiny.transformer(num_layers=blocks[0], num_single_layers=blocks[1])
+    assert_parity(model, FAMILY, tiny.inputs(2, height=grid[0], width=grid[1], text=5))
+
+
+def test_parity_in_bfloat16():
+    model = tiny.transformer().to(torch.bfloat16)
+    assert_parity(model, FAMILY, tiny.inputs(2, dtype=torch.bfloat16))
+
+
+def test_parity_under_lora():
+    model = tiny.transformer()
+    plain = outputs(model, tiny.inputs())
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    assert not torch.equal(outputs(model, tiny.inputs()), plain)
+    assert_parity(model, FAMILY, tiny.inputs())
+
+
+def test_mask_changes_the_output():
+    model, call = tiny.transformer(), tiny.inputs()
+    install(model, FAMILY, call)
+    masked = {**call, "joint_attention_kwargs": {"attention_mask": key_mask(1, 7 + 4 * 6)}}
+    assert not torch.equal(outputs(model, call), outputs(model, masked))
+
+
+def test_pipeline_parity():
+    pipe = tiny.pipeline()
+    call = dict(height=24, width=32, num_inference_steps=2, max_sequence_length=16, output_type="latent")
+    expected = pipe("a red fox", generator=torch.Generator().manual_seed(0), **call).images
+    processors = install(pipe.transformer, FAMILY, tiny.inputs())
+    actual = pipe("a red fox", generator=torch.Generator().manual_seed(0), **call).images
+    assert {p.calls for p in processors} == {2}
+    assert torch.equal(actual, expected)
+
+
+def test_core_gets_the_joint_sequence():
+    model, call = tiny.transformer(), tiny.inputs(2)
+    seen = []
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, dense=processor.dense):
+            seen.append((q.shape, k.shape, v.shape, mask, layout))
+            return dense(q, k, v, mask, layout)
+
+        processor.core = core
+    outputs(model, call)
+    shape = (2, 7 + 24, 4, 16)
+    assert seen == [(shape, shape, shape, None, FAMILY.layout(model, call))] * 5
+
+
+def test_single_block_rows_are_text_then_image():
+    """Losing the text rows of the last single block leaves the image rows as they were."""
+    model, call = tiny.transformer(num_layers=0, num_single_layers=1), tiny.inputs()
+    plain = outputs(model, call)
+    (processor,) = install(model, FAMILY, call)
+    layout = FAMILY.layout(model, call)
+
+    def core(q, k, v, mask, layout):
+        out = processor.dense(q, k, v, mask, layout).clone()
+        out[:, layout.text] = 0
+        return out
+
+    processor.core = core
+    assert torch.equal(outputs(model, call), plain)
+    assert layout.text == slice(0, 7) and layout.vision == slice(7, 31)
+
+
+def test_attention_backend_reaches_our_processors():
+    assert_backend_reaches(tiny.transformer(), FAMILY, tiny.inputs())
+
+
+def test_compiles_to_as_many_graphs_as_the_host():
+    calls = [tiny.inputs(), tiny.inputs(seed=1), tiny.inputs(height=6, width=4)]
+    size = dict(num_layers=3, num_single_layers=4)
+    stock = graphs(tiny.transformer(**size), None, calls)
+    ours = graphs(tiny.transformer(**size), FAMILY, calls)
+    assert ours == stock
+    assert len(set(ours)) == 1, "neither a new step nor a turned grid may recompile"
+
+
+def test_sites():
+    sites = FAMILY.sites(tiny.transformer(), "transformer")
+    assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn" for i in range(2)] + [
+        f"single_transformer_blocks.{i}.attn" for i in range(3)
+    ]
+    assert [s.index for s in sites] == list(range(5))
+    assert {(s.heads, s.head_dim, s.kind, s.component) for s in sites} == {(4, 16, "joint", "transformer")}
+    assert sites[0].path == "transformer.transformer_blocks.0.attn"
+
+
+def test_sites_are_all_attention_modules():
+    model = tiny.transformer()
+    names = {name.removesuffix(".processor") for name in model.attn_processors}
+    assert {s.name for s in FAMILY.sites(model, "")} == names
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["ids2d", "ids3d"])
+@pytest.mark.parametrize("origin", [(0, 0, 0), (0, 2, 5), (1, 0, 0)], ids=str)
+@pytest.mark.parametrize("grid", [(4, 6), (6, 4), (1, 5), (5, 1), (1, 1)], ids=str)
+def test_layout_from_position_ids(grid, origin, batched):
+    call = tiny.inputs(2, height=grid[0], width=grid[1])
+    ids = call["img_ids"] + torch.tensor(origin)
+    call["img_ids"] = ids[None] if batched else ids
+    tokens = grid[0] * grid[1]
+    assert FAMILY.layout(None, call) == Layout((1, *grid), slice(0, 7), slice(7, 7 + tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64], ids=str)
+def test_layout_survives_ids_in_the_models_dtype(dtype):
+    call = tiny.inputs(height=300, width=2, dtype=torch.float32)
+    call["img_ids"] = call["img_ids"].to(dtype)
+    assert FAMILY.layout(None, call).grid == (1, 300, 2)
+
+
+@pytest.mark.parametrize("second", [(4, 6), (3, 5), (2, 9)], ids=str)
+def test_layout_of_a_reference_image_is_one_row(second):
+    """Kontext appends the tokens of a second image, whose first id is 1."""
+    call = tiny.inputs()
+    reference = tiny.image_ids(*second) + torch.tensor([1, 0, 0])
+    call["img_ids"] = torch.cat([call["img_ids"], reference])
+    tokens = len(call["img_ids"])
+    call["hidden_states"] = torch.zeros(1, tokens, 16)
+    layout = FAMILY.layout(None, call)
+    assert layout.grid == (1, 1, tokens) and layout.tokens == tokens
+    assert layout.vision == slice(7, 7 + tokens)
+
+
+@pytest.mark.parametrize("order", ["column-major", "shuffled"])
+def test_layout_of_another_order_is_one_row(order):
+    call = tiny.inputs()
+    index = torch.arange(24).view(4, 6).T.flatten() if order == "column-major" else torch.arange(24).flip(0)
+    call["img_ids"] = call["img_ids"][index]
+    assert FAMILY.layout(None, call).grid == (1, 1, 24)
+
+
+def test_timestep_and_batch():
+    call = tiny.inputs(3)
+    assert torch.equal(FAMILY.timestep(call), torch.full((3,), 500.0))
+    assert FAMILY.batch(call) == 3
+
+
+def test_rows_keep_the_position_ids_whole():
+    call = tiny.inputs(2, height=1, width=2, text=2)  # as many tokens as rows: only the name tells them apart
+    rows = take_rows(call, 2, slice(1, 2), FAMILY.unbatched)
+    assert rows["img_ids"] is call["img_ids"] and rows["txt_ids"] is call["txt_ids"]
+    model = tiny.transformer()
+    assert torch.allclose(outputs(model, rows), outputs(model, call)[1:], atol=1e-5)
+
+
+def test_stock_leaves_ip_adapters_alone():
+    assert FluxAttnProcessor.__name__ in FAMILY.stock
+    assert FluxIPAdapterAttnProcessor.__name__ not in FAMILY.stock
+    assert FAMILY.denoisers == (type(tiny.transformer()).__name__,)
+
+
+def test_rebuilding_without_a_session_is_refused():
+    with pytest.raises(UnsupportedError, match="FluxProcessor belongs to an applied session"):
+        FluxProcessor()
+
+
+def test_context_parallelism_is_refused():
+    model = tiny.transformer()
+    (processor, *_) = install(model, FAMILY, tiny.inputs())
+    processor._parallel_config = None
+    with pytest.raises(UnsupportedError, match="shards the sequence"):
+        processor._parallel_config = object()
+
+
+def test_state_dict_keeps_its_keys():
+    model = tiny.transformer()
+    before = list(model.state_dict())
+    install(model, FAMILY, tiny.inputs())
+    assert list(model.state_dict()) == before

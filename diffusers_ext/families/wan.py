@@ -1,0 +1,135 @@
+"""Wan 2.1 and 2.2: video tokens attend to themselves, then to the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch import Tensor, nn
+
+from ..core import Layout, RunContext, Site
+from .base import FamilyProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_wan import WanAttention
+
+TEXT_TOKENS = 512  # where image and text keys meet in an image-to-video model; the host fixes this number too
+
+
+class WanProcessor(FamilyProcessor):
+    """Follows `WanAttnProcessor` of `diffusers.models.transformers.transformer_wan`.
+
+    In an image-to-video model `attn2` attends to image and to text separately and adds the two. The core gets
+    the text branch; the image branch is always the host's.
+    """
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Self-attention where `encoder_hidden_states` is absent, else cross-attention.
+
+        Shapes: `hidden_states [B, N, C]`, `encoder_hidden_states [B, L, C]` with image tokens in front of the
+        text where the model takes them, `rotary_emb` cosine and sine, each `[1, N, 1, D]`. The layout
+        describes `hidden_states`, that is the queries, also in cross-attention.
+        """
+        image = None
+        if attn.add_k_proj is not None:
+            length = encoder_hidden_states.shape[1] - TEXT_TOKENS
+            image, encoder_hidden_states = (
+                encoder_hidden_states[:, :length],
+                encoder_hidden_states[:, length:],
+            )
+
+        q, k, v = _project(attn, hidden_states, encoder_hidden_states)
+        q, k = attn.norm_q(q), attn.norm_k(k)  # over all heads at once, hence before they are split
+        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
+        if rotary_emb is not None:
+            q, k = _rotate(q, *rotary_emb), _rotate(k, *rotary_emb)
+
+        out = self.attend(q, k, v, attention_mask, self.run.layout)
+        out = out.flatten(2, 3).type_as(q)
+        if image is not None:
+            k, v = _project_image(attn, image)
+            out = out + self.dense(q, k, v, None, None).flatten(2, 3).type_as(q)
+        return attn.to_out[1](attn.to_out[0](out))
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Attention on the back-end the user chose; `q, k, v [B, N, H, D]`."""
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
+
+
+class WanFamily:
+    """`WanTransformer3DModel`; Wan 2.2 pipelines hold two of them."""
+
+    name: ClassVar[str] = "wan"
+    denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
+    stock: ClassVar[frozenset[str]] = frozenset({"WanAttnProcessor"})
+    cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """Self- and cross-attention of each block in turn."""
+        sites = []
+        for i, block in enumerate(model.blocks):
+            for part, kind in (("attn1", "self"), ("attn2", "cross")):
+                attn = getattr(block, part)
+                head_dim = attn.inner_dim // attn.heads
+                sites.append(Site(f"blocks.{i}.{part}", len(sites), attn.heads, head_dim, kind, component))
+        return sites
+
+    def processor(self, site: Site, run: RunContext) -> WanProcessor:
+        """Our processor for one site, with the dense core."""
+        return WanProcessor(site, run)
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """Vision only: frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches."""
+        t, h, w = (
+            size // p
+            for size, p in zip(call["hidden_states"].shape[2:], model.config.patch_size, strict=True)
+        )
+        return Layout((t, h, w), slice(0, 0), slice(0, t * h * w))
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor:
+        """`[B]`; with a timestep per token (Wan 2.2 5B) given frames stand at 0, the rest at the maximum."""
+        timestep = call["timestep"]
+        return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        """Number of rows of a denoiser call."""
+        return call["hidden_states"].shape[0]
+
+
+def _project(attn: WanAttention, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+    """Queries `[B, N, C]` of `x`, keys and values of `context`, or of `x` itself where there is none."""
+    context = x if context is None else context
+    if not attn.fused_projections:
+        return attn.to_q(x), attn.to_k(context), attn.to_v(context)
+    if attn.is_cross_attention:
+        return attn.to_q(x), *attn.to_kv(context).chunk(2, dim=-1)
+    return attn.to_qkv(x).chunk(3, dim=-1)
+
+
+def _project_image(attn: WanAttention, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values `[B, L, H, D]` of the conditioning image."""
+    if attn.fused_projections:
+        k, v = attn.to_added_kv(image).chunk(2, dim=-1)
+    else:
+        k, v = attn.add_k_proj(image), attn.add_v_proj(image)
+    return attn.norm_added_k(k).unflatten(2, (attn.heads, -1)), v.unflatten(2, (attn.heads, -1))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns neighbouring channel pairs of `x [B, N, H, D]`; both members of a pair share one angle."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., ::2], sin[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+
+
+FAMILY = WanFamily()

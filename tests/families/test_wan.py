@@ -1,0 +1,203 @@
+"""Wan: our processors give the host's bits, and the family knows where everything lies."""
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from peft import LoraConfig
+
+from diffusers_ext.core import Layout
+from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.families.wan import FAMILY, TEXT_TOKENS, WanProcessor
+
+from ..tiny_models import wan as tiny
+from .parity import assert_backend_reaches, assert_parity, graphs, install, outputs
+
+IMAGE_TOKENS = 5
+
+
+def image_to_video(batch=1, **call):
+    """A model with added key and value projections, and a call for it."""
+    call = tiny.inputs(batch, text=TEXT_TOKENS, image=IMAGE_TOKENS, **call)
+    return tiny.transformer(**tiny.IMAGE_TO_VIDEO), call
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parity(batch, task, fused):
+    model, call = (tiny.transformer(), tiny.inputs(batch)) if task == "t2v" else image_to_video(batch)
+    if fused:
+        model.fuse_qkv_projections()
+        assert model.blocks[0].attn1.fused_projections and model.blocks[0].attn2.fused_projections
+    assert_parity(model, FAMILY, call)
+
+
+@pytest.mark.parametrize("grid", [(1, 3, 5), (5, 1, 3), (3, 5, 1), (7, 3, 3)], ids=str)
+def test_parity_on_odd_grids(grid):
+    frames, height, width = grid
+    call = tiny.inputs(2, frames=frames, height=height, width=width)
+    assert_parity(tiny.transformer(), FAMILY, call)
+
+
+def test_parity_where_patches_leave_a_rest():
+    call = tiny.inputs()
+    call["hidden_states"] = call["hidden_states"][..., :-2, :]
+    assert_parity(tiny.transformer(), FAMILY, call)
+
+
+def test_parity_with_a_timestep_per_token():
+    assert_parity(tiny.transformer(), FAMILY, tiny.inputs(2, per_token_time=True))
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+def test_parity_in_bfloat16(task):
+    if task == "t2v":
+        model, call = tiny.transformer(), tiny.inputs(2, dtype=torch.bfloat16)
+    else:
+        model, call = image_to_video(2, dtype=torch.bfloat16)
+    assert_parity(model.to(torch.bfloat16), FAMILY, call)
+
+
+def test_parity_under_lora():
+    model, call = image_to_video()
+    plain = outputs(model, call)
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj"]
+    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    assert not torch.equal(outputs(model, call), plain)
+    assert_parity(model, FAMILY, call)
+
+
+@pytest.mark.parametrize("part", ["attn1", "attn2"])
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize("batch", [1, 2])
+@torch.no_grad()
+def test_parity_of_one_module_with_a_mask(batch, task, part):
+    """The transformer passes no mask, but its modules take one; it covers the text keys, never image keys."""
+    model, call = (tiny.transformer(), tiny.inputs(batch)) if task == "t2v" else image_to_video(batch)
+    attn = model.blocks[0].get_submodule(part)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 72, 64, generator=generator)
+    length = TEXT_TOKENS if task == "i2v" else 7
+    if part == "attn1":
+        args = (
+            None,
+            torch.rand(batch, 1, 72, 72, generator=generator) > 0.3,
+            model.rope(call["hidden_states"]),
+        )
+    else:
+        context = torch.randn(batch, length + IMAGE_TOKENS * (task == "i2v"), 64, generator=generator)
+        args = (context, torch.rand(batch, 1, 72, length, generator=generator) > 0.3, None)
+    expected = attn(x, *args)
+    unmasked = attn(x, args[0], None, args[2])
+    install(model, FAMILY, call)
+    assert type(attn.processor) is WanProcessor
+    assert torch.equal(attn(x, *args), expected)
+    assert not torch.equal(expected, unmasked)
+
+
+@pytest.mark.parametrize("two_stage", [False, True], ids=["wan2.1", "wan2.2"])
+def test_pipeline_parity(two_stage):
+    pipe = tiny.pipeline(two_stage=two_stage)
+    call = dict(height=16, width=32, num_frames=5, num_inference_steps=3, output_type="latent")
+    expected = pipe("a red fox", generator=torch.Generator().manual_seed(0), **call).frames
+    models = [m for m in (pipe.transformer, pipe.transformer_2) if m is not None]
+    processors = [install(model, FAMILY, tiny.inputs())[0] for model in models]
+    actual = pipe("a red fox", generator=torch.Generator().manual_seed(0), **call).frames
+    calls = [p.calls for p in processors]
+    assert sum(calls) == 6 and all(calls), "3 steps, each conditional and unconditional, over every stage"
+    assert torch.equal(actual, expected)
+
+
+def test_core_gets_the_text_branch_only():
+    model, call = image_to_video(2)
+    seen = {}
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, processor=processor):
+            seen[processor.site.name] = (tuple(q.shape), tuple(k.shape), tuple(v.shape), mask, layout)
+            return processor.dense(q, k, v, mask, layout)
+
+        processor.core = core
+    outputs(model, call)
+    layout = FAMILY.layout(model, call)
+    video, text = (2, 72, 4, 16), (2, TEXT_TOKENS, 4, 16)
+    for i in range(2):
+        assert seen[f"blocks.{i}.attn1"] == (video, video, video, None, layout)
+        assert seen[f"blocks.{i}.attn2"] == (video, text, text, None, layout)
+
+
+def test_attention_backend_reaches_our_processors():
+    assert_backend_reaches(tiny.transformer(), FAMILY, tiny.inputs())
+
+
+def test_attention_backend_reaches_the_image_branch():
+    model, call = image_to_video()
+    assert_backend_reaches(model, FAMILY, call)
+
+
+def test_compiles_to_as_many_graphs_as_the_host():
+    calls = [
+        tiny.inputs(),
+        tiny.inputs(seed=1),
+        tiny.inputs(height=6, width=4),
+        tiny.inputs(height=5, width=7),
+    ]
+    stock = graphs(tiny.transformer(num_layers=12), None, calls)
+    ours = graphs(tiny.transformer(num_layers=12), FAMILY, calls)
+    assert ours == stock
+    assert stock[:3] == [1, 1, 1], "12 layers, a new step and a turned grid share one graph"
+
+
+def test_sites():
+    sites = FAMILY.sites(tiny.transformer(), "transformer_2")
+    assert [s.name for s in sites] == ["blocks.0.attn1", "blocks.0.attn2", "blocks.1.attn1", "blocks.1.attn2"]
+    assert [s.kind for s in sites] == ["self", "cross", "self", "cross"]
+    assert [s.index for s in sites] == [0, 1, 2, 3]
+    assert {(s.heads, s.head_dim, s.component) for s in sites} == {(4, 16, "transformer_2")}
+
+
+def test_sites_are_all_attention_modules():
+    model = tiny.transformer(**tiny.IMAGE_TO_VIDEO)
+    names = {name.removesuffix(".processor") for name in model.attn_processors}
+    assert {s.name for s in FAMILY.sites(model, "")} == names
+
+
+@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
+def test_layout_counts_patches(grid):
+    frames, height, width = grid
+    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
+    layout = FAMILY.layout(model, call)
+    assert layout == Layout(grid, slice(0, 0), slice(0, frames * height * width))
+    assert model.rope(call["hidden_states"])[0].shape[1] == layout.tokens
+
+
+def test_timestep_and_batch():
+    call = tiny.inputs(2)
+    assert torch.equal(FAMILY.timestep(call), torch.tensor([500, 500]))
+    assert torch.equal(FAMILY.timestep(tiny.inputs(2, per_token_time=True)), torch.tensor([500, 500]))
+    assert FAMILY.batch(call) == 2
+
+
+def test_stock_names_the_hosts_class():
+    assert FAMILY.stock == {WanAttnProcessor.__name__}
+    assert FAMILY.denoisers == (type(tiny.transformer()).__name__,)
+
+
+def test_rebuilding_without_a_session_is_refused():
+    with pytest.raises(UnsupportedError, match="WanProcessor belongs to an applied session"):
+        WanProcessor()
+
+
+def test_context_parallelism_is_refused():
+    model = tiny.transformer()
+    (processor, *_) = install(model, FAMILY, tiny.inputs())
+    processor._parallel_config = None
+    with pytest.raises(UnsupportedError, match="shards the sequence"):
+        processor._parallel_config = object()
+
+
+def test_state_dict_keeps_its_keys():
+    model = tiny.transformer(**tiny.IMAGE_TO_VIDEO)
+    before = list(model.state_dict())
+    install(model, FAMILY, tiny.inputs())
+    assert list(model.state_dict()) == before

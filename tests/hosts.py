@@ -1,0 +1,96 @@
+"""Every tiny pipeline with the call that runs it: what the tests of sessions, hooks and methods walk through."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.tiny_models import flux, sd3, unet, wan
+
+
+@dataclass(frozen=True)
+class Host:
+    """A pipeline builder, the arguments of a three-step call, and those that turn classifier-free guidance on."""
+
+    name: str
+    build: Callable[[], Any]
+    size: dict[str, int]
+    guided: dict[str, Any]
+    unguided: dict[str, Any]
+    layer: str  # an attention module with four heads or more that SoftPAG can act on
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, pipe: Any, *, cfg: bool = False, prompts: int = 1, steps: int = 3, **call: Any) -> Tensor:
+        """Latents of a run, the same for the same arguments."""
+        prompt = ["a red circle", "a blue star"][:prompts]
+        kind = self.guided if cfg else self.unguided
+        kind = {k: [v] * prompts if k == "negative_prompt" else v for k, v in kind.items()}
+        generator = [torch.Generator().manual_seed(i) for i in range(prompts)]
+        arguments = dict(num_inference_steps=steps, output_type="latent", generator=generator, return_dict=False)
+        return pipe(prompt, **self.size, **self.extra, **kind, **arguments | call)[0]
+
+
+SD_CFG = {"guided": {"guidance_scale": 4.0}, "unguided": {"guidance_scale": 1.0}}
+HOSTS = [
+    Host(
+        "sd3", sd3.pipeline, dict(height=32, width=48), **SD_CFG, layer="transformer_blocks.1.attn",
+        extra={"max_sequence_length": 16},
+    ),
+    Host(
+        "sd3.5",
+        lambda: sd3.pipeline(qk_norm="rms_norm", dual_attention_layers=(0,)),
+        dict(height=32, width=48),
+        **SD_CFG,
+        layer="transformer_blocks.0.attn2",
+        extra={"max_sequence_length": 16},
+    ),
+    Host("sd", unet.pipeline, dict(height=32, width=32), **SD_CFG, layer="mid_block.attentions.0.transformer_blocks.0.attn1"),
+    Host("sdxl", lambda: unet.pipeline(sdxl=True), dict(height=32, width=32), **SD_CFG, layer="mid_block.attentions.0.transformer_blocks.0.attn1"),
+    Host(
+        "flux",
+        flux.pipeline,
+        dict(height=32, width=48),
+        guided={"true_cfg_scale": 4.0, "negative_prompt": "green"},
+        unguided={},
+        layer="single_transformer_blocks.1.attn",
+        extra={"max_sequence_length": 16},
+    ),
+    Host(
+        "flux-dev",
+        lambda: flux.pipeline(guidance_embeds=True),
+        dict(height=32, width=48),
+        guided={"true_cfg_scale": 4.0, "negative_prompt": "green", "guidance_scale": 3.5},
+        unguided={"guidance_scale": 3.5},
+        layer="transformer_blocks.1.attn",
+        extra={"max_sequence_length": 16},
+    ),
+    Host(
+        "wan",
+        wan.pipeline,
+        dict(height=32, width=32, num_frames=5),
+        **SD_CFG,
+        layer="blocks.1.attn1",
+        extra={"max_sequence_length": 16},
+    ),
+    Host(
+        "wan2.2",
+        lambda: wan.pipeline(two_stage=True),
+        dict(height=32, width=32, num_frames=5),
+        **SD_CFG,
+        layer="blocks.1.attn1",
+        extra={"max_sequence_length": 16},
+    ),
+]
+every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
+
+
+def host(name: str) -> Host:
+    return next(h for h in HOSTS if h.name == name)
+
+
+def processors(model: nn.Module) -> dict[str, Any]:
+    """Module path -> processor object."""
+    return {name: m.processor for name, m in model.named_modules() if hasattr(m, "processor")}

@@ -1,0 +1,322 @@
+"""Sessions: parity of whole pipelines, exact restore whatever happens, conflicts and refusals that leave nothing behind."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from accelerate import cpu_offload_with_hook
+from accelerate.hooks import remove_hook_from_module
+from diffusers import FirstBlockCacheConfig
+from peft import LoraConfig
+
+import diffusers_ext as dx
+from diffusers_ext.session import denoisers, session_of
+
+from .hosts import every_host, host, processors
+from .tiny_models import flux, sd3, unet, wan
+
+
+def state_of(pipe):
+    """Everything apply() may touch: processor objects, forward attributes, hook registries."""
+    return {
+        name: (processors(m), vars(m).get("forward"), getattr(m, "_diffusers_hook", None) is None)
+        for name, m in denoisers(pipe).items()
+    }
+
+
+def same_state(one, two):
+    return one.keys() == two.keys() and all(
+        one[n][0].keys() == two[n][0].keys()
+        and all(one[n][0][p] is two[n][0][p] for p in one[n][0])
+        and one[n][1] is two[n][1]
+        for n in one
+    )
+
+
+@every_host
+@pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
+def test_no_method_changes_no_bit(host, cfg):
+    pipe = host.build()
+    stock = host.run(pipe, cfg=cfg, prompts=2)
+    with dx.apply(pipe) as session:
+        ours = host.run(pipe, cfg=cfg, prompts=2)
+    assert torch.equal(stock, ours)
+    assert all(site.calls > 0 for site in session.report().sites)
+
+
+@every_host
+def test_restores_the_same_objects(host):
+    pipe = host.build()
+    stock, before = host.run(pipe), state_of(pipe)
+    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None})):
+        assert not same_state(before, state_of(pipe))
+        guided = host.run(pipe)
+    assert not torch.equal(stock, guided)
+    assert same_state(before, state_of(pipe))
+    assert torch.equal(stock, host.run(pipe))
+
+
+def test_restores_after_an_exception_inside_the_pipeline():
+    h = host("flux")
+    pipe = h.build()
+    stock, before = h.run(pipe), state_of(pipe)
+
+    def fail(*_):
+        raise ZeroDivisionError("in the middle of a run")
+
+    with pytest.raises(ZeroDivisionError), dx.apply(pipe, dx.SoftPAG()):
+        h.run(pipe, callback_on_step_end=fail)
+    assert same_state(before, state_of(pipe))
+    assert torch.equal(stock, h.run(pipe))
+
+
+def test_close_twice_is_harmless():
+    h = host("sd3")
+    pipe = h.build()
+    before = state_of(pipe)
+    session = dx.apply(pipe, dx.SoftPAG())
+    session.close()
+    session.close()
+    assert same_state(before, state_of(pipe))
+
+
+def test_a_processor_swapped_meanwhile_is_left_and_named():
+    model = sd3.transformer()
+    session = dx.apply(model, dx.SoftPAG(heads={"transformer_blocks.0.attn": None, "transformer_blocks.1.attn": None}))
+    theirs = type(processors(sd3.transformer())["transformer_blocks.0.attn"])()
+    model.transformer_blocks[0].attn.set_processor(theirs)
+    with pytest.warns(UserWarning, match=r"transformer_blocks\.0\.attn were replaced by someone else"):
+        session.close()
+    assert model.transformer_blocks[0].attn.processor is theirs
+    assert type(model.transformer_blocks[1].attn.processor) is type(theirs)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_restores_around_an_accelerate_offload_hook(when):
+    model, call = flux.transformer(), flux.inputs()
+    stock = model(**call)[0]
+    if when == "before":
+        cpu_offload_with_hook(model, "cpu")
+    session = dx.apply(model, dx.SoftPAG())
+    if when == "after":
+        cpu_offload_with_hook(model, "cpu")
+    assert not torch.equal(stock, model(**call)[0])
+    session.close()
+    assert torch.equal(stock, model(**call)[0])
+    assert session_of(model) is None
+    remove_hook_from_module(model)
+    assert torch.equal(stock, model(**call)[0])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_restores_around_group_offload(when):
+    model, call = flux.transformer(), flux.inputs()
+    stock, before = model(**call)[0], processors(model)
+    offload = dict(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
+    if when == "before":
+        model.enable_group_offload(**offload)
+    session = dx.apply(model, dx.SoftPAG())
+    if when == "after":
+        model.enable_group_offload(**offload)
+    assert not torch.equal(stock, model(**call)[0])
+    session.close()
+    assert torch.equal(stock, model(**call)[0])
+    assert processors(model) == before
+
+
+def test_forward_replaced_for_good_is_named():
+    model = flux.transformer()
+    session = dx.apply(model, dx.SoftPAG())
+    model.forward = theirs = lambda **_: None
+    with pytest.warns(UserWarning, match="forward was replaced after apply"):
+        session.close()
+    assert model.forward is theirs
+
+
+def test_a_lost_hook_is_named():
+    model, call = flux.transformer(), flux.inputs()
+    session = dx.apply(model, dx.SoftPAG())
+    model.forward = type(model).forward.__get__(model)
+    model(**call)
+    with pytest.warns(UserWarning, match="guidance did not run"):
+        session.close()
+
+
+def test_a_closed_session_leaves_nothing_alive():
+    model = sd3.transformer()
+    session = dx.apply(model, dx.SoftPAG())
+    model(**sd3.inputs(1))
+    dead = weakref.ref(session)
+    session.close()
+    del session
+    gc.collect()
+    assert dead() is None
+
+
+def test_state_dict_keys_stay():
+    model = sd3.transformer()
+    keys = list(model.state_dict())
+    with dx.apply(model):
+        assert list(model.state_dict()) == keys
+
+
+# refusals -------------------------------------------------------------------------------------------------------------
+
+
+def refused(target, *methods, error, match):
+    before = state_of(target) if not isinstance(target, torch.nn.Module) else processors(target)
+    with pytest.raises(error, match=match):
+        dx.apply(target, *methods)
+    after = state_of(target) if not isinstance(target, torch.nn.Module) else processors(target)
+    assert same_state(before, after) if not isinstance(target, torch.nn.Module) else before == after
+
+
+def test_second_apply_is_refused_and_the_first_goes_on():
+    model, call = sd3.transformer(), sd3.inputs(1)
+    with dx.apply(model, dx.SoftPAG()):
+        guided = model(**call)[0]
+        refused(model, dx.SoftPAG(), error=dx.ConflictError, match="pass both methods to one apply")
+        assert torch.equal(guided, model(**call)[0])
+
+
+def test_two_guidance_methods_are_refused():
+    refused(
+        sd3.pipeline(), dx.SoftPAG(), dx.SoftPAG(scale=1.0), error=dx.ConflictError, match="merge their head sets"
+    )
+
+
+def test_unknown_denoiser_lists_the_known_ones():
+    refused(torch.nn.Linear(2, 2), error=dx.UnsupportedError, match=r"Linear; known are .*FluxTransformer2DModel")
+
+
+def test_pipeline_without_denoiser_lists_the_known_ones():
+    with pytest.raises(dx.UnsupportedError, match=r"none of the components unet, transformer.*WanTransformer3DModel"):
+        dx.apply(object(), dx.SoftPAG())
+
+
+def test_not_a_method():
+    refused(sd3.transformer(), "softpag", error=dx.MethodError, match=r"takes methods such as SoftPAG\(\.\.\.\), got str")
+
+
+def test_whole_model_compile_is_refused_both_ways():
+    model = torch.compile(sd3.transformer(), backend="eager")
+    with pytest.raises(dx.UnsupportedError, match="use compile_repeated_blocks"):
+        dx.apply(model, dx.SoftPAG())
+    model = sd3.transformer()
+    model.compile(backend="eager")
+    refused(model, dx.SoftPAG(), error=dx.UnsupportedError, match="compiled as a whole")
+
+
+def test_attention_slicing_is_refused():
+    pipe = unet.pipeline()
+    pipe.enable_attention_slicing()
+    refused(pipe, dx.SoftPAG(), error=dx.UnsupportedError, match="run SlicedAttnProcessor.*undo what installed it")
+
+
+def test_slicing_after_apply_is_an_error_in_the_run_and_named_at_the_end():
+    h = host("sd")
+    pipe = h.build()
+    session = dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}))
+    pipe.enable_attention_slicing()
+    with pytest.raises(RuntimeError, match="the perturbed pass reached none"):
+        h.run(pipe)
+    with pytest.warns(UserWarning, match="replaced by someone else"):
+        session.close()
+
+
+def test_enabled_cache_is_a_conflict_before_and_after():
+    model, call = flux.transformer(), flux.inputs()
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    refused(model, dx.SoftPAG(), error=dx.ConflictError, match=r"call disable_cache\(\) first")
+    model.disable_cache()
+    with dx.apply(model, dx.SoftPAG()):
+        model.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+        with pytest.raises(dx.ConflictError, match="poison the residuals"), model.cache_context("cond"):
+            model(**call)
+
+
+def test_a_cache_without_guidance_is_allowed():
+    # The threshold is high enough for the second call to reuse what the first one left.
+    outputs = []
+    for methods in (None, ()):
+        model, call = flux.transformer(), flux.inputs()
+        model.enable_cache(FirstBlockCacheConfig(threshold=1e3))
+        session = None if methods is None else dx.apply(model)
+        with model.cache_context("cond"):
+            outputs.append([model(**call | {"timestep": torch.tensor([t])})[0] for t in (0.5, 0.4)])
+    assert torch.equal(outputs[0][0], outputs[1][0]) and torch.equal(outputs[0][1], outputs[1][1])
+    blocks = {site.path.split(".")[1]: site.calls for site in session.report().sites if "single" not in site.path}
+    assert blocks == {"0": 2, "1": 1}
+
+
+# neighbours -----------------------------------------------------------------------------------------------------------
+
+LORA = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
+
+
+@pytest.mark.parametrize("tiny", [sd3, flux, wan], ids=["sd3", "flux", "wan"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_lora_before_and_after_apply(tiny, when):
+    model, call = tiny.transformer(), tiny.inputs(1)
+    plain = model(**call)[0]
+    torch.manual_seed(0)
+    if when == "before":
+        model.add_adapter(LORA)
+        with dx.apply(model):
+            ours = model(**call)[0]
+    else:
+        with dx.apply(model):
+            model.add_adapter(LORA)
+            ours = model(**call)[0]
+    stock = model(**call)[0]
+    assert torch.equal(ours, stock) and not torch.equal(plain, stock)
+
+
+def test_loading_an_ip_adapter_after_apply_says_what_to_do():
+    model = sd3.transformer()
+    with dx.apply(model, dx.SoftPAG(heads={"transformer_blocks.0.attn": None})):
+        ours = model.transformer_blocks[0].attn.processor
+        # The host's loaders rebuild each processor from its class.
+        with pytest.raises(dx.UnsupportedError, match="close the session, load the IP-Adapter, then apply again"):
+            ours.__class__()
+
+
+def test_fused_projections_of_flux_and_wan_are_honoured_under_a_session():
+    for tiny in (flux, wan):
+        model, call = tiny.transformer(), tiny.inputs(1)
+        with dx.apply(model):
+            model.fuse_qkv_projections()
+            ours = model(**call)[0]
+        assert torch.equal(ours, model(**call)[0])
+
+
+@pytest.mark.parametrize("build", [sd3.transformer, unet.unet], ids=["sd3", "unet"])
+def test_fusing_sd3_and_unet_after_apply_is_named(build):
+    model = build()
+    session = dx.apply(model)
+    model.fuse_qkv_projections()
+    with pytest.warns(UserWarning, match="replaced by someone else"):
+        session.close()
+
+
+def test_summary_shows_sites_heads_and_what_is_applied():
+    pipe = host("wan2.2").build()
+    text = str(dx.summary(pipe))
+    assert "transformer_2: WanTransformer3DModel (family wan)" in text
+    assert "blocks.0.attn1  self  4 heads" in text and "applied: nothing" in text
+    with dx.apply(pipe, dx.SoftPAG(scale=2.5)):
+        assert str(dx.summary(pipe)).count("scale=2.5") == 2
+    assert str(dx.summary(pipe)) == text
+
+
+def test_report_counts_passes_and_reads_after_close():
+    h = host("sd3")
+    pipe = h.build()
+    with dx.apply(pipe, dx.SoftPAG(heads={h.layer: [0, 1]})) as session:
+        h.run(pipe, cfg=True, steps=4)
+    report = session.report()
+    assert (report.denoiser_calls, report.extra_passes) == (4, 4)
+    assert [s.path for s in report.sites] == [f"transformer.{h.layer}"] and report.sites[0].calls == 8
+    assert report.to_dict()["methods"][0]["heads"] == {h.layer: [0, 1]}
+    assert "4 extra passes" in str(report)

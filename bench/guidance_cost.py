@@ -1,0 +1,146 @@
+"""What a session costs: host alone, our dense processors, SoftPAG in its scopes, side by side in one run.
+
+    python -m bench.guidance_cost --device cpu
+
+Each row is timed in turn with the host (A B A B ...), so that the ratio survives a busy machine, and is printed beside
+the check that it computes the right thing. The denoisers are real diffusers classes with random weights: time does not
+depend on what they have learned.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from torch import Tensor, nn
+
+import diffusers_ext as dx
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `ratio` is time over the host's, `expected` its theoretical value, `error` max abs."""
+
+    model: str
+    tokens: int
+    case: str
+    ratio: float
+    expected: float
+    error: float
+    check: str
+
+
+def models(device: str) -> dict[str, tuple[nn.Module, Callable[[int], dict[str, Tensor]], list[int]]]:
+    """Name -> (denoiser, inputs for a side of n tokens, sides); larger on a GPU."""
+    big = device != "cpu"
+    width = dict(num_attention_heads=24 if big else 6, attention_head_dim=64)
+    dim = width["num_attention_heads"] * width["attention_head_dim"]
+    sd3 = SD3Transformer2DModel(
+        sample_size=128, patch_size=2, in_channels=16, num_layers=8, **width, joint_attention_dim=256,
+        caption_projection_dim=dim, pooled_projection_dim=256, qk_norm="rms_norm", pos_embed_max_size=96,
+    )  # fmt: skip
+    flux = FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=4, **width, joint_attention_dim=256,
+        pooled_projection_dim=256, axes_dims_rope=(16, 24, 24),
+    )  # fmt: skip
+    dtype = torch.bfloat16 if big else torch.float32
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+    def sd3_inputs(n: int) -> dict[str, Tensor]:
+        return dict(
+            hidden_states=randn(1, 16, 2 * n, 2 * n), encoder_hidden_states=randn(1, 77, 256),
+            pooled_projections=randn(1, 256), timestep=torch.full((1,), 500.0, device=device),
+        )  # fmt: skip
+
+    def flux_inputs(n: int) -> dict[str, Tensor]:
+        rows, columns = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+        ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(device)
+        return dict(
+            hidden_states=randn(1, n * n, 64), encoder_hidden_states=randn(1, 77, 256), img_ids=ids,
+            pooled_projections=randn(1, 256), timestep=torch.full((1,), 0.5, device=device),
+            txt_ids=torch.zeros(77, 3, device=device),
+        )  # fmt: skip
+
+    sides = [32, 64] if big else [8, 16]
+    return {
+        "SD3": (sd3.to(device, dtype).eval(), sd3_inputs, sides),
+        "FLUX": (flux.to(device, dtype).eval(), flux_inputs, sides),
+    }
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    began = time.perf_counter()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@torch.no_grad()
+def measure(name: str, model: nn.Module, call: dict[str, Tensor], tokens: int, repeats: int, device: str) -> list[Row]:
+    """Rows for one denoiser at one size."""
+    middle = [s.name for s in dx.summary(model).denoisers[0][3] if s.kind == "joint"][len(list(model.children())) // 2]
+    soft = dict(heads={middle: None}, scale=1.0)
+    cases = {
+        "dense processors": ((), 1.0),
+        "SoftPAG u=0": ((dx.SoftPAG(**soft, strength=0.0),), 1.0),
+        "SoftPAG image_rows": ((dx.SoftPAG(**soft, strength=0.5),), 2.0),
+        "SoftPAG image_block": ((dx.SoftPAG(**soft, strength=0.5, scope="image_block"),), 2.0),
+    }
+
+    def host() -> Tensor:
+        return model(**call, return_dict=False)[0]
+
+    stock = host()
+    rows = []
+    for case, (methods, expected) in cases.items():
+        ratios = []
+        for _ in range(repeats):
+            alone = timed(host, device)
+            with dx.apply(model, *methods):
+                ours = host()
+                ratios.append(timed(host, device) / alone)
+        same = expected == 1.0
+        error = float((ours - stock).abs().max())
+        ok = (error == 0.0) if same else (error > 0 and bool(ours.isfinite().all()))
+        check = ("bit-equal to the host" if same else "finite and different") if ok else "FAILED"
+        rows.append(Row(name, tokens, case, statistics.median(ratios), expected, error, check))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=7)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    rows = []
+    print(f"{'model':6} {'tokens':>6}  {'case':20} {'time / host':>11} {'expected':>8} {'max |diff|':>10}  check")
+    for name, (model, inputs, sides) in models(args.device).items():
+        for side in sides:
+            for row in measure(name, model, inputs(side), side * side, args.repeats, args.device):
+                rows.append(row)
+                print(
+                    f"{row.model:6} {row.tokens:6}  {row.case:20} {row.ratio:11.2f} {row.expected:8.1f} "
+                    f"{row.error:10.2e}  {row.check}"
+                )
+    where = torch.cuda.get_device_name() if args.device != "cpu" else f"cpu-{platform.machine()}"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"guidance_cost-{where.replace(' ', '-').lower()}.json"
+    path.write_text(json.dumps({"torch": torch.__version__, "device": where, "rows": [asdict(r) for r in rows]}, indent=1))
+    if any(row.check == "FAILED" for row in rows):
+        raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
+
+
+if __name__ == "__main__":
+    main()

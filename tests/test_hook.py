@@ -1,0 +1,165 @@
+"""The hook: steps from timestep values, which pass is which, rows taken and put back."""
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from PIL import Image
+
+import diffusers_ext as dx
+from diffusers_ext.core import step_window
+from diffusers_ext.families.base import take_rows
+
+from .hosts import every_host, host
+from .tiny_models import flux, sd3
+
+
+class Recorder:
+    """A method that only watches: notes the run context at each call of its sites."""
+
+    name = "recorder"
+
+    def __init__(self):
+        self.slots = frozenset({dx_slot("OBSERVE")})
+        self.seen = []
+
+    def select(self, sites):
+        return [next(s for s in sites if s.kind != "cross" and s.component == c) for c in {s.component for s in sites}]
+
+    def why_not(self, site, layout):
+        return None
+
+    def bind(self, site, run, inner):
+        def core(q, k, v, mask, layout):
+            self.seen.append((site.component, run.pass_, run.step, run.steps, run.sigma, q.shape[0]))
+            return inner(q, k, v, mask, layout)
+
+        return core
+
+
+def dx_slot(name):
+    from diffusers_ext.core import Slot
+
+    return Slot[name]
+
+
+def watch(pipe, run):
+    recorder = Recorder()
+    with dx.apply(pipe, recorder):
+        run()
+    return recorder.seen
+
+
+@every_host
+def test_steps_and_passes(host):
+    pipe = host.build()
+    seen = watch(pipe, lambda: host.run(pipe, cfg=True, steps=4))
+    one_batch = host.name.startswith("s")
+    assert [s[1] for s in seen] == (["both"] * 4 if one_batch else ["cond", "uncond"] * 4)
+    assert [s[2] for s in seen] == [i for i in range(4) for _ in range(1 if one_batch else 2)]
+    assert {s[3] for s in seen} == {4}
+    assert [s[5] for s in seen] == [2 if one_batch else 1] * len(seen)
+    plain = watch(pipe, lambda: host.run(pipe, cfg=False, steps=4))
+    assert [s[1] for s in plain] == ["cond"] * 4
+
+
+def test_sigma_is_that_of_the_scheduler():
+    h = host("flux")
+    pipe = h.build()
+    seen = watch(pipe, lambda: h.run(pipe, steps=4))
+    assert [s[4] for s in seen] == pytest.approx(pipe.scheduler.sigmas[:4].tolist())
+
+
+def test_second_order_schedulers_count_steps_not_calls():
+    h = host("sd")
+    pipe = h.build()
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    seen = watch(pipe, lambda: h.run(pipe, cfg=True, steps=4))
+    assert [s[2] for s in seen] == [0, 1, 1, 2, 2, 3, 3]
+    assert {s[3] for s in seen} == {4}
+
+
+def test_image_to_image_counts_executed_steps():
+    h = host("sd")
+    parts = {k: v for k, v in h.build().components.items()}
+    pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    run = dict(num_inference_steps=8, strength=0.5, guidance_scale=4.0, output_type="latent")
+    seen = watch(pipe, lambda: pipe("a star", image=Image.new("RGB", (32, 32), "grey"), **run))
+    assert [s[2] for s in seen] == [0, 1, 2, 3] and {s[3] for s in seen} == {4}
+
+
+def test_both_experts_share_the_run():
+    h = host("wan2.2")
+    pipe = h.build()
+    seen = watch(pipe, lambda: h.run(pipe, cfg=False, steps=4))
+    assert [s[2] for s in seen] == [0, 1, 2, 3]
+    assert list(dict.fromkeys(s[0] for s in seen)) == ["transformer", "transformer_2"]
+
+
+def test_an_interrupted_run_does_not_shift_the_next():
+    h = host("wan")
+    pipe = h.build()
+    with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})):
+        whole = h.run(pipe, cfg=True)
+        with pytest.raises(KeyboardInterrupt):
+            h.run(pipe, cfg=True, callback_on_step_end=_interrupt)
+        assert torch.equal(whole, h.run(pipe, cfg=True))
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_two_calls_of_a_bare_denoiser_are_told_apart_by_order():
+    model, call = flux.transformer(), flux.inputs(1)
+    other = call | {"encoder_hidden_states": -call["encoder_hidden_states"]}
+    c, u = model(**call)[0], model(**other)[0]
+    with dx.apply(model, dx.SoftPAG(), cfg="two_calls") as session:
+        cond, uncond = model(**call)[0], model(**other)[0]
+    assert session.report().extra_passes == 1
+    torch.testing.assert_close(cond - c, uncond - u)
+
+
+def test_skip_layer_guidance_of_sd3_is_left_as_it_is():
+    """The host subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
+    h = host("sd3")
+    pipe = h.build()
+    skip = dict(skip_guidance_layers=[0], skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0)
+    method = dx.SoftPAG(heads={h.layer: None}, strength=1.0, scale=2.0)
+    added = []
+    for kind in ({}, skip):
+        stock = h.run(pipe, cfg=True, steps=1, **kind)
+        with dx.apply(pipe, method):
+            added.append(h.run(pipe, cfg=True, steps=1, **kind) - stock)
+    assert added[0].abs().max() > 1e-4
+    torch.testing.assert_close(added[0], added[1], rtol=1e-3, atol=1e-4)
+
+
+def test_positional_arguments_and_output_objects():
+    model, call = sd3.transformer(), sd3.inputs(1)
+    call.pop("return_dict", None)
+    with dx.apply(model, dx.SoftPAG()):
+        named = model(**call, return_dict=True)
+        listed = model(
+            call["hidden_states"], call["encoder_hidden_states"], call["pooled_projections"], call["timestep"]
+        )
+        pair = model(**call, return_dict=False)
+    assert type(named).__name__ == "Transformer2DModelOutput" and torch.equal(named.sample, listed.sample)
+    assert isinstance(pair, tuple) and torch.equal(pair[0], named.sample)
+
+
+def test_the_hosts_arguments_are_not_changed():
+    rows = {"a": torch.arange(8).view(4, 2), "ids": torch.arange(4), "n": 3, "d": {"x": [torch.ones(4), torch.ones(3)]}}
+    cut = take_rows(rows, 4, slice(2, 4), frozenset({"ids"}))
+    assert cut["a"].shape == (2, 2) and cut["ids"].shape == (4,) and cut["n"] == 3
+    assert [t.shape[0] for t in cut["d"]["x"]] == [2, 3]
+    assert cut["d"] is not rows["d"] and rows["a"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "steps", "expected"),
+    [(0, 1, 4, [0, 1, 2, 3]), (0, 0, 4, [0]), (1, 1, 4, [3]), (0.01, 0.2, 50, list(range(10))), (0.5, 0.5, 10, [5])],
+)
+def test_windows_are_never_empty(start, stop, steps, expected):
+    assert list(step_window(start, stop, steps)) == expected

@@ -1,0 +1,103 @@
+"""The house rules that a machine can check: who imports whom, what an import costs, what the wheel holds."""
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "diffusers_ext"
+
+# part -> the parts of ours it may import; families and processors never meet
+ALLOWED = {
+    "errors": set(),
+    "core": set(),
+    "kernels": set(),
+    "families": {"core", "errors", "kernels"},
+    "processors": {"core", "errors", "kernels"},
+    "report": set(),
+    "hook": {"core", "errors", "families"},
+    "session": {"core", "errors", "families", "hook", "report"},
+    "overview": {"core", "families", "session"},
+    "zoo": {"errors"},
+}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported_parts(path: Path) -> set[str]:
+    """First-level parts of the package that a file imports, anywhere in it."""
+    package = ["diffusers_ext", *path.relative_to(PACKAGE).parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("diffusers_ext.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_import_directions(path):
+    part = part_of(path)
+    if part in ALLOWED:
+        parts = {name for name in imported_parts(path) if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()}
+        assert parts - {part} <= ALLOWED[part]
+
+
+def test_no_method_names_a_model_class():
+    from diffusers_ext.families import FAMILIES
+
+    for path in (PACKAGE / "processors").glob("*.py"):
+        assert not [name for name in FAMILIES if name in path.read_text()]
+
+
+def fresh(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return done.stdout.strip()
+
+
+def test_import_is_light():
+    heavy = "torch transformers triton gradio diffusers scipy matplotlib".split()
+    code = f"import sys, diffusers_ext; print([m for m in {heavy} if m in sys.modules])"
+    assert fresh(code) == "[]"
+
+
+def test_methods_load_without_the_host():
+    code = "import sys, diffusers_ext as dx; dx.SoftPAG(); print([m for m in ('diffusers', 'transformers') if m in sys.modules])"
+    assert fresh(code) == "[]"
+
+
+def test_public_names_are_not_hidden_by_submodules():
+    import diffusers_ext as dx
+
+    for name in dx.__all__:
+        assert not isinstance(getattr(dx, name), type(os)), f"dx.{name} is a module"
+        assert not (PACKAGE / f"{name}.py").exists(), f"importing diffusers_ext.{name} would hide dx.{name}"
+
+
+def test_top_level_names_of_the_wheel(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
+    assert any(n.startswith("diffusers_ext/zoo/weights/shapes-sd3/") and n.endswith(".safetensors") for n in names)
+
+
+def test_kernels_distribution_is_not_shadowed():
+    """Hugging Face's `kernels` is imported by name in diffusers and transformers; a top-level folder would hide it."""
+    spec = importlib.util.find_spec("kernels")
+    assert spec is None or not str(spec.origin).startswith(str(ROOT))

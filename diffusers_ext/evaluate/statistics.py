@@ -1,0 +1,135 @@
+"""Intervals for an accuracy and for the paired difference of two accuracies."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """A share of successes and its Wilson interval, all in 0..1."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Difference `b - a` of accuracies on the same prompts and seeds; `p` is McNemar's exact, two-sided."""
+
+    difference: float
+    low: float
+    high: float
+    wins: int  # b right where a is wrong
+    losses: int  # a right where b is wrong
+    p: float
+    n: int
+    interval: str  # 'newcombe', or 'bootstrap over prompts' where a prompt comes more than once
+
+
+def accuracy(right: Sequence[bool], level: float = LEVEL) -> Accuracy:
+    """Accuracy of a list of verdicts; raises `ValueError` for an empty list."""
+    n = len(right)
+    if n == 0:
+        raise ValueError("an accuracy needs at least one verdict, got none; ask for one prompt or more")
+    k = int(np.count_nonzero(right))
+    low, high = wilson(k, n, level)
+    return Accuracy(k / n, low, high, n)
+
+
+def wilson(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson score interval of `k` successes in `n` trials."""
+    low, high = binomtest(k, n).proportion_ci(level, method="wilson")
+    return float(low), float(high)
+
+
+def paired(
+    a: Sequence[bool], b: Sequence[bool], groups: Sequence[Hashable] | None = None, level: float = LEVEL
+) -> Paired:
+    """Compare two lists of verdicts item by item.
+
+    `groups` names the prompt of each item. Images of one prompt are not independent, so when a prompt comes
+    more than once the interval resamples whole prompts; otherwise it is Newcombe's, which stays honest where
+    nothing differs. McNemar's `p` always treats items as independent.
+    """
+    if len(a) != len(b) or (groups is not None and len(groups) != len(a)):
+        raise ValueError(
+            f"a paired comparison needs lists of equal length, got {len(a)} and {len(b)}; pair them first"
+        )
+    if not len(a):
+        raise ValueError("a paired comparison needs at least one item, got none; ask for one prompt or more")
+    first, second = np.asarray(a, bool), np.asarray(b, bool)
+    wins, losses = int((second & ~first).sum()), int((first & ~second).sum())
+    clustered = groups is not None and len(set(groups)) < len(a)
+    if clustered and wins + losses:
+        low, high = bootstrap(second.astype(float) - first.astype(float), groups, level)
+    else:
+        low, high = newcombe(int((first & second).sum()), losses, wins, int((~first & ~second).sum()), level)
+    return Paired(
+        difference=(wins - losses) / len(first),
+        low=low,
+        high=high,
+        wins=wins,
+        losses=losses,
+        p=mcnemar(wins, losses),
+        n=len(first),
+        interval="bootstrap over prompts" if clustered and wins + losses else "newcombe",
+    )
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Exact two-sided p-value of McNemar's test: the discordant pairs against a fair coin."""
+    return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+
+
+def newcombe(both: int, only_a: int, only_b: int, neither: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the paired difference `b - a`: Newcombe 1998 (Stat. Med. 17, 2635), method 10."""
+    n = both + only_a + only_b + neither
+    k1, k2 = both + only_b, both + only_a  # successes of b and of a
+    p1, p2 = k1 / n, k2 / n
+    (l1, u1), (l2, u2) = wilson(k1, n, level), wilson(k2, n, level)
+    margins = k1 * (n - k1) * k2 * (n - k2)
+    phi = 0.0
+    if margins:
+        cross = both * neither - only_a * only_b
+        # The continuity correction applies to a positive association only and never turns it negative.
+        phi = (max(cross - n / 2, 0) if cross > 0 else cross) / sqrt(margins)
+    down = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
+    up = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
+    return p1 - p2 - sqrt(max(down, 0.0)), p1 - p2 + sqrt(max(up, 0.0))
+
+
+def bootstrap(
+    values: Sequence[float],
+    groups: Sequence[Hashable],
+    level: float = LEVEL,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` when whole groups are drawn anew; repeatable by `seed`."""
+    index = {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    where = np.array([index[g] for g in groups])
+    sums = np.bincount(where, weights=np.asarray(values, float))
+    sizes = np.bincount(where)
+    picks = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = sums[picks].sum(1) / sizes[picks].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def needed(change: float, discordant: float, power: float = 0.8, level: float = LEVEL) -> int:
+    """Pairs needed to see a `change` when a share `discordant` of the pairs differ (normal approximation)."""
+    if not 0 < abs(change) <= discordant <= 1:
+        raise ValueError(
+            f"the share of differing pairs must lie between the change and 1, got change {change} and share "
+            f"{discordant}; take the share from an earlier paired result"
+        )
+    za, zb = norm.ppf((1 + level) / 2), norm.ppf(power)
+    return int(np.ceil((za * sqrt(discordant) + zb * sqrt(discordant - change**2)) ** 2 / change**2))

@@ -1,0 +1,109 @@
+"""`load`: one name for a model of the zoo, a local folder or a Hub id."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_INDEX = "model_index.json"
+
+
+def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeline:
+    """A stock diffusers pipeline.
+
+    `name_or_path` is a name of the zoo ("shapes-sd3"), a folder written by `save_pretrained`, or a Hub id
+    ("black-forest-labs/FLUX.1-dev"), tried in this order. `kwargs` go to `DiffusionPipeline.from_pretrained`.
+    Models of the zoo are checked against their sha256 and come in float32 unless `dtype` says otherwise. Code
+    inside a repository is never run unless you pass `trust_remote_code=True` yourself.
+
+    Raises `ValueError` for an unknown name and `OSError` for a folder or Hub id that cannot be read.
+    """
+    from diffusers import DiffusionPipeline
+
+    from . import zoo
+
+    name = os.fspath(name_or_path)
+    folder = locate(name)
+    if folder is None:
+        return _from_hub(name, kwargs)
+    if name in zoo.MODELS:
+        import torch
+
+        zoo.verify_weights(folder)
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+    try:
+        return DiffusionPipeline.from_pretrained(str(folder), **kwargs)
+    except OSError as error:
+        raise OSError(f"the model folder {name!r} cannot be read ({_short(error)}); copy it again") from error
+
+
+def locate(name: str) -> Path | None:
+    """Folder of a zoo name or local model, `None` for what can only be a Hub id; raises as `load` does."""
+    from . import zoo
+
+    if name in zoo.MODELS:
+        folder = Path(zoo.path(name))
+        if not (folder / _INDEX).is_file():
+            raise FileNotFoundError(
+                f"the weights of {name!r} are not installed ({folder} has no {_INDEX}); "
+                f"run 'diffusers-ext train {name}' and pass the folder it writes"
+            )
+        return folder
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        if not (folder / _INDEX).is_file():
+            raise FileNotFoundError(
+                f"a model folder needs a {_INDEX}, {name!r} has none; pass what save_pretrained() wrote"
+            )
+        return folder
+    if folder.is_file():
+        raise ValueError(
+            f"load() takes a zoo name, a folder or a Hub id, got the file {name!r}; "
+            "open a single checkpoint file with from_single_file() of its diffusers pipeline"
+        )
+    if _HUB_ID.fullmatch(name):
+        return None
+    if name.startswith((".", "~", os.sep)) or "/" in name or os.sep in name:
+        raise FileNotFoundError(
+            f"there is no model folder {name!r}; check the path or pass a zoo name or a Hub id"
+        )
+    raise ValueError(
+        f"unknown model {name!r}: the zoo has {', '.join(zoo.MODELS)}; "
+        "pass one of these, a folder, or a Hub id such as 'black-forest-labs/FLUX.1-dev'"
+    )
+
+
+def _from_hub(name: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return DiffusionPipeline.from_pretrained(name, **kwargs)
+    except GatedRepoError as error:
+        raise OSError(
+            f"{name!r} is gated on the Hub; accept its licence on its page and run 'hf auth login'"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise OSError(
+            f"there is neither a folder nor a public Hub model {name!r}; check the spelling or log in"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{name!r} is no folder here and could not be had from the Hub ({_short(error)}); "
+            "go online once, or pass a folder with the model"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
+    """The beginning of a message of the host, on one line."""
+    if "not fully cached" in str(error):
+        return "it is not in the local cache, and the Hub cannot be reached"
+    return shorten(str(error) or type(error).__name__, 160, placeholder="...").rstrip(".")

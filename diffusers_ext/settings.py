@@ -1,0 +1,156 @@
+"""Methods from text: the command line, presets and job files all build the same frozen dataclasses here."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PLAIN = "plain"
+
+
+def method_class(name: str) -> type:
+    """The settings class of a method; raises `ValueError` with the known names."""
+    from .processors import METHODS
+
+    if name not in METHODS:
+        raise ValueError(
+            f"unknown method {name!r}; the methods are {', '.join(METHODS)} (see 'diffusers-ext methods')"
+        )
+    module, cls = METHODS[name].split(":")
+    return getattr(import_module(module), cls)
+
+
+def build(
+    names: Sequence[str], assignments: Iterable[str] = (), preset: Path | None = None
+) -> tuple[Any, ...]:
+    """Methods by name with `key=value` or `method.key=value` settings, in the given order.
+
+    `preset` is a model folder; its `METHOD.json` gives the settings that were not assigned. A key without a
+    method goes to every method that has it. Raises `ValueError` for unknown methods and keys, and for values
+    of a wrong type.
+    """
+    classes = {name: method_class(name) for name in names}
+    values: dict[str, dict[str, Any]] = {name: _preset(name, preset) for name in classes}
+    for text in assignments:
+        key, sign, raw = text.partition("=")
+        if not sign or not key.strip():
+            raise ValueError(f"--set takes key=value, got {text!r}; for example --set scale=3")
+        owner, _, field = key.strip().rpartition(".")
+        if owner and owner not in classes:
+            raise ValueError(
+                f"--set {key.strip()} names a method that is not in use; "
+                f"in use are {', '.join(classes) or 'none'}"
+            )
+        takers = [n for n in ([owner] if owner else classes) if field in _fields(classes[n])]
+        if not takers:
+            raise ValueError(_unknown_key(field, {n: classes[n] for n in ([owner] if owner else classes)}))
+        for name in takers:
+            values[name][field] = convert(raw, typing.get_type_hints(classes[name])[field], f"{name}.{field}")
+    return tuple(cls(**values[name]) for name, cls in classes.items())
+
+
+def convert(raw: str, hint: Any, key: str) -> Any:
+    """`raw` as JSON or plain text, turned into the annotated type; raises `ValueError` if it does not fit."""
+    try:
+        value = json.loads(raw)
+    except json.JSONDecodeError:
+        value = raw.strip()
+    for candidate in (value, raw.strip()):
+        fitted, result = _fit(candidate, hint)
+        if fitted:
+            return result
+    raise ValueError(
+        f"{key} takes {describe(hint)}, got {raw!r}; write it as JSON, for example {key}={_example(hint)}"
+    )
+
+
+def describe(hint: Any) -> str:
+    """A type in words, for messages and tables."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(a) for a in args))
+    if origin is typing.Literal:
+        return " | ".join(map(str, args))
+    if _is_mapping(origin):
+        return f"an object of {describe(args[0])} to {describe(args[1])}" if args else "an object"
+    if _is_sequence(origin):
+        return f"a list of {describe(args[0])}" if args else "a list"
+    return {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "null"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )
+
+
+def as_dict(method: Any) -> dict[str, Any]:
+    """Name and settings of a method as plain JSON data."""
+    return {"name": method.name, **json.loads(json.dumps(dataclasses.asdict(method), default=str))}
+
+
+def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return next((fit for a in args if (fit := _fit(value, a))[0]), (False, None))
+    if origin is typing.Literal:
+        return value in args, value
+    if _is_mapping(origin):
+        return _fit_mapping(value, args)
+    if _is_sequence(origin):
+        fits = [_fit(v, args[0]) for v in value] if isinstance(value, list) else [(False, None)]
+        return all(ok for ok, _ in fits), [v for _, v in fits]
+    if hint is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value), float(value) if number else None
+    if hint is int:
+        # JSON has text keys only, so a head number may come as text
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return (value is None, None) if hint is type(None) else (isinstance(value, hint), value)
+
+
+def _fit_mapping(value: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:
+    if not isinstance(value, dict):
+        return False, None
+    pairs = [(_fit(k, args[0]), _fit(v, args[1])) for k, v in value.items()]
+    return all(k[0] and v[0] for k, v in pairs), {k[1]: v[1] for k, v in pairs}
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _is_sequence(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+    return {f.name: f for f in dataclasses.fields(cls)}
+
+
+def _unknown_key(key: str, classes: Mapping[str, type]) -> str:
+    if not classes:
+        return f"--set {key} needs a method to set it on; add --method NAME"
+    from .core import nearest_names
+
+    names = [f for cls in classes.values() for f in _fields(cls)]
+    near = nearest_names(key, names, count=1)[0]
+    return (
+        f"{' and '.join(classes)} has no setting {key!r}; nearest is {near!r}, valid are {', '.join(names)}"
+    )
+
+
+def _example(hint: Any) -> str:
+    text = describe(hint)
+    for word, example in (("an object", '{"NAME": null}'), ("number", "1"), ("true", "true")):
+        if word in text:
+            return example
+    return text.split(" | ")[0]
+
+
+def _preset(name: str, folder: Path | None) -> dict[str, Any]:
+    path = folder / f"{name}.json" if folder else None
+    return dict(json.loads(path.read_text())["settings"]) if path and path.is_file() else {}

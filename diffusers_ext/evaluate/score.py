@@ -1,0 +1,75 @@
+"""From pictures to numbers: ground-truth verdicts, accuracies per task, methods compared at equal seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..zoo.captions import parse
+from ..zoo.scenes import SIZE
+from .statistics import accuracy, paired
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TASKS = ("single_object", "two_object", "three_object", "counting", "position")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One verdict on one picture; `correct` is `None` where the world has no ground truth for it."""
+
+    prompt: str
+    seed: int
+    task: str | None
+    correct: bool | None
+    reason: str
+    seconds: float = 0.0
+
+
+def judge(image: Image, prompt: str, seed: int, seconds: float = 0.0) -> Judged:
+    """Verdict of the ground-truth detector; none outside the grammar and for pictures of another size."""
+    import numpy as np
+
+    from ..zoo.detect import verify
+
+    if image.size != (SIZE, SIZE):
+        return Judged(prompt, seed, None, None, f"no ground truth: not a {SIZE}x{SIZE} picture", seconds)
+    try:
+        spec = parse(prompt)
+    except ValueError:
+        return Judged(prompt, seed, None, None, "no ground truth: the prompt is not in the grammar", seconds)
+    verdict = verify(np.asarray(image.convert("RGB")), spec)
+    return Judged(prompt, seed, spec.task, verdict.correct, verdict.reason, seconds)
+
+
+def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
+    """`{"tasks": {task: {accuracy, low, high, n}}, "overall": {...}}` over pictures with a ground truth."""
+    known = [j for j in judged if j.correct is not None]
+    tasks = [t for t in TASKS if any(j.task == t for j in known)]
+    return {
+        "tasks": {t: asdict(accuracy([j.correct for j in known if j.task == t])) for t in tasks},
+        "overall": asdict(accuracy([j.correct for j in known])) if known else None,
+    }
+
+
+def compare(plain: Sequence[Judged], other: Sequence[Judged]) -> dict[str, Any]:
+    """Paired comparison `other - plain` per task and overall; both lists hold the same items in order."""
+    if [(j.prompt, j.seed) for j in plain] != [(j.prompt, j.seed) for j in other]:
+        raise ValueError(
+            "a paired comparison needs the same prompts and seeds in the same order on both sides"
+        )
+    pairs = [
+        (a, b) for a, b in zip(plain, other, strict=True) if a.correct is not None and b.correct is not None
+    ]
+
+    def of(chosen: list[tuple[Judged, Judged]]) -> dict[str, Any]:
+        a, b = [p.correct for p, _ in chosen], [o.correct for _, o in chosen]
+        return asdict(paired(a, b, groups=[p.prompt for p, _ in chosen]))
+
+    tasks = [t for t in TASKS if any(a.task == t for a, _ in pairs)]
+    return {
+        "tasks": {t: of([p for p in pairs if p[0].task == t]) for t in tasks},
+        "overall": of(pairs) if pairs else None,
+    }

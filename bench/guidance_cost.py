@@ -2,9 +2,9 @@
 
     python -m bench.guidance_cost --device cpu
 
-Each row is timed in turn with the host (A B A B ...), so that the ratio survives a busy machine, and is printed beside
-the check that it computes the right thing. The denoisers are real diffusers classes with random weights: time does not
-depend on what they have learned.
+Each row is timed in turn with the host (A B A B ...), so that the ratio survives a busy machine, and is
+printed beside the check that it computes the right thing. The denoisers are real diffusers classes with
+random weights: time does not depend on what they have learned.
 """
 
 import argparse
@@ -27,7 +27,9 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `ratio` is time over the host's, `expected` its theoretical value, `error` max abs."""
+    """One line of the table: `ratio` is time over the host's, `expected` its theoretical value, `error` max
+    abs.
+    """
 
     model: str
     tokens: int
@@ -87,9 +89,13 @@ def timed(run: Callable[[], object], device: str) -> float:
 
 
 @torch.no_grad()
-def measure(name: str, model: nn.Module, call: dict[str, Tensor], tokens: int, repeats: int, device: str) -> list[Row]:
+def measure(
+    name: str, model: nn.Module, call: dict[str, Tensor], tokens: int, repeats: int, device: str
+) -> list[Row]:
     """Rows for one denoiser at one size."""
-    middle = [s.name for s in dx.summary(model).denoisers[0][3] if s.kind == "joint"][len(list(model.children())) // 2]
+    middle = [s.name for s in dx.summary(model).denoisers[0][3] if s.kind == "joint"][
+        len(list(model.children())) // 2
+    ]
     soft = dict(heads={middle: None}, scale=1.0)
     cases = {
         "dense processors": ((), 1.0),
@@ -119,13 +125,18 @@ def measure(name: str, model: nn.Module, call: dict[str, Tensor], tokens: int, r
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     torch.manual_seed(0)
     rows = []
-    print(f"{'model':6} {'tokens':>6}  {'case':20} {'time / host':>11} {'expected':>8} {'max |diff|':>10}  check")
+    print(
+        f"{'model':6} {'tokens':>6}  {'case':20} {'time / host':>11} {'expected':>8} {'max |diff|':>10}  "
+        "check"
+    )
     for name, (model, inputs, sides) in models(args.device).items():
         for side in sides:
             for row in measure(name, model, inputs(side), side * side, args.repeats, args.device):
@@ -137,7 +148,9 @@ def main() -> None:
     where = torch.cuda.get_device_name() if args.device != "cpu" else f"cpu-{platform.machine()}"
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"guidance_cost-{where.replace(' ', '-').lower()}.json"
-    path.write_text(json.dumps({"torch": torch.__version__, "device": where, "rows": [asdict(r) for r in rows]}, indent=1))
+    path.write_text(
+        json.dumps({"torch": torch.__version__, "device": where, "rows": [asdict(r) for r in rows]}, indent=1)
+    )
     if any(row.check == "FAILED" for row in rows):
         raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
 

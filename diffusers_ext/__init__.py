@@ -1,17 +1,19 @@
-"""Inference-time methods for Hugging Face diffusers pipelines. Everything public is named here and loaded on use."""
+"""Inference-time methods for Hugging Face diffusers pipelines. Everything public is named here and loaded on
+use.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from .core import Layout, RunContext, Site
-    from .errors import ConflictError, MethodError, UnsupportedError
-    from .loading import load
-    from .processors.softpag import SoftPAG
-    from .session import Session, apply
-    from .overview import summary
+if TYPE_CHECKING:  # for editors and type checkers
+    from .core import Layout, RunContext, Site  # noqa: F401
+    from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
+    from .loading import load  # noqa: F401
+    from .overview import summary  # noqa: F401
+    from .processors.softpag import SoftPAG  # noqa: F401
+    from .session import Session, apply  # noqa: F401
 
 _HOME = {
     "load": ".loading",

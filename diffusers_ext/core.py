@@ -1,7 +1,8 @@
 """The few types every family, method and session shares.
 
-A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`; a *method* turns those into
-an attention output and knows no model; a *session* joins the two and restores. Nothing here imports anything of ours.
+A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`; a *method* turns
+those into an attention output and knows no model; a *session* joins the two and restores. Nothing here
+imports anything of ours.
 """
 
 import difflib
@@ -46,8 +47,8 @@ class Layout:
 class Site:
     """One attention module of a denoiser.
 
-    `name` is its exact module path inside the denoiser, `component` the pipeline attribute that holds the denoiser
-    (`unet`, `transformer`, `transformer_2`), `index` its place in model order.
+    `name` is its exact module path inside the denoiser, `component` the pipeline attribute that holds the
+    denoiser (`unet`, `transformer`, `transformer_2`), `index` its place in model order.
     """
 
     name: str
@@ -69,7 +70,7 @@ class RunContext:
     Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
     """
 
-    __slots__ = ("layout", "step", "steps", "sigma", "pass_", "dense", "perturbed")
+    __slots__ = ("dense", "layout", "pass_", "perturbed", "sigma", "step", "steps")
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
@@ -92,7 +93,9 @@ class Method(Protocol):
     slots: ClassVar[frozenset[Slot]]
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Sites to act on, out of all the sites of all denoisers; raises `MethodError` where the settings name none."""
+        """Sites to act on, out of all the sites of all denoisers; raises `MethodError` where the settings
+        name none.
+        """
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
         """`None` where the site is usable, else one sentence for the error and the doctor."""
@@ -108,7 +111,9 @@ class Guidance(Method, Protocol):
         """Whether the current step needs the extra pass."""
 
     def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
-        """Prepares the bound cores for an extra pass over `rows` conditional rows, on the device and dtype of `like`."""
+        """Prepares the bound cores for an extra pass over `rows` conditional rows, on the device and dtype of
+        `like`.
+        """
 
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
         """What to add to the guided prediction, given the two predictions `[B, ...]`."""
@@ -122,6 +127,7 @@ def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str
 
 
 def step_window(start: float, stop: float, steps: int) -> range:
-    """Step indices in the window `[start, stop]`, fractions of `steps`; never empty, the start is included."""
+    """Step indices in the window `[start, stop]`, fractions of `steps`; never empty, the start is "
+    "included."""
     first = min(int(start * steps), steps - 1)
     return range(first, max(int(stop * steps), first + 1))

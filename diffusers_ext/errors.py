@@ -1,4 +1,6 @@
-"""What can go wrong when a method meets a model; each message says what, the rule, what came and the next step."""
+"""What can go wrong when a method meets a model; each message says what, the rule, what came and the next
+step.
+"""
 
 
 class MethodError(ValueError):

@@ -1,4 +1,6 @@
-"""The one hook on a denoiser: reads the call, counts outside compiled regions, and makes the extra guidance pass."""
+"""The one hook on a denoiser: reads the call, counts outside compiled regions, and makes the extra guidance
+pass.
+"""
 
 import inspect
 import time
@@ -22,8 +24,8 @@ Cfg = Literal["auto", "none", "batch", "two_calls"]
 class Clock:
     """Turns the timestep value of a call into a step index of the host's schedule.
 
-    The value is looked up in `scheduler.timesteps`, so that caches which skip calls, second-order schedulers and
-    interrupted runs cannot put it out of step.
+    The value is looked up in `scheduler.timesteps`, so that caches which skip calls, second-order schedulers
+    and interrupted runs cannot put it out of step.
     """
 
     pipe: Any = None
@@ -65,9 +67,10 @@ class _Pass(BaseState):
 class DenoiserHook(ModelHook):
     """Runs one denoiser under a session.
 
-    Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once more with
-    `run.perturbed` set and adds `delta` to every row. Classifier-free guidance weights its branches by numbers that
-    sum to one, so the same `delta` on all of them comes out as exactly one `delta`, whatever the host's scale is.
+    Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
+    more with `run.perturbed` set and adds `delta` to every row. Classifier-free guidance weights its branches
+    by numbers that sum to one, so the same `delta` on all of them comes out as exactly one `delta`, whatever
+    the host's scale is.
     """
 
     _is_stateful = True
@@ -116,7 +119,8 @@ class DenoiserHook(ModelHook):
             return out
         self._refuse_conflicts(module)
         if call.get("skip_layers") is not None:
-            # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels there.
+            # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels
+            # there.
             self.seconds, out = _timed(self.seconds, forward, args, kwargs)
             return _shifted(out, self._stored(out))
         if self.run.pass_ == "uncond":
@@ -146,8 +150,10 @@ class DenoiserHook(ModelHook):
         compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules())
         if not compiled and sum(self.processors[site].calls for site in self.cores) == before:
             raise RuntimeError(
-                f"{self.guidance.name}: the perturbed pass reached none of {', '.join(s.path for s in self.cores)}, so it "
-                "would change nothing; someone replaced those processors after apply(): close the session and apply again."
+                f"{self.guidance.name}: the perturbed pass reached none of "
+                f"{', '.join(s.path for s in self.cores)}, so it "
+                "would change nothing; someone replaced those processors after apply(): close the session "
+                "and apply again."
             )
         return _prediction(out)
 
@@ -186,7 +192,8 @@ class DenoiserHook(ModelHook):
             return slice(0, batch)
         if batch % 2:
             raise UnsupportedError(
-                f"Classifier-free guidance in one batch needs an even number of rows, unconditional first; got {batch} "
+                "Classifier-free guidance in one batch needs an even number of rows, unconditional first; "
+                f"got {batch} "
                 f"from {type(self.clock.pipe).__name__}; pass cfg='none' or cfg='two_calls' to apply()."
             )
         return slice(batch // 2, batch)
@@ -194,8 +201,10 @@ class DenoiserHook(ModelHook):
     def _stored(self, out: Any) -> Tensor:
         if self._delta is None or self._delta.shape[0] != _prediction(out).shape[0]:
             raise UnsupportedError(
-                f"{self.guidance.name} needs the conditional prediction before the other ones of the same step, but "
-                f"{type(self.clock.pipe).__name__} asked in another order; call the denoiser conditional first."
+                f"{self.guidance.name} needs the conditional prediction before the other ones of the same "
+                "step, but "
+                f"{type(self.clock.pipe).__name__} asked in another order; call the denoiser conditional "
+                "first."
             )
         return self._delta
 
@@ -212,13 +221,16 @@ class DenoiserHook(ModelHook):
 def cache_conflict(method: str, denoiser: str) -> str:
     """Why a diffusers cache and a guidance method cannot share a denoiser."""
     return (
-        f"{method} runs the denoiser twice per step, which would poison the residuals kept by the cache enabled on "
+        f"{method} runs the denoiser twice per step, which would poison the residuals kept by the cache "
+        "enabled on "
         f"{denoiser}; call disable_cache() first."
     )
 
 
 def install(model: nn.Module, hook: DenoiserHook) -> Callable[[], str | None]:
-    """Registers the hook; returns an undo that restores `forward` and answers with a sentence if it could not."""
+    """Registers the hook; returns an undo that restores `forward` and answers with a sentence if it could
+    not.
+    """
     had_registry = hasattr(model, "_diffusers_hook")
     had_forward = "forward" in vars(model)
     registry = HookRegistry.check_if_exists_or_initialize(model)

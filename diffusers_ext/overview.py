@@ -28,7 +28,8 @@ class Summary:
 
 
 def summary(target: Any) -> Summary:
-    """Families, sites, heads and the methods in force; raises `UnsupportedError` for a class no family knows."""
+    """Families, sites, heads and the methods in force; raises `UnsupportedError` for a class no family "
+    "knows."""
     rows = []
     for component, model in denoisers(target).items():
         family = family_of(model)

@@ -6,7 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One swapped attention module. `calls` counts outside compiled regions; `density` is the share of keys attended."""
+    """One swapped attention module. `calls` counts outside compiled regions; `density` is the share of keys
+    attended.
+    """
 
     path: str
     kind: str
@@ -42,12 +44,14 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"methods: {', '.join(map(repr, self.methods)) or 'none (dense processors, bit-equal to the host)'}"
+            "methods: "
+            f"{', '.join(map(repr, self.methods)) or 'none (dense processors, bit-equal to the host)'}"
         ]
         width = max((len(s.path) for s in self.sites), default=0)
         for s in self.sites:
             lines.append(
-                f"  {s.path:<{width}}  {s.kind:<5}  {s.heads} heads  {s.backend} ({s.why}), density {s.density:.2f}, "
+                f"  {s.path:<{width}}  {s.kind:<5}  {s.heads} heads  {s.backend} ({s.why}), density "
+                f"{s.density:.2f}, "
                 f"{'+'.join(s.methods) or 'plain'}, {s.calls} calls"
             )
         cost = (

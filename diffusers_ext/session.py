@@ -28,14 +28,17 @@ class _Denoiser:
 
 
 def apply(target: Any, *methods: Method, cfg: hooks.Cfg = "auto") -> "Session":
-    """Puts methods on a pipeline or a bare denoiser, at once; the session is a context manager and has `close()`.
+    """Puts methods on a pipeline or a bare denoiser, at once; the session is a context manager and has
+    `close()`.
 
-    `cfg` says how classifier-free guidance reaches the denoiser: `"auto"` asks the pipeline (and means `"none"` for a
-    bare denoiser), `"batch"` is one call with the unconditional rows first, `"two_calls"` the conditional call first.
-    Without any method every site gets our processor with the dense core, which changes nothing, bit for bit.
+    `cfg` says how classifier-free guidance reaches the denoiser: `"auto"` asks the pipeline (and means
+    `"none"` for a bare denoiser), `"batch"` is one call with the unconditional rows first, `"two_calls"` the
+    conditional call first. Without any method every site gets our processor with the dense core, which
+    changes nothing, bit for bit.
 
-    Raises `UnsupportedError` (unknown class, foreign processors, whole-model compile), `ConflictError` (second apply,
-    two owners of a slot, an enabled cache) and `MethodError` (settings); then nothing has been swapped.
+    Raises `UnsupportedError` (unknown class, foreign processors, whole-model compile), `ConflictError`
+    (second apply, two owners of a slot, an enabled cache) and `MethodError` (settings); then nothing has been
+    swapped.
     """
     return Session(target, methods, cfg)
 
@@ -84,7 +87,8 @@ class Session:
                 foreign.append(site.path)
         if foreign:
             notes.append(
-                f"the processors of {', '.join(foreign)} were replaced by someone else and are left as they are"
+                f"the processors of {', '.join(foreign)} were replaced by someone else and are left as they "
+                "are"
             )
         if self._hooks and not any(h.calls for h in self._hooks) and any(p.calls for *_, p in self._swapped):
             notes.append(
@@ -147,7 +151,9 @@ class Session:
 
 
 def denoisers(target: Any) -> dict[str, nn.Module]:
-    """Component name -> denoiser of a pipeline, or `{"": denoiser}`; raises `UnsupportedError` where there is none."""
+    """Component name -> denoiser of a pipeline, or `{"": denoiser}`; raises `UnsupportedError` where there is
+    none.
+    """
     if isinstance(target, nn.Module):
         return {"": target}
     found = {
@@ -155,7 +161,8 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
     }
     if not found:
         raise UnsupportedError(
-            f"{type(target).__name__} has none of the components {', '.join(COMPONENTS)}; known denoisers are "
+            f"{type(target).__name__} has none of the components {', '.join(COMPONENTS)}; known denoisers "
+            "are "
             f"{', '.join(FAMILIES)}: pass a pipeline that holds one, or the denoiser itself."
         )
     return found
@@ -177,7 +184,8 @@ def _inspect(component: str, model: nn.Module) -> _Denoiser:
     family = family_of(model)
     if session_of(model) is not None:
         raise ConflictError(
-            f"{component or type(model).__name__} is under a session already; pass both methods to one apply(), "
+            f"{component or type(model).__name__} is under a session already; pass both methods to one "
+            "apply(), "
             "or close the first session."
         )
     return _Denoiser(component, model, family, tuple(family.sites(model, component)))
@@ -191,7 +199,8 @@ def _select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozens
         picked = method.select(sites)
         if not picked:
             raise MethodError(
-                f"{method.name} touches no attention module of this model; see dx.summary(pipe) for its sites."
+                f"{method.name} touches no attention module of this model; see dx.summary(pipe) for its "
+                "sites."
             )
         for site in picked:
             if (why := method.why_not(site, None)) is not None:
@@ -232,8 +241,10 @@ def _check_stock(denoiser: _Denoiser, touched: list[Site], modules: dict[str, nn
     if foreign:
         path, name = next(iter(foreign.items()))
         raise UnsupportedError(
-            f"{len(foreign)} attention modules, first {path}, run {name}, which is not one of the processors we "
-            f"reproduce ({', '.join(sorted(denoiser.family.stock))}); undo what installed it (IP-Adapter, attention "
+            f"{len(foreign)} attention modules, first {path}, run {name}, which is not one of the processors "
+            "we "
+            f"reproduce ({', '.join(sorted(denoiser.family.stock))}); undo what installed it (IP-Adapter, "
+            "attention "
             "slicing, xformers), or choose other modules."
         )
 

@@ -1,4 +1,4 @@
-"""Every tiny pipeline with the call that runs it: what the tests of sessions, hooks and methods walk through."""
+"""Every tiny pipeline with the call that runs it; tests of sessions, hooks and methods walk through them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,9 @@ from tests.tiny_models import flux, sd3, unet, wan
 
 @dataclass(frozen=True)
 class Host:
-    """A pipeline builder, the arguments of a three-step call, and those that turn classifier-free guidance on."""
+    """A pipeline builder, the arguments of a three-step call, and those that turn classifier-free guidance
+    on.
+    """
 
     name: str
     build: Callable[[], Any]
@@ -29,14 +31,20 @@ class Host:
         kind = self.guided if cfg else self.unguided
         kind = {k: [v] * prompts if k == "negative_prompt" else v for k, v in kind.items()}
         generator = [torch.Generator().manual_seed(i) for i in range(prompts)]
-        arguments = dict(num_inference_steps=steps, output_type="latent", generator=generator, return_dict=False)
+        arguments = dict(
+            num_inference_steps=steps, output_type="latent", generator=generator, return_dict=False
+        )
         return pipe(prompt, **self.size, **self.extra, **kind, **arguments | call)[0]
 
 
 SD_CFG = {"guided": {"guidance_scale": 4.0}, "unguided": {"guidance_scale": 1.0}}
 HOSTS = [
     Host(
-        "sd3", sd3.pipeline, dict(height=32, width=48), **SD_CFG, layer="transformer_blocks.1.attn",
+        "sd3",
+        sd3.pipeline,
+        dict(height=32, width=48),
+        **SD_CFG,
+        layer="transformer_blocks.1.attn",
         extra={"max_sequence_length": 16},
     ),
     Host(
@@ -47,8 +55,20 @@ HOSTS = [
         layer="transformer_blocks.0.attn2",
         extra={"max_sequence_length": 16},
     ),
-    Host("sd", unet.pipeline, dict(height=32, width=32), **SD_CFG, layer="mid_block.attentions.0.transformer_blocks.0.attn1"),
-    Host("sdxl", lambda: unet.pipeline(sdxl=True), dict(height=32, width=32), **SD_CFG, layer="mid_block.attentions.0.transformer_blocks.0.attn1"),
+    Host(
+        "sd",
+        unet.pipeline,
+        dict(height=32, width=32),
+        **SD_CFG,
+        layer="mid_block.attentions.0.transformer_blocks.0.attn1",
+    ),
+    Host(
+        "sdxl",
+        lambda: unet.pipeline(sdxl=True),
+        dict(height=32, width=32),
+        **SD_CFG,
+        layer="mid_block.attentions.0.transformer_blocks.0.attn1",
+    ),
     Host(
         "flux",
         flux.pipeline,

@@ -23,7 +23,10 @@ class Recorder:
         self.seen = []
 
     def select(self, sites):
-        return [next(s for s in sites if s.kind != "cross" and s.component == c) for c in {s.component for s in sites}]
+        return [
+            next(s for s in sites if s.kind != "cross" and s.component == c)
+            for c in {s.component for s in sites}
+        ]
 
     def why_not(self, site, layout):
         return None
@@ -150,7 +153,12 @@ def test_positional_arguments_and_output_objects():
 
 
 def test_the_hosts_arguments_are_not_changed():
-    rows = {"a": torch.arange(8).view(4, 2), "ids": torch.arange(4), "n": 3, "d": {"x": [torch.ones(4), torch.ones(3)]}}
+    rows = {
+        "a": torch.arange(8).view(4, 2),
+        "ids": torch.arange(4),
+        "n": 3,
+        "d": {"x": [torch.ones(4), torch.ones(3)]},
+    }
     cut = take_rows(rows, 4, slice(2, 4), frozenset({"ids"}))
     assert cut["a"].shape == (2, 2) and cut["ids"].shape == (4,) and cut["n"] == 3
     assert [t.shape[0] for t in cut["d"]["x"]] == [2, 3]
@@ -159,7 +167,13 @@ def test_the_hosts_arguments_are_not_changed():
 
 @pytest.mark.parametrize(
     ("start", "stop", "steps", "expected"),
-    [(0, 1, 4, [0, 1, 2, 3]), (0, 0, 4, [0]), (1, 1, 4, [3]), (0.01, 0.2, 50, list(range(10))), (0.5, 0.5, 10, [5])],
+    [
+        (0, 1, 4, [0, 1, 2, 3]),
+        (0, 0, 4, [0]),
+        (1, 1, 4, [3]),
+        (0.01, 0.2, 50, list(range(10))),
+        (0.5, 0.5, 10, [5]),
+    ],
 )
 def test_windows_are_never_empty(start, stop, steps, expected):
     assert list(step_window(start, stop, steps)) == expected

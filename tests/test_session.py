@@ -1,4 +1,6 @@
-"""Sessions: parity of whole pipelines, exact restore whatever happens, conflicts and refusals that leave nothing behind."""
+"""Sessions: parity of whole pipelines, exact restore whatever happens, conflicts and refusals that leave
+nothing behind.
+"""
 
 import gc
 import weakref
@@ -83,7 +85,9 @@ def test_close_twice_is_harmless():
 
 def test_a_processor_swapped_meanwhile_is_left_and_named():
     model = sd3.transformer()
-    session = dx.apply(model, dx.SoftPAG(heads={"transformer_blocks.0.attn": None, "transformer_blocks.1.attn": None}))
+    session = dx.apply(
+        model, dx.SoftPAG(heads={"transformer_blocks.0.attn": None, "transformer_blocks.1.attn": None})
+    )
     theirs = type(processors(sd3.transformer())["transformer_blocks.0.attn"])()
     model.transformer_blocks[0].attn.set_processor(theirs)
     with pytest.warns(UserWarning, match=r"transformer_blocks\.0\.attn were replaced by someone else"):
@@ -113,7 +117,9 @@ def test_restores_around_an_accelerate_offload_hook(when):
 def test_restores_around_group_offload(when):
     model, call = flux.transformer(), flux.inputs()
     stock, before = model(**call)[0], processors(model)
-    offload = dict(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
+    offload = dict(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
     if when == "before":
         model.enable_group_offload(**offload)
     session = dx.apply(model, dx.SoftPAG())
@@ -161,7 +167,7 @@ def test_state_dict_keys_stay():
         assert list(model.state_dict()) == keys
 
 
-# refusals -------------------------------------------------------------------------------------------------------------
+# refusals ---------------------------------------------------------------------------------------------------
 
 
 def refused(target, *methods, error, match):
@@ -182,21 +188,34 @@ def test_second_apply_is_refused_and_the_first_goes_on():
 
 def test_two_guidance_methods_are_refused():
     refused(
-        sd3.pipeline(), dx.SoftPAG(), dx.SoftPAG(scale=1.0), error=dx.ConflictError, match="merge their head sets"
+        sd3.pipeline(),
+        dx.SoftPAG(),
+        dx.SoftPAG(scale=1.0),
+        error=dx.ConflictError,
+        match="merge their head sets",
     )
 
 
 def test_unknown_denoiser_lists_the_known_ones():
-    refused(torch.nn.Linear(2, 2), error=dx.UnsupportedError, match=r"Linear; known are .*FluxTransformer2DModel")
+    refused(
+        torch.nn.Linear(2, 2), error=dx.UnsupportedError, match=r"Linear; known are .*FluxTransformer2DModel"
+    )
 
 
 def test_pipeline_without_denoiser_lists_the_known_ones():
-    with pytest.raises(dx.UnsupportedError, match=r"none of the components unet, transformer.*WanTransformer3DModel"):
+    with pytest.raises(
+        dx.UnsupportedError, match=r"none of the components unet, transformer.*WanTransformer3DModel"
+    ):
         dx.apply(object(), dx.SoftPAG())
 
 
 def test_not_a_method():
-    refused(sd3.transformer(), "softpag", error=dx.MethodError, match=r"takes methods such as SoftPAG\(\.\.\.\), got str")
+    refused(
+        sd3.transformer(),
+        "softpag",
+        error=dx.MethodError,
+        match=r"takes methods such as SoftPAG\(\.\.\.\), got str",
+    )
 
 
 def test_whole_model_compile_is_refused_both_ways():
@@ -211,7 +230,9 @@ def test_whole_model_compile_is_refused_both_ways():
 def test_attention_slicing_is_refused():
     pipe = unet.pipeline()
     pipe.enable_attention_slicing()
-    refused(pipe, dx.SoftPAG(), error=dx.UnsupportedError, match="run SlicedAttnProcessor.*undo what installed it")
+    refused(
+        pipe, dx.SoftPAG(), error=dx.UnsupportedError, match="run SlicedAttnProcessor.*undo what installed it"
+    )
 
 
 def test_slicing_after_apply_is_an_error_in_the_run_and_named_at_the_end():
@@ -246,11 +267,13 @@ def test_a_cache_without_guidance_is_allowed():
         with model.cache_context("cond"):
             outputs.append([model(**call | {"timestep": torch.tensor([t])})[0] for t in (0.5, 0.4)])
     assert torch.equal(outputs[0][0], outputs[1][0]) and torch.equal(outputs[0][1], outputs[1][1])
-    blocks = {site.path.split(".")[1]: site.calls for site in session.report().sites if "single" not in site.path}
+    blocks = {
+        site.path.split(".")[1]: site.calls for site in session.report().sites if "single" not in site.path
+    }
     assert blocks == {"0": 2, "1": 1}
 
 
-# neighbours -----------------------------------------------------------------------------------------------------------
+# neighbours -------------------------------------------------------------------------------------------------
 
 LORA = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
 
@@ -278,7 +301,9 @@ def test_loading_an_ip_adapter_after_apply_says_what_to_do():
     with dx.apply(model, dx.SoftPAG(heads={"transformer_blocks.0.attn": None})):
         ours = model.transformer_blocks[0].attn.processor
         # The host's loaders rebuild each processor from its class.
-        with pytest.raises(dx.UnsupportedError, match="close the session, load the IP-Adapter, then apply again"):
+        with pytest.raises(
+            dx.UnsupportedError, match="close the session, load the IP-Adapter, then apply again"
+        ):
             ours.__class__()
 
 

@@ -53,7 +53,11 @@ def imported_parts(path: Path) -> set[str]:
 def test_import_directions(path):
     part = part_of(path)
     if part in ALLOWED:
-        parts = {name for name in imported_parts(path) if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()}
+        parts = {
+            name
+            for name in imported_parts(path)
+            if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()
+        }
         assert parts - {part} <= ALLOWED[part]
 
 
@@ -70,13 +74,14 @@ def fresh(code: str) -> str:
 
 
 def test_import_is_light():
-    heavy = "torch transformers triton gradio diffusers scipy matplotlib".split()
+    heavy = ["torch", "transformers", "triton", "gradio", "diffusers", "scipy", "matplotlib"]
     code = f"import sys, diffusers_ext; print([m for m in {heavy} if m in sys.modules])"
     assert fresh(code) == "[]"
 
 
 def test_methods_load_without_the_host():
-    code = "import sys, diffusers_ext as dx; dx.SoftPAG(); print([m for m in ('diffusers', 'transformers') if m in sys.modules])"
+    hosts = "diffusers", "transformers"
+    code = f"import sys, diffusers_ext as dx; dx.SoftPAG(); print([m for m in {hosts} if m in sys.modules])"
     assert fresh(code) == "[]"
 
 
@@ -94,10 +99,14 @@ def test_top_level_names_of_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
-    assert any(n.startswith("diffusers_ext/zoo/weights/shapes-sd3/") and n.endswith(".safetensors") for n in names)
+    assert any(
+        n.startswith("diffusers_ext/zoo/weights/shapes-sd3/") and n.endswith(".safetensors") for n in names
+    )
 
 
 def test_kernels_distribution_is_not_shadowed():
-    """Hugging Face's `kernels` is imported by name in diffusers and transformers; a top-level folder would hide it."""
+    """Hugging Face's `kernels` is imported by name in diffusers and transformers; a top-level folder would
+    hide it.
+    """
     spec = importlib.util.find_spec("kernels")
     assert spec is None or not str(spec.origin).startswith(str(ROOT))

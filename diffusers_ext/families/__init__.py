@@ -17,7 +17,9 @@ FAMILIES: dict[str, str] = {
 
 
 def family_of(model: Any) -> "Family":
-    """The family of a denoiser, by its class or a base class; raises `UnsupportedError` naming the known ones."""
+    """The family of a denoiser, by its class or a base class; raises `UnsupportedError` naming the known
+    ones.
+    """
     for cls in type(model).__mro__:
         if target := FAMILIES.get(cls.__name__):
             module, name = target.split(":")

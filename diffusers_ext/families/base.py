@@ -13,9 +13,9 @@ from ..errors import UnsupportedError
 class FamilyProcessor:
     """A diffusers attention processor that stops at the attention call and hands over to a core.
 
-    Subclasses write `__call__` (the host's arithmetic, same order, all keyword names spelled out because the host
-    filters by signature) and `dense` (the host's own attention call). They are plain classes and own no tensors, so
-    that offloading, `state_dict` and device moves never see them.
+    Subclasses write `__call__` (the host's arithmetic, same order, all keyword names spelled out because the
+    host filters by signature) and `dense` (the host's own attention call). They are plain classes and own no
+    tensors, so that offloading, `state_dict` and device moves never see them.
     """
 
     _attention_backend = None
@@ -40,7 +40,8 @@ class FamilyProcessor:
     def _parallel_config(self, config: Any) -> None:
         if config is not None:
             raise UnsupportedError(
-                "Context parallelism shards the sequence before our attention core sees it, which would attend to the "
+                "Context parallelism shards the sequence before our attention core sees it, which would "
+                "attend to the "
                 "local shard only; close the session before enable_parallelism()."
             )
 
@@ -81,7 +82,9 @@ class Family(Protocol):
 
 
 def take_rows(value: Any, batch: int, rows: slice, unbatched: frozenset[str] = frozenset()) -> Any:
-    """`value` with every tensor of `batch` rows cut to `rows`; containers are copied, so the host's stay as they are."""
+    """`value` with every tensor of `batch` rows cut to `rows`; containers are copied, so the host's stay as
+    they are.
+    """
     if isinstance(value, Tensor):
         return value[rows] if value.ndim > 0 and value.shape[0] == batch else value
     if isinstance(value, Mapping):

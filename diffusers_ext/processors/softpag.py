@@ -1,7 +1,8 @@
 """SoftPAG: guidance away from a pass in which chosen attention heads look only at themselves.
 
-Paper: Ahn et al., "Where and How to Perturb" (arXiv 2506.10978), eq. 5-7. With `A' = (1-u) A + u I` the perturbed
-head output is `lerp(O, V, u)`, exact for any attention core and without a map in memory. PAG is `u = 1`.
+Paper: Ahn et al., "Where and How to Perturb" (arXiv 2506.10978), eq. 5-7. With `A' = (1-u) A + u I` the
+perturbed head output is `lerp(O, V, u)`, exact for any attention core and without a map in memory. PAG is `u
+= 1`.
 """
 
 import math
@@ -38,7 +39,8 @@ class SoftPAG:
         default=None,
         metadata={
             "unit": "module path -> head numbers",
-            "help": "heads to perturb; a list gives one set per image of the batch; none: the middle layer, all heads",
+            "help": "heads to perturb; a list gives one set per image of the batch; none: the middle layer, "
+            "all heads",
         },
     )
     scale: float = field(
@@ -78,7 +80,8 @@ class SoftPAG:
             raise MethodError(f"SoftPAG scope must be one of {', '.join(SCOPES)}, got {self.scope!r}.")
         if not (0.0 <= self.start <= self.stop <= 1.0):
             raise MethodError(
-                f"SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), got start={self.start}, stop={self.stop}."
+                f"SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), got start={self.start}, "
+                f"stop={self.stop}."
             )
         for value in [*self._row_strengths(), *_own_strengths(self._head_sets())]:
             if not 0.0 <= value <= 1.0:
@@ -92,7 +95,7 @@ class SoftPAG:
                 f"{len(self.strength)}; give both the batch size or a single value."
             )
 
-    # what to act on -------------------------------------------------------------------------------------------
+    # what to act on -----------------------------------------------------------------------------------------
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """Sites named in `heads`, or the middle layer."""
@@ -120,13 +123,15 @@ class SoftPAG:
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
         """Cross-attention is out: its value has other tokens than its query, so there is no identity map."""
         if site.kind == "cross":
-            return f"SoftPAG replaces attention by the identity, which cross-attention ({site.path}) does not have"
+            return (
+                f"SoftPAG makes attention the identity map, which cross-attention ({site.path}) does not have"
+            )
         return None
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         return _PerturbedCore(inner, run, self.scope)
 
-    # the extra pass -------------------------------------------------------------------------------------------
+    # the extra pass -----------------------------------------------------------------------------------------
 
     def active(self, run: RunContext) -> bool:
         if self.scale == 0.0 or not any(self._row_strengths() + _own_strengths(self._head_sets())):
@@ -135,7 +140,8 @@ class SoftPAG:
             return True
         if run.step is None or run.steps is None:
             raise UnsupportedError(
-                "SoftPAG start/stop are fractions of the steps of a pipeline, but it was applied to a bare denoiser; "
+                "SoftPAG start/stop are fractions of the steps of a pipeline, but it was applied to a bare "
+                "denoiser; "
                 "apply it to the pipeline or leave start=0, stop=1."
             )
         return run.step in step_window(self.start, self.stop, run.steps)
@@ -156,7 +162,8 @@ class SoftPAG:
         for what in (self.heads, self.strength):
             if _per_row(what) and len(what) != rows:
                 raise MethodError(
-                    f"SoftPAG was given {len(what)} entries, one per image, but the batch has {rows} conditional rows; "
+                    f"SoftPAG was given {len(what)} entries, one per image, but the batch has {rows} "
+                    "conditional rows; "
                     "pass one entry or as many as images."
                 )
         sets, strengths = self._head_sets(), self._row_strengths()
@@ -223,8 +230,8 @@ def image_block(
 ) -> Tensor:
     """Image rows that see themselves and the text: softmax over `{self i} + text`, without an `S x S` mask.
 
-    `q, k, v [B, S, H, D]` -> `[B, N, H, D]`. With `s_i = q_i.k_i / sqrt(D)` and text logits `l`, the output is
-    `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`. `mask` is that of
+    `q, k, v [B, S, H, D]` -> `[B, N, H, D]`. With `s_i = q_i.k_i / sqrt(D)` and text logits `l`, the output
+    is `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`. `mask` is that of
     scaled_dot_product_attention over the whole sequence; `heads` are the head numbers of `q` in it.
     """
     image, text = layout.vision, layout.text
@@ -282,7 +289,8 @@ def _check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) 
     if bad:
         near = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
         raise MethodError(
-            f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are {sorted(near)}."
+            f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are "
+            f"{sorted(near)}."
         )
     if len(set(numbers)) < len(numbers):
         warnings.warn(

@@ -22,7 +22,9 @@ LAYER = "transformer_blocks.1.attn"
 
 @contextlib.contextmanager
 def explicit_maps(call_index, perturb):
-    """Every attention call written out with its map; `perturb(A [B, H, S, S]) -> A'` acts on the given call of a pass."""
+    """Every attention call written out with its map; `perturb(A [B, H, S, S]) -> A'` acts on the given call
+    of a pass.
+    """
     calls = 0
     stock = F.scaled_dot_product_attention
 
@@ -31,7 +33,11 @@ def explicit_maps(call_index, perturb):
         q, k, v = query, key, value
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if attn_mask is not None:
-            logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+            logits = (
+                logits.masked_fill(~attn_mask, -math.inf)
+                if attn_mask.dtype == torch.bool
+                else logits + attn_mask
+            )
         a = logits.softmax(-1)
         if calls == call_index:
             a = perturb(a)
@@ -84,7 +90,9 @@ def test_equals_explicit_maps_without_cfg(case, scope):
     method = dx.SoftPAG(heads={layer: dict(enumerate(u.tolist()))}, scale=2.0, scope=scope)
     with dx.apply(model, method):
         ours = model(**call)[0]
-    torch.testing.assert_close(ours, cond + 2.0 * (cond - perturbed), rtol=1e-5, atol=1e-6)  # the host embeds the timestep in fp32
+    torch.testing.assert_close(
+        ours, cond + 2.0 * (cond - perturbed), rtol=1e-5, atol=1e-6
+    )  # the host embeds the timestep in fp32
 
 
 def test_image_block_equals_explicit_maps_in_a_model():
@@ -131,7 +139,9 @@ def test_image_block_equals_a_masked_softmax(image, text, text_first, mask, seed
     if host_mask is not None:
         bias = bias + (host_mask if mask == "float" else host_mask.float().log())
     qs, ks, vs = (x.transpose(1, 2) for x in (q, k, v))
-    expected = ((qs @ ks.transpose(-1, -2) / 2 + bias).softmax(-1) @ vs).transpose(1, 2)[:, vision][:, :, picked]
+    expected = ((qs @ ks.transpose(-1, -2) / 2 + bias).softmax(-1) @ vs).transpose(1, 2)[:, vision][
+        :, :, picked
+    ]
     ours = image_block(*(x[:, :, picked] for x in (q, k, v)), host_mask, layout, picked)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
@@ -158,7 +168,9 @@ def test_equals_the_unet_pag_pipeline(cfg):
     parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
     oracle = StableDiffusionPAGPipeline(**parts, requires_safety_checker=False, pag_applied_layers="mid")
     oracle.set_progress_bar_config(disable=True)
-    with dx.apply(pipe, dx.SoftPAG(strength=1.0, scope="all", scale=3.0)) as session:  # the mid block is the default
+    with dx.apply(
+        pipe, dx.SoftPAG(strength=1.0, scope="all", scale=3.0)
+    ) as session:  # the mid block is the default
         ours = h.run(pipe, cfg=cfg, prompts=2)
     assert all("mid_block" in s.path for s in session.report().sites)
     theirs = h.run(oracle, cfg=cfg, prompts=2, pag_scale=3.0)
@@ -169,7 +181,9 @@ def test_equals_the_unet_pag_pipeline(cfg):
 @every_host
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
 def test_adds_delta_once_whatever_form_cfg_takes(host, cfg):
-    """One Euler step is linear in the guided prediction: what SoftPAG adds to it must not depend on the host's CFG."""
+    """One Euler step is linear in the guided prediction: what SoftPAG adds to it must not depend on the
+    host's CFG.
+    """
     pipe = host.build()
     method = dx.SoftPAG(heads={host.layer: None}, strength=1.0, scale=2.0)
     seen = {}
@@ -258,7 +272,9 @@ def test_default_strength_follows_the_number_of_heads():
     assert few._row_strengths() == [1.0] and many._row_strengths() == [0.5]
 
 
-@pytest.mark.parametrize(("start", "stop", "passes"), [(0.0, 1.0, 6), (0.5, 1.0, 3), (0.0, 0.5, 3), (0.5, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("start", "stop", "passes"), [(0.0, 1.0, 6), (0.5, 1.0, 3), (0.0, 0.5, 3), (0.5, 0.5, 1)]
+)
 @pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
 def test_step_window(name, start, stop, passes):
     h = host(name)
@@ -268,22 +284,31 @@ def test_step_window(name, start, stop, passes):
     assert session.report().extra_passes == passes
 
 
-# compile --------------------------------------------------------------------------------------------------------------
+# compile ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3"])
 def test_compiles_fullgraph_with_few_graphs(name):
     """Two graphs over the host's own: touched blocks, plain and perturbed."""
     tiny = {"wan": wan, "flux": flux, "sd3": sd3}[name]
-    deep = {"wan": dict(num_layers=12), "flux": dict(num_layers=8, num_single_layers=8), "sd3": dict(num_layers=12)}
+    deep = {
+        "wan": dict(num_layers=12),
+        "flux": dict(num_layers=8, num_single_layers=8),
+        "sd3": dict(num_layers=12),
+    }
     model, call = tiny.transformer(**deep[name]), tiny.inputs(1)
-    layers = [s.name for s in dx.summary(model).denoisers[0][3] if s.kind != "cross" and "single" not in s.name][2:10]
+    layers = [
+        s.name for s in dx.summary(model).denoisers[0][3] if s.kind != "cross" and "single" not in s.name
+    ][2:10]
     method = dx.SoftPAG(heads={layer: [0, 1] for layer in layers}, strength=0.5)
     with dx.apply(model, method):
         eager = model(**call)[0]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with dx.apply(model, method), torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
+    with (
+        dx.apply(model, method),
+        torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True),
+    ):
         if getattr(model, "_repeated_blocks", None):
             model.compile_repeated_blocks(fullgraph=True, backend="eager")
         else:
@@ -292,12 +317,14 @@ def test_compiles_fullgraph_with_few_graphs(name):
         compiled = [model(**call | {"timestep": call["timestep"] * f})[0] for f in (1.0, 0.9, 0.8)]
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.testing.assert_close(compiled[0], eager, rtol=1e-5, atol=1e-5)
-    stock = {"wan": 1, "flux": 3, "sd3": 2}[name]  # Flux: double, first single, single; SD3: the last block is its own
+    stock = {"wan": 1, "flux": 3, "sd3": 2}[
+        name
+    ]  # Flux: double, first single, single; SD3: the last block is its own
     assert graphs <= stock + 2
     torch._dynamo.reset()
 
 
-# bad input ------------------------------------------------------------------------------------------------------------
+# bad input --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -310,7 +337,10 @@ def test_compiles_fullgraph_with_few_graphs(name):
         (dict(scale=float("nan")), "scale must be a finite number, got nan"),
         (dict(scope="text"), "scope must be one of image_rows, image_block, all, got 'text'"),
         (dict(start=0.8, stop=0.2), "needs 0 <= start <= stop <= 1"),
-        (dict(heads=[{"a": [0]}, {"a": [1]}], strength=[1.0]), "one entry of heads and of strength per image"),
+        (
+            dict(heads=[{"a": [0]}, {"a": [1]}], strength=[1.0]),
+            "one entry of heads and of strength per image",
+        ),
     ],
 )
 def test_settings_out_of_range(settings, match):
@@ -332,32 +362,42 @@ def test_unknown_modules_and_heads(heads, match):
 
 
 def test_cross_attention_is_refused():
-    with pytest.raises(dx.UnsupportedError, match="cross-attention .* does not have"):
+    with pytest.raises(dx.UnsupportedError, match=r"cross-attention .* does not have"):
         dx.apply(wan.transformer(), dx.SoftPAG(heads={"blocks.0.attn2": None}))
 
 
 def test_repeated_heads_warn():
-    with pytest.warns(UserWarning, match="named more than once"), dx.apply(
-        sd3.transformer(), dx.SoftPAG(heads={LAYER: [0, 0]})
+    with (
+        pytest.warns(UserWarning, match="named more than once"),
+        dx.apply(sd3.transformer(), dx.SoftPAG(heads={LAYER: [0, 0]})),
     ):
         pass
 
 
 def test_window_on_a_bare_denoiser_is_refused():
     model = sd3.transformer()
-    with dx.apply(model, dx.SoftPAG(stop=0.5)), pytest.raises(dx.UnsupportedError, match="applied to a bare denoiser"):
+    with (
+        dx.apply(model, dx.SoftPAG(stop=0.5)),
+        pytest.raises(dx.UnsupportedError, match="applied to a bare denoiser"),
+    ):
         model(**sd3.inputs(1))
 
 
 def test_entries_must_match_the_batch():
     model = sd3.transformer()
-    with dx.apply(model, dx.SoftPAG(strength=[0.1, 0.2, 0.3])), pytest.raises(dx.MethodError, match="2 conditional rows"):
+    with (
+        dx.apply(model, dx.SoftPAG(strength=[0.1, 0.2, 0.3])),
+        pytest.raises(dx.MethodError, match="2 conditional rows"),
+    ):
         model(**sd3.inputs(2))
 
 
 def test_odd_rows_in_one_batch_are_refused():
     model = unet.unet()
-    with dx.apply(model, dx.SoftPAG(), cfg="batch"), pytest.raises(dx.UnsupportedError, match="even number of rows"):
+    with (
+        dx.apply(model, dx.SoftPAG(), cfg="batch"),
+        pytest.raises(dx.UnsupportedError, match="even number of rows"),
+    ):
         model(**unet.inputs(1))
 
 

@@ -56,7 +56,7 @@ def test_plain_means_the_stock_processors(pipe):
 def test_nan_is_an_error_and_not_a_black_image(pipe):
     with torch.no_grad():
         pipe.transformer.proj_out.bias.fill_(float("nan"))
-    with pytest.raises(BrokenImageError, match="NaN or infinity .*'a red circle', seed 0"):
+    with pytest.raises(BrokenImageError, match=r"NaN or infinity .*'a red circle', seed 0"):
         pixels(pipe, 1)
 
 

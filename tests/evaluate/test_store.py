@@ -55,7 +55,7 @@ def test_damage_is_named_by_line(tmp_path):
     lines = (tmp_path / FILE).read_text().splitlines()
     lines[2] = "{" + lines[2]
     (tmp_path / FILE).write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="line 3 of .* is not JSON"):
+    with pytest.raises(ValueError, match=r"line 3 of .* is not JSON"):
         Store(tmp_path, IDENTITY)
 
 

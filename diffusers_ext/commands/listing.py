@@ -1,0 +1,109 @@
+"""`methods`, `families` and `doctor`: what there is, what it takes and whether it can run here."""
+
+import json
+from dataclasses import asdict, fields
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+
+
+def methods(as_json: Json = False) -> None:
+    """List methods with their settings, defaults, ranges and units."""
+    from ..processors import METHODS
+
+    found = [describe_method(name) for name in METHODS]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for method in found:
+        typer.echo(f"{method['name']}: {method['doc']}")
+        width = max(len(s["name"]) for s in method["settings"])
+        for s in method["settings"]:
+            limits = f", {s['low']:g} to {s['high']:g}" if s["low"] is not None else ""
+            unit = f" [{s['unit']}{limits}]" if s["unit"] else ""
+            typer.echo(f"  {s['name']:<{width}} = {s['default']!s:<10} {s['help']}{unit}")
+
+
+def describe_method(name: str) -> dict[str, Any]:
+    """Name, first line of the docstring and settings of one method, as plain data."""
+    from typing import get_type_hints
+
+    from ..settings import describe, method_class
+
+    cls = method_class(name)
+    hints = get_type_hints(cls)
+    settings = []
+    for f in fields(cls):
+        facts = {k: f.metadata.get(k) for k in ("unit", "low", "high", "help")}
+        default = (
+            f.default if f.default is None or isinstance(f.default, (int, float, str)) else str(f.default)
+        )
+        settings.append({"name": f.name, "type": describe(hints[f.name]), "default": default, **facts})
+    return {"name": name, "doc": (cls.__doc__ or "").strip().splitlines()[0], "settings": settings}
+
+
+def families(as_json: Json = False) -> None:
+    """List the denoiser classes that methods work on, and diffusers' text-to-anything pipelines with them."""
+    found = known_families()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for cls, facts in found.items():
+        guidance = {"batch": "one batch", "two_calls": "two calls"}[facts["cfg"]]
+        typer.echo(f"{cls}  (family {facts['family']}; classifier-free guidance in {guidance})")
+        for pipeline in facts["pipelines"]:
+            typer.echo(f"  {pipeline}")
+
+
+def known_families() -> dict[str, dict[str, Any]]:
+    """Per denoiser class: family, how it is guided, and the pipelines whose constructor takes it."""
+    from importlib import import_module
+
+    from ..families import FAMILIES
+
+    takers = _pipelines()
+    found = {}
+    for cls, target in FAMILIES.items():
+        module, name = target.split(":")
+        family = getattr(import_module(module), name)
+        found[cls] = {"family": family.name, "cfg": family.cfg, "pipelines": takers.get(cls, [])}
+    return found
+
+
+def _pipelines() -> dict[str, list[str]]:
+    """Denoiser class name to the names of diffusers' text-to-anything pipelines that are built from it."""
+    import inspect
+    import re
+
+    from diffusers.pipelines import auto_pipeline
+
+    tables = [
+        getattr(auto_pipeline, t) for t in dir(auto_pipeline) if re.fullmatch(r"AUTO_TEXT2\w+_MAPPING", t)
+    ]
+    found: dict[str, set[str]] = {}
+    for pipeline in {cls for table in tables for cls in table.values()}:
+        for parameter in inspect.signature(pipeline.__init__).parameters.values():
+            for cls in re.findall(r"\w+(?:Model|2DModel|3DModel)\b", str(parameter.annotation)):
+                found.setdefault(cls, set()).add(pipeline.__name__)
+    return {cls: sorted(names) for cls, names in found.items()}
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show versions, devices, attention back-ends with reasons, and the state of the models."""
+    from ..doctor import examine
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(f) for f in found], indent=2))
+    else:
+        width = max(len(f.name) for f in found)
+        section = None
+        for f in found:
+            if f.section != section:
+                section = f.section
+                typer.echo(f"{section}")
+            typer.echo(f"  {f.state:<7}  {f.name:<{width}}  {f.text}")
+    if any(f.state == "broken" for f in found):
+        raise typer.Exit(1)

@@ -1,0 +1,92 @@
+"""Options that several commands share, and the steps they have in common."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..evaluate.compare import Variant
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Zoo name, local folder or Hub id.")]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Method to apply; may come several times.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Setting of a method, as scale=3 or softpag.scale=3."),
+]
+Preset = Annotated[
+    bool, typer.Option("--preset", help="Start from the method settings stored with the model.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="Classifier-free guidance scale.")]
+Height = Annotated[int | None, typer.Option("--height", help="px")]
+Width = Annotated[int | None, typer.Option("--width", help="px")]
+Negative = Annotated[str | None, typer.Option("--negative", help="Negative prompt.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
+Batch = Annotated[int, typer.Option("--batch", help="Images at a time.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; the best one when left out.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def open_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
+    """The pipeline on its device; the hosts' bars and hints about absent extras are switched off."""
+    import logging
+
+    import diffusers
+    import torch
+    import transformers
+
+    from ..call import CutTextSaid
+    from ..loading import load
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = load(name, **({"dtype": getattr(torch, dtype)} if dtype else {}))
+    try:
+        pipe = pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the device {device!r} cannot be used ({reason}); try --device cpu") from error
+    pipe.set_progress_bar_config(disable=True)
+    for handler in logging.getLogger("diffusers").handlers:
+        handler.addFilter(CutTextSaid())
+    return pipe
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Call arguments that a model of the zoo was trained for; none for other models."""
+    from .. import zoo
+
+    return dict(zoo.MODELS[name].call) if name in zoo.MODELS else {}
+
+
+def variants(names: str, settings: Sequence[str], preset: Path | None) -> list["Variant"]:
+    """`plain,softpag,a+b` as variants; every method gets the settings that name it."""
+    from ..evaluate.compare import Variant
+    from ..settings import PLAIN, build
+
+    labels = [label.strip() for label in names.split(",") if label.strip()]
+    used = list(dict.fromkeys(n for label in labels if label != PLAIN for n in label.split("+")))
+    methods = dict(zip(used, build(used, settings, preset), strict=True))
+    return [Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels]
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"warning: {text}", err=True)
+
+
+def show_progress() -> bool:
+    """Bars only where someone looks."""
+    return sys.stderr.isatty()

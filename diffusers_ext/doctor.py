@@ -1,0 +1,153 @@
+"""What is installed, what can compute, what is missing and why; nothing is run on a device."""
+
+import importlib.util
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+PACKAGES = (
+    *("torch", "diffusers", "transformers", "accelerate", "safetensors", "triton", "scipy", "pillow"),
+    *("peft", "matplotlib", "gradio", "imageio-ffmpeg"),
+)
+State = Literal["ok", "missing", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor: `state` is ok, missing (harmless until needed) or broken (needs action)."""
+
+    section: str
+    name: str
+    state: State
+    text: str
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order of reading: versions, devices, back-ends, models."""
+    return [*_versions(), *_devices(), *_backends(), *_models()]
+
+
+def _versions() -> list[Finding]:
+    from . import __version__
+
+    found = [
+        Finding("versions", "diffusers-ext", "ok", __version__),
+        Finding(
+            "versions", "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
+        ),
+    ]
+    for package in PACKAGES:
+        try:
+            found.append(Finding("versions", package, "ok", metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding("versions", package, "missing", "not installed"))
+    return found
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    found = [
+        Finding(
+            "devices",
+            "cpu",
+            "ok",
+            f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        )
+    ]
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(i)
+            memory = f"{facts.total_memory / 2**30:.0f} GiB, compute capability {facts.major}.{facts.minor}"
+            found.append(Finding("devices", f"cuda:{i}", "ok", f"{facts.name}, {memory}"))
+    else:
+        found.append(Finding("devices", "cuda", "missing", why_no_cuda() or ""))
+    mps = torch.backends.mps
+    why = "only on Apple machines" if not mps.is_built() else "macOS reports no Metal device"
+    state: State = "ok" if mps.is_available() else "missing"
+    found.append(Finding("devices", "mps", state, "Metal" if mps.is_available() else why))
+    return found
+
+
+def why_no_cuda() -> str | None:
+    """`None` where CUDA can be used, else one sentence."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} was built without CUDA; install a CUDA build from pytorch.org"
+    return "torch has CUDA but sees no device; check the driver with nvidia-smi"
+
+
+def why_no_flex() -> str | None:
+    """`None` where compiled flex attention can be used, else one sentence."""
+    import torch
+
+    if importlib.util.find_spec("torch.nn.attention.flex_attention") is None:
+        return f"torch {torch.__version__} has no flex attention; install torch 2.9 or newer"
+    if why_no_cuda() is None:
+        return why_no_triton()
+    if not any(shutil.which(c) for c in ("c++", "g++", "clang++", "cl")):
+        return "compiling for the CPU needs a C++ compiler; install g++ or clang"
+    return None
+
+
+def why_no_triton() -> str | None:
+    """`None` where Triton kernels can run, else one sentence."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; it comes with CUDA builds of torch on Linux"
+    if reason := why_no_cuda():
+        return f"no GPU for it: {reason}"
+    return None
+
+
+def why_no_flash() -> str | None:
+    """`None` where flash attention inside torch's own attention can be used, else one sentence."""
+    import torch
+
+    if reason := why_no_cuda():
+        return f"no GPU for it: {reason}"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
+
+
+BACKENDS: dict[str, Callable[[], str | None]] = {
+    "torch sdpa": lambda: None,
+    "torch sdpa, flash kernel": why_no_flash,
+    "flex attention": why_no_flex,
+    "triton": why_no_triton,
+}
+
+
+def _backends() -> list[Finding]:
+    found = []
+    for name, why_not in BACKENDS.items():
+        reason = why_not()
+        found.append(
+            Finding("attention back-ends", name, "missing" if reason else "ok", reason or "can be used")
+        )
+    return found
+
+
+def _models() -> list[Finding]:
+    from . import zoo
+    from .loading import locate
+
+    found = []
+    for name in zoo.MODELS:
+        try:
+            folder = locate(name)
+        except FileNotFoundError as error:
+            found.append(Finding("models", name, "missing", str(error)))
+            continue
+        try:
+            zoo.verify_weights(folder)
+        except (ValueError, OSError) as error:
+            found.append(Finding("models", name, "broken", str(error)))
+        else:
+            found.append(Finding("models", name, "ok", "weights match their sha256"))
+    return found

@@ -1,0 +1,52 @@
+import platform
+from importlib import metadata
+
+import torch
+
+from diffusers_ext import zoo
+from diffusers_ext.doctor import BACKENDS, PACKAGES, examine, why_no_cuda, why_no_flash, why_no_triton
+
+
+def findings(section):
+    return {f.name: f for f in examine() if f.section == section}
+
+
+def test_versions_are_those_that_run():
+    found = findings("versions")
+    assert found["torch"].text == torch.__version__
+    assert found["python"].text.startswith(platform.python_version())
+    assert set(PACKAGES) < set(found)
+    for name in PACKAGES:
+        installed = bool(list(metadata.distributions(name=name)))
+        assert (found[name].state == "ok") == installed
+
+
+def test_devices_agree_with_torch():
+    found = findings("devices")
+    assert found["cpu"].state == "ok"
+    assert ("cuda:0" in found) == torch.cuda.is_available()
+    assert (why_no_cuda() is None) == torch.cuda.is_available()
+
+
+def test_every_backend_can_be_used_or_says_why_not():
+    found = findings("attention back-ends")
+    assert list(found) == list(BACKENDS)
+    for name, why_not in BACKENDS.items():
+        reason = why_not()
+        assert found[name].state == ("missing" if reason else "ok")
+        assert len(found[name].text) > 10 or not reason
+    assert found["torch sdpa"].state == "ok"
+
+
+def test_a_gpu_backend_passes_on_the_reason_for_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert why_no_flash().startswith("no GPU for it: torch")
+    assert "triton is not installed" in why_no_triton() or "no GPU for it" in why_no_triton()
+
+
+def test_models_ok_missing_and_broken(tmp_path, monkeypatch):
+    assert findings("models")["shapes-sd3"].state == "ok"
+    monkeypatch.setattr(zoo, "path", lambda name: tmp_path)
+    assert findings("models")["shapes-sd3"].state == "missing"
+    (tmp_path / "model_index.json").write_text("{}")
+    assert findings("models")["shapes-sd3"].state == "broken"

@@ -1,0 +1,119 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusers_ext.metadata import (
+    output_folder,
+    parameters,
+    read,
+    slug,
+    versions,
+    write_bytes,
+    write_image,
+    write_json,
+)
+
+RECORD = {
+    "prompt": 'ein Kreis, "日本" ☂ \x00 and a tab\t',
+    "call": {"num_inference_steps": 15, "guidance_scale": 4.0, "negative_prompt": "blau"},
+    "methods": [{"name": "softpag", "heads": {"a.b": [0, 2]}}],
+    "seed": 2**63 - 1,
+    "size": [64, 64],
+    "model": "shapes-sd3",
+}
+
+
+@pytest.fixture
+def image():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8))
+
+
+def test_record_and_pixels_come_back(tmp_path, image):
+    write_image(tmp_path / "a.png", image, RECORD)
+    assert read(tmp_path / "a.png") == RECORD
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(image))
+
+
+def test_a_large_record_comes_back(tmp_path, image):
+    write_image(tmp_path / "a.png", image, RECORD | {"prompt": "x" * 200_000})
+    assert len(read(tmp_path / "a.png")["prompt"]) == 200_000
+
+
+def test_viewers_find_the_usual_block(tmp_path, image):
+    write_image(tmp_path / "a.png", image, RECORD | {"prompt": "a red circle"})
+    text = Image.open(tmp_path / "a.png").text["parameters"]
+    assert text == parameters(RECORD | {"prompt": "a red circle"})
+    first, second, third = text.splitlines()
+    assert (first, second) == ("a red circle", "Negative prompt: blau")
+    assert third.startswith("Steps: 15, CFG scale: 4.0, Seed: 9223372036854775807, Size: 64x64")
+
+
+def test_no_record_when_none_is_wanted(tmp_path, image):
+    write_image(tmp_path / "a.png", image)
+    assert Image.open(tmp_path / "a.png").text == {}
+    with pytest.raises(ValueError, match="holds no diffusers_ext record"):
+        read(tmp_path / "a.png")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(path, b"half")
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_json_is_strict(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_have_the_rights_of_other_files(tmp_path):
+    write_bytes(tmp_path / "ours", b"")
+    (tmp_path / "theirs").write_bytes(b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_output_folder(tmp_path):
+    assert output_folder(tmp_path / "new" / "deep").is_dir()
+    assert os.listdir(tmp_path / "new" / "deep") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"cannot write to the output folder .*file.*; choose another with --out"
+    ):
+        output_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="Permission denied"):
+        output_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["../../etc/passwd", "CON", "a/b\\c", "日本", "", "%s" * 99, ".hidden", "~root"]
+)
+def test_slugs_are_harmless(text):
+    assert set(slug(text)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert 1 <= len(slug(text)) <= 40
+
+
+def test_versions_name_what_matters():
+    import torch
+
+    import diffusers_ext
+
+    found = versions()
+    assert found["torch"] == torch.__version__ and found["diffusers_ext"] == diffusers_ext.__version__
+    assert "diffusers" in found and "python" in found

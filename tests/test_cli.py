@@ -249,6 +249,15 @@ def test_nan_writes_nothing(refused, saved_model, tmp_path, monkeypatch):
     assert files(tmp_path) == []
 
 
+def test_ctrl_c_is_one_line(cli, saved_model, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffusers_ext.commands.options.open_model", interrupt)
+    code, out, err = cli("generate", "a", "-m", saved_model, "--out", tmp_path)
+    assert (code, out, err) == (130, "", "stopped; files already written are complete\n")
+
+
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(ValueError, match="unknown model"):
         main(["--debug", "generate", "a", "-m", "shapes-sd4", "--out", str(tmp_path)])

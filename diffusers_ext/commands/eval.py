@@ -48,7 +48,7 @@ def evaluate(
         base = answer(pipe, plain, asked, call, store, batch, bar.update)
         judged = answer(pipe, other, asked, call, store, batch, bar.update) if methods else base
     if all(j.correct is None for j in judged):
-        raise ValueError(f"eval needs a model of the shapes world, but for {model!r} there is {judged[0].reason}")
+        raise ValueError(f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}")
     found = {
         "model": model,
         "suite": suite,

@@ -1,0 +1,89 @@
+"""Chooses the settings of a method on tuning prompts: `python -m diffusers_ext.evaluate.tune --grid scale=[1,2]`.
+
+Reported figures use other prompts, so the choice cannot flatter them.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..commands import options as opt
+
+
+def assignments(grid: Sequence[str]) -> list[tuple[str, ...]]:
+    """`["scale=[1, 2]", "stop=[0.5]"]` to every combination of `key=value`; `ValueError` for what is no list."""
+    axes = []
+    for text in grid:
+        key, _, raw = text.partition("=")
+        try:
+            values = json.loads(raw)
+        except ValueError:
+            values = None
+        if not key or not isinstance(values, list) or not values:
+            raise ValueError(
+                f"--grid takes key=[value, ...] with JSON values, got {text!r}; for example scale=[1,2,4]"
+            )
+        axes.append([f"{key}={json.dumps(v)}" for v in values])
+    return list(product(*axes))
+
+
+def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The most accurate entry; of equals the first, so the gentlest setting should come first in the grid."""
+    return max(tried, key=lambda t: t["overall"]["accuracy"])
+
+
+def main(
+    model: opt.Model = "shapes-sd3",
+    method: Annotated[str, typer.Option("--method")] = "softpag",
+    grid: Annotated[list[str] | None, typer.Option("--grid", help="key=[value, ...] in JSON.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Prompts per task.")] = 20,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: opt.Steps = None,
+    batch: opt.Batch = 16,
+    device: opt.Device = None,
+    out: opt.Out = Path("out/tune"),
+) -> None:
+    """Try settings on the tuning suite and write the best ones to METHOD.json."""
+    from tqdm import tqdm
+
+    from ..call import arguments
+    from ..commands.eval import model_folder
+    from ..metadata import output_folder, write_json
+    from ..settings import as_dict, build
+    from .compare import Variant, percent
+    from .run import answer
+    from .score import compare, summarise
+    from .store import Store
+    from .suite import questions
+    from .weights import fingerprint
+
+    variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
+    asked, folder, home = questions("tuning", n, seed), output_folder(out), model_folder(model)
+    pipe = opt.open_model(model, device)
+    call = arguments(pipe, opt.defaults(model), num_inference_steps=steps)
+    store = Store(folder, {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)})
+    tried = []
+    with tqdm(total=len(asked) * (1 + len(variants)), unit="image", disable=not opt.show_progress()) as bar:
+        plain = answer(pipe, Variant("plain"), asked, call, store, batch, bar.update)
+        for variant in variants:
+            judged = answer(pipe, variant, asked, call, store, batch, bar.update)
+            settings = {k: v for k, v in as_dict(variant.methods[0]).items() if k != "name"}
+            pair = compare(plain, judged)["overall"]
+            tried.append({"settings": settings, "overall": summarise(judged)["overall"], "paired": pair})
+            bar.write(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
+    chosen = best(tried)
+    found = {"suite": "tuning", "n": n, "seed": seed, "weights": store.identity["weights"], "call": call}
+    write_json(
+        folder / f"{method}.json",
+        {**chosen, "found_on": found | {"plain": summarise(plain)["overall"]}, "tried": tried},
+    )
+    typer.echo(f"plain {percent(summarise(plain)['overall'])}, best {percent(chosen['overall'])}")
+    typer.echo(f"wrote {folder / f'{method}.json'}; put it beside the weights to make it the preset")
+
+
+if __name__ == "__main__":
+    typer.run(main)

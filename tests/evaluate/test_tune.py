@@ -1,0 +1,33 @@
+import json
+
+import pytest
+
+from diffusers_ext.evaluate.tune import assignments, best, main
+from diffusers_ext.settings import build
+
+
+def test_every_combination_comes_once():
+    found = assignments(["scale=[1, 2]", 'heads=[null, {"a": [0]}]'])
+    assert len(set(found)) == 4
+    assert ("scale=2", 'heads={"a": [0]}') in found
+    assert assignments([]) == [()]
+
+
+@pytest.mark.parametrize("text", ["scale=1", "scale", "=[1]", "scale=[]", "scale=[1"])
+def test_bad_grids(text):
+    with pytest.raises(ValueError, match=r"--grid takes key=\[value"):
+        assignments([text])
+
+
+def test_the_first_of_equals_wins():
+    tried = [{"overall": {"accuracy": a}, "k": k} for k, a in enumerate([0.2, 0.5, 0.5])]
+    assert best(tried)["k"] == 1
+
+
+def test_the_file_is_a_preset(saved_model, tmp_path):
+    main(str(saved_model), grid=["scale=[1.0, 2.0]"], n=1, steps=1, device="cpu", out=tmp_path)
+    found = json.loads((tmp_path / "softpag.json").read_text())
+    assert [t["settings"]["scale"] for t in found["tried"]] == [1.0, 2.0]
+    assert found["found_on"]["suite"] == "tuning" and found["overall"]["n"] == 5
+    (method,) = build(["softpag"], preset=tmp_path)
+    assert method.scale == found["settings"]["scale"] == 1.0

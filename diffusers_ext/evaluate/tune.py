@@ -1,4 +1,4 @@
-"""Chooses the settings of a method on tuning prompts: `python -m diffusers_ext.evaluate.tune --grid scale=[1,2]`.
+"""Chooses a method's settings on tuning prompts: `python -m diffusers_ext.evaluate.tune --grid scale=[1,2]`.
 
 Reported figures use other prompts, so the choice cannot flatter them.
 """
@@ -15,7 +15,7 @@ from ..commands import options as opt
 
 
 def assignments(grid: Sequence[str]) -> list[tuple[str, ...]]:
-    """`["scale=[1, 2]", "stop=[0.5]"]` to every combination of `key=value`; `ValueError` for what is no list."""
+    """`["scale=[1, 2]", "stop=[0.5]"]` to every combination of `key=value`; `ValueError` without a list."""
     axes = []
     for text in grid:
         key, _, raw = text.partition("=")

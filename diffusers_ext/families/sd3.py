@@ -1,0 +1,182 @@
+"""Stable Diffusion 3 and 3.5: image and text tokens in one joint sequence, image first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import Layout, RunContext, Site
+from ..errors import UnsupportedError
+from .base import FamilyProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
+
+@dataclass(frozen=True, slots=True)
+class SD3Site(Site):
+    """`fused`: the host runs its fused processor here.
+
+    It is read off that processor: the flag `fused_projections` of the module stays up after the host unfuses.
+    """
+
+    fused: bool = False
+
+
+class JointProcessor(FamilyProcessor):
+    """Follows `JointAttnProcessor2_0` of `diffusers.models.attention_processor`."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Joint attention, or attention among the image tokens where there is no text (`attn2` of SD3.5).
+
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order. The
+        host takes `attention_mask` and leaves it unread, and so do we.
+        """
+        q, k, v = self.project(attn, hidden_states, encoder_hidden_states)
+        layout = self.run.layout
+        # Working it out ties a compiled graph to one size of latents, and the dense core never looks at it.
+        if encoder_hidden_states is None and layout is not None and not _is_dense(self):
+            layout = Layout(layout.grid, slice(layout.vision.stop, layout.vision.stop), layout.vision)
+        out = self.attend(q, k, v, None, layout).flatten(2).to(q.dtype)
+
+        if encoder_hidden_states is None:
+            return attn.to_out[1](attn.to_out[0](out))
+        image, text = out[:, : hidden_states.shape[1]], out[:, hidden_states.shape[1] :]
+        if not attn.context_pre_only:
+            text = attn.to_add_out(text)
+        return attn.to_out[1](attn.to_out[0](image)), text
+
+    def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`q, k, v [B, N + L, H, D]`.
+
+        Norms and joins act on `[B, H, N, D]`, as in the host; what comes out is a view in the order of cores.
+        """
+        q = _heads(attn.to_q(image), attn)
+        k = _heads(attn.to_k(image), attn)
+        v = _heads(attn.to_v(image), attn)
+        if attn.norm_q is not None:
+            q = attn.norm_q(q)
+        if attn.norm_k is not None:
+            k = attn.norm_k(k)
+
+        if text is not None:
+            text_q = _heads(attn.add_q_proj(text), attn)
+            text_k = _heads(attn.add_k_proj(text), attn)
+            text_v = _heads(attn.add_v_proj(text), attn)
+            if attn.norm_added_q is not None:
+                text_q = attn.norm_added_q(text_q)
+            if attn.norm_added_k is not None:
+                text_k = attn.norm_added_k(text_k)
+            q = torch.cat([q, text_q], dim=2)
+            k = torch.cat([k, text_k], dim=2)
+            v = torch.cat([v, text_v], dim=2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Scaled dot product attention as the host calls it; `q, k, v [B, N, H, D]`."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False
+        ).transpose(1, 2)
+
+
+class FusedJointProcessor(JointProcessor):
+    """Follows `FusedJointAttnProcessor2_0`, which skips query and key norms even where the model has them."""
+
+    def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`q, k, v [B, N + L, H, D]` from one projection a stream."""
+        q, k, v = attn.to_qkv(image).chunk(3, dim=-1)
+        text_q, text_k, text_v = attn.to_added_qkv(text).chunk(3, dim=-1)
+        q = torch.cat([q, text_q], dim=1).unflatten(-1, (attn.heads, -1))
+        k = torch.cat([k, text_k], dim=1).unflatten(-1, (attn.heads, -1))
+        v = torch.cat([v, text_v], dim=1).unflatten(-1, (attn.heads, -1))
+        return q, k, v
+
+
+class SD3Family:
+    """`SD3Transformer2DModel`: SD3 and SD3.5, with and without image-only attention in the first layers."""
+
+    name: ClassVar[str] = "sd3"
+    denoisers: ClassVar[tuple[str, ...]] = ("SD3Transformer2DModel",)
+    # SD3IPAdapterJointAttnProcessor2_0 holds weights, the PAG ones change the result
+    stock: ClassVar[frozenset[str]] = frozenset({"JointAttnProcessor2_0", "FusedJointAttnProcessor2_0"})
+    cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """Layer by layer, the joint attention before the image-only one: the order in which they run."""
+        found = []
+        for i, block in enumerate(model.transformer_blocks):
+            found.append((f"transformer_blocks.{i}.attn", block.attn, "joint"))
+            if block.attn2 is not None:
+                found.append((f"transformer_blocks.{i}.attn2", block.attn2, "self"))
+        return [
+            SD3Site(
+                name=name,
+                index=index,
+                heads=attn.heads,
+                head_dim=attn.inner_dim // attn.heads,
+                kind=kind,
+                component=component,
+                fused=_is_fused(attn.processor),
+            )
+            for index, (name, attn, kind) in enumerate(found)
+        ]
+
+    def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
+        """Raises `UnsupportedError` for image-only attention of a fused model, which breaks the host too."""
+        if not getattr(site, "fused", False):
+            return JointProcessor(site, run)
+        if site.kind == "self":
+            raise UnsupportedError(
+                f"The host's fused processor needs text tokens, but {site.path} attends to the image only; "
+                "call unfuse_qkv_projections(), then apply again."
+            )
+        return FusedJointProcessor(site, run)
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """Image tokens in raster order, then the text; `hidden_states [B, C, H, W]` is in latent pixels."""
+        height, width = call["hidden_states"].shape[-2:]
+        h, w = height // model.config.patch_size, width // model.config.patch_size
+        return Layout(
+            grid=(1, h, w),
+            text=slice(h * w, h * w + call["encoder_hidden_states"].shape[1]),
+            vision=slice(0, h * w),
+        )
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
+        """`[B]`, already on the scale of the scheduler."""
+        return call["timestep"]
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        return call["hidden_states"].shape[0]
+
+
+def _is_dense(processor: FamilyProcessor) -> bool:
+    # Not `core == processor.dense`: bound methods never compare equal in torch.compile.
+    return getattr(processor.core, "__func__", None) is type(processor).dense
+
+
+def _heads(x: Tensor, attn: Attention) -> Tensor:
+    """`[B, N, C]` -> `[B, H, N, D]`."""
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def _is_fused(processor: Any) -> bool:
+    return (
+        isinstance(processor, FusedJointProcessor) or type(processor).__name__ == "FusedJointAttnProcessor2_0"
+    )
+
+
+FAMILY = SD3Family()

@@ -1,0 +1,190 @@
+"""SD3: our processors give the host's bits and graphs, and the family knows where its tokens lie."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+from peft import LoraConfig
+
+from diffusers_ext.core import Layout, RunContext, Site
+from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.families.base import take_rows
+from diffusers_ext.families.sd3 import FAMILY, FusedJointProcessor, JointProcessor
+
+from ..tiny_models import sd3
+from .parity import assert_parity, graphs, install, outputs
+
+SD35 = dict(qk_norm="rms_norm", dual_attention_layers=(0, 1))
+CONFIGS = {"sd3": {}, "qk_norm": dict(qk_norm="rms_norm"), "sd35_medium": SD35}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_bits_equal_stock(config, batch, dtype):
+    assert_parity(sd3.transformer(**config).to(dtype), FAMILY, sd3.inputs(batch, dtype=dtype))
+
+
+@pytest.mark.parametrize(("height", "width", "text"), [(6, 10, 1), (7, 9, 13), (2, 2, 7)])
+def test_bits_equal_stock_at_odd_sizes(height, width, text):
+    assert_parity(sd3.transformer(**SD35), FAMILY, sd3.inputs(2, height=height, width=width, text=text))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("config", [{}, CONFIGS["qk_norm"]], ids=["sd3", "qk_norm"])
+def test_bits_equal_fused_stock(config, batch, dtype):
+    model = sd3.transformer(**config).to(dtype)
+    model.fuse_qkv_projections()
+    assert {type(FAMILY.processor(s, RunContext())) for s in FAMILY.sites(model, "")} == {FusedJointProcessor}
+    assert_parity(model, FAMILY, sd3.inputs(batch, dtype=dtype))
+
+
+def test_fused_projections_left_over_after_unfusing_are_not_used():
+    model = sd3.transformer(qk_norm="rms_norm")
+    model.fuse_qkv_projections()
+    model.unfuse_qkv_projections()
+    for block in model.transformer_blocks:
+        assert block.attn.fused_projections  # the host leaves the flag up
+        block.attn.to_q.weight.mul_(1.5)
+    assert_parity(model, FAMILY, sd3.inputs(2))
+
+
+def test_fused_image_only_attention_is_refused():
+    model = sd3.transformer(**SD35)
+    model.fuse_qkv_projections()
+    site = next(s for s in FAMILY.sites(model, "transformer") if s.kind == "self")
+    with pytest.raises(
+        UnsupportedError, match=r"transformer\.transformer_blocks\.0\.attn2.*unfuse_qkv_projections"
+    ):
+        FAMILY.processor(site, RunContext())
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_bits_equal_stock_with_lora(scale):
+    model = sd3.transformer(**SD35)
+    call = sd3.inputs(2)
+    plain = outputs(model, call)
+    targets = ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "to_out.0"]
+    # init_lora_weights=False draws B at random, so that the adapters act
+    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    if scale is not None:
+        call["joint_attention_kwargs"] = {"scale": scale}
+    assert not torch.equal(plain, outputs(model, call))
+    assert_parity(model, FAMILY, call)
+
+
+def test_bits_equal_stock_in_a_pipeline():
+    pipe = sd3.pipeline(**SD35)
+
+    def sample():
+        generator = torch.Generator().manual_seed(0)
+        return pipe(
+            "a red circle", height=32, width=48, num_inference_steps=3, generator=generator, output_type="pt"
+        )[0]
+
+    stock = sample()
+    install(pipe.transformer, FAMILY, sd3.inputs(2))
+    assert torch.equal(stock, sample())
+
+
+def test_sites():
+    model = sd3.transformer(**SD35)
+    sites = FAMILY.sites(model, "transformer")
+    assert [(s.name, s.kind) for s in sites] == [
+        ("transformer_blocks.0.attn", "joint"),
+        ("transformer_blocks.0.attn2", "self"),
+        ("transformer_blocks.1.attn", "joint"),
+        ("transformer_blocks.1.attn2", "self"),
+        ("transformer_blocks.2.attn", "joint"),
+    ]
+    assert [s.index for s in sites] == [0, 1, 2, 3, 4]
+    assert {(s.heads, s.head_dim, s.component) for s in sites} == {(4, 8, "transformer")}
+    assert {f"{s.name}.processor" for s in sites} == set(model.attn_processors)
+    assert {type(p).__name__ for p in model.attn_processors.values()} <= FAMILY.stock
+    assert FAMILY.denoisers == (type(model).__name__,)
+
+
+def test_layout_says_where_tokens_lie():
+    model, call = sd3.transformer(**SD35), sd3.inputs(2, height=8, width=12, text=7)
+    assert FAMILY.layout(model, call) == Layout((1, 4, 6), text=slice(24, 31), vision=slice(0, 24))
+
+    seen, projected = {}, {}
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, name=processor.site.name, inner=processor.core):
+            seen[name] = (v, mask, layout)
+            return inner(q, k, v, mask, layout)
+
+        processor.core = core
+    for name in ("attn.to_v", "attn.add_v_proj", "attn2.to_v"):
+        module = model.get_submodule(f"transformer_blocks.0.{name}")
+        module.register_forward_hook(lambda m, args, out, name=name: projected.update({name: out}))
+    model(**call)
+
+    v, mask, layout = seen["transformer_blocks.0.attn"]
+    assert layout == FAMILY.layout(model, call)
+    assert v.shape == (2, 31, 4, 8)
+    assert mask is None
+    assert torch.equal(v[:, layout.vision].flatten(2), projected["attn.to_v"])
+    assert torch.equal(v[:, layout.text].flatten(2), projected["attn.add_v_proj"])
+
+    v, mask, layout = seen["transformer_blocks.0.attn2"]
+    assert layout == Layout((1, 4, 6), text=slice(24, 24), vision=slice(0, 24))
+    assert torch.equal(v[:, layout.vision].flatten(2), projected["attn2.to_v"])
+
+
+def test_call_facts():
+    model, call = sd3.transformer(), sd3.inputs(3)
+    assert FAMILY.batch(call) == 3
+    assert torch.equal(FAMILY.timestep(call), torch.full((3,), 500.0))
+    row = take_rows(call, 3, slice(1, 2), FAMILY.unbatched)
+    torch.testing.assert_close(model(**row)[0], model(**call)[0][1:2])
+
+
+def test_processors_belong_to_a_session_and_to_one_device():
+    with pytest.raises(UnsupportedError, match="load the IP-Adapter, then apply again"):
+        JointProcessor()
+    processor = JointProcessor(Site("transformer_blocks.0.attn", 0, 4, 8, "joint"), RunContext())
+    processor._parallel_config = None
+    with pytest.raises(UnsupportedError, match="enable_parallelism"):
+        processor._parallel_config = object()
+
+
+def test_state_dict_is_unchanged():
+    model = sd3.transformer(**SD35)
+    keys = list(model.state_dict())
+    install(model, FAMILY, sd3.inputs())
+    assert list(model.state_dict()) == keys
+
+
+def test_compiles_to_as_many_graphs_as_stock():
+    def counted(family):
+        model = sd3.transformer(**SD35)
+        model._repeated_blocks = ["JointTransformerBlock"]  # the host lists none for SD3
+        return graphs(model, family, [sd3.inputs(2), sd3.inputs(2, height=12), sd3.inputs(2, height=16)])
+
+    stock = counted(None)
+    assert stock[0] == 2  # the last layer, without text output, is a graph of its own
+    assert counted(FAMILY) == stock
+
+
+@torch.no_grad()
+def test_cores_that_read_the_layout_compile():
+    model, call = sd3.transformer(**SD35), sd3.inputs(2)
+
+    def core(q, k, v, mask, layout):
+        out = v.clone()
+        out[:, layout.text] = 0
+        return out * layout.tokens
+
+    for processor in install(model, FAMILY, call):
+        processor.core = core
+    eager = model(**call)[0]
+    torch.compiler.reset()
+    for block in model.transformer_blocks:
+        block.compile(fullgraph=True, backend="eager")
+    assert torch.equal(eager, model(**call)[0])
+
+
+def test_stock_is_what_the_host_installs():
+    assert {type(p) for p in sd3.transformer(**SD35).attn_processors.values()} == {JointAttnProcessor2_0}

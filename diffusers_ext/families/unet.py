@@ -1,0 +1,186 @@
+"""Stable Diffusion 1, 2 and XL: self- and cross-attention at several resolutions of a U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import Layout, RunContext, Site
+from .base import FamilyProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
+
+@dataclass(frozen=True, slots=True)
+class UNetSite(Site):
+    """`fused`: the host runs its fused processor here.
+
+    It is read off that processor: the flag `fused_projections` of the module stays up after the host unfuses.
+    """
+
+    fused: bool = False
+
+
+class UNetProcessor(FamilyProcessor):
+    """Follows `AttnProcessor2_0` of `diffusers.models.attention_processor`."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Self-attention, or cross-attention where `encoder_hidden_states [B, L, C]` is given.
+
+        Shapes: `hidden_states [B, N, C]` or `[B, C, h, w]`, returned alike; `attention_mask [B, 1, L]` is a
+        bias; `temb [B, C, h, w]` conditions a spatial norm.
+        """
+        residual = hidden_states
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        shape = hidden_states.shape
+        if len(shape) == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+
+        if attention_mask is not None:
+            batch, length, _ = (
+                hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            ).shape
+            attention_mask = attn.prepare_attention_mask(attention_mask, length, batch)
+            attention_mask = attention_mask.view(batch, attn.heads, -1, attention_mask.shape[-1])
+
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        if encoder_hidden_states is not None and attn.norm_cross is not None:
+            encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
+
+        # The host norms [B, H, N, D]; transposes are views, so its attention call sees the very same tensors.
+        q, k, v = (_heads(x, attn) for x in self.project(attn, hidden_states, encoder_hidden_states))
+        if attn.norm_q is not None:
+            q = attn.norm_q(q)
+        if attn.norm_k is not None:
+            k = attn.norm_k(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+        layout = self.run.layout
+        # Working it out ties a compiled graph to one size of latents, and the dense core never looks at it.
+        if layout is not None and not _is_dense(self):
+            layout = at_level(layout, q.shape[1])
+        out = self.attend(q, k, v, attention_mask, layout).flatten(2).to(q.dtype)
+        out = attn.to_out[1](attn.to_out[0](out))
+
+        if len(shape) == 4:
+            out = out.transpose(-1, -2).reshape(shape)
+        if attn.residual_connection:
+            out = out + residual
+        return out / attn.rescale_output_factor
+
+    def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`q [B, N, C]`, `k, v [B, L, C]`; without text the image is its own context."""
+        context = image if text is None else text
+        return attn.to_q(image), attn.to_k(context), attn.to_v(context)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Scaled dot product attention as the host calls it; `q [B, N, H, D]`, `k, v [B, L, H, D]`."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False
+        ).transpose(1, 2)
+
+
+class FusedUNetProcessor(UNetProcessor):
+    """Follows `FusedAttnProcessor2_0`: one projection for q, k, v, or for k and v in cross-attention."""
+
+    def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if text is None:
+            return attn.to_qkv(image).chunk(3, dim=-1)
+        return attn.to_q(image), *attn.to_kv(text).chunk(2, dim=-1)
+
+
+class UNetFamily:
+    """`UNet2DConditionModel`: SD 1, SD 2, SDXL and their kin with the same transformer blocks."""
+
+    name: ClassVar[str] = "unet"
+    denoisers: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
+    # AttnProcessor and SlicedAttnProcessor multiply matrices themselves, which gives other bits
+    stock: ClassVar[frozenset[str]] = frozenset({"AttnProcessor2_0", "FusedAttnProcessor2_0"})
+    cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """`attn1` and `attn2` of every transformer block, in the order in which they run.
+
+        The model registers its middle last, hence the explicit order. `attn1` is cross-attention in blocks
+        with `only_cross_attention`. GLIGEN's `fuser.attn` mixes in object tokens and is not a site.
+        """
+        found = []
+        for part in ("down_blocks", "mid_block", "up_blocks"):
+            root = getattr(model, part, None)
+            for name, module in root.named_modules(prefix=part) if root is not None else ():
+                if name.rpartition(".")[2] in ("attn1", "attn2"):
+                    found.append((name, module))
+        return [
+            UNetSite(
+                name=name,
+                index=index,
+                heads=attn.heads,
+                head_dim=attn.inner_dim // attn.heads,
+                kind="cross" if attn.is_cross_attention else "self",
+                component=component,
+                fused=_is_fused(attn.processor),
+            )
+            for index, (name, attn) in enumerate(found)
+        ]
+
+    def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
+        return (FusedUNetProcessor if getattr(site, "fused", False) else UNetProcessor)(site, run)
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """The grid of the latents `sample [B, C, H, W]`; each site hands its core that of its own level."""
+        h, w = call["sample"].shape[-2:]
+        return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
+        """A scalar, or `[B]`, on the scale of the scheduler."""
+        return call["timestep"]
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        return call["sample"].shape[0]
+
+
+def at_level(layout: Layout, tokens: int) -> Layout | None:
+    """The layout of a site with `tokens` queries, from that of the latents; `None` if no level has as many.
+
+    Every level halves the grid and rounds up. `vision` spans the queries, and the keys too in self-attention.
+    In cross-attention all keys are text, so there is no text to slice out of the queries and `text` is empty.
+    """
+    _, h, w = layout.grid
+    while h * w > tokens:
+        h, w = (h + 1) // 2, (w + 1) // 2
+    if h * w != tokens:
+        return None
+    return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
+
+
+def _is_dense(processor: FamilyProcessor) -> bool:
+    # Not `core == processor.dense`: bound methods never compare equal in torch.compile.
+    return getattr(processor.core, "__func__", None) is type(processor).dense
+
+
+def _heads(x: Tensor, attn: Attention) -> Tensor:
+    """`[B, N, C]` -> `[B, H, N, D]`."""
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def _is_fused(processor: Any) -> bool:
+    return isinstance(processor, FusedUNetProcessor) or type(processor).__name__ == "FusedAttnProcessor2_0"
+
+
+FAMILY = UNetFamily()

@@ -1,0 +1,299 @@
+"""SD 1.5 and SDXL: our processors give the host's bits and graphs, and every site knows its own grid."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig
+
+from diffusers_ext.core import Layout, RunContext, Site
+from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.families.base import take_rows
+from diffusers_ext.families.unet import FAMILY, FusedUNetProcessor, UNetProcessor, at_level
+
+from ..tiny_models import unet
+from ..tiny_models.parts import seeded
+from .parity import assert_parity, graphs, install, outputs
+
+SITE = Site("down_blocks.0.attentions.0.transformer_blocks.0.attn1", 0, 4, 4, "self")
+ONLY_CROSS = dict(only_cross_attention=True)
+BRANCHES = {
+    "plain": {},
+    "group_norm": dict(norm_num_groups=4, residual_connection=True, rescale_output_factor=2.0),
+    "spatial_norm": dict(spatial_norm_dim=8, norm_num_groups=4),
+    "layer_norm_cross": dict(cross_attention_norm="layer_norm", qk_norm="layer_norm", bias=True),
+    "group_norm_cross": dict(
+        cross_attention_norm="group_norm", cross_attention_norm_num_groups=4, qk_norm="rms_norm"
+    ),
+}
+either = pytest.mark.parametrize("sdxl", [False, True], ids=["sd", "sdxl"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+@pytest.mark.parametrize("batch", [1, 2])
+@either
+def test_bits_equal_stock(sdxl, batch, fused, dtype):
+    model = unet.unet(sdxl).to(dtype)
+    if fused:
+        model.fuse_qkv_projections()
+    kinds = {type(FAMILY.processor(s, RunContext())) for s in FAMILY.sites(model, "")}
+    assert kinds == {FusedUNetProcessor if fused else UNetProcessor}
+    assert_parity(model, FAMILY, unet.inputs(batch, sdxl=sdxl, dtype=dtype))
+
+
+@pytest.mark.parametrize(("height", "width", "text"), [(9, 7, 1), (5, 12, 13), (1, 3, 7)])
+@either
+def test_bits_equal_stock_at_odd_sizes(sdxl, height, width, text):
+    assert_parity(unet.unet(sdxl), FAMILY, unet.inputs(2, sdxl=sdxl, height=height, width=width, text=text))
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_bits_equal_stock_under_masks(batch, fused):
+    # The host can mask self-attention only where all of it runs at one resolution, as in the SDXL shape.
+    model, call = unet.unet(sdxl=True), unet.inputs(batch, sdxl=True, height=8, width=12)
+    plain = outputs(model, call)
+    if fused:
+        model.fuse_qkv_projections()
+    call["attention_mask"] = torch.ones(batch, 4 * 6)
+    call["encoder_attention_mask"] = torch.ones(batch, 7)
+    for row in range(batch):
+        call["attention_mask"][row, row : row + 5] = 0
+        call["encoder_attention_mask"][row, 4 - row :] = 0
+    assert not torch.allclose(plain, outputs(model, call), atol=1e-3)
+    assert_parity(model, FAMILY, call)
+
+
+@pytest.mark.parametrize("config", [ONLY_CROSS, dict(upcast_attention=True)], ids=["only_cross", "upcast"])
+def test_bits_equal_stock_in_other_shapes(config):
+    assert_parity(unet.unet(**config), FAMILY, unet.inputs(2))
+
+
+@pytest.mark.parametrize("sdxl", [False, True], ids=["sd", "sdxl"])
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_bits_equal_stock_with_lora(scale, sdxl):
+    model, call = unet.unet(sdxl), unet.inputs(2, sdxl=sdxl)
+    plain = outputs(model, call)
+    # init_lora_weights=False draws B at random, so that the adapters act
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    if scale is not None:
+        call["cross_attention_kwargs"] = {"scale": scale}
+    assert not torch.equal(plain, outputs(model, call))
+    assert_parity(model, FAMILY, call)
+
+
+def test_fused_projections_left_over_after_unfusing_are_not_used():
+    model = unet.unet()
+    model.fuse_qkv_projections()
+    model.unfuse_qkv_projections()
+    for site in FAMILY.sites(model, ""):
+        attn = model.get_submodule(site.name)
+        assert attn.fused_projections  # the host leaves the flag up
+        attn.to_q.weight.mul_(1.5)
+    assert_parity(model, FAMILY, unet.inputs(2))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+@pytest.mark.parametrize("context", [None, 5], ids=["self", "cross"])
+@pytest.mark.parametrize(
+    ("branch", "ndim"),
+    [(b, n) for b in BRANCHES for n in (3, 4) if (b, n) != ("spatial_norm", 3)],  # it takes images only
+)
+def test_bits_equal_stock_in_every_branch_of_the_module(branch, ndim, context, masked):
+    config = BRANCHES[branch]
+    cross = dict(cross_attention_dim=32) if context else {}
+    attn = seeded(lambda: Attention(32, heads=4, dim_head=8, **config, **cross), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    call = dict(hidden_states=torch.randn(2, 32, 3, 5, generator=generator))
+    if ndim == 3:
+        call["hidden_states"] = call["hidden_states"].flatten(2).mT.contiguous()
+    if branch == "spatial_norm":
+        call["temb"] = torch.randn(2, 8, 3, 5, generator=generator)
+    if context:
+        call["encoder_hidden_states"] = torch.randn(2, context, 32, generator=generator)
+    if masked:
+        call["attention_mask"] = torch.randn(2, 1, context or 15, generator=generator)
+    assert isinstance(attn.processor, AttnProcessor2_0)
+    stock = attn(**call)
+    attn.set_processor(UNetProcessor(SITE, RunContext()))
+    assert torch.equal(stock, attn(**call))
+
+
+@either
+def test_bits_equal_stock_in_a_pipeline(sdxl):
+    pipe = unet.pipeline(sdxl)
+
+    def sample():
+        generator = torch.Generator().manual_seed(0)
+        return pipe(
+            "a star", height=16, width=24, num_inference_steps=3, generator=generator, output_type="pt"
+        )[0]
+
+    stock = sample()
+    install(pipe.unet, FAMILY, unet.inputs(2, sdxl=sdxl))
+    assert torch.equal(stock, sample())
+
+
+def test_sites():
+    sites = FAMILY.sites(unet.unet(), "unet")
+    assert [s.name.replace(".attentions", "").replace(".transformer_blocks", "") for s in sites] == [
+        f"{place}.{attn}"
+        for place in ("down_blocks.0.0.0", "mid_block.0.0", "up_blocks.1.0.0", "up_blocks.1.1.0")
+        for attn in ("attn1", "attn2")
+    ]
+    assert [s.kind for s in sites] == ["self", "cross"] * 4
+    assert [s.index for s in sites] == list(range(8))
+    assert [(s.heads, s.head_dim) for s in sites] == [(4, 4)] * 2 + [(4, 8)] * 2 + [(4, 4)] * 4
+    assert {s.component for s in sites} == {"unet"}
+
+
+@either
+def test_sites_come_in_the_order_in_which_they_run(sdxl):
+    model, call = unet.unet(sdxl), unet.inputs(sdxl=sdxl)
+    ran = []
+    sites = FAMILY.sites(model, "")
+    for site in sites:
+        model.get_submodule(site.name).register_forward_hook(lambda *_, name=site.name: ran.append(name))
+    model(**call)
+    assert ran == [s.name for s in sites]
+    assert {f"{s.name}.processor" for s in sites} == set(model.attn_processors)
+    assert {type(p).__name__ for p in model.attn_processors.values()} <= FAMILY.stock
+    assert FAMILY.denoisers == (type(model).__name__,)
+
+
+def test_only_cross_attention_makes_both_sites_of_a_block_cross():
+    kinds = [s.kind for s in FAMILY.sites(unet.unet(**ONLY_CROSS), "")]
+    assert kinds == [
+        "cross",
+        "cross",
+        "self",
+        "cross",
+        "cross",
+        "cross",
+        "cross",
+        "cross",
+    ]  # not in the middle
+
+
+def test_processors_with_other_bits_are_not_stock():
+    model = unet.unet()
+    model.set_attention_slice("max")
+    assert {type(p).__name__ for p in model.attn_processors.values()} == {"SlicedAttnProcessor"}
+    model.set_default_attn_processor()
+    assert {type(p).__name__ for p in model.attn_processors.values()} == {"AttnProcessor"}
+    assert not FAMILY.stock & {"SlicedAttnProcessor", "AttnProcessor"}
+
+
+def seen_by_cores(model, call):
+    """Site -> `(q, k, mask, layout)` of one call."""
+    seen = {}
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, site=processor.site, inner=processor.core):
+            seen[site] = (q, k, mask, layout)
+            return inner(q, k, v, mask, layout)
+
+        processor.core = core
+    model(**call)
+    return seen
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 7)])
+def test_each_site_knows_its_own_grid(height, width):
+    model, call = unet.unet(), unet.inputs(2, height=height, width=width, text=7)
+    n = height * width
+    assert FAMILY.layout(model, call) == Layout((1, height, width), slice(0, 0), slice(0, n))
+    for site, (q, k, mask, layout) in seen_by_cores(model, call).items():
+        coarse = site.name.startswith("mid_block")
+        h, w = ((height + 1) // 2, (width + 1) // 2) if coarse else (height, width)
+        assert layout == Layout((1, h, w), slice(0, 0), slice(0, h * w))
+        assert q.shape == (2, h * w, site.heads, site.head_dim)
+        assert k.shape == (2, h * w if site.kind == "self" else 7, site.heads, site.head_dim)
+        assert mask is None
+
+
+def test_cores_get_the_mask_of_scaled_dot_product_attention():
+    call = unet.inputs(2, sdxl=True)
+    call["encoder_attention_mask"] = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0]])
+    for site, (_, _, mask, _) in seen_by_cores(unet.unet(sdxl=True), call).items():
+        if site.kind == "self":
+            assert mask is None
+        else:
+            assert mask.shape == (2, site.heads, 1, 7)
+            assert torch.equal(mask[:, 0, 0] == 0, call["encoder_attention_mask"].bool())
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 5))
+def test_at_level_halves_and_rounds_up(height, width, level):
+    h, w = -(-height // 2**level), -(-width // 2**level)
+    full = Layout((1, height, width), slice(0, 0), slice(0, height * width))
+    found = at_level(full, h * w)
+    assert found == Layout((1, h, w), slice(0, 0), slice(0, h * w))
+    assert found.tokens == h * w
+
+
+@pytest.mark.parametrize("tokens", [95, 97, 25, 23])
+def test_at_level_admits_that_no_level_fits(tokens):
+    assert at_level(Layout((1, 8, 12), slice(0, 0), slice(0, 96)), tokens) is None
+
+
+@pytest.mark.parametrize(
+    "timestep", [7, 7.5, torch.tensor(7), torch.tensor([7, 7, 7])], ids=["int", "float", "scalar", "rows"]
+)
+@either
+def test_call_facts(sdxl, timestep):
+    model, call = unet.unet(sdxl), unet.inputs(3, sdxl=sdxl) | {"timestep": timestep}
+    assert FAMILY.batch(call) == 3
+    assert FAMILY.timestep(call) is timestep
+    row = take_rows(call, 3, slice(1, 2), FAMILY.unbatched)
+    torch.testing.assert_close(outputs(model, row), outputs(model, call)[1:2])
+
+
+def test_processors_belong_to_a_session_and_to_one_device():
+    with pytest.raises(UnsupportedError, match="load the IP-Adapter, then apply again"):
+        UNetProcessor()
+    processor = UNetProcessor(SITE, RunContext())
+    processor._parallel_config = None
+    with pytest.raises(UnsupportedError, match="enable_parallelism"):
+        processor._parallel_config = object()
+
+
+def test_state_dict_is_unchanged():
+    model = unet.unet()
+    keys = list(model.state_dict())
+    install(model, FAMILY, unet.inputs())
+    assert list(model.state_dict()) == keys
+
+
+@either
+def test_compiles_to_as_many_graphs_as_stock(sdxl):
+    calls = [unet.inputs(2, sdxl=sdxl, height=h, width=16) for h in (16, 16, 24)]
+    # As in SD 1.5, the two coarsest resolutions are equally wide, so that the host compiles once for both.
+    shape = (
+        {}
+        if sdxl
+        else dict(
+            block_out_channels=(16, 16),
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        )
+    )
+    stock = graphs(unet.unet(sdxl, **shape), None, calls)
+    assert graphs(unet.unet(sdxl, **shape), FAMILY, calls) == stock
+
+
+@torch.no_grad()
+def test_cores_that_read_the_layout_compile():
+    model, call = unet.unet(), unet.inputs(2)
+    for processor in install(model, FAMILY, call):
+        dense = processor.core
+        processor.core = lambda q, k, v, mask, layout, inner=dense: (
+            inner(q, k, v, mask, layout) * layout.tokens
+        )
+    eager = outputs(model, call)
+    torch.compiler.reset()
+    model.compile_repeated_blocks(fullgraph=True, backend="eager")
+    assert torch.equal(eager, outputs(model, call))

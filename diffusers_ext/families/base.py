@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
@@ -49,11 +51,39 @@ class FamilyProcessor:
         """The host's own attention on `q, k, v [B, N, H, D]`."""
         raise NotImplementedError(f"{type(self).__name__} must define dense()")
 
+    def is_dense(self) -> bool:
+        """Whether no method has put its core here; written so that torch.compile can answer it too."""
+        # Not `self.core == self.dense`: bound methods never compare equal in torch.compile.
+        return getattr(self.core, "__func__", None) is type(self).dense
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         """Runs the core, and counts the call where that costs no compiled graph."""
         if not torch.compiler.is_compiling():
             self.calls += 1
         return self.core(q, k, v, mask, layout)
+
+
+class SDPAProcessor(FamilyProcessor):
+    """For hosts that call scaled_dot_product_attention themselves and know no attention back-ends."""
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """`q [B, N, H, D]`, `k, v [B, L, H, D]`; the transposes are views, so the host's bits come out."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False)
+        return out.transpose(1, 2)
+
+
+class DispatchProcessor(FamilyProcessor):
+    """For hosts that call `dispatch_attention_fn`: the back-end that the user chose is honoured."""
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """`q [B, N, H, D]`, `k, v [B, L, H, D]`."""
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[B, N, C]` -> `[B, H, N, D]`, the order in which SDPA hosts norm and join."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class Family(Protocol):

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import FamilyProcessor
+from .base import DispatchProcessor
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_flux import FluxAttention
 
 
-class FluxProcessor(FamilyProcessor):
+class FluxProcessor(DispatchProcessor):
     """For both kinds of block; follows `diffusers.models.transformers.transformer_flux.FluxAttnProcessor`."""
 
     def __call__(
@@ -56,10 +55,6 @@ class FluxProcessor(FamilyProcessor):
         text, image = out.split_with_sizes([length, out.shape[1] - length], dim=1)
         image = attn.to_out[1](attn.to_out[0](image.contiguous()))
         return image, attn.to_add_out(text.contiguous())
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Attention on the back-end the user chose; `q, k, v [B, N, H, D]`."""
-        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
 
 
 class FluxFamily:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import UnsupportedError
-from .base import FamilyProcessor
+from .base import FamilyProcessor, SDPAProcessor, split_heads
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -28,7 +27,7 @@ class SD3Site(Site):
     fused: bool = False
 
 
-class JointProcessor(FamilyProcessor):
+class JointProcessor(SDPAProcessor):
     """Follows `JointAttnProcessor2_0` of `diffusers.models.attention_processor`."""
 
     def __call__(
@@ -46,7 +45,7 @@ class JointProcessor(FamilyProcessor):
         q, k, v = self.project(attn, hidden_states, encoder_hidden_states)
         layout = self.run.layout
         # Working it out ties a compiled graph to one size of latents, and the dense core never looks at it.
-        if encoder_hidden_states is None and layout is not None and not _is_dense(self):
+        if encoder_hidden_states is None and layout is not None and not self.is_dense():
             layout = Layout(layout.grid, slice(layout.vision.stop, layout.vision.stop), layout.vision)
         out = self.attend(q, k, v, None, layout).flatten(2).to(q.dtype)
 
@@ -62,18 +61,18 @@ class JointProcessor(FamilyProcessor):
 
         Norms and joins act on `[B, H, N, D]`, as in the host; what comes out is a view in the order of cores.
         """
-        q = _heads(attn.to_q(image), attn)
-        k = _heads(attn.to_k(image), attn)
-        v = _heads(attn.to_v(image), attn)
+        q = split_heads(attn.to_q(image), attn.heads)
+        k = split_heads(attn.to_k(image), attn.heads)
+        v = split_heads(attn.to_v(image), attn.heads)
         if attn.norm_q is not None:
             q = attn.norm_q(q)
         if attn.norm_k is not None:
             k = attn.norm_k(k)
 
         if text is not None:
-            text_q = _heads(attn.add_q_proj(text), attn)
-            text_k = _heads(attn.add_k_proj(text), attn)
-            text_v = _heads(attn.add_v_proj(text), attn)
+            text_q = split_heads(attn.add_q_proj(text), attn.heads)
+            text_k = split_heads(attn.add_k_proj(text), attn.heads)
+            text_v = split_heads(attn.add_v_proj(text), attn.heads)
             if attn.norm_added_q is not None:
                 text_q = attn.norm_added_q(text_q)
             if attn.norm_added_k is not None:
@@ -82,13 +81,6 @@ class JointProcessor(FamilyProcessor):
             k = torch.cat([k, text_k], dim=2)
             v = torch.cat([v, text_v], dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Scaled dot product attention as the host calls it; `q, k, v [B, N, H, D]`."""
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False
-        ).transpose(1, 2)
 
 
 class FusedJointProcessor(JointProcessor):
@@ -161,16 +153,6 @@ class SD3Family:
 
     def batch(self, call: Mapping[str, Any]) -> int:
         return call["hidden_states"].shape[0]
-
-
-def _is_dense(processor: FamilyProcessor) -> bool:
-    # Not `core == processor.dense`: bound methods never compare equal in torch.compile.
-    return getattr(processor.core, "__func__", None) is type(processor).dense
-
-
-def _heads(x: Tensor, attn: Attention) -> Tensor:
-    """`[B, N, C]` -> `[B, H, N, D]`."""
-    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
 def _is_fused(processor: Any) -> bool:

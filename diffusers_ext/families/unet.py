@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import FamilyProcessor
+from .base import FamilyProcessor, SDPAProcessor, split_heads
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -26,7 +25,7 @@ class UNetSite(Site):
     fused: bool = False
 
 
-class UNetProcessor(FamilyProcessor):
+class UNetProcessor(SDPAProcessor):
     """Follows `AttnProcessor2_0` of `diffusers.models.attention_processor`."""
 
     def __call__(
@@ -62,7 +61,9 @@ class UNetProcessor(FamilyProcessor):
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
 
         # The host norms [B, H, N, D]; transposes are views, so its attention call sees the very same tensors.
-        q, k, v = (_heads(x, attn) for x in self.project(attn, hidden_states, encoder_hidden_states))
+        q, k, v = (
+            split_heads(x, attn.heads) for x in self.project(attn, hidden_states, encoder_hidden_states)
+        )
         if attn.norm_q is not None:
             q = attn.norm_q(q)
         if attn.norm_k is not None:
@@ -71,7 +72,7 @@ class UNetProcessor(FamilyProcessor):
 
         layout = self.run.layout
         # Working it out ties a compiled graph to one size of latents, and the dense core never looks at it.
-        if layout is not None and not _is_dense(self):
+        if layout is not None and not self.is_dense():
             layout = at_level(layout, q.shape[1])
         out = self.attend(q, k, v, attention_mask, layout).flatten(2).to(q.dtype)
         out = attn.to_out[1](attn.to_out[0](out))
@@ -86,13 +87,6 @@ class UNetProcessor(FamilyProcessor):
         """`q [B, N, C]`, `k, v [B, L, C]`; without text the image is its own context."""
         context = image if text is None else text
         return attn.to_q(image), attn.to_k(context), attn.to_v(context)
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Scaled dot product attention as the host calls it; `q [B, N, H, D]`, `k, v [B, L, H, D]`."""
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False
-        ).transpose(1, 2)
 
 
 class FusedUNetProcessor(UNetProcessor):
@@ -167,16 +161,6 @@ def at_level(layout: Layout, tokens: int) -> Layout | None:
     if h * w != tokens:
         return None
     return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
-
-
-def _is_dense(processor: FamilyProcessor) -> bool:
-    # Not `core == processor.dense`: bound methods never compare equal in torch.compile.
-    return getattr(processor.core, "__func__", None) is type(processor).dense
-
-
-def _heads(x: Tensor, attn: Attention) -> Tensor:
-    """`[B, N, C]` -> `[B, H, N, D]`."""
-    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
 def _is_fused(processor: Any) -> bool:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import FamilyProcessor
+from .base import DispatchProcessor
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 TEXT_TOKENS = 512  # where image and text keys meet in an image-to-video model; the host fixes this number too
 
 
-class WanProcessor(FamilyProcessor):
+class WanProcessor(DispatchProcessor):
     """Follows `WanAttnProcessor` of `diffusers.models.transformers.transformer_wan`.
 
     In an image-to-video model `attn2` attends to image and to text separately and adds the two. The core gets
@@ -59,10 +58,6 @@ class WanProcessor(FamilyProcessor):
             k, v = _project_image(attn, image)
             out = out + self.dense(q, k, v, None, None).flatten(2, 3).type_as(q)
         return attn.to_out[1](attn.to_out[0](out))
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Attention on the back-end the user chose; `q, k, v [B, N, H, D]`."""
-        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
 
 
 class WanFamily:

@@ -1,6 +1,7 @@
 """The installed command line on a tiny model with random weights, in this process for speed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -320,6 +321,14 @@ def test_eval_resumes_and_refuses_other_weights(cli, refused, saved_model, tmp_p
     assert "results of another weights" in refused(*words, 1, "-m", tmp_path / "other")
 
 
+def test_a_model_trained_anew_is_called_as_it_was_trained(cli, saved_model, tmp_path):
+    folder = shutil.copytree(saved_model, tmp_path / "run")
+    (folder / "card.json").write_text(json.dumps({"call": {"num_inference_steps": 2, "guidance_scale": 1.5}}))
+    assert cli("generate", "a", "-m", folder, "--guidance-scale", 3, "--out", tmp_path / "out")[0] == 0
+    (path,) = (tmp_path / "out").glob("*.png")
+    assert read(path)["call"] == {"num_inference_steps": 2, "guidance_scale": 3.0}
+
+
 def test_eval_bad_input(refused, saved_model, tmp_path):
     base = ["eval", "-m", saved_model, *CALL, "--out", tmp_path]
     assert "unknown suite 'test'; the suites are train-like, held-out, tuning" in refused(
@@ -384,5 +393,10 @@ def test_doctor(cli):
     }
 
 
-def test_train_refuses_unknown_names(refused, tmp_path):
-    assert ", ".join(zoo.MODELS) in refused("train", "shapes-sd4", "--out", tmp_path)
+def test_train_bad_input(refused, tmp_path):
+    line = refused("train", "shapes-sd4", "--out", tmp_path)
+    assert all(name in line for name in zoo.MODELS)
+    assert "threads must be at least 1, got 0" in refused(
+        "train", "shapes-sd3", "--threads", 0, "--out", tmp_path
+    )
+    assert "whole number" in refused("train", "shapes-sd3", "--seed", "x", "--out", tmp_path)

@@ -31,6 +31,7 @@ def generate(
 ) -> None:
     """Make images of one prompt; each PNG carries its settings and has a JSON file beside it."""
     from ..call import arguments, cut_text, seed_of
+    from ..loading import locate
     from ..metadata import output_folder
     from ..settings import build
 
@@ -39,8 +40,6 @@ def generate(
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     seeds = [seed_of(first + i) for i in range(num_images)]
     folder = output_folder(out)
-    from ..loading import locate
-
     methods = build(method or [], settings or [], locate(model) if preset else None)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(

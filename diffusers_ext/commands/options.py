@@ -65,14 +65,15 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None) -
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Call arguments that a model of the zoo was trained for; none for other models.
+    """Call arguments that a model of the zoo, shipped or trained anew, was trained for; none for other models."""
+    import json
 
-    A folder or Hub model with a zoo name ("runs/shapes-sd3") is taken for another training of that model.
-    """
     from .. import zoo
 
-    own = name if name in zoo.MODELS else Path(name).name
-    return dict(zoo.MODELS[own].call) if own in zoo.MODELS else {}
+    if name in zoo.MODELS:
+        return dict(zoo.MODELS[name].call)
+    card = Path(name).expanduser() / zoo.CARD
+    return dict(json.loads(card.read_text())["call"]) if card.is_file() else {}
 
 
 def variants(names: str, settings: Sequence[str], preset: Path | None) -> list["Variant"]:

@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 SEED_LIMIT = 2**63
@@ -104,7 +105,8 @@ def cut_text(pipe: Any, prompt: str, call: Mapping[str, Any]) -> list[str]:
             )
             cuts.setdefault((len(ids), limit, lost), []).append(f"tokenizer{suffix}")
     return [
-        f"the prompt has {count} tokens, {' and '.join(names)} of the model read {limit}; cut off: {lost!r}"
+        f"the prompt {shorten(prompt, 40, placeholder='...')!r} has {count} tokens, the limit of "
+        f"{', '.join(names)} is {limit}; cut off: {lost!r}"
         for (count, limit, lost), names in cuts.items()
     ]
 

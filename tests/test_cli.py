@@ -181,9 +181,8 @@ def test_a_long_prompt_is_warned_about(cli, saved_model, tmp_path):
     code, _, err = cli("generate", "red " * 20 + "hat", "-m", saved_model, *CALL, "--out", tmp_path)
     assert code == 0
     first = err.splitlines()[0]
-    assert first.startswith(
-        "warning: the prompt has 65 tokens, tokenizer and tokenizer_2 of the model read 32; cut off:"
-    )
+    assert first.startswith("warning: the prompt 'red red red")
+    assert "has 65 tokens, the limit of tokenizer, tokenizer_2 is 32; cut off:" in first
     assert first.endswith("red hat'")
     assert "truncated because" not in err
 

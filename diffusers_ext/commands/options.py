@@ -65,7 +65,7 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None) -
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Call arguments that a model of the zoo, shipped or trained anew, was trained for; none for other models."""
+    """Call arguments that a zoo model, shipped or trained anew, was trained for; none for other models."""
     import json
 
     from .. import zoo

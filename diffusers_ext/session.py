@@ -179,7 +179,7 @@ def _inspect(component: str, model: nn.Module) -> _Denoiser:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(
             f"{component or type(model).__name__} is compiled as a whole, which hides its attention modules; "
-            "compile its blocks instead (compile_repeated_blocks() or block.compile()), before or after apply()."
+            "compile its blocks (compile_repeated_blocks() or block.compile()), before or after apply()."
         )
     family = family_of(model)
     if session_of(model) is not None:

@@ -3,58 +3,20 @@ pass.
 """
 
 import inspect
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from torch import Tensor, nn
 
+from .clock import Clock, Stopwatch
 from .core import Core, Guidance, RunContext, Site
 from .errors import ConflictError, UnsupportedError
 from .families.base import Family, FamilyProcessor, take_rows
 
 NAME = "diffusers_ext"
 Cfg = Literal["auto", "none", "batch", "two_calls"]
-
-
-@dataclass
-class Clock:
-    """Turns the timestep value of a call into a step index of the host's schedule.
-
-    The value is looked up in `scheduler.timesteps`, so that caches which skip calls, second-order schedulers
-    and interrupted runs cannot put it out of step.
-    """
-
-    pipe: Any = None
-    _table: Any = None
-    _executed: list[float] = field(default_factory=list)
-    _sigmas: dict[float, float] = field(default_factory=dict)
-
-    def read(self, value: float, run: RunContext) -> None:
-        """Sets `run.step`, `run.steps` and `run.sigma`; leaves them `None` for a bare denoiser."""
-        scheduler = getattr(self.pipe, "scheduler", None)
-        table = getattr(scheduler, "timesteps", None)
-        if table is None or len(table) == 0:
-            return
-        if table is not self._table:
-            self._load(scheduler, table)
-        run.step = min(range(len(self._executed)), key=lambda i: abs(self._executed[i] - value))
-        run.steps = len(self._executed)
-        run.sigma = self._sigmas.get(self._executed[run.step])
-
-    def _load(self, scheduler: Any, table: Tensor) -> None:
-        values = [float(t) for t in table]
-        # Image-to-image starts late (begin_index), denoising_end stops early (num_timesteps).
-        begin = getattr(scheduler, "begin_index", None) or 0
-        count = getattr(self.pipe, "_num_timesteps", None) or len(values)
-        # Second-order schedulers list a timestep twice: it is one step.
-        self._executed = list(dict.fromkeys(values[begin : begin + count])) or list(dict.fromkeys(values))
-        sigmas = getattr(scheduler, "sigmas", None)
-        self._sigmas = dict(zip(values, map(float, sigmas), strict=False)) if sigmas is not None else {}
-        self._table = table
 
 
 class _Pass(BaseState):
@@ -96,8 +58,8 @@ class DenoiserHook(ModelHook):
         self.session: Any = None  # set by the session, so that summary() finds it from the denoiser
         self.calls = 0
         self.extra_passes = 0
-        self.seconds = 0.0  # of the host's own passes
-        self.extra_seconds = 0.0
+        self.host_watch = Stopwatch()
+        self.extra_watch = Stopwatch()
         self._context = StateManager(
             _Pass
         )  # cache_context() of the host's pipelines writes "cond" / "uncond" here
@@ -115,16 +77,19 @@ class DenoiserHook(ModelHook):
         forward = self.fn_ref.original_forward
         self._read(module, call)
         if self.guidance is None or not self.guidance.active(self.run):
-            self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+            with self.host_watch:
+                out = forward(*args, **kwargs)
             return out
         self._refuse_conflicts(module)
         if call.get("skip_layers") is not None:
             # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels
             # there.
-            self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+            with self.host_watch:
+                out = forward(*args, **kwargs)
             return _shifted(out, self._stored(out))
         if self.run.pass_ == "uncond":
-            self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+            with self.host_watch:
+                out = forward(*args, **kwargs)
             delta, self._delta = self._stored(out), None
             return _shifted(out, delta)
 
@@ -132,7 +97,8 @@ class DenoiserHook(ModelHook):
         rows = self._conditional_rows(batch)
         # Taken before the host's pass, which may pop entries from the dictionaries it was given.
         again = take_rows(call, batch, rows, self.family.unbatched)
-        self.seconds, out = _timed(self.seconds, forward, args, kwargs)
+        with self.host_watch:
+            out = forward(*args, **kwargs)
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.cores, cond.shape[0], cond)
         perturbed = self._perturbed(module, forward, again)
@@ -143,7 +109,8 @@ class DenoiserHook(ModelHook):
         before = sum(self.processors[site].calls for site in self.cores)
         self.run.perturbed = True
         try:
-            self.extra_seconds, out = _timed(self.extra_seconds, forward, (), call)
+            with self.extra_watch:
+                out = forward(**call)
         finally:
             self.run.perturbed = False
         self.extra_passes += 1
@@ -262,14 +229,6 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     call = dict(bound.arguments)
     call.pop("self")
     return call | call.pop("kwargs", {})
-
-
-def _timed(total: float, forward: Callable[..., Any], args: tuple, kwargs: dict) -> tuple[float, Any]:
-    began = time.perf_counter()
-    out = forward(*args, **kwargs)
-    if torch.cuda.is_available() and _prediction(out).is_cuda:
-        torch.cuda.synchronize()
-    return total + time.perf_counter() - began, out
 
 
 def _prediction(out: Any) -> Tensor:

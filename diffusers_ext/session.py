@@ -9,6 +9,7 @@ from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
 from . import hook as hooks
+from .clock import Clock
 from .core import Method, RunContext, Site, Slot
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import FAMILIES, family_of
@@ -57,7 +58,7 @@ class Session:
         self._selected = _select(self.methods, [s for d in self._denoisers for s in d.sites])
         guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
         _check_conflicts(self.methods, self._selected, self._denoisers)
-        clock = hooks.Clock(None if isinstance(target, nn.Module) else target)
+        clock = Clock(None if isinstance(target, nn.Module) else target)
         try:
             for denoiser in self._denoisers:
                 self._install(denoiser, clock, cfg, guidance[0] if guidance else None)
@@ -115,11 +116,11 @@ class Session:
             ),
             denoiser_calls=sum(h.calls for h in self._hooks),
             extra_passes=sum(h.extra_passes for h in self._hooks),
-            seconds=sum(h.seconds for h in self._hooks),
-            extra_seconds=sum(h.extra_seconds for h in self._hooks),
+            seconds=sum(h.host_watch.seconds for h in self._hooks),
+            extra_seconds=sum(h.extra_watch.seconds for h in self._hooks),
         )
 
-    def _install(self, denoiser: _Denoiser, clock: hooks.Clock, cfg: hooks.Cfg, guidance: Any) -> None:
+    def _install(self, denoiser: _Denoiser, clock: Clock, cfg: hooks.Cfg, guidance: Any) -> None:
         modules = dict(denoiser.model.named_modules())
         touched = [
             s

@@ -21,8 +21,9 @@ ALLOWED = {
     "families": {"core", "errors", "kernels"},
     "processors": {"core", "errors", "kernels"},
     "report": set(),
-    "hook": {"core", "errors", "families"},
-    "session": {"core", "errors", "families", "hook", "report"},
+    "clock": {"core"},
+    "hook": {"clock", "core", "errors", "families"},
+    "session": {"clock", "core", "errors", "families", "hook", "report"},
     "overview": {"core", "families", "session"},
     "zoo": {"errors"},
 }

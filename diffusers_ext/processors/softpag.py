@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core import Core, Layout, RunContext, Site, Slot, nearest_names, step_window
 from ..errors import MethodError, UnsupportedError
+from ..kernels.image_block import image_block
 
 # module path -> head numbers, head -> own strength, or None for all heads of the module
 HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
@@ -218,45 +219,10 @@ class _PerturbedCore:
         if self.scope == "image_rows" or layout.text.start == layout.text.stop:
             target = v[:, rows]
         else:
-            block = image_block(
-                *(x.index_select(2, self.picked) for x in (q, k, v)), mask, layout, self.picked
-            )
+            picked = (x.index_select(2, self.picked) for x in (q, k, v))
+            block = image_block(*picked, mask, layout.vision, layout.text, self.picked)
             target = out[:, rows].index_copy(2, self.picked, block)
         return torch.slice_scatter(out, torch.lerp(out[:, rows], target, u), 1, rows.start, rows.stop)
-
-
-def image_block(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout, heads: Tensor | None = None
-) -> Tensor:
-    """Image rows that see themselves and the text: softmax over `{self i} + text`, without an `S x S` mask.
-
-    `q, k, v [B, S, H, D]` -> `[B, N, H, D]`. With `s_i = q_i.k_i / sqrt(D)` and text logits `l`, the output
-    is `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`. `mask` is that of
-    scaled_dot_product_attention over the whole sequence; `heads` are the head numbers of `q` in it.
-    """
-    image, text = layout.vision, layout.text
-    scale = q.shape[-1] ** -0.5
-    qi, ki, vi = (x[:, image].transpose(1, 2) for x in (q, k, v))
-    kt, vt = (x[:, text].transpose(1, 2) for x in (k, v))
-    own = (qi.float() * ki.float()).sum(-1) * scale  # [B, H, N]
-    logits = (qi @ kt.transpose(-1, -2)).float() * scale  # [B, H, N, L]
-    if mask is not None:
-        bias = (
-            mask.float()
-            if mask.dtype.is_floating_point
-            else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -math.inf)
-        )
-        if bias.shape[1] > 1 and heads is not None:
-            bias = bias.index_select(1, heads)
-        bias = bias[:, :, image] if bias.shape[2] > 1 else bias
-        logits = logits + bias[..., text]
-        self_bias = bias[..., image]
-        own = own + (self_bias.diagonal(dim1=-2, dim2=-1) if self_bias.shape[2] > 1 else self_bias[:, :, 0])
-    gate = torch.sigmoid(own - logits.logsumexp(-1))[..., None].to(v.dtype)
-    attended = logits.softmax(-1).to(v.dtype) @ vt
-    # Rows whose text is masked altogether have gate 1 and an undefined softmax.
-    attended = torch.where(gate == 1, torch.zeros_like(attended), attended)
-    return (gate * vi + (1 - gate) * attended).transpose(1, 2)
 
 
 def _middle(sites: Sequence[Site]) -> list[Site]:

@@ -7,12 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusion3PAGPipeline, StableDiffusionPAGPipeline
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout
-from diffusers_ext.processors.softpag import image_block
 
 from ..hosts import every_host, host
 from ..tiny_models import flux, sd3, unet, wan
@@ -111,39 +108,6 @@ def test_image_block_equals_explicit_maps_in_a_model():
     with dx.apply(model, dx.SoftPAG(heads={LAYER: None}, strength=1.0, scope="image_block", scale=1.0)):
         ours = model(**call)[0]
     torch.testing.assert_close(ours, 2 * cond - perturbed, rtol=0, atol=1e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    image=st.integers(1, 9),
-    text=st.integers(1, 6),
-    text_first=st.booleans(),
-    mask=st.sampled_from([None, "bool", "float", "heads"]),
-    seed=st.integers(0, 99),
-)
-def test_image_block_equals_a_masked_softmax(image, text, text_first, mask, seed):
-    g = torch.Generator().manual_seed(seed)
-    s, heads = image + text, 3
-    q, k, v = (torch.randn(2, s, heads, 4, generator=g) for _ in range(3))
-    vision, words = (slice(text, s), slice(0, text)) if text_first else (slice(0, image), slice(image, s))
-    layout = Layout((1, 1, image), words, vision)
-    host_mask = None
-    if mask is not None:
-        keys = torch.rand(2, heads if mask == "heads" else 1, 1, s, generator=g) > 0.3
-        keys[..., vision] = True
-        host_mask = keys.float().log() if mask == "float" else keys
-    picked = torch.tensor([0, 2])
-    allowed = torch.ones(s, s, dtype=torch.bool)
-    allowed[vision, vision] = torch.eye(image, dtype=torch.bool)
-    bias = torch.zeros(s, s).masked_fill(~allowed, -math.inf)
-    if host_mask is not None:
-        bias = bias + (host_mask if mask == "float" else host_mask.float().log())
-    qs, ks, vs = (x.transpose(1, 2) for x in (q, k, v))
-    expected = ((qs @ ks.transpose(-1, -2) / 2 + bias).softmax(-1) @ vs).transpose(1, 2)[:, vision][
-        :, :, picked
-    ]
-    ours = image_block(*(x[:, :, picked] for x in (q, k, v)), host_mask, layout, picked)
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])

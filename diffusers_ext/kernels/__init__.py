@@ -1,0 +1,1 @@
+"""Pure tensor functions; nothing here knows diffusers or the rest of the package."""

@@ -1,0 +1,79 @@
+"""Models small enough to ship: a world of coloured shapes with ground truth, and pipelines trained on it.
+
+Start with `captions` (what can be asked), `render` (pictures), `detect` (the judge) and `suites` (prompts).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+WEIGHTS = Path(__file__).parent / "weights"
+CARD = "card.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Facts about a shipped pipeline; `call` holds the arguments it was trained for."""
+
+    pipeline: str
+    call: Mapping[str, Any]
+
+
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {
+        "shapes-sd3": Model(
+            pipeline="StableDiffusion3Pipeline",
+            call=MappingProxyType(
+                {
+                    "height": 64,  # px
+                    "width": 64,
+                    "num_inference_steps": 15,
+                    "guidance_scale": 4.0,
+                    "max_sequence_length": 24,  # T5 tokens; the stock default of 256 works too and is slower
+                }
+            ),
+        )
+    }
+)
+
+
+def path(name: str) -> Path:
+    """Folder of a model of the zoo, whether or not its weights are installed."""
+    if name not in MODELS:
+        raise ValueError(f"unknown zoo model {name!r}; the zoo has {', '.join(MODELS)}")
+    return WEIGHTS / name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of a pipeline folder that hold trained numbers, in a fixed order."""
+    return sorted(folder.glob("*/*.safetensors"))
+
+
+def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """Sha256 of each file by its path inside `folder`."""
+    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def verify_weights(folder: str | Path) -> None:
+    """Compare weight files with the sha256 in the card; raises `ValueError` naming the first bad file."""
+    folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CARD} with checksums; install the package again or train the model"
+        )
+    asked = json.loads((folder / CARD).read_text())["sha256"]
+    found = checksums(weight_files(folder), folder)
+    for name in sorted(asked.keys() | found.keys()):
+        if asked.get(name) != found.get(name):
+            rule = f"{asked[name][:12]}..." if name in asked else "no such file"
+            came = f"{found[name][:12]}..." if name in found else "nothing"
+            raise ValueError(
+                f"the sha256 of {folder / name} must match {CARD}: asked {rule}, found {came}; "
+                "restore the file"
+            )

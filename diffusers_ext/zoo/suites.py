@@ -1,0 +1,77 @@
+"""Prompt suites: what a number is measured on; choosing settings and reporting never share a prompt."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .captions import OBJECTS, RELATIONS, Object, Spec
+
+SPLITS = ("train-like", "held-out", "tuning")
+
+
+def suite(split: str, task: str, n: int, seed: int = 0) -> list[Spec]:
+    """`n` specs of a task in random order, the same for the same arguments, repeated only once all have come.
+
+    held-out: at least one object pair or relation triple that training never names.
+    train-like and tuning: none of them; a checksum of the caption sends a quarter to tuning.
+    """
+    if split not in SPLITS or task not in TASKS:
+        raise ValueError(
+            f"a suite needs a split of {SPLITS} and a task of {tuple(TASKS)}, "
+            f"got {split!r} and {task!r}; pick from these"
+        )
+    count, build = TASKS[task]
+    order = np.random.default_rng((seed, zlib.crc32(f"{split}/{task}".encode()))).permutation(count)
+    chosen = []
+    for index in order:
+        spec = build(int(index))
+        if spec is not None and split_of(spec) == split:
+            chosen.append(spec)
+            if len(chosen) == n:
+                return chosen
+    return [chosen[i % len(chosen)] for i in range(n)]
+
+
+def split_of(spec: Spec) -> str:
+    """The one split a spec belongs to."""
+    if spec.held_out:
+        return "held-out"
+    return "tuning" if zlib.crc32(spec.caption.encode()) % 4 == 0 else "train-like"
+
+
+def _several(count: int) -> Callable[[int], Spec | None]:
+    def build(index: int) -> Spec | None:
+        objects = tuple(_digits(index, count))
+        return Spec(objects) if len(set(objects)) == count else None
+
+    return build
+
+
+def _digits(index: int, count: int) -> Iterator[Object]:
+    for _ in range(count):
+        index, digit = divmod(index, len(OBJECTS))
+        yield OBJECTS[digit]
+
+
+def _count(index: int) -> Spec:
+    thing, more = divmod(index, 3)
+    return Spec((OBJECTS[thing],) * (2 + more))
+
+
+def _position(index: int) -> Spec | None:
+    index, relation = divmod(index, len(RELATIONS))
+    first, second = _digits(index, 2)
+    return Spec((first, second), RELATIONS[relation]) if first != second else None
+
+
+# task -> how many numbers to draw from and what a number means (None where it means nothing)
+TASKS: dict[str, tuple[int, Callable[[int], Spec | None]]] = {
+    "single_object": (len(OBJECTS), _several(1)),
+    "two_object": (len(OBJECTS) ** 2, _several(2)),
+    "three_object": (len(OBJECTS) ** 3, _several(3)),
+    "counting": (len(OBJECTS) * 3, _count),
+    "position": (len(OBJECTS) ** 2 * len(RELATIONS), _position),
+}

@@ -1,0 +1,77 @@
+"""What each training run is made of; every number a run depends on, apart from its seed, lives here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning-rate factor over a run, in samples: warm-up, flat, linear decay to nothing at `total`."""
+
+    warmup: int
+    decay_from: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= self.decay_from < self.total:
+            raise ValueError(
+                "a schedule needs 0 <= warmup <= decay_from < total samples, "
+                f"got {self.warmup}, {self.decay_from}, {self.total}; raise the total"
+            )
+
+    def factor(self, samples: int) -> float:
+        """Share of the full learning rate after this many samples."""
+        if samples < self.warmup:
+            return (samples + 1) / (self.warmup + 1)
+        return min(1.0, max(0.0, (self.total - samples) / (self.total - self.decay_from)))
+
+    @classmethod
+    def plan(cls, total: int, warmup: int, decay: float) -> Schedule:
+        """The decay takes the last `decay` share of `total` samples."""
+        return cls(min(warmup, total // 10), int(total * (1 - decay)), total)
+
+
+@dataclass(frozen=True, slots=True)
+class VAEConfig:
+    """Recipe of shapes-vae."""
+
+    samples: int = 64_000
+    batch: int = 32
+    lr: float = 2e-3
+    warmup: int = 2_000  # samples
+    decay: float = 0.7  # share of the run
+    l1: float = 0.25
+    kl: float = 5e-5
+    probe: int = 400  # pictures for the statistics of the latents and the final report
+    ema: float = 0.99
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SD3Config:
+    """Recipe of shapes-sd3."""
+
+    samples: int = 1_400_000
+    batch: int = 64
+    lr: float = 1e-3  # AdamW: embeddings, norms, biases and text encoders
+    muon_lr: float = (
+        2e-3  # Muon: hidden matrices of the transformer; at equal samples its loss is a sixth lower; 0: AdamW
+    )
+    warmup: int = 12_800  # samples
+    decay: float = 0.4  # share of the run
+    ema: float = 0.999
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    drop: float = 0.1  # share of captions emptied, for classifier-free guidance
+    t_mean: float = 0.4  # logit-normal mean: above 0 leans to the noisy side, where the layout is decided
+    first: int = 16_000  # pictures drawn before the first step
+    reuse: int = 5  # samples used for each picture drawn later
+    foreground: float = 4.0  # extra loss weight of latent pixels under an object at the start
+    foreground_until: float = 0.65  # share of the run after which the extra weight is gone
+    long_text: float = 0.03  # share of batches at 256 T5 tokens, the length stock pipelines ask for
+    long_text_late: float = 0.25  # the same in the last part of the run
+    long_text_from: float = 0.85  # where that part begins, share of the run
+    log_every: int = 50  # steps
+    evaluate_every: int = 60_000  # samples
+    evaluate_prompts: int = 20  # per task

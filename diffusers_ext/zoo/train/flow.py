@@ -1,0 +1,76 @@
+"""The objective of shapes-sd3: flow matching, with text read exactly as the stock pipeline reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+    from torch import nn
+
+TRAINED = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def trained_parameters(pipe: StableDiffusion3Pipeline) -> dict[str, nn.Parameter]:
+    """Every parameter that training moves, by 'component.name'."""
+    return {f"{part}.{name}": p for part in TRAINED for name, p in getattr(pipe, part).named_parameters()}
+
+
+def restore(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    """Copy values into the parameters of the same names, in place."""
+    import torch
+
+    if parameters.keys() != values.keys():
+        odd = sorted(parameters.keys() ^ values.keys())[:3]
+        raise ValueError(
+            f"a checkpoint must hold exactly the trained parameters, these differ: {odd}; train from scratch"
+        )
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(values[name])
+
+
+def encode(
+    pipe: StableDiffusion3Pipeline, ids: torch.Tensor, t5_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Context [B, 24 + L, 160] and pooled text [B, 160] from CLIP ids [B, 24] and T5 ids [B, L]."""
+    import torch
+
+    first = pipe.text_encoder(ids, output_hidden_states=True)
+    second = pipe.text_encoder_2(ids, output_hidden_states=True)
+    clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+    t5 = pipe.text_encoder_3(t5_ids)[0]
+    return torch.cat([clip, t5], 1), torch.cat([first.text_embeds, second.text_embeds], -1)
+
+
+def flow_loss(
+    pipe: StableDiffusion3Pipeline,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    sigma: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    t5_ids: torch.Tensor,
+) -> torch.Tensor:
+    """Weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
+
+    Shapes: latents and noise [B, 4, 16, 16], sigma [B], weight [B, 1, 16, 16], ids [B, 24], t5_ids [B, L].
+    """
+    context, pooled = encode(pipe, ids, t5_ids)
+    s = sigma[:, None, None, None]
+    velocity = pipe.transformer(
+        hidden_states=(1 - s) * latents + s * noise,
+        timestep=sigma * pipe.scheduler.config.num_train_timesteps,
+        encoder_hidden_states=context,
+        pooled_projections=pooled,
+        return_dict=False,
+    )[0]
+    return (weight * (velocity.float() - (noise - latents)).square()).mean()
+
+
+def lengthen(ids: torch.Tensor, length: int, pad: int) -> torch.Tensor:
+    """Ids [B, 24] padded to [B, length]: what the tokenizer would give at that max_length."""
+    import torch
+
+    return torch.nn.functional.pad(ids, (0, length - ids.shape[1]), value=pad)

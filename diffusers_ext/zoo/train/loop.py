@@ -1,0 +1,107 @@
+"""What both runs share: checkpoints that survive kill -9, averaged weights, the log, the way to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """torch.save beside `path`, flush to the disk, then rename: a reader sees the old file or the new one."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step; a resumed run therefore sees the very same batches and noise."""
+    import torch
+
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class Average:
+    """Exponential moving average of parameters, in fp32, with a short memory while the run is young."""
+
+    def __init__(self, parameters: Iterable[torch.Tensor], decay: float):
+        self.live = list(parameters)
+        self.mean = [p.detach().float().clone() for p in self.live]
+        self.decay = decay
+
+    def update(self, step: int) -> None:
+        import torch
+
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+
+    def swap(self) -> None:
+        """Exchange live and averaged values in place; call it again to undo."""
+        import torch
+
+        with torch.no_grad():
+            for live, mean in zip(self.live, self.mean, strict=True):
+                kept = live.clone()
+                live.copy_(mean)
+                mean.copy_(kept)
+
+
+class Log:
+    """One JSON object a line; each line is on the disk before the next step begins."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def write(self, **fields: Any) -> None:
+        line = {k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
+
+
+class StopRequest:
+    """SIGTERM and SIGINT ask the run to save and end: `with StopRequest() as stop: ... if stop.asked`."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+
+def cpu_precision() -> str:
+    """accelerate's mixed_precision for this machine: bf16 where matrix units make it faster, else fp32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"

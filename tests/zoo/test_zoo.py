@@ -1,0 +1,81 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from diffusers_ext import zoo
+from diffusers_ext.zoo.models import build_sd3, build_vae
+from diffusers_ext.zoo.train.export import save_half
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained model saved the way the shipped one is, with a card."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("zoo") / "shapes-sd3"
+    save_half(build_sd3(build_vae()), folder)
+    card = {"sha256": zoo.checksums(zoo.weight_files(folder), folder)}
+    (folder / zoo.CARD).write_text(json.dumps(card))
+    return folder
+
+
+def test_intact_weights_pass(folder):
+    zoo.verify_weights(folder)
+    assert len(zoo.weight_files(folder)) == 5  # transformer, VAE and three text encoders
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_3"])
+def test_a_damaged_file_is_named(folder, part):
+    file = next(folder.glob(f"{part}/*.safetensors"))
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(ValueError, match=rf"sha256 of .*{part}/{file.name} must match"):
+            zoo.verify_weights(folder)
+        file.unlink()
+        with pytest.raises(ValueError, match=rf"{part}/{file.name} .* found nothing"):
+            zoo.verify_weights(folder)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_folder_without_card_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"card\.json"):
+        zoo.verify_weights(tmp_path)
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ValueError, match="unknown zoo model 'shapes-sd4'; the zoo has shapes-sd3"):
+        zoo.path("shapes-sd4")
+
+
+def test_a_bare_load_computes_in_float32_and_agrees_with_an_explicit_one(folder):
+    call = {**zoo.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output_type": "np"}
+    images = []
+    for kwargs in ({}, {"torch_dtype": torch.float32}):
+        pipe = StableDiffusion3Pipeline.from_pretrained(folder, **kwargs)
+        parts = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
+        assert {p.dtype for m in parts for p in m.parameters()} == {torch.float32}
+        pipe.set_progress_bar_config(disable=True)
+        images.append(pipe("a red circle", generator=torch.Generator().manual_seed(0), **call).images[0])
+    assert images[0].shape == (64, 64, 3)
+    assert (images[0] == images[1]).all()
+
+
+def test_ten_mebibytes_suffice(folder):
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 10 * 2**20
+
+
+def test_importing_the_zoo_is_light():
+    heavy = ("torch", "transformers", "diffusers", "scipy")
+    imports = "import sys, diffusers_ext.zoo, diffusers_ext.zoo.train"
+    code = f"{imports}; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not zoo.path("shapes-sd3").exists(), reason="weights are not installed")
+def test_shipped_weights_are_those_of_the_card():
+    zoo.verify_weights(zoo.path("shapes-sd3"))

@@ -1,0 +1,73 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from diffusers_ext.zoo.train.config import Schedule
+from diffusers_ext.zoo.train.loop import (
+    Average,
+    Log,
+    StopRequest,
+    generator,
+    load_checkpoint,
+    save_atomically,
+)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "run" / "checkpoint.pt"
+    save_atomically({"step": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        save_atomically({"step": 2, "bad": lambda: None}, path)
+    assert load_checkpoint(path) == {"step": 1}
+
+
+def test_schedule_warms_up_stays_and_decays():
+    plan = Schedule(100, 600, 1000)
+    assert plan.factor(0) < 0.02 and plan.factor(100) == plan.factor(600) == 1
+    assert plan.factor(800) == pytest.approx(0.5) and plan.factor(1000) == 0
+    assert Schedule.plan(1000, 100, 0.4) == plan
+
+
+def test_an_empty_schedule_is_refused():
+    with pytest.raises(ValueError, match="raise the total"):
+        Schedule(0, 10, 10)
+
+
+def test_average_follows_and_swaps_back_exactly():
+    live = torch.zeros(3)
+    average = Average([live], 0.9)
+    live += 1
+    for step in range(200):
+        average.update(step)
+    torch.testing.assert_close(average.mean[0], torch.ones(3))
+    average.mean[0].fill_(5)
+    average.swap()
+    assert live.tolist() == [5, 5, 5]
+    average.swap()
+    assert live.tolist() == [1, 1, 1]
+
+
+def test_numbers_of_a_step_depend_on_seed_and_step_only():
+    draw = lambda *key: torch.randn(4, generator=generator(*key)).tolist()  # noqa: E731
+    assert draw(0, 5) == draw(0, 5)
+    assert len({tuple(draw(s, t)) for s in range(3) for t in range(3)}) == 9
+
+
+def test_log_lines_are_json(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    log.write(step=1, loss=0.123456789)
+    log.write(step=2, exact={"counting": 0.5})
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert (lines[0]["loss"], lines[1]["exact"], lines[1]["step"]) == (0.123457, {"counting": 0.5}, 2)
+
+
+def test_sigterm_asks_and_the_handler_goes_away():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,130 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from diffusers_ext import zoo
+from diffusers_ext.zoo.models import build_vae
+from diffusers_ext.zoo.train import latents, run
+from diffusers_ext.zoo.train.config import SD3Config
+from diffusers_ext.zoo.train.export import export_sd3, thin
+from diffusers_ext.zoo.train.sd3 import train_sd3
+
+TINY = SD3Config(samples=32, batch=4, warmup=8, first=1, log_every=1, evaluate_every=10**9)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 128)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return build_vae().eval()
+
+
+def train(out, vae, **options):
+    return train_sd3(out, vae, options.pop("config", TINY), compile=False, **options)
+
+
+def losses(out):
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, vae):
+    """An uninterrupted run of 8 steps."""
+    out = tmp_path_factory.mktemp("whole")
+    latents_shard, latents.SHARD = latents.SHARD, 128
+    try:
+        assert train(out, vae)
+    finally:
+        latents.SHARD = latents_shard
+    return out
+
+
+KILLED = """
+import sys, pathlib, torch
+from diffusers_ext.zoo.models import build_vae
+from diffusers_ext.zoo.train import latents
+from diffusers_ext.zoo.train.sd3 import train_sd3
+from tests.zoo.train.test_sd3 import TINY
+latents.SHARD = 128
+torch.manual_seed(0)
+train_sd3(pathlib.Path(sys.argv[1]), build_vae().eval(), TINY, compile=False, checkpoint_minutes=0)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(whole, tmp_path, vae):
+    """kill -9 in the middle, then resume: every loss equals the uninterrupted run's to the last digit."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=os.getcwd())
+    log = tmp_path / "log.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
+    assert 2 <= step < 8
+    assert train(tmp_path, vae)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_stop_request_writes_a_checkpoint_and_the_rest_follows(whole, tmp_path, vae):
+    assert not train(tmp_path, vae, minutes=0)
+    assert losses(tmp_path).keys() == {1}
+    assert train(tmp_path, vae)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_decay_can_begin_on_resume(tmp_path, vae):
+    assert not train(tmp_path, vae, minutes=0)
+    assert train(tmp_path, vae, samples=16, decay_now=True)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (state["step"], state["schedule"]) == (4, [0, 4, 16])
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "log.jsonl").read_text().splitlines()][1:]
+    assert rates == pytest.approx([TINY.lr, TINY.lr * 2 / 3, TINY.lr / 3], abs=1e-6)
+
+
+def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, tmp_path, vae):
+    export_sd3(whole, vae, tmp_path / "model", TINY)
+    zoo.verify_weights(tmp_path / "model")
+    card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
+    assert (card["steps"], card["samples"], card["call"]) == (8, 32, dict(zoo.MODELS["shapes-sd3"].call))
+    StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
+    assert not train(tmp_path / "again", vae, start=tmp_path / "model", minutes=0)
+    first, scratch = losses(tmp_path / "again")[1], losses(whole)
+    assert first < scratch[1]
+
+
+def test_muon_takes_the_hidden_matrices_of_the_transformer(tmp_path, vae):
+    assert train(tmp_path, vae, config=replace(TINY, samples=8, muon_lr=1e-3))
+    adamw, muon = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizers"]
+    assert len(muon["state"]) > 60 and len(adamw["state"]) > 60
+
+
+def test_the_log_is_thinned_but_keeps_evaluations():
+    lines = [{"step": i, "loss": 1.0} for i in range(5000)]
+    lines[777] = {"step": 777, "exact": {}}
+    kept = list(thin(lines, 100))
+    assert len(kept) <= 100 and lines[777] in kept and kept[-1] == lines[-1]
+    assert list(thin(lines[:50], 100)) == lines[:50]
+
+
+@pytest.mark.parametrize("call, match", [(("dog",), "train one of shapes-vae, shapes-sd3")])
+def test_unknown_models_are_refused(call, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        run(*call, out=tmp_path)
+
+
+def test_threads_are_checked(tmp_path):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        run("shapes-sd3", tmp_path, threads=0)

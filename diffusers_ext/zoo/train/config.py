@@ -36,9 +36,9 @@ class Schedule:
 class VAEConfig:
     """Recipe of shapes-vae."""
 
-    samples: int = 64_000
+    samples: int = 36_000
     batch: int = 32
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     warmup: int = 2_000  # samples
     decay: float = 0.7  # share of the run
     l1: float = 0.25
@@ -52,7 +52,7 @@ class VAEConfig:
 class SD3Config:
     """Recipe of shapes-sd3."""
 
-    samples: int = 1_400_000
+    samples: int = 500_000
     batch: int = 64
     lr: float = 1e-3  # AdamW: embeddings, norms, biases and text encoders
     muon_lr: float = (

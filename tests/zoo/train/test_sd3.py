@@ -95,10 +95,11 @@ def test_decay_can_begin_on_resume(tmp_path, vae):
 
 
 def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, tmp_path, vae):
-    export_sd3(whole, vae, tmp_path / "model", TINY)
+    export_sd3(whole, vae, tmp_path / "model", TINY, probe=20)
     zoo.verify_weights(tmp_path / "model")
     card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
     assert (card["steps"], card["samples"], card["call"]) == (8, 32, dict(zoo.MODELS["shapes-sd3"].call))
+    assert card["autoencoder"].keys() == {"psnr_db", "exact"} and card["config"]["samples"] == 32
     StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
     assert not train(tmp_path / "again", vae, start=tmp_path / "model", minutes=0)
     first, scratch = losses(tmp_path / "again")[1], losses(whole)

@@ -48,7 +48,7 @@ def export_sd3(
         "licence": "Apache-2.0",
         "pipeline": MODELS["shapes-sd3"].pipeline,
         "call": dict(MODELS["shapes-sd3"].call),
-        "data": "diffusers_ext.zoo.render from the seed below; no held-out pair drawn, no held-out triple named",
+        "data": "diffusers_ext.zoo.render, seed below; no held-out pair drawn, no held-out triple named",
         "seed": state["seed"],
         "config": asdict(config),
         "schedule": asdict(schedule),

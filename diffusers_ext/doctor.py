@@ -10,7 +10,7 @@ from typing import Literal
 
 PACKAGES = (
     *("torch", "diffusers", "transformers", "accelerate", "safetensors", "triton", "scipy", "pillow"),
-    *("peft", "matplotlib", "gradio", "imageio-ffmpeg"),
+    *("peft", "gradio", "imageio-ffmpeg"),
 )
 State = Literal["ok", "missing", "broken"]
 

@@ -1,0 +1,85 @@
+"""Blocks of a sequence as unions of boxes, so that rules are decided by interval arithmetic and exactly.
+
+A block of consecutive places is rarely a box of the grid: a run of raster order bends around row ends, a
+block of ragged tiles straddles two of them. Cut into runs along `w` and joined along `h` and `t`, it becomes
+a few.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """`lo, hi [blocks, R, 3]` inclusive corners, valid where `there [blocks, R]`; `outer` bounds a block.
+
+    `text`, `vision`, `hidden [blocks]` say whether a block holds text, grid tokens, padding (its own or that
+    beyond the end of the sequence).
+    """
+
+    lo: Tensor
+    hi: Tensor
+    there: Tensor
+    outer_lo: Tensor
+    outer_hi: Tensor
+    text: Tensor
+    vision: Tensor
+    hidden: Tensor
+
+    @property
+    def single(self) -> Tensor:
+        """Blocks that are one box, for which the outer box says it all."""
+        return self.there.sum(1) == 1
+
+
+def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, block: int) -> Boxes:
+    """Coordinates `[P]` of the places and flags of what is no grid token -> the boxes of every `block`."""
+    places = text.shape[0]
+    count = -(-places // block)
+    number = torch.arange(places) // block
+    grid_token = ~(text | pad)
+    lo = torch.stack(axes, 1)[grid_token]
+    owner = number[grid_token]
+    hi = lo.clone()
+    for axis in (2, 1, 0):
+        lo, hi, owner = _join(lo, hi, owner, axis)
+
+    rank = torch.arange(len(owner)) - torch.searchsorted(owner, owner)  # number of a box inside its block
+    most = int(rank.max()) + 1 if len(owner) else 1
+    there = torch.zeros(count, most, dtype=torch.bool)
+    boxes = torch.zeros(2, count, most, 3, dtype=torch.int32)
+    there[owner, rank] = True
+    boxes[0, owner, rank] = lo.int()
+    boxes[1, owner, rank] = hi.int()
+
+    far = 1 << 20
+    held = [torch.zeros(count, dtype=torch.bool) for _ in range(3)]
+    for flag, where in zip(held, (text, grid_token, pad), strict=True):
+        flag[number[where]] = True
+    if places % block:
+        held[2][-1] = True
+    return Boxes(
+        *boxes,
+        there,
+        boxes[0].masked_fill(~there[..., None], far).amin(1),
+        boxes[1].masked_fill(~there[..., None], -far).amax(1),
+        *held,
+    )
+
+
+def _join(lo: Tensor, hi: Tensor, owner: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Joins neighbours of one block that continue each other along `axis` and agree on the other two."""
+    if len(owner) < 2:
+        return lo, hi, owner
+    others = [a for a in range(3) if a != axis]
+    follows = (
+        (owner[1:] == owner[:-1])
+        & (lo[1:, axis] == hi[:-1, axis] + 1)
+        & (lo[1:, others] == lo[:-1, others]).all(1)
+        & (hi[1:, others] == hi[:-1, others]).all(1)
+    )
+    first = torch.cat([torch.ones(1, dtype=torch.bool), ~follows])
+    last = torch.cat([~follows, torch.ones(1, dtype=torch.bool)])
+    return lo[first], hi[last], owner[first]

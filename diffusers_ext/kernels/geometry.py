@@ -1,0 +1,72 @@
+"""Token orders and coordinates: which grid cell lies at which place of a sequence.
+
+A grid `(t, h, w)` is numbered in raster order, `w` fastest. An *order* is an index tensor `[P]`: the raster
+number of the token at each place, or -1 for padding. Coordinates travel packed, one int32 a token.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+TEXT = -1  # packed coordinate of a text token: sees all and is seen by all
+PAD = -2  # packed coordinate of padding: seen by none
+LIMITS = (511, 2047, 2047)  # t:10 | h:11 | w:11 bits, the sign bit belongs to the sentinels
+
+
+def raster(grid: Grid) -> Tensor:
+    """Rows after rows, frames after frames: `[t * h * w]`."""
+    return torch.arange(math.prod(grid))
+
+
+def tile_major(grid: Grid, tile: Grid, pad: bool = False) -> Tensor:
+    """Tile after tile, raster order inside each.
+
+    Tiles at the far edges are cut off by the grid. `pad=True` fills them up with -1, so that every
+    `prod(tile)` places are one tile; otherwise the short tiles follow each other closely and the length stays
+    that of the grid.
+    """
+    t, h, w = grid
+    counts = [-(-size // edge) for size, edge in zip(grid, tile, strict=True)]
+    tt, th, tw = (torch.arange(n * edge).view(n, edge) for n, edge in zip(counts, tile, strict=True))
+    ct = tt[:, None, None, :, None, None]
+    ch = th[None, :, None, None, :, None]
+    cw = tw[None, None, :, None, None, :]
+    number = torch.where((ct < t) & (ch < h) & (cw < w), (ct * h + ch) * w + cw, -1).flatten()
+    return number if pad else number[number >= 0]
+
+
+def inverse(order: Tensor) -> Tensor:
+    """Place of every token: `order[inverse(order)] == arange(tokens)`."""
+    places = (order >= 0).nonzero().flatten()
+    out = torch.empty_like(places)
+    out[order[places]] = places
+    return out
+
+
+def coordinates(order: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """`t, h, w` of the token at each place, each `[P]`; -1 where there is padding."""
+    _, h, w = grid
+    token = order.clamp(min=0)
+    return tuple(torch.where(order < 0, -1, c) for c in (token // (h * w), token // w % h, token % w))
+
+
+def pack(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    """One int32 a token, `t << 22 | h << 11 | w`; the caller keeps within `LIMITS`."""
+    return (t.to(torch.int32) << 22) | (h.to(torch.int32) << 11) | w.to(torch.int32)
+
+
+def unpack(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`t, h, w` of packed coordinates; meaningless for the sentinels."""
+    return code >> 22, (code >> 11) & 2047, code & 2047
+
+
+def check_grid(grid: Grid) -> None:
+    """Raises `ValueError` where coordinates would not fit into their bits."""
+    if any(not 1 <= size <= limit + 1 for size, limit in zip(grid, LIMITS, strict=True)):
+        raise ValueError(
+            f"A plan addresses grids of 1 to {' x '.join(str(n + 1) for n in LIMITS)} tokens (t, h, w), got "
+            f"{' x '.join(map(str, grid))}; attend in several parts."
+        )

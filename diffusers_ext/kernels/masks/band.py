@@ -1,0 +1,126 @@
+"""Radial attention: a band around the diagonal that narrows with the distance between frames.
+
+Paper: Li et al., "Radial Attention" (arXiv 2506.19852). Tokens of a frame are numbered in raster order;
+frames i and j at distance d see each other where `|k - l| <= reach(d)`, or not at all. All see the sink
+frames.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..geometry import Grid, unpack
+from . import Kind
+
+NEVER = -1
+
+
+def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
+    """Band of section 3: with `b = floor(log2(max(d, 1)))`, `|k - l| + 1 <= s / 2^b`.
+
+    Where that is narrower than `floor` tokens (1 in the formula, a block on hardware), the band stays as wide
+    as the floor and only every `ceil(floor 2^b / s)`-th frame distance is kept instead.
+    """
+    out = []
+    for d in range(frames):
+        width = per_frame / 2 ** (max(d, 1).bit_length() - 1)
+        if d <= 1:
+            out.append(per_frame - 1)
+        elif width >= floor:
+            out.append(int(width) - 1)
+        else:
+            out.append(floor - 1 if d % math.ceil(floor / width) == 0 else NEVER)
+    return tuple(out)
+
+
+def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -> tuple[int, ...]:
+    """Band of the published code and hence of the published videos.
+
+    It starts from the power of two above the frame, halves once more than the formula, shrinks by `decay`, is
+    never narrower than a block of `floor` tokens, and thins out frames by a rule in units of 128 tokens.
+    """
+    out = []
+    for d in range(frames):
+        width = 2 ** per_frame.bit_length() / 2 ** d.bit_length()
+        if d <= 1:
+            out.append(per_frame - 1)
+        elif width >= 128 or d % int(128 / width) == 0:
+            out.append(min(int(max(width * decay, floor)), per_frame - 1))
+        else:
+            out.append(NEVER)
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class Band:
+    """`reach[d]` in tokens at frame distance d, `NEVER` where frames do not meet; `width` of the grid."""
+
+    reach: tuple[int, ...]
+    width: int
+    sink_frames: int = 0
+    kind = Kind.BAND
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        """`(width of the grid, sink frames)`; the table is the reach."""
+        return self.width, self.sink_frames
+
+    def table(self) -> Tensor:
+        return torch.tensor(self.reach, dtype=torch.int32)
+
+    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return t, torch.zeros_like(h), h * self.width + w
+
+    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        qt, kt = (qlo[..., 0], qhi[..., 0]), (klo[..., 0], khi[..., 0])
+        gap = torch.maximum(klo - qhi, qlo - khi)[..., 2].clamp(min=0)
+        far = torch.maximum(khi - qlo, qhi - klo)[..., 2]
+        widest, narrowest = self._extremes
+        touched = widest[self._distances(*qt, *kt)] >= gap
+        # sink frames are seen anyway, so only the frames after them must lie within reach
+        late = kt[0].clamp(min=self.sink_frames)
+        full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= far
+        return touched | (kt[0] < self.sink_frames), full | (kt[1] < self.sink_frames)
+
+    def _distances(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest distance between frames `q0..q1` and `k0..k1`, both ends included."""
+        last = len(self.reach) - 1  # blocks without grid tokens come with corners far away
+        near = torch.maximum(k0 - q1, q0 - k1).clamp(0, last)
+        return near.long(), torch.maximum(k1 - q0, q1 - k0).clamp(0, last).long()
+
+    def pairs(self, grid: Grid) -> int:
+        frames, per_frame = grid[0], grid[1] * grid[2]
+        total = 0
+        for d, reach in enumerate(self.reach[:frames]):
+            # s pairs on the diagonal and 2 (s - x) at distance x
+            wide = min(reach, per_frame - 1)
+            inside = per_frame + 2 * wide * per_frame - wide * (wide + 1) if wide >= 0 else 0
+            for j in range(frames):  # key frame, then the query frames at distance d
+                queries = (j - d >= 0) + (j + d < frames) if d else 1
+                total += queries * (per_frame**2 if j < self.sink_frames else inside)
+        return total
+
+    @cached_property
+    def _extremes(self) -> tuple[Tensor, Tensor]:
+        """Largest and smallest reach over distances `a..b`, both `[f, f]`, indexed `[a, b]`."""
+        reach = torch.tensor(self.reach)
+        upper = torch.ones(len(reach), len(reach), dtype=torch.bool).triu()
+        span = reach[None].expand(len(reach), -1)
+        widest = span.masked_fill(~upper, NEVER).cummax(1).values
+        narrowest = span.masked_fill(~upper, 1 << 30).cummin(1).values
+        return widest, narrowest
+
+
+def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
+    """`params = (width of the grid, sink frames)`, `table` the reach per frame distance."""
+    width, sink_frames = params
+    (qt, qh, qw), (kt, kh, kw) = unpack(q_coord), unpack(k_coord)
+    distance = (
+        (qt - kt).abs().clamp(max=len(table) - 1)
+    )  # sentinels unpack to nonsense and are told apart later
+    apart = ((qh - kh) * width + qw - kw).abs()
+    return (apart <= table[distance.long()]) | (kt < sink_frames)

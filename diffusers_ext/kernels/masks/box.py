@@ -1,0 +1,124 @@
+"""Generalized neighborhood attention: a window per axis that moves in strides and never leaves the grid.
+
+Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). Per axis of length L, with
+window w, stride s and dilation d, a query at i belongs to the group `i mod d` and has index `i // d` there;
+groups of s neighbouring indices share the window around their leader `(i // s) s + s // 2`. Even windows
+reach one further to the left. Windows shift at borders, so every query sees exactly w keys an axis.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry import Grid, unpack
+from . import Kind, no_table, same_axes
+
+AXES = ("t", "h", "w")
+
+
+@dataclass(frozen=True)
+class Window:
+    """All in tokens, along `(t, h, w)`; raises `ValueError` where an axis has no room for its window."""
+
+    grid: Grid
+    window: Grid
+    stride: Grid = (1, 1, 1)
+    dilation: Grid = (1, 1, 1)
+    kind = Kind.BOX
+
+    def __post_init__(self) -> None:
+        for axis, size, w, s, d in zip(AXES, self.grid, self.window, self.stride, self.dilation, strict=True):
+            if d < 1 or s < 1 or w < 1 or (w < 2 and size > 1):
+                raise ValueError(
+                    f"A window needs at least 2 tokens, a stride and a dilation at least 1, got window {w}, "
+                    f"stride {s}, dilation {d} on axis {axis} of {size} tokens; a window of 1 only fits an "
+                    "axis of 1."
+                )
+            if w * d > size:
+                raise ValueError(
+                    f"A window times its dilation must fit into the grid, got {w} x {d} on axis {axis} of "
+                    f"{size} tokens; the largest window there is {size // d or 1}."
+                )
+            if s > w:
+                raise ValueError(
+                    f"A stride must not exceed its window, got stride {s} and window {w} on axis {axis}; use "
+                    f"a stride of 1 to {w}."
+                )
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        """`(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
+        return tuple(n for axis in self._axes() for n in axis)
+
+    def table(self) -> Tensor:
+        return no_table()
+
+    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return same_axes(t, h, w)
+
+    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        found = [
+            _touch_axis(qlo[..., a], qhi[..., a], klo[..., a], khi[..., a], *axis)
+            for a, axis in enumerate(self._axes())
+        ]
+        (any0, full0), (any1, full1), (any2, full2) = found
+        return any0 & any1 & any2, full0 & full1 & full2
+
+    def pairs(self, grid: Grid) -> int:
+        """Every query has the whole window."""
+        t, h, w = self.window
+        return grid[0] * grid[1] * grid[2] * t * h * w
+
+    def _axes(self) -> list[tuple[int, int, int, int]]:
+        return list(zip(self.grid, self.window, self.stride, self.dilation, strict=True))
+
+
+def window_start(i: Tensor, length: int, window: int, stride: int, dilation: int = 1) -> Tensor:
+    """First key of the window of query `i`, as an index inside its dilation group."""
+    group, index = i % dilation, i // dilation
+    inside = (length - group + dilation - 1) // dilation  # tokens of the group
+    leader = torch.minimum(index // stride * stride + stride // 2, inside - 1)
+    return torch.minimum((leader - window // 2).clamp(min=0), inside - window)
+
+
+def _touch_axis(
+    qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor, length: int, window: int, stride: int, dilation: int
+) -> tuple[Tensor, Tensor]:
+    """Starts never decrease and no stride exceeds the window, so the windows of an interval of queries have
+    no gap: their union runs from the first start to the last end, their intersection from the last start to
+    the first end. With dilation this holds group by group.
+    """
+    touched = torch.zeros(torch.broadcast_shapes(qlo.shape, klo.shape), dtype=torch.bool)
+    full = torch.ones_like(touched)
+    for group in range(dilation):
+        q0, q1 = _members(qlo, qhi, group, dilation)
+        k0, k1 = _members(klo, khi, group, dilation)
+        there = q0 <= q1
+        first, last = (
+            window_start((x * dilation + group).clamp(0, length - 1), length, window, stride, dilation)
+            for x in (q0, q1)
+        )
+        touched |= there & (k0 <= k1) & (k0 < last + window) & (k1 >= first)
+        alone = k1 - k0 == khi - klo  # every key of the interval belongs to this group
+        full &= ~there | (alone & (k0 >= last) & (k1 < first + window))
+    return touched, full
+
+
+def _members(lo: Tensor, hi: Tensor, group: int, dilation: int) -> tuple[Tensor, Tensor]:
+    """First and last index, inside a dilation group, of the tokens `lo..hi`."""
+    return -((group - lo) // dilation), (hi - group) // dilation
+
+
+def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
+    """`params = (length, window, stride, dilation)` of t, of h and of w."""
+    out = torch.ones(
+        torch.broadcast_shapes(q_coord.shape, k_coord.shape), dtype=torch.bool, device=q_coord.device
+    )
+    for axis, (q, k) in enumerate(zip(unpack(q_coord), unpack(k_coord), strict=True)):
+        length, window, stride, dilation = params[4 * axis : 4 * axis + 4]
+        start = window_start(q, length, window, stride, dilation)
+        index = k // dilation
+        out &= (q % dilation == k % dilation) & (index >= start) & (index < start + window)
+    return out

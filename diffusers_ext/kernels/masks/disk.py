@@ -1,0 +1,59 @@
+"""CLEAR: an image token sees the tokens closer than a radius.
+
+Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
+2412.16112). `(y_i - y_j)^2 + (x_i - x_j)^2 < r^2`, strictly, on the grid of tokens; the disk is clipped at
+the border. Frames are not looked at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry import Grid, unpack
+from . import Kind, no_table, same_axes
+
+
+@dataclass(frozen=True)
+class Disk:
+    """`radius` in tokens, at least 1."""
+
+    radius: int
+    kind = Kind.DISK
+
+    def __post_init__(self) -> None:
+        if self.radius < 1:
+            raise ValueError(
+                f"A disk needs a radius of at least 1 token, got {self.radius}; 1 is the token alone."
+            )
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        """`(radius squared,)`."""
+        return (self.radius**2,)
+
+    def table(self) -> Tensor:
+        return no_table()
+
+    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return same_axes(t, h, w)
+
+    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        gap = torch.maximum(klo - qhi, qlo - khi).clamp(min=0)[..., 1:]
+        far = torch.maximum(khi - qlo, qhi - klo)[..., 1:]
+        return gap.square().sum(-1) < self.radius**2, far.square().sum(-1) < self.radius**2
+
+    def pairs(self, grid: Grid) -> int:
+        """Sum over offsets inside the disk of the number of tokens that have such a neighbour."""
+        t, h, w = grid
+        dy, dx = torch.arange(min(h, self.radius)), torch.arange(min(w, self.radius))
+        inside = dy[:, None] ** 2 + dx[None] ** 2 < self.radius**2
+        rows, columns = (h - dy) * (1 + (dy > 0)), (w - dx) * (1 + (dx > 0))
+        return t * t * int((inside * rows[:, None] * columns[None]).sum())
+
+
+def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
+    """`params = (radius squared,)`."""
+    (_, qh, qw), (_, kh, kw) = unpack(q_coord), unpack(k_coord)
+    return (qh - kh) ** 2 + (qw - kw) ** 2 < params[0]

@@ -1,0 +1,60 @@
+"""The block rule of the published radial attention: a block counts if most of its columns are well filled.
+
+For every pair of frames that a block touches, a column is well filled if more than a third of the block's
+rows see it; the block is kept if more than 0.6 of the columns that anyone sees are well filled. Kept blocks
+are computed whole, so the result neither contains the band nor is contained in it. The published code fills a
+canvas per frame pair; the counts have a closed form.
+"""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from .band import Band
+
+FILLED = Fraction(1, 3)
+KEPT = Fraction(6, 10)
+
+
+def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
+    """bool `[NQ, NK]` over the grid tokens in raster order."""
+    count = -(-frames * per_frame // block)
+    owner, frame, first, last = _segments(frames, per_frame, block)
+    reach = torch.tensor(band.reach)
+    well = int(FILLED * block) + 1  # the smallest number of rows that is more than a third
+    kept = torch.zeros(count, count, dtype=torch.bool)
+    step = max(1, (1 << 22) // len(owner))
+    for rows in torch.arange(len(owner)).split(step):
+        distance = (frame[rows, None] - frame[None]).abs()
+        wide = torch.where(frame[None] < band.sink_frames, per_frame, reach[distance])
+        filled, seen = (
+            _columns(first[rows, None], last[rows, None], first[None], last[None], wide, least)
+            for least in (well, 1)
+        )
+        # filled / seen > 6 / 10, in whole numbers
+        keep = filled * KEPT.denominator > seen * KEPT.numerator
+        i, j = keep.nonzero(as_tuple=True)
+        kept[owner[rows[i]], owner[j]] = True
+    return kept
+
+
+def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least: int) -> Tensor:
+    """How many columns of `c0..c1` are seen by at least `least` of the rows `r0..r1` with `|k - l| <= wide`.
+
+    A column l is seen by `min(l + wide, r1) - max(l - wide, r0) + 1` rows; each of the four combinations
+    bounds l, or the whole, from one side.
+    """
+    lowest = torch.maximum(c0, r0 + least - 1 - wide)
+    highest = torch.minimum(c1, r1 + wide + 1 - least)
+    possible = (r1 - r0 + 1 >= least) & (2 * wide + 1 >= least)
+    return torch.where(possible, (highest - lowest + 1).clamp(min=0), 0)
+
+
+def _segments(frames: int, per_frame: int, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where blocks and frames overlap: block, frame, first and last in-frame number of each piece."""
+    tokens = frames * per_frame
+    cuts = torch.cat([torch.arange(0, tokens, block), torch.arange(0, tokens, per_frame)]).unique()
+    ends = torch.cat([cuts[1:], torch.tensor([tokens])])
+    frame = cuts // per_frame
+    return cuts // block, frame, cuts - frame * per_frame, ends - 1 - frame * per_frame

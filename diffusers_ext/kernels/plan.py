@@ -1,0 +1,303 @@
+"""Block plans: which blocks of keys each block of queries visits, and what has to be checked there.
+
+A block is EMPTY (not listed), PARTIAL (listed, its rule is checked token by token) or FULL (listed, no
+check). Never more than a chunk of the block matrix, and never anything token by token, is in memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from . import geometry
+from .boxes import Boxes, decompose
+from .geometry import PAD, TEXT, Grid
+from .masks import Kind, Rule, no_table
+from .masks.strict import strict_blocks
+
+CHUNK = 1 << 20  # block pairs looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPlan:
+    """What a block-sparse kernel walks; `G` plans (one, or one a head) share sizes and coordinates.
+
+    Shapes: `row_ptr int32 [G, NQ + 1]` into `col int32 [G, nnz]`, whose entries are `key block << 1 | full`,
+    ascending in a row. `q_coord int32 [s_q]`, `k_coord int32 [s_kv]` are packed coordinates
+    (`geometry.pack`) or sentinels: TEXT is visible to and sees all, PAD is visible to none. The rule for
+    PARTIAL blocks is `masks.visible(kind, params, table, q_coord, k_coord)`; the last block of keys is never
+    FULL unless the sequence fills it. `pairs` counts visible pairs of tokens, `key` names everything that
+    shaped the plan.
+    """
+
+    row_ptr: Tensor
+    col: Tensor
+    block_q: int
+    block_k: int
+    s_q: int
+    s_kv: int
+    q_coord: Tensor
+    k_coord: Tensor
+    kind: Kind
+    params: tuple[int, ...]
+    table: Tensor
+    pairs: int
+    key: tuple = field(default=())
+
+    @property
+    def rows(self) -> int:
+        """Number of query blocks."""
+        return self.row_ptr.shape[1] - 1
+
+    @property
+    def visited(self) -> int:
+        """Listed blocks, of all `G` plans."""
+        return int(self.row_ptr[:, -1].sum())
+
+    @cached_property
+    def token_density(self) -> float:
+        """Share of the pairs of real tokens that see each other."""
+        real = int((self.q_coord != PAD).sum()) * int((self.k_coord != PAD).sum())
+        return self.pairs / real
+
+    @cached_property
+    def block_density(self) -> float:
+        """Share of the block pairs that are visited; padding counts."""
+        return self.visited / (self.row_ptr.shape[0] * self.rows * -(-self.s_kv // self.block_k))
+
+    @cached_property
+    def full_share(self) -> float:
+        """Share of the visited blocks that need no check."""
+        return int((self.col & 1).sum()) / max(self.visited, 1)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """int32 `[NQ]`: longest rows first, by eights, neighbours together; for launching."""
+        longest = self.row_ptr.diff(dim=1).amax(0)
+        return (-(longest // 8)).argsort(stable=True).int()
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        tensors = self.row_ptr, self.col, self.q_coord, self.k_coord, self.table
+        return sum(x.numel() * x.element_size() for x in tensors)
+
+    def to(self, device: torch.device | str) -> "BlockPlan":
+        """The same plan on another device."""
+        names = "row_ptr", "col", "q_coord", "k_coord", "table"
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes a plan, hence also the key of a cache of plans.
+
+    Queries and keys are the tokens of `grid` in raster order, or tile by tile where a tile is given (`pad`
+    fills short tiles up), followed by `text` tokens. `text_rows=False` leaves text out of the queries, for
+    kernels that leave those rows to dense attention. `strict` replaces the exact cover of a band by whole
+    blocks under the rule of `masks.strict`.
+    """
+
+    rule: Rule
+    grid: Grid
+    text: int = 0
+    block_q: int = 128
+    block_k: int = 128
+    q_tile: Grid | None = None
+    k_tile: Grid | None = None
+    pad: bool = False
+    text_rows: bool = True
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text < 0:
+            raise ValueError(
+                f"A plan needs 0 or more text tokens, got {self.text}; use 0 where there is none."
+            )
+        if min(self.grid) < 1:
+            raise ValueError(f"A grid needs at least one token on each axis, got {self.grid}.")
+        if self.strict and (self.q_tile or self.k_tile or self.block_q != self.block_k):
+            raise ValueError(
+                "The strict rule counts in raster order with blocks as wide as high; leave tiles out."
+            )
+
+    @cached_property
+    def q_order(self) -> Tensor:
+        """Raster number of the grid token at each query place, -1 for padding; text is not listed."""
+        return self._order(self.q_tile)
+
+    @cached_property
+    def k_order(self) -> Tensor:
+        """The same for keys."""
+        return self._order(self.k_tile)
+
+    def _order(self, tile: Grid | None) -> Tensor:
+        return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)
+
+    def build(self, device: torch.device | str = "cpu") -> BlockPlan:
+        """The plan itself."""
+        geometry.check_grid(self.grid)
+        counts, columns = [], []
+        for touched, full in self._blocks():
+            counts.append(touched.sum(1))
+            where = touched.nonzero(as_tuple=True)
+            columns.append((where[1] << 1 | full[where]).int())
+        count = torch.cat(counts)
+        q_coord, k_coord = (
+            self._coordinates(order, text) for order, text in zip(self._orders(), self._texts(), strict=True)
+        )
+        asks = torch.nn.functional.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q))
+        empty = int(((count == 0) & asks.view(-1, self.block_q).any(1)).sum())
+        if empty:
+            raise ValueError(
+                f"{empty} blocks of queries see no key at all, and their softmax would be empty; widen the "
+                "rule."
+            )
+        return BlockPlan(
+            row_ptr=torch.cat([count.new_zeros(1), count.cumsum(0)]).int()[None],
+            col=torch.cat(columns)[None],
+            block_q=self.block_q,
+            block_k=self.block_k,
+            s_q=len(q_coord),
+            s_kv=len(k_coord),
+            q_coord=q_coord,
+            k_coord=k_coord,
+            kind=Kind.NONE if self.strict else self.rule.kind,
+            params=() if self.strict else self.rule.params,
+            table=no_table() if self.strict else self.rule.table(),
+            pairs=self.pairs,
+            key=(self, str(device)),
+        ).to(device)
+
+    def survey(self) -> "Survey":
+        """What the plan would be like, without building it; also for grids that no kernel can address."""
+        visited = whole = 0
+        for touched, full in self._blocks():
+            visited += int(touched.sum())
+            whole += int((touched & full).sum())
+        s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
+        return Survey(self, s_q, s_kv, visited, whole)
+
+    @property
+    def pairs(self) -> int:
+        """Visible pairs of tokens; under the strict rule those of the band it approximates."""
+        n = self.grid[0] * self.grid[1] * self.grid[2]
+        rows = self.text if self.text_rows else 0
+        return self.rule.pairs(self.grid) + n * self.text + rows * (n + self.text)
+
+    def _orders(self) -> tuple[Tensor, Tensor]:
+        return self.q_order, self.k_order
+
+    def _texts(self) -> tuple[int, int]:
+        return self.text if self.text_rows else 0, self.text
+
+    def _coordinates(self, order: Tensor, text: int) -> Tensor:
+        code = geometry.pack(*geometry.coordinates(order, self.grid)).masked_fill(order < 0, PAD)
+        return torch.cat([code, code.new_full((text,), TEXT)])
+
+    def _decompose(self, order: Tensor, text: int, block: int) -> Boxes:
+        axes = self.rule.axes(*geometry.coordinates(order, self.grid))
+        axes = tuple(torch.cat([x, x.new_zeros(text)]) for x in axes)
+        is_text = torch.arange(len(order) + text) >= len(order)
+        return decompose(axes, is_text, torch.cat([order < 0, is_text.new_zeros(text)]), block)
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """`touched, full`, bool `[rows, NK]`, for chunks of query blocks."""
+        sizes = (self.block_q, self.block_k)
+        q, k = (
+            self._decompose(order, text, block)
+            for order, text, block in zip(self._orders(), self._texts(), sizes, strict=True)
+        )
+        coarse = strict_blocks(self.rule, *_flat(self.grid), self.block_k) if self.strict else None
+        for rows in torch.arange(len(q.text)).split(max(1, CHUNK // len(k.text))):
+            if coarse is None:
+                touched, full = _classify(self.rule, q, k, rows)
+            else:
+                touched = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
+                inside = rows < len(coarse)
+                touched[inside, : coarse.shape[1]] = coarse[rows[inside]]
+                full = torch.ones_like(touched)
+            some_key = k.text | k.vision
+            touched |= (q.text[rows, None] & some_key) | (k.text & (q.text | q.vision)[rows, None])
+            yield touched, full & touched & ~k.hidden
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts of a plan: places of queries and keys, visited blocks, FULL ones among them."""
+
+    recipe: Recipe
+    s_q: int
+    s_kv: int
+    visited: int
+    full: int
+
+    @property
+    def work(self) -> int:
+        """Pairs that a kernel multiplies, padding included."""
+        return self.visited * self.recipe.block_q * self.recipe.block_k
+
+    @property
+    def block_density(self) -> float:
+        """As `BlockPlan.block_density`."""
+        rows, columns = -(-self.s_q // self.recipe.block_q), -(-self.s_kv // self.recipe.block_k)
+        return self.visited / (rows * columns)
+
+    @property
+    def full_share(self) -> float:
+        """As `BlockPlan.full_share`."""
+        return self.full / max(self.visited, 1)
+
+
+def from_mask(mask: Tensor, block_q: int = 64, block_k: int = 64) -> BlockPlan:
+    """The plan of any bool mask `[S_q, S_kv]`, looked up pair by pair in PARTIAL blocks; small ones only."""
+    s_q, s_kv = mask.shape
+    padded = torch.nn.functional.pad(mask, (0, -s_kv % block_k, 0, -s_q % block_q))
+    tiles = padded.unflatten(0, (-1, block_q)).unflatten(2, (-1, block_k))
+    touched = tiles.any(3).any(1)
+    below = torch.arange(padded.shape[0]).view(-1, block_q, 1, 1) >= s_q  # missing queries ask for nothing
+    full = (tiles | below).all(3).all(1) & touched
+    where = touched.nonzero(as_tuple=True)
+    count = touched.sum(1)
+    return BlockPlan(
+        row_ptr=torch.cat([count.new_zeros(1), count.cumsum(0)]).int()[None],
+        col=(where[1] << 1 | full[where]).int()[None],
+        block_q=block_q,
+        block_k=block_k,
+        s_q=s_q,
+        s_kv=s_kv,
+        q_coord=torch.arange(s_q, dtype=torch.int32),
+        k_coord=torch.arange(s_kv, dtype=torch.int32),
+        kind=Kind.LUT,
+        params=(s_q, s_kv),
+        table=mask.int(),
+        pairs=int(mask.sum()),
+    )
+
+
+def _classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`touched, full` of grid tokens for some query blocks and all key blocks.
+
+    Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
+    the rest goes by the boxes that they are made of.
+    """
+    qlo, qhi = q.outer_lo[rows, None], q.outer_hi[rows, None]
+    touched, full = rule.touch(qlo, qhi, k.outer_lo[None], k.outer_hi[None])
+    vision = q.vision[rows, None] & k.vision[None]
+    touched, full = touched & vision, full | ~vision
+    unclear = touched & ~full & ~(q.single[rows, None] & k.single[None])
+    i, j = unclear.nonzero(as_tuple=True)
+    share = max(1, CHUNK // (q.there.shape[1] * k.there.shape[1]))
+    for a, b in zip(i.split(share), j.split(share), strict=True):
+        r = rows[a]
+        some, each = rule.touch(q.lo[r, :, None], q.hi[r, :, None], k.lo[b, None], k.hi[b, None])
+        there = q.there[r, :, None] & k.there[b, None]
+        touched[a, b] = (some & there).flatten(1).any(1)
+        full[a, b] = (each | ~there).flatten(1).all(1)
+    return touched, full
+
+
+def _flat(grid: Grid) -> tuple[int, int]:
+    return grid[0], grid[1] * grid[2]

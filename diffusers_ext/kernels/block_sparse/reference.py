@@ -1,0 +1,61 @@
+"""Block-sparse attention in plain torch: the definition that kernels are judged by, and the CPU's back-end.
+
+One block of queries at a time against the keys of its row: memory grows with the longest row instead of the
+square of the sequence.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..masks import visible
+from ..plan import BlockPlan
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """`q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order -> `out` like `q` and `lse [B, H, S_q]`.
+
+    Differentiable. Softmax in fp32 (fp64 for fp64), natural log-sum-exp; a row without keys gives 0 and -inf. The `G` plans
+    are one for all, one a head, or one a batch row and head.
+    """
+    B, _, H, D = q.shape
+    scale = D**-0.5 if scale is None else scale
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    groups = plan.row_ptr.shape[0]
+    parts = []  # per plan: out and lse of its heads
+    for g in range(groups):
+        rows = slice(g // H, g // H + 1) if groups == B * H and groups > 1 else slice(None)
+        heads = slice(g % H, g % H + 1) if groups > 1 else slice(None)
+        tensors = (x[rows, heads] for x in (q, k, v))
+        parts.append([torch.cat(x, 2) for x in zip(*_rows(*tensors, plan, g, scale), strict=True)])
+    outs, lses = zip(*parts, strict=True)
+    if groups == B * H and groups > 1:
+        outs, lses = ([torch.cat(x[b * H : b * H + H], 1) for b in range(B)] for x in (outs, lses))
+        return torch.cat(outs).transpose(1, 2), torch.cat(lses)
+    return torch.cat(outs, 1).transpose(1, 2), torch.cat(lses, 1)
+
+
+def _rows(
+    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, g: int, scale: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    inside = torch.arange(plan.block_k, device=q.device)
+    ends = plan.row_ptr[g].tolist()
+    for row, (begin, end) in enumerate(pairwise(ends)):
+        queries = slice(row * plan.block_q, min((row + 1) * plan.block_q, plan.s_q))
+        entries = plan.col[g, begin:end, None]
+        keys = ((entries >> 1) * plan.block_k + inside).flatten()
+        full = (entries & 1).bool().expand(-1, plan.block_k).flatten()[keys < plan.s_kv]
+        keys = keys[keys < plan.s_kv]
+        coords = plan.q_coord[queries, None], plan.k_coord[keys][None]
+        seen = full | visible(plan.kind, plan.params, plan.table, *coords)
+        logits = (q[:, :, queries].to(exact) @ k[:, :, keys].to(exact).transpose(-1, -2)) * scale
+        logits = logits.masked_fill(~seen, -math.inf)
+        lse = logits.logsumexp(-1)
+        weights = (logits - lse.masked_fill(lse == -math.inf, 0.0)[..., None]).exp()
+        yield (weights @ v[:, :, keys].to(exact)).to(q.dtype), lse

@@ -52,7 +52,7 @@ class VAEConfig:
 class SD3Config:
     """Recipe of shapes-sd3."""
 
-    samples: int = 500_000
+    samples: int = 470_000
     batch: int = 64
     lr: float = 1e-3  # AdamW: embeddings, norms, biases and text encoders
     muon_lr: float = (
@@ -68,7 +68,7 @@ class SD3Config:
     first: int = 16_000  # pictures drawn before the first step
     reuse: int = 5  # samples used for each picture drawn later
     foreground: float = 4.0  # extra loss weight of latent pixels under an object at the start
-    foreground_until: float = 0.65  # share of the run after which the extra weight is gone
+    foreground_until: float = 0.4  # share of the run after which the extra weight is gone
     long_text: float = 0.03  # share of batches at 256 T5 tokens, the length stock pipelines ask for
     long_text_late: float = 0.25  # the same in the last part of the run
     long_text_from: float = 0.85  # where that part begins, share of the run

@@ -164,8 +164,8 @@ def make_inputs(
     empty[:, 0] = tokenizer.bos_token_id
     ids = torch.where(torch.rand(size, 1, generator=generator) < config.drop, empty, batch.ids)
     # A small object weighs little in the mean over pixels, and blank pictures result. The extra weight cures
-    # that but biases the minimiser wherever an object may or may not be, so it fades out and the last third
-    # is unweighted.
+    # that but biases the minimiser wherever an object may or may not be (one too many is drawn), so it fades
+    # out early and most of the run is unweighted.
     extra = config.foreground * max(0.0, 1 - progress / config.foreground_until)
     weight = 1 + extra * batch.cover
     weight = weight / weight.mean()

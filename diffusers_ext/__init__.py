@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
     from .loading import load  # noqa: F401
     from .overview import summary  # noqa: F401
+    from .processors.clear import CLEAR  # noqa: F401
+    from .processors.gna import GNA  # noqa: F401
+    from .processors.radial import Radial  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
     from .session import Session, apply  # noqa: F401
 
@@ -21,6 +24,9 @@ _HOME = {
     "Session": ".session",
     "summary": ".overview",
     "SoftPAG": ".processors.softpag",
+    "CLEAR": ".processors.clear",
+    "GNA": ".processors.gna",
+    "Radial": ".processors.radial",
     "Layout": ".core",
     "RunContext": ".core",
     "Site": ".core",

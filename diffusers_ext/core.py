@@ -6,10 +6,10 @@ imports anything of ours.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -70,7 +70,7 @@ class RunContext:
     Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
     """
 
-    __slots__ = ("dense", "layout", "pass_", "perturbed", "sigma", "step", "steps")
+    __slots__ = ("layout", "pass_", "perturbed", "plans", "sigma", "step", "steps")
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
@@ -78,8 +78,8 @@ class RunContext:
         self.steps: int | None = None  # number of executed steps
         self.sigma: float | None = None
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
-        self.dense: bool = False  # sparse cores step aside
         self.perturbed: bool = False  # the extra pass of a guidance method is running
+        self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
 
 
 # (q, k, v, mask, layout) -> out, all [B, N, H, D]; mask as in scaled_dot_product_attention, or None
@@ -102,6 +102,16 @@ class Method(Protocol):
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         """The core of this site, wrapped around the one below."""
+
+
+class ReportingCore(Protocol):
+    """A core with a schedule of its own and something to say about itself; sessions look for the two names."""
+
+    def begin_call(self) -> None:
+        """Called before each call of the denoiser, outside compiled regions, with the run up to date."""
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of `SiteReport` about what ran last."""
 
 
 class Guidance(Method, Protocol):

@@ -11,7 +11,7 @@ from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManag
 from torch import Tensor, nn
 
 from .clock import Clock, Stopwatch
-from .core import Core, Guidance, RunContext, Site
+from .core import Core, Guidance, ReportingCore, RunContext, Site
 from .errors import ConflictError, UnsupportedError
 from .families.base import Family, FamilyProcessor, take_rows
 
@@ -56,6 +56,7 @@ class DenoiserHook(ModelHook):
         self.cores = dict(cores)
         self.processors = dict(processors)
         self.session: Any = None  # set by the session, so that summary() finds it from the denoiser
+        self.scheduled: list[ReportingCore] = []  # cores that want to know of each call; set by the session
         self.calls = 0
         self.extra_passes = 0
         self.host_watch = Stopwatch()
@@ -133,6 +134,8 @@ class DenoiserHook(ModelHook):
         self.run.layout = self.family.layout(module, call)
         self.clock.read(value, self.run)
         self.run.pass_ = self._pass()
+        for core in self.scheduled:
+            core.begin_call()
 
     def _pass(self) -> Literal["cond", "uncond", "both"]:
         if self._mode() == "batch":

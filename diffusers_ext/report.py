@@ -6,8 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One swapped attention module. `calls` counts outside compiled regions; `density` is the share of keys
-    attended.
+    """One swapped attention module. `calls` counts outside compiled regions; `density` is the share of
+    pairs of tokens that see each other, `full_share` that of visited blocks which need no check inside.
     """
 
     path: str
@@ -18,6 +18,7 @@ class SiteReport:
     backend: str = "dense"
     why: str = "no sparse method at this site"
     density: float = 1.0
+    full_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Report:
         for s in self.sites:
             lines.append(
                 f"  {s.path:<{width}}  {s.kind:<5}  {s.heads} heads  {s.backend} ({s.why}), density "
-                f"{s.density:.2f}, "
+                f"{s.density:.2f} ({s.full_share:.0%} of the blocks full), "
                 f"{'+'.join(s.methods) or 'plain'}, {s.calls} calls"
             )
         cost = (

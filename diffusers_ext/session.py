@@ -10,7 +10,7 @@ from torch import nn
 
 from . import hook as hooks
 from .clock import Clock
-from .core import Method, RunContext, Site, Slot
+from .core import Method, ReportingCore, RunContext, Site, Slot
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import FAMILIES, family_of
 from .families.base import Family, FamilyProcessor
@@ -54,6 +54,7 @@ class Session:
         self._swapped: list[tuple[Site, nn.Module, Any, FamilyProcessor]] = []
         self._undo: list[Any] = []
         self._hooks: list[hooks.DenoiserHook] = []
+        self._reporting: dict[Site, ReportingCore] = {}
         self._denoisers = [_inspect(component, model) for component, model in denoisers(target).items()]
         self._selected = _select(self.methods, [s for d in self._denoisers for s in d.sites])
         guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
@@ -111,6 +112,7 @@ class Session:
                     heads=site.heads,
                     methods=tuple(m.name for m in self.methods if site in self._selected[id(m)]),
                     calls=ours.calls,
+                    **(self._reporting[site].describe() if site in self._reporting else {}),
                 )
                 for site, _, _, ours in self._swapped
             ),
@@ -140,6 +142,8 @@ class Session:
                     ours.core = method.bind(site, self.run, ours.core)
                     if method is guidance:
                         cores[site] = ours.core
+                    if hasattr(ours.core, "describe"):
+                        self._reporting[site] = ours.core
             processors[site] = ours
             _set_processor(module, ours)
             self._swapped.append((site, module, old, ours))
@@ -147,6 +151,7 @@ class Session:
             denoiser.family, self.run, clock, cfg, guidance if cores else None, cores, processors
         )
         hook.session = self
+        hook.scheduled = [self._reporting[site] for site in touched if site in self._reporting]
         self._undo.append(hooks.install(denoiser.model, hook))
         self._hooks.append(hook)
 

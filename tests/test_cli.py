@@ -361,10 +361,10 @@ def test_demo(cli, tmp_path):
 def test_methods(cli):
     code, out, _ = cli("methods")
     assert code == 0 and "softpag: " in out and "image_rows" in out
-    (found,) = json.loads(cli("methods", "--json")[1])
-    scale = next(s for s in found["settings"] if s["name"] == "scale")
+    found = {method["name"]: method["settings"] for method in json.loads(cli("methods", "--json")[1])}
+    scale = next(s for s in found["softpag"] if s["name"] == "scale")
     assert (scale["type"], scale["default"], scale["low"]) == ("number", 3.0, 0.0)
-    assert all(s["help"] and s["unit"] for s in found["settings"])
+    assert all(s["help"] and s["unit"] for settings in found.values() for s in settings)
 
 
 def test_families(cli):

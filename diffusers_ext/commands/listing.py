@@ -21,7 +21,8 @@ def methods(as_json: Json = False) -> None:
         typer.echo(f"{method['name']}: {method['doc']}")
         width = max(len(s["name"]) for s in method["settings"])
         for s in method["settings"]:
-            limits = f", {s['low']:g} to {s['high']:g}" if s["low"] is not None else ""
+            limits = f", from {s['low']:g}" if s["low"] is not None else ""
+            limits += f" to {s['high']:g}" if s["high"] is not None else ""
             unit = f" [{s['unit']}{limits}]" if s["unit"] else ""
             typer.echo(f"  {s['name']:<{width}} = {s['default']!s:<10} {s['help']}{unit}")
 

@@ -88,7 +88,9 @@ def strict(mask: Tensor, frames: int, per_frame: int, block: int) -> Tensor:
         part = mask[i * per_frame : (i + 1) * per_frame, j * per_frame : (j + 1) * per_frame]
         canvas[top : top + per_frame, left : left + per_frame] = part
         for a, b in itertools.product(range(rows), range(columns)):
-            density = canvas[a * block : (a + 1) * block, b * block : (b + 1) * block].mean(0)
+            rows_of_block = min(block, mask.shape[0] - (i * per_frame // block + a) * block)
+            part = canvas[a * block : (a + 1) * block, b * block : (b + 1) * block]
+            density = part.sum(0) / rows_of_block
             seen = int((density > 0).sum())
             if seen and int((density > 1 / 3).sum()) / seen > 0.6:
                 kept[i * per_frame // block + a, j * per_frame // block + b] = True

@@ -20,8 +20,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """`q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order -> `out` like `q` and `lse [B, H, S_q]`.
 
-    Differentiable. Softmax in fp32 (fp64 for fp64), natural log-sum-exp; a row without keys gives 0 and -inf. The `G` plans
-    are one for all, one a head, or one a batch row and head.
+    Differentiable. Softmax in fp32 (fp64 for fp64), natural log-sum-exp; a row without keys gives 0 and -inf.
+    The `G` plans are one for all, one a head, or one a batch row and head.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale

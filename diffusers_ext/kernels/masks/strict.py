@@ -3,7 +3,8 @@
 For every pair of frames that a block touches, a column is well filled if more than a third of the block's
 rows see it; the block is kept if more than 0.6 of the columns that anyone sees are well filled. Kept blocks
 are computed whole, so the result neither contains the band nor is contained in it. The published code fills a
-canvas per frame pair; the counts have a closed form.
+canvas per frame pair; the counts have a closed form. It takes whole blocks only: a shorter last one counts
+here by the rows that it has.
 """
 
 from fractions import Fraction
@@ -22,7 +23,8 @@ def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor
     count = -(-frames * per_frame // block)
     owner, frame, first, last = _segments(frames, per_frame, block)
     reach = torch.tensor(band.reach)
-    well = int(FILLED * block) + 1  # the smallest number of rows that is more than a third
+    rows_of_block = (frames * per_frame - owner * block).clamp(max=block)
+    well = rows_of_block * FILLED.numerator // FILLED.denominator + 1  # the least that is more than a third
     kept = torch.zeros(count, count, dtype=torch.bool)
     step = max(1, (1 << 22) // len(owner))
     for rows in torch.arange(len(owner)).split(step):
@@ -30,7 +32,7 @@ def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor
         wide = torch.where(frame[None] < band.sink_frames, per_frame, reach[distance])
         filled, seen = (
             _columns(first[rows, None], last[rows, None], first[None], last[None], wide, least)
-            for least in (well, 1)
+            for least in (well[rows, None], 1)
         )
         # filled / seen > 6 / 10, in whole numbers
         keep = filled * KEPT.denominator > seen * KEPT.numerator
@@ -39,7 +41,7 @@ def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor
     return kept
 
 
-def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least: int) -> Tensor:
+def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least: Tensor | int) -> Tensor:
     """How many columns of `c0..c1` are seen by at least `least` of the rows `r0..r1` with `|k - l| <= wide`.
 
     A column l is seen by `min(l + wide, r1) - max(l - wide, r0) + 1` rows; each of the four combinations

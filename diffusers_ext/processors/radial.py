@@ -1,0 +1,130 @@
+"""Radial attention for video: the farther apart two frames are, the narrower the band in which they meet.
+
+Paper: Li et al., "Radial Attention: O(n log n) Sparse Attention with Energy Decay for Long Video Generation"
+(arXiv 2506.19852). Formula and published code differ; both are in `kernels.masks.band`.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from ..errors import MethodError
+from ..kernels.masks.band import Band, paper_reach, release_reach
+from ..kernels.plan import Recipe
+from .sparse import Grid, SparseMethod, first_steps
+
+
+@dataclass(frozen=True)
+class Radial(SparseMethod):
+    """A band that halves with every doubling of the frame distance, and sink frames that all see.
+
+    `mode="release"`, the default because the published videos were made with it, follows the code and has a
+    `decay`; `"paper"` is the formula. `reduce="token"` is exact at any size; `"block"` keeps or drops whole
+    blocks as the code does, cheaper and rougher. Raises `MethodError` for settings out of range,
+    `UnsupportedError` for images.
+    """
+
+    name: ClassVar[str] = "radial"
+
+    decay: float = field(
+        default=1.0,
+        metadata={
+            "unit": "factor on the band",
+            "low": 0.0,
+            "high": 4.0,
+            "help": "0.95 HunyuanVideo, 0.2 Wan 2.1, 0.8 Wan 2.2; the mode paper has none",
+        },
+    )
+    mode: Literal["release", "paper"] = field(
+        default="release",
+        metadata={"unit": "rule", "help": "band of the published code, or of the formula in the paper"},
+    )
+    sink_frames: int = field(
+        default=1,
+        metadata={
+            "unit": "frames",
+            "low": 0,
+            "help": "first frames that all tokens see; the code has 0 for Hunyuan",
+        },
+    )
+    reduce: Literal["token", "block"] = field(
+        default="token",
+        metadata={"unit": "rule", "help": "check tokens inside blocks, or keep whole blocks by majority"},
+    )
+    block: int = field(
+        default=128,
+        metadata={
+            "unit": "tokens",
+            "low": 16,
+            "high": 256,
+            "help": "block of the plan, and least width of a band",
+        },
+    )
+
+    dense_steps: int | float = first_steps(0.24)  # 12 of 50 in the published runs
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.decay > 0:
+            raise MethodError(f"Radial decay must be above 0, got {self.decay}; 0.2 to 1 is usual.")
+        if self.mode == "paper" and self.decay != 1.0:
+            raise MethodError(
+                f"Radial has a decay in mode='release' only, got decay={self.decay} with mode='paper'; drop "
+                "one."
+            )
+        if self.mode not in ("release", "paper") or self.reduce not in ("token", "block"):
+            raise MethodError(
+                "Radial takes mode 'release' or 'paper' and reduce 'token' or 'block', got "
+                f"{self.mode!r} and {self.reduce!r}."
+            )
+        if self.sink_frames < 0 or self.block < 1:
+            raise MethodError(
+                f"Radial needs sink_frames of 0 or more and a block of 1 token or more, got "
+                f"{self.sink_frames} and {self.block}."
+            )
+
+    def refuses(self, grid: Grid) -> str | None:
+        """Images, and more sink frames than frames."""
+        if grid[0] == 1:
+            return (
+                f"Radial thins out frames and needs two or more, got one of {grid[1]} x {grid[2]} tokens; "
+                "CLEAR (clear) and GNA (gna) are for images"
+            )
+        if self.sink_frames > grid[0]:
+            return f"Radial sink_frames must not exceed the frames, got {self.sink_frames} of {grid[0]}"
+        return None
+
+    def rule(self, grid: Grid) -> Band:
+        """The band on a grid."""
+        frames, per_frame = grid[0], grid[1] * grid[2]
+        if self.mode == "release":
+            reach = release_reach(frames, per_frame, self.decay, self.block)
+        else:
+            # Bands below a block cannot be told apart by blocks.
+            reach = paper_reach(frames, per_frame, self.block if self.reduce == "block" else 1)
+        return Band(reach, grid[2], self.sink_frames)
+
+    def recipe(
+        self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
+    ) -> Recipe:
+        """Raster order, in which a band is a band."""
+        if tile is not None:
+            raise MethodError(
+                "Radial numbers the tokens of a frame row by row and takes no tile; leave it out."
+            )
+        return Recipe(
+            self.rule(grid),
+            grid,
+            text,
+            self.block,
+            self.block,
+            text_rows=text_rows,
+            strict=self.reduce == "block",
+        )
+
+    def nearest(self, grid: Grid, tile: tuple[Grid, Grid]) -> dict[str, Grid]:
+        """The closest frame size whose tokens fill whole blocks."""
+        _, h, w = grid
+        sizes = [(a, b) for a in range(max(1, h - 16), h + 17) for b in range(max(1, w - 16), w + 17)]
+        whole = [(a, b) for a, b in sizes if a * b % self.block == 0] or [(h, w)]
+        a, b = min(whole, key=lambda size: (abs(size[0] - h) + abs(size[1] - w), size))
+        return {"grid": (grid[0], a, b)}

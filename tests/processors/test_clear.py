@@ -1,0 +1,71 @@
+"""CLEAR on whole pipelines: equal to explicit masks, and to the plain model where the disk holds the grid."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import diffusers_ext as dx
+
+from ..hosts import HOSTS, host
+from ..kernels import oracles
+from .masked import Masked
+
+IMAGES = [h.name for h in HOSTS if not h.name.startswith("wan")]
+ULPS = 512  # fp32, accumulated over layers and three steps
+
+
+def close(got, wanted):
+    assert (got - wanted).abs().max() <= ULPS * torch.finfo(torch.float32).eps * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("cfg", [False, True])
+def test_equal_to_an_explicit_mask(name, cfg):
+    tiny = host(name)
+    pipe = tiny.build()
+    with dx.apply(pipe, Masked(lambda grid: oracles.disk(grid, 2))):
+        wanted = tiny.run(pipe, cfg=cfg, prompts=2)
+    with dx.apply(pipe, dx.CLEAR(radius=2, backend="reference")):
+        close(tiny.run(pipe, cfg=cfg, prompts=2), wanted)
+
+
+@pytest.mark.parametrize("size", [(20, 28), (12, 60), (44, 36), (64, 4)])
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_awkward_sizes(name, size):
+    tiny = replace(host(name), size=dict(height=size[0], width=size[1]))
+    pipe = tiny.build()
+    with dx.apply(pipe, Masked(lambda grid: oracles.disk(grid, 3))):
+        wanted = tiny.run(pipe, steps=2)
+    with dx.apply(pipe, dx.CLEAR(radius=3, backend="reference")):
+        close(tiny.run(pipe, steps=2), wanted)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
+    tiny = host(name)
+    pipe = tiny.build()
+    plain = tiny.run(pipe, cfg=True)
+    with dx.apply(pipe, dx.CLEAR(radius=50, backend=backend)) as session:
+        assert torch.equal(tiny.run(pipe, cfg=True), plain)
+    assert {s.why for s in session.report().sites if s.kind != "cross"} == {
+        "clear hides nothing on this grid"
+    }
+
+
+def test_video_is_refused_and_left_as_it_was():
+    tiny = host("wan")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with (
+        pytest.raises(dx.UnsupportedError, match=r"CLEAR needs one image.*Radial \(radial\) and GNA \(gna\)"),
+        dx.apply(pipe, dx.CLEAR()),
+    ):
+        tiny.run(pipe)
+    assert torch.equal(tiny.run(pipe), plain)
+
+
+def test_a_radius_below_one_is_refused():
+    with pytest.raises(dx.MethodError, match="at least 1 token, got 0"):
+        dx.CLEAR(radius=0)

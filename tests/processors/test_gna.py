@@ -1,0 +1,103 @@
+"""GNA on whole pipelines: explicit masks, dense and blocked limits, the settings it suggests."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import diffusers_ext as dx
+
+from ..hosts import every_host, host
+from ..kernels import oracles
+from .masked import Masked
+from .test_clear import close
+
+
+@every_host
+def test_equal_to_an_explicit_mask(host):
+    pipe = host.build()
+    video = host.name.startswith("wan")
+    window, stride = ((2, 2, 2), (2, 1, 1)) if video else ((1, 2, 2), (1, 1, 2))
+    with dx.apply(pipe, Masked(lambda grid: oracles.box(grid, window, stride))):
+        wanted = host.run(pipe, cfg=True, prompts=2)
+    with dx.apply(pipe, dx.GNA(window, stride, dense_steps=0, backend="reference")):
+        close(host.run(pipe, cfg=True, prompts=2), wanted)
+
+
+@pytest.mark.parametrize("frames, height, width", [(1, 16, 48), (5, 32, 16), (13, 16, 16), (9, 48, 16)])
+def test_awkward_videos(frames, height, width):
+    tiny = replace(host("wan"), size=dict(num_frames=frames, height=height, width=width))
+    pipe = tiny.build()
+    window = (min(3, (frames + 1) // 2), 3, 2)
+    with dx.apply(pipe, Masked(lambda grid: oracles.box(grid, window, (1, 2, 1)))):
+        wanted = tiny.run(pipe, steps=2)
+    with dx.apply(pipe, dx.GNA(window, (1, 2, 1), dense_steps=0, backend="reference")):
+        close(tiny.run(pipe, steps=2), wanted)
+
+
+@pytest.mark.parametrize("name, window", [("sd3", (8, 12)), ("flux", (8, 12)), ("wan", (3, 8, 8))])
+def test_a_window_of_the_grid_is_the_plain_model_bit_for_bit(name, window):
+    tiny = host(name)
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with dx.apply(pipe, dx.GNA(window, dense_steps=0, backend="reference")) as session:
+        assert torch.equal(tiny.run(pipe), plain)
+    assert {s.why for s in session.report().sites} == {"gna hides nothing on this grid"}
+
+
+def test_two_numbers_are_rows_and_columns():
+    assert dx.GNA(window=(4, 6)) == dx.GNA(window=(1, 4, 6))
+    assert dx.GNA(window=[4, 6], stride=[2, 2]) == dx.GNA(window=(1, 4, 6), stride=(1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "grid, tile, window, nearest",
+    [
+        (
+            (1, 256, 256),
+            (1, 16, 8),
+            (80, 80),
+            dict(grid=(1, 256, 256), window=(1, 80, 80), stride=(1, 16, 8)),
+        ),
+        (
+            (30, 48, 80),
+            (2, 8, 8),
+            (18, 24, 24),
+            dict(grid=(30, 48, 80), window=(18, 24, 24), stride=(2, 8, 8)),
+        ),
+        ((1, 64, 64), (1, 16, 8), (32, 32), dict(grid=(1, 64, 64), window=(1, 16, 24), stride=(1, 16, 8))),
+    ],
+)
+def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
+    got = dx.GNA(window=window).nearest(grid, (tile, tile))
+    better = dx.GNA(window=got["window"], stride=got["stride"]).recipe(got["grid"], tile=(tile, tile))
+    survey = better.survey()
+    assert survey.full == survey.visited
+    assert survey.block_density == better.pairs / (grid[0] * grid[1] * grid[2]) ** 2
+    assert got["grid"] == nearest["grid"]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(), "needs a window"),
+        (dict(window=(4,)), "three numbers"),
+        (dict(window=(4, 4), stride=(5, 1)), "stride 5 and window 4 on axis h"),
+        (dict(window=(4, 4), stride=(0, 1)), "stride 0"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(dx.MethodError, match=words):
+        dx.GNA(**settings)
+
+
+def test_a_window_larger_than_the_grid_is_refused_and_the_model_left_as_it_was():
+    tiny = host("sd3")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with (
+        pytest.raises(dx.MethodError, match="axis h of 8 tokens; the largest window there is 8"),
+        dx.apply(pipe, dx.GNA(window=(9, 2), dense_steps=0)),
+    ):
+        tiny.run(pipe)
+    assert torch.equal(tiny.run(pipe), plain)

@@ -1,0 +1,109 @@
+"""Radial attention on whole pipelines: both rules against explicit masks, blocks against the strict rule."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import diffusers_ext as dx
+from diffusers_ext.core import Layout, RunContext
+
+from ..hosts import host
+from ..kernels import oracles
+from . import masked
+from .masked import Masked
+from .test_clear import close
+from .test_sparse import SITE, dense, layout_of, tensors
+
+LONG = dict(num_frames=9, height=16, width=32)  # 5 x 4 x 8 tokens
+
+
+@pytest.mark.parametrize("name", ["wan", "wan2.2"])
+@pytest.mark.parametrize("mode", ["paper", "release"])
+def test_equal_to_an_explicit_mask(name, mode):
+    tiny = replace(host(name), size=LONG)
+    pipe = tiny.build()
+    if mode == "paper":
+        method, mask = dx.Radial(mode="paper", backend="reference", dense_steps=0), oracles.radial_paper
+        arguments = (1,)
+    else:
+        method = dx.Radial(0.2, block=2, sink_frames=0, backend="reference", dense_steps=0)
+        mask, arguments = oracles.radial_release, (0.2, 0, 2)
+    with dx.apply(pipe, Masked(lambda grid: mask(grid, *arguments))):
+        wanted = tiny.run(pipe, cfg=True, steps=2)
+    with dx.apply(pipe, method) as session:
+        out = tiny.run(pipe, cfg=True, steps=2)
+    close(out, wanted)
+    assert all(s.density < 1 for s in session.report().sites)
+
+
+@pytest.mark.parametrize("mode", ["paper", "release"])
+def test_two_frames_are_the_plain_model_bit_for_bit(mode):
+    tiny = replace(host("wan"), size=dict(num_frames=3, height=16, width=32))
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with dx.apply(pipe, dx.Radial(mode=mode, backend="reference", dense_steps=0)) as session:
+        assert torch.equal(tiny.run(pipe), plain)
+    assert {s.why for s in session.report().sites} == {"radial hides nothing on this grid"}
+
+
+@pytest.mark.parametrize("text, front", [(0, False), (5, True), (5, False)])
+@pytest.mark.parametrize("mode", ["paper", "release"])
+def test_blocks_by_majority(text, front, mode):
+    """Every kept block is computed whole, and text stays visible."""
+    grid, block = (7, 5, 6), 8
+    decay = {"release": 0.2, "paper": 1.0}[mode]
+    method = dx.Radial(decay, mode, reduce="block", block=block, backend="reference", dense_steps=0)
+    if mode == "release":
+        tokens = oracles.radial_release(grid, decay, 1, block)
+    else:
+        i, j = (torch.arange(210) // 30)[:, None], torch.arange(210) // 30
+        apart = (torch.arange(210)[:, None] % 30 - torch.arange(210) % 30).abs()
+        d = (i - j).abs()
+        band = torch.tensor([29, 29, 14, 14, 7, -1, 7])[d]  # 30, 30, 15, 15, then every second with 8
+        tokens = (apart <= band) | (j < 1)
+    kept = oracles.strict(tokens, 7, 30, block)
+    mask = kept.repeat_interleave(block, 0).repeat_interleave(block, 1)[:210, :210]
+    layout = layout_of(grid, text, front)
+    q, k, v = tensors(layout)
+    out = method.bind(SITE, RunContext(), dense)(q, k, v, None, layout)
+    if text:  # the last block of queries and keys holds text too and is visible to and from everywhere
+        mask[208:] = True
+        mask[:, 208:] = True
+    wanted = masked.attention(q, k, v, mask, layout)
+    rows = slice(layout.vision.start, layout.vision.start + (208 if text else 210))
+    assert (out[:, rows] - wanted[:, rows]).abs().max() <= 1e-12 * wanted.abs().max()
+
+
+def test_images_are_refused():
+    pipe = host("sd3").build()
+    with (
+        pytest.raises(dx.UnsupportedError, match=r"needs two or more.*CLEAR \(clear\) and GNA \(gna\)"),
+        dx.apply(pipe, dx.Radial(dense_steps=0)),
+    ):
+        host("sd3").run(pipe)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(decay=0.0), "decay must be above 0, got 0.0"),
+        (dict(decay=0.5, mode="paper"), "drop one"),
+        (dict(mode="fast"), "'fast' and 'token'"),
+        (dict(sink_frames=-1), "0 or more"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(dx.MethodError, match=words):
+        dx.Radial(**settings)
+
+
+def test_more_sink_frames_than_frames_are_refused():
+    method = dx.Radial(sink_frames=4, dense_steps=0)
+    layout = Layout((3, 2, 2), slice(0, 0), slice(0, 12))
+    assert method.why_not(SITE, layout) == "Radial sink_frames must not exceed the frames, got 4 of 3"
+
+
+def test_the_nearest_frame_fills_whole_blocks():
+    assert dx.Radial().nearest((21, 45, 80), None) == {"grid": (21, 48, 80)}
+    assert dx.Radial().nearest((21, 48, 80), None) == {"grid": (21, 48, 80)}

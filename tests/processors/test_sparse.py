@@ -1,0 +1,229 @@
+"""What CLEAR, GNA and Radial share: schedules, fallbacks, reports, restore, and masks on random grids."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import diffusers_ext as dx
+from diffusers_ext.core import Layout, RunContext, Site
+
+from ..hosts import every_host, host, processors
+from ..kernels import oracles
+from . import masked
+
+SITE = Site("blocks.0.attn", 0, 2, 8, "joint", "transformer")
+
+
+def layout_of(grid, text, front):
+    n = grid[0] * grid[1] * grid[2]
+    if front:
+        return Layout(grid, slice(0, text), slice(text, text + n))
+    return Layout(grid, slice(n, n + text), slice(0, n))
+
+
+def tensors(layout, batch=2):
+    s = layout.tokens + layout.text.stop - layout.text.start
+    generator = torch.Generator().manual_seed(s)
+    return [torch.randn(batch, s, 2, 8, generator=generator, dtype=torch.float64) for _ in range(3)]
+
+
+def dense(q, k, v, mask, layout):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+@st.composite
+def cases(draw):
+    """A method, a grid that it fits, and the brute-force mask."""
+    name = draw(st.sampled_from(["clear", "gna", "paper", "release"]))
+    if name == "clear":
+        grid, radius = (1, draw(st.integers(2, 19)), draw(st.integers(1, 18))), draw(st.integers(1, 6))
+        return dx.CLEAR(radius=radius, backend="reference"), grid, oracles.disk(grid, radius)
+    grid = draw(st.integers(2, 5)), draw(st.integers(2, 6)), draw(st.integers(1, 7))
+    if name == "gna":
+        window = tuple(draw(st.integers(2, n)) if n > 1 else 1 for n in grid)
+        stride = tuple(draw(st.integers(1, w)) for w in window)
+        method = dx.GNA(window=window, stride=stride, backend="reference", dense_steps=0)
+        return method, grid, oracles.box(grid, window, stride)
+    sink, block = draw(st.integers(0, 2)), draw(st.sampled_from([4, 16]))
+    common = dict(sink_frames=sink, block=block, backend="reference", dense_steps=0)
+    if name == "paper":
+        return dx.Radial(mode="paper", **common), grid, oracles.radial_paper(grid, sink)
+    return dx.Radial(decay=0.3, **common), grid, oracles.radial_release(grid, 0.3, sink, block)
+
+
+@settings(max_examples=80, deadline=None)
+@given(cases(), st.integers(0, 5), st.booleans())
+def test_cores_equal_masked_dense_attention(case, text, front):
+    method, grid, mask = case
+    layout = layout_of(grid, text, front)
+    q, k, v = tensors(layout)
+    out = method.bind(SITE, RunContext(), dense)(q, k, v, None, layout)
+    wanted = masked.attention(q, k, v, mask, layout)
+    assert (out - wanted).abs().max() <= 1e-12 * wanted.abs().max()
+
+
+def test_a_dense_step_is_the_host_bit_for_bit_and_counts_or_takes_a_share():
+    for setting, dense_steps in ((2, {0, 1}), (0.5, {0, 1}), (0.24, {0}), (1.0, {0, 1, 2, 3}), (0, set())):
+        run, method = RunContext(), dx.CLEAR(radius=2, backend="reference", dense_steps=setting)
+        core = method.bind(SITE, run, dense)
+        layout = layout_of((1, 6, 7), 2, front=True)
+        q, k, v = tensors(layout)
+        run.steps = 4
+        for run.step in range(4):
+            core.begin_call()
+            same = torch.equal(core(q, k, v, None, layout), dense(q, k, v, None, layout))
+            assert same == (run.step in dense_steps), (setting, run.step)
+
+
+def test_all_steps_dense_is_the_plain_pipeline():
+    tiny = host("sd3")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with dx.apply(pipe, dx.CLEAR(radius=1, dense_steps=1.0, backend="reference")) as session:
+        assert torch.equal(tiny.run(pipe), plain)
+        assert {s.why for s in session.report().sites} == {"dense steps so far"}
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
+def test_dense_layers_are_the_first(name):
+    tiny = host(name)
+    pipe = tiny.build()
+    method = dx.GNA(window=(2, 2, 2) if name == "wan" else (2, 2), dense_steps=0, dense_layers=1)
+    before = processors(pipe.transformer)
+    with dx.apply(pipe, method):
+        kept = [n for n, p in processors(pipe.transformer).items() if p is before[n] and "attn2" not in n]
+    assert kept == [next(iter(before))]
+
+
+@every_host
+def test_restore_is_exact(host):
+    pipe = host.build()
+    plain = host.run(pipe, cfg=True)
+    video = host.name.startswith("wan")
+    method = (
+        dx.Radial(mode="paper", dense_steps=1, backend="reference")
+        if video
+        else dx.CLEAR(2, backend="reference")
+    )
+    with dx.apply(pipe, method):
+        assert not torch.equal(host.run(pipe, cfg=True), plain)
+    assert torch.equal(host.run(pipe, cfg=True), plain)
+
+
+def test_auto_stays_dense_where_nothing_is_to_be_gained_and_says_so_once(caplog):
+    tiny = host("sd3")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with caplog.at_level(logging.INFO, "diffusers_ext"), dx.apply(pipe, dx.CLEAR(radius=2)) as session:
+        assert torch.equal(tiny.run(pipe), plain)
+    assert [r.getMessage() for r in caplog.records] == [
+        "clear stays dense on a grid of 1x8x12: no gain expected, 1.00 of the blocks would be visited."
+    ]
+    for site in session.report().sites:
+        assert (site.backend, site.density, site.full_share) == ("dense", 1.0, 1.0)
+        assert "no gain expected" in site.why
+
+
+def test_the_report_tells_backend_density_and_full_share():
+    tiny = host("flux")
+    pipe = tiny.build()
+    with dx.apply(pipe, dx.CLEAR(radius=2, backend="reference")) as session:
+        assert {s.why for s in session.report().sites} == {"not called yet"}
+        tiny.run(pipe)
+    report = session.report()
+    pairs = int(oracles.disk((1, 8, 12), 2).sum()) + 96 * 16
+    assert {s.density for s in report.sites} == {pairs / (96 * (96 + 16))}
+    assert {(s.backend, s.why) for s in report.sites} == {("reference", "asked for")}
+    assert "reference (asked for), density" in str(report) and "of the blocks full" in str(report)
+
+
+def test_a_new_size_makes_a_new_plan():
+    tiny = host("sd3")
+    pipe = tiny.build()
+    with dx.apply(pipe, dx.CLEAR(radius=2, backend="reference")) as session:
+        tiny.run(pipe)
+        first = len(session.run.plans)
+        replace(tiny, size=dict(height=48, width=64)).run(pipe)
+        tiny.run(pipe)
+        assert (first, len(session.run.plans)) == (1, 2)
+
+
+def test_sparse_attention_under_guidance():
+    """SoftPAG sits on top of any core: with scale 0 it is absent, otherwise both act."""
+    tiny = host("sd3")
+    pipe = tiny.build()
+    clear = dx.CLEAR(radius=2, backend="reference")
+    with dx.apply(pipe, clear):
+        sparse = tiny.run(pipe, cfg=True)
+    with dx.apply(pipe, dx.SoftPAG(scale=0.0), clear):
+        assert torch.equal(tiny.run(pipe, cfg=True), sparse)
+    with dx.apply(pipe, dx.SoftPAG(scale=2.0), clear) as session:
+        assert not torch.equal(tiny.run(pipe, cfg=True), sparse)
+    assert {s.backend for s in session.report().sites} == {"reference"}
+
+
+def test_two_ways_to_compute_one_site_conflict():
+    with pytest.raises(dx.ConflictError, match="clear and gna both decide how attention is computed"):
+        dx.apply(host("sd3").build(), dx.CLEAR(), dx.GNA(window=(2, 2)))
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(dense_steps=1.5), "fraction from 0.0 to 1.0, got 1.5"),
+        (dict(dense_steps=-1), "got -1"),
+        (dict(dense_layers=-1), "0 or more, got -1"),
+        (dict(backend="cuda"), "auto or reference, got 'cuda'"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(dx.MethodError, match=words):
+        dx.CLEAR(**settings)
+
+
+def test_dense_layers_beyond_the_model_leave_nothing_to_do():
+    with pytest.raises(dx.MethodError, match="below the number of layers, got 9"):
+        dx.apply(host("sd3").build(), dx.CLEAR(dense_layers=9))
+
+
+def test_a_schedule_needs_a_pipeline():
+    pipe = host("sd3").build()
+    with (
+        dx.apply(pipe.transformer, dx.CLEAR(dense_steps=2)),
+        pytest.raises(dx.UnsupportedError, match="bare"),
+    ):
+        pipe.transformer(
+            hidden_states=torch.zeros(1, 16, 4, 4),
+            encoder_hidden_states=torch.zeros(1, 3, pipe.transformer.config.joint_attention_dim),
+            pooled_projections=torch.zeros(1, pipe.transformer.config.pooled_projection_dim),
+            timestep=torch.tensor([1.0]),
+        )
+
+
+def core(method=None):
+    return (method or dx.CLEAR(2, backend="reference")).bind(SITE, RunContext(), dense)
+
+
+def test_masks_sequences_without_a_grid_and_foreign_tokens_are_refused():
+    layout = layout_of((1, 3, 4), 2, front=False)
+    q, k, v = tensors(layout)
+    with pytest.raises(dx.UnsupportedError, match="came with an attention mask"):
+        core()(q, k, v, torch.ones(14, 14, dtype=torch.bool), layout)
+    with pytest.raises(dx.UnsupportedError, match="expects 12 grid tokens and 2 text tokens"):
+        core()(q[:, 1:], k[:, 1:], v[:, 1:], None, layout)
+    line = layout_of((1, 1, 14), 0, front=False)
+    with pytest.raises(dx.UnsupportedError, match="no single grid"):
+        core()(q, k, v, None, line)
+
+
+def test_an_unknown_grid_stays_dense():
+    layout = layout_of((1, 3, 4), 2, front=False)
+    q, k, v = tensors(layout)
+    lost = core()
+    assert torch.equal(lost(q, k, v, None, None), dense(q, k, v, None, None))
+    assert lost.describe()["why"] == "the grid of these tokens is not known"

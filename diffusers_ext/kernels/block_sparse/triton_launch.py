@@ -1,0 +1,69 @@
+"""What every launch of a Triton kernel here needs: the plan as raw tensors, and tiles that fit the GPU."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from .tiles import Tiles, choose
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A block plan as the kernels read it.
+
+    `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]` with entries `key_block << 1 | full`, `order int32 [NQ]`
+    in which query blocks start; G is 1 (shared), H or B * H. `blocks` is (BM, BN) in tokens. `mask` is the
+    lower-case name of a `masks.Kind`, `params` and `table int32` those of its rule; `q_coord int32 [S_q]`,
+    `k_coord int32 [S_kv]` are packed coordinates.
+    """
+
+    row_ptr: Tensor
+    col: Tensor
+    order: Tensor
+    blocks: tuple[int, int]
+    mask: str
+    params: tuple[int, ...]
+    q_coord: Tensor
+    k_coord: Tensor
+    table: Tensor
+
+    @property
+    def kernel_params(self) -> tuple[int, ...]:
+        """Parameters as `triton_mask` reads them; the band rule needs the length of its table as well."""
+        return (*self.params, self.table.numel()) if self.mask == "band" else self.params
+
+    def plan_strides(self, B: int, H: int) -> tuple[int, int]:
+        """Steps in plan number from one batch item to the next and from one head to the next."""
+        G = self.row_ptr.shape[0]
+        if G == 1:
+            return 0, 0
+        return (H, 1) if G == B * H else (0, 1)
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager:
+    """Makes the tensor's GPU the current one, on which Triton launches."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
+    """Tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` for bf16 in the interpreter, which
+    multiplies the bits of bf16 as integers without a word.
+    """
+    if not interpreted():
+        major, minor = torch.cuda.get_device_capability(q.device)
+        return choose(kind, 10 * major + minor, q.dtype.itemsize, q.shape[-1], blocks)
+    if q.dtype == torch.bfloat16:
+        raise ValueError(
+            "Triton's interpreter computes wrong bfloat16 products; use float16 or float32 there."
+        )
+    return choose(kind, 80, 2, q.shape[-1], blocks)  # large tiles, as each costs the same time there

@@ -1,0 +1,21 @@
+"""Runs the tests of `interpreted/` in a process of their own.
+
+The interpreter must be on before a kernel is imported, and kernels that were imported with it cannot be
+compiled.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is published for Linux only")
+
+
+def test_kernels_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", str(Path(__file__).parent / "interpreted")]
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

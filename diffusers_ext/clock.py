@@ -30,18 +30,23 @@ class Clock:
         if table is None or len(table) == 0:
             return
         if table is not self._table:
-            self._load(scheduler, table)
+            self._load(scheduler, table, value)
         run.step = min(range(len(self._executed)), key=lambda i: abs(self._executed[i] - value))
         run.steps = len(self._executed)
         run.sigma = self._sigmas.get(self._executed[run.step])
 
-    def _load(self, scheduler: Any, table: Tensor) -> None:
+    def point(self) -> tuple[int, int | None]:
+        """What tells two calls at one timestep apart: the run (its table) and the scheduler's count."""
+        scheduler = getattr(self.pipe, "scheduler", None)
+        return id(self._table), getattr(scheduler, "step_index", None)
+
+    def _load(self, scheduler: Any, table: Tensor, first: float) -> None:
         values = [float(t) for t in table]
-        # Image-to-image starts late (begin_index), denoising_end stops early (num_timesteps).
-        begin = getattr(scheduler, "begin_index", None) or 0
+        # Image-to-image starts late, denoising_end stops early; not every scheduler knows where it began.
+        begin = min(range(len(values)), key=lambda i: abs(values[i] - first))
         count = getattr(self.pipe, "_num_timesteps", None) or len(values)
         # Second-order schedulers list a timestep twice: it is one step.
-        self._executed = list(dict.fromkeys(values[begin : begin + count])) or list(dict.fromkeys(values))
+        self._executed = list(dict.fromkeys(values[begin : begin + count]))
         sigmas = getattr(scheduler, "sigmas", None)
         self._sigmas = dict(zip(values, map(float, sigmas), strict=False)) if sigmas is not None else {}
         self._table = table

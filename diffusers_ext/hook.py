@@ -4,19 +4,19 @@ pass.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from torch import Tensor, nn
 
+from .branches import Branches
 from .clock import Clock, Stopwatch
 from .core import Core, Guidance, ReportingCore, RunContext, Site
 from .errors import ConflictError, UnsupportedError
 from .families.base import Family, FamilyProcessor, take_rows
 
 NAME = "diffusers_ext"
-Cfg = Literal["auto", "none", "batch", "two_calls"]
 
 
 class _Pass(BaseState):
@@ -42,7 +42,7 @@ class DenoiserHook(ModelHook):
         family: Family,
         run: RunContext,
         clock: Clock,
-        cfg: Cfg,
+        branches: Branches,
         guidance: Guidance | None,
         cores: Mapping[Site, Core],
         processors: Mapping[Site, FamilyProcessor],
@@ -51,7 +51,7 @@ class DenoiserHook(ModelHook):
         self.family = family
         self.run = run
         self.clock = clock
-        self.cfg = cfg
+        self.branches = branches
         self.guidance = guidance
         self.cores = dict(cores)
         self.processors = dict(processors)
@@ -61,21 +61,21 @@ class DenoiserHook(ModelHook):
         self.extra_passes = 0
         self.host_watch = Stopwatch()
         self.extra_watch = Stopwatch()
-        self._context = StateManager(
-            _Pass
-        )  # cache_context() of the host's pipelines writes "cond" / "uncond" here
-        self._timestep: float | None = None
-        self._calls_at_timestep = 0
-        self._delta: Tensor | None = None
+        # cache_context() of the host's pipelines writes "cond" or "uncond" here
+        self._context = StateManager(_Pass)
+        self._delta: Tensor | None = None  # of the current point of the trajectory
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Forgets the trajectory; the host calls this between runs."""
-        self._timestep, self._calls_at_timestep, self._delta = None, 0, None
+        self.branches.forget()
+        self._delta = None
         return module
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         call = _by_name(module, args, kwargs)
         forward = self.fn_ref.original_forward
+        if self.guidance is not None:
+            self.branches.check_caller()
         self._read(module, call)
         if self.guidance is None or not self.guidance.active(self.run):
             with self.host_watch:
@@ -83,16 +83,14 @@ class DenoiserHook(ModelHook):
             return out
         self._refuse_conflicts(module)
         if call.get("skip_layers") is not None:
-            # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels
-            # there.
+            # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels.
             with self.host_watch:
                 out = forward(*args, **kwargs)
             return _shifted(out, self._stored(out))
         if self.run.pass_ == "uncond":
             with self.host_watch:
                 out = forward(*args, **kwargs)
-            delta, self._delta = self._stored(out), None
-            return _shifted(out, delta)
+            return _shifted(out, self._stored(out))
 
         batch = self.family.batch(call)
         rows = self._conditional_rows(batch)
@@ -107,7 +105,16 @@ class DenoiserHook(ModelHook):
         return _shifted(out, self._delta)
 
     def _perturbed(self, module: nn.Module, forward: Callable[..., Any], call: dict[str, Any]) -> Tensor:
-        before = sum(self.processors[site].calls for site in self.cores)
+        foreign = [
+            site.path
+            for site in self.cores
+            if module.get_submodule(site.name).processor is not self.processors[site]
+        ]
+        if foreign:
+            raise RuntimeError(
+                f"{self.guidance.name}: processors of {', '.join(foreign)} were replaced after apply(), so "
+                "the perturbed pass would miss them; close the session and apply again."
+            )
         self.run.perturbed = True
         try:
             with self.extra_watch:
@@ -115,47 +122,20 @@ class DenoiserHook(ModelHook):
         finally:
             self.run.perturbed = False
         self.extra_passes += 1
-        compiled = any(getattr(m, "_compiled_call_impl", None) is not None for m in module.modules())
-        if not compiled and sum(self.processors[site].calls for site in self.cores) == before:
-            raise RuntimeError(
-                f"{self.guidance.name}: the perturbed pass reached none of "
-                f"{', '.join(s.path for s in self.cores)}, so it "
-                "would change nothing; someone replaced those processors after apply(): close the session "
-                "and apply again."
-            )
         return _prediction(out)
 
     def _read(self, module: nn.Module, call: Mapping[str, Any]) -> None:
         self.calls += 1
         timestep = self.family.timestep(call)
         value = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
-        self._calls_at_timestep = self._calls_at_timestep + 1 if value == self._timestep else 1
-        self._timestep = value
         self.run.layout = self.family.layout(module, call)
         self.clock.read(value, self.run)
-        self.run.pass_ = self._pass()
+        if self.branches.moved((value, *self.clock.point())):
+            self._delta = None
+        context = self._context._context
+        self.run.pass_ = self.branches.read(context.name if context is not None else None)
         for core in self.scheduled:
             core.begin_call()
-
-    def _pass(self) -> Literal["cond", "uncond", "both"]:
-        if self._mode() == "batch":
-            return "both"
-        if self._mode() == "none":
-            return "cond"
-        name = self._context._context.name if self._context._context is not None else None
-        if name in ("cond", "uncond"):
-            return name
-        # Without a name: every known two-call pipeline asks for the conditional prediction first.
-        return "uncond" if self._calls_at_timestep % 2 == 0 else "cond"
-
-    def _mode(self) -> Cfg:
-        if self.cfg != "auto":
-            return self.cfg
-        if self.clock.pipe is None:
-            return "none"
-        if self.family.cfg == "two_calls":
-            return "two_calls"
-        return "batch" if getattr(self.clock.pipe, "do_classifier_free_guidance", False) else "none"
 
     def _conditional_rows(self, batch: int) -> slice:
         if self.run.pass_ != "both":
@@ -163,20 +143,20 @@ class DenoiserHook(ModelHook):
         if batch % 2:
             raise UnsupportedError(
                 "Classifier-free guidance in one batch needs an even number of rows, unconditional first; "
-                f"got {batch} "
-                f"from {type(self.clock.pipe).__name__}; pass cfg='none' or cfg='two_calls' to apply()."
+                f"got {batch} from {self._host()}; pass cfg='two_calls' for a call per branch."
             )
         return slice(batch // 2, batch)
 
     def _stored(self, out: Any) -> Tensor:
         if self._delta is None or self._delta.shape[0] != _prediction(out).shape[0]:
             raise UnsupportedError(
-                f"{self.guidance.name} needs the conditional prediction before the other ones of the same "
-                "step, but "
-                f"{type(self.clock.pipe).__name__} asked in another order; call the denoiser conditional "
-                "first."
+                f"{self.guidance.name} needs the conditional prediction before the others of a step, but "
+                f"{self._host()} asked in another order; call the denoiser conditional first."
             )
         return self._delta
+
+    def _host(self) -> str:
+        return "the caller" if self.clock.pipe is None else type(self.clock.pipe).__name__
 
     def _refuse_conflicts(self, module: nn.Module) -> None:
         if getattr(module, "is_cache_enabled", False):
@@ -192,36 +172,41 @@ def cache_conflict(method: str, denoiser: str) -> str:
     """Why a diffusers cache and a guidance method cannot share a denoiser."""
     return (
         f"{method} runs the denoiser twice per step, which would poison the residuals kept by the cache "
-        "enabled on "
-        f"{denoiser}; call disable_cache() first."
+        f"enabled on {denoiser}; call disable_cache() first."
     )
 
 
 def install(model: nn.Module, hook: DenoiserHook) -> Callable[[], str | None]:
-    """Registers the hook; returns an undo that restores `forward` and answers with a sentence if it could
-    not.
+    """Registers the hook; the undo that it returns restores `forward`, or says in a sentence why not.
+
+    accelerate's offload hooks keep what they wrapped in `_old_forward` and put it back after each pipeline
+    call, so ours has to sit below them, or it would be gone from the second image on.
     """
     had_registry = hasattr(model, "_diffusers_hook")
-    had_forward = "forward" in vars(model)
     registry = HookRegistry.check_if_exists_or_initialize(model)
+    offload = model.forward if hasattr(model, "_old_forward") else None
+    if offload is not None:
+        model.forward = model._old_forward
     registry.register_hook(hook, NAME)
     registry.invalidate_child_registries_cache()
     installed = model.forward
+    if offload is not None:
+        model._old_forward, model.forward = installed, offload
 
     def undo() -> str | None:
-        current = model.forward
-        later = registry._hook_order[-1:] != [NAME]
-        registry.remove_hook(NAME, recurse=False)
+        top, later = model.forward, registry._hook_order[-1:] != [NAME]
+        registry.remove_hook(NAME, recurse=False)  # makes `forward` what was below ours
         registry.invalidate_child_registries_cache()
-        if current is not installed and not later:
-            below, model.forward = model.forward, current
+        if top is not installed and not later:
+            below, model.forward = model.forward, top
             if getattr(model, "_old_forward", None) is not installed:
                 return f"{type(model).__name__}.forward was replaced after apply(); it was left as it is"
-            model._old_forward = below  # an offload hook was put on top of ours: it now calls what was below
-        if not had_registry and not registry.hooks:
-            del model._diffusers_hook
-        if not had_forward and current is installed and "forward" in vars(model) and not registry.hooks:
-            del model.forward
+            model._old_forward = below
+        if not registry.hooks:
+            if not had_registry:
+                del model._diffusers_hook
+            if getattr(vars(model).get("forward"), "__func__", None) is type(model).forward:
+                del model.forward  # the class has the same one
         return None
 
     return undo

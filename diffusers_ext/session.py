@@ -9,6 +9,7 @@ from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
 from . import hook as hooks
+from .branches import Branches, Cfg
 from .clock import Clock
 from .core import Method, ReportingCore, RunContext, Site, Slot
 from .errors import ConflictError, MethodError, UnsupportedError
@@ -17,7 +18,8 @@ from .families.base import Family, FamilyProcessor
 from .report import Report, SiteReport
 
 COMPONENTS = ("unet", "transformer", "transformer_2")
-ORDER = (Slot.INPUTS, Slot.CORE, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
+# Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
+BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class _Denoiser:
     sites: tuple[Site, ...]
 
 
-def apply(target: Any, *methods: Method, cfg: hooks.Cfg = "auto") -> "Session":
+def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
     """Puts methods on a pipeline or a bare denoiser, at once; the session is a context manager and has
     `close()`.
 
@@ -47,7 +49,7 @@ def apply(target: Any, *methods: Method, cfg: hooks.Cfg = "auto") -> "Session":
 class Session:
     """Methods in force on the denoisers of one pipeline. All mutable state lives here and dies here."""
 
-    def __init__(self, target: Any, methods: Iterable[Method], cfg: hooks.Cfg = "auto") -> None:
+    def __init__(self, target: Any, methods: Iterable[Method], cfg: Cfg = "auto") -> None:
         self.methods = tuple(methods)
         self.run = RunContext()
         self.closed = False
@@ -59,7 +61,11 @@ class Session:
         self._selected = _select(self.methods, [s for d in self._denoisers for s in d.sites])
         guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
         _check_conflicts(self.methods, self._selected, self._denoisers)
-        clock = Clock(None if isinstance(target, nn.Module) else target)
+        pipe = None if isinstance(target, nn.Module) else target
+        self._pipe = pipe
+        for denoiser in self._denoisers if guidance else ():
+            Branches(cfg, pipe, denoiser.family).check(guidance[0].name)
+        clock = Clock(pipe)
         try:
             for denoiser in self._denoisers:
                 self._install(denoiser, clock, cfg, guidance[0] if guidance else None)
@@ -88,16 +94,34 @@ class Session:
             else:
                 foreign.append(site.path)
         if foreign:
-            notes.append(
-                f"the processors of {', '.join(foreign)} were replaced by someone else and are left as they "
-                "are"
-            )
-        if self._hooks and not any(h.calls for h in self._hooks) and any(p.calls for *_, p in self._swapped):
+            sites = ", ".join(foreign)
+            notes.append(f"the processors of {sites} were replaced by someone else and are left as they are")
+        self._clean_backups()
+        notes += self._orphans()
+        if notes:
+            warnings.warn(f"diffusers_ext: {'; '.join(notes)}.", stacklevel=2)
+
+    def _orphans(self) -> list[str]:
+        """What went past the session while it was open."""
+        notes = [
+            f"{d.component} was exchanged while the session was open, the new one ran without methods"
+            for d in self._denoisers
+            if self._pipe is not None and getattr(self._pipe, d.component, None) is not d.model
+        ]
+        unseen = not any(hook.calls for hook in self._hooks) and any(ours.calls for *_, ours in self._swapped)
+        if self._hooks and unseen:
             notes.append(
                 "the hook on the denoiser was removed while the session was open, so guidance did not run"
             )
-        if notes:
-            warnings.warn(f"diffusers_ext: {'; '.join(notes)}.", stacklevel=2)
+        return notes
+
+    def _clean_backups(self) -> None:
+        """UNet and SD3 keep the processors they had before fusing; ours must not come back from there."""
+        stock = {id(ours): old for _, _, old, ours in self._swapped}
+        for denoiser in self._denoisers:
+            kept = getattr(denoiser.model, "original_attn_processors", None)
+            for name, processor in (kept or {}).items():
+                kept[name] = stock.get(id(processor), processor)
 
     def report(self) -> Report:
         """What ran where, so far; also after `close()`."""
@@ -122,7 +146,7 @@ class Session:
             extra_seconds=sum(h.extra_watch.seconds for h in self._hooks),
         )
 
-    def _install(self, denoiser: _Denoiser, clock: Clock, cfg: hooks.Cfg, guidance: Any) -> None:
+    def _install(self, denoiser: _Denoiser, clock: Clock, cfg: Cfg, guidance: Any) -> None:
         modules = dict(denoiser.model.named_modules())
         touched = [
             s
@@ -137,8 +161,9 @@ class Session:
             old = module.processor
             ours = denoiser.family.processor(site, self.run)
             ours._attention_backend = getattr(old, "_attention_backend", None)
-            for method in sorted(self.methods, key=lambda m: min(ORDER.index(s) for s in m.slots)):
+            for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
                 if site in self._selected[id(method)]:
+                    ours.reads_layout |= getattr(method, "reads_layout", True)
                     ours.core = method.bind(site, self.run, ours.core)
                     if method is guidance:
                         cores[site] = ours.core
@@ -148,7 +173,13 @@ class Session:
             _set_processor(module, ours)
             self._swapped.append((site, module, old, ours))
         hook = hooks.DenoiserHook(
-            denoiser.family, self.run, clock, cfg, guidance if cores else None, cores, processors
+            denoiser.family,
+            self.run,
+            clock,
+            Branches(cfg, clock.pipe, denoiser.family),
+            guidance if cores else None,
+            cores,
+            processors,
         )
         hook.session = self
         hook.scheduled = [self._reporting[site] for site in touched if site in self._reporting]
@@ -188,6 +219,11 @@ def _inspect(component: str, model: nn.Module) -> _Denoiser:
             "compile its blocks (compile_repeated_blocks() or block.compile()), before or after apply()."
         )
     family = family_of(model)
+    if getattr(model, "_parallel_config", None) is not None:
+        raise UnsupportedError(
+            f"{component or type(model).__name__} runs under context or tensor parallelism, which splits "
+            "what our attention must see whole; load it without enable_parallelism()."
+        )
     if session_of(model) is not None:
         raise ConflictError(
             f"{component or type(model).__name__} is under a session already; pass both methods to one "

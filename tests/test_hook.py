@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FluxImg2ImgPipeline,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionUpscalePipeline,
+)
 from PIL import Image
 
 import diffusers_ext as dx
@@ -10,7 +22,7 @@ from diffusers_ext.core import step_window
 from diffusers_ext.families.base import take_rows
 
 from .hosts import every_host, host
-from .tiny_models import flux, sd3
+from .tiny_models import flux, sd3, unet, wan
 
 
 class Recorder:
@@ -81,15 +93,19 @@ def test_second_order_schedulers_count_steps_not_calls():
     assert {s[3] for s in seen} == {4}
 
 
-def test_image_to_image_counts_executed_steps():
+@pytest.mark.parametrize(
+    ("scheduler", "steps"),
+    # PNDM lists its second timestep twice, so that half of eight steps are five
+    [(EulerDiscreteScheduler, 4), (DDIMScheduler, 4), (DPMSolverMultistepScheduler, 4), (PNDMScheduler, 5)],
+)
+def test_image_to_image_counts_executed_steps(scheduler, steps):
     h = host("sd")
-    parts = {k: v for k, v in h.build().components.items()}
-    pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
-    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe = StableDiffusionImg2ImgPipeline(**h.build().components, requires_safety_checker=False)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
     pipe.set_progress_bar_config(disable=True)
     run = dict(num_inference_steps=8, strength=0.5, guidance_scale=4.0, output_type="latent")
     seen = watch(pipe, lambda: pipe("a star", image=Image.new("RGB", (32, 32), "grey"), **run))
-    assert [s[2] for s in seen] == [0, 1, 2, 3] and {s[3] for s in seen} == {4}
+    assert list(dict.fromkeys(s[2] for s in seen)) == list(range(steps)) and {s[3] for s in seen} == {steps}
 
 
 def test_both_experts_share_the_run():
@@ -100,14 +116,20 @@ def test_both_experts_share_the_run():
     assert list(dict.fromkeys(s[0] for s in seen)) == ["transformer", "transformer_2"]
 
 
-def test_an_interrupted_run_does_not_shift_the_next():
-    h = host("wan")
-    pipe = h.build()
+@pytest.mark.parametrize("name", ["wan", "flux", "flux image-to-image"])
+def test_an_interrupted_run_does_not_shift_the_next(name):
+    """Flux image-to-image names no pass, so that only the order of calls tells."""
+    h = host(name.split()[0])
+    pipe, extra = h.build(), {}
+    if name.endswith("image"):
+        pipe = FluxImg2ImgPipeline(**pipe.components)
+        pipe.set_progress_bar_config(disable=True)
+        extra = {"image": Image.new("RGB", (48, 32), "grey"), "strength": 1.0}
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})):
-        whole = h.run(pipe, cfg=True)
+        whole = h.run(pipe, cfg=not extra, **extra)
         with pytest.raises(KeyboardInterrupt):
-            h.run(pipe, cfg=True, callback_on_step_end=_interrupt)
-        assert torch.equal(whole, h.run(pipe, cfg=True))
+            h.run(pipe, cfg=not extra, callback_on_step_end=_interrupt, **extra)
+        assert torch.equal(whole, h.run(pipe, cfg=not extra, **extra))
 
 
 def _interrupt(*_):
@@ -122,6 +144,60 @@ def test_two_calls_of_a_bare_denoiser_are_told_apart_by_order():
         cond, uncond = model(**call)[0], model(**other)[0]
     assert session.report().extra_passes == 1
     torch.testing.assert_close(cond - c, uncond - u)
+
+
+def test_named_calls_of_a_bare_denoiser_are_told_apart_by_name():
+    model, call = wan.transformer(), wan.inputs(1)
+    other = call | {"encoder_hidden_states": -call["encoder_hidden_states"]}
+    c, u = model(**call)[0], model(**other)[0]
+    with dx.apply(model, dx.SoftPAG()) as session:
+        with model.cache_context("cond"):
+            cond = model(**call)[0]
+        with model.cache_context("uncond"):
+            uncond = model(**other)[0]
+    assert session.report().extra_passes == 1
+    torch.testing.assert_close(cond - c, uncond - u)
+
+
+def test_a_pipeline_that_shares_the_denoiser_is_refused():
+    h = host("sd3")
+    pipe = h.build()
+    other = StableDiffusion3Img2ImgPipeline(**pipe.components)
+    with (
+        dx.apply(pipe, dx.SoftPAG()),
+        pytest.raises(
+            dx.UnsupportedError,
+            match="applied to StableDiffusion3Pipeline, but StableDiffusion3Img2ImgPipeline runs",
+        ),
+    ):
+        other("a star", image=Image.new("RGB", (32, 32), "grey"), num_inference_steps=2)
+    with (
+        dx.apply(pipe.transformer, dx.SoftPAG()),
+        pytest.raises(
+            dx.UnsupportedError, match="applied to the bare denoiser, but StableDiffusion3Pipeline runs"
+        ),
+    ):
+        h.run(pipe)
+
+
+def test_pipelines_of_three_branches_are_refused_before_they_run():
+    parts = host("sd").build().components
+    pipe = StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
+    with pytest.raises(dx.UnsupportedError, match="combines three predictions"):
+        dx.apply(pipe, dx.SoftPAG())
+
+
+def test_pipelines_that_do_not_tell_their_guidance_need_to_be_told():
+    parts = {
+        k: v for k, v in host("sd").build().components.items() if k in ("vae", "text_encoder", "tokenizer")
+    }
+    scheduler = DDIMScheduler()
+    pipe = StableDiffusionUpscalePipeline(
+        **parts, unet=unet.unet(in_channels=7), low_res_scheduler=DDPMScheduler(), scheduler=scheduler
+    )
+    with pytest.raises(dx.UnsupportedError, match="does not tell whether it uses classifier-free guidance"):
+        dx.apply(pipe, dx.SoftPAG())
+    dx.apply(pipe, dx.SoftPAG(), cfg="batch").close()
 
 
 def test_skip_layer_guidance_of_sd3_is_left_as_it_is():

@@ -4,15 +4,18 @@ nothing behind.
 
 import gc
 import weakref
+from itertools import permutations
 
 import pytest
 import torch
 from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
-from diffusers import FirstBlockCacheConfig
+from diffusers import ContextParallelConfig, FirstBlockCacheConfig
+from diffusers.models._modeling_parallel import ParallelConfig
 from peft import LoraConfig
 
 import diffusers_ext as dx
+from diffusers_ext.core import Slot
 from diffusers_ext.session import denoisers, session_of
 
 from .hosts import every_host, host, processors
@@ -31,7 +34,7 @@ def same_state(one, two):
     return one.keys() == two.keys() and all(
         one[n][0].keys() == two[n][0].keys()
         and all(one[n][0][p] is two[n][0][p] for p in one[n][0])
-        and one[n][1] is two[n][1]
+        and one[n][1:] == two[n][1:]
         for n in one
     )
 
@@ -111,6 +114,27 @@ def test_restores_around_an_accelerate_offload_hook(when):
     assert session_of(model) is None
     remove_hook_from_module(model)
     assert torch.equal(stock, model(**call)[0])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["sd3", "flux", "sd"])
+def test_every_image_of_an_offloaded_pipeline_is_guided(name, when):
+    """The host takes its offload hooks off and on again around each call, and once lost ours on the way."""
+    h = host(name)
+    pipe = h.build()
+    stock = h.run(pipe)
+    if when == "before":
+        pipe.enable_model_cpu_offload(device="cpu")
+    session = dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}))
+    if when == "after":
+        pipe.enable_model_cpu_offload(device="cpu")
+    first, second = h.run(pipe), h.run(pipe)
+    assert torch.equal(first, second) and not torch.equal(first, stock)
+    session.close()
+    assert session.report().extra_passes == 6
+    assert torch.equal(stock, h.run(pipe))
+    pipe.remove_all_hooks()
+    assert torch.equal(stock, h.run(pipe))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -240,10 +264,19 @@ def test_slicing_after_apply_is_an_error_in_the_run_and_named_at_the_end():
     pipe = h.build()
     session = dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}))
     pipe.enable_attention_slicing()
-    with pytest.raises(RuntimeError, match="the perturbed pass reached none"):
+    with pytest.raises(RuntimeError, match="were replaced after apply"):
         h.run(pipe)
     with pytest.warns(UserWarning, match="replaced by someone else"):
         session.close()
+
+
+def test_parallelism_is_refused_before_and_after():
+    config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=2))
+    model = flux.transformer()
+    with dx.apply(model), pytest.raises(dx.UnsupportedError, match="close the session before enable_parall"):
+        model.transformer_blocks[0].attn.processor._parallel_config = config
+    model._parallel_config = config
+    refused(model, dx.SoftPAG(), error=dx.UnsupportedError, match="splits what our attention must see whole")
 
 
 def test_enabled_cache_is_a_conflict_before_and_after():
@@ -314,6 +347,69 @@ def test_fused_projections_of_flux_and_wan_are_honoured_under_a_session():
             model.fuse_qkv_projections()
             ours = model(**call)[0]
         assert torch.equal(ours, model(**call)[0])
+
+
+@pytest.mark.parametrize("build", [sd3.transformer, unet.unet], ids=["sd3", "unet"])
+def test_unfusing_after_close_brings_the_hosts_processors_back(build):
+    """The host keeps the processors it found when fusing: those were ours."""
+    model = build()
+    before = processors(model)
+    session = dx.apply(model)
+    model.fuse_qkv_projections()
+    with pytest.warns(UserWarning, match="replaced by someone else"):
+        session.close()
+    model.unfuse_qkv_projections()
+    assert processors(model) == before
+
+
+def test_a_compiled_block_does_not_hide_that_processors_were_replaced():
+    model = sd3.transformer()
+    session = dx.apply(model, dx.SoftPAG(heads={"transformer_blocks.1.attn": None}))
+    model.transformer_blocks[0].compile(backend="eager")
+    model.fuse_qkv_projections()
+    with pytest.raises(RuntimeError, match="were replaced after apply"):
+        model(**sd3.inputs(1))
+    with pytest.warns(UserWarning, match="replaced by someone else"):
+        session.close()
+
+
+def test_an_exchanged_denoiser_is_named():
+    h = host("sd3")
+    pipe = h.build()
+    session = dx.apply(pipe, dx.SoftPAG())
+    pipe.transformer = sd3.transformer(seed=1)
+    h.run(pipe)
+    with pytest.warns(UserWarning, match="transformer was exchanged while the session was open"):
+        session.close()
+
+
+def test_inputs_act_before_the_core_and_outputs_after_it_in_any_order():
+    """Toy methods of three slots: the result must be that of `output(core(inputs))`."""
+
+    class Toy:
+        def __init__(self, slot, wrap):
+            self.name, self.slots, self.wrap = slot.value, frozenset({slot}), wrap
+
+        def select(self, sites):
+            return [s for s in sites if s.name == "transformer_blocks.0.attn"]
+
+        def why_not(self, site, layout):
+            return None
+
+        def bind(self, site, run, inner):
+            return self.wrap(inner)
+
+    doubled = Toy(Slot.INPUTS, lambda inner: lambda q, k, v, m, layout: inner(q, k, 2 * v, m, layout))
+    values = Toy(Slot.CORE, lambda inner: lambda q, k, v, m, layout: v + 1)
+    tenfold = Toy(Slot.OUTPUT, lambda inner: lambda q, k, v, m, layout: 10 * inner(q, k, v, m, layout))
+    seen = []
+    end = Toy(Slot.OBSERVE, lambda inner: lambda *a: seen.append((a[2], out := inner(*a))) or out)
+    model = sd3.transformer()
+    for order in permutations([doubled, values, tenfold]):
+        with dx.apply(model, *order, end):
+            model(**sd3.inputs(1))
+        v, out = seen.pop()
+        assert torch.equal(out, 10 * (2 * v + 1))
 
 
 @pytest.mark.parametrize("build", [sd3.transformer, unet.unet], ids=["sd3", "unet"])

@@ -33,6 +33,9 @@ class FamilyProcessor:
         self.run = run
         self.calls = 0
         self.core: Core = self.dense
+        # Whether a method here looks at the layout: deriving a site's own from the joint one ties a compiled
+        # graph to one size of image.
+        self.reads_layout = False
 
     @property
     def _parallel_config(self) -> None:
@@ -50,11 +53,6 @@ class FamilyProcessor:
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         """The host's own attention on `q, k, v [B, N, H, D]`."""
         raise NotImplementedError(f"{type(self).__name__} must define dense()")
-
-    def is_dense(self) -> bool:
-        """Whether no method has put its core here; written so that torch.compile can answer it too."""
-        # Not `self.core == self.dense`: bound methods never compare equal in torch.compile.
-        return getattr(self.core, "__func__", None) is type(self).dense
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         """Runs the core, and counts the call where that costs no compiled graph."""

@@ -44,8 +44,7 @@ class JointProcessor(SDPAProcessor):
         """
         q, k, v = self.project(attn, hidden_states, encoder_hidden_states)
         layout = self.run.layout
-        # Working it out ties a compiled graph to one size of latents, and the dense core never looks at it.
-        if encoder_hidden_states is None and layout is not None and not self.is_dense():
+        if encoder_hidden_states is None and layout is not None and self.reads_layout:
             layout = Layout(layout.grid, slice(layout.vision.stop, layout.vision.stop), layout.vision)
         out = self.attend(q, k, v, None, layout).flatten(2).to(q.dtype)
 

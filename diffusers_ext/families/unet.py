@@ -71,8 +71,7 @@ class UNetProcessor(SDPAProcessor):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
         layout = self.run.layout
-        # Working it out ties a compiled graph to one size of latents, and the dense core never looks at it.
-        if layout is not None and not self.is_dense():
+        if layout is not None and self.reads_layout:
             layout = at_level(layout, q.shape[1])
         out = self.attend(q, k, v, attention_mask, layout).flatten(2).to(q.dtype)
         out = attn.to_out[1](attn.to_out[0](out))

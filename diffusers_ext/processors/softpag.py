@@ -75,15 +75,22 @@ class SoftPAG:
     )
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise MethodError(f"SoftPAG scale must be a finite number, got {self.scale}; 1 to 8 is usual.")
+        for name in ("scale", "start", "stop"):
+            if not _is_number(getattr(self, name)):
+                raise MethodError(f"SoftPAG {name} must be a finite number, got {getattr(self, name)!r}.")
         if self.scope not in SCOPES:
             raise MethodError(f"SoftPAG scope must be one of {', '.join(SCOPES)}, got {self.scope!r}.")
         if not (0.0 <= self.start <= self.stop <= 1.0):
             raise MethodError(
-                f"SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), got start={self.start}, "
-                f"stop={self.stop}."
+                "SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), "
+                f"got start={self.start}, stop={self.stop}."
             )
+        _check_head_sets(self._head_sets())
+        strengths = list(self.strength) if _per_row(self.strength) else [self.strength]
+        if self.strength is not None and (
+            not strengths or not all(isinstance(u, (int, float)) for u in strengths)
+        ):
+            raise MethodError(f"SoftPAG strength is a number or a list of them, got {self.strength!r}.")
         for value in [*self._row_strengths(), *_own_strengths(self._head_sets())]:
             if not 0.0 <= value <= 1.0:
                 raise MethodError(
@@ -129,13 +136,20 @@ class SoftPAG:
             )
         return None
 
+    @property
+    def reads_layout(self) -> bool:
+        """Only the image block slices the sequence inside the core."""
+        return self.scope == "image_block"
+
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         return _PerturbedCore(inner, run, self.scope)
 
     # the extra pass -----------------------------------------------------------------------------------------
 
     def active(self, run: RunContext) -> bool:
-        if self.scale == 0.0 or not any(self._row_strengths() + _own_strengths(self._head_sets())):
+        own = _own_strengths(self._head_sets())
+        shared = self._row_strengths() if self._uses_shared_strength() else []
+        if self.scale == 0.0 or not any([*own, *shared]):
             return False
         if (self.start, self.stop) == (0.0, 1.0):
             return True
@@ -148,11 +162,14 @@ class SoftPAG:
         return run.step in step_window(self.start, self.stop, run.steps)
 
     def begin_pass(self, cores: dict[Site, "_PerturbedCore"], rows: int, like: Tensor) -> None:
-        """Sets `u [rows, H]` of every bound core."""
+        """Sets the weight `[rows, 1 or S, H, 1]` of every bound core: strength by head, 0 on text rows."""
         for site, core in cores.items():
             strength = self.strengths(site, rows)
-            core.u = strength.to(device=like.device, dtype=like.dtype)
             core.picked = strength.any(dim=0).nonzero().flatten().to(like.device)
+            core.weight = strength[:, None, :, None].to(device=like.device, dtype=like.dtype)
+            if self.scope == "image_rows" and site.kind == "joint":
+                # A tensor, not a slice: a slice bound would cost a compiled graph for each size of image.
+                core.weight = core.weight * _image_rows(core.run.layout, like)
 
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
         """`scale * (cond - perturbed)`, `[B, ...]` like its arguments (eq. 5)."""
@@ -189,6 +206,11 @@ class SoftPAG:
             return []
         return list(self.heads) if _per_row(self.heads) else [self.heads]
 
+    def _uses_shared_strength(self) -> bool:
+        """Whether any head takes its strength from `strength` rather than from its own entry."""
+        sets = self._head_sets()
+        return not sets or any(not isinstance(heads, Mapping) for s in sets for heads in s.values())
+
     def _row_strengths(self) -> list[float]:
         if self.strength is not None:
             return [float(u) for u in self.strength] if _per_row(self.strength) else [float(self.strength)]
@@ -205,24 +227,29 @@ class _PerturbedCore:
         self.inner = inner
         self.run = run
         self.scope = scope
-        self.u: Tensor | None = None  # [B, H]
-        self.picked: Tensor | None = None  # head numbers with u > 0 in any row
+        self.weight: Tensor | None = None  # [B, 1 or S, H, 1]
+        self.picked: Tensor | None = None  # head numbers with a strength above 0 in any row
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         out = self.inner(q, k, v, mask, layout)
         if not self.run.perturbed:
             return out
-        u = self.u[:, None, :, None]
-        if self.scope == "all" or layout is None:
-            return torch.lerp(out, v, u)
+        if self.scope != "image_block" or layout is None or layout.text.start == layout.text.stop:
+            return torch.lerp(out, v, self.weight)
         rows = layout.vision
-        if self.scope == "image_rows" or layout.text.start == layout.text.stop:
-            target = v[:, rows]
-        else:
-            picked = (x.index_select(2, self.picked) for x in (q, k, v))
-            block = image_block(*picked, mask, layout.vision, layout.text, self.picked)
-            target = out[:, rows].index_copy(2, self.picked, block)
-        return torch.slice_scatter(out, torch.lerp(out[:, rows], target, u), 1, rows.start, rows.stop)
+        picked = (x.index_select(2, self.picked) for x in (q, k, v))
+        block = image_block(*picked, mask, rows, layout.text, self.picked)
+        target = out[:, rows].index_copy(2, self.picked, block)
+        return torch.slice_scatter(
+            out, torch.lerp(out[:, rows], target, self.weight), 1, rows.start, rows.stop
+        )
+
+
+def _image_rows(layout: Layout, like: Tensor) -> Tensor:
+    """`[1, S, 1, 1]`: 1 on image rows, 0 on text rows of a joint sequence."""
+    rows = torch.zeros(max(layout.vision.stop, layout.text.stop), device=like.device, dtype=like.dtype)
+    rows[layout.vision] = 1
+    return rows[None, :, None, None]
 
 
 def _middle(sites: Sequence[Site]) -> list[Site]:
@@ -245,6 +272,33 @@ def _all(heads: Sequence[int] | None, count: int) -> Sequence[int]:
 
 def _own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
     return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_head_sets(head_sets: Sequence[object]) -> None:
+    """Raises `MethodError` for anything but module path -> None, head numbers, or head number -> strength."""
+    form = "heads maps module paths to head numbers, e.g. {'transformer_blocks.3.attn': [0, 2]}"
+    for head_set in head_sets:
+        if not isinstance(head_set, Mapping) or not all(isinstance(path, str) for path in head_set):
+            raise MethodError(f"SoftPAG {form}; got {head_set!r}.")
+        for path, heads in head_set.items():
+            if heads is None:
+                continue
+            if not isinstance(heads, (Mapping, Sequence)) or isinstance(heads, str):
+                raise MethodError(f"SoftPAG {form}, or None for all; got {heads!r} for {path}.")
+            if not heads:
+                raise MethodError(
+                    f"SoftPAG got no head for {path}, which would change nothing; None means all."
+                )
+            # JSON turns the keys of a mapping into text
+            keys = [int(h) if isinstance(heads, Mapping) and str(h).isdecimal() else h for h in heads]
+            if not all(isinstance(h, int) and not isinstance(h, bool) for h in keys):
+                raise MethodError(f"SoftPAG head numbers are whole numbers, got {list(heads)} for {path}.")
+            if isinstance(heads, Mapping) and not all(map(_is_number, heads.values())):
+                raise MethodError(f"SoftPAG strengths are finite numbers, got {dict(heads)} for {path}.")
 
 
 def _check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -> None:

@@ -115,7 +115,7 @@ def test_layout_says_where_tokens_lie():
             seen[name] = (v, mask, layout)
             return inner(q, k, v, mask, layout)
 
-        processor.core = core
+        processor.core, processor.reads_layout = core, True
     for name in ("attn.to_v", "attn.add_v_proj", "attn2.to_v"):
         module = model.get_submodule(f"transformer_blocks.0.{name}")
         module.register_forward_hook(lambda m, args, out, name=name: projected.update({name: out}))
@@ -178,7 +178,7 @@ def test_cores_that_read_the_layout_compile():
         return out * layout.tokens
 
     for processor in install(model, FAMILY, call):
-        processor.core = core
+        processor.core, processor.reads_layout = core, True
     eager = model(**call)[0]
     torch.compiler.reset()
     for block in model.transformer_blocks:

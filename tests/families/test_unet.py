@@ -196,7 +196,7 @@ def seen_by_cores(model, call):
             seen[site] = (q, k, mask, layout)
             return inner(q, k, v, mask, layout)
 
-        processor.core = core
+        processor.core, processor.reads_layout = core, True
     model(**call)
     return seen
 
@@ -289,7 +289,7 @@ def test_compiles_to_as_many_graphs_as_stock(sdxl):
 def test_cores_that_read_the_layout_compile():
     model, call = unet.unet(), unet.inputs(2)
     for processor in install(model, FAMILY, call):
-        dense = processor.core
+        dense, processor.reads_layout = processor.core, True
         processor.core = lambda q, k, v, mask, layout, inner=dense: (
             inner(q, k, v, mask, layout) * layout.tokens
         )

@@ -174,6 +174,13 @@ def test_strength_zero_is_bit_equal(host):
         assert torch.equal(stock, host.run(pipe, cfg=True))
 
 
+def test_heads_of_strength_zero_cost_no_pass():
+    model = sd3.transformer()
+    with dx.apply(model, dx.SoftPAG(heads={LAYER: {0: 0.0, 1: 0.0}})) as session:
+        model(**sd3.inputs(1))
+    assert session.report().extra_passes == 0
+
+
 @pytest.mark.parametrize("scope", ["image_rows", "image_block", "all"])
 def test_rows_of_strength_zero_are_bit_equal_inside_a_perturbed_pass(scope):
     model, call = sd3.transformer(), sd3.inputs(2)
@@ -210,7 +217,8 @@ def test_the_layer_output_is_linear_in_u():
     out = {}
     for u in (0.0, 0.3, 1.0):
         core = method.bind(site, run, dense)
-        core.u, core.picked = torch.full((1, 2), u, dtype=torch.float64), torch.tensor([0, 1])
+        core.weight = torch.full((1, 1, 2, 1), u, dtype=torch.float64)
+        core.picked = torch.tensor([0, 1])
         out[u] = core(q, k, v, None, layout)
     torch.testing.assert_close(out[0.3], 0.7 * out[0.0] + 0.3 * out[1.0])
 
@@ -220,7 +228,7 @@ def test_unnamed_heads_stay():
     with dx.apply(model, dx.SoftPAG(heads={LAYER: [1]}, strength=1.0)) as session:
         model(**call)
         core = session._swapped[0][3].core
-    assert core.u[0].nonzero().tolist() == [[1]] and core.u[0, 1] == 1
+    assert core.picked.tolist() == [1] and core.weight[0, 0, :, 0].nonzero().tolist() == [[1]]
 
 
 def test_a_grid_of_one_token_is_an_exact_no_op_for_image_rows_of_a_self_attention():
@@ -285,6 +293,25 @@ def test_compiles_fullgraph_with_few_graphs(name):
         name
     ]  # Flux: double, first single, single; SD3: the last block is its own
     assert graphs <= stock + 2
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", ["wan", "flux", "sd3", "unet"])
+def test_new_image_sizes_cost_no_more_graphs_than_the_host_pays(name):
+    """Six sizes within the host's recompile limit: nothing of ours ties a graph to the number of tokens."""
+    tiny = {"wan": wan, "flux": flux, "sd3": sd3, "unet": unet}[name]
+    model = unet.unet() if name == "unet" else tiny.transformer()
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1" if name == "unet" else None
+    layer = layer or {"wan": "blocks.1.attn1"}.get(name, LAYER)
+    blocks = [m for m in model.modules() if type(m).__name__.endswith("TransformerBlock")]
+    torch._dynamo.reset()
+    with dx.apply(model, dx.SoftPAG(heads={layer: None}, strength=1.0)) as session:
+        for block in blocks:
+            block.compile(fullgraph=True, backend="eager")
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            for height in (4, 6, 8, 10, 12, 14):
+                model(**tiny.inputs(1, height=height))
+    assert session.report().extra_passes == 6
     torch._dynamo.reset()
 
 

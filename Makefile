@@ -41,6 +41,7 @@ bench-cpu: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m bench.guidance_cost --device cuda
+	$(BIN)/python -m bench.sparse_kernels --device cuda
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .ruff_cache

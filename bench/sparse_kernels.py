@@ -1,0 +1,263 @@
+"""Block-sparse attention against the fastest dense attention of the machine, at the shapes of real models.
+
+    python -m bench.sparse_kernels                      every shape, on a GPU
+    python -m bench.sparse_kernels --device cpu --only tiny
+
+Sparse and dense calls alternate in one run, each after a flush of the cache. Beside every time stands the
+error of sampled rows against attention over explicit masks in fp32. `limit` is what the fastest dense kernel
+would need for the visited blocks alone; `efficiency` is that over the time measured. Text queries are part of
+the sparse call.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from diffusers_ext.kernels.block_sparse import ops
+from diffusers_ext.kernels.geometry import Grid
+from diffusers_ext.kernels.masks import Rule, visible
+from diffusers_ext.kernels.masks.band import Band, release_reach
+from diffusers_ext.kernels.masks.box import Window
+from diffusers_ext.kernels.masks.disk import Disk
+from diffusers_ext.kernels.plan import BlockPlan, Recipe
+
+RESULTS = Path(__file__).parent / "results"
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}  # of the RMS of the output
+DENSE = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
+SAMPLED_ROWS = 64
+SECONDS = 4.0  # of measuring a case, at least `MIN_REPEATS`
+MIN_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape and rule; `grads` times forward and backward together."""
+
+    name: str
+    rule: Rule
+    grid: Grid
+    text: int
+    heads: int
+    tile: Grid | None
+    block: int = 128
+    head_dim: int = 128
+    grads: bool = False
+
+
+def _radial(grid: Grid, decay: float) -> Band:
+    return Band(release_reach(grid[0], grid[1] * grid[2], decay), grid[2])
+
+
+def cases() -> list[Case]:
+    """FLUX at 1024 to 8192 px, Wan 480p and 720p, HunyuanVideo, and one that a CPU can do."""
+    out = [Case("tiny clear r=3", Disk(3), (1, 9, 14), 5, 2, (1, 4, 4), 16, 32)]
+    for side, window in ((64, 24), (128, 40), (256, 80), (512, 80)):
+        image, px = (1, side, side), f"flux {16 * side} px"
+        out += [Case(f"{px} clear r={r}", Disk(r), image, 512, 24, (1, 8, 16)) for r in (8, 16)]
+        out.append(
+            Case(
+                f"{px} gna {window}",
+                Window(image, (1, window, window), (1, 16, 8)),
+                image,
+                512,
+                24,
+                (1, 16, 8),
+            )
+        )
+    out.append(Case("flux 1024 px clear r=8, 64-blocks", Disk(8), (1, 64, 64), 512, 24, (1, 8, 8), 64))
+    for name, grid, heads, text, window, stride, decay in (
+        ("wan 480p", (21, 30, 52), 12, 0, (13, 16, 24), (2, 8, 8), 0.2),
+        ("wan 720p", (21, 45, 80), 40, 0, (14, 24, 24), (2, 8, 8), 0.2),
+        ("hunyuan 720p", (33, 45, 80), 24, 256, (18, 24, 24), (2, 8, 8), 0.95),
+        ("hunyuan 768p", (30, 48, 80), 24, 256, (18, 24, 24), (2, 8, 8), 0.95),
+    ):
+        out.append(Case(f"{name} gna", Window(grid, window, stride), grid, text, heads, (2, 8, 8)))
+        out.append(Case(f"{name} radial", _radial(grid, decay), grid, text, heads, None))
+    out.append(
+        Case("flux 1024 px clear r=8, training", Disk(8), (1, 64, 64), 512, 24, (1, 8, 16), grads=True)
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times in ms, densities and efficiencies as fractions."""
+
+    case: str
+    tokens: int
+    token_density: float
+    block_density: float
+    full_share: float
+    dense_backend: str
+    dense_ms: float
+    sparse_ms: float
+    limit_ms: float
+    error: float
+    ok: bool
+
+    @property
+    def efficiency(self) -> float:
+        return self.limit_ms / self.sparse_ms
+
+
+def sampled_error(q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: BlockPlan) -> float:
+    """RMS error of random rows of `out [B, S, H, D]`, and of the first and the last, over their RMS."""
+    S = q.shape[1]
+    rows = torch.randperm(S, generator=torch.Generator().manual_seed(0))[:SAMPLED_ROWS]
+    rows = torch.cat([rows, torch.tensor([0, S - 1])]).to(q.device)
+    seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[rows, None], plan.k_coord[None])
+    square = [0.0, 0.0]
+    for h in range(q.shape[2]):
+        logits = q[:, rows, h].float() @ k[:, :, h].float().mT * q.shape[-1] ** -0.5
+        want = logits.masked_fill(~seen, -torch.inf).softmax(-1) @ v[:, :, h].float()
+        square[0] += float((out[:, rows, h].float() - want).square().sum())
+        square[1] += float(want.square().sum())
+    return (square[0] / square[1]) ** 0.5
+
+
+def gradient_error(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> float:
+    """Largest RMS error, over RMS, of the three gradients against dense attention under an explicit mask."""
+    seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
+    g = torch.randn_like(q)
+    got = torch.autograd.grad(ops.attention(q, k, v, plan)[0], (q, k, v), g)
+    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    dense = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in exact), attn_mask=seen).transpose(
+        1, 2
+    )
+    want = torch.autograd.grad(dense, exact, g.float())
+    return max(
+        float((x - y).square().mean().sqrt() / y.square().mean().sqrt())
+        for x, y in zip(got, want, strict=True)
+    )
+
+
+class Stopwatch:
+    """Times calls one at a time, from an empty cache."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device != "cpu"
+        self.dirt = torch.empty(1 << 28, dtype=torch.int8, device=device) if self.cuda else None
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        """Milliseconds of one call."""
+        if not self.cuda:
+            began = time.perf_counter()
+            run()
+            return 1e3 * (time.perf_counter() - began)
+        self.dirt.zero_()
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        stop.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(stop)
+
+
+def fastest_dense(
+    q: Tensor, k: Tensor, v: Tensor, grads: bool, watch: Stopwatch
+) -> tuple[str, Callable[[], None]]:
+    """Name and call of the fastest dense back-end that takes these tensors."""
+    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
+
+    def call(backend: SDPBackend) -> None:
+        with sdpa_kernel(backend):
+            out = F.scaled_dot_product_attention(*heads_first)
+        if grads:
+            torch.autograd.grad(out, (q, k, v), out)
+
+    found = []
+    for backend in DENSE if q.is_cuda else (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        try:
+            call(backend)
+        except RuntimeError:  # not on this GPU, or not for this shape
+            continue
+        found.append((min(watch(lambda b=backend: call(b)) for _ in range(2)), backend.name, backend))
+    _, name, backend = min(found)
+    return name.lower(), lambda: call(backend)
+
+
+def measure(case: Case, device: str, dtype: torch.dtype) -> Row:
+    """Times and error of one case."""
+    recipe = Recipe(case.rule, case.grid, case.text, case.block, case.block, case.tile, case.tile)
+    plan = recipe.build(device)
+    g = torch.Generator(device).manual_seed(0)
+    # as a fused projection lays them out, [B, S, 3, H, D]
+    q, k, v = torch.randn(
+        1, plan.s_q, 3, case.heads, case.head_dim, generator=g, device=device, dtype=dtype
+    ).unbind(2)
+    if case.grads:
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+
+    def sparse() -> Tensor:
+        out = ops.attention(q, k, v, plan)[0]
+        if case.grads:
+            torch.autograd.grad(out, (q, k, v), out)
+        return out
+
+    error = sampled_error(q, k, v, sparse().detach(), plan)
+    if case.grads:
+        error = max(error, gradient_error(q, k, v, plan))
+    watch = Stopwatch(device)
+    backend, dense = fastest_dense(q, k, v, case.grads, watch)
+    dense_ms, sparse_ms, began = [], [], time.perf_counter()
+    while len(dense_ms) < MIN_REPEATS or time.perf_counter() - began < SECONDS:
+        dense_ms.append(watch(dense))
+        sparse_ms.append(watch(sparse))
+        if device == "cpu" and len(dense_ms) == 3:
+            break
+    dense_time, sparse_time = statistics.median(dense_ms), statistics.median(sparse_ms)
+    return Row(
+        case.name, plan.s_q, plan.token_density, plan.block_density, plan.full_share, backend, dense_time,
+        sparse_time, dense_time * plan.block_density, error, error <= TOLERANCE[dtype],
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", default="", help="part of the names of the cases to run")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
+    args = parser.parse_args(arguments)
+    cuda = args.device != "cpu"
+    chosen = [c for c in cases() if args.only in c.name and c.name.startswith("tiny") != cuda]
+    if not chosen:
+        raise SystemExit(f"error: no case for {args.device} has {args.only!r} in its name.")
+    rows = []
+    print(
+        f"{'case':34} {'tokens':>7} {'tok.dens':>8} {'blk.dens':>8} {'full':>5} {'dense ms':>9} "
+        f"{'sparse ms':>9} {'speedup':>7} {'effic.':>6} {'error':>8}  check"
+    )
+    for case in chosen:
+        r = measure(case, args.device, torch.bfloat16 if cuda else torch.float32)
+        rows.append(r)
+        print(
+            f"{r.case:34} {r.tokens:7} {r.token_density:8.4f} {r.block_density:8.4f} {r.full_share:5.2f} "
+            f"{r.dense_ms:9.3f} {r.sparse_ms:9.3f} {r.dense_ms / r.sparse_ms:7.2f} {r.efficiency:6.2f} "
+            f"{r.error:8.1e}  {'ok' if r.ok else 'FAILED'} (dense: {r.dense_backend})",
+            flush=True,
+        )
+    where = torch.cuda.get_device_name() if cuda else f"cpu-{platform.machine()}"
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"sparse_kernels-{where.replace(' ', '-').lower()}.json"
+    path.write_text(
+        json.dumps({"torch": torch.__version__, "device": where, "rows": [asdict(r) for r in rows]}, indent=1)
+    )
+    if not all(r.ok for r in rows):
+        raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -105,7 +105,7 @@ class Method(Protocol):
 
 
 class ReportingCore(Protocol):
-    """A core with a schedule of its own and something to say about itself; sessions look for the two names."""
+    """A core with a schedule of its own and something to say about itself; sessions look for both names."""
 
     def begin_call(self) -> None:
         """Called before each call of the denoiser, outside compiled regions, with the run up to date."""

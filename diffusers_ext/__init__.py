@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # for editors and type checkers
     from .core import Layout, RunContext, Site  # noqa: F401
     from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
+    from .forecast import plan  # noqa: F401
     from .loading import load  # noqa: F401
     from .overview import summary  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
@@ -17,12 +18,15 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.radial import Radial  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
     from .session import Session, apply  # noqa: F401
+    from .sizes import Grid  # noqa: F401
 
 _HOME = {
     "load": ".loading",
     "apply": ".session",
     "Session": ".session",
     "summary": ".overview",
+    "plan": ".forecast",
+    "Grid": ".sizes",
     "SoftPAG": ".processors.softpag",
     "CLEAR": ".processors.clear",
     "GNA": ".processors.gna",

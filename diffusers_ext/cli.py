@@ -11,6 +11,7 @@ from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
 from .commands.listing import doctor, families, methods
+from .commands.plan import plan
 from .commands.train import train
 
 
@@ -61,7 +62,7 @@ def options(
 for command in (generate, compare, demo):
     app.command()(command)
 app.command("eval")(evaluate)  # the function may not bear the name of a builtin
-for command in (train, methods, families, doctor):
+for command in (plan, train, methods, families, doctor):
     app.command()(command)
 
 

@@ -19,7 +19,7 @@ from ..errors import MethodError, UnsupportedError
 from ..kernels import geometry
 from ..kernels.block_sparse.reference import attention
 from ..kernels.masks import Rule
-from ..kernels.plan import BlockPlan, Recipe
+from ..kernels.plan import BlockPlan, Recipe, Survey
 
 Grid = tuple[int, int, int]
 
@@ -90,6 +90,12 @@ class SparseMethod:
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid]) -> dict[str, Grid]:
         """The closest sizes and settings without padding and without checks inside blocks."""
         return {"grid": tuple(_multiple(n, math.lcm(a, b)) for n, a, b in zip(grid, *tile, strict=True))}
+
+    def expect(self, survey: Survey) -> str | None:
+        """`None` where a plan promises a gain, else why `backend="auto"` leaves attention dense."""
+        if survey.block_density <= DENSE_ABOVE:
+            return None
+        return f"no gain expected, {survey.block_density:.2f} of the blocks would be visited"
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """Self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
@@ -222,15 +228,15 @@ def tiled(
     text: int,
     text_rows: bool,
     tile: tuple[Grid, Grid] | None,
-    pad: bool | None = None,
 ) -> Recipe:
-    """Tile-major order, with the short tiles filled up or not, whichever visits fewer blocks."""
+    """Tile-major order; unless tiles are given, short ones are filled up only where that visits less."""
     q_tile, k_tile = tile or default_tiles(grid)
     recipes = [
         Recipe(rule, grid, text, math.prod(q_tile), math.prod(k_tile), q_tile, k_tile, filled, text_rows)
         for filled in (True, False)
     ]
-    if all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True)):
+    whole = all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True))
+    if whole or tile is not None:
         return recipes[0]
     return min(recipes, key=lambda r: r.survey().work)
 
@@ -249,8 +255,7 @@ def _lay_out(method: SparseMethod, layout: Layout, device: torch.device) -> _Lai
         return _Laid(f"{method.name} hides nothing on this grid", 1.0)
     survey = recipe.survey()
     density = recipe.pairs / (tokens * (tokens + text))
-    if method.backend == "auto" and survey.block_density > DENSE_ABOVE:
-        why = f"no gain expected, {survey.block_density:.2f} of the blocks would be visited"
+    if method.backend == "auto" and (why := method.expect(survey)) is not None:
         log.info("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
         return _Laid(why, 1.0)
     start = layout.vision.start

@@ -1,0 +1,114 @@
+"""`plan`: what a sparse method would do at a size, before anything runs."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .core import Method
+from .errors import MethodError, UnsupportedError
+from .sizes import Grid, tokens_of
+
+Tile = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A method on a grid.
+
+    `token_density`: share of pairs of tokens that see each other; `block_density`: share of the blocks that a
+    kernel visits, padding included; `full_share`: those among them without checks inside; `padded_tokens`
+    fill the last blocks and short tiles. `predicted_speedup` of attention is that of a kernel as fast as the
+    dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token. `memory_bytes` are
+    those of the plan, once for all layers and steps. `nearest` holds the closest sizes and settings without
+    padding and checks.
+    """
+
+    method: str
+    grid: Tile
+    text: int
+    tokens: int
+    token_density: float
+    block_density: float
+    full_share: float
+    padded_tokens: int
+    ideal_speedup: float
+    predicted_speedup: float
+    memory_bytes: int
+    nearest: dict[str, Any]
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        grid = " x ".join(map(str, self.grid))
+        near = ", ".join(f"{name} {value}" for name, value in self.nearest.items())
+        lines = [
+            f"{self.method} on {grid} grid tokens and {self.text} text tokens, {self.tokens} together",
+            f"  density      {self.token_density:.4f} of the token pairs, {self.block_density:.4f} of the "
+            f"blocks, {self.full_share:.0%} of those full",
+            f"  attention    {self.predicted_speedup:.2f}x at best, {self.ideal_speedup:.2f}x without blocks",
+            f"  padding      {self.padded_tokens} tokens",
+            f"  plan         {self.memory_bytes / 2**20:.1f} MiB",
+            f"  nearest      {near}",
+        ]
+        return "\n".join(lines + ([f"  note         {self.note}"] if self.note else []))
+
+
+def plan(
+    target: Any, method: Method, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
+) -> Forecast:
+    """What `method` would do on `target`: a pipeline, the name of a preset, or `Grid(t, h, w, text=0)`.
+
+    `size` is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual
+    one. `tile` holds the tiles of queries and of keys, each `(t, h, w)`. No model runs, and the tokens of a
+    U-Net are those of its finest attention. Raises `MethodError` for settings and sizes that do not fit.
+    """
+    if not hasattr(method, "recipe"):
+        name = getattr(method, "name", type(method).__name__)
+        raise MethodError(f"plan() takes a sparse method such as GNA(...) or CLEAR(...), got {name}.")
+    tokens = None if isinstance(target, Grid) else tokens_of(target)
+    if tokens is None and any(value is not None for value in size.values()):
+        raise MethodError(f"A Grid is a size already, got {', '.join(size)} as well; leave it out.")
+    grid = target if tokens is None else tokens.grid(size)
+    if (why := method.refuses(grid.shape)) is not None:
+        raise UnsupportedError(f"{why}.")
+    _check_tile(tile)
+
+    recipe = method.recipe(grid.shape, grid.text, True, tile)
+    survey = recipe.survey()
+    count = math.prod(grid.shape) + grid.text
+    rows, columns = -(-survey.s_q // recipe.block_q), -(-survey.s_kv // recipe.block_k)
+    tiles = (recipe.q_tile or (1, 1, recipe.block_q), recipe.k_tile or (1, 1, recipe.block_k))
+    nearest = method.nearest(grid.shape, tiles)
+    if tokens is not None:
+        nearest |= tokens.size(nearest["grid"])
+    places = survey.s_q + survey.s_kv
+    return Forecast(
+        method=method.name,
+        grid=grid.shape,
+        text=grid.text,
+        tokens=count,
+        token_density=recipe.pairs / count**2,
+        block_density=survey.block_density,
+        full_share=survey.full_share,
+        padded_tokens=max(rows * recipe.block_q, columns * recipe.block_k) - count,
+        ideal_speedup=count**2 / recipe.pairs,
+        predicted_speedup=count**2 / survey.work,
+        # lists and coordinates are int32, the places of tokens before and after the kernel int64
+        memory_bytes=4 * (rows + 1 + survey.visited + places) + 8 * (places + count),
+        nearest=nearest,
+        note=method.expect(survey) or "",
+    )
+
+
+def _check_tile(tile: Any) -> None:
+    if tile is None:
+        return
+    fits = len(tile) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in tile)
+    if not fits or any(math.prod(edges) > 1024 for edges in tile):
+        raise MethodError(
+            "A tile is ((t, h, w) of queries, (t, h, w) of keys) with at most 1024 tokens each, got "
+            f"{tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
+        )

@@ -1,0 +1,123 @@
+"""From pixels and frames to tokens: grids by hand, of well-known models, and of pipelines."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .core import nearest_names
+from .errors import MethodError
+from .families import family_of
+from .session import denoisers
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of `t x h x w` tokens next to `text` tokens; an image has `t = 1`."""
+
+    t: int
+    h: int
+    w: int
+    text: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.t, self.h, self.w) < 1 or self.text < 0:
+            raise MethodError(
+                f"A grid takes 1 or more tokens an axis and 0 or more text tokens, got {self.t} x {self.h} x "
+                f"{self.w} and {self.text}; Grid(1, 64, 64, text=512) is a FLUX image of 1024 px."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(t, h, w)`."""
+        return self.t, self.h, self.w
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How a model cuts a picture or a video: `edge_px` of a token, `frames` a latent frame stands for (0 for
+    images), `text` tokens in the sequence, and the usual size in px and frames.
+    """
+
+    edge_px: int
+    frames: int
+    text: int
+    height: int
+    width: int
+    num_frames: int = 1
+
+    def grid(self, size: Mapping[str, int | None]) -> Grid:
+        """The grid of a size; raises `MethodError` for sizes without a token."""
+        values = {name: getattr(self, name) for name in ("height", "width", "num_frames", "text")}
+        for name, value in size.items():
+            if name not in values:
+                raise MethodError(
+                    f"A size is given by height, width, num_frames and text, got {name!r}; nearest is "
+                    f"{nearest_names(name, values, 1)[0]!r}."
+                )
+            values[name] = values[name] if value is None else value
+        if not self.frames and values["num_frames"] != 1:
+            raise MethodError(
+                f"This model makes images, got num_frames={values['num_frames']}; leave it out."
+            )
+        if min(values["height"], values["width"]) < self.edge_px or values["num_frames"] < 1:
+            raise MethodError(
+                f"A token is {self.edge_px} x {self.edge_px} px here, got {values['height']} x "
+                f"{values['width']} px and {values['num_frames']} frames; the smallest size is one token."
+            )
+        t = (values["num_frames"] - 1) // self.frames + 1 if self.frames else 1
+        return Grid(t, values["height"] // self.edge_px, values["width"] // self.edge_px, values["text"])
+
+    def size(self, grid: tuple[int, int, int]) -> dict[str, int]:
+        """Pixels and frames of a grid."""
+        size = {"height": grid[1] * self.edge_px, "width": grid[2] * self.edge_px}
+        return size | ({"num_frames": (grid[0] - 1) * self.frames + 1} if self.frames else {})
+
+
+PRESETS: dict[str, Tokens] = {
+    "flux": Tokens(16, 0, 512, 1024, 1024),
+    "sd3.5": Tokens(16, 0, 333, 1024, 1024),
+    "hunyuan-video": Tokens(16, 4, 256, 720, 1280, 129),
+    "wan2.1": Tokens(16, 4, 0, 720, 1280, 81),
+    "wan2.2": Tokens(16, 4, 0, 720, 1280, 81),
+    "mochi": Tokens(16, 6, 256, 480, 848, 163),
+}
+
+
+def tokens_of(target: Any) -> Tokens:
+    """How a preset or a pipeline cuts its pictures; raises `MethodError` for names nobody knows."""
+    if isinstance(target, str):
+        if target.lower() not in PRESETS:
+            raise MethodError(
+                f"Unknown preset {target!r}; the presets are {', '.join(PRESETS)}, nearest is "
+                f"{nearest_names(target.lower(), PRESETS, 1)[0]!r}: or pass a pipeline or a Grid."
+            )
+        return PRESETS[target.lower()]
+    if not hasattr(target, "components"):
+        raise MethodError(
+            f"A plan is made for a pipeline, a preset ({', '.join(PRESETS)}) or a Grid, got "
+            f"{type(target).__name__}; a bare denoiser does not tell what a pixel is."
+        )
+    return _of_pipeline(target)
+
+
+def _of_pipeline(pipe: Any) -> Tokens:
+    model = next(iter(denoisers(pipe).values()))
+    family = family_of(model).name
+    call = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
+    latent_px = getattr(pipe, "vae_scale_factor_spatial", None) or pipe.vae_scale_factor
+    side = getattr(pipe, "default_sample_size", None) or getattr(model.config, "sample_size", None)
+    side = (side[0] if isinstance(side, (tuple, list)) else side or 0) * latent_px
+    height, width = call.get("height") or side, call.get("width") or side
+    if family == "unet":
+        # Attention of the finest level that has any; it decides the cost.
+        level = next(i for i, kind in enumerate(model.config.down_block_types) if "Attn" in kind)
+        return Tokens(latent_px * 2**level, 0, 0, height, width)
+    if family == "flux":
+        return Tokens(latent_px * 2, 0, call["max_sequence_length"], height, width)  # packed two by two
+    patch = model.config.patch_size
+    if family == "wan":
+        frames = pipe.vae_scale_factor_temporal * patch[0]
+        return Tokens(latent_px * patch[1], frames, 0, height, width, call["num_frames"])
+    text = pipe.tokenizer_max_length + call["max_sequence_length"]  # CLIP's tokens, then those of T5
+    return Tokens(latent_px * patch, 0, text, height, width)

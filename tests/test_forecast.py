@@ -1,0 +1,149 @@
+"""The shape doctor: published densities, sizes of presets and of every family, plans that equal what runs."""
+
+import math
+
+import pytest
+
+import diffusers_ext as dx
+from diffusers_ext.sizes import PRESETS
+
+from .hosts import every_host, host
+
+FIELDS = {"tokens", "token_density", "block_density", "full_share", "padded_tokens", "predicted_speedup"}
+FIELDS |= {"memory_bytes", "nearest"}
+
+
+@pytest.mark.parametrize(
+    "side, radius, tile, density, speed",
+    [
+        (64, 8, ((1, 8, 16), (1, 8, 16)), 0.380, 2.6),
+        (64, 8, ((1, 2, 64), (1, 2, 64)), 0.417, 2.4),
+        (64, 16, ((1, 8, 8), (1, 8, 8)), 0.433, 2.3),
+        (128, 8, None, 0.118, 8.5),
+        (128, 16, ((1, 1, 128), (1, 1, 128)), 0.274, 3.7),
+        (256, 32, None, 0.0899, 11.1),
+    ],
+)
+def test_clear_on_flux(side, radius, tile, density, speed):
+    found = dx.plan(dx.Grid(1, side, side, text=512), dx.CLEAR(radius=radius), tile=tile)
+    assert found.block_density == pytest.approx(density, abs=0.51e-3)
+    assert found.predicted_speedup == pytest.approx(speed, abs=0.051)
+    assert found.tokens == side**2 + 512 and found.padded_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "grid, window, stride, full, speed",
+    [
+        ((1, 256, 256), (80, 80), (1, 16, 16), 1.0, 10.24),
+        ((30, 48, 80), (18, 24, 24), (1, 1, 1), 0.166, 5.4),
+        ((30, 48, 80), (18, 24, 24), (2, 8, 8), 1.0, 11.1),
+        ((33, 45, 80), (18, 24, 24), (2, 8, 8), 0.75, 9.1),
+        ((21, 45, 80), (14, 24, 24), (2, 8, 8), 0.72, 7.2),
+    ],
+)
+def test_windows_on_images_and_videos(grid, window, stride, full, speed):
+    tile = (1, 16, 8) if grid[0] == 1 else (2, 8, 8)
+    found = dx.plan(dx.Grid(*grid), dx.GNA(window, stride), tile=(tile, tile))
+    assert found.full_share == pytest.approx(full, abs=0.51e-2)
+    assert found.predicted_speedup == pytest.approx(speed, abs=0.051)
+    padded = math.prod(-(-n // edge) * edge for n, edge in zip(grid, tile, strict=True))
+    assert found.padded_tokens == padded - math.prod(grid)
+
+
+def test_different_tiles_for_queries_and_keys():
+    grid, gna = dx.Grid(30, 48, 80), dx.GNA((18, 24, 24), (16, 8, 8))
+    assert dx.plan(grid, gna, tile=((4, 8, 8), (2, 8, 8))).predicted_speedup == pytest.approx(10.4, abs=0.051)
+
+
+def test_radial_on_presets():
+    radial = dx.Radial(decay=0.95, sink_frames=0, reduce="block")
+    found = dx.plan("hunyuan-video", radial, height=768, num_frames=117, text=0)
+    assert found.grid == (30, 48, 80) and found.tokens == 115_200
+    assert (round(found.token_density, 4), round(found.block_density, 4)) == (0.2593, 0.2746)
+    assert found.predicted_speedup == pytest.approx(3.64, abs=0.51e-2)
+    odd = dx.plan("wan2.1", dx.Radial(decay=0.2))
+    assert odd.grid == (21, 45, 80)
+    assert odd.nearest == {"grid": (21, 48, 80), "height": 768, "width": 1280, "num_frames": 81}
+
+
+@pytest.mark.parametrize("name, grid, text", [
+    ("flux", (1, 64, 64), 512),
+    ("SD3.5", (1, 64, 64), 333),
+    ("hunyuan-video", (33, 45, 80), 256),
+    ("wan2.2", (21, 45, 80), 0),
+    ("mochi", (28, 30, 53), 256),
+])  # fmt: skip
+def test_presets(name, grid, text):
+    method = dx.CLEAR() if grid[0] == 1 else dx.Radial()
+    found = dx.plan(name, method)
+    assert (found.grid, found.text) == (grid, text)
+    tokens = PRESETS[name.lower()]
+    assert tokens.grid(tokens.size(grid)).shape == grid
+
+
+@every_host
+def test_the_grid_of_a_pipeline_is_the_one_that_runs(host):
+    pipe = host.build()
+    video = host.name.startswith("wan")
+    method = dx.GNA((2, 2, 2) if video else (2, 2), dense_steps=0, backend="reference")
+    wanted = dx.plan(pipe, method, **host.size)
+    seen = []
+    with dx.apply(pipe, method) as session:
+        host.run(pipe, steps=1)
+        seen = [key[1:3] for key in session.run.plans]
+    text = {"sd3": 48, "sd3.5": 48, "flux": 16, "flux-dev": 16}.get(host.name, 0)
+    assert (wanted.grid, text) in seen
+    found = dx.plan(pipe, method, **host.size, text=text)
+    assert found.tokens == math.prod(found.grid) + text
+
+
+def test_the_forecast_is_what_the_session_reports():
+    tiny = host("wan")
+    pipe = tiny.build()
+    gna = dx.GNA((2, 4, 4), (1, 2, 2), dense_steps=0, backend="reference")
+    found = dx.plan(pipe, gna, **tiny.size)
+    with dx.apply(pipe, gna) as session:
+        tiny.run(pipe, steps=1)
+    assert {(s.density, s.full_share) for s in session.report().sites} == {
+        (found.token_density, found.full_share)
+    }
+
+
+def test_every_field_is_there_and_readable():
+    found = dx.plan(dx.Grid(1, 120, 100, text=7), dx.CLEAR(radius=4))
+    assert set(found.to_dict()) >= FIELDS
+    assert found.tokens == 12007 and found.memory_bytes > 0
+    text = str(found)
+    assert "clear on 1 x 120 x 100 grid tokens and 7 text tokens, 12007 together" in text
+    assert "grid (1, 120, 96)" in text and "note" not in text
+    assert "no gain expected" in str(dx.plan(dx.Grid(1, 8, 8), dx.CLEAR(radius=4)))
+
+
+@pytest.mark.parametrize(
+    "target, method, rest, words",
+    [
+        (dx.Grid(1, 8, 8), dx.SoftPAG(), {}, "takes a sparse method such as GNA"),
+        ("flx", dx.CLEAR(), {}, "nearest is 'flux'"),
+        (3, dx.CLEAR(), {}, "got int"),
+        (dx.Grid(1, 8, 8), dx.CLEAR(), {"height": 64}, "a size already, got height"),
+        ("flux", dx.CLEAR(), {"hight": 64}, "nearest is 'height'"),
+        ("flux", dx.CLEAR(), {"num_frames": 5}, "makes images"),
+        ("flux", dx.CLEAR(), {"height": 8}, "16 x 16 px"),
+        ("wan2.1", dx.CLEAR(), {}, "Radial"),
+        ("flux", dx.Radial(), {}, "CLEAR"),
+        ("flux", dx.GNA((65, 8)), {}, "axis h of 64 tokens; the largest window there is 64"),
+        (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 8), (1, 8))}, "at most 1024 tokens each"),
+        (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 64, 64), (1, 8, 8))}, "at most 1024 tokens each"),
+        (dx.Grid(3, 8, 8), dx.Radial(), {"tile": ((1, 8, 8), (1, 8, 8))}, "takes no tile"),
+    ],
+)  # fmt: skip
+def test_bad_input(target, method, rest, words):
+    with pytest.raises(dx.MethodError, match=words):
+        dx.plan(target, method, **rest)
+
+
+def test_grids_are_checked():
+    with pytest.raises(dx.MethodError, match="0 or more text tokens"):
+        dx.Grid(1, 8, 8, text=-1)
+    with pytest.raises(dx.MethodError, match="1 or more tokens an axis"):
+        dx.Grid(0, 8, 8)

@@ -1,0 +1,56 @@
+"""`diffusers-ext plan`: grids, presets and models as text, and errors of one line."""
+
+import json
+
+import pytest
+
+from diffusers_ext.cli import main
+
+
+@pytest.fixture
+def plan(capsys):
+    """Runs the command; exit code, output, error."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["plan", *arguments])
+        said = capsys.readouterr()
+        return end.value.code, said.out, said.err
+
+    return run
+
+
+def test_a_preset(plan):
+    code, out, _ = plan(
+        "flux", "--method", "clear", "--set", "radius=8", "--height", "2048", "--width", "2048"
+    )
+    assert code == 0 and "clear on 1 x 128 x 128 grid tokens and 512 text tokens" in out
+    assert "8.49x at best" in out
+
+
+def test_a_grid_with_tiles_as_json(plan):
+    settings = ["--set", "window=[18,24,24]", "--set", "stride=[2,8,8]", "--tile", "2x8x8", "--json"]
+    code, out, _ = plan("30x48x80", "--method", "gna", *settings)
+    found = json.loads(out)
+    assert code == 0 and found["full_share"] == 1.0 and round(found["predicted_speedup"], 1) == 11.1
+    assert found["nearest"]["stride"] == [2, 8, 8]
+
+
+def test_a_saved_model(plan, saved_model):
+    code, out, _ = plan(str(saved_model), "--method", "clear", "--set", "radius=2", "--text", "4")
+    assert code == 0 and "clear on 1 x 16 x 16 grid tokens and 4 text tokens" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("wan2.1", "--method", "clear"), "CLEAR needs one image"),
+        (("30x30", "--method", "gna"), "needs a window"),
+        (("30x30", "--method", "softpag"), "takes a sparse method"),
+        (("30x30", "--method", "clear", "--tile", "8"), "--tile takes TxHxW"),
+        (("30x30", "--method", "clear", "--height", "64"), "a size already"),
+    ],
+)
+def test_errors_are_one_line(plan, arguments, words):
+    code, out, error = plan(*arguments)
+    assert code == 2 and not out and words in error and error.count("\n") == 1

@@ -31,16 +31,19 @@ _HALF = {
     ("dq", 32): (64, 64, 4, 2),
     ("dq", 64): (64, 32, 4, 2),
     ("dq", 128): (64, 64, 8, 2),
-    ("dkv", 64): (64, 32, 4, 2),
+    ("dkv", 32): (32, 64, 4, 2),
+    ("dkv", 64): (64, 32, 8, 2),
     ("dkv", 128): (32, 64, 8, 2),
 }
 _HALF_DATACENTER = {  # Hopper and Blackwell with 227 KB of shared memory, where operands stay there
     ("forward", 128): (128, 64, 8, 3),
     ("dq", 64): (64, 64, 8, 2),
     ("dq", 128): (64, 32, 8, 2),
+    ("dkv", 32): (32, 64, 8, 2),
     ("dkv", 128): (64, 64, 8, 2),
 }
 _SINGLE = {
+    ("forward", 64): (32, 32, 8, 2),
     ("forward", 128): (16, 32, 4, 2),
     ("dq", 128): (16, 32, 4, 1),
     ("dkv", 64): (32, 16, 8, 1),
@@ -48,22 +51,29 @@ _SINGLE = {
 }
 
 
-def choose(kernel: str, arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> Tiles:
-    """Tiles of `kernel` (forward, dq, dkv) on compute capability `arch` (90 for 9.0) for elements of
-    `itemsize` bytes.
-
-    They divide the `blocks` (BM, BN) of the plan. Raises `ValueError` for blocks that are no multiples of 16
-    and heads larger than 128.
-    """
-    if blocks[0] % SMALLEST or blocks[1] % SMALLEST:
-        raise ValueError(
-            f"Blocks for Triton kernels must be multiples of {SMALLEST} tokens, got {blocks}; plan with "
-            "64 or 128."
-        )
+def why_not(arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> str | None:
+    """`None` where the kernels can run, else one sentence; arguments as for `choose`."""
+    if arch < 80:
+        return f"The Triton kernels need compute capability 8.0, got {arch / 10}; use the reference."
+    if itemsize not in (2, 4):
+        return "The Triton kernels take float16, bfloat16 and float32; cast the tensors or use the reference."
     if not 1 <= head_dim <= 128:
-        raise ValueError(
-            f"The Triton kernels take heads of 1 to 128 dims, got {head_dim}; use the reference."
+        return f"The Triton kernels take heads of 1 to 128 dims, got {head_dim}; use the reference."
+    if blocks[0] % SMALLEST or blocks[1] % SMALLEST:
+        return (
+            f"The Triton kernels need blocks in multiples of {SMALLEST} tokens, got {blocks}; plan with 128."
         )
+    return None
+
+
+def choose(kernel: str, arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> Tiles:
+    """Tiles of `kernel` (forward, dq, dkv) on compute capability `arch` (90 for 9.0).
+
+    They divide the `blocks` (BM, BN) of the plan, in tokens; elements have `itemsize` bytes. Raises
+    `ValueError` with the sentence of `why_not`.
+    """
+    if problem := why_not(arch, itemsize, head_dim, blocks):
+        raise ValueError(problem)
     dims = max(SMALLEST, 1 << (head_dim - 1).bit_length())
     half = _HALF_DATACENTER if 90 <= arch < 110 else _HALF
     table = _SINGLE if itemsize == 4 else half

@@ -7,7 +7,7 @@ from diffusers_ext.kernels.block_sparse.triton_forward import forward
 from tests.kernels.block_sparse.cases import CASES, PAD, attention, tensors
 
 HALF, SINGLE = torch.float16, torch.float32
-TOLERANCE = {HALF: 4e-3, SINGLE: 2e-5}  # of the largest gradient
+TOLERANCE = {HALF: 4e-3, SINGLE: 5e-6}  # of the largest gradient
 
 
 def compare(case, B, H, D, dtype, problem, scale, tiles=None):

@@ -107,8 +107,10 @@ class Method(Protocol):
 class ReportingCore(Protocol):
     """A core with a schedule of its own and something to say about itself; sessions look for both names."""
 
-    def begin_call(self) -> None:
-        """Called before each call of the denoiser, outside compiled regions, with the run up to date."""
+    def begin_call(self, like: Tensor) -> None:
+        """Called before each call of the denoiser, outside compiled regions, with the run up to date; `like`
+        has the device and dtype of the latents.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Fields of `SiteReport` about what ran last."""

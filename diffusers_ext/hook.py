@@ -135,7 +135,7 @@ class DenoiserHook(ModelHook):
         context = self._context._context
         self.run.pass_ = self.branches.read(context.name if context is not None else None)
         for core in self.scheduled:
-            core.begin_call()
+            core.begin_call(_latents(call))
 
     def _conditional_rows(self, batch: int) -> slice:
         if self.run.pass_ != "both":
@@ -217,6 +217,10 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     call = dict(bound.arguments)
     call.pop("self")
     return call | call.pop("kwargs", {})
+
+
+def _latents(call: Mapping[str, Any]) -> Tensor:
+    return next(x for x in call.values() if isinstance(x, Tensor) and x.ndim > 2)
 
 
 def _prediction(out: Any) -> Tensor:

@@ -14,6 +14,7 @@ from diffusers_ext.core import Layout, RunContext, Site
 from ..hosts import every_host, host, processors
 from ..kernels import oracles
 from . import masked
+from .test_clear import close
 
 SITE = Site("blocks.0.attn", 0, 2, 8, "joint", "transformer")
 
@@ -75,7 +76,7 @@ def test_a_dense_step_is_the_host_bit_for_bit_and_counts_or_takes_a_share():
         q, k, v = tensors(layout)
         run.steps = 4
         for run.step in range(4):
-            core.begin_call()
+            core.begin_call(q)
             same = torch.equal(core(q, k, v, None, layout), dense(q, k, v, None, layout))
             assert same == (run.step in dense_steps), (setting, run.step)
 
@@ -178,7 +179,7 @@ def test_two_ways_to_compute_one_site_conflict():
         (dict(dense_steps=1.5), "fraction from 0.0 to 1.0, got 1.5"),
         (dict(dense_steps=-1), "got -1"),
         (dict(dense_layers=-1), "0 or more, got -1"),
-        (dict(backend="cuda"), "auto or reference, got 'cuda'"),
+        (dict(backend="cuda"), "auto, triton or reference, got 'cuda'"),
     ],
 )
 def test_bad_settings(settings, words):
@@ -227,3 +228,35 @@ def test_an_unknown_grid_stays_dense():
     lost = core()
     assert torch.equal(lost(q, k, v, None, None), dense(q, k, v, None, None))
     assert lost.describe()["why"] == "the grid of these tokens is not known"
+
+
+@pytest.mark.parametrize("name, dense_and_sparse", [("sd3", 2), ("flux", 2), ("wan", 1)])
+def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
+    """Two kinds of steps: each kind of block that is touched costs one graph more than under the host."""
+    tiny = host(name)
+    pipe = tiny.build()
+    method = dx.GNA((2, 4, 4) if name == "wan" else (3, 5), dense_steps=1, backend="reference")
+    with dx.apply(pipe, method):
+        wanted = tiny.run(pipe, steps=4)
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    for stack in pipe.transformer.children():
+        if isinstance(stack, torch.nn.ModuleList) and hasattr(stack[0], "attn" if name != "wan" else "attn1"):
+            for block in stack:
+                block.compile(fullgraph=True, backend=count)
+    torch._dynamo.reset()
+    tiny.run(pipe, steps=2)
+    stock = len(graphs)
+    torch._dynamo.reset()
+    graphs.clear()
+    with dx.apply(pipe, method) as session:
+        tiny.run(pipe, steps=2)
+        assert len(graphs) <= stock + dense_and_sparse, (len(graphs), stock)
+        first = len(graphs)
+        close(tiny.run(pipe, steps=4), wanted)
+        assert len(graphs) == first, "a later step or run costs another graph"
+    assert {s.backend for s in session.report().sites} == {"reference"}

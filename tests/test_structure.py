@@ -22,8 +22,11 @@ ALLOWED = {
     "processors": {"core", "errors", "kernels"},
     "report": set(),
     "clock": {"core"},
-    "hook": {"clock", "core", "errors", "families"},
-    "session": {"clock", "core", "errors", "families", "hook", "report"},
+    "branches": {"errors", "families"},
+    "hook": {"branches", "clock", "core", "errors", "families"},
+    "session": {"branches", "clock", "core", "errors", "families", "hook", "report"},
+    "sizes": {"core", "errors", "families", "session"},
+    "forecast": {"core", "errors", "sizes"},
     "overview": {"core", "families", "session"},
     "zoo": {"errors"},
 }

@@ -1,5 +1,6 @@
 """The shape doctor: published densities, sizes of presets and of every family, plans that equal what runs."""
 
+import itertools
 import math
 
 import pytest
@@ -146,3 +147,25 @@ def test_grids_are_checked():
         dx.Grid(1, 8, 8, text=-1)
     with pytest.raises(dx.MethodError, match="1 or more tokens an axis"):
         dx.Grid(0, 8, 8)
+
+
+SIZES = [
+    *itertools.product(
+        ["flux"], [(830, 470), (1000, 1000), (272, 496), (48, 2000), (1360, 768), (17, 31)], [1]
+    ),
+    *itertools.product(
+        ["wan2.1"], [(432, 768), (480, 832), (720, 1280), (272, 496), (16, 64)], [1, 5, 9, 49, 81]
+    ),
+]
+
+
+@pytest.mark.parametrize("name, size, frames", SIZES)
+def test_awkward_sizes_have_a_plan_or_a_sentence(name, size, frames):
+    """No size has to divide anything; what cannot be is said in one sentence."""
+    for method in (dx.CLEAR(radius=8), dx.GNA(window=(1, 2, 2) if frames == 1 else (2, 2, 2)), dx.Radial()):
+        try:
+            found = dx.plan(name, method, height=size[0], width=size[1], num_frames=frames)
+        except dx.MethodError as error:
+            assert str(error).count(". ") == 0 and "got" in str(error)
+        else:
+            assert 0 < found.token_density <= 1 and found.block_density <= 1 and found.padded_tokens >= 0

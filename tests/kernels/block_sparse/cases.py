@@ -94,8 +94,8 @@ def _window(i: int, length: int, w: int, s: int, d: int) -> list[int]:
 
 
 def box() -> Case:
-    axes = ((3, 2, 1, 1), (7, 3, 2, 2), (10, 4, 3, 1))
-    coord = packed((3, 7, 10), back=7)
+    axes = ((3, 2, 1, 1), (6, 3, 2, 2), (7, 4, 3, 1))
+    coord = packed((3, 6, 7), back=5)
     windows = [[_window(i, *axis) for i in range(axis[0])] for axis in axes]
     seen = _brute(
         coord, coord, lambda a, b: all(y in keys[x] for x, y, keys in zip(a, b, windows, strict=True))

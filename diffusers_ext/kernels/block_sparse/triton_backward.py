@@ -17,7 +17,7 @@ from .triton_mask import hide
 
 @triton.jit
 def query_kernel(
-    q, k, v, out, do, lse, dlse, delta, dq, row_ptr, col, order, q_coord, k_coord, table, params,
+    q, k, v, out, do, lse, dlse, delta, dq, row_ptr, col, order, q_coord, k_coord, table, rule,
     q_b, q_s, q_h, k_b, k_s, k_h, v_b, v_s, v_h, o_b, o_s, o_h, do_b, do_s, do_h,
     H, S_q, S_kv, NQ, nnz, plan_b, plan_h, scale, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
@@ -71,7 +71,7 @@ def query_kernel(
         )
         s = tl.dot(q_here, tl.trans(k_here), input_precision=PRECISION) * scale_log2
         if entry & 1 == 0:
-            s = hide(s, rows[:, None], columns[None, :], q_coord, k_coord, table, params, S_q, S_kv, MASK)
+            s = hide(s, rows[:, None], columns[None, :], q_coord, k_coord, table, rule, S_q, S_kv, MASK)
         p = tl.exp2(s - log2_sum[:, None])
         dp = tl.dot(do_here, tl.trans(v_here), input_precision=PRECISION)
         ds = p * (dp - d_here[:, None])
@@ -82,7 +82,7 @@ def query_kernel(
 
 @triton.jit
 def key_kernel(
-    q, k, v, do, lse, delta, dk, dv, col_ptr, row, q_coord, k_coord, table, params,
+    q, k, v, do, lse, delta, dk, dv, col_ptr, row, q_coord, k_coord, table, rule,
     q_b, q_s, q_h, k_b, k_s, k_h, v_b, v_s, v_h, do_b, do_s, do_h,
     H, S_q, S_kv, NK, nnz, plan_b, plan_h, scale, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
@@ -132,7 +132,7 @@ def key_kernel(
         d_here = tl.load(delta + stats + rows, rows < S_q, other=0.0)
         s = tl.dot(k_here, tl.trans(q_here), input_precision=PRECISION) * scale_log2
         if entry & 1 == 0:
-            s = hide(s, rows[None, :], columns[:, None], q_coord, k_coord, table, params, S_q, S_kv, MASK)
+            s = hide(s, rows[None, :], columns[:, None], q_coord, k_coord, table, rule, S_q, S_kv, MASK)
         p = tl.exp2(s - log2_sum[None, :])
         acc_v = tl.dot(p.to(do_here.dtype), do_here, acc_v, input_precision=PRECISION)
         dp = tl.dot(v_here, tl.trans(do_here), input_precision=PRECISION)

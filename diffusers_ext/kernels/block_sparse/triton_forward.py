@@ -17,7 +17,7 @@ from .triton_mask import hide
 
 @triton.jit
 def forward_kernel(
-    q, k, v, out, lse, row_ptr, col, order, q_coord, k_coord, table, gain, bias, params,
+    q, k, v, out, lse, row_ptr, col, order, q_coord, k_coord, table, gain, bias, rule,
     q_b, q_s, q_h, k_b, k_s, k_h, v_b, v_s, v_h, o_b, o_s, o_h,
     H, S_q, S_kv, NQ, nnz, plan_b, plan_h, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
@@ -64,7 +64,7 @@ def forward_kernel(
         )
         s = tl.dot(q_here, k_t, input_precision=PRECISION) * scale_log2
         if entry & 1 == 0:
-            s = hide(s, rows[:, None], columns[None, :], q_coord, k_coord, table, params, S_q, S_kv, MASK)
+            s = hide(s, rows[:, None], columns[None, :], q_coord, k_coord, table, rule, S_q, S_kv, MASK)
         new = tl.maximum(top, tl.max(s, 1))
         # a row that has seen no key yet has no finite maximum to subtract
         safe = tl.where(new == float("-inf"), 0.0, new)

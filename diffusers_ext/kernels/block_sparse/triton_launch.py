@@ -34,7 +34,10 @@ class Problem:
 
     @property
     def kernel_params(self) -> tuple[int, ...]:
-        """Parameters as `triton_mask` reads them; the band rule needs the length of its table as well."""
+        """Argument `rule` of the kernels: the parameters, and for a band the length of its table as well.
+
+        (No argument may be called `params`: Triton's generated launcher has a variable of that name.)
+        """
         return (*self.params, self.table.numel()) if self.mask == "band" else self.params
 
     def plan_strides(self, B: int, H: int) -> tuple[int, int]:

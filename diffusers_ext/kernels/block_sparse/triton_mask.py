@@ -57,7 +57,7 @@ def _hide_band(s, q, k, table, width, sink, frames):
 
 
 @triton.jit
-def hide(s, rows, columns, q_coord, k_coord, table, params, S_q, S_kv, MASK: tl.constexpr):
+def hide(s, rows, columns, q_coord, k_coord, table, rule, S_q, S_kv, MASK: tl.constexpr):
     """Scores with -inf where query `rows` do not see key `columns`, both int32 and shaped to broadcast to `s`
     ([M, 1] with [1, N] or the transpose), and outside the sequences.
     """
@@ -67,17 +67,17 @@ def hide(s, rows, columns, q_coord, k_coord, table, params, S_q, S_kv, MASK: tl.
     if MASK == "disk":
         dy = _row(q) - _row(k)
         dx = _column(q) - _column(k)
-        seen &= (dy * dy + dx * dx < params[0]) | (q == -1) | (k == -1)
+        seen &= (dy * dy + dx * dx < rule[0]) | (q == -1) | (k == -1)
     elif MASK == "box":
-        near = _axis(_time(q), _time(k), params[0], params[1], params[2], params[3])
-        near &= _axis(_row(q), _row(k), params[4], params[5], params[6], params[7])
-        near &= _axis(_column(q), _column(k), params[8], params[9], params[10], params[11])
+        near = _axis(_time(q), _time(k), rule[0], rule[1], rule[2], rule[3])
+        near &= _axis(_row(q), _row(k), rule[4], rule[5], rule[6], rule[7])
+        near &= _axis(_column(q), _column(k), rule[8], rule[9], rule[10], rule[11])
         seen &= near | (q == -1) | (k == -1)
     elif MASK == "band":
-        s = _hide_band(s, q, k, table, params[0], params[1], params[2])
+        s = _hide_band(s, q, k, table, rule[0], rule[1], rule[2])
     elif MASK == "lut":
         inside = (q >= 0) & (k >= 0)
-        seen &= tl.load(table + q.to(tl.int64) * params[1] + k, mask=inside, other=1) != 0
+        seen &= tl.load(table + q.to(tl.int64) * rule[1] + k, mask=inside, other=1) != 0
     else:
         tl.static_assert(MASK == "none", "mask must be none, disk, box, band or lut")
     return tl.where(seen, s, float("-inf"))

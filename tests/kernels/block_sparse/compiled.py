@@ -56,7 +56,7 @@ def binary(
         if name in constants:
             signature[name], values[i,] = "constexpr", constants[name]
             continue
-        if name == "params":
+        if name == "rule":
             signature[name] = tuple("constexpr" if x == 1 else "i32" for x in PARAMS[mask])
             values |= {(i, j): 1 for j, x in enumerate(PARAMS[mask]) if x == 1}
             continue

@@ -21,19 +21,32 @@ def result_files() -> list[Path]:
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:
     """A Markdown table with a row per model, suite and method; figures in percent with 95 % intervals."""
-    heads = ["model", "prompts", "method", *(t.replace("_", " ") for t in TASKS), "overall", "s an image"]
+    heads = [
+        "model",
+        "prompts",
+        "CFG",
+        "method",
+        *(t.replace("_", " ") for t in TASKS),
+        "overall",
+        "s an image",
+    ]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     notes = []
     for found in results:
-        where = [found["model"], f"{found['suite']}, {found['n']} a task"]
+        where = [found["model"], f"{found['suite']}, {found['n']} a task", _guidance(found["call"])]
         method = "+".join(m["name"] for m in found["methods"]) or "plain"
         if plain := found.get("plain"):
             lines.append(_row([*where, "plain"], plain))
             change = difference(found["paired"]["overall"])
-            notes.append(f"- {found['model']}, {found['suite']}, {method} minus plain: {change}.")
+            notes.append(f"- {', '.join(where)}, {method} minus plain: {change}.")
         lines.append(_row([*where, method], found))
     # Markdown ends a table at the first line without a bar, so the notes follow a blank one.
     return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+
+def _guidance(call: Mapping[str, Any]) -> str:
+    scale = call.get("guidance_scale", 1.0)
+    return f"{scale:g}" if scale > 1 else "off"
 
 
 def _row(cells: Sequence[str], found: Mapping[str, Any]) -> str:
@@ -50,7 +63,7 @@ def committed(model: str, suite: str) -> list[str]:
             continue
         share = f"{percent(found['overall'])} of {found['overall']['n']} pictures right"
         method = "+".join(m["name"] for m in found["methods"]) or "plain"
-        text = f"Measured on {suite} prompts: {method} {share}"
+        text = f"Measured on {suite} prompts, CFG {_guidance(found['call'])}: {method} {share}"
         if plain := found.get("plain"):
             change = difference(found["paired"]["overall"])
             text += f", plain {percent(plain['overall'])}; {method} minus plain {change}"

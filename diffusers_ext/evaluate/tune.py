@@ -43,6 +43,7 @@ def main(
     n: Annotated[int, typer.Option("--n", help="Prompts per task.")] = 20,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: opt.Steps = None,
+    guidance_scale: opt.Guidance = None,
     batch: opt.Batch = 16,
     device: opt.Device = None,
     out: opt.Out = Path("out/tune"),
@@ -64,7 +65,7 @@ def main(
     variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
     asked, folder, home = questions("tuning", n, seed), output_folder(out), model_folder(model)
     pipe = opt.open_model(model, device)
-    call = arguments(pipe, opt.defaults(model), num_inference_steps=steps)
+    call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
     store = Store(folder, {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)})
     tried = []
     with tqdm(total=len(asked) * (1 + len(variants)), unit="image", disable=not opt.show_progress()) as bar:

@@ -38,7 +38,8 @@ def render(results: Iterable[Mapping[str, Any]]) -> str:
         if plain := found.get("plain"):
             lines.append(_row([*where, "plain"], plain))
             change = difference(found["paired"]["overall"])
-            notes.append(f"- {', '.join(where)}, {method} minus plain: {change}.")
+            setting = f"{found['model']}, {found['suite']}, CFG {_guidance(found['call'])}"
+            notes.append(f"- {setting}, {method} minus plain: {change}.")
         lines.append(_row([*where, method], found))
     # Markdown ends a table at the first line without a bar, so the notes follow a blank one.
     return "\n".join([*lines, *(["", *notes] if notes else [])])

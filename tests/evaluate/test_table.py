@@ -19,7 +19,7 @@ def measured(with_method):
     def judged(right):
         return [Judged("a red square", i, "single_object", i < right, "") for i in range(10)]
 
-    head = {"model": "shapes-x", "suite": "held-out", "n": 10, "seed": 0}
+    head = {"model": "shapes-x", "suite": "held-out", "n": 10, "seed": 0, "call": {"guidance_scale": 4.0}}
     if with_method:
         return head | results(Variant("softpag", (SoftPAG(),)), judged(8), judged(6))
     return head | results(Variant("plain"), judged(6))
@@ -28,11 +28,11 @@ def measured(with_method):
 def test_rows_and_figures():
     lines = render([measured(False), measured(True)]).splitlines()
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
-    assert rows[0][:4] == ["model", "prompts", "method", "single object"]
+    assert rows[0][:5] == ["model", "prompts", "CFG", "method", "single object"]
     assert {len(r) for r in rows} == {len(rows[0])}
-    assert [r[2] for r in rows[2:]] == ["plain", "plain", "softpag"]
-    assert rows[2][3] == rows[2][-2] == "60 % (31 to 83)" and rows[4][3] == "80 % (49 to 94)"
-    assert lines[-1].startswith("- shapes-x, held-out, softpag minus plain: +20 points (")
+    assert {r[2] for r in rows[2:]} == {"4"} and [r[3] for r in rows[2:]] == ["plain", "plain", "softpag"]
+    assert rows[2][4] == rows[2][-2] == "60 % (31 to 83)" and rows[4][4] == "80 % (49 to 94)"
+    assert lines[-1].startswith("- shapes-x, held-out, CFG 4, softpag minus plain: +20 points (")
 
 
 def test_insert_replaces_only_what_lies_between():

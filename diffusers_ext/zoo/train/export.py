@@ -82,6 +82,10 @@ def save_half(pipe: StableDiffusion3Pipeline, out: Path) -> None:
                 f"fp16 holds values up to 65504, {file.parent.name}/{file.name} has larger ones; train again"
             )
         save_file(half, file, metadata={"format": "pt"})
+    for file in out.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:  # a path of the machine that trained
+            file.write_text(json.dumps(config, indent=2) + "\n")
     shutil.rmtree(out / ".cache", ignore_errors=True)
 
 

@@ -46,7 +46,7 @@ def run(
         torch.set_num_threads(threads)
     out = Path(out or "runs")
     folder = out / name
-    common = {"minutes": minutes, "resume": resume, "seed": seed, "compile": shutil.which("g++") is not None}
+    common = {"minutes": minutes, "resume": resume, "seed": seed}
     if name == VAE:
         from .config import VAEConfig
         from .vae import train_vae
@@ -57,7 +57,8 @@ def run(
     from .sd3 import train_sd3
 
     vae = _autoencoder(out)
-    train_sd3(folder, vae, samples=samples, decay_now=decay_now, start=start, **common)
+    compiler = shutil.which("g++") is not None
+    train_sd3(folder, vae, samples=samples, decay_now=decay_now, start=start, compile=compiler, **common)
     export_sd3(folder, vae, folder)
     return folder
 

@@ -12,9 +12,9 @@ TINY = VAEConfig(samples=24, batch=4, warmup=4, probe=60)
 
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train_vae(whole, TINY, compile=False)
-    assert not train_vae(parts, TINY, compile=False, minutes=0)
-    assert train_vae(parts, TINY, compile=False)
+    assert train_vae(whole, TINY)
+    assert not train_vae(parts, TINY, minutes=0)
+    assert train_vae(parts, TINY)
     a, b = (AutoencoderKL.from_pretrained(p / "vae").state_dict() for p in (whole, parts))
     assert all(torch.equal(a[k], b[k]) for k in a)
     last = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
@@ -22,7 +22,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
 
 
 def test_latents_are_normalised_per_channel(tmp_path):
-    assert train_vae(tmp_path, TINY, compile=False)
+    assert train_vae(tmp_path, TINY)
     vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
     with torch.no_grad():
         latents = vae.encode(pictures(0, 0, 60)).latent_dist.mean

@@ -76,6 +76,5 @@ def test_importing_the_zoo_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(not zoo.path("shapes-sd3").exists(), reason="weights are not installed")
 def test_shipped_weights_are_those_of_the_card():
     zoo.verify_weights(zoo.path("shapes-sd3"))

@@ -61,7 +61,7 @@ def block_sparse_forward(
 
 
 @block_sparse_forward.register_fake
-def _(q, k, v, *rest):  # type: ignore[no-untyped-def]
+def _(q, k, v, *rest):
     lse = (q.shape[0], q.shape[2], q.shape[1]) if rest[-1] else (0,)
     return torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(lse, dtype=torch.float32)
 
@@ -84,11 +84,11 @@ def block_sparse_backward(
 
 
 @block_sparse_backward.register_fake
-def _(do, dlse, q, k, v, *rest):  # type: ignore[no-untyped-def]
+def _(do, dlse, q, k, v, *rest):
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _save(ctx, inputs, output):
     *tensors, gain, _bias, block_q, block_k, kind, params, scale, with_lse = inputs
     if gain is not None or not with_lse:
         raise NotImplementedError(
@@ -99,7 +99,7 @@ def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.settings = block_q, block_k, kind, params, scale
 
 
-def _gradients(ctx, do, dlse):  # type: ignore[no-untyped-def]
+def _gradients(ctx, do, dlse):
     q, k, v, *lists, out, lse = ctx.saved_tensors
     grads = torch.ops.diffusers_ext.block_sparse_backward(do, dlse, q, k, v, out, lse, *lists, *ctx.settings)
     return *grads, *[None] * 14
@@ -149,7 +149,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
         )
 
 
-def _problem(lists, block_q, block_k, kind, params):  # type: ignore[no-untyped-def]
+def _problem(lists, block_q, block_k, kind, params):
     from .triton_launch import Problem
 
     row_ptr, col, order, q_coord, k_coord, table = lists
@@ -157,7 +157,7 @@ def _problem(lists, block_q, block_k, kind, params):  # type: ignore[no-untyped-
     return Problem(row_ptr, col, order, (block_q, block_k), mask, tuple(params), q_coord, k_coord, table)
 
 
-def _plan(lists, block_q, block_k, kind, params) -> BlockPlan:  # type: ignore[no-untyped-def]
+def _plan(lists, block_q, block_k, kind, params) -> BlockPlan:
     row_ptr, col, _, q_coord, k_coord, table = lists
     return BlockPlan(
         row_ptr, col, block_q, block_k, len(q_coord), len(k_coord), q_coord, k_coord, Kind(kind),

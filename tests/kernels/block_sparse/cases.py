@@ -23,7 +23,7 @@ class Case:
     params: tuple[int, ...] = ()
     table: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
 
-    def problem(self, BM: int, BN: int, lists: tuple[Tensor, Tensor] | None = None):  # type: ignore[no-untyped-def]
+    def problem(self, BM: int, BN: int, lists: tuple[Tensor, Tensor] | None = None):
         """As the Triton kernels take it; blocks start in reverse, as the order must not matter."""
         from diffusers_ext.kernels.block_sparse.triton_launch import Problem
 

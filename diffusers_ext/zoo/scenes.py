@@ -9,7 +9,9 @@ import numpy as np
 from .captions import OBJECTS, RELATIONS, Object, Spec, held_out_triple
 
 SIZE = 64  # px
-GAP = 2.0  # px of background kept between any two objects
+GAP = 2.0  # px of background kept between two objects that do not overlap
+OVERLAP = 0.8  # deepest overlap of two circles around objects, in radii of the smaller: hides at most a fifth
+CROWDED = 0.15  # share of the scenes that may overlap in which two objects do; a later one lies on top
 EXTENT = 1.1  # the farthest point of any shape, in radii
 TEXTURES = ("plain", "gradient", "stripes", "dots", "noise")
 
@@ -44,8 +46,8 @@ class Scene:
 class Mix:
     """Shares of the training stream."""
 
-    single: float = 0.30
-    double: float = 0.35
+    single: float = 0.15
+    double: float = 0.50
     triple: float = 0.15
     counting: float = 0.20
     related: float = 0.5  # share of the doubles that name a relation
@@ -79,16 +81,24 @@ def sample_spec(rng: np.random.Generator, mix: Mix | None = None) -> Spec:
 
 
 def sample_scene(spec: Spec, rng: np.random.Generator) -> Scene:
-    """Place the objects of `spec` at random, at least GAP apart, the named relation clear by a margin."""
+    """Place the objects of `spec` at random, the named relation clear by a margin.
+
+    Objects lie at least GAP apart, but for CROWDED scenes: there at least one pair of different colours
+    overlaps. Objects of one colour never touch, or nobody could count them.
+    """
     count = len(spec.objects)
     low, high = _RADII[count]
+    colours = [thing.colour for thing in spec.objects]
+    crowded = spec.relation is None and len(set(colours)) > 1 and rng.random() < CROWDED
     while True:
         radius = rng.uniform(low, high, (32, count))
         edge = EXTENT * radius + 1.0
         x, y = (edge + rng.random((32, count)) * (SIZE - 2 * edge) for _ in range(2))
-        good = np.flatnonzero(_apart(x, y, radius) & _obeys(spec.relation, x, y, radius))
-        if good.size:
-            i = good[0]
+        good = _apart(x, y, radius) & _obeys(spec.relation, x, y, radius)
+        if crowded:
+            good = _apart(x, y, radius, colours) & ~good
+        if good.any():
+            i = good.argmax()
             places = tuple(zip(x[i].tolist(), y[i].tolist(), radius[i].tolist(), strict=True))
             return Scene(spec, places, tuple(rng.uniform(0.92, 1.0, count).tolist()), _background(rng))
 
@@ -101,12 +111,14 @@ def _distinct(rng: np.random.Generator, count: int) -> tuple[Object, ...]:
     return tuple(_TRAIN_OBJECTS[i] for i in rng.permutation(len(_TRAIN_OBJECTS))[:count])
 
 
-def _apart(x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Which candidates [K] keep every pair of objects apart."""
+def _apart(x: np.ndarray, y: np.ndarray, radius: np.ndarray, colours: list[str] | None = None) -> np.ndarray:
+    """Which candidates [K] keep every pair of objects GAP apart; with `colours`, unlike pairs may overlap."""
     good = np.ones(len(x), bool)
     for a in range(x.shape[1]):
         for b in range(a):
-            reach = EXTENT * (radius[:, a] + radius[:, b]) + GAP
+            near = colours is not None and colours[a] != colours[b]
+            slack = -OVERLAP * np.minimum(radius[:, a], radius[:, b]) if near else GAP
+            reach = EXTENT * (radius[:, a] + radius[:, b]) + slack
             good &= (x[:, a] - x[:, b]) ** 2 + (y[:, a] - y[:, b]) ** 2 >= reach**2
     return good
 

@@ -23,7 +23,7 @@ def test_pictures_stay_what_the_weights_were_trained_on():
         spec, image, _ = training_sample(0, index)
         digest.update(spec.caption.encode())
         digest.update((image // 8).tobytes())  # coarse: libm may differ in the last bit between machines
-    assert digest.hexdigest()[:16] == "914330c4516cb67d"
+    assert digest.hexdigest()[:16] == "91a250768038cfc3"
 
 
 def test_shape_of_a_picture():

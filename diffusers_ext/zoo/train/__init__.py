@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import MODELS, path
+from .. import path
+from .fit import Run
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 VAE = "shapes-vae"
-TRAINABLE = (VAE, *MODELS)
 
 
 def run(
@@ -45,22 +45,39 @@ def run(
             )
         torch.set_num_threads(threads)
     out = Path(out or "runs")
-    folder = out / name
-    common = {"minutes": minutes, "resume": resume, "seed": seed}
-    if name == VAE:
-        from .config import VAEConfig
-        from .vae import train_vae
+    return BUILDERS[name](out, Run(minutes, samples, decay_now, resume, seed), start)
 
-        train_vae(folder, VAEConfig(samples=samples) if samples else None, **common)
-        return folder
-    from .export import export_sd3
-    from .sd3 import train_sd3
 
-    vae = _autoencoder(out)
-    compiler = shutil.which("g++") is not None
-    train_sd3(folder, vae, samples=samples, decay_now=decay_now, start=start, compile=compiler, **common)
-    export_sd3(folder, vae, folder)
+def _vae(out: Path, how: Run, start: Path | None) -> Path:
+    from .fit import fit
+    from .vae import VAEObjective
+
+    objective, folder = VAEObjective(seed=how.seed), out / VAE
+    if fit(objective, folder, how):
+        objective.export(folder)
     return folder
+
+
+def _sd3(out: Path, how: Run, start: Path | None) -> Path:
+    from .export import export
+    from .fit import fit
+    from .sd3 import SD3Objective
+    from .vae import measure
+
+    vae, folder = _autoencoder(out), out / "shapes-sd3"
+    objective = SD3Objective(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
+    fit(objective, folder, how)
+    export(objective, folder, folder, "shapes-sd3", autoencoder=measure(vae, 400))
+    return folder
+
+
+BUILDERS = {VAE: _vae, "shapes-sd3": _sd3}
+TRAINABLE = tuple(BUILDERS)
+
+
+def _compiler() -> bool:
+    """Whether torch.compile can build its CPU code here."""
+    return shutil.which("g++") is not None
 
 
 def _autoencoder(out: Path) -> AutoencoderKL:

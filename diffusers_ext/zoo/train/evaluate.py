@@ -11,11 +11,12 @@ from ..detect import verify
 from ..suites import TASKS, suite
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers import DiffusionPipeline
 
 
 def score(
-    pipe: StableDiffusion3Pipeline,
+    pipe: DiffusionPipeline,
+    name: str,
     prompts: int,
     *,
     split: str = "tuning",
@@ -23,10 +24,10 @@ def score(
     seed: int = 0,
     **call: object,
 ) -> dict[str, float]:
-    """Share of exact pictures per task over `prompts` prompts each, at the zoo's call defaults."""
+    """Share of exact pictures per task over `prompts` prompts each, at the zoo's call defaults for `name`."""
     import torch
 
-    call = dict(MODELS["shapes-sd3"].call) | call
+    call = dict(MODELS[name].call) | call
     exact = {}
     for task in tasks:
         specs = suite(split, task, prompts, seed)

@@ -8,64 +8,62 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import CARD, MODELS, checksums, weight_files
-from ..models import build_sd3
-from .config import Schedule, SD3Config
-from .flow import restore, trained_parameters
+from .config import Schedule
+from .fit import FULL_LOG, Objective, averaged
 from .loop import load_checkpoint
-from .vae import measure
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+    from diffusers import DiffusionPipeline
 
 LOG_LINES = 2000
 
 
-def export_sd3(
-    run: Path, vae: AutoencoderKL, out: Path, config: SD3Config | None = None, probe: int = 400
-) -> StableDiffusion3Pipeline:
+class PipelineObjective(Objective, Protocol):
+    """An objective whose model is a pipeline, or another class with `save_pretrained`."""
+
+    pipe: Any
+
+
+def export(objective: PipelineObjective, run: Path, out: Path, name: str, **facts: Any) -> None:
     """Write the averaged weights of a run as a pipeline folder, with card.json and training_log.jsonl.
 
-    `probe` pictures measure the autoencoder for the card.
+    `facts` are further entries of the card, such as the quality of the autoencoder.
     """
     import torch
 
     state = load_checkpoint(run / "checkpoint.pt")
-    pipe = build_sd3(vae)
-    parameters = trained_parameters(pipe)
-    restore(parameters, dict(zip(parameters, state["average"], strict=True)))
-    save_half(pipe, out)
+    averaged(objective, state)
+    save_half(objective.pipe.to("cpu"), out)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     (out / "training_log.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in thin(lines, LOG_LINES))
     )
     schedule = Schedule(*state["schedule"])
-    config = replace(config or SD3Config(), samples=schedule.total)
     card = {
-        "name": "shapes-sd3",
+        "name": name,
         "licence": "Apache-2.0",
-        "pipeline": MODELS["shapes-sd3"].pipeline,
-        "call": dict(MODELS["shapes-sd3"].call),
+        "pipeline": MODELS[name].pipeline,
+        "call": dict(MODELS[name].call),
         "data": "diffusers_ext.zoo.render, seed below; no held-out pair drawn, no held-out triple named",
         "seed": state["seed"],
-        "config": asdict(config),
+        "config": asdict(replace(objective.recipe, samples=schedule.total)),
         "schedule": asdict(schedule),
         "steps": state["step"],
-        "samples": state["step"] * config.batch,
+        "samples": state["step"] * objective.recipe.batch,
         "hours": round(state["seconds"] / 3600, 2),
         "hardware": hardware(),
         "precision": "bf16 autocast, fp32 weights and average; stored as fp16",
-        "autoencoder": measure(vae, probe),
+        **facts,
         "torch": torch.__version__,
         "sha256": checksums(weight_files(out), out),
     }
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
-    return pipe
 
 
-def save_half(pipe: StableDiffusion3Pipeline, out: Path) -> None:
+def save_half(pipe: DiffusionPipeline, out: Path) -> None:
     """save_pretrained with fp16 weights and configs that say float32: a bare load computes in float32."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -90,9 +88,9 @@ def save_half(pipe: StableDiffusion3Pipeline, out: Path) -> None:
 
 
 def thin(lines: list[dict[str, Any]], limit: int) -> Iterable[dict[str, Any]]:
-    """Every evaluation, the last line, and evenly chosen others: at most `limit` lines."""
-    kept = [i for i, line in enumerate(lines) if "exact" in line]
-    others = [i for i, line in enumerate(lines) if "exact" not in line]
+    """The first steps, every evaluation, the last line, and evenly chosen others: about `limit` lines."""
+    kept = {i for i, line in enumerate(lines) if i < FULL_LOG or "loss" not in line}
+    others = [i for i in range(len(lines)) if i not in kept]
     stride = -(-len(others) // max(limit - len(kept) - 1, 1)) or 1
     chosen = {*kept, *others[::stride], len(lines) - 1} if lines else set()
     return [lines[i] for i in sorted(chosen)]

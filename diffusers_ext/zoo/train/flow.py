@@ -17,20 +17,6 @@ def trained_parameters(pipe: StableDiffusion3Pipeline) -> dict[str, nn.Parameter
     return {f"{part}.{name}": p for part in TRAINED for name, p in getattr(pipe, part).named_parameters()}
 
 
-def restore(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]) -> None:
-    """Copy values into the parameters of the same names, in place."""
-    import torch
-
-    if parameters.keys() != values.keys():
-        odd = sorted(parameters.keys() ^ values.keys())[:3]
-        raise ValueError(
-            f"a checkpoint must hold exactly the trained parameters, these differ: {odd}; train from scratch"
-        )
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(values[name])
-
-
 def encode(
     pipe: StableDiffusion3Pipeline, ids: torch.Tensor, t5_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The training set of shapes-sd3: an endless stream, encoded once, kept in shards, reused a few times."""
+"""The training set of the image models: an endless stream, encoded once, kept in shards, reused."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import PreTrainedTokenizerBase
 
+    from .config import StreamRecipe
+
 SHARD = 4096  # samples
 
 
@@ -24,6 +26,28 @@ class Batch(NamedTuple):
     latents: torch.Tensor
     ids: torch.Tensor
     cover: torch.Tensor
+
+
+def drop_captions(
+    ids: torch.Tensor, share: float, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
+) -> torch.Tensor:
+    """Ids [B, L] with a `share` of the captions emptied, for classifier-free guidance."""
+    import torch
+
+    empty = torch.full_like(ids, tokenizer.pad_token_id)
+    empty[:, 0] = tokenizer.bos_token_id
+    return torch.where(torch.rand(len(ids), 1, generator=generator) < share, empty, ids)
+
+
+def object_weight(cover: torch.Tensor, recipe: StreamRecipe, progress: float) -> torch.Tensor:
+    """Loss weight [B, 1, 16, 16], mean 1, from the share of each latent under objects.
+
+    A small object weighs little in the mean over pixels, and blank pictures result. The extra weight cures
+    that but biases the minimiser wherever an object may or may not be (one too many is drawn), so it fades
+    out early and most of the run is unweighted.
+    """
+    weight = 1 + recipe.foreground * max(0.0, 1 - progress / recipe.foreground_until) * cover
+    return weight / weight.mean()
 
 
 class LatentStream:

@@ -1,9 +1,8 @@
-"""Trains shapes-vae: squared and absolute error plus a whisper of KL, on pictures drawn when needed."""
+"""Learns shapes-vae: squared and absolute error plus a whisper of KL, on pictures drawn when needed."""
 
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,9 @@ import numpy as np
 from ..detect import verify
 from ..models import build_vae, normalise
 from ..render import training_sample
-from .config import Schedule, VAEConfig
-from .loop import Average, Log, StopRequest, cpu_precision, generator, load_checkpoint, save_atomically
+from .config import VAEConfig
+from .fit import averaged
+from .loop import Log, generator, load_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -22,88 +22,55 @@ if TYPE_CHECKING:
 PROBE_SEED = 1_000_001  # pictures that no training run draws
 
 
-def train_vae(
-    out: Path,
-    config: VAEConfig | None = None,
-    *,
-    minutes: float | None = None,
-    resume: bool = True,
-    seed: int = 0,
-    checkpoint_minutes: float = 2.0,
-) -> bool:
-    """Train into `out`: checkpoint.pt, log.jsonl and, once complete, the folder `vae`. True when complete."""
-    import torch
-    from accelerate import Accelerator
-    from tqdm import tqdm
+class VAEObjective:
+    """Reconstruction of the pictures of the stream `seed`. Not compiled: on a CPU the compiled objective was
+    slower and did not learn."""
 
-    config = config or VAEConfig()
-    accelerator = Accelerator(mixed_precision=cpu_precision())
-    torch.manual_seed(seed)
-    vae = build_vae().to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    average = Average(vae.parameters(), config.ema)
-    schedule = Schedule.plan(config.samples, config.warmup, config.decay)
-    log, path, step, spent = Log(out / "log.jsonl"), out / "checkpoint.pt", 0, 0.0
-    if resume and path.exists():
-        state = load_checkpoint(path)
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.mean, step, spent = state["average"], state["step"], state["seconds"]
+    def __init__(self, recipe: VAEConfig | None = None, *, seed: int = 0):
+        import torch
 
-    # Not compiled: on a CPU the compiled objective was slower and did not learn.
-    def loss_of(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        posterior = vae.encode(images).latent_dist
-        seen = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        error = seen - images
-        kl = (
-            0.5
-            * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        )
-        return error.square().mean() + config.l1 * error.abs().mean() + config.kl * kl
+        self.recipe, self.seed = recipe or VAEConfig(), seed
+        torch.manual_seed(seed)
+        self.vae = build_vae()
 
-    def save() -> None:
-        state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average.mean}
-        save_atomically({**state, "step": step, "seconds": spent}, path)
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return dict(self.vae.named_parameters())
 
-    began = saved = ticked = time.perf_counter()
-    steps = math.ceil(config.samples / config.batch)
-    with StopRequest() as stop, tqdm(total=steps, initial=step, unit="step", mininterval=5) as bar:
-        while step < steps:
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * schedule.factor(step * config.batch)
-            images = pictures(seed, step * config.batch, config.batch).to(accelerator.device)
-            noise = torch.randn(config.batch, 4, 16, 16, generator=generator(seed, step)).to(
-                accelerator.device
-            )
-            with accelerator.autocast():
-                loss = loss_of(images, noise)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), config.clip)
-            optimizer.step()
-            average.update(step)
-            step += 1
-            bar.update()
-            now = time.perf_counter()
-            spent, ticked = spent + now - ticked, now
-            if step % 20 == 0 or step <= 3:
-                log.write(step=step, samples=step * config.batch, loss=loss.item(), seconds=spent)
-            over = minutes is not None and now - began > 60 * minutes
-            if stop.asked or over or now - saved > 60 * checkpoint_minutes:
-                save()
-                saved = time.perf_counter()
-            if stop.asked or over:
-                return False
-    save()
-    average.swap()
-    vae = vae.to("cpu")
-    normalise(vae, *latent_statistics(vae, seed, config.probe))
-    quality = measure(vae, config.probe)
-    log.write(step=step, samples=step * config.batch, seconds=spent, **quality)
-    vae.save_pretrained(out / "vae")
-    return True
+    def hidden(self, name: str) -> bool:
+        return False
+
+    def prepare(self, device: torch.device) -> None:
+        self.vae.to(device).train()
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Images and the noise of the posterior."""
+        import torch
+
+        size = self.recipe.batch
+        noise = torch.randn(size, 4, 16, 16, generator=generator(self.seed, step))
+        return pictures(self.seed, step * size, size), noise
+
+    def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        posterior = self.vae.encode(images).latent_dist
+        mean, var, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
+        seen = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        error, kl = seen - images, 0.5 * (mean.square() + var - 1 - log).mean()
+        return error.square().mean() + self.recipe.l1 * error.abs().mean() + self.recipe.kl * kl
+
+    def evaluate(self) -> dict[str, float]:
+        return {}
+
+    def export(self, run: Path) -> AutoencoderKL:
+        """Write the averaged weights, with normalised latents, to `run`/vae and their quality to the log."""
+        state = load_checkpoint(run / "checkpoint.pt")
+        averaged(self, state)
+        vae = self.vae.to("cpu").eval()
+        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        samples = state["step"] * self.recipe.batch
+        quality = measure(vae, self.recipe.probe)
+        Log(run / "log.jsonl").write(step=state["step"], samples=samples, seconds=state["seconds"], **quality)
+        vae.save_pretrained(run / "vae")
+        return vae
 
 
 def pictures(seed: int, first: int, count: int) -> torch.Tensor:

@@ -14,8 +14,9 @@ from diffusers_ext import zoo
 from diffusers_ext.zoo.models import build_vae
 from diffusers_ext.zoo.train import latents, run
 from diffusers_ext.zoo.train.config import SD3Config
-from diffusers_ext.zoo.train.export import export_sd3, thin
-from diffusers_ext.zoo.train.sd3 import train_sd3
+from diffusers_ext.zoo.train.export import export, thin
+from diffusers_ext.zoo.train.fit import FULL_LOG, Run, fit
+from diffusers_ext.zoo.train.sd3 import SD3Objective
 
 TINY = SD3Config(samples=32, batch=4, warmup=8, first=1, log_every=1, evaluate_every=10**9)
 
@@ -31,8 +32,9 @@ def vae():
     return build_vae().eval()
 
 
-def train(out, vae, **options):
-    return train_sd3(out, vae, options.pop("config", TINY), compile=False, **options)
+def train(out, vae, recipe=TINY, start=None, **how):
+    objective = SD3Objective(vae, out / "cache", recipe, start=start, compile=False)
+    return fit(objective, out, Run(**how))
 
 
 def losses(out):
@@ -56,11 +58,10 @@ KILLED = """
 import sys, pathlib, torch
 from diffusers_ext.zoo.models import build_vae
 from diffusers_ext.zoo.train import latents
-from diffusers_ext.zoo.train.sd3 import train_sd3
-from tests.zoo.train.test_sd3 import TINY
+from tests.zoo.train.test_sd3 import train
 latents.SHARD = 128
 torch.manual_seed(0)
-train_sd3(pathlib.Path(sys.argv[1]), build_vae().eval(), TINY, compile=False, checkpoint_minutes=0)
+train(pathlib.Path(sys.argv[1]), build_vae().eval(), checkpoint_minutes=0)
 """
 
 
@@ -95,11 +96,12 @@ def test_decay_can_begin_on_resume(tmp_path, vae):
 
 
 def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, tmp_path, vae):
-    export_sd3(whole, vae, tmp_path / "model", TINY, probe=20)
+    objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
+    export(objective, whole, tmp_path / "model", "shapes-sd3", autoencoder="as given")
     zoo.verify_weights(tmp_path / "model")
     card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
     assert (card["steps"], card["samples"], card["call"]) == (8, 32, dict(zoo.MODELS["shapes-sd3"].call))
-    assert card["autoencoder"].keys() == {"psnr_db", "exact"} and card["config"]["samples"] == 32
+    assert card["autoencoder"] == "as given" and card["config"]["samples"] == 32
     StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
     assert not train(tmp_path / "again", vae, start=tmp_path / "model", minutes=0)
     first, scratch = losses(tmp_path / "again")[1], losses(whole)
@@ -107,7 +109,7 @@ def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, t
 
 
 def test_muon_takes_the_hidden_matrices_of_the_transformer(tmp_path, vae):
-    assert train(tmp_path, vae, config=replace(TINY, samples=8, muon_lr=1e-3))
+    assert train(tmp_path, vae, recipe=replace(TINY, samples=8, muon_lr=1e-3))
     adamw, muon = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizers"]
     assert len(muon["state"]) > 60 and len(adamw["state"]) > 60
 
@@ -115,9 +117,9 @@ def test_muon_takes_the_hidden_matrices_of_the_transformer(tmp_path, vae):
 def test_the_log_is_thinned_but_keeps_evaluations():
     lines = [{"step": i, "loss": 1.0} for i in range(5000)]
     lines[777] = {"step": 777, "exact": {}}
-    kept = list(thin(lines, 100))
-    assert len(kept) <= 100 and lines[777] in kept and kept[-1] == lines[-1]
-    assert list(thin(lines[:50], 100)) == lines[:50]
+    kept = list(thin(lines, 400))
+    assert len(kept) <= 400 and lines[777] in kept and kept[-1] == lines[-1]
+    assert kept[:FULL_LOG] == lines[:FULL_LOG] and list(thin(lines[:50], 100)) == lines[:50]
 
 
 @pytest.mark.parametrize("call, match", [(("dog",), "train one of shapes-vae, shapes-sd3")])

@@ -5,16 +5,22 @@ from diffusers import AutoencoderKL
 
 from diffusers_ext.zoo.train import run
 from diffusers_ext.zoo.train.config import VAEConfig
-from diffusers_ext.zoo.train.vae import pictures, train_vae
+from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.vae import VAEObjective, pictures
 
 TINY = VAEConfig(samples=24, batch=4, warmup=4, probe=60)
 
 
+def train_vae(out, **how):
+    objective = VAEObjective(TINY)
+    return fit(objective, out, Run(**how)) and objective.export(out)
+
+
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train_vae(whole, TINY)
-    assert not train_vae(parts, TINY, minutes=0)
-    assert train_vae(parts, TINY)
+    assert train_vae(whole)
+    assert not train_vae(parts, minutes=0)
+    assert train_vae(parts)
     a, b = (AutoencoderKL.from_pretrained(p / "vae").state_dict() for p in (whole, parts))
     assert all(torch.equal(a[k], b[k]) for k in a)
     last = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
@@ -22,7 +28,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
 
 
 def test_latents_are_normalised_per_channel(tmp_path):
-    assert train_vae(tmp_path, TINY)
+    assert train_vae(tmp_path)
     vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
     with torch.no_grad():
         latents = vae.encode(pictures(0, 0, 60)).latent_dist.mean

@@ -1,0 +1,189 @@
+"""The training loop: one for every model of the zoo; what is learned comes as an `Objective`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .config import Recipe, Schedule
+from .loop import Average, Log, StopRequest, cpu_precision, load_checkpoint, save_atomically
+
+if TYPE_CHECKING:
+    import torch
+
+FULL_LOG = 200  # first steps of which each is logged, so that a rerun can be compared with them
+
+
+class Objective(Protocol):
+    """What one run learns. `inputs` depends on its arguments and the seed alone, so that runs can resume."""
+
+    recipe: Recipe
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Every parameter that training moves, by a stable name."""
+        ...
+
+    def hidden(self, name: str) -> bool:
+        """Whether a matrix of that name belongs to the hidden layers, which Muon may update."""
+        ...
+
+    def prepare(self, device: torch.device) -> None:
+        """Move modules to the device, switch them to training, compile them where that pays."""
+        ...
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """CPU tensors of one step; `progress` is the share of the run behind us, 0..1."""
+        ...
+
+    def loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The scalar to lower, from tensors on the device, under autocast."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Figures for the log, with averaged weights in place; empty when there is nothing to measure."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run is carried out, as opposed to what it learns.
+
+    `samples` sets the planned length anew, also on resume; `decay_now` begins the decay at once; `minutes`
+    stops early and leaves a checkpoint.
+    """
+
+    minutes: float | None = None
+    samples: int | None = None
+    decay_now: bool = False
+    resume: bool = True
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+
+
+def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
+    """Train into `out` (checkpoint.pt, log.jsonl); True when the planned samples are reached."""
+    import torch
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    recipe = replace(objective.recipe, samples=run.samples or objective.recipe.samples)
+    accelerator = Accelerator(mixed_precision=cpu_precision())
+    objective.prepare(accelerator.device)
+    parameters = objective.parameters()
+    optimizers = build_optimizers(objective, recipe)
+    average = Average(parameters.values(), recipe.ema)
+    schedule = Schedule.plan(recipe.samples, recipe.warmup, recipe.decay)
+    log, path, step, spent = Log(out / "log.jsonl"), out / "checkpoint.pt", 0, 0.0
+    if run.resume and path.exists():
+        state = load_checkpoint(path)
+        restore(parameters, state["model"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        average.mean = [m.to(accelerator.device) for m in state["average"]]
+        step, spent = state["step"], state["seconds"]
+        if run.samples is None:
+            schedule = Schedule(*state["schedule"])
+    if run.decay_now:
+        schedule = Schedule(0, step * recipe.batch, schedule.total)
+
+    def save() -> None:
+        state = {"model": {k: p.detach() for k, p in parameters.items()}, "average": average.mean}
+        state |= {"optimizers": [o.state_dict() for o in optimizers], "step": step, "seconds": spent}
+        plan = [schedule.warmup, schedule.decay_from, schedule.total]
+        save_atomically({**state, "schedule": plan, "seed": run.seed}, path)
+
+    began = saved = ticked = time.perf_counter()
+    logged = (step, began)
+    with (
+        StopRequest() as stop,
+        tqdm(total=schedule.total, initial=step * recipe.batch, mininterval=10) as bar,
+    ):
+        while step * recipe.batch < schedule.total:
+            used = step * recipe.batch
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["base_lr"] * schedule.factor(used)
+            inputs = objective.inputs(step, used / schedule.total)
+            with accelerator.autocast():
+                loss = objective.loss(*(x.to(accelerator.device) for x in inputs))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            average.update(step)
+            step += 1
+            bar.update(recipe.batch)
+            now = time.perf_counter()
+            spent, ticked = spent + now - ticked, now
+            if step % recipe.log_every == 0 or step <= FULL_LOG:
+                rate = (step - logged[0]) * recipe.batch / (now - logged[1])
+                logged = (step, now)
+                lr = optimizers[0].param_groups[0]["lr"]
+                log.write(
+                    step=step,
+                    samples=step * recipe.batch,
+                    loss=loss.item(),
+                    lr=lr,
+                    samples_per_s=rate,
+                    seconds=spent,
+                )
+            over = run.minutes is not None and now - began > 60 * run.minutes
+            done = step * recipe.batch >= schedule.total
+            if stop.asked or over or done or now - saved > 60 * run.checkpoint_minutes:
+                save()
+                saved = time.perf_counter()
+            if used // recipe.evaluate_every < step * recipe.batch // recipe.evaluate_every:
+                average.swap()
+                with accelerator.autocast(), torch.no_grad():
+                    figures = objective.evaluate()
+                average.swap()
+                if figures:
+                    log.write(step=step, samples=step * recipe.batch, seconds=spent, exact=dict(figures))
+            if (stop.asked or over) and not done:
+                return False
+    return True
+
+
+def restore(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    """Copy values into the parameters of the same names, in place."""
+    import torch
+
+    if parameters.keys() != values.keys():
+        odd = sorted(parameters.keys() ^ values.keys())[:3]
+        raise ValueError(
+            f"a checkpoint must hold exactly the trained parameters, these differ: {odd}; train from scratch"
+        )
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(values[name])
+
+
+def averaged(objective: Objective, checkpoint: Mapping[str, object]) -> None:
+    """Put the averaged weights of a checkpoint into the model."""
+    parameters = objective.parameters()
+    restore(parameters, dict(zip(parameters, checkpoint["average"], strict=True)))
+
+
+def build_optimizers(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the hidden matrices where the recipe asks for it."""
+    import torch
+
+    parameters = objective.parameters()
+    hidden = [k for k, p in parameters.items() if recipe.muon_lr and p.ndim == 2 and objective.hidden(k)]
+    rest = [p for k, p in parameters.items() if k not in set(hidden)]
+    decay = recipe.weight_decay
+    optimizers = [torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=decay, fused=True)]
+    if hidden:
+        matrices = [parameters[k] for k in hidden]
+        muon = torch.optim.Muon(
+            matrices, lr=recipe.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+        optimizers.append(muon)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return optimizers

@@ -16,6 +16,7 @@ from diffusers_ext.cli import main
 from diffusers_ext.commands import demo
 from diffusers_ext.metadata import read
 from diffusers_ext.zoo.captions import parse
+from diffusers_ext.zoo.suites import IMAGE_TASKS
 
 CALL = ["--steps", "1"]
 
@@ -304,16 +305,17 @@ def test_eval_resumes_and_refuses_other_weights(cli, refused, saved_model, tmp_p
     code, out, err = cli(*words, 1, "-m", saved_model)
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "results.json").read_text())
-    assert set(found["tasks"]) == {"single_object", "two_object", "three_object", "counting", "position"}
+    assert tuple(found["tasks"]) == IMAGE_TASKS
+    assert found["tasks"]["color_attr"].pop("swapped") in (0, 1)
     assert all(set(t) == {"accuracy", "low", "high", "n"} and t["n"] == 1 for t in found["tasks"].values())
-    assert found["overall"]["n"] == 5 and "paired" not in found
+    assert found["overall"]["n"] == 6 and "paired" not in found
     assert out.splitlines()[-2].startswith("overall")
     code, out, err = cli(*words, 2, "-m", saved_model, "--method", "softpag", "--set", "scale=2")
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "results.json").read_text())
-    assert found["methods"][0]["scale"] == 2.0 and found["paired"]["overall"]["n"] == 10
+    assert found["methods"][0]["scale"] == 2.0 and found["paired"]["overall"]["n"] == 12
     lines = (tmp_path / "items.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 10 + 10, "the five pictures of the first run were not made again"
+    assert len(lines) == 1 + 12 + 12, "the six pictures of the first run were not made again"
     from tests.tiny_models import sd3
 
     sd3.pipeline(sample_size=32, qk_norm="rms_norm").save_pretrained(tmp_path / "other")

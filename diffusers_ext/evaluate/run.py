@@ -28,12 +28,16 @@ def answer(
 ) -> list[Judged]:
     """Verdicts in the order of `questions`; pictures that the store knows are not made again."""
     name = key(variant)
-    todo = [q.item for q in questions if store.get(name, q.item.prompt, q.item.seed) is None]
+    tasks = {q.item: q.task for q in questions}
+    todo = [i for i in tasks if store.get(name, i.prompt, i.seed) is None]
     tick(len(questions) - len(todo))
     if todo:
         with applied(pipe, variant.methods):
             for pictures in generate(pipe, todo, call, batch):
-                store.add(name, [judge(p.image, p.item.prompt, p.item.seed, p.seconds) for p in pictures])
+                judged = [
+                    judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in pictures
+                ]
+                store.add(name, judged)
                 tick(len(pictures))
     return [store.done[name, q.item.prompt, q.item.seed] for q in questions]
 

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..zoo.captions import parse
 from ..zoo.scenes import SIZE
+from ..zoo.suites import TASKS
 from .statistics import accuracy, paired
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TASKS = ("single_object", "two_object", "three_object", "counting", "position")
-
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One verdict on one picture; `correct` is `None` where the world has no ground truth for it."""
+    """One verdict on one picture; `correct` is `None` where the world has no ground truth for it.
+
+    `swapped` marks the failures that show exactly the objects asked for with their colours exchanged.
+    """
 
     prompt: str
     seed: int
@@ -26,10 +28,14 @@ class Judged:
     correct: bool | None
     reason: str
     seconds: float = 0.0
+    swapped: bool = False
 
 
-def judge(image: Image, prompt: str, seed: int, seconds: float = 0.0) -> Judged:
-    """Verdict of the ground-truth detector; none outside the grammar and for pictures of another size."""
+def judge(image: Image, prompt: str, seed: int, seconds: float = 0.0, task: str | None = None) -> Judged:
+    """Verdict of the ground-truth detector; none outside the grammar and for pictures of another size.
+
+    `task` is the suite's task the prompt was drawn for; without it the prompt alone decides.
+    """
     import numpy as np
 
     from ..zoo.detect import verify
@@ -41,17 +47,22 @@ def judge(image: Image, prompt: str, seed: int, seconds: float = 0.0) -> Judged:
     except ValueError:
         return Judged(prompt, seed, None, None, "no ground truth: the prompt is not in the grammar", seconds)
     verdict = verify(np.asarray(image.convert("RGB")), spec)
-    return Judged(prompt, seed, spec.task, verdict.correct, verdict.reason, seconds)
+    return Judged(prompt, seed, task or spec.task, verdict.correct, verdict.reason, seconds, verdict.swapped)
 
 
 def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
-    """`{"tasks": {task: {accuracy, low, high, n}}, "overall": {...}}` over pictures with a ground truth."""
+    """`{"tasks": {task: {accuracy, low, high, n}}, "overall": {...}}` over pictures with a ground truth.
+
+    `color_attr` also has `swapped`, the share of its pictures that bind the colours to the wrong shapes.
+    """
     known = [j for j in judged if j.correct is not None]
-    tasks = [t for t in TASKS if any(j.task == t for j in known)]
-    return {
-        "tasks": {t: asdict(accuracy([j.correct for j in known if j.task == t])) for t in tasks},
-        "overall": asdict(accuracy([j.correct for j in known])) if known else None,
-    }
+    tasks: dict[str, dict[str, Any]] = {}
+    for task in TASKS:
+        if own := [j for j in known if j.task == task]:
+            tasks[task] = asdict(accuracy([j.correct for j in own]))
+            if task == "color_attr":
+                tasks[task]["swapped"] = sum(j.swapped for j in own) / len(own)
+    return {"tasks": tasks, "overall": asdict(accuracy([j.correct for j in known])) if known else None}
 
 
 def compare(plain: Sequence[Judged], other: Sequence[Judged]) -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """The prompt suites of the shapes world as lists of questions, fixed by a seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..call import SEED_LIMIT
-from ..zoo.suites import SPLITS, suite
+from ..zoo.suites import IMAGE_TASKS, SPLITS, TASKS, suite
 from .generate import Item
-from .score import TASKS
+
+# The place of a task numbers its noise, and committed results name that noise: new tasks go to the end.
+_FIRST = ("single_object", "two_object", "three_object", "counting", "position")
+_LATER = ("color_attr",)
+_MOST = 10_000  # prompts per task
+_APART = 10**15  # between the numbers of the later tasks; five tasks had been numbered side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,21 +22,30 @@ class Question:
     item: Item
 
 
-def questions(name: str, n: int, seed: int = 0) -> list[Question]:
+def questions(name: str, n: int, seed: int = 0, tasks: Sequence[str] = IMAGE_TASKS) -> list[Question]:
     """`n` questions for each task, task by task; the first ones stay the same when `n` grows.
 
-    Raises `ValueError` for an unknown suite and for `n` outside 1..10000.
+    Raises `ValueError` for an unknown suite or task and for `n` outside 1..10000.
     """
     if name not in SPLITS:
         raise ValueError(f"unknown suite {name!r}; the suites are {', '.join(SPLITS)}")
-    if not 1 <= n <= 10_000:
+    if unknown := [t for t in tasks if t not in TASKS]:
+        raise ValueError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(TASKS)}")
+    if not 1 <= n <= _MOST:
         raise ValueError(
             f"--n is the number of prompts per task, 1 to 10000, got {n}; 40 gives +-15 points a task"
         )
     found = []
-    for t, task in enumerate(TASKS):
+    for task in sorted(tasks, key=(_FIRST + _LATER).index):
+        start = noise(name, task, seed)
         for i, spec in enumerate(suite(name, task, n, seed)):
-            # No noise comes twice, neither within a suite nor between suites of one seed.
-            noise = ((seed * len(SPLITS) + SPLITS.index(name)) * len(TASKS) + t) * 10_000 + i
-            found.append(Question(task, Item(spec.caption, noise % SEED_LIMIT)))
+            found.append(Question(task, Item(spec.caption, (start + i) % SEED_LIMIT)))
     return found
+
+
+def noise(name: str, task: str, seed: int) -> int:
+    """Noise seed of a task's first picture; none comes twice within a suite or between suites of one seed."""
+    place = seed * len(SPLITS) + SPLITS.index(name)
+    if task in _FIRST:
+        return (place * len(_FIRST) + _FIRST.index(task)) * _MOST
+    return (_LATER.index(task) + 1) * _APART + place * _MOST

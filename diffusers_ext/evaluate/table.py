@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..zoo.suites import IMAGE_TASKS
 from .compare import difference, percent
-from .score import TASKS
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights"
@@ -26,7 +26,7 @@ def render(results: Iterable[Mapping[str, Any]]) -> str:
         "prompts",
         "CFG",
         "method",
-        *(t.replace("_", " ") for t in TASKS),
+        *(t.replace("_", " ") for t in IMAGE_TASKS),
         "overall",
         "s an image",
     ]
@@ -51,7 +51,7 @@ def _guidance(call: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str], found: Mapping[str, Any]) -> str:
-    entries = [found["tasks"].get(t) for t in TASKS] + [found["overall"]]
+    entries = [found["tasks"].get(t) for t in IMAGE_TASKS] + [found["overall"]]
     shares = [percent(e) if e else "" for e in entries]
     return f"| {' | '.join([*cells, *shares, format(found['seconds_per_image'], '.2f')])} |"
 

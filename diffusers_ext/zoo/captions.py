@@ -70,7 +70,7 @@ class Spec:
 
     @property
     def task(self) -> str:
-        """Key of the prompt suite this belongs to."""
+        """The task that asks for nothing less; `color_attr` shares its captions with `two_object`."""
         if self.relation:
             return "position"
         if len(self.objects) > 1 and len(set(self.objects)) == 1:
@@ -87,6 +87,16 @@ class Spec:
             return f"{first} {self.relation} {self.objects[1]}"
         *head, last = map(str, self.objects)
         return f"{', '.join(head)} and {last}" if head else last
+
+    @property
+    def swapped(self) -> tuple[Object, Object] | None:
+        """Two objects with their colours exchanged; `None` unless they differ in colour and in shape."""
+        if len(self.objects) != 2:
+            return None
+        first, second = self.objects
+        if first.colour == second.colour or first.shape == second.shape:
+            return None
+        return Object(second.colour, first.shape), Object(first.colour, second.shape)
 
     @property
     def held_out(self) -> bool:

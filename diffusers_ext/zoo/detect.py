@@ -37,11 +37,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a picture shows exactly what was asked, what was seen, and one sentence why."""
+    """Whether a picture shows exactly what was asked, what was seen, and one sentence why.
+
+    `swapped` marks a failure of binding, not of drawing: both objects are there with their colours exchanged.
+    """
 
     correct: bool
     objects: tuple[Found, ...]
     reason: str
+    swapped: bool = False
 
 
 def detect(image: np.ndarray) -> tuple[Found, ...]:
@@ -68,6 +72,8 @@ def verify(image: np.ndarray, spec: Spec) -> Verdict:
     objects = detect(image)
     seen, asked = Counter(f.object for f in objects), Counter(spec.objects)
     missing, extra = asked - seen, seen - asked
+    if spec.swapped and seen == Counter(spec.swapped):
+        return Verdict(False, objects, f"the colours are swapped: found {_list(seen)}", swapped=True)
     if missing or extra:
         parts = [f"missing {_list(missing)}"] if missing else []
         parts += [f"found {_list(extra, 'extra ')}"] if extra else []

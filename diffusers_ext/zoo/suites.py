@@ -56,6 +56,12 @@ def _digits(index: int, count: int) -> Iterator[Object]:
         yield OBJECTS[digit]
 
 
+def _attributes(index: int) -> Spec | None:
+    first, second = _digits(index, 2)
+    spec = Spec((first, second)) if first != second else None
+    return spec if spec is not None and spec.swapped else None
+
+
 def _count(index: int) -> Spec:
     thing, more = divmod(index, 3)
     return Spec((OBJECTS[thing],) * (2 + more))
@@ -71,7 +77,9 @@ def _position(index: int) -> Spec | None:
 TASKS: dict[str, tuple[int, Callable[[int], Spec | None]]] = {
     "single_object": (len(OBJECTS), _several(1)),
     "two_object": (len(OBJECTS) ** 2, _several(2)),
-    "three_object": (len(OBJECTS) ** 3, _several(3)),
     "counting": (len(OBJECTS) * 3, _count),
+    "color_attr": (len(OBJECTS) ** 2, _attributes),
     "position": (len(OBJECTS) ** 2 * len(RELATIONS), _position),
+    "three_object": (len(OBJECTS) ** 3, _several(3)),
 }
+IMAGE_TASKS = tuple(TASKS)  # GenEval's classes; `color_attr` has both colours and both shapes different

@@ -50,7 +50,7 @@ def test_results_with_a_method_hold_plain_and_the_pairs(pipe, tmp_path):
     judged = answer(pipe, variant, asked, CALL, store, batch=5)
     found = results(variant, judged, plain)
     assert set(found["tasks"]["counting"]) == {"accuracy", "low", "high", "n"}
-    assert found["overall"]["n"] == found["plain"]["overall"]["n"] == found["paired"]["overall"]["n"] == 10
+    assert found["overall"]["n"] == found["plain"]["overall"]["n"] == found["paired"]["overall"]["n"] == 12
     assert found["methods"][0]["name"] == "softpag" and found["methods"][0]["scale"] == 3.0
     alone = results(PLAIN, plain)
     assert alone["methods"] == [] and "paired" not in alone

@@ -1,17 +1,18 @@
 import pytest
 from PIL import Image
 
-from diffusers_ext.evaluate.score import TASKS, Judged, compare, judge, summarise
+from diffusers_ext.evaluate.score import Judged, compare, judge, summarise
 from diffusers_ext.evaluate.statistics import wilson
 from diffusers_ext.zoo.captions import parse
 from diffusers_ext.zoo.render import draw
 
 PROMPTS = {
     "single_object": "a red square",
-    "two_object": "a green circle and a blue star",
-    "three_object": "a red square, a green star and a blue circle",
+    "two_object": "a green circle and a green star",
     "counting": "three yellow triangles",
+    "color_attr": "a green circle and a blue star",
     "position": "a cyan star left of a red circle",
+    "three_object": "a red square, a green star and a blue circle",
 }
 
 
@@ -20,15 +21,15 @@ def rendered(prompt, seed=0):
 
 
 def test_tasks_are_those_of_the_world():
-    from diffusers_ext.zoo.suites import TASKS as WORLD
+    from diffusers_ext.zoo.suites import IMAGE_TASKS
 
-    assert set(TASKS) == set(WORLD) == set(PROMPTS)
+    assert list(IMAGE_TASKS) == list(PROMPTS)
 
 
 @pytest.mark.parametrize("task, prompt", PROMPTS.items())
 def test_rendered_pictures_are_right_for_their_prompt_only(task, prompt):
     picture = rendered(prompt)
-    judged = judge(picture, prompt, 7)
+    judged = judge(picture, prompt, 7, task="color_attr" if task == "color_attr" else None)
     assert (judged.task, judged.correct, judged.seed) == (task, True, 7)
     other = judge(picture, "a purple cross", 7)
     assert other.correct is False
@@ -46,6 +47,17 @@ def test_no_ground_truth_is_no_verdict(image, prompt, match):
     judged = judge(image, prompt, 0)
     assert judged.correct is None and judged.task is None
     assert match in judged.reason
+
+
+def test_binding_and_neglect_are_told_apart():
+    asked = "a green circle and a blue star"
+    drawn = "a blue circle and a green star", "a green circle", "a green star and a blue star", asked
+    judged = [judge(rendered(d, seed=3), asked, i, task="color_attr") for i, d in enumerate(drawn)]
+    assert [j.correct for j in judged] == [False, False, False, True]
+    assert [j.swapped for j in judged] == [True, False, False, False]
+    assert judged[0].reason == "the colours are swapped: found a blue circle and a green star"
+    found = summarise(judged)["tasks"]["color_attr"]
+    assert (found["accuracy"], found["swapped"], found["n"]) == (0.25, 0.25, 4)
 
 
 def verdicts(*correct):

@@ -1,18 +1,36 @@
 import pytest
 
-from diffusers_ext.evaluate.score import TASKS
-from diffusers_ext.evaluate.suite import SPLITS, questions
+from diffusers_ext.evaluate.suite import noise, questions
 from diffusers_ext.zoo.captions import parse
+from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS
+
+OLDEST = ["single_object", "two_object", "three_object", "counting", "position"]
 
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_questions_fit_their_task_and_split(name):
     found = questions(name, 12)
-    assert [q.task for q in found] == [t for t in TASKS for _ in range(12)]
+    assert [q.task for q in found] == [t for t in (*OLDEST, "color_attr") for _ in range(12)]
+    assert {q.task for q in found} == set(IMAGE_TASKS)
     for q in found:
         spec = parse(q.item.prompt)
-        assert spec.task == q.task
+        assert spec.task == q.task or (q.task == "color_attr" and spec.swapped)
         assert spec.held_out == (name == "held-out")
+
+
+def test_committed_results_can_be_made_again():
+    """Prompts and noise of the first five tasks are those from before there was a sixth."""
+    found = questions("held-out", 2)
+    assert [q.item.seed for q in found[::2]] == [*range(50_000, 100_000, 10_000), 10**15 + 10_000]
+    assert [q.item.prompt for q in found if q.task == "two_object"] == [
+        "a blue square and a pink square",
+        "a green square and an orange cross",
+    ]
+    assert questions("held-out", 2, tasks=OLDEST) == found[:10]
+
+
+def test_every_task_has_noise_of_its_own():
+    assert len({noise("tuning", task, 7) for task in TASKS}) == len(TASKS)
 
 
 def test_noise_never_repeats_within_or_between_suites():
@@ -27,8 +45,13 @@ def test_more_questions_keep_the_first_ones():
 
 
 @pytest.mark.parametrize(
-    "name, n, match", [("test", 5, "unknown suite 'test'; the suites are"), ("tuning", 0, "got 0")]
+    "name, n, tasks, match",
+    [
+        ("test", 5, OLDEST, "unknown suite 'test'; the suites are"),
+        ("tuning", 0, OLDEST, "got 0"),
+        ("tuning", 5, ["colour"], "unknown task 'colour'; the tasks are single_object"),
+    ],
 )
-def test_bad_input(name, n, match):
+def test_bad_input(name, n, tasks, match):
     with pytest.raises(ValueError, match=match):
-        questions(name, n)
+        questions(name, n, tasks=tasks)

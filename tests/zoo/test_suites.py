@@ -10,8 +10,15 @@ def test_splits_are_disjoint_and_keep_their_promise(task):
     assert all(spec.held_out for spec in found["held-out"])
     assert not any(spec.held_out for spec in found["train-like"] | found["tuning"])
     assert all(
-        spec.task == task and split_of(spec) == split for split, specs in found.items() for spec in specs
+        (spec.task == task or task == "color_attr") and split_of(spec) == split
+        for split, specs in found.items()
+        for spec in specs
     )
+
+
+def test_attribute_binding_needs_two_colours_and_two_shapes():
+    for first, second in (spec.objects for split in SPLITS for spec in suite(split, "color_attr", 100)):
+        assert first.colour != second.colour and first.shape != second.shape
 
 
 @pytest.mark.parametrize("split", SPLITS)

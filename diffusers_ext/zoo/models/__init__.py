@@ -1,0 +1,29 @@
+"""The tiny networks: stock diffusers and transformers classes, only narrow and shallow."""
+
+from .clip import build_processor, build_reward
+from .parts import (
+    CLIP_WIDTHS,
+    CONTEXT_WIDTH,
+    LATENT_CHANNELS,
+    LATENT_SIZE,
+    build_clip,
+    build_t5,
+    build_vae,
+    normalise,
+)
+from .sd3 import build_sd3, start_as_identity
+
+__all__ = [
+    "CLIP_WIDTHS",
+    "CONTEXT_WIDTH",
+    "LATENT_CHANNELS",
+    "LATENT_SIZE",
+    "build_clip",
+    "build_processor",
+    "build_reward",
+    "build_sd3",
+    "build_t5",
+    "build_vae",
+    "normalise",
+    "start_as_identity",
+]

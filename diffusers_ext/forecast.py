@@ -99,7 +99,7 @@ def plan(
         # lists and coordinates are int32, the places of tokens before and after the kernel int64
         memory_bytes=4 * (rows + 1 + survey.visited + places) + 8 * (places + count),
         nearest=nearest,
-        note=method.expect(survey) or "",
+        note=method.remark(survey),
     )
 
 

@@ -58,6 +58,12 @@ def pack(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
     return (t.to(torch.int32) << 22) | (h.to(torch.int32) << 11) | w.to(torch.int32)
 
 
+def coded(order: Tensor, grid: Grid, text: int = 0) -> Tensor:
+    """Packed coordinates of the tokens of an order, PAD for padding, and of text behind: `[P + text]`."""
+    code = pack(*coordinates(order, grid)).masked_fill(order < 0, PAD)
+    return torch.cat([code, code.new_full((text,), TEXT)])
+
+
 def unpack(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`t, h, w` of packed coordinates; meaningless for the sentinels."""
     return code >> 22, (code >> 11) & 2047, code & 2047

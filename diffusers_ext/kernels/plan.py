@@ -5,7 +5,7 @@ check). Never more than a chunk of the block matrix, and never anything token by
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import geometry
 from .boxes import Boxes, decompose
-from .geometry import PAD, TEXT, Grid
+from .geometry import PAD, Grid
 from .masks import Kind, Rule, no_table
 from .masks.strict import strict_blocks
 
@@ -74,20 +74,21 @@ class BlockPlan:
 
     @cached_property
     def order(self) -> Tensor:
-        """int32 `[NQ]`: longest rows first, by eights, neighbours together; for launching."""
-        longest = self.row_ptr.diff(dim=1).amax(0)
-        return (-(longest // 8)).argsort(stable=True).int()
+        """int32 `[NQ]`: in which order to launch rows."""
+        return longest_first(self.row_ptr)
 
     @property
     def bytes(self) -> int:
         """Of all tensors."""
-        tensors = self.row_ptr, self.col, self.q_coord, self.k_coord, self.table
-        return sum(x.numel() * x.element_size() for x in tensors)
+        return sum(x.numel() * x.element_size() for x in self._tensors().values())
 
     def to(self, device: torch.device | str) -> "BlockPlan":
         """The same plan on another device."""
-        names = "row_ptr", "col", "q_coord", "k_coord", "table"
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: x.to(device) for name, x in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: x for name, x in values.items() if isinstance(x, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Recipe:
             columns.append((where[1] << 1 | full[where]).int())
         count = torch.cat(counts)
         q_coord, k_coord = (
-            self._coordinates(order, text) for order, text in zip(self._orders(), self._texts(), strict=True)
+            geometry.coded(order, self.grid, text)
+            for order, text in zip(self._orders(), self._texts(), strict=True)
         )
         asks = torch.nn.functional.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q))
         empty = int(((count == 0) & asks.view(-1, self.block_q).any(1)).sum())
@@ -180,6 +182,10 @@ class Recipe:
         s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
         return Survey(self, s_q, s_kv, visited, whole)
 
+    def bitmap(self) -> Tensor:
+        """bool `[NQ, NK]`: visited blocks, for as many as fit memory."""
+        return torch.cat([touched for touched, _ in self._blocks()])
+
     @property
     def pairs(self) -> int:
         """Visible pairs of tokens; under the strict rule those of the band it approximates."""
@@ -192,10 +198,6 @@ class Recipe:
 
     def _texts(self) -> tuple[int, int]:
         return self.text if self.text_rows else 0, self.text
-
-    def _coordinates(self, order: Tensor, text: int) -> Tensor:
-        code = geometry.pack(*geometry.coordinates(order, self.grid)).masked_fill(order < 0, PAD)
-        return torch.cat([code, code.new_full((text,), TEXT)])
 
     def _decompose(self, order: Tensor, text: int, block: int) -> Boxes:
         axes = self.rule.axes(*geometry.coordinates(order, self.grid))
@@ -249,6 +251,12 @@ class Survey:
     def full_share(self) -> float:
         """As `BlockPlan.full_share`."""
         return self.full / max(self.visited, 1)
+
+
+def longest_first(row_ptr: Tensor) -> Tensor:
+    """int32 `[NQ]`: longest rows first, by eights, neighbours together; `row_ptr` as in `BlockPlan`."""
+    longest = row_ptr.diff(dim=1).amax(0)
+    return (-(longest // 8)).argsort(stable=True).int()
 
 
 def from_mask(mask: Tensor, block_q: int = 64, block_k: int = 64) -> BlockPlan:

@@ -87,6 +87,10 @@ class SparseMethod:
             return None
         return f"no gain expected, {survey.block_density:.2f} of the blocks would be visited"
 
+    def remark(self, survey: Survey) -> str:
+        """What a forecast has to say besides its numbers."""
+        return self.expect(survey) or ""
+
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """Self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
         usable = [s for s in sites if s.kind != "cross"]

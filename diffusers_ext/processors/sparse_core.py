@@ -5,6 +5,7 @@ nothing, and where a plan promises no gain.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ log = logging.getLogger("diffusers_ext")
 
 
 @dataclass(frozen=True, eq=False)
-class _Laid:
+class Laid:
     """A plan and the places of its tokens in the host's sequence; without a plan attention stays dense."""
 
     grid: Grid
@@ -51,9 +52,9 @@ class SparseCore:
         self.inner = inner
         self.dense = False
         # by grid and text; made before the call where the run tells the layout: compiled code cannot
-        self.ready: dict[tuple[Grid, int], _Laid] = {}
+        self.ready: dict[tuple[Grid, int], Laid] = {}
         self.place: tuple[torch.device, torch.dtype] | None = None
-        self.last: _Laid | None = None
+        self.last: Laid | None = None
 
     def begin_call(self, like: Tensor) -> None:
         """Reads the step and makes the plan, before each call of the denoiser and outside compiled code."""
@@ -84,20 +85,27 @@ class SparseCore:
             self.last = laid
         if laid.plan is None:
             return self.inner(q, k, v, mask, layout)
-        run = ops.attention
-        if laid.backend == "reference" and (q.is_cuda or interpreted()):
-            run = reference.attention  # the operator would take Triton
         keys, values = k.index_select(1, laid.keys), v.index_select(1, laid.keys)
-        out = run(q.index_select(1, laid.queries), keys, values, laid.plan)[0].index_select(1, laid.back)
+        out = self.attend(q.index_select(1, laid.queries), keys, values, laid).index_select(1, laid.back)
         if not laid.text:
             return out
         text = self.inner(q[:, layout.text], k, v, None, layout)
         first = layout.text.start < layout.vision.start
         return torch.cat([text, out] if first else [out, text], dim=1)
 
-    def _laid(self, q: Tensor, k: Tensor, mask: Tensor | None, layout: Layout | None) -> _Laid:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, laid: Laid) -> Tensor:
+        """Attention of tokens that lie in the order of the plan."""
+        return self.operator(q, laid)(q, k, v, laid.plan)[0]
+
+    def operator(self, q: Tensor, laid: Laid) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Attention over a plan, on the back-end that was chosen."""
+        if laid.backend == "reference" and (q.is_cuda or interpreted()):
+            return reference.attention  # the operator would take Triton
+        return ops.attention
+
+    def _laid(self, q: Tensor, k: Tensor, mask: Tensor | None, layout: Layout | None) -> Laid:
         if layout is None:
-            return _Laid((0, 0, 0), 0, "the grid of these tokens is not known")
+            return Laid((0, 0, 0), 0, "the grid of these tokens is not known")
         text = layout.text.stop - layout.text.start
         if mask is not None:
             raise UnsupportedError(
@@ -113,7 +121,7 @@ class SparseCore:
         laid = self.ready.get((layout.grid, text))
         return self._lay(q.device, q.dtype, layout) if laid is None else laid
 
-    def _lay(self, device: torch.device, dtype: torch.dtype, layout: Layout) -> _Laid:
+    def _lay(self, device: torch.device, dtype: torch.dtype, layout: Layout) -> Laid:
         if (why := self.method.why_not(self.site, layout)) is not None:
             raise UnsupportedError(f"{why}; close the session and choose another method or other modules.")
         span = (layout.text.start, layout.text.stop) if layout.text.start < layout.text.stop else (0, 0)
@@ -127,16 +135,16 @@ class SparseCore:
 
 def _lay_out(
     method: "SparseMethod", layout: Layout, head_dim: int, device: torch.device, dtype: torch.dtype
-) -> _Laid:
+) -> Laid:
     text = layout.text.stop - layout.text.start
     recipe = method.recipe(layout.grid, text, text_rows=False)
     tokens = layout.tokens
     if recipe.pairs == tokens * (tokens + text):
-        return _Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
+        return Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
     survey = recipe.survey()
     if method.backend == "auto" and (why := method.expect(survey)) is not None:
         log.info("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
-        return _Laid(layout.grid, text, why)
+        return Laid(layout.grid, text, why)
     try:
         choice = choose(Problem(device, dtype, head_dim, (recipe.block_q, recipe.block_k)), method.backend)
     except ValueError as error:
@@ -145,7 +153,7 @@ def _lay_out(
     places = torch.arange(layout.text.start, layout.text.stop)
     plan = recipe.build(device)
     _ = plan.order  # made here, as compiled code cannot
-    return _Laid(
+    return Laid(
         grid=layout.grid,
         text=text,
         why=choice.why,

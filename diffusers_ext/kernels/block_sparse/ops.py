@@ -52,11 +52,8 @@ def block_sparse_forward(
 
         problem = _problem(lists, block_q, block_k, kind, params)
         return forward(q, k, v, problem, scale=scale, with_lse=with_lse, gain=gain, bias=bias)
-    out, lse = reference.attention(q, k, v, _plan(lists, block_q, block_k, kind, params), scale)
-    if gain is not None:
-        out = out.transpose(1, 2)
-        wide = [x.repeat_interleave(block_q, 2)[:, :, : q.shape[1]] for x in (gain, bias)]
-        out = (out * wide[0][..., None] + wide[1]).to(q.dtype).transpose(1, 2)
+    plan = _plan(lists, block_q, block_k, kind, params)
+    out, lse = reference.attention(q, k, v, plan, scale, gain=gain, bias=bias)
     return out.contiguous(), lse.float() if with_lse else lse.new_empty(0, dtype=torch.float32)
 
 

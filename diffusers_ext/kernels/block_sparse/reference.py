@@ -16,12 +16,14 @@ from ..plan import BlockPlan
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None, *,
+    gain: Tensor | None = None, bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order -> `out` like `q` and `lse [B, H, S_q]`.
 
     Differentiable. Softmax in fp32 (fp64 for fp64), natural log-sum-exp; a row without keys gives 0 and -inf.
-    The `G` plans are one for all, one a head, or one a batch row and head.
+    The `G` plans are one for all, one a head, or one a batch row and head. `gain [B, H, NQ]` and `bias [B, H,
+    NQ, D]`, both or none, turn the output of query block i into `gain_i * out + bias_i`.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale
@@ -31,7 +33,7 @@ def attention(
     for g in range(groups):
         rows = slice(g // H, g // H + 1) if groups == B * H and groups > 1 else slice(None)
         heads = slice(g % H, g % H + 1) if groups > 1 else slice(None)
-        tensors = (x[rows, heads] for x in (q, k, v))
+        tensors = (None if x is None else x[rows, heads] for x in (q, k, v, gain, bias))
         parts.append([torch.cat(x, 2) for x in zip(*_rows(*tensors, plan, g, scale), strict=True)])
     outs, lses = zip(*parts, strict=True)
     if groups == B * H and groups > 1:
@@ -41,8 +43,9 @@ def attention(
 
 
 def _rows(
-    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, g: int, scale: float
-) -> Iterator[tuple[Tensor, Tensor]]:
+    q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None, bias: Tensor | None,
+    plan: BlockPlan, g: int, scale: float,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     inside = torch.arange(plan.block_k, device=q.device)
     ends = plan.row_ptr[g].tolist()
@@ -58,4 +61,7 @@ def _rows(
         logits = logits.masked_fill(~seen, -math.inf)
         lse = logits.logsumexp(-1)
         weights = (logits - lse.masked_fill(lse == -math.inf, 0.0)[..., None]).exp()
-        yield (weights @ v[:, :, keys].to(exact)).to(q.dtype), lse
+        out = weights @ v[:, :, keys].to(exact)
+        if gain is not None:
+            out = out * gain[:, :, row, None, None] + bias[:, :, row, None]
+        yield out.to(q.dtype), lse

@@ -1,6 +1,7 @@
 """Which back-end can run a block-sparse problem, which one does, and why."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -8,7 +9,8 @@ import torch
 
 from .block_sparse import tiles
 
-BACKENDS = ("triton", "reference")  # fastest first
+BACKENDS = ("triton", "reference")  # what `auto` tries, fastest first
+ON_REQUEST = ("flex",)  # compiles for seconds at each new size, hence never by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,12 @@ def interpreted() -> bool:
 
 def why_not(backend: str, problem: Problem) -> str | None:
     """`None` where the back-end can run, else one sentence."""
-    if backend not in BACKENDS:
-        return f"There is no back-end {backend!r}; use {' or '.join(BACKENDS)}."
+    if backend not in (*BACKENDS, *ON_REQUEST):
+        return f"There is no back-end {backend!r}; use {', '.join((*BACKENDS, *ON_REQUEST))}."
     if backend == "reference":
         return None
+    if backend == "flex":
+        return _why_no_flex(problem)
     if find_spec("triton") is None:
         return "Triton is not installed; it comes with CUDA builds of torch on Linux."
     if problem.device.type != "cuda" and not interpreted():
@@ -51,6 +55,16 @@ def why_not(backend: str, problem: Problem) -> str | None:
     on_gpu = problem.device.type == "cuda"
     major, minor = torch.cuda.get_device_capability(problem.device) if on_gpu else (8, 0)
     return tiles.why_not(10 * major + minor, problem.dtype.itemsize, problem.head_dim, problem.blocks)
+
+
+def _why_no_flex(problem: Problem) -> str | None:
+    if problem.device.type == "cpu" and shutil.which("g++") is None:
+        return "FlexAttention compiles C++ on a CPU, and there is no g++ on the path; use the reference."
+    if problem.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return (
+            f"FlexAttention computes in float16, bfloat16 and float32, got {problem.dtype}; cast the tensors."
+        )
+    return None
 
 
 def choose(problem: Problem, wanted: str = "auto") -> Choice:

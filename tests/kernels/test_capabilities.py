@@ -44,5 +44,5 @@ def test_triton_in_its_interpreter(monkeypatch, change, words):
 
 
 def test_unknown_back_ends():
-    with pytest.raises(ValueError, match="no back-end 'flash'; use triton or reference"):
+    with pytest.raises(ValueError, match="no back-end 'flash'; use triton, reference, flex"):
         choose(CPU, "flash")

@@ -113,12 +113,11 @@ def _members(lo: Tensor, hi: Tensor, group: int, dilation: int) -> tuple[Tensor,
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
     """`params = (length, window, stride, dilation)` of t, of h and of w."""
-    out = torch.ones(
-        torch.broadcast_shapes(q_coord.shape, k_coord.shape), dtype=torch.bool, device=q_coord.device
-    )
+    out = None  # never in place: FlexAttention traces this for one pair at a time
     for axis, (q, k) in enumerate(zip(unpack(q_coord), unpack(k_coord), strict=True)):
         length, window, stride, dilation = params[4 * axis : 4 * axis + 4]
         start = window_start(q, length, window, stride, dilation)
         index = k // dilation
-        out &= (q % dilation == k % dilation) & (index >= start) & (index < start + window)
+        inside = (q % dilation == k % dilation) & (index >= start) & (index < start + window)
+        out = inside if out is None else out & inside
     return out

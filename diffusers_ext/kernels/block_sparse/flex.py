@@ -1,0 +1,78 @@
+"""Block-sparse attention through torch's FlexAttention: inference on machines with a compiler, no Triton code
+of ours.
+
+Compiled, it visits the listed blocks only; uncompiled it would hold the whole square in memory, so `prepare`
+always compiles, except inside an outer `torch.compile`, which traces it with the rest.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from ..masks import visible
+from ..plan import BlockPlan
+
+GRAPHS = 64  # sizes and rules in one process before dynamo would fall back to the uncompiled square
+
+
+def block_mask(plan: BlockPlan) -> BlockMask:
+    """The plan in FlexAttention's terms; listed blocks only, so memory is 8 bytes a block pair."""
+    rows, columns = plan.rows, -(-plan.s_kv // plan.block_k)
+    full = (plan.col & 1).bool()
+    parts = [_padded(plan, ~full, rows, columns), _padded(plan, full, rows, columns)]
+    kind, params, table = plan.kind, plan.params, plan.table
+    q_coord, k_coord = plan.q_coord, plan.k_coord
+
+    def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return visible(kind, params, table, q_coord[q], k_coord[k])
+
+    return BlockMask.from_kv_blocks(
+        *parts[0],
+        *parts[1],
+        BLOCK_SIZE=(plan.block_q, plan.block_k),
+        mask_mod=rule,
+        seq_lengths=(plan.s_q, plan.s_kv),
+        compute_q_blocks=False,  # only gradients need them
+    )
+
+
+def prepare(plan: BlockPlan) -> Callable[[Tensor, Tensor, Tensor, BlockPlan], tuple[Tensor, None]]:
+    """A function of `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` and this very plan -> `out` like q.
+
+    Raises `NotImplementedError` for gradients on a CPU, where FlexAttention has none, and `ValueError` for
+    more than one plan (one a head).
+    """
+    if plan.row_ptr.shape[0] != 1:
+        raise ValueError(
+            f"The FlexAttention back-end takes one plan for all heads, got {plan.row_ptr.shape[0]}; use "
+            "backend='reference'."
+        )
+    mask = block_mask(plan)
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled() and q.device.type == "cpu" and any(x.requires_grad for x in (q, k, v)):
+            raise NotImplementedError(
+                "FlexAttention has no gradients on a CPU; use backend='reference', or torch.no_grad()."
+            )
+        tensors = [x.transpose(1, 2) for x in (q, k, v)]
+        if torch.compiler.is_compiling():
+            out = flex_attention(*tensors, block_mask=mask)
+        else:
+            with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+                out = compiled(*tensors, block_mask=mask)
+        return out.transpose(1, 2), None
+
+    return run
+
+
+def _padded(plan: BlockPlan, chosen: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Counts `int32 [1, 1, NQ]` and ascending columns `int32 [1, 1, NQ, NK]` of the chosen list entries."""
+    device = plan.col.device
+    row = torch.repeat_interleave(torch.arange(rows, device=device), plan.row_ptr[0].diff().long())
+    there = torch.zeros(rows, columns, dtype=torch.bool, device=device)
+    there[row[chosen[0]], (plan.col[0] >> 1)[chosen[0]].long()] = True
+    indices = there.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+    return there.sum(1).int()[None, None], indices.int()[None, None]

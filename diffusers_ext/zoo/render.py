@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .captions import Spec
+from .captions import Object, Spec
 from .scenes import EXTENT, SIZE, Background, Mix, Scene, sample_scene, sample_spec
 
 # 0..1 RGB; hues lie at least 27 degrees apart so that mixing with grey never changes the nearest one
@@ -46,18 +46,34 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndar
 
 def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Image uint8 [64, 64, 3] of a scene and the coverage of its objects float32 [64, 64] in 0..1."""
-    image, mask = _backdrop(scene.background), np.zeros((SIZE, SIZE), np.float32)
-    for thing, (cx, cy, radius), shade in zip(scene.spec.objects, scene.places, scene.shades, strict=True):
-        reach = EXTENT * radius + 1.5
-        x0, x1 = max(int(cx - reach), 0), min(int(cx + reach) + 1, SIZE)
-        y0, y1 = max(int(cy - reach), 0), min(int(cy + reach) + 1, SIZE)
-        x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - cx)
-        y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - cy)
-        cover = np.clip(0.5 - distance(thing.shape, x, y, radius), 0.0, 1.0).astype(np.float32)
-        patch, colour = image[y0:y1, x0:x1], np.float32(PALETTE[thing.colour]) * np.float32(shade)
-        patch += cover[..., None] * (colour - patch)
-        np.maximum(mask[y0:y1, x0:x1], cover, out=mask[y0:y1, x0:x1])
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), mask
+    image, mask = backdrop(scene.background), np.zeros((SIZE, SIZE), np.float32)
+    for thing, place, shade in zip(scene.spec.objects, scene.places, scene.shades, strict=True):
+        paint(image, mask, thing, place, shade)
+    return to_pixels(image), mask
+
+
+def paint(
+    image: np.ndarray, mask: np.ndarray, thing: Object, place: tuple[float, float, float], shade: float
+) -> None:
+    """Draw one object over an image [H, W, 3] in 0..1 and into the coverage [H, W], in place.
+
+    `place` is its (x, y, radius) in px.
+    """
+    (cx, cy, radius), (height, width) = place, mask.shape
+    reach = EXTENT * radius + 1.5
+    x0, x1 = max(int(cx - reach), 0), min(int(cx + reach) + 1, width)
+    y0, y1 = max(int(cy - reach), 0), min(int(cy + reach) + 1, height)
+    x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - cx)
+    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - cy)
+    cover = np.clip(0.5 - distance(thing.shape, x, y, radius), 0.0, 1.0).astype(np.float32)
+    patch, colour = image[y0:y1, x0:x1], np.float32(PALETTE[thing.colour]) * np.float32(shade)
+    patch += cover[..., None] * (colour - patch)
+    np.maximum(mask[y0:y1, x0:x1], cover, out=mask[y0:y1, x0:x1])
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
+    """Floats of any shape in 0..1 to uint8."""
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def draw(spec: Spec, seed: int) -> np.ndarray:
@@ -72,25 +88,25 @@ def training_sample(seed: int, index: int, mix: Mix | None = None) -> tuple[Spec
     return scene.spec, *render(scene)
 
 
-def _backdrop(background: Background) -> np.ndarray:
-    """Float32 [64, 64, 3]: a flat colour plus one light pattern in -1..1 times the contrast."""
+def backdrop(background: Background, size: int = SIZE) -> np.ndarray:
+    """Float32 [size, size, 3]: a flat colour plus one light pattern in -1..1 times the contrast."""
     flat = np.float32(background.rgb)
     if background.texture == "plain":
-        return np.broadcast_to(flat, (SIZE, SIZE, 3)).copy()
+        return np.broadcast_to(flat, (size, size, 3)).copy()
     if (
         background.texture == "noise"
     ):  # 8 px cells, one per token: finer noise would eat the capacity of a tiny model
         cells = (
-            np.random.default_rng(background.seed).uniform(-1, 1, (SIZE // 8, SIZE // 8)).astype(np.float32)
+            np.random.default_rng(background.seed).uniform(-1, 1, (size // 8, size // 8)).astype(np.float32)
         )
         pattern = cells.repeat(8, 0).repeat(8, 1)
     else:
-        x = np.arange(SIZE, dtype=np.float32)[None] - SIZE / 2
-        y = np.arange(SIZE, dtype=np.float32)[:, None] - SIZE / 2
+        x = np.arange(size, dtype=np.float32)[None] - size / 2
+        y = np.arange(size, dtype=np.float32)[:, None] - size / 2
         c, s, k = np.cos(background.angle), np.sin(background.angle), 2 * np.pi / background.period
         u, v = c * x + s * y, c * y - s * x
         if background.texture == "gradient":
-            pattern = u / (SIZE / 2)
+            pattern = u / (size / 2)
         elif background.texture == "stripes":
             pattern = np.sin(k * u)
         else:

@@ -100,7 +100,7 @@ def sample_scene(spec: Spec, rng: np.random.Generator) -> Scene:
         if good.any():
             i = good.argmax()
             places = tuple(zip(x[i].tolist(), y[i].tolist(), radius[i].tolist(), strict=True))
-            return Scene(spec, places, tuple(rng.uniform(0.92, 1.0, count).tolist()), _background(rng))
+            return Scene(spec, places, tuple(rng.uniform(0.92, 1.0, count).tolist()), sample_background(rng))
 
 
 def _pick(rng: np.random.Generator) -> Object:
@@ -134,7 +134,8 @@ def _obeys(relation: str | None, x: np.ndarray, y: np.ndarray, radius: np.ndarra
     return (along >= radius.sum(1) + GAP) & (np.abs(across) <= 0.5 * along)
 
 
-def _background(rng: np.random.Generator) -> Background:
+def sample_background(rng: np.random.Generator) -> Background:
+    """A backdrop at random."""
     grey, tint = rng.uniform(0.35, 0.9), rng.uniform(-0.03, 0.03, 3)
     return Background(
         texture=TEXTURES[rng.integers(len(TEXTURES))],

@@ -316,10 +316,14 @@ def test_eval_resumes_and_refuses_other_weights(cli, refused, saved_model, tmp_p
     assert found["methods"][0]["scale"] == 2.0 and found["paired"]["overall"]["n"] == 12
     lines = (tmp_path / "items.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 12 + 12, "the six pictures of the first run were not made again"
+    assert len(list(tmp_path.glob("pictures/*/*.png"))) == 12 + 12
+    assert "| overall | 12 |" in (tmp_path / "table.md").read_text()
+    assert {"accuracy.png", "accuracy.svg"} < {p.name for p in tmp_path.iterdir()}
+    assert "Losses: softpag is wrong" in (tmp_path / "gallery.html").read_text()
     from tests.tiny_models import sd3
 
     sd3.pipeline(sample_size=32, qk_norm="rms_norm").save_pretrained(tmp_path / "other")
-    assert "results of another weights" in refused(*words, 1, "-m", tmp_path / "other")
+    assert "results with different weights" in refused(*words, 1, "-m", tmp_path / "other")
 
 
 def test_a_model_trained_anew_is_called_as_it_was_trained(cli, saved_model, tmp_path):
@@ -336,6 +340,10 @@ def test_eval_bad_input(refused, saved_model, tmp_path):
         *base, "--suite", "test"
     )
     assert "got 0" in refused(*base, "--n", 0)
+    assert "unknown method 'nope'; the methods are" in refused(*base, "--method", "nope")
+    unfit = refused(*base, "--n", 1, "--method", "radial", "--set", "dense_steps=0")
+    assert "Radial thins out frames and needs two or more" in unfit
+    assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 1, "plain pictures were made in vain"
 
 
 def test_demo_prompts_are_a_dozen_held_out_ones_of_every_task():

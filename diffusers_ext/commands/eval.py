@@ -1,7 +1,9 @@
 """`diffusers-ext eval`: how often a model obeys the prompt, with intervals, and what a method changes."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,30 +25,34 @@ def evaluate(
     dtype: opt.Dtype = None,
     out: opt.Out = Path("out/eval"),
 ) -> None:
-    """Measure accuracy per task on a prompt suite; resumes by itself; writes results.json."""
+    """Measure accuracy per task on a prompt suite, with a chart and a gallery; resumes by itself."""
     from tqdm import tqdm
 
     from ..call import arguments, seed_of
     from ..evaluate.compare import Variant
-    from ..evaluate.run import answer, results
+    from ..evaluate.outputs import rows, write
+    from ..evaluate.pictures import Pictures
+    from ..evaluate.run import answer, column, results
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
     from ..evaluate.weights import fingerprint
-    from ..metadata import output_folder, versions, write_json
+    from ..metadata import output_folder, versions
     from ..settings import PLAIN, build
 
-    asked = questions(suite, n, seed_of(seed))
+    asked = questions(suite, n, seed_of(seed), opt.tasks(model))
     folder = output_folder(out)
     home = model_folder(model)
     methods = build(method or [], settings or [], home if preset else None)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
     identity = {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)}
-    store = Store(folder, identity)
+    store, pictures = Store(folder, identity), Pictures(folder)
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
     with tqdm(total=len(asked) * (1 + bool(methods)), unit="image", disable=not opt.show_progress()) as bar:
-        base = answer(pipe, plain, asked, call, store, batch, bar.update)
-        judged = answer(pipe, other, asked, call, store, batch, bar.update) if methods else base
+        run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch)
+        # The method goes first: one that does not fit the model says so before the plain pictures are made.
+        judged = run(variant=other if methods else plain, tick=bar.update, pictures=pictures)
+        base = run(variant=plain, tick=bar.update, pictures=pictures) if methods else judged
     if all(j.correct is None for j in judged):
         raise ValueError(f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}")
     found = {
@@ -58,10 +64,11 @@ def evaluate(
         **results(other, judged, base if methods else None),
         "versions": versions(),
     }
-    write_json(folder / "results.json", found)
-    for line in table(found, other.label or PLAIN):
+    columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
+    files = write(folder, found, *columns)
+    for line in aligned(rows(found, other.label or PLAIN)):
         typer.echo(line)
-    typer.echo(f"wrote {folder / 'results.json'}")
+    typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
 
 
 def model_folder(name: str) -> Path:
@@ -76,19 +83,7 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def table(found: dict[str, Any], label: str) -> list[str]:
-    """The printed figures of `results.json`."""
-    from ..evaluate.compare import difference, percent
-
-    plain, paired = found.get("plain"), found.get("paired")
-    head = f"{'task':<14} {label if plain is None else 'plain':<20}"
-    lines = [head.rstrip() if plain is None else f"{head} {label:<20} difference"]
-    for task in [*found["tasks"], "overall"]:
-        ours = found["overall"] if task == "overall" else found["tasks"][task]
-        if plain is None:
-            lines.append(f"{task:<14} {percent(ours):<20} of {ours['n']}")
-            continue
-        base = plain["overall"] if task == "overall" else plain["tasks"][task]
-        pair = paired["overall"] if task == "overall" else paired["tasks"][task]
-        lines.append(f"{task:<14} {percent(base):<20} {percent(ours):<20} {difference(pair)}")
-    return lines
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines with straight columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table]

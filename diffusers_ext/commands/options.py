@@ -76,6 +76,20 @@ def defaults(name: str) -> dict[str, Any]:
     return dict(json.loads(card.read_text())["call"]) if card.is_file() else {}
 
 
+def tasks(name: str) -> tuple[str, ...]:
+    """Task classes that a model is judged on: what the zoo says, else its card, else those of images."""
+    import json
+
+    from .. import zoo
+    from ..zoo.suites import IMAGE_TASKS
+
+    if name in zoo.MODELS:
+        return zoo.MODELS[name].tasks or IMAGE_TASKS
+    card = Path(name).expanduser() / zoo.CARD
+    asked = json.loads(card.read_text()).get("tasks") if card.is_file() else None
+    return tuple(asked or IMAGE_TASKS)
+
+
 def variants(names: str, settings: Sequence[str], preset: Path | None) -> list["Variant"]:
     """`plain,softpag,a+b` as variants; every method gets the settings that name it."""
     from ..evaluate.compare import Variant

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..settings import as_dict
+from ..settings import PLAIN, as_dict
 from .compare import Variant
-from .generate import applied, generate
+from .gallery import Column
+from .generate import Item, applied, generate
+from .pictures import Pictures
 from .score import Judged, compare, judge, summarise
 from .store import Store
 from .suite import Question
@@ -25,21 +27,38 @@ def answer(
     store: Store,
     batch: int = 8,
     tick: Callable[[int], object] = lambda done: None,
+    pictures: Pictures | None = None,
 ) -> list[Judged]:
-    """Verdicts in the order of `questions`; pictures that the store knows are not made again."""
+    """Verdicts in the order of `questions`; what the store knows is not made again.
+
+    With `pictures` they are kept, too, and what the store knows without a picture is made again.
+    """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
-    todo = [i for i in tasks if store.get(name, i.prompt, i.seed) is None]
+    todo = [
+        item
+        for item in tasks
+        if store.get(name, item.prompt, item.seed) is None
+        or (pictures is not None and not pictures.has(name, item))
+    ]
     tick(len(questions) - len(todo))
     if todo:
         with applied(pipe, variant.methods):
-            for pictures in generate(pipe, todo, call, batch):
-                judged = [
-                    judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in pictures
-                ]
+            for made in generate(pipe, todo, call, batch):
+                for p in made if pictures is not None else ():
+                    pictures.add(name, p.item, p.image)
+                judged = [judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in made]
                 store.add(name, judged)
-                tick(len(pictures))
+                tick(len(made))
     return [store.done[name, q.item.prompt, q.item.seed] for q in questions]
+
+
+def column(variant: Variant, judged: Sequence[Judged], pictures: Pictures) -> Column:
+    """A variant as the gallery wants it; its pictures are read from the disk one by one."""
+    name = key(variant)
+    return Column(
+        variant.label or PLAIN, judged, lambda j: pictures.path(name, Item(j.prompt, j.seed)).read_bytes()
+    )
 
 
 def results(

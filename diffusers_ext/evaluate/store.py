@@ -70,7 +70,7 @@ class Store:
         for key, ours in self.identity.items():
             if found.get(key) != ours:
                 raise ValueError(
-                    f"{str(self.path)!r} holds results of another {key} ({_short(found.get(key))}, now "
+                    f"{str(self.path)!r} holds results with different {key} ({_short(found.get(key))}, now "
                     f"{_short(ours)}); results must not mix, so choose another --out"
                 )
 

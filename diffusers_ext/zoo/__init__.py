@@ -23,6 +23,7 @@ class Model:
 
     pipeline: str
     call: Mapping[str, Any]
+    tasks: tuple[str, ...] = ()  # task classes it is judged on; () means those of images
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(

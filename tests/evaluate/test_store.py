@@ -45,7 +45,7 @@ def test_other_results_are_never_mixed(tmp_path, change):
     Store(tmp_path, IDENTITY).add("[]", ITEMS)
     before = (tmp_path / FILE).read_bytes()
     (key,) = change
-    with pytest.raises(ValueError, match=f"results of another {key} .* choose another --out"):
+    with pytest.raises(ValueError, match=f"results with different {key} .* choose another --out"):
         Store(tmp_path, IDENTITY | change)
     assert (tmp_path / FILE).read_bytes() == before
 

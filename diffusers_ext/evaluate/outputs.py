@@ -1,0 +1,68 @@
+"""What `diffusers-ext eval` leaves: results.json, the table, the chart and the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..metadata import write_bytes, write_json
+from .compare import difference, percent
+from .gallery import Column, gallery
+from .plot import accuracies, save
+
+
+def write(folder: Path, found: Mapping[str, Any], ours: Column, plain: Column | None = None) -> list[Path]:
+    """Writes all files, results.json last: where it is, the others are, too. Returns their paths."""
+    made = [folder / "table.md", *save(accuracies(found, ours.label), folder / "accuracy")]
+    write_bytes(made[0], (markdown(found, ours.label) + "\n").encode())
+    title = f"{found['model']}: {ours.label} on {found['suite']} prompts"
+    made.append(folder / "gallery.html")
+    write_bytes(made[-1], gallery(title, ours, plain, remarks(found, ours.label)).encode())
+    made.append(folder / "results.json")
+    write_json(made[-1], found)
+    return made
+
+
+def rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
+    """The figures as words: a heading, a row per task, and overall."""
+    plain, paired = found.get("plain"), found.get("paired")
+    heads = ["task", "prompts", label] if plain is None else ["task", "prompts", "plain", label, "difference"]
+    out = [heads]
+    for task in [*found["tasks"], "overall"]:
+        ours, base, pair = (_entry(facts, task) for facts in (found, plain, paired))
+        cells = [task, str(ours["n"]), percent(ours) + _swapped(ours)]
+        if plain is not None:
+            cells = [*cells[:2], percent(base) + _swapped(base), cells[2], difference(pair)]
+        out.append(cells)
+    return out
+
+
+def markdown(found: Mapping[str, Any], label: str) -> str:
+    """The same as a Markdown table, with what it was measured on below."""
+    heads, *body = rows(found, label)
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines += [f"| {' | '.join([cells[0].replace('_', ' '), *cells[1:]])} |" for cells in body]
+    return "\n".join([*lines, "", *remarks(found, label)])
+
+
+def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
+    """What the figures were measured on, one sentence each."""
+    pace = f"{label} takes {found['seconds_per_image']:.2f} s an image"
+    if plain := found.get("plain"):
+        pace += f", plain {plain['seconds_per_image']:.2f} s"
+    call = ", ".join(f"{k} {v}" for k, v in found["call"].items())
+    return (
+        f"{found['suite']} prompts, {found['n']} a task, seed {found['seed']}; {call}.",
+        f"Intervals hold 95 %; {pace}.",
+    )
+
+
+def _entry(facts: Mapping[str, Any] | None, task: str) -> Any:
+    if facts is None:
+        return None
+    return facts["overall"] if task == "overall" else facts["tasks"][task]
+
+
+def _swapped(entry: Mapping[str, Any]) -> str:
+    return f", swapped {100 * entry['swapped']:.0f} %" if "swapped" in entry else ""

@@ -29,7 +29,7 @@ class BlockPlan:
     (`geometry.pack`) or sentinels: TEXT is visible to and sees all, PAD is visible to none. The rule for
     PARTIAL blocks is `masks.visible(kind, params, table, q_coord, k_coord)`; the last block of keys is never
     FULL unless the sequence fills it. `pairs` counts visible pairs of tokens, `key` names everything that
-    shaped the plan.
+    shaped the plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`).
     """
 
     row_ptr: Tensor
@@ -82,6 +82,19 @@ class BlockPlan:
         """Of all tensors."""
         return sum(x.numel() * x.element_size() for x in self._tensors().values())
 
+    def hiding(self, seen: Tensor) -> "BlockPlan":
+        """The same blocks, in which row b of a batch sees no key but `seen [B, s_kv]`, bool.
+
+        FULL blocks do not ask; `Recipe.masked_text` keeps text out of them.
+        """
+        plan = replace(self, k_coord=self.k_coord.masked_fill(~seen, PAD), key=())
+        vars(plan)["order"] = self.order  # the lists are the same
+        return plan
+
+    def of_rows(self, rows: slice) -> "BlockPlan":
+        """The plan of some rows of a batch; `k_coord` is `[B, 1, s_kv]` where they hide keys, 1 for heads."""
+        return self if self.k_coord.ndim == 1 else replace(self, k_coord=self.k_coord[rows, None])
+
     def to(self, device: torch.device | str) -> "BlockPlan":
         """The same plan on another device."""
         return replace(self, **{name: x.to(device) for name, x in self._tensors().items()})
@@ -97,8 +110,9 @@ class Recipe:
 
     Queries and keys are the tokens of `grid` in raster order, or tile by tile where a tile is given (`pad`
     fills short tiles up), followed by `text` tokens. `text_rows=False` leaves text out of the queries, for
-    kernels that leave those rows to dense attention. `strict` replaces the exact cover of a band by whole
-    blocks under the rule of `masks.strict`.
+    kernels that leave those rows to dense attention. `masked_text` keeps text keys out of FULL blocks, so
+    that `BlockPlan.hiding` can hide some. `strict` replaces the exact cover of a band by whole blocks under
+    the rule of `masks.strict`.
     """
 
     rule: Rule
@@ -111,6 +125,7 @@ class Recipe:
     pad: bool = False
     text_rows: bool = True
     strict: bool = False
+    masked_text: bool = False
 
     def __post_init__(self) -> None:
         if self.text < 0:
@@ -223,7 +238,8 @@ class Recipe:
                 full = torch.ones_like(touched)
             some_key = k.text | k.vision
             touched |= (q.text[rows, None] & some_key) | (k.text & (q.text | q.vision)[rows, None])
-            yield touched, full & touched & ~k.hidden
+            asked = k.hidden | k.text if self.masked_text else k.hidden
+            yield touched, full & touched & ~asked
 
 
 @dataclass(frozen=True)

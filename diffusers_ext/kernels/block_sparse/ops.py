@@ -134,10 +134,14 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
         raise ValueError(
             f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}; cast them."
         )
-    if (S_q, S_kv) != (len(q_coord), len(k_coord)):
+    if (S_q, S_kv) != (len(q_coord), k_coord.shape[-1]):
         raise ValueError(
-            f"The plan is for {len(q_coord)} queries and {len(k_coord)} keys, got {S_q} and {S_kv}; make one "
-            "for these."
+            f"The plan is for {len(q_coord)} queries and {k_coord.shape[-1]} keys, got {S_q} and {S_kv}; make "
+            "one for these."
+        )
+    if k_coord.ndim == 2 and len(k_coord) != B:
+        raise ValueError(
+            f"The plan hides keys of {len(k_coord)} batch rows, got {B}; call hiding() with a row for each."
         )
     if row_ptr.shape[0] not in (1, H, B * H) or order.shape[0] != row_ptr.shape[1] - 1:
         raise ValueError(
@@ -157,6 +161,6 @@ def _problem(lists, block_q, block_k, kind, params):
 def _plan(lists, block_q, block_k, kind, params) -> BlockPlan:
     row_ptr, col, _, q_coord, k_coord, table = lists
     return BlockPlan(
-        row_ptr, col, block_q, block_k, len(q_coord), len(k_coord), q_coord, k_coord, Kind(kind),
-        tuple(params), table, pairs=0,
+        row_ptr, col, block_q, block_k, len(q_coord), k_coord.shape[-1], q_coord, k_coord,
+        Kind(kind), tuple(params), table, pairs=0,
     )  # fmt: skip

@@ -34,7 +34,8 @@ def attention(
         rows = slice(g // H, g // H + 1) if groups == B * H and groups > 1 else slice(None)
         heads = slice(g % H, g % H + 1) if groups > 1 else slice(None)
         tensors = (None if x is None else x[rows, heads] for x in (q, k, v, gain, bias))
-        parts.append([torch.cat(x, 2) for x in zip(*_rows(*tensors, plan, g, scale), strict=True)])
+        mine = plan.of_rows(rows)
+        parts.append([torch.cat(x, 2) for x in zip(*_rows(*tensors, mine, g, scale), strict=True)])
     outs, lses = zip(*parts, strict=True)
     if groups == B * H and groups > 1:
         outs, lses = ([torch.cat(x[b * H : b * H + H], 1) for b in range(B)] for x in (outs, lses))
@@ -55,7 +56,7 @@ def _rows(
         keys = ((entries >> 1) * plan.block_k + inside).flatten()
         full = (entries & 1).bool().expand(-1, plan.block_k).flatten()[keys < plan.s_kv]
         keys = keys[keys < plan.s_kv]
-        coords = plan.q_coord[queries, None], plan.k_coord[keys][None]
+        coords = plan.q_coord[queries, None], plan.k_coord[..., None, keys]
         seen = full | visible(plan.kind, plan.params, plan.table, *coords)
         logits = (q[:, :, queries].to(exact) @ k[:, :, keys].to(exact).transpose(-1, -2)) * scale
         logits = logits.masked_fill(~seen, -math.inf)

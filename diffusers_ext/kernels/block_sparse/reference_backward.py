@@ -40,7 +40,7 @@ def gradients(
         # the batch rows and heads that follow plan g
         rows = slice(g // H, g // H + 1) if G == B * H and G > 1 else slice(None)
         own = rows, slice(g % H, g % H + 1) if G > 1 else slice(None)
-        _one_plan(*(x[own] for x in (*heads_first[:4], *stats, *grads)), plan, g, scale)
+        _one_plan(*(x[own] for x in (*heads_first[:4], *stats, *grads)), plan.of_rows(rows), g, scale)
     return tuple(x.transpose(1, 2).to(q.dtype).contiguous() for x in grads)
 
 
@@ -57,7 +57,7 @@ def _one_plan(
         keys = ((entries >> 1) * plan.block_k + inside).flatten()
         full = (entries & 1).bool().expand(-1, plan.block_k).flatten()[keys < plan.s_kv]
         keys = keys[keys < plan.s_kv]
-        coords = plan.q_coord[some, None], plan.k_coord[keys][None]
+        coords = plan.q_coord[some, None], plan.k_coord[..., None, keys]
         seen = full | visible(plan.kind, plan.params, plan.table, *coords)
         logits = (q[:, :, some] @ k[:, :, keys].mT * scale).masked_fill(~seen, -math.inf)
         p = (logits - lse[:, :, some, None]).exp()

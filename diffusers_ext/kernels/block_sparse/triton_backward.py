@@ -19,7 +19,7 @@ from .triton_mask import hide
 def query_kernel(
     q, k, v, out, do, lse, dlse, delta, dq, row_ptr, col, order, q_coord, k_coord, table, rule,
     q_b, q_s, q_h, k_b, k_s, k_h, v_b, v_s, v_h, o_b, o_s, o_h, do_b, do_s, do_h,
-    H, S_q, S_kv, NQ, nnz, plan_b, plan_h, scale, scale_log2,
+    H, S_q, S_kv, NQ, nnz, plan_b, plan_h, coord_b, scale, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
     MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -31,6 +31,7 @@ def query_kernel(
     head = tl.program_id(1)
     b = (head // H).to(tl.int64)
     h = (head % H).to(tl.int64)
+    k_coord += b * coord_b
     first = block * BM + (pid % tiles) * TM
     start_q = first.to(tl.int64)
     rows = first + tl.arange(0, TM)
@@ -84,7 +85,7 @@ def query_kernel(
 def key_kernel(
     q, k, v, do, lse, delta, dk, dv, col_ptr, row, q_coord, k_coord, table, rule,
     q_b, q_s, q_h, k_b, k_s, k_h, v_b, v_s, v_h, do_b, do_s, do_h,
-    H, S_q, S_kv, NK, nnz, plan_b, plan_h, scale, scale_log2,
+    H, S_q, S_kv, NK, nnz, plan_b, plan_h, coord_b, scale, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
     MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -96,6 +97,7 @@ def key_kernel(
     head = tl.program_id(1)
     b = (head // H).to(tl.int64)
     h = (head % H).to(tl.int64)
+    k_coord += b * coord_b
     first = block * BN + (pid % tiles) * TN
     start_k = first.to(tl.int64)
     columns = first + tl.arange(0, TN)
@@ -164,7 +166,7 @@ def backward(
     col_ptr, row = transpose(problem.row_ptr, problem.col, NK)
     tokens = problem.q_coord, problem.k_coord, problem.table, problem.kernel_params
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
-    scalars = *problem.plan_strides(B, H), scale, scale * LOG2_E
+    scalars = *problem.plan_strides(B, H), problem.coord_stride, scale, scale * LOG2_E
     o = tiles or options("dq", q, problem.blocks)
     fixed = dict(D=D, BD=o.dims, BM=BM, BN=BN, MASK=problem.mask, PRECISION=o.precision)
     with device_of(q):

@@ -19,7 +19,7 @@ from .triton_mask import hide
 def forward_kernel(
     q, k, v, out, lse, row_ptr, col, order, q_coord, k_coord, table, gain, bias, rule,
     q_b, q_s, q_h, k_b, k_s, k_h, v_b, v_s, v_h, o_b, o_s, o_h,
-    H, S_q, S_kv, NQ, nnz, plan_b, plan_h, scale_log2,
+    H, S_q, S_kv, NQ, nnz, plan_b, plan_h, coord_b, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
     MASK: tl.constexpr, LSE: tl.constexpr, RECTIFY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -31,6 +31,7 @@ def forward_kernel(
     head = tl.program_id(1)
     b = (head // H).to(tl.int64)
     h = (head % H).to(tl.int64)
+    k_coord += b * coord_b
     first = block * BM + (pid % tiles) * TM
     rows = first + tl.arange(0, TM)
     dims = tl.arange(0, BD)
@@ -119,7 +120,8 @@ def forward(
             unused if gain is None else gain.contiguous(), unused if bias is None else bias.contiguous(),
             problem.kernel_params,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-            H, S_q, S_kv, NQ, nnz, *problem.plan_strides(B, H), scale * LOG2_E,
+            H, S_q, S_kv, NQ, nnz, *problem.plan_strides(B, H), problem.coord_stride,
+            scale * LOG2_E,
             D=D, BD=o.dims, BM=problem.blocks[0], BN=problem.blocks[1], TM=o.rows, TN=o.columns,
             MASK=problem.mask, LSE=with_lse, RECTIFY=gain is not None, PRECISION=o.precision,
             num_warps=o.warps, num_stages=o.stages,

@@ -19,7 +19,7 @@ class Problem:
     `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]` with entries `key_block << 1 | full`, `order int32 [NQ]`
     in which query blocks start; G is 1 (shared), H or B * H. `blocks` is (BM, BN) in tokens. `mask` is the
     lower-case name of a `masks.Kind`, `params` and `table int32` those of its rule; `q_coord int32 [S_q]`,
-    `k_coord int32 [S_kv]` are packed coordinates.
+    `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` where each row of the batch hides its own.
     """
 
     row_ptr: Tensor
@@ -39,6 +39,11 @@ class Problem:
         (No argument may be called `params`: Triton's generated launcher has a variable of that name.)
         """
         return (*self.params, self.table.numel()) if self.mask == "band" else self.params
+
+    @property
+    def coord_stride(self) -> int:
+        """Step in `k_coord` from one batch item to the next."""
+        return 0 if self.k_coord.ndim == 1 else self.k_coord.stride(0)
 
     def plan_strides(self, B: int, H: int) -> tuple[int, int]:
         """Steps in plan number from one batch item to the next and from one head to the next."""

@@ -37,11 +37,13 @@ format: $(STAMP)
 
 bench-cpu: $(STAMP)
 	$(BIN)/python -m bench.guidance_cost --device cpu
+	$(BIN)/python -m bench.growth
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m bench.guidance_cost --device cuda
 	$(BIN)/python -m bench.sparse_kernels --device cuda
+	$(BIN)/python -m bench.growth --device cuda
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
+    from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
     from .session import Session, apply  # noqa: F401
     from .sizes import Grid  # noqa: F401
@@ -31,6 +32,7 @@ _HOME = {
     "CLEAR": ".processors.clear",
     "GNA": ".processors.gna",
     "Radial": ".processors.radial",
+    "RectifiedSparse": ".processors.rectified",
     "Layout": ".core",
     "RunContext": ".core",
     "Site": ".core",
@@ -42,6 +44,8 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> object:
+    if name == "rewards":  # a part with names of its own
+        return import_module(".rewards", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # No file may bear a public name: importing it as a submodule would hide the object from here on.

@@ -5,4 +5,5 @@ METHODS: dict[str, str] = {
     "clear": "diffusers_ext.processors.clear:CLEAR",
     "gna": "diffusers_ext.processors.gna:GNA",
     "radial": "diffusers_ext.processors.radial:Radial",
+    "rectified": "diffusers_ext.processors.rectified:RectifiedSparse",
 }

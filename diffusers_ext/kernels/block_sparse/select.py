@@ -1,0 +1,141 @@
+"""Which blocks of keys a block of queries keeps, told from pooled blocks, and what makes up for the others.
+
+Paper: Liu et al., "Rectified SpaAttn" (arXiv 2511.19835). Attention over the kept blocks alone gives them too
+much weight and the others none. Pooled queries and keys estimate the whole map `P`; the output of row i
+becomes `gain_i * out_i + bias_i`, where `bias_i` adds the mean values of those dropped blocks whose estimate
+can be trusted, with the weight that the estimate gives them, and `gain_i` takes that weight off the rest.
+
+All shapes are static and nothing waits for the GPU.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..candidates import Shortlist
+from ..geometry import PAD
+from .pool import means, spreads
+
+BUDGET = 1 << 28  # bytes of one map of blocks; more heads than fit are looked at in turn
+
+
+class Selection(NamedTuple):
+    """Lists for `BlockPlan` with a plan for each batch row and head, and the rectification of each block.
+
+    Shapes: `row_ptr int32 [B * H, NQ + 1]`, `col int32 [B * H, NQ * NK]` of which the end is unused, `gain
+    [B, H, NQ]`, `bias [B, H, NQ, D]`, `kept bool [B, H, NQ, NK]`.
+    """
+
+    row_ptr: Tensor
+    col: Tensor
+    gain: Tensor
+    bias: Tensor
+    kept: Tensor
+
+    def density(self, shortlist: Shortlist) -> Tensor:
+        """Share of the pairs of tokens that see each other, fp64 without axes."""
+        tokens = shortlist.s_q
+        seen = self.kept[..., : len(shortlist.counts)].double() @ shortlist.counts.double()  # [B, H, NQ]
+        first = torch.arange(seen.shape[-1], device=seen.device) * shortlist.block_q
+        asking = (tokens - first).clamp(max=shortlist.block_q).double()
+        return ((seen @ asking).mean() / tokens + shortlist.text) / (tokens + shortlist.text)
+
+    def full_share(self, shortlist: Shortlist) -> Tensor:
+        """Share of the kept blocks that need no check, fp64 without axes."""
+        counts = self.kept.sum((0, 1, 2)).double()
+        return (counts @ (shortlist.entries & 1).double()) / counts.sum()
+
+
+def select(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    shortlist: Shortlist,
+    mass: float | None = None,
+    scale: float | None = None,
+) -> Selection:
+    """Blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]`, which lie in the order of the shortlist.
+
+    A row keeps what `shortlist` says and, with `mass`, at least as many blocks as hold that share of the
+    estimated attention. `scale` is that of attention.
+    """
+    B, _, H, D = q.shape
+    scale = D**-0.5 if scale is None else scale
+    heads = max(1, BUDGET // (4 * B * shortlist.always.numel()))
+    parts = [
+        _select(*(x[:, :, h : h + heads] for x in (q, k, v)), shortlist, mass, scale)
+        for h in range(0, H, heads)
+    ]
+    row_ptr, col, gain, bias, kept = (torch.cat(x, 1) for x in zip(*parts, strict=True))
+    return Selection(row_ptr.flatten(0, 1), col.flatten(0, 1), gain, bias, kept)
+
+
+def _select(
+    q: Tensor, k: Tensor, v: Tensor, shortlist: Shortlist, mass: float | None, scale: float
+) -> Selection:
+    tokens = shortlist.s_q
+    k, v, text = k[:, :tokens], v[:, :tokens], k[:, k.shape[1] - shortlist.text :]
+    q_mean, k_mean = means(q, shortlist.block_q), means(k, shortlist.block_k)
+    dots = q_mean @ k_mean.mT
+    text_logits = q_mean @ text.permute(0, 2, 3, 1).to(dots.dtype) * scale
+    text_logits = text_logits.masked_fill(_hidden_text(shortlist), -torch.inf)
+    share = estimate(dots * scale, text_logits, shortlist.counts)
+    kept = critical(share, shortlist.least, mass) | shortlist.always
+    noise = (spreads(q, q_mean, shortlist.block_q) @ k_mean.mT).abs()
+    noise += (q_mean @ spreads(k, k_mean, shortlist.block_k).mT).abs()
+    # Scale and number of pairs are in signal and noise alike, so they cancel.
+    share = share.masked_fill(kept | (dots.abs() <= noise), 0.0)
+    kept = torch.cat([kept, kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(shortlist))], -1)
+    row_ptr, col = compact(kept, shortlist.entries)
+    return Selection(row_ptr, col, 1 - share.sum(-1), share @ means(v, shortlist.block_k), kept)
+
+
+def estimate(logits: Tensor, text_logits: Tensor, counts: Tensor) -> Tensor:
+    """Share of attention of every block of grid tokens, `[..., NV]`; text takes what is missing to one.
+
+    `logits [..., NV]` are those of pooled keys, which stand for `counts [NV]` tokens each, hence the
+    logarithm; `text_logits [..., T]` those of single text keys ("isolated": averaged, they would lose their
+    peaks).
+    """
+    weighted = logits + counts.to(logits.dtype).log()
+    return torch.cat([weighted, text_logits], -1).softmax(-1)[..., : logits.shape[-1]]
+
+
+def critical(share: Tensor, least: int, mass: float | None = None) -> Tensor:
+    """bool like `share [..., NV]`: the `least` largest, or as many more as pass `mass` together.
+
+    The block that passes it is kept too; of equal blocks the first ones.
+    """
+    order = share.argsort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(share.shape[-1], device=share.device)
+    wanted = rank < least
+    if mass is not None:
+        below = (share.gather(-1, order).cumsum(-1) <= mass).sum(-1, keepdim=True)
+        wanted = wanted | (rank <= below)
+    return torch.zeros_like(share, dtype=torch.bool).scatter(-1, order, wanted.expand_as(order))
+
+
+def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
+    """`kept bool [..., NQ, NK]` and the names of the columns -> `row_ptr`, `col` as in `BlockPlan`.
+
+    `col` has room for every block; what is not kept goes to its end, where nobody reads.
+    """
+    ends = kept.sum(-1).cumsum(-1)
+    flat = kept.flatten(-2)
+    before = flat.cumsum(-1)
+    number = torch.arange(flat.shape[-1], device=kept.device)
+    place = torch.where(flat, before - 1, ends[..., -1:] + number - before)
+    names = entries.repeat(kept.shape[-2]).expand_as(place)
+    row_ptr = torch.nn.functional.pad(ends, (1, 0)).int()
+    return row_ptr, torch.zeros_like(place, dtype=torch.int32).scatter(-1, place, names)
+
+
+def _hidden_text(shortlist: Shortlist) -> Tensor:
+    """bool `[B or 1, 1, 1, T]`: text tokens that a mask hides."""
+    coords = shortlist.k_coord if shortlist.k_coord.ndim == 2 else shortlist.k_coord[None]
+    return (coords[:, shortlist.s_kv - shortlist.text :] == PAD)[:, None, None]
+
+
+def _text_blocks(shortlist: Shortlist) -> int:
+    return -(-shortlist.text // shortlist.block_k)

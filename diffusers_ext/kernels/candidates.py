@@ -1,0 +1,186 @@
+"""What is known of a plan that depends on the data, before the data: blocks, order, what is kept anyway."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from . import geometry
+from .geometry import Grid
+from .masks import Kind, no_table
+from .masks.near import Near
+from .plan import BlockPlan, Recipe, Survey, longest_first
+
+
+@dataclass(frozen=True, eq=False)
+class Shortlist(BlockPlan):
+    """A plan that visits every block, out of which `block_sparse.select` takes some.
+
+    The first `NV` key blocks hold grid tokens, the last of them possibly fewer; the others hold text and are
+    always kept. `always bool [NQ, NV]` marks what is kept whatever the data, `least` is the number of blocks
+    of grid tokens that a row keeps at least, `counts int32 [NV]` are tokens of the blocks.
+    """
+
+    always: Tensor = field(kw_only=True)
+    counts: Tensor = field(kw_only=True)
+    least: int = field(kw_only=True)
+    text: int = field(kw_only=True)
+
+    @property
+    def order(self) -> Tensor:
+        """As `BlockPlan.order`; not kept, as lists change with every call (and compiled code cannot)."""
+        return longest_first(self.row_ptr)
+
+    @property
+    def entries(self) -> Tensor:
+        """int32 `[NK]`: every key block as the lists name it, `block << 1 | full`."""
+        return self.col[0, : self.col.shape[1] // self.rows]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Blocks of a grid from which each row of queries keeps some; the key of a cache, as `Recipe` is.
+
+    Tokens lie tile by tile, so that a block is compact; short tiles follow each other closely and the last
+    block is ragged. Text starts a block of its own. A row keeps the blocks that the data choose, at least the
+    share `keep` of them (one where it is 0), those that touch its own on the grid (`touching`), and, for
+    blocks with tokens of the first frame, all blocks that have some too (`first_frame`). Counts (`survey`,
+    `pairs`) are therefore the least that is visited. `text_rows` and `masked_text` are as in `Recipe`.
+    """
+
+    grid: Grid
+    text: int
+    q_tile: Grid
+    k_tile: Grid
+    keep: float
+    touching: bool = True
+    first_frame: bool = False
+    text_rows: bool = True
+    masked_text: bool = False
+
+    @property
+    def block_q(self) -> int:
+        """Tokens of a block of queries."""
+        return math.prod(self.q_tile)
+
+    @property
+    def block_k(self) -> int:
+        """Tokens of a block of keys."""
+        return math.prod(self.k_tile)
+
+    @property
+    def tokens(self) -> int:
+        """Of the grid."""
+        return math.prod(self.grid)
+
+    @property
+    def key_blocks(self) -> int:
+        """Blocks of grid tokens, `NV`."""
+        return -(-self.tokens // self.block_k)
+
+    @property
+    def least(self) -> int:
+        """Blocks of grid tokens that a row keeps at least, rounded down as in the published code."""
+        return max(1, int(self.keep * self.key_blocks + 1e-9))
+
+    @property
+    def q_order(self) -> Tensor:
+        """As `Recipe.q_order`."""
+        return geometry.tile_major(self.grid, self.q_tile)
+
+    @property
+    def k_order(self) -> Tensor:
+        """As `Recipe.k_order`; before text the last block is filled up with padding."""
+        order = geometry.tile_major(self.grid, self.k_tile)
+        return torch.nn.functional.pad(order, (0, self._padding), value=-1)
+
+    @cached_property
+    def always(self) -> Tensor:
+        """bool `[NQ, NV]`: what is kept whatever the data."""
+        q, k = self.q_order, geometry.tile_major(self.grid, self.k_tile)
+        out = torch.zeros(-(-self.tokens // self.block_q), self.key_blocks, dtype=torch.bool)
+        if self.touching:
+            blocks = self.block_q, self.block_k
+            out |= Recipe(Near(), self.grid, 0, *blocks, self.q_tile, self.k_tile).bitmap()
+        if self.first_frame and self.grid[0] > 1:
+            rows, columns = (self._first(x, b) for x, b in ((q, self.block_q), (k, self.block_k)))
+            out |= rows[:, None] & columns
+        return out
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of tokens that see each other at least; all of them where nothing can be dropped."""
+        n, rows = self.tokens, self.text if self.text_rows else 0
+        sizes = _sizes(n, self.block_q)
+        seen = (self._kept * self.block_k).clamp(max=n)
+        return int((sizes * seen).sum()) + n * self.text + rows * (n + self.text)
+
+    def survey(self) -> Survey:
+        """Blocks that are visited at least. Which they are is open, so FULL ones are counted by share."""
+        columns = self.key_blocks + self._text_blocks
+        rows = self._kept + self._text_blocks
+        ragged = (self.tokens % self.block_k > 0) * self._kept / self.key_blocks
+        ragged = ragged + (self.text % self.block_k > 0)
+        if self.text and self.text_rows:  # from the block on in which text starts, rows see all
+            rows, ragged = (x[: self.tokens // self.block_q] for x in (rows, ragged))
+        s_q = self.tokens + (self.text if self.text_rows else 0)
+        whole = -(-s_q // self.block_q) - len(rows)
+        cut_off = (self.tokens % self.block_k > 0) + (self.text % self.block_k > 0)
+        visited = int(rows.sum()) + whole * columns
+        full = visited - round(float(ragged.sum())) - whole * cut_off
+        return Survey(self, s_q, self.tokens + self._padding + self.text, visited, full)
+
+    def build(self, device: torch.device | str = "cpu") -> Shortlist:
+        """The plan of all blocks, for queries of the grid alone."""
+        geometry.check_grid(self.grid)
+        q_coord = geometry.coded(self.q_order, self.grid)
+        k_coord = geometry.coded(self.k_order, self.grid, self.text)
+        counts = torch.cat([_sizes(self.tokens, self.block_k), _sizes(self.text, self.block_k)])
+        rows, columns = len(self.always), len(counts)
+        full = counts == self.block_k
+        full[self.key_blocks :] &= not self.masked_text
+        entries = torch.arange(columns) << 1 | full
+        return Shortlist(
+            row_ptr=(torch.arange(rows + 1) * columns).int()[None],
+            col=entries.int().repeat(rows)[None],
+            block_q=self.block_q,
+            block_k=self.block_k,
+            s_q=len(q_coord),
+            s_kv=len(k_coord),
+            q_coord=q_coord,
+            k_coord=k_coord,
+            kind=Kind.NONE,
+            params=(),
+            table=no_table(),
+            pairs=self.pairs,
+            key=(self, str(device)),
+            always=self.always,
+            counts=counts[: self.key_blocks].int(),
+            least=self.least,
+            text=self.text,
+        ).to(device)
+
+    @property
+    def _kept(self) -> Tensor:
+        """`[NQ]`: blocks of grid tokens that a row keeps at least."""
+        return self.always.sum(1).clamp(min=self.least)
+
+    @property
+    def _padding(self) -> int:
+        return -self.tokens % self.block_k if self.text else 0
+
+    @property
+    def _text_blocks(self) -> int:
+        return -(-self.text // self.block_k)
+
+    def _first(self, order: Tensor, block: int) -> Tensor:
+        """Blocks with tokens of the first frame."""
+        early = geometry.coordinates(order, self.grid)[0] == 0
+        return torch.nn.functional.pad(early, (0, -len(order) % block)).view(-1, block).any(1)
+
+
+def _sizes(tokens: int, block: int) -> Tensor:
+    """Tokens of each block."""
+    return (tokens - torch.arange(0, tokens, block)).clamp(max=block)

@@ -1,0 +1,157 @@
+"""RectifiedSparse: keep the blocks of keys that matter, told from pooled blocks, and make up for the rest.
+
+Paper: Liu et al., "Rectified SpaAttn: Revisiting Attention Sparsity for Efficient Video Generation" (arXiv
+2511.19835). The arithmetic is in `kernels.block_sparse.select`. Blocks are chosen anew in every call, so
+only what is known of them beforehand is planned and cached (`kernels.candidates`).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core import Core, RunContext, Site
+from ..errors import MethodError
+from ..kernels.block_sparse.select import select
+from ..kernels.candidates import Candidates
+from ..kernels.plan import Survey
+from .sparse import Grid, SparseMethod, first_steps
+from .sparse_core import Laid, SparseCore
+
+BYTES_A_PAIR = 40  # of blocks, at the peak of `select`
+
+
+@dataclass(frozen=True)
+class RectifiedSparse(SparseMethod):
+    """Attention over the blocks with the largest estimated weight, rectified by pooled blocks; any grid.
+
+    A row of `block` queries keeps the share `keep` of the key blocks, and more where those hold less than
+    `p_remaining` of its estimated attention; either may be `None`, not both. Text sees all and is seen by
+    all. Defaults are those published for Wan 2.1 (HunyuanVideo: `keep=0.2, dense_steps=0`; FLUX.1 at 4096
+    px: `keep=0.1, dense_steps=0`). Two departures from the published code: tokens lie tile by tile, which
+    makes blocks as compact as its space-filling curve does, and a shorter last block counts its own tokens
+    where the code counts padding. For inference only. Raises `MethodError` for settings out of range.
+    """
+
+    name: ClassVar[str] = "rectified"
+
+    keep: float | None = field(
+        default=0.25,
+        metadata={
+            "unit": "share of the key blocks",
+            "low": 0.0,
+            "high": 1.0,
+            "help": "least share that a row keeps, one block at least; 1 is dense; 0.1 to 0.25 is published",
+        },
+    )
+    p_remaining: float | None = field(
+        default=0.3,
+        metadata={
+            "unit": "share of the attention",
+            "low": 0.0,
+            "high": 1.0,
+            "help": "estimated attention that kept blocks hold at least; 1 is dense; 0.3 is published",
+        },
+    )
+    touching: bool = field(
+        default=True,
+        metadata={
+            "unit": "rule",
+            "help": "keep the blocks next to a row's own too, diagonals included, as the published code does",
+        },
+    )
+    first_frame: bool = field(
+        default=False,
+        metadata={
+            "unit": "rule",
+            "help": "keep the first frame's view of itself; off, as the published code means to keep it for "
+            "Wan but keeps other tokens in its order",
+        },
+    )
+    block: int = field(
+        default=128,
+        metadata={"unit": "tokens", "low": 16, "high": 256, "help": "tokens of a block, a power of two"},
+    )
+
+    dense_steps: int | float = first_steps(0.1)  # 5 of 50 in the published Wan 2.1 run
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep is None and self.p_remaining is None:
+            raise MethodError(
+                "RectifiedSparse needs keep, p_remaining or both, got None for both; keep=0.25 is usual."
+            )
+        for name in ("keep", "p_remaining"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise MethodError(
+                    f"RectifiedSparse {name} must lie above 0 and not above 1, got {value}; 1 keeps all, "
+                    "None leaves it out."
+                )
+        if self.backend == "flex":
+            raise MethodError(
+                "RectifiedSparse chooses blocks in every call, got backend='flex', which compiles them in; "
+                "use auto, triton or reference."
+            )
+        if not 16 <= self.block <= 256 or self.block & (self.block - 1):
+            raise MethodError(
+                f"RectifiedSparse block must be 16, 32, 64, 128 or 256 tokens, got {self.block}; 128 is "
+                "usual."
+            )
+
+    def recipe(
+        self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
+    ) -> Candidates:
+        """What is known before the data: the least that is kept."""
+        q_tile, k_tile = tile or (self._tile(grid),) * 2
+        keep = 1.0 if self.p_remaining == 1 else self.keep or 0.0
+        return Candidates(grid, text, q_tile, k_tile, keep, self.touching, self.first_frame, text_rows)
+
+    def expect(self, survey: Survey) -> str | None:
+        """Also where there are hardly any blocks to choose from."""
+        if survey.recipe.tokens < 2 * survey.recipe.block_k:
+            return (
+                f"{survey.recipe.tokens} tokens are fewer than two blocks of {survey.recipe.block_k}, which "
+                "leaves no choice"
+            )
+        return super().expect(survey)
+
+    def remark(self, survey: Survey) -> str:
+        """Densities are lower bounds, and every call pays for the choice."""
+        pairs = survey.recipe.always.numel()
+        return super().remark(survey) or (
+            "the least that runs, as the data may add blocks; choosing takes about "
+            f"{pairs * BYTES_A_PAIR / 2**20:.0f} MiB a head and batch row in each call"
+        )
+
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        return RectifiedCore(self, site, run, inner)
+
+    def _tile(self, grid: Grid) -> Grid:
+        """The most even tile of a block: half of it a frame in videos, 8 x 16 or 2 x 8 x 8 for 128 tokens."""
+        depth = 1 if grid[0] == 1 else 2
+        height = 1 << ((self.block // depth).bit_length() - 1) // 2
+        return depth, height, self.block // depth // height
+
+
+class RectifiedCore(SparseCore):
+    """Chooses blocks, then attends over them; remembers the shares of its last choice for the report."""
+
+    method: RectifiedSparse
+    shares: tuple[Tensor, Tensor] | None = None  # on the device, so that no call waits for them
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, laid: Laid) -> Tensor:
+        found = select(q, k, v, laid.plan, self.method.p_remaining)
+        if not torch.compiler.is_compiling():
+            self.shares = found.density(laid.plan), found.full_share(laid.plan)
+        plan = replace(laid.plan, row_ptr=found.row_ptr, col=found.col)
+        return self.operator(q, laid)(q, k, v, plan, gain=found.gain, bias=found.bias)[0]
+
+    def describe(self) -> dict[str, Any]:
+        facts = super().describe()
+        if facts.get("backend", "dense") == "dense":
+            return facts
+        if self.shares is None:
+            return facts | {"why": f"{facts['why']}; density as planned, compiled calls are not counted"}
+        return facts | dict(zip(("density", "full_share"), map(float, self.shares), strict=True))

@@ -1,0 +1,36 @@
+"""Choice and rectification through the kernel: a plan for each batch row and head, a ragged last block."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffusers_ext.kernels.block_sparse import reference
+from diffusers_ext.kernels.candidates import Candidates
+from tests.kernels.block_sparse.rectified import attend, constant_in_blocks, dense, tensors
+
+FACTS = Candidates((1, 7, 11), 9, (1, 4, 4), (1, 4, 4), 0.3, touching=False)  # 77 tokens
+
+
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 1e-3)], ids=["fp32", "fp16"]
+)
+@pytest.mark.parametrize("D", [32, 96])
+def test_kernel_against_the_reference_in_double_precision(D, dtype, tolerance):
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist, D=D, dtype=dtype)
+    out, found = attend(q, k, v, shortlist, 0.4)
+    exact = (x.double() for x in (q, k, v))
+    plan = replace(shortlist, row_ptr=found.row_ptr, col=found.col)
+    want, _ = reference.attention(*exact, plan, gain=found.gain.double(), bias=found.bias.double())
+    assert out.dtype == dtype and not out.isnan().any() and 0 < found.kept.double().mean() < 1
+    assert (out - want).abs().max() < tolerance * want.abs().max()
+
+
+def test_blocks_of_equal_tokens_give_dense_attention():
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist, D=64, dtype=torch.float32)
+    q, k = (constant_in_blocks(x, 16, 77) for x in (q, k))
+    out, found = attend(q, k, v, shortlist)
+    assert (found.gain < 0.9).any()
+    assert (out - dense(q, k, v, shortlist)).abs().max() < 1e-5

@@ -1,0 +1,222 @@
+"""Choice of blocks and rectification: against the paper told token by token, hand-made cases, invariants."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusers_ext.kernels.block_sparse import reference
+from diffusers_ext.kernels.block_sparse import select as module
+from diffusers_ext.kernels.block_sparse.pool import means
+from diffusers_ext.kernels.block_sparse.select import compact, critical, estimate, select
+from diffusers_ext.kernels.candidates import Candidates
+from diffusers_ext.kernels.geometry import PAD
+
+from .rectified import attend, constant_in_blocks, dense, oracle, tensors
+
+ULPS = 64
+FACTS = Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, touching=False)  # 105 tokens, text apart
+MASS = 0.4
+
+
+def close(got, wanted):
+    assert (got - wanted).abs().max() <= ULPS * torch.finfo(got.dtype).eps * wanted.abs().max()
+
+
+@st.composite
+def cases(draw):
+    grid = draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 7))
+    tiles = st.sampled_from([(1, 2, 2), (1, 4, 2), (2, 2, 2), (1, 1, 16)])
+    keep, mass = draw(st.sampled_from([0.0, 0.2, 0.5, 1.0])), draw(st.sampled_from([None, 0.1, 0.5, 0.9]))
+    text, near, first = draw(st.integers(0, 9)), draw(st.booleans()), draw(st.booleans())
+    return Candidates(grid, text, draw(tiles), draw(tiles), keep, near, first), mass, draw(st.integers(0, 99))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_any_size_against_the_paper_token_by_token(case):
+    facts, mass, seed = case
+    shortlist = facts.build()
+    q, k, v = tensors(shortlist, B=1, seed=seed)
+    out, found = attend(q, k, v, shortlist, mass)
+    wanted, kept = oracle(q, k, v, facts, mass)
+    assert torch.equal(found.kept[..., : kept.shape[-1]], kept)
+    close(out, wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_blocks_of_equal_tokens_give_dense_attention_whatever_is_kept(case):
+    facts, mass, seed = case
+    shortlist = facts.build()
+    q, k, v = tensors(shortlist, B=1, seed=seed)
+    q = constant_in_blocks(q, facts.block_q, facts.tokens)
+    k = constant_in_blocks(k, facts.block_k, facts.tokens)
+    out, _ = attend(q, k, v, shortlist, mass)
+    close(out, dense(q, k, v, shortlist))
+
+
+def test_estimate_by_hand():
+    """Equal logits: shares go by tokens, 4 + 4 + 2 in blocks and 2 of text."""
+    share = estimate(torch.zeros(3), torch.zeros(2), torch.tensor([4, 4, 2]))
+    torch.testing.assert_close(share, torch.tensor([4.0, 4.0, 2.0]) / 12)
+    share = estimate(torch.tensor([2.0]).log(), torch.tensor([3.0]).log(), torch.tensor([5]))
+    torch.testing.assert_close(share, torch.tensor([10 / 13]))
+
+
+@pytest.mark.parametrize(
+    "least, mass, kept",
+    [
+        (1, None, [1]), (2, None, [0, 1]), (3, None, [0, 1, 3]), (9, None, [0, 1, 2, 3]),
+        (1, 0.25, [1]),  # the first passes it alone
+        (1, 0.5, [0, 1]),  # what holds exactly the share is still followed by one more, as in the release
+        (1, 0.75, [0, 1, 3]), (1, 0.7, [0, 1]), (3, 0.25, [0, 1, 3]), (1, 1.0, [0, 1, 2, 3]),
+    ],
+)  # fmt: skip
+def test_critical_by_hand(least, mass, kept):
+    found = critical(torch.tensor([0.25, 0.5, 0.0625, 0.125]), least, mass)
+    assert found.nonzero().flatten().tolist() == kept
+
+
+def test_of_equal_blocks_the_first_are_kept():
+    assert critical(torch.full((2, 5), 0.2), 2).tolist() == [[True, True, False, False, False]] * 2
+
+
+def test_compact_by_hand():
+    kept = torch.tensor([[[1, 0, 1], [0, 0, 1]], [[1, 1, 1], [0, 1, 0]]]).bool()
+    row_ptr, col = compact(kept, torch.tensor([1, 3, 4], dtype=torch.int32))
+    assert row_ptr.tolist() == [[0, 2, 3], [0, 3, 4]]
+    assert [x[:n].tolist() for x, n in zip(col, (3, 4), strict=True)] == [[1, 4, 4], [1, 3, 4, 3]]
+    assert row_ptr.dtype == col.dtype == torch.int32 and col.shape == (2, 6) and col.is_contiguous()
+
+
+def test_shares_of_grid_and_text_are_one():
+    counts = FACTS.build().counts
+    logits = torch.randn(2, 3, 14, dtype=torch.float64)
+    share = estimate(logits, logits.new_empty(2, 3, 0), counts)
+    close(share.sum(-1), torch.ones(2, 3, dtype=torch.float64))
+    # single keys in place of blocks are their own means, so the estimate is the map itself
+    text = torch.randn(2, 3, 5, dtype=torch.float64)
+    exact = torch.cat([logits, text], -1).softmax(-1)
+    close(estimate(logits, text, torch.ones(14)), exact[..., :14])
+
+
+@pytest.mark.parametrize("facts, mass", [
+    (Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 1.0), None),
+    (Candidates((3, 5, 7), 0, (2, 2, 4), (1, 2, 4), 0.0), 1.0),
+    (Candidates((1, 2, 3), 4, (1, 2, 4), (1, 2, 4), 0.1), None),  # a single block
+])  # fmt: skip
+def test_keeping_all_is_dense_attention_bit_for_bit_without_rectification(facts, mass):
+    shortlist = facts.build()
+    q, k, v = tensors(shortlist, dtype=torch.float32)
+    out, found = attend(q, k, v, shortlist, mass)
+    assert bool(found.kept.all()) and bool((found.gain == 1).all()) and not found.bias.any()
+    assert torch.equal(out, reference.attention(q, k, v, shortlist)[0])
+    close(out, dense(q, k, v, shortlist))
+
+
+def test_scaled_values_scale_the_output():
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist)
+    assert torch.equal(attend(q, k, -4 * v, shortlist, MASS)[0], -4 * attend(q, k, v, shortlist, MASS)[0])
+
+
+def test_gain_lies_between_the_share_of_text_and_one():
+    shortlist = FACTS.build()
+    for seed in range(5):
+        q, k, v = tensors(shortlist, seed=seed)
+        gain = select(q, k, v, shortlist).gain
+        text_share = 1 - estimate_of(q, k, shortlist).sum(-1)
+        assert bool((gain > 0).all()) and bool((gain <= 1).all()) and bool((gain < 0.9).any())
+        assert bool((gain >= text_share - 1e-15).all())
+
+
+def estimate_of(q, k, shortlist):
+    """The estimate that `select` starts from."""
+    q, text = means(q, shortlist.block_q), k[:, -shortlist.text :].permute(0, 2, 3, 1)
+    k = means(k[:, : shortlist.s_q], shortlist.block_k)
+    scale = q.shape[-1] ** -0.5
+    return estimate(q @ k.mT * scale, q @ text * scale, shortlist.counts)
+
+
+def test_queries_without_a_mean_trust_no_pooled_block():
+    """Opposite tokens cancel: the estimate says nothing, so the output is plain sparse attention."""
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist)
+    q = q[:, :1] * (-1.0) ** torch.arange(shortlist.s_q)[:, None, None]
+    q[:, 96:] = 0.0  # the last block has an odd number of tokens
+    _, found = attend(q, k, v, shortlist)
+    assert bool((found.gain == 1).all()) and not found.bias.any() and not found.kept.all()
+
+
+def test_order_inside_a_block_does_not_matter():
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist)
+    turned_q = torch.cat([x.flip(0) for x in torch.arange(105).split(FACTS.block_q)])
+    turned_k = torch.cat([x.flip(0) for x in torch.arange(105).split(FACTS.block_k)])
+    turned_k = torch.cat([turned_k, torch.arange(105, k.shape[1])])
+    wanted, _ = attend(q, k, v, shortlist, MASS)
+    close(attend(q[:, turned_q], k[:, turned_k], v[:, turned_k], shortlist, MASS)[0], wanted[:, turned_q])
+
+
+def test_text_that_a_mask_hides_counts_for_nothing():
+    """Row 0 of the batch has four text tokens, row 1 none: each equals a run of its own with as many."""
+    hidden = Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, masked_text=True).build()
+    q, k, v = tensors(hidden)
+    seen = torch.ones(2, hidden.s_kv, dtype=torch.bool)
+    seen[0, -5:] = False
+    seen[1, -9:] = False
+    found = select(q, k, v, replace(hidden, k_coord=hidden.k_coord.masked_fill(~seen, PAD)), MASS)
+    for row, text in ((0, 4), (1, 0)):
+        own = Candidates((3, 5, 7), text, (2, 2, 4), (1, 2, 4), 0.25).build()
+        alone = select(*(x[row : row + 1, : own.s_kv] for x in (q, k, v)), own, MASS)
+        close(found.gain[row], alone.gain[0])
+        assert torch.equal(found.kept[row, ..., :14], alone.kept[0, ..., :14])
+
+
+def test_heads_in_turn_are_all_heads_at_once(monkeypatch):
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist, H=5)
+    whole = select(q, k, v, shortlist, MASS)
+    monkeypatch.setattr(module, "BUDGET", 4 * 2 * 2 * shortlist.always.numel())  # two heads
+    for x, y in zip(select(q, k, v, shortlist, MASS), whole, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_batch_rows_choose_for_themselves():
+    shortlist = FACTS.build()
+    q, k, v = tensors(shortlist)
+    before, _ = attend(q, k, v, shortlist, MASS)
+    q[1], k[1] = q[1].flip(0), -k[1]
+    after, _ = attend(q, k, v, shortlist, MASS)
+    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+
+
+def test_compiles_in_one_graph_without_looking_at_the_data():
+    shortlist = FACTS.build()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    run = torch.compile(lambda q, k, v: attend(q, k, v, shortlist, MASS)[0], fullgraph=True, backend=count)
+    for seed in range(3):
+        q, k, v = tensors(shortlist, seed=seed)
+        assert torch.equal(run(q, k, v), attend(q, k, v, shortlist, MASS)[0])
+    assert len(graphs) == 1
+
+
+def test_shapes_do_not_depend_on_the_data():
+    """Fake tensors hold no data: an .item() or a shape told by data would raise."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    shortlist = FACTS.build()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        q, k, v = (torch.empty(2, s, 3, 8) for s in (shortlist.s_q, shortlist.s_kv, shortlist.s_kv))
+        found = select(q, k, v, shortlist, MASS)
+        found.density(shortlist), found.full_share(shortlist)
+    assert found.col.shape == (6, 7 * 16)

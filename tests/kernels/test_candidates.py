@@ -1,0 +1,97 @@
+"""What is known of a data-dependent plan: blocks, order, what is kept anyway, and counts that are honest."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusers_ext.kernels import geometry
+from diffusers_ext.kernels.candidates import Candidates
+from diffusers_ext.kernels.geometry import PAD, TEXT
+from diffusers_ext.kernels.masks.near import Near
+from diffusers_ext.kernels.plan import Recipe
+
+WAN = (21, 45, 80)
+TILE = (2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "keep, blocks", [(0.25, 147), (0.2, 118), (0.1, 59), (0.0, 1), (0.001, 1), (1.0, 591)]
+)
+def test_blocks_that_are_kept_of_a_wan_video(keep, blocks):
+    """75 600 tokens are 590.6 blocks; the share is rounded down, and nothing is an empty row."""
+    facts = Candidates(WAN, 0, TILE, TILE, keep, touching=False)
+    assert (facts.key_blocks, facts.least) == (591, blocks)
+
+
+def test_a_share_is_not_lost_to_rounding():
+    """0.29 * 100 is 28.999..."""
+    assert Candidates((1, 10, 10), 0, (1, 1, 1), (1, 1, 1), 0.29).least == 29
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7)), st.integers(0, 9),
+    st.sampled_from([(1, 2, 2), (2, 2, 2), (1, 1, 8)]), st.sampled_from([0.0, 0.3, 1.0]), st.booleans(),
+)  # fmt: skip
+def test_the_plan_lists_every_block_and_text_starts_one(grid, text, tile, keep, touching):
+    facts = Candidates(grid, text, tile, tile, keep, touching)
+    plan, size = facts.build(), math.prod(tile)
+    n = math.prod(grid)
+    vision = -(-n // size)
+    assert plan.s_q == n and plan.s_kv == (-(-n // size) * size + text if text else n)
+    assert (plan.col.view(plan.rows, -1) >> 1).tolist() == [list(range(-(-plan.s_kv // size)))] * plan.rows
+    blocks = torch.nn.functional.pad(plan.k_coord, (0, -plan.s_kv % size), value=PAD).view(-1, size)
+    assert ((plan.entries & 1).bool() == (blocks != PAD).all(1)).all()
+    assert bool((blocks[:vision] != TEXT).all()) and bool((blocks[vision:] < 0).all())
+    assert plan.counts.tolist() == (blocks[:vision] != PAD).sum(1).tolist() and int(plan.counts.sum()) == n
+    assert torch.equal(facts.k_order[:n], geometry.tile_major(grid, tile))
+
+
+def test_without_neighbours_counts_are_exact():
+    """31 blocks of 4, the last of 1 token, and 7 text tokens in 2 blocks; 9 blocks are kept."""
+    facts = Candidates((1, 11, 11), 7, (1, 2, 2), (1, 2, 2), 0.3, touching=False)
+    found = facts.survey()
+    # 30 rows of grid tokens, then 2 that hold text and see all
+    assert (found.s_q, found.s_kv, found.visited) == (128, 131, 30 * (9 + 2) + 2 * 33)
+    assert facts.pairs == 121 * (36 + 7) + 7 * 128
+    assert found.visited / (32 * 33) == found.block_density
+    # text is cut off in every row; the ragged block is in 9 of 31 rows on average, and in both text rows
+    assert found.full == found.visited - 32 - round(30 * 9 / 31) - 2
+
+
+def test_pairs_of_everything_kept_are_all():
+    for text in (0, 7):
+        facts = Candidates((2, 5, 7), text, TILE, (1, 2, 2), 1.0, text_rows=False)
+        assert facts.pairs == 70 * (70 + text)
+
+
+def test_neighbours_come_on_top_only_where_they_are_more():
+    few = Candidates(WAN, 0, TILE, TILE, 0.01)
+    assert int(few.always.sum(1).max()) > few.least  # 5
+    alone = Candidates(WAN, 0, TILE, TILE, 0.01, touching=False)
+    assert few.survey().visited == int(few.always.sum(1).clamp(min=5).sum()) > alone.survey().visited
+
+
+def test_the_first_frame_sees_itself():
+    facts = Candidates((5, 4, 8), 0, (2, 4, 4), (1, 4, 4), 0.1, touching=False, first_frame=True)
+    # a tile of queries spans two frames: 2 hold the first; one of keys spans one: 2 of 10
+    assert facts.always.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    image = Candidates((1, 8, 8), 0, (1, 4, 4), (1, 4, 4), 0.1, touching=False, first_frame=True)
+    assert not image.always.any()
+
+
+def test_moving_a_plan_moves_all_of_it():
+    """Also the parts that only this plan has."""
+    facts = Candidates((1, 4, 8), 3, (1, 2, 4), (1, 2, 4), 0.5)
+    plan = facts.build().to("meta")
+    assert {x.device.type for x in vars(plan).values() if isinstance(x, torch.Tensor)} == {"meta"}
+    assert facts.build().bytes > Recipe(Near(), (1, 4, 8)).build().bytes > 0
+
+
+@pytest.mark.parametrize("grid", [(600, 2, 2), (1, 3000, 2)])
+def test_grids_that_no_kernel_can_address(grid):
+    with pytest.raises(ValueError, match="attend in several parts"):
+        Candidates(grid, 0, TILE, TILE, 0.5, touching=False).build()

@@ -1,0 +1,216 @@
+"""RectifiedSparse on pipelines: dense where it should be, else the paper token by token, in every family."""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import diffusers_ext as dx
+from diffusers_ext.core import RunContext, Slot
+from diffusers_ext.kernels import geometry
+from diffusers_ext.settings import build
+
+from ..hosts import every_host, host
+from ..kernels.block_sparse.rectified import oracle
+from .test_clear import close
+from .test_sparse import SITE, dense, layout_of, tensors
+
+PLAIN = dict(backend="reference", dense_steps=0, block=16)
+
+
+def told(method, q, k, v, mask, layout):
+    """The oracle on a sequence of the host: grid tokens in the order of the blocks, padding, then text."""
+    exact = [x.double() for x in (q, k, v)]
+    text = layout.text.stop - layout.text.start
+    facts = method.recipe(layout.grid, text, text_rows=False)
+    grid = [x[:, layout.vision] for x in exact]
+    words = [x[:, layout.text] for x in exact]
+    keys = [
+        torch.cat([x[:, facts.k_order.clamp(min=0)], w], 1) for x, w in zip(grid[1:], words[1:], strict=True)
+    ]
+    rows, _ = oracle(grid[0][:, facts.q_order], *keys, facts, method.p_remaining)
+    out = dense(*exact, mask, layout)
+    out[:, layout.vision] = rows[:, geometry.inverse(facts.q_order)]
+    return out.to(q.dtype)
+
+
+@dataclass(frozen=True)
+class Told:
+    """The oracle as a method, for whole pipelines."""
+
+    name: ClassVar[str] = "told"
+    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
+
+    method: Any
+
+    def select(self, sites):
+        return [s for s in sites if s.kind != "cross"]
+
+    def why_not(self, site, layout):
+        return None
+
+    def bind(self, site, run, inner):
+        return lambda *call: told(self.method, *call)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4), st.integers(2, 6), st.integers(1, 7)), st.integers(0, 5), st.booleans(),
+    st.sampled_from([(0.3, None), (None, 0.4), (0.2, 0.5), (0.25, 0.3)]), st.booleans(),
+)  # fmt: skip
+def test_cores_against_the_paper(grid, text, front, shares, touching):
+    method = dx.RectifiedSparse(*shares, touching=touching, **PLAIN)
+    layout = layout_of(grid, text, front)
+    q, k, v = tensors(layout)
+    out = method.bind(SITE, RunContext(), dense)(q, k, v, None, layout)
+    wanted = told(method, q, k, v, None, layout)
+    assert (out - wanted).abs().max() <= 1e-12 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", ["sd3.5", "sd", "flux", "wan2.2"])
+def test_pipelines_against_the_paper(name):
+    tiny = host(name)
+    pipe = tiny.build()
+    method = dx.RectifiedSparse(keep=0.2, p_remaining=0.3, touching=False, **PLAIN)
+    with dx.apply(pipe, Told(method)):
+        wanted = tiny.run(pipe, cfg=True, steps=1)
+    with dx.apply(pipe, method) as session:
+        close(tiny.run(pipe, cfg=True, steps=1), wanted)
+    assert any(s.density < 0.9 for s in session.report().sites)
+
+
+@every_host
+@pytest.mark.parametrize("shares", [dict(keep=1.0, p_remaining=None), dict(keep=0.1, p_remaining=1.0)])
+def test_keeping_all_is_the_plain_model_bit_for_bit(host, shares):
+    pipe = host.build()
+    plain = host.run(pipe, cfg=True)
+    with dx.apply(pipe, dx.RectifiedSparse(**shares, **PLAIN)) as session:
+        assert torch.equal(host.run(pipe, cfg=True), plain)
+    assert {s.why for s in session.report().sites if s.kind != "cross"} == {
+        "rectified hides nothing on this grid"
+    }
+
+
+@pytest.mark.parametrize("size", [(20, 28), (12, 60), (36, 44), (64, 4)])
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_awkward_sizes(name, size):
+    tiny = replace(host(name), size=dict(height=size[0], width=size[1]))
+    pipe = tiny.build()
+    method = dx.RectifiedSparse(keep=0.3, **PLAIN)
+    with dx.apply(pipe, Told(method)):
+        wanted = tiny.run(pipe, steps=1)
+    with dx.apply(pipe, method):
+        close(tiny.run(pipe, steps=1), wanted)
+
+
+def test_the_report_tells_the_density_that_ran():
+    """With a fixed number of whole blocks it is the planned one, otherwise the data add to it."""
+    tiny = host("wan")
+    pipe = tiny.build()
+    for method, same in (
+        (dx.RectifiedSparse(keep=0.25, p_remaining=None, touching=False, **PLAIN), True),
+        (dx.RectifiedSparse(keep=0.25, p_remaining=0.6, touching=False, **PLAIN), False),
+    ):
+        planned = dx.plan(pipe, method, **tiny.size)
+        with dx.apply(pipe, method) as session:
+            tiny.run(pipe, steps=1)
+        found = {s.density for s in session.report().sites}
+        assert (found == {planned.token_density}) == same and min(found) >= planned.token_density
+        assert {s.backend for s in session.report().sites} == {"reference"}
+        assert {s.full_share for s in session.report().sites} == {1.0}
+
+
+def test_nothing_but_the_size_is_cached():
+    tiny = host("sd3")
+    pipe = tiny.build()
+    with dx.apply(pipe, dx.RectifiedSparse(keep=0.2, **PLAIN)) as session:
+        tiny.run(pipe, cfg=True)
+        tiny.run(pipe, cfg=True, prompts=2)
+        assert len(session.run.plans) == 1
+
+
+def test_short_sequences_stay_dense_and_say_so(caplog):
+    tiny = host("sd3")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    method = dx.RectifiedSparse(block=64, touching=False, dense_steps=0)
+    with caplog.at_level(logging.INFO, "diffusers_ext"), dx.apply(pipe, method) as session:
+        assert torch.equal(tiny.run(pipe), plain)
+    assert [r.getMessage() for r in caplog.records] == [
+        "rectified stays dense on a grid of 1x8x12: 96 tokens are fewer than two blocks of 64, which leaves "
+        "no choice."
+    ]
+    assert {s.density for s in session.report().sites} == {1.0}
+
+
+def test_compiled_blocks_are_whole_graphs_that_later_steps_share():
+    tiny = host("sd3")
+    pipe = tiny.build()
+    method = dx.RectifiedSparse(keep=0.2, touching=False, **PLAIN)
+    with dx.apply(pipe, method):
+        wanted = tiny.run(pipe, steps=2)
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    pipe.transformer.transformer_blocks[0].compile(fullgraph=True, backend=count)
+    with dx.apply(pipe, method) as session:
+        tiny.run(pipe, steps=1)
+        first = len(graphs)
+        close(tiny.run(pipe, steps=2), wanted)
+        assert 0 < len(graphs) == first, "a later step costs another graph"
+    first, *others = session.report().sites
+    assert first.why == "asked for; density as planned, compiled calls are not counted"
+    assert {s.why for s in others} == {"asked for"}
+
+
+def test_training_is_refused():
+    layout = layout_of((1, 6, 7), 2, front=True)
+    q, k, v = tensors(layout)
+    core = dx.RectifiedSparse(keep=0.2, touching=False, **PLAIN).bind(SITE, RunContext(), dense)
+    with pytest.raises(NotImplementedError, match=r"rectified attention under torch\.no_grad"):
+        core(q.requires_grad_(), k, v, None, layout)
+
+
+@pytest.mark.parametrize(
+    "tokens, block, tile",
+    [(1, 128, (1, 8, 16)), (9, 128, (2, 8, 8)), (1, 64, (1, 8, 8)), (9, 64, (2, 4, 8)), (9, 16, (2, 2, 4))],
+)
+def test_tiles_hold_a_block(tokens, block, tile):
+    facts = dx.RectifiedSparse(block=block).recipe((tokens, 9, 9))
+    assert facts.q_tile == facts.k_tile == tile and math.prod(tile) == facts.block_q == block
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(keep=0.0), "keep must lie above 0 and not above 1, got 0.0"),
+        (dict(keep=1.01), "got 1.01"),
+        (dict(keep=math.nan), "got nan"),
+        (dict(p_remaining=0.0), "p_remaining must lie above 0 and not above 1, got 0.0; 1 keeps all"),
+        (dict(p_remaining=-0.1), "got -0.1"),
+        (dict(keep=None, p_remaining=None), "keep, p_remaining or both, got None for both"),
+        (dict(block=100), "16, 32, 64, 128 or 256 tokens, got 100"),
+        (dict(block=8), "got 8"),
+        (dict(backend="flex"), "chooses blocks in every call, got backend='flex'"),
+        (dict(dense_steps=1.5), "fraction from 0.0 to 1.0, got 1.5"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(dx.MethodError, match=words):
+        dx.RectifiedSparse(**settings)
+
+
+def test_settings_from_the_command_line():
+    assert build(["rectified"], ["keep=null", "p_remaining=0.5"]) == (dx.RectifiedSparse(None, 0.5),)
+    assert build(["rectified"], ["keep=0.1", "touching=false"]) == (dx.RectifiedSparse(0.1, touching=False),)
+    with pytest.raises(ValueError, match="nearest is 'keep'"):
+        build(["rectified"], ["kept=0.1"])

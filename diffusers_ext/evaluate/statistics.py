@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 LEVEL = 0.95
 
@@ -122,14 +122,3 @@ def bootstrap(
     means = sums[picks].sum(1) / sizes[picks].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def needed(change: float, discordant: float, power: float = 0.8, level: float = LEVEL) -> int:
-    """Pairs needed to see a `change` when a share `discordant` of the pairs differ (normal approximation)."""
-    if not 0 < abs(change) <= discordant <= 1:
-        raise ValueError(
-            f"the share of differing pairs must lie between the change and 1, got change {change} and share "
-            f"{discordant}; take the share from an earlier paired result"
-        )
-    za, zb = norm.ppf((1 + level) / 2), norm.ppf(power)
-    return int(np.ceil((za * sqrt(discordant) + zb * sqrt(discordant - change**2)) ** 2 / change**2))

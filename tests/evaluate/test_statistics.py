@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffusers_ext.evaluate.statistics import accuracy, bootstrap, mcnemar, needed, newcombe, paired, wilson
+from diffusers_ext.evaluate.statistics import accuracy, bootstrap, mcnemar, newcombe, paired, wilson
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,12 @@ def test_bootstrap_matches_the_normal_approximation_and_repeats():
     assert bootstrap(values, range(400)) == (low, high)
 
 
-def test_needed_grows_as_the_change_shrinks():
-    # (1.96 sqrt(0.2) + 0.8416 sqrt(0.2 - 0.0009))^2 / 0.0009
-    assert needed(0.03, 0.2) == 1742
-    assert needed(0.06, 0.2) < 1742 / 3.9
-
-
 @pytest.mark.parametrize(
     "call, match",
     [
         (lambda: accuracy([]), "at least one verdict, got none"),
         (lambda: paired([True], [True, False]), "equal length, got 1 and 2"),
         (lambda: paired([], []), "at least one item, got none"),
-        (lambda: needed(0.3, 0.2), "between the change and 1"),
     ],
 )
 def test_bad_input(call, match):

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from ..zoo.train import TRAINABLE
+
 
 def train(
-    name: Annotated[str, typer.Argument(help="Model of the zoo.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(TRAINABLE)}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of runs; NAME is made in it.")] = Path(
         "runs"
     ),
@@ -15,6 +17,9 @@ def train(
         float | None, typer.Option("--minutes", help="Stop after this time; resumable.")
     ] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="Length of the run, in pictures.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Samples a step; the recipe's suits a CPU, a GPU takes 512.")
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
     decay_now: Annotated[
         bool, typer.Option("--decay-now", help="Let the learning rate fall to nothing from here on.")
@@ -29,5 +34,5 @@ def train(
 
     number = seed_of(seed)
     folder = output_folder(out)
-    written = run(name, folder, minutes, samples, threads, resume, number, decay_now)
+    written = run(name, folder, minutes, samples, threads, resume, number, decay_now, batch=batch)
     typer.echo(f"wrote {written}")

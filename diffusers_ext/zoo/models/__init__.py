@@ -11,6 +11,7 @@ from .parts import (
     build_vae,
     normalise,
 )
+from .sd import build_ddim, build_sd
 from .sd3 import build_sd3, start_as_identity
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "LATENT_CHANNELS",
     "LATENT_SIZE",
     "build_clip",
+    "build_ddim",
     "build_processor",
     "build_reward",
+    "build_sd",
     "build_sd3",
     "build_t5",
     "build_vae",

@@ -12,6 +12,8 @@ from .fit import Run
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+    from .diffusion import StreamObjective
+
 VAE = "shapes-vae"
 
 
@@ -25,14 +27,16 @@ def run(
     seed: int = 0,
     decay_now: bool = False,
     start: Path | None = None,
+    batch: int | None = None,
 ) -> Path:
     """Train `name` in the folder `out`/`name` and write the model there; returns that folder.
 
-    An interrupted run goes on from its checkpoint. `shapes-sd3` takes its autoencoder from `out`/shapes-vae
+    An interrupted run goes on from its checkpoint. Image models take their autoencoder from `out`/shapes-vae
     when that was trained, else from the shipped weights; a run that stops early (`minutes`, SIGTERM) writes
-    what it has. `samples` sets the length of the run anew; `decay_now` lets the learning rate fall to nothing
-    from here to there. Where there is no checkpoint, `start` names a saved pipeline (such as the shipped one)
-    whose weights the run begins with, with a fresh optimizer.
+    what it has. `samples` sets the length of the run anew, `batch` the samples of a step; `decay_now` lets
+    the learning rate fall to nothing from here to there. Where there is no checkpoint, `start` names a saved
+    pipeline (such as the shipped one), or parts of one, whose weights the run begins with, with a fresh
+    optimizer.
     """
     if name not in TRAINABLE:
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(TRAINABLE)}")
@@ -45,7 +49,7 @@ def run(
             )
         torch.set_num_threads(threads)
     out = Path(out or "runs")
-    return BUILDERS[name](out, Run(minutes, samples, decay_now, resume, seed), start)
+    return BUILDERS[name](out, Run(minutes, samples, decay_now, resume, seed, batch=batch), start)
 
 
 def _vae(out: Path, how: Run, start: Path | None) -> Path:
@@ -59,19 +63,30 @@ def _vae(out: Path, how: Run, start: Path | None) -> Path:
 
 
 def _sd3(out: Path, how: Run, start: Path | None) -> Path:
+    from .sd3 import SD3Objective
+
+    return _denoiser(SD3Objective, out, how, start)
+
+
+def _sd(out: Path, how: Run, start: Path | None) -> Path:
+    from .sd import SDObjective
+
+    return _denoiser(SDObjective, out, how, start)
+
+
+def _denoiser(objective_class: type[StreamObjective], out: Path, how: Run, start: Path | None) -> Path:
     from .export import export
     from .fit import fit
-    from .sd3 import SD3Objective
     from .vae import measure
 
-    vae, folder = _autoencoder(out), out / "shapes-sd3"
-    objective = SD3Objective(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
+    vae, folder = _autoencoder(out), out / objective_class.name
+    objective = objective_class(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
     fit(objective, folder, how)
-    export(objective, folder, folder, "shapes-sd3", autoencoder=measure(vae, 400))
+    export(objective, folder, folder, objective_class.name, autoencoder=measure(vae, 400))
     return folder
 
 
-BUILDERS = {VAE: _vae, "shapes-sd3": _sd3}
+BUILDERS = {VAE: _vae, "shapes-sd3": _sd3, "shapes-sd": _sd}
 TRAINABLE = tuple(BUILDERS)
 
 
@@ -89,6 +104,6 @@ def _autoencoder(out: Path) -> AutoencoderKL:
 
             return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
     raise FileNotFoundError(
-        f"shapes-sd3 needs a trained autoencoder in {out / VAE / 'vae'}; "
+        f"image models need a trained autoencoder in {out / VAE / 'vae'}; "
         f"run 'diffusers-ext train {VAE}' first"
     )

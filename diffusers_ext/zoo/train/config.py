@@ -87,3 +87,27 @@ class SD3Config(StreamRecipe):
     long_text: float = 0.03  # share of batches at 256 T5 tokens, the length stock pipelines ask for
     long_text_late: float = 0.25  # the same in the last part of the run
     long_text_from: float = 0.85  # where that part begins, share of the run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SDConfig(StreamRecipe):
+    """Recipe of shapes-sd."""
+
+    samples: int = 1_000_000
+    muon_lr: float = 2e-3
+    snr: float = 5.0  # signal-to-noise ratio above which the loss weighs less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurboConfig(Recipe):
+    """Recipe of shapes-sd-turbo."""
+
+    samples: int = 200_000
+    lr: float = 2e-4
+    warmup: int = 3_200
+    first: int = 4_000  # pairs of the teacher made before the first step
+    reuse: int = 8  # times that a pair made later is used
+    paired: float = 0.5  # share of a batch for which the teacher's picture is known
+    regression: float = 1.0  # weight of the distance to that picture
+    margin: float = 0.02  # share of the timesteps at either end on which student and teacher are not compared
+    snr: float = 5.0  # as in shapes-sd, for the critic

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import MODELS
+from .. import MODELS, UNRELEASED
 from ..detect import verify
 from ..suites import TASKS, suite
 
@@ -27,7 +27,7 @@ def score(
     """Share of exact pictures per task over `prompts` prompts each, at the zoo's call defaults for `name`."""
     import torch
 
-    call = dict(MODELS[name].call) | call
+    call = dict((MODELS | UNRELEASED)[name].call) | call
     exact = {}
     for task in tasks:
         specs = suite(split, task, prompts, seed)

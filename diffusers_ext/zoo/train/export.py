@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import CARD, MODELS, checksums, weight_files
+from .. import CARD, MODELS, UNRELEASED, checksums, weight_files
 from .config import Schedule
 from .fit import FULL_LOG, Objective, averaged
 from .loop import load_checkpoint
@@ -45,8 +45,8 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
     card = {
         "name": name,
         "licence": "Apache-2.0",
-        "pipeline": MODELS[name].pipeline,
-        "call": dict(MODELS[name].call),
+        "pipeline": (MODELS | UNRELEASED)[name].pipeline,
+        "call": dict((MODELS | UNRELEASED)[name].call),
         "data": "diffusers_ext.zoo.render, seed below; no held-out pair drawn, no held-out triple named",
         "seed": state["seed"],
         "config": asdict(replace(objective.recipe, samples=schedule.total)),

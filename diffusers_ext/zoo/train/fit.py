@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import Recipe, Schedule
 from .loop import Average, Log, StopRequest, cpu_precision, load_checkpoint, save_atomically
@@ -52,7 +52,8 @@ class Run:
     """How a run is carried out, as opposed to what it learns.
 
     `samples` sets the planned length anew, also on resume; `decay_now` begins the decay at once; `minutes`
-    stops early and leaves a checkpoint.
+    stops early and leaves a checkpoint. `batch` replaces the recipe's, for machines that want larger ones;
+    it stays as it is on resume.
     """
 
     minutes: float | None = None
@@ -61,6 +62,7 @@ class Run:
     resume: bool = True
     seed: int = 0
     checkpoint_minutes: float = 5.0
+    batch: int | None = None
 
 
 def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
@@ -69,16 +71,17 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
     from accelerate import Accelerator
     from tqdm import tqdm
 
-    recipe = replace(objective.recipe, samples=run.samples or objective.recipe.samples)
+    log, path, step, spent = Log(out / "log.jsonl"), out / "checkpoint.pt", 0, 0.0
+    state = load_checkpoint(path) if run.resume and path.exists() else None
+    recipe = replace(objective.recipe, **chosen(objective.recipe, run, state))
+    objective.recipe = recipe
     accelerator = Accelerator(mixed_precision=cpu_precision())
     objective.prepare(accelerator.device)
     parameters = objective.parameters()
     optimizers = build_optimizers(objective, recipe)
     average = Average(parameters.values(), recipe.ema)
     schedule = Schedule.plan(recipe.samples, recipe.warmup, recipe.decay)
-    log, path, step, spent = Log(out / "log.jsonl"), out / "checkpoint.pt", 0, 0.0
-    if run.resume and path.exists():
-        state = load_checkpoint(path)
+    if state is not None:
         restore(parameters, state["model"])
         for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
@@ -93,7 +96,7 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
         state = {"model": {k: p.detach() for k, p in parameters.items()}, "average": average.mean}
         state |= {"optimizers": [o.state_dict() for o in optimizers], "step": step, "seconds": spent}
         plan = [schedule.warmup, schedule.decay_from, schedule.total]
-        save_atomically({**state, "schedule": plan, "seed": run.seed}, path)
+        save_atomically({**state, "schedule": plan, "seed": run.seed, "batch": recipe.batch}, path)
 
     began = saved = ticked = time.perf_counter()
     logged = (step, began)
@@ -146,6 +149,19 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
             if (stop.asked or over) and not done:
                 return False
     return True
+
+
+def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> dict[str, int]:
+    """Samples and batch of a run: what was asked for, else what the checkpoint says, else the recipe's.
+
+    Raises `ValueError` when a run is resumed with another batch, since its steps would mean other samples.
+    """
+    begun = None if checkpoint is None else checkpoint.get("batch", recipe.batch)
+    batch = run.batch or begun or recipe.batch
+    if batch < 1 or (begun is not None and batch != begun):
+        rule = "at least 1" if begun is None else f"the {begun} that the run began with"
+        raise ValueError(f"the batch must be {rule}, got {batch}; leave it out or begin a new run")
+    return {"samples": run.samples or recipe.samples, "batch": batch}
 
 
 def restore(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusion3Pipeline
-    from torch import nn
 
 TRAINED = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-
-
-def trained_parameters(pipe: StableDiffusion3Pipeline) -> dict[str, nn.Parameter]:
-    """Every parameter that training moves, by 'component.name'."""
-    return {f"{part}.{name}": p for part in TRAINED for name, p in getattr(pipe, part).named_parameters()}
 
 
 def encode(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..models import LATENT_SIZE
 from ..render import training_sample
+from .shards import Shards
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def object_weight(cover: torch.Tensor, recipe: StreamRecipe, progress: float) ->
 
 
 class LatentStream:
-    """Samples 0, 1, 2, ... of the stream `seed`; shards missing on disk are made again, identically."""
+    """Pictures of the stream `seed`, encoded."""
 
     def __init__(
         self,
@@ -62,52 +63,20 @@ class LatentStream:
         first: int,
         reuse: int,
     ):
-        self.vae, self.tokenizer, self.folder = vae, tokenizer, folder
-        self.seed, self.first, self.reuse = seed, first, reuse
-        self._latents: list[torch.Tensor] = []
-        self._ids: list[torch.Tensor] = []
-        self._cover: list[torch.Tensor] = []
+        self.vae, self.tokenizer, self.seed = vae, tokenizer, seed
+        self.shards = Shards(folder, SHARD, self._make, first, reuse)
 
     def batch(self, samples: int, size: int, generator: torch.Generator) -> Batch:
-        """A batch for the moment when `samples` samples have been used.
+        """A batch for the moment when `samples` samples have been used."""
+        rows = self.shards.draw(samples, size, generator)
+        return Batch(rows["latents"].float(), rows["ids"].long(), rows["cover"].float() / 255)
 
-        The stream grows by one sample for each `reuse` used: training starts after `first` samples instead of
-        after the whole set, and never runs out of new ones.
-        """
-        import torch
-
-        known = max(self.first, samples // self.reuse) // SHARD + 1
-        while len(self._latents) < known:
-            self._load(len(self._latents))
-        index = torch.randint(known * SHARD, (size,), generator=generator).tolist()
-        shard, at = [i // SHARD for i in index], [i % SHARD for i in index]
-        latents = torch.stack([self._latents[s][i] for s, i in zip(shard, at, strict=True)]).float()
-        ids = torch.stack([self._ids[s][i] for s, i in zip(shard, at, strict=True)]).long()
-        cover = torch.stack([self._cover[s][i] for s, i in zip(shard, at, strict=True)]).float() / 255
-        return Batch(latents, ids, cover)
-
-    def _load(self, number: int) -> None:
-        import torch
-
-        path = self.folder / f"{number:04d}.npz"
-        if path.exists():
-            with np.load(path) as file:
-                latents, ids, cover = file["latents"], file["ids"], file["cover"]
-        else:
-            latents, ids, cover = self._make(number)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_suffix(".tmp.npz")
-            np.savez(fresh, latents=latents, ids=ids, cover=cover)
-            fresh.replace(path)
-        self._latents.append(torch.from_numpy(latents))
-        self._ids.append(torch.from_numpy(ids))
-        self._cover.append(torch.from_numpy(cover))
-
-    def _make(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _make(self, number: int) -> dict[str, np.ndarray]:
         import torch
 
         latents, ids, covers = [], [], []
-        for start in range(number * SHARD, (number + 1) * SHARD, 128):
+        size = self.shards.size
+        for start in range(number * size, (number + 1) * size, 128):
             samples = [training_sample(self.seed, start + i) for i in range(128)]
             images = torch.from_numpy(np.stack([image for _, image, _ in samples]))
             images = images.to(self.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -117,4 +86,5 @@ class LatentStream:
             covers.append((cells.mean((3, 5)) * 255).astype(np.uint8))
             captions = [spec.caption for spec, _, _ in samples]
             ids.append(np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16))
-        return np.concatenate(latents), np.concatenate(ids), np.concatenate(covers)
+        arrays = {"latents": latents, "ids": ids, "cover": covers}
+        return {name: np.concatenate(parts) for name, parts in arrays.items()}

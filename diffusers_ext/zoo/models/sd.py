@@ -1,0 +1,62 @@
+"""The cross-attention model: a StableDiffusionPipeline of 256 and 64 image tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..tokenizer import build_tokenizer
+from .parts import CLIP_WIDTHS, LATENT_CHANNELS, LATENT_SIZE, build_clip
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+
+TEXT_WIDTH = CLIP_WIDTHS[0]
+WIDTHS = (48, 96)  # channels at 16x16 and at 8x8
+HEAD_DIM = 24
+
+
+def build_sd(vae: AutoencoderKL) -> StableDiffusionPipeline:
+    """An untrained Stable Diffusion pipeline around a trained autoencoder; no safety checker."""
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    tokenizer = build_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=tuple(w // HEAD_DIM for w in WIDTHS),  # the host means the number of heads
+        use_linear_projection=True,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=build_clip(tokenizer, TEXT_WIDTH, layers=3, projected=False),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_ddim(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def build_ddim() -> DDIMScheduler:
+    """DDIM whose first step is pure noise (Lin et al., arXiv 2305.08891): training and sampling agree there,
+    which only a prediction of v can do."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,  # read by other spacings; the pipeline insists on it
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )

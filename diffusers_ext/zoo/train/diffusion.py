@@ -1,0 +1,136 @@
+"""What objectives of image pipelines share: the parts that move, compiled blocks, scores, the stream."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .evaluate import score
+from .fit import restore
+from .latents import LatentStream
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, DiffusionPipeline
+
+    from .config import Recipe, StreamRecipe
+
+
+class DiffusionObjective:
+    """A pipeline of the zoo, some of whose components learn.
+
+    A subclass names what it trains and gives `hidden`, `blocks`, `inputs` and `denoising_loss`.
+    """
+
+    name: str  # in the zoo
+    trained: tuple[str, ...]  # components of the pipeline
+
+    def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, compile: bool):
+        self.pipe, self.recipe, self.seed, self.compile = pipe, recipe, seed, compile
+        self.pipe.set_progress_bar_config(disable=True)
+        self.attention = contextlib.nullcontext
+
+    def blocks(self) -> Iterable[torch.nn.Module]:
+        """Parts of the denoiser that are compiled one by one."""
+        raise NotImplementedError
+
+    def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The scalar to lower, from the tensors of `inputs`."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return trained_parameters(self.pipe, self.trained)
+
+    def prepare(self, device: torch.device) -> None:
+        self.pipe.to(device)
+        for part in self.trained:
+            getattr(self.pipe, part).train()
+        if self.compile:
+            compile_blocks(self.blocks())
+        if device.type == "cpu":
+            self.attention = plain_attention()
+
+    def loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        with self.attention():
+            return self.denoising_loss(*inputs)
+
+    def evaluate(self) -> dict[str, float]:
+        return score(self.pipe, self.name, self.recipe.evaluate_prompts)
+
+
+class StreamObjective(DiffusionObjective):
+    """A pipeline that learns to denoise the stream `seed`, encoded by `vae` into the folder `cache`.
+
+    The weights come from the folder `start` as far as it holds them, else from the seed. A subclass names its
+    recipe, what builds the untrained pipeline around the autoencoder, and the stream unless that is pictures.
+    """
+
+    config: type[StreamRecipe]
+    build: Callable[[AutoencoderKL], DiffusionPipeline]
+    data: type[LatentStream] = LatentStream
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        cache: Path,
+        recipe: StreamRecipe | None = None,
+        *,
+        start: Path | None = None,
+        seed: int = 0,
+        compile: bool = True,
+    ):
+        import torch
+
+        recipe = recipe or self.config()
+        torch.manual_seed(seed)
+        super().__init__(type(self).build(vae), recipe, seed=seed, compile=compile)
+        if start is not None:
+            adopt(self.pipe, start, self.trained)
+        self.stream = self.data(vae, self.pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
+
+
+def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:
+    """Every parameter of some components, by 'component.name'."""
+    return {f"{part}.{name}": p for part in parts for name, p in getattr(pipe, part).named_parameters()}
+
+
+def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> None:
+    """Take over the weights of those parts that a folder holds: a saved pipeline's, or just a text encoder's.
+
+    Raises `FileNotFoundError` where it holds none of them.
+    """
+    import torch
+
+    parts = tuple(parts)
+    found = [part for part in parts if (folder / part / "config.json").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"a run starts from a folder with at least one of {', '.join(parts)}, {folder} has none; "
+            "give the folder of a saved pipeline"
+        )
+    for part in found:
+        module = getattr(pipe, part)
+        saved = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
+        restore(dict(module.named_parameters()), dict(saved.named_parameters()))
+
+
+def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:
+    """Compile blocks in place; training, evaluation and other lengths of text are graphs of their own."""
+    import torch
+
+    torch._dynamo.config.recompile_limit = 32
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
+def plain_attention() -> partial:
+    """A context in which attention is two matrix products: on a CPU the backward pass of the fused kernel
+    takes two fifths of a step."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    return partial(sdpa_kernel, SDPBackend.MATH)

@@ -1,0 +1,90 @@
+"""Learns shapes-sd: U-Net and text encoder together, on latents of the shapes world."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..models import build_sd
+from .config import SDConfig
+from .diffusion import StreamObjective
+from .latents import drop_captions, object_weight
+from .loop import generator
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+
+class SDObjective(StreamObjective):
+    """Prediction of v for a StableDiffusionPipeline."""
+
+    name = "shapes-sd"
+    trained = ("unet", "text_encoder")
+    config, build = SDConfig, staticmethod(build_sd)
+    recipe: SDConfig
+
+    def hidden(self, name: str) -> bool:
+        return "transformer_blocks" in name
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return unet_blocks(self.pipe.unet)
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Latents, noise, timesteps, weight and ids."""
+        import torch
+
+        recipe, dice, scheduler = self.recipe, generator(self.seed, step), self.pipe.scheduler
+        batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
+        noise = torch.randn(batch.latents.shape, generator=dice)
+        t = spread_timesteps(recipe.batch, scheduler.config.num_train_timesteps, dice)
+        ids = drop_captions(batch.ids, recipe.drop, self.pipe.tokenizer, dice)
+        weight = object_weight(batch.cover, recipe, progress)
+        weight = weight * snr_weight(scheduler.alphas_cumprod[t], recipe.snr)[:, None, None, None]
+        return batch.latents, noise, t, weight, ids
+
+    def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return velocity_loss(self.pipe, *inputs)
+
+
+def velocity_loss(
+    pipe: StableDiffusionPipeline,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+) -> torch.Tensor:
+    """Weighted mean square of the error in v = sqrt(a) noise - sqrt(1 - a) latents, a = alphas_cumprod[t]
+    (Salimans and Ho, arXiv 2202.00512, appendix D).
+
+    Shapes: latents and noise [B, 4, 16, 16], t [B] integer, weight [B, 1, 16, 16], ids [B, 24].
+    """
+    noisy = pipe.scheduler.add_noise(latents, noise, t)
+    velocity = pipe.unet(noisy, t, pipe.text_encoder(ids)[0], return_dict=False)[0]
+    return (weight * (velocity.float() - pipe.scheduler.get_velocity(latents, noise, t)).square()).mean()
+
+
+def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torch.Tensor:
+    """Integers [count], one from each of `count` equal parts of 0..steps: batches differ less in how hard
+    they are than with independent draws (Kingma et al., arXiv 2107.00630, appendix I.1)."""
+    import torch
+
+    return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * steps).long()
+
+
+def snr_weight(alpha: torch.Tensor, limit: float) -> torch.Tensor:
+    """Weight of the squared error in v at signal shares `alpha` [B]: 1 up to the signal-to-noise ratio
+    `limit`, then falling as that of a squared error in the latents that weighs limit + 1.
+
+    Min-SNR (Hang et al., arXiv 2303.09556, section 3.4) with 1 added to the ratio, since its own weight for v
+    vanishes on pure noise, where sampling with zero terminal SNR begins.
+    """
+    import torch
+
+    # SNR + 1 = 1 / (1 - alpha)
+    return torch.clamp((limit + 1) * (1 - alpha), max=1)
+
+
+def unet_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:
+    """The down, middle and up blocks of a UNet2DConditionModel."""
+    return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]

@@ -1,0 +1,151 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from diffusers_ext import zoo
+from diffusers_ext.zoo.train.config import SDConfig
+from diffusers_ext.zoo.train.export import export
+from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.sd import SDObjective, snr_weight, spread_timesteps, velocity_loss
+
+pytestmark = pytest.mark.usefixtures("small_shards")
+TINY = SDConfig(samples=32, batch=4, warmup=8, first=1, log_every=1, evaluate_every=10**9)
+PROMPTS = ["a red circle", "a red circle, a blue square and a yellow star"]
+
+
+@pytest.fixture(scope="module")
+def objective(vae, tmp_path_factory, small_shards):
+    return SDObjective(vae, tmp_path_factory.mktemp("cache"), TINY, compile=False)
+
+
+@pytest.fixture(scope="module")
+def trained(objective, tmp_path_factory):
+    """Folders of a run of 8 steps and of its export."""
+    run, model = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("model")
+    assert fit(objective, run, Run())
+    export(objective, run, model, "shapes-sd")
+    return run, model
+
+
+def losses(run):
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@torch.no_grad()
+def sample(pipe, noise, steps, guidance):
+    """DDIM by its formula (arXiv 2010.02502, equation 12), on the quantities that training speaks of."""
+    read = [pipe.tokenizer(p, padding="max_length", return_tensors="pt").input_ids for p in ("", PROMPTS[1])]
+    empty, text = (pipe.text_encoder(ids)[0] for ids in read)
+    signal, stride = pipe.scheduler.alphas_cumprod, 1000 // steps
+    times = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
+    x = noise
+    for t in times:
+        without, given = (pipe.unet(x, t, context).sample for context in (empty, text))
+        v = without + guidance * (given - without)
+        clean = signal[t].sqrt() * x - (1 - signal[t]).sqrt() * v
+        eps = signal[t].sqrt() * v + (1 - signal[t]).sqrt() * x
+        after = signal[t - stride] if t >= stride else torch.tensor(1.0)
+        x = after.sqrt() * clean + (1 - after).sqrt() * eps
+    return x
+
+
+@pytest.mark.parametrize("steps", [1, 15])
+def test_the_stock_pipeline_samples_what_training_means(trained, steps):
+    pipe = StableDiffusionPipeline.from_pretrained(trained[1])
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    call = {**zoo.UNRELEASED["shapes-sd"].call, "num_inference_steps": steps, "output_type": "latent"}
+    stock = pipe(PROMPTS[1], latents=noise, **call).images
+    ours = sample(pipe, noise, steps, call["guidance_scale"])
+    torch.testing.assert_close(stock, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_training_reads_text_exactly_as_the_stock_pipeline_does(objective):
+    pipe = objective.pipe
+    ids = torch.tensor(pipe.tokenizer([*PROMPTS, ""], padding="max_length").input_ids)
+    with torch.no_grad():
+        stock, empty = pipe.encode_prompt(PROMPTS, "cpu", 1, True)
+        ours = pipe.text_encoder(ids)[0]
+    torch.testing.assert_close(ours, torch.cat([stock, empty[:1]]))
+
+
+def test_pure_noise_is_trained_on_and_tells_nothing_of_the_picture(objective):
+    """Zero terminal SNR: at the first timestep of sampling the loss is that of guessing the mean picture."""
+    scheduler, latents = objective.pipe.scheduler, torch.randn(2, 4, 16, 16)
+    scheduler.set_timesteps(15)
+    last = scheduler.timesteps[:1].repeat(2)
+    noise = torch.randn(2, 4, 16, 16)
+    assert last[0] == 999
+    assert torch.equal(scheduler.add_noise(latents, noise, last), noise)
+    assert torch.equal(scheduler.get_velocity(latents, noise, last), -latents)
+
+
+def test_the_loss_is_that_of_v_by_its_definition(objective):
+    torch.manual_seed(1)
+    latents, noise, weight = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16), torch.rand(3, 1, 16, 16)
+    t, pipe = torch.tensor([0, 500, 999]), objective.pipe
+    ids = torch.tensor(pipe.tokenizer([*PROMPTS, ""], padding="max_length").input_ids)
+    a = pipe.scheduler.alphas_cumprod[t].sqrt()[:, None, None, None]
+    s = (1 - a * a).sqrt()
+    with torch.no_grad():
+        v = pipe.unet(a * latents + s * noise, t, pipe.text_encoder(ids)[0]).sample
+        expected = (weight * (v - (a * noise - s * latents)) ** 2).mean()
+        torch.testing.assert_close(velocity_loss(pipe, latents, noise, t, weight, ids), expected)
+
+
+def test_weights_are_one_on_noise_and_bounded_in_the_latents():
+    alpha = torch.tensor([0.0, 0.5, 5 / 6, 0.9, 0.999])  # SNR 0, 1, 5, 9, 999
+    weight = snr_weight(alpha, 5.0)
+    torch.testing.assert_close(weight[:3], torch.ones(3))
+    torch.testing.assert_close(weight[3:] / (1 - alpha[3:]), torch.full((2,), 6.0))  # times the error of x0
+
+
+def test_timesteps_of_a_batch_are_spread():
+    t = spread_timesteps(50, 1000, torch.Generator().manual_seed(0))
+    assert (t // 20).tolist() == list(range(50)) and t.dtype == torch.int64
+    many = torch.cat([spread_timesteps(50, 1000, torch.Generator().manual_seed(i)) for i in range(400)])
+    assert (many.min(), many.max()) == (0, 999) and len(many.unique()) > 990
+
+
+def test_training_lowers_the_loss(vae, objective, tmp_path):
+    recipe = replace(TINY, samples=96, batch=8, warmup=16, decay=0.5, foreground=0.0)
+    assert fit(SDObjective(vae, objective.stream.shards.folder, recipe, compile=False), tmp_path, Run())
+    curve = losses(tmp_path)
+    assert sum(curve[-4:]) < 0.9 * sum(curve[:4])
+
+
+def test_the_export_loads_as_a_stock_pipeline_without_a_word(trained, capfd):
+    _, model = trained
+    zoo.verify_weights(model)
+    pipe = StableDiffusionPipeline.from_pretrained(model)
+    assert "safety" not in capfd.readouterr().err
+    assert pipe.safety_checker is None and not pipe.config.requires_safety_checker
+    assert {p.dtype for p in pipe.unet.parameters()} == {torch.float32}
+    card = json.loads((model / zoo.CARD).read_text())
+    assert (card["pipeline"], card["steps"]) == ("StableDiffusionPipeline", 8)
+    assert card["call"] == dict(zoo.UNRELEASED["shapes-sd"].call)
+    assert sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) < 8 * 2**20
+
+
+def test_a_run_may_start_from_a_text_encoder_alone(trained, vae, tmp_path):
+    _, model = trained
+    part = tmp_path / "start"
+    (part / "text_encoder").mkdir(parents=True)
+    for file in (model / "text_encoder").iterdir():
+        (part / "text_encoder" / file.name).write_bytes(file.read_bytes())
+    fresh = SDObjective(vae, tmp_path, TINY, compile=False)
+    begun = SDObjective(vae, tmp_path, TINY, start=part, compile=False)
+    saved = StableDiffusionPipeline.from_pretrained(model)
+    for name, p in begun.parameters().items():
+        component, _, key = name.partition(".")
+        source = saved.text_encoder if component == "text_encoder" else fresh.pipe.unet
+        assert torch.equal(p, source.get_parameter(key)), name
+
+
+def test_a_start_without_any_trained_part_is_refused(vae, tmp_path):
+    with pytest.raises(FileNotFoundError, match="at least one of unet, text_encoder"):
+        SDObjective(vae, tmp_path, TINY, start=tmp_path, compile=False)

@@ -1,0 +1,42 @@
+import numpy as np
+import torch
+
+from diffusers_ext.zoo.train.shards import Shards
+
+
+def shards(folder, made=None, first=1, reuse=2):
+    def make(number):
+        if made is not None:
+            made.append(number)
+        return {
+            "index": np.arange(4 * number, 4 * number + 4),
+            "square": np.arange(4 * number, 4 * number + 4) ** 2,
+        }
+
+    return Shards(folder, 4, make, first, reuse)
+
+
+def dice():
+    return torch.Generator().manual_seed(0)
+
+
+def test_rows_of_all_arrays_belong_together(tmp_path):
+    rows = shards(tmp_path, first=11).draw(0, 200, dice())
+    assert torch.equal(rows["square"], rows["index"] ** 2)
+    assert set(rows["index"].tolist()) == set(range(12))
+
+
+def test_one_sample_more_for_each_two_used(tmp_path):
+    data = shards(tmp_path)
+    for used, largest in ((0, 3), (7, 3), (8, 7), (16, 11)):
+        assert data.draw(used, 500, dice())["index"].max() == largest
+
+
+def test_files_are_made_once_and_made_again_when_lost(tmp_path):
+    made = []
+    first = shards(tmp_path, made, first=7).draw(0, 50, dice())
+    (tmp_path / "0001.npz").unlink()
+    again = shards(tmp_path, made, first=7).draw(0, 50, dice())
+    assert made == [0, 1, 1]
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000.npz", "0001.npz"]

@@ -29,12 +29,14 @@ class Layout:
     """Where things lie in one attention sequence.
 
     `grid` is `(t, h, w)` in tokens (an image has `t == 1`); `text` and `vision` slice the sequence axis of
-    `q, k, v [B, N, H, D]`. `text` is empty where the sequence holds no text.
+    `q, k, v [B, N, H, D]`. `text` is empty where the sequence holds no text. `masked_text`: calls come with a
+    mask `[B, 1, 1, N]` that hides text keys only, those of the padding of prompts.
     """
 
     grid: tuple[int, int, int]
     text: slice
     vision: slice
+    masked_text: bool = False
 
     @property
     def tokens(self) -> int:

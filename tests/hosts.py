@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from tests.tiny_models import flux, sd3, unet, wan
+from tests.tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,27 @@ class Host:
     unguided: dict[str, Any]
     layer: str  # an attention module with four heads or more that SoftPAG can act on
     extra: dict[str, Any] = field(default_factory=dict)
+    one_batch: bool = False  # how classifier-free guidance runs: in one batch or in two calls
+    least_steps: int = 1
+
+    @property
+    def video(self) -> bool:
+        return "num_frames" in self.size
 
     def run(self, pipe: Any, *, cfg: bool = False, prompts: int = 1, steps: int = 3, **call: Any) -> Tensor:
         """Latents of a run, the same for the same arguments."""
         prompt = ["a red circle", "a blue star"][:prompts]
-        kind = self.guided if cfg else self.unguided
-        kind = {k: [v] * prompts if k == "negative_prompt" else v for k, v in kind.items()}
+        kind = self.extra | (self.guided if cfg else self.unguided)
+        kind = {k: [v] * prompts if k in ("negative_prompt", "image") else v for k, v in kind.items()}
         generator = [torch.Generator().manual_seed(i) for i in range(prompts)]
         arguments = dict(
             num_inference_steps=steps, output_type="latent", generator=generator, return_dict=False
         )
-        return pipe(prompt, **self.size, **self.extra, **kind, **arguments | call)[0]
+        return pipe(prompt=prompt, **self.size, **kind, **arguments | call)[0]
 
 
-SD_CFG = {"guided": {"guidance_scale": 4.0}, "unguided": {"guidance_scale": 1.0}}
+SCALE = {"guided": {"guidance_scale": 4.0}, "unguided": {"guidance_scale": 1.0}}
+SD_CFG = SCALE | {"one_batch": True}
 HOSTS = [
     Host(
         "sd3",
@@ -91,7 +99,7 @@ HOSTS = [
         "wan",
         wan.pipeline,
         dict(height=32, width=32, num_frames=5),
-        **SD_CFG,
+        **SCALE,
         layer="blocks.1.attn1",
         extra={"max_sequence_length": 16},
     ),
@@ -99,8 +107,39 @@ HOSTS = [
         "wan2.2",
         lambda: wan.pipeline(two_stage=True),
         dict(height=32, width=32, num_frames=5),
-        **SD_CFG,
+        **SCALE,
         layer="blocks.1.attn1",
+        extra={"max_sequence_length": 16},
+    ),
+    Host(
+        "hunyuan-video",
+        hunyuan_video.pipeline,
+        dict(height=32, width=32, num_frames=9),
+        guided={"true_cfg_scale": 4.0, "negative_prompt": "green"},
+        unguided={},
+        layer="single_transformer_blocks.1.attn",
+        extra={"max_sequence_length": 16, "prompt_template": hunyuan_video.TEMPLATE},
+    ),
+    Host(
+        "skyreels",
+        hunyuan_video.image_to_video,
+        dict(height=32, width=32, num_frames=9),
+        guided={"true_cfg_scale": 4.0, "negative_prompt": "green", "guidance_scale": 1.0},
+        unguided={"guidance_scale": 1.0},
+        layer="transformer_blocks.1.attn",
+        extra={
+            "max_sequence_length": 16,
+            "prompt_template": hunyuan_video.TEMPLATE,
+            "image": Image.new("RGB", (32, 32), "grey"),
+        },
+    ),
+    Host(
+        "mochi",
+        mochi.pipeline,
+        dict(height=64, width=96, num_frames=13),
+        **SD_CFG,
+        least_steps=2,  # the host's schedule divides by half of them
+        layer="transformer_blocks.1.attn1",
         extra={"max_sequence_length": 16},
     ),
 ]

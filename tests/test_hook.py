@@ -68,11 +68,10 @@ def watch(pipe, run):
 def test_steps_and_passes(host):
     pipe = host.build()
     seen = watch(pipe, lambda: host.run(pipe, cfg=True, steps=4))
-    one_batch = host.name.startswith("s")
-    assert [s[1] for s in seen] == (["both"] * 4 if one_batch else ["cond", "uncond"] * 4)
-    assert [s[2] for s in seen] == [i for i in range(4) for _ in range(1 if one_batch else 2)]
+    assert [s[1] for s in seen] == (["both"] * 4 if host.one_batch else ["cond", "uncond"] * 4)
+    assert [s[2] for s in seen] == [i for i in range(4) for _ in range(1 if host.one_batch else 2)]
     assert {s[3] for s in seen} == {4}
-    assert [s[5] for s in seen] == [2 if one_batch else 1] * len(seen)
+    assert [s[5] for s in seen] == [2 if host.one_batch else 1] * len(seen)
     plain = watch(pipe, lambda: host.run(pipe, cfg=False, steps=4))
     assert [s[1] for s in plain] == ["cond"] * 4
 

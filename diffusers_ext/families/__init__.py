@@ -13,6 +13,8 @@ FAMILIES: dict[str, str] = {
     "SD3Transformer2DModel": "diffusers_ext.families.sd3:FAMILY",
     "FluxTransformer2DModel": "diffusers_ext.families.flux:FAMILY",
     "WanTransformer3DModel": "diffusers_ext.families.wan:FAMILY",
+    "HunyuanVideoTransformer3DModel": "diffusers_ext.families.hunyuan_video:FAMILY",
+    "MochiTransformer3DModel": "diffusers_ext.families.mochi:FAMILY",
 }
 
 

@@ -6,7 +6,7 @@ nothing, and where a plan promises no gain.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +40,11 @@ class Laid:
     queries: Tensor | None = None
     keys: Tensor | None = None
     back: Tensor | None = None  # row of the result of every grid token
+
+    def hiding(self, mask: Tensor, batch: int) -> "Laid":
+        """The plan without the keys that `mask [B or 1, 1, 1, N]`, bool, hides in each row of the batch."""
+        seen = mask[:, 0, 0].index_select(1, self.keys)
+        return replace(self, plan=self.plan.hiding(seen.expand(batch, -1)))
 
 
 class SparseCore:
@@ -85,11 +90,13 @@ class SparseCore:
             self.last = laid
         if laid.plan is None:
             return self.inner(q, k, v, mask, layout)
+        if mask is not None:
+            laid = laid.hiding(mask, q.shape[0])
         keys, values = k.index_select(1, laid.keys), v.index_select(1, laid.keys)
         out = self.attend(q.index_select(1, laid.queries), keys, values, laid).index_select(1, laid.back)
         if not laid.text:
             return out
-        text = self.inner(q[:, layout.text], k, v, None, layout)
+        text = self.inner(q[:, layout.text], k, v, mask, layout)
         first = layout.text.start < layout.vision.start
         return torch.cat([text, out] if first else [out, text], dim=1)
 
@@ -107,7 +114,7 @@ class SparseCore:
         if layout is None:
             return Laid((0, 0, 0), 0, "the grid of these tokens is not known")
         text = layout.text.stop - layout.text.start
-        if mask is not None:
+        if mask is not None and not layout.masked_text:
             raise UnsupportedError(
                 f"{self.method.name} decides itself who sees whom, but {self.site.path} came with an "
                 "attention mask; leave the mask out, or apply it to other modules."
@@ -125,7 +132,7 @@ class SparseCore:
         if (why := self.method.why_not(self.site, layout)) is not None:
             raise UnsupportedError(f"{why}; close the session and choose another method or other modules.")
         span = (layout.text.start, layout.text.stop) if layout.text.start < layout.text.stop else (0, 0)
-        key = (self.method, layout.grid, span, self.site.head_dim, device, dtype)
+        key = (self.method, layout.grid, span, layout.masked_text, self.site.head_dim, device, dtype)
         if key not in self.run.plans:
             self.run.plans[key] = _lay_out(self.method, layout, self.site.head_dim, device, dtype)
         laid = self.run.plans[key]
@@ -138,6 +145,13 @@ def _lay_out(
 ) -> Laid:
     text = layout.text.stop - layout.text.start
     recipe = method.recipe(layout.grid, text, text_rows=False)
+    if layout.masked_text:
+        if not hasattr(recipe, "masked_text"):
+            raise UnsupportedError(
+                f"{method.name} cannot hide the padding of prompts, which this model asks for; use clear, gna "
+                "or radial."
+            )
+        recipe = replace(recipe, masked_text=True)
     tokens = layout.tokens
     if recipe.pairs == tokens * (tokens + text):
         return Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
@@ -149,6 +163,11 @@ def _lay_out(
         choice = choose(Problem(device, dtype, head_dim, (recipe.block_q, recipe.block_k)), method.backend)
     except ValueError as error:
         raise UnsupportedError(f"{method.name}: {error}") from error
+    if choice.name == "flex" and layout.masked_text:
+        raise UnsupportedError(
+            f"{method.name}: the FlexAttention back-end compiles a plan in, and cannot hide the padding of "
+            "each prompt; use auto, triton or reference."
+        )
     start = layout.vision.start
     places = torch.arange(layout.text.start, layout.text.stop)
     plan = recipe.build(device)

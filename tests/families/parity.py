@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from diffusers_ext.core import RunContext
 from diffusers_ext.families.base import Family, FamilyProcessor
+from diffusers_ext.session import _set_processor as set_processor
 
 
 def install(model: nn.Module, family: Family, call: Mapping[str, Any]) -> list[FamilyProcessor]:
@@ -19,7 +20,7 @@ def install(model: nn.Module, family: Family, call: Mapping[str, Any]) -> list[F
     run.layout = family.layout(model, call)
     processors = [family.processor(site, run) for site in family.sites(model, "transformer")]
     for processor in processors:
-        model.get_submodule(processor.site.name).set_processor(processor)
+        set_processor(model.get_submodule(processor.site.name), processor)
     return processors
 
 

@@ -12,10 +12,15 @@ from torch import Tensor
 from diffusers_ext.core import Layout, RunContext, Site, Slot
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, layout: Layout) -> Tensor:
-    """`q, k, v [B, S, H, D]`, `mask [N, N]` among the grid tokens; text sees all and is seen by all."""
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, layout: Layout, seen: Tensor | None = None
+) -> Tensor:
+    """`q, k, v [B, S, H, D]`, `mask [N, N]` among the grid tokens; text sees all and is seen by all, but for
+    keys that `seen [B, 1, 1, S]` hides.
+    """
     whole = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
     whole[layout.vision, layout.vision] = mask
+    whole = whole if seen is None else whole & seen
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=whole).transpose(1, 2)
 
@@ -39,4 +44,4 @@ class Masked:
         return None
 
     def bind(self, site: Site, run: RunContext, inner):
-        return lambda q, k, v, mask, layout: attention(q, k, v, self.mask(layout.grid), layout)
+        return lambda q, k, v, mask, layout: attention(q, k, v, self.mask(layout.grid), layout, mask)

@@ -11,7 +11,7 @@ from ..hosts import HOSTS, host
 from ..kernels import oracles
 from .masked import Masked
 
-IMAGES = [h.name for h in HOSTS if not h.name.startswith("wan")]
+IMAGES = [h.name for h in HOSTS if not h.video]
 ULPS = 512  # fp32, accumulated over layers and three steps
 
 

@@ -16,8 +16,7 @@ from .test_clear import close
 @every_host
 def test_equal_to_an_explicit_mask(host):
     pipe = host.build()
-    video = host.name.startswith("wan")
-    window, stride = ((2, 2, 2), (2, 1, 1)) if video else ((1, 2, 2), (1, 1, 2))
+    window, stride = ((2, 2, 2), (2, 1, 1)) if host.video else ((1, 2, 2), (1, 1, 2))
     with dx.apply(pipe, Masked(lambda grid: oracles.box(grid, window, stride))):
         wanted = host.run(pipe, cfg=True, prompts=2)
     with dx.apply(pipe, dx.GNA(window, stride, dense_steps=0, backend="reference")):

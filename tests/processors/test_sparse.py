@@ -105,10 +105,9 @@ def test_dense_layers_are_the_first(name):
 def test_restore_is_exact(host):
     pipe = host.build()
     plain = host.run(pipe, cfg=True)
-    video = host.name.startswith("wan")
     method = (
         dx.Radial(mode="paper", dense_steps=1, backend="reference")
-        if video
+        if host.video
         else dx.CLEAR(2, backend="reference")
     )
     with dx.apply(pipe, method):

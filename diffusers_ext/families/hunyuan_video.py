@@ -1,0 +1,120 @@
+"""HunyuanVideo: video and text tokens in one joint sequence, video first, in double and in single blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+
+from ..core import Layout, RunContext, Site
+from .base import DispatchProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
+
+class HunyuanVideoProcessor(DispatchProcessor):
+    """For both kinds of block; follows `HunyuanVideoAttnProcessor2_0` of
+    `diffusers.models.transformers.transformer_hunyuan_video`.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Joint attention.
+
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
+        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts; `image_rotary_emb` is cosine and
+        sine of the video tokens, each `[N, D]`. A double block has projections for the text; a single block
+        projects video and text alike, and the output outside.
+        """
+        tokens, length = hidden_states.shape[1], encoder_hidden_states.shape[1]
+        shared = attn.add_q_proj is None
+        x = torch.cat([hidden_states, encoder_hidden_states], dim=1) if shared else hidden_states
+        q, k, v = (y.unflatten(2, (attn.heads, -1)) for y in (attn.to_q(x), attn.to_k(x), attn.to_v(x)))
+        if attn.norm_q is not None:
+            q = attn.norm_q(q)
+        if attn.norm_k is not None:
+            k = attn.norm_k(k)
+
+        if image_rotary_emb is not None:
+            q, k = _rotate(q, image_rotary_emb, tokens), _rotate(k, image_rotary_emb, tokens)
+
+        if not shared:
+            text = (p(encoder_hidden_states) for p in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
+            text_q, text_k, text_v = (y.unflatten(2, (attn.heads, -1)) for y in text)
+            if attn.norm_added_q is not None:
+                text_q = attn.norm_added_q(text_q)
+            if attn.norm_added_k is not None:
+                text_k = attn.norm_added_k(text_k)
+            q = torch.cat([q, text_q], dim=1)
+            k = torch.cat([k, text_k], dim=1)
+            v = torch.cat([v, text_v], dim=1)
+
+        out = self.attend(q, k, v, attention_mask, self.run.layout)
+        video, text = out.flatten(2, 3).to(q.dtype).split_with_sizes([tokens, length], dim=1)
+        if shared:
+            return video, text
+        return attn.to_out[1](attn.to_out[0](video)), attn.to_add_out(text)
+
+
+class HunyuanVideoFamily:
+    """`HunyuanVideoTransformer3DModel`: text to video, and image to video in its two forms.
+
+    A given first frame comes as channels (`latent_concat`) or as tokens of the grid (`token_replace`), so the
+    grid is the same; tokens of a vision language model stand in front of the text.
+    """
+
+    name: ClassVar[str] = "hunyuan_video"
+    denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideoTransformer3DModel",)
+    stock: ClassVar[frozenset[str]] = frozenset({"HunyuanVideoAttnProcessor2_0"})
+    cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """Double blocks, then single blocks, as they run; the token refiner sees only text and is left."""
+        sites = []
+        for stack in ("transformer_blocks", "single_transformer_blocks"):
+            for i, block in enumerate(getattr(model, stack)):
+                heads, head_dim = block.attn.heads, block.attn.inner_dim // block.attn.heads
+                sites.append(Site(f"{stack}.{i}.attn", len(sites), heads, head_dim, "joint", component))
+        return sites
+
+    def processor(self, site: Site, run: RunContext) -> HunyuanVideoProcessor:
+        """Our processor for one site, with the dense core."""
+        return HunyuanVideoProcessor(site, run)
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """Frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
+        frames, height, width = call["hidden_states"].shape[2:]
+        patch, patch_t = model.config.patch_size, model.config.patch_size_t
+        grid = frames // patch_t, height // patch, width // patch
+        tokens = grid[0] * grid[1] * grid[2]
+        text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
+        return Layout(grid, text, slice(0, tokens), masked_text=True)
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor:
+        """`[B]`, already on the scale of the scheduler."""
+        return call["timestep"]
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        """Number of rows of a denoiser call."""
+        return call["hidden_states"].shape[0]
+
+
+def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], tokens: int) -> Tensor:
+    """Turns the first `tokens` rows of `x [B, S, H, D]`; text has no place on the grid."""
+    if x.shape[1] == tokens:
+        return apply_rotary_emb(x, rotary, sequence_dim=1)
+    return torch.cat([apply_rotary_emb(x[:, :tokens], rotary, sequence_dim=1), x[:, tokens:]], dim=1)
+
+
+FAMILY = HunyuanVideoFamily()

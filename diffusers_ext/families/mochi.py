@@ -1,0 +1,130 @@
+"""Mochi: video and text tokens in one joint sequence, video first, the padding of prompts left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import Layout, RunContext, Site
+from .base import SDPAProcessor
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import MochiAttention
+
+
+class MochiProcessor(SDPAProcessor):
+    """Follows `MochiAttnProcessor2_0` of `diffusers.models.attention_processor`.
+
+    The host attends row by row of the batch, each with as many text tokens as its prompt has, and returns
+    zeros in place of the rest. Cores get whole batches instead, with the text of each prompt in front of its
+    padding and a mask that hides the padding.
+    """
+
+    def __call__(
+        self,
+        attn: MochiAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Joint attention.
+
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
+        `attention_mask [B, L]` is false or 0 for padding; `image_rotary_emb` is cosine and sine of the video
+        tokens, each `[N, H, D / 2]`.
+        """
+        tokens, length = hidden_states.shape[1], encoder_hidden_states.shape[1]
+        q, k, v = _project(attn, hidden_states, attn.to_q, attn.to_k, attn.to_v)
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        if image_rotary_emb is not None:
+            q, k = _rotate(q, *image_rotary_emb), _rotate(k, *image_rotary_emb)
+        text_q, text_k, text_v = _project(
+            attn, encoder_hidden_states, attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
+        )
+        text_q, text_k = attn.norm_added_q(text_q), attn.norm_added_k(text_k)
+
+        # Prompts are padded on the right as a rule, but the host takes any mask and packs.
+        padding = attention_mask == 0
+        order = padding.byte().argsort(dim=1, stable=True)
+        padding, order = padding.take_along_dim(order, 1), order[:, :, None, None]
+        q = torch.cat([q, text_q.take_along_dim(order, 1)], dim=1)
+        k = torch.cat([k, text_k.take_along_dim(order, 1)], dim=1)
+        v = torch.cat([v, text_v.take_along_dim(order, 1)], dim=1)
+        mask = F.pad(~padding, (tokens, 0), value=True)[:, None, None]
+
+        out = self.attend(q, k, v, mask, self.run.layout).flatten(2)
+        video, text = out.split_with_sizes([tokens, length], dim=1)
+        text = text.masked_fill(padding[:, :, None], 0)
+        video = attn.to_out[1](attn.to_out[0](video))
+        return video, text if attn.context_pre_only else attn.to_add_out(text)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """`q, k, v [B, N + L, H, D]`, each row of the batch cut where its prompt ends; rows of other lengths
+        than the keys (a core may ask for the text alone) are masked instead.
+        """
+        if mask is None or q.shape[1] != k.shape[1]:
+            return super().dense(q, k, v, mask, layout)
+        rows = []
+        for row, end in enumerate(mask.flatten(1).sum(1).tolist()):
+            out = super().dense(*(x[row : row + 1, :end] for x in (q, k, v)), None, layout)
+            rows.append(F.pad(out, (0, 0, 0, 0, 0, q.shape[1] - end)))
+        return torch.cat(rows)
+
+
+class MochiFamily:
+    """`MochiTransformer3DModel`."""
+
+    name: ClassVar[str] = "mochi"
+    denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
+    stock: ClassVar[frozenset[str]] = frozenset({"MochiAttnProcessor2_0"})
+    cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+
+    def sites(self, model: nn.Module, component: str) -> list[Site]:
+        """One joint attention a block."""
+        found = ((f"transformer_blocks.{i}.attn1", b.attn1) for i, b in enumerate(model.transformer_blocks))
+        return [
+            Site(name, index, attn.heads, attn.inner_dim // attn.heads, "joint", component)
+            for index, (name, attn) in enumerate(found)
+        ]
+
+    def processor(self, site: Site, run: RunContext) -> MochiProcessor:
+        """Our processor for one site, with the dense core."""
+        return MochiProcessor(site, run)
+
+    def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
+        """Frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
+        frames, height, width = call["hidden_states"].shape[2:]
+        grid = frames, height // model.config.patch_size, width // model.config.patch_size
+        tokens = grid[0] * grid[1] * grid[2]
+        text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
+        return Layout(grid, text, slice(0, tokens), masked_text=True)
+
+    def timestep(self, call: Mapping[str, Any]) -> Tensor:
+        """`[B]`, on the scale of the scheduler, which counts up from 0 here."""
+        return call["timestep"]
+
+    def batch(self, call: Mapping[str, Any]) -> int:
+        """Number of rows of a denoiser call."""
+        return call["hidden_states"].shape[0]
+
+
+def _project(attn: MochiAttention, x: Tensor, *projections: nn.Module) -> list[Tensor]:
+    """`x [B, N, C]` through each projection, `[B, N, H, D]`."""
+    return [project(x).unflatten(2, (attn.heads, -1)) for project in projections]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns neighbouring channel pairs of `x [B, N, H, D]`, by angles of each head's own."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack(
+        [(even * cos - odd * sin).to(x.dtype), (even * sin + odd * cos).to(x.dtype)], dim=-1
+    ).flatten(-2)
+
+
+FAMILY = MochiFamily()

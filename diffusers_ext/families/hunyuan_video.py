@@ -32,9 +32,9 @@ class HunyuanVideoProcessor(DispatchProcessor):
         """Joint attention.
 
         Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
-        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts; `image_rotary_emb` is cosine and
-        sine of the video tokens, each `[N, D]`. A double block has projections for the text; a single block
-        projects video and text alike, and the output outside.
+        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts; `image_rotary_emb` is cosine
+        and sine of the video tokens, each `[N, D]`. A double block has projections for the text; a single
+        block projects video and text alike, and the output outside.
         """
         tokens, length = hidden_states.shape[1], encoder_hidden_states.shape[1]
         shared = attn.add_q_proj is None

@@ -49,6 +49,11 @@ def locate(name: str) -> Path | None:
     """Folder of a zoo name or local model, `None` for what can only be a Hub id; raises as `load` does."""
     from . import zoo
 
+    if name in zoo.REWARDS:
+        raise ValueError(
+            f"load() gives pipelines and {name!r} is a reward, which scores pictures; "
+            f"get it with diffusers_ext.zoo.load_reward({name!r})"
+        )
     if name in zoo.MODELS:
         folder = Path(zoo.path(name))
         if not (folder / _INDEX).is_file():

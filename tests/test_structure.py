@@ -29,6 +29,7 @@ ALLOWED = {
     "forecast": {"core", "errors", "sizes"},
     "overview": {"core", "families", "session"},
     "zoo": {"errors"},
+    "rewards": {"errors", "zoo"},
 }
 
 

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .reward import ShapesCLIP
 
 WEIGHTS = Path(__file__).parent / "weights"
 CARD = "card.json"
@@ -61,16 +64,28 @@ UNRELEASED: Mapping[str, Model] = MappingProxyType(  # `train` knows them; their
 )
 
 
+REWARDS = ("shapes-clip",)  # they score pictures; no pipelines
+
+
 def path(name: str) -> Path:
     """Folder of a model of the zoo, whether or not its weights are installed."""
-    if name not in MODELS:
-        raise ValueError(f"unknown zoo model {name!r}; the zoo has {', '.join(MODELS)}")
+    if name not in MODELS and name not in REWARDS:
+        raise ValueError(f"unknown zoo model {name!r}; the zoo has {', '.join([*MODELS, *REWARDS])}")
     return WEIGHTS / name
 
 
+def load_reward(name: str, **kwargs: Any) -> ShapesCLIP:
+    """A reward of the zoo by its name, ready to `score(images, prompts)`; `kwargs` go to `ShapesCLIP`."""
+    if name not in REWARDS:
+        raise ValueError(f"unknown reward {name!r}; the zoo has {', '.join(REWARDS)}")
+    from .reward import ShapesCLIP
+
+    return ShapesCLIP(**kwargs)
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """Files of a pipeline folder that hold trained numbers, in a fixed order."""
-    return sorted(folder.glob("*/*.safetensors"))
+    """Files of a model folder, or of the parts of a pipeline, that hold trained numbers, in a fixed order."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
 
 
 def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:

@@ -86,7 +86,20 @@ def _denoiser(objective_class: type[StreamObjective], out: Path, how: Run, start
     return folder
 
 
-BUILDERS = {VAE: _vae, "shapes-sd3": _sd3, "shapes-sd": _sd}
+def _clip(out: Path, how: Run, start: Path | None) -> Path:
+    from .clip import CLIPObjective
+    from .export import export
+    from .fit import fit
+
+    folder = out / "shapes-clip"
+    objective = CLIPObjective(_autoencoder(out), seed=how.seed)
+    fit(objective, folder, how)
+    export(objective, folder, folder, "shapes-clip")
+    objective.processor.save_pretrained(folder)
+    return folder
+
+
+BUILDERS = {VAE: _vae, "shapes-sd3": _sd3, "shapes-sd": _sd, "shapes-clip": _clip}
 TRAINABLE = tuple(BUILDERS)
 
 

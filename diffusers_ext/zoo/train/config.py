@@ -111,3 +111,20 @@ class TurboConfig(Recipe):
     regression: float = 1.0  # weight of the distance to that picture
     margin: float = 0.02  # share of the timesteps at either end on which student and teacher are not compared
     snr: float = 5.0  # as in shapes-sd, for the critic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CLIPConfig(Recipe):
+    """Recipe of shapes-clip."""
+
+    samples: int = 600_000
+    batch: int = 128  # pictures: 64 pairs one mistake apart
+    muon_lr: float = 2e-3
+    decay: float = 0.5
+    reuse: int = 4  # times that a picture is used
+    negatives: int = 3  # further wrong captions for each picture
+    decoded: float = 0.2  # share of the pictures that went through the autoencoder
+    latent_noise: float = 0.3  # largest spread added to their latents, which have spread 1
+    noise: float = 0.1  # largest spread added to pixels in -1..1
+    evaluate_every: int = 25_000  # samples
+    evaluate_prompts: int = 100  # pairs per kind of mistake

@@ -17,6 +17,7 @@ from .loop import load_checkpoint
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from transformers import PreTrainedModel
 
 LOG_LINES = 2000
 
@@ -28,7 +29,7 @@ class PipelineObjective(Objective, Protocol):
 
 
 def export(objective: PipelineObjective, run: Path, out: Path, name: str, **facts: Any) -> None:
-    """Write the averaged weights of a run as a pipeline folder, with card.json and training_log.jsonl.
+    """Write the averaged weights of a run as a model folder, with card.json and training_log.jsonl.
 
     `facts` are further entries of the card, such as the quality of the autoencoder.
     """
@@ -42,11 +43,13 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
         "".join(json.dumps(line) + "\n" for line in thin(lines, LOG_LINES))
     )
     schedule = Schedule(*state["schedule"])
+    use = {"model": type(objective.pipe).__name__}
+    if model := (MODELS | UNRELEASED).get(name):
+        use = {"pipeline": model.pipeline, "call": dict(model.call)}
     card = {
         "name": name,
         "licence": "Apache-2.0",
-        "pipeline": (MODELS | UNRELEASED)[name].pipeline,
-        "call": dict((MODELS | UNRELEASED)[name].call),
+        **use,
         "data": "diffusers_ext.zoo.render, seed below; no held-out pair drawn, no held-out triple named",
         "seed": state["seed"],
         "config": asdict(replace(objective.recipe, samples=schedule.total)),
@@ -63,7 +66,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def save_half(pipe: DiffusionPipeline, out: Path) -> None:
+def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
     """save_pretrained with fp16 weights and configs that say float32: a bare load computes in float32."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -80,7 +83,7 @@ def save_half(pipe: DiffusionPipeline, out: Path) -> None:
                 f"fp16 holds values up to 65504, {file.parent.name}/{file.name} has larger ones; train again"
             )
         save_file(half, file, metadata={"format": "pt"})
-    for file in out.glob("*/config.json"):
+    for file in (*out.glob("config.json"), *out.glob("*/config.json")):
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:  # a path of the machine that trained
             file.write_text(json.dumps(config, indent=2) + "\n")

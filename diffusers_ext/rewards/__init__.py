@@ -1,0 +1,7 @@
+"""What scores pictures: a reward's `score(images, prompts)` is differentiable with respect to the images."""
+
+from __future__ import annotations
+
+from ..zoo.reward import ShapesCLIP
+
+__all__ = ["ShapesCLIP"]

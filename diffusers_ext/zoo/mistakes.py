@@ -1,0 +1,115 @@
+"""One mistake in a spec: the wrong captions and pictures that a reward has to tell from the right ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from .captions import COLOURS, OBJECTS, RELATIONS, SHAPES, Object, Spec
+from .scenes import Scene
+
+KINDS = ("colour", "shape", "swap", "relation", "count", "objects")
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def mistakes(spec: Spec, kind: str) -> list[Spec]:
+    """Every spec one mistake of that kind away; a picture of one is never a picture of the other.
+
+    colour, shape: one object (all of a count) has another colour or shape. swap: two objects exchange their
+    colours. relation: exchanged or another one. count: one more or one fewer of the same; objects: one
+    different object more or fewer. Empty where a spec has nothing of the kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of mistake {kind!r}; the kinds are {', '.join(KINDS)}")
+    counted = spec.task == "counting" or len(spec.objects) == 1
+    if kind == "count":
+        several = [n for n in (len(spec.objects) - 1, len(spec.objects) + 1) if 1 <= n <= 4]
+        return [Spec(spec.objects[:1] * n) for n in several] if counted else []
+    if kind == "relation":
+        return list(_relations(spec)) if spec.relation else []
+    if kind == "objects":
+        return [] if spec.task == "counting" else list(_more_and_fewer(spec))
+    truth = Counter(spec.objects)
+    wrong = []
+    for objects in {"colour": _recoloured, "shape": _reshaped, "swap": _swapped}[kind](spec.objects):
+        if len(set(objects)) == len(truth) and Counter(objects) != truth:
+            wrong.append(replace(spec, objects=objects))
+    return wrong
+
+
+def sample_mistakes(spec: Spec, count: int, rng: np.random.Generator) -> list[Spec]:
+    """Up to `count` different mistakes for training, of as many kinds as there are, none of them held out.
+
+    A held-out pair in a negative would teach that it is always wrong.
+    """
+    found: list[Spec] = []
+    kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
+    while kinds and len(found) < count:
+        kind = kinds.pop(0)
+        left = [m for m in mistakes(spec, kind) if not m.held_out and m not in found]
+        if left:
+            found.append(left[rng.integers(len(left))])
+            kinds.append(kind)
+    return found
+
+
+def may_show(scene: Scene, asked: Spec) -> bool:
+    """Whether a picture of `scene` may pass for `asked`; a relation must be clearly wrong to count as wrong.
+
+    The detector calls a relation true when the objects lie farther apart along its axis than across it; here
+    half of that suffices, for what is nearly true is no honest negative.
+    """
+    if Counter(asked.objects) != Counter(scene.spec.objects):
+        return False
+    if asked.relation is None:
+        return True
+    places = dict(zip(scene.spec.objects, scene.places, strict=True))
+    (x0, y0, _), (x1, y1, _) = (places[o] for o in asked.objects)
+    dx, dy = x1 - x0, y1 - y0
+    along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[
+        asked.relation
+    ]
+    return along > 0.5 * abs(across)
+
+
+def _recoloured(objects: tuple[Object, ...]) -> Iterator[tuple[Object, ...]]:
+    for thing in dict.fromkeys(objects):
+        for colour in COLOURS:
+            yield tuple(Object(colour, o.shape) if o == thing else o for o in objects)
+
+
+def _reshaped(objects: tuple[Object, ...]) -> Iterator[tuple[Object, ...]]:
+    for thing in dict.fromkeys(objects):
+        for shape in SHAPES:
+            yield tuple(Object(o.colour, shape) if o == thing else o for o in objects)
+
+
+def _swapped(objects: tuple[Object, ...]) -> Iterator[tuple[Object, ...]]:
+    for a, b in combinations(range(len(objects)), 2):
+        swapped = list(objects)
+        swapped[a] = Object(objects[b].colour, objects[a].shape)
+        swapped[b] = Object(objects[a].colour, objects[b].shape)
+        yield tuple(swapped)
+
+
+def _relations(spec: Spec) -> Iterator[Spec]:
+    first, second = spec.objects
+    for relation in RELATIONS:
+        if relation != spec.relation:
+            yield Spec((first, second), relation)
+        if relation != _OPPOSITE[spec.relation]:
+            yield Spec((second, first), relation)
+
+
+def _more_and_fewer(spec: Spec) -> Iterator[Spec]:
+    if len(spec.objects) > 1:
+        for gone in spec.objects:
+            yield Spec(tuple(o for o in spec.objects if o != gone))
+    if len(spec.objects) < 3:
+        for more in OBJECTS:
+            if more not in spec.objects:
+                yield Spec((*spec.objects, more))

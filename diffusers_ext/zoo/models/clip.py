@@ -1,0 +1,54 @@
+"""The learned reward: a CLIPModel that reads captions of the shapes world and pictures of 8x8 patches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..scenes import SIZE
+from ..tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPProcessor
+
+PATCH = 8  # px
+WIDTH = 128
+TEXT_LAYERS, VISION_LAYERS = 3, 4
+MEAN = STD = 0.5  # pictures come as -1..1
+
+
+def build_reward() -> CLIPModel:
+    """An untrained CLIPModel of 1.5 M parameters, heads of 32, features [B, 128]."""
+    from transformers import CLIPConfig, CLIPModel
+
+    tokenizer = build_tokenizer()
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": WIDTH // 32,
+        "hidden_act": "gelu",  # one kernel; CLIP's quick_gelu takes two more passes over the memory
+    }
+    text = {
+        **tower,
+        "num_hidden_layers": TEXT_LAYERS,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**tower, "num_hidden_layers": VISION_LAYERS, "image_size": SIZE, "patch_size": PATCH}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def build_processor() -> CLIPProcessor:
+    """Tokenizer and image processor that belong to the model; needs no torchvision."""
+    from transformers import CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    pictures = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+    )
+    return CLIPProcessor(pictures, build_tokenizer())

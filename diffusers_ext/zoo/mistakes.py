@@ -13,6 +13,7 @@ from .captions import COLOURS, OBJECTS, RELATIONS, SHAPES, Object, Spec
 from .scenes import Scene
 
 KINDS = ("colour", "shape", "swap", "relation", "count", "objects")
+_OFTEN = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)  # in training, what is learned late comes more often; same order
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -44,10 +45,12 @@ def mistakes(spec: Spec, kind: str) -> list[Spec]:
 def sample_mistakes(spec: Spec, count: int, rng: np.random.Generator) -> list[Spec]:
     """Up to `count` different mistakes for training, of as many kinds as there are, none of them held out.
 
-    A held-out pair in a negative would teach that it is always wrong.
+    The hard kinds tend to come first; the others are learned from the other captions of a batch. A held-out
+    pair in a negative would teach that it is always wrong.
     """
     found: list[Spec] = []
-    kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
+    # Without replacement, in proportion to the weights (Efraimidis and Spirakis 2006).
+    kinds = [KINDS[i] for i in np.argsort(rng.exponential(size=len(KINDS)) / _OFTEN)]
     while kinds and len(found) < count:
         kind = kinds.pop(0)
         left = [m for m in mistakes(spec, kind) if not m.held_out and m not in found]

@@ -105,10 +105,11 @@ def _of_pipeline(pipe: Any) -> Tokens:
     model = next(iter(denoisers(pipe).values()))
     family = family_of(model).name
     call = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
-    latent_px = getattr(pipe, "vae_scale_factor_spatial", None) or pipe.vae_scale_factor
+    latent_px = _first(pipe, "vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_scale_factor")
     side = getattr(pipe, "default_sample_size", None) or getattr(model.config, "sample_size", None)
     side = (side[0] if isinstance(side, (tuple, list)) else side or 0) * latent_px
-    height, width = call.get("height") or side, call.get("width") or side
+    height = call.get("height") or getattr(pipe, "default_height", side)
+    width = call.get("width") or getattr(pipe, "default_width", side)
     if family == "unet":
         # Attention of the finest level that has any; it decides the cost.
         level = next(i for i, kind in enumerate(model.config.down_block_types) if "Attn" in kind)
@@ -116,8 +117,15 @@ def _of_pipeline(pipe: Any) -> Tokens:
     if family == "flux":
         return Tokens(latent_px * 2, 0, call["max_sequence_length"], height, width)  # packed two by two
     patch = model.config.patch_size
-    if family == "wan":
-        frames = pipe.vae_scale_factor_temporal * patch[0]
-        return Tokens(latent_px * patch[1], frames, 0, height, width, call["num_frames"])
+    if "num_frames" in call:
+        depth, patch = patch[:2] if family == "wan" else (getattr(model.config, "patch_size_t", 1), patch)
+        frames = depth * _first(pipe, "vae_scale_factor_temporal", "vae_temporal_scale_factor")
+        text = 0 if family == "wan" else call["max_sequence_length"]  # Wan keeps it out of the sequence
+        return Tokens(latent_px * patch, frames, text, height, width, call["num_frames"])
     text = pipe.tokenizer_max_length + call["max_sequence_length"]  # CLIP's tokens, then those of T5
     return Tokens(latent_px * patch, 0, text, height, width)
+
+
+def _first(pipe: Any, *names: str) -> int:
+    """The first attribute that is there: pipelines of different ages call the same number differently."""
+    return next(getattr(pipe, name) for name in names if getattr(pipe, name, None))

@@ -146,11 +146,6 @@ def _lay_out(
     text = layout.text.stop - layout.text.start
     recipe = method.recipe(layout.grid, text, text_rows=False)
     if layout.masked_text:
-        if not hasattr(recipe, "masked_text"):
-            raise UnsupportedError(
-                f"{method.name} cannot hide the padding of prompts, which this model asks for; use clear, gna "
-                "or radial."
-            )
         recipe = replace(recipe, masked_text=True)
     tokens = layout.tokens
     if recipe.pairs == tokens * (tokens + text):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import path
+from .. import MODELS, UNRELEASED, WEIGHTS, checksums, path, weight_files
 from .fit import Run
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .diffusion import StreamObjective
 
 VAE = "shapes-vae"
+TEACHER = "shapes-sd"  # of shapes-sd-turbo
 
 
 def run(
@@ -74,6 +75,33 @@ def _sd(out: Path, how: Run, start: Path | None) -> Path:
     return _denoiser(SDObjective, out, how, start)
 
 
+def _turbo(out: Path, how: Run, start: Path | None) -> Path:
+    if start is not None:
+        raise ValueError(f"shapes-sd-turbo starts from its teacher, got the start {start}; leave it out")
+    from diffusers import StableDiffusionPipeline
+
+    from .export import export
+    from .fit import fit
+    from .turbo import TurboObjective
+
+    source, folder = _teacher(out), out / TurboObjective.name
+    mark = checksums(weight_files(source), source)["unet/diffusion_pytorch_model.safetensors"]
+    objective = TurboObjective(
+        StableDiffusionPipeline.from_pretrained(source),
+        dict((MODELS | UNRELEASED)[TEACHER].call),
+        folder / "cache" / mark[:12],  # pairs of one teacher never serve another
+        seed=how.seed,
+        compile=_compiler(),
+    )
+    fit(objective, folder, how)
+    facts = {
+        "data": "captions of the training stream, seed below, and the teacher's answers to them",
+        "teacher": {"name": TEACHER, "unet": mark},
+    }
+    export(objective, folder, folder, objective.name, **facts)
+    return folder
+
+
 def _denoiser(objective_class: type[StreamObjective], out: Path, how: Run, start: Path | None) -> Path:
     from .export import export
     from .fit import fit
@@ -99,13 +127,23 @@ def _clip(out: Path, how: Run, start: Path | None) -> Path:
     return folder
 
 
-BUILDERS = {VAE: _vae, "shapes-sd3": _sd3, "shapes-sd": _sd, "shapes-clip": _clip}
+BUILDERS = {VAE: _vae, "shapes-sd3": _sd3, "shapes-sd": _sd, "shapes-sd-turbo": _turbo, "shapes-clip": _clip}
 TRAINABLE = tuple(BUILDERS)
 
 
 def _compiler() -> bool:
     """Whether torch.compile can build its CPU code here."""
     return shutil.which("g++") is not None
+
+
+def _teacher(out: Path) -> Path:
+    for folder in (out / TEACHER, WEIGHTS / TEACHER):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"shapes-sd-turbo needs its trained teacher in {out / TEACHER}; "
+        f"run 'diffusers-ext train {TEACHER}' first"
+    )
 
 
 def _autoencoder(out: Path) -> AutoencoderKL:

@@ -109,6 +109,7 @@ class TurboConfig(Recipe):
     reuse: int = 8  # times that a pair made later is used
     paired: float = 0.5  # share of a batch for which the teacher's picture is known
     regression: float = 1.0  # weight of the distance to that picture
+    matching: float = 1.0  # weight of the pull to where the teacher finds pictures likely
     margin: float = 0.02  # share of the timesteps at either end on which student and teacher are not compared
     snr: float = 5.0  # as in shapes-sd, for the critic
 

@@ -18,4 +18,4 @@ def small_shards():
 @pytest.fixture(scope="session")
 def vae():
     torch.manual_seed(0)
-    return build_vae().eval()
+    return build_vae().half().float().eval()  # as a shipped one: stored in half precision

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from diffusers_ext.zoo.train.config import SDConfig
 from diffusers_ext.zoo.train.export import export
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.sd import SDObjective, snr_weight, spread_timesteps, velocity_loss
+from tests.zoo.train.reproduce import losses_of, rerun
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 TINY = SDConfig(samples=32, batch=4, warmup=8, first=1, log_every=1, evaluate_every=10**9)
@@ -131,12 +133,22 @@ def test_the_export_loads_as_a_stock_pipeline_without_a_word(trained, capfd):
     assert sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) < 8 * 2**20
 
 
+def test_card_and_log_of_an_export_suffice_to_begin_the_run_again(trained, tmp_path):
+    _, model = trained
+    logged = losses_of(model / "training_log.jsonl", 3)
+    assert torch.equal(rerun(model, SDObjective, 3, tmp_path / "same"), logged)
+    altered = tmp_path / "altered"
+    shutil.copytree(model, altered)
+    card = json.loads((model / zoo.CARD).read_text())
+    (altered / zoo.CARD).write_text(json.dumps(card | {"config": card["config"] | {"lr": 2e-3}}))
+    other = rerun(altered, SDObjective, 3, tmp_path / "other")
+    assert other[0] == logged[0] and other[2] != logged[2]
+
+
 def test_a_run_may_start_from_a_text_encoder_alone(trained, vae, tmp_path):
     _, model = trained
     part = tmp_path / "start"
-    (part / "text_encoder").mkdir(parents=True)
-    for file in (model / "text_encoder").iterdir():
-        (part / "text_encoder" / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(model / "text_encoder", part / "text_encoder")
     fresh = SDObjective(vae, tmp_path, TINY, compile=False)
     begun = SDObjective(vae, tmp_path, TINY, start=part, compile=False)
     saved = StableDiffusionPipeline.from_pretrained(model)

@@ -1,0 +1,81 @@
+"""What a teacher makes of noise: starting points and ends of its guided trajectories, with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..models import LATENT_CHANNELS, LATENT_SIZE
+from ..scenes import sample_spec
+from .loop import cpu_precision, generator
+from .shards import Shards
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+SHARD = 512  # pairs
+BATCH = 128  # pictures the teacher makes at a time
+
+
+class Pairs(NamedTuple):
+    """Noise [B, 4, 16, 16], the latents made of it [B, 4, 16, 16] and token ids [B, 24]."""
+
+    noise: torch.Tensor
+    latents: torch.Tensor
+    ids: torch.Tensor
+
+
+class TeacherPairs:
+    """Captions of the training stream `seed`, answered by the pipeline `teacher` with arguments `call`."""
+
+    def __init__(
+        self,
+        teacher: StableDiffusionPipeline,
+        call: Mapping[str, Any],
+        folder: Path,
+        seed: int,
+        first: int,
+        reuse: int,
+    ):
+        self.teacher, self.call, self.seed = teacher, dict(call), seed
+        self.shards = Shards(folder, SHARD, self._make, first, reuse)
+
+    def batch(self, used: int, size: int, generator: torch.Generator) -> Pairs:
+        """A batch for the moment when `used` pairs have been used."""
+        rows = self.shards.draw(used, size, generator)
+        return Pairs(rows["noise"].float(), rows["latents"].float(), rows["ids"].long())
+
+    def _make(self, number: int) -> dict[str, np.ndarray]:
+        import torch
+
+        size, device = self.shards.size, self.teacher.device
+        texts = captions(self.seed, number * size, size)
+        shape = size, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE
+        noise = torch.randn(shape, generator=generator(self.seed, number)).half()
+        made = []
+        with torch.autocast(device.type, torch.bfloat16, enabled=cpu_precision() == "bf16"):
+            for start in range(0, size, BATCH):
+                part = slice(start, start + BATCH)
+                ends = self.teacher(
+                    texts[part], latents=noise[part].float().to(device), output_type="latent", **self.call
+                ).images
+                made.append(ends.float().cpu().half())
+        return {
+            "noise": noise.numpy(),
+            "latents": torch.cat(made).numpy(),
+            "ids": token_ids(self.teacher.tokenizer, texts).to(torch.int16).numpy(),
+        }
+
+
+def captions(seed: int, first: int, count: int) -> list[str]:
+    """Captions of the training stream `seed` from sample `first` on, without drawing the pictures."""
+    return [sample_spec(np.random.default_rng((seed, first + i))).caption for i in range(count)]
+
+
+def token_ids(tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """Ids [B, 24] of captions, padded as the stock pipeline pads them."""
+    return tokenizer(texts, padding="max_length", return_tensors="pt").input_ids

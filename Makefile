@@ -38,6 +38,7 @@ format: $(STAMP)
 bench-cpu: $(STAMP)
 	$(BIN)/python -m bench.guidance_cost --device cpu
 	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.rectified_error
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

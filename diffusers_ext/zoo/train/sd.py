@@ -12,7 +12,7 @@ from .loop import generator
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 
 class SDObjective(StreamObjective):
@@ -33,17 +33,15 @@ class SDObjective(StreamObjective):
         """Latents, noise, timesteps, weight and ids."""
         import torch
 
-        recipe, dice, scheduler = self.recipe, generator(self.seed, step), self.pipe.scheduler
+        recipe, dice = self.recipe, generator(self.seed, step)
         batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
         noise = torch.randn(batch.latents.shape, generator=dice)
-        t = spread_timesteps(recipe.batch, scheduler.config.num_train_timesteps, dice)
+        t = spread_timesteps(recipe.batch, self.pipe.scheduler.config.num_train_timesteps, dice)
         ids = drop_captions(batch.ids, recipe.drop, self.pipe.tokenizer, dice)
-        weight = object_weight(batch.cover, recipe, progress)
-        weight = weight * snr_weight(scheduler.alphas_cumprod[t], recipe.snr)[:, None, None, None]
-        return batch.latents, noise, t, weight, ids
+        return batch.latents, noise, t, object_weight(batch.cover, recipe, progress), ids
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return velocity_loss(self.pipe, *inputs)
+        return velocity_loss(self.pipe, *inputs, limit=self.recipe.snr)
 
 
 def velocity_loss(
@@ -53,15 +51,18 @@ def velocity_loss(
     t: torch.Tensor,
     weight: torch.Tensor,
     ids: torch.Tensor,
+    *,
+    limit: float,
 ) -> torch.Tensor:
     """Weighted mean square of the error in v = sqrt(a) noise - sqrt(1 - a) latents, a = alphas_cumprod[t]
-    (Salimans and Ho, arXiv 2202.00512, appendix D).
+    (Salimans and Ho, arXiv 2202.00512, appendix D); the signal-to-noise ratio adds its weight up to `limit`.
 
     Shapes: latents and noise [B, 4, 16, 16], t [B] integer, weight [B, 1, 16, 16], ids [B, 24].
     """
     noisy = pipe.scheduler.add_noise(latents, noise, t)
     velocity = pipe.unet(noisy, t, pipe.text_encoder(ids)[0], return_dict=False)[0]
-    return (weight * (velocity.float() - pipe.scheduler.get_velocity(latents, noise, t)).square()).mean()
+    error = (velocity.float() - pipe.scheduler.get_velocity(latents, noise, t)).square()
+    return (snr_weight(pipe.scheduler, t, limit) * weight * error).mean()
 
 
 def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torch.Tensor:
@@ -72,17 +73,15 @@ def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torc
     return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * steps).long()
 
 
-def snr_weight(alpha: torch.Tensor, limit: float) -> torch.Tensor:
-    """Weight of the squared error in v at signal shares `alpha` [B]: 1 up to the signal-to-noise ratio
+def snr_weight(scheduler: DDIMScheduler, t: torch.Tensor, limit: float) -> torch.Tensor:
+    """Weight [B, 1, 1, 1] of the squared error in v at timesteps [B]: 1 up to the signal-to-noise ratio
     `limit`, then falling as that of a squared error in the latents that weighs limit + 1.
 
     Min-SNR (Hang et al., arXiv 2303.09556, section 3.4) with 1 added to the ratio, since its own weight for v
     vanishes on pure noise, where sampling with zero terminal SNR begins.
     """
-    import torch
-
-    # SNR + 1 = 1 / (1 - alpha)
-    return torch.clamp((limit + 1) * (1 - alpha), max=1)
+    alpha = scheduler.alphas_cumprod.to(t.device)[t]
+    return ((limit + 1) * (1 - alpha)).clamp(max=1)[:, None, None, None]  # SNR + 1 = 1 / (1 - alpha)
 
 
 def unet_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:

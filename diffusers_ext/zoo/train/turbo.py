@@ -119,7 +119,7 @@ class TurboObjective(DiffusionObjective):
             without, given = both.float().chunk(2)
             real = clean(scheduler, noisy, t, without + self.guidance * (given - without))
         v = self.critic(noisy, t, text).sample.float()
-        weight = snr_weight(scheduler.alphas_cumprod.to(t.device)[t], recipe.snr)[:, None, None, None]
+        weight = snr_weight(scheduler, t, recipe.snr)
         critic = (weight * (v - scheduler.get_velocity(fixed, fresh, t)).square()).mean()
         regression = (made[: len(targets)] - targets).square().mean()
         matching = matching_loss(made, real, clean(scheduler, noisy, t, v.detach()))

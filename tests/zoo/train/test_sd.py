@@ -1,6 +1,8 @@
 import json
+import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,14 +98,24 @@ def test_the_loss_is_that_of_v_by_its_definition(objective):
     with torch.no_grad():
         v = pipe.unet(a * latents + s * noise, t, pipe.text_encoder(ids)[0]).sample
         expected = (weight * (v - (a * noise - s * latents)) ** 2).mean()
-        torch.testing.assert_close(velocity_loss(pipe, latents, noise, t, weight, ids), expected)
+        plain = velocity_loss(pipe, latents, noise, t, weight, ids, limit=math.inf)
+        torch.testing.assert_close(plain, expected)
+        assert velocity_loss(pipe, latents, noise, t, weight, ids, limit=1.0) < plain
 
 
 def test_weights_are_one_on_noise_and_bounded_in_the_latents():
-    alpha = torch.tensor([0.0, 0.5, 5 / 6, 0.9, 0.999])  # SNR 0, 1, 5, 9, 999
-    weight = snr_weight(alpha, 5.0)
+    scheduler = SimpleNamespace(alphas_cumprod=torch.tensor([0.0, 0.5, 5 / 6, 0.9, 0.999]))
+    weight = snr_weight(scheduler, torch.arange(5), 5.0).flatten()  # SNR 0, 1, 5, 9, 999
     torch.testing.assert_close(weight[:3], torch.ones(3))
-    torch.testing.assert_close(weight[3:] / (1 - alpha[3:]), torch.full((2,), 6.0))  # times the error of x0
+    in_latents = weight[3:] / (1 - scheduler.alphas_cumprod[3:])  # v has the error of the latents times this
+    torch.testing.assert_close(in_latents, torch.full((2,), 6.0))
+
+
+def test_what_a_step_draws_leaves_alone_the_tables_that_move_to_the_device(objective, monkeypatch):
+    scheduler = objective.pipe.scheduler
+    expected = objective.inputs(3, 0.0)
+    monkeypatch.setattr(scheduler, "alphas_cumprod", scheduler.alphas_cumprod.to("meta"))
+    assert all(torch.equal(a, b) for a, b in zip(objective.inputs(3, 0.0), expected, strict=True))
 
 
 def test_timesteps_of_a_batch_are_spread():

@@ -1,0 +1,49 @@
+"""The image models train on a GPU in large batches, on the data and with the losses of a CPU."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from diffusers_ext import zoo
+from diffusers_ext.zoo.train import latents, pairs
+from diffusers_ext.zoo.train.config import SDConfig, TurboConfig
+from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.sd import SDObjective
+from diffusers_ext.zoo.train.turbo import TurboObjective
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SHORT = dict(samples=10 * 512, warmup=0, first=1, log_every=1, evaluate_every=10**9)
+TOLERANCE = 0.03  # bf16 on one side only
+
+
+def losses(out):
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def first_loss_on_cpu(objective):
+    with torch.no_grad():
+        return objective.loss(*objective.inputs(0, 0.0)).item()
+
+
+def test_a_batch_of_512_and_its_distillation(tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 512)
+    monkeypatch.setattr(pairs, "SHARD", 256)
+    vae = AutoencoderKL.from_pretrained(zoo.path("shapes-sd3") / "vae", torch_dtype=torch.float32)
+    objective = SDObjective(vae, tmp_path / "cache", SDConfig(**SHORT, batch=512), compile=False)
+    expected = first_loss_on_cpu(objective)
+    assert fit(objective, tmp_path / "sd", Run())
+    curve = losses(tmp_path / "sd")
+    assert curve[0] == pytest.approx(expected, rel=TOLERANCE) and curve[-1] < curve[0]
+
+    objective.pipe.to("cpu").save_pretrained(tmp_path / "teacher")
+    teacher = StableDiffusionPipeline.from_pretrained(tmp_path / "teacher")
+    call = {**zoo.UNRELEASED["shapes-sd"].call, "num_inference_steps": 2}
+    student = TurboObjective(teacher, call, tmp_path / "pairs", TurboConfig(**SHORT, batch=512), compile=True)
+    assert fit(student, tmp_path / "turbo", Run())
+    assert all(0 < loss < 100 for loss in losses(tmp_path / "turbo"))

@@ -9,7 +9,7 @@ from .generate import Item
 
 # The place of a task numbers its noise, and committed results name that noise: new tasks go to the end.
 _FIRST = ("single_object", "two_object", "three_object", "counting", "position")
-_LATER = ("color_attr",)
+_LATER = ("color_attr", "motion", "two_motion")
 _MOST = 10_000  # prompts per task
 _APART = 10**15  # between the numbers of the later tasks; five tasks had been numbered side by side
 

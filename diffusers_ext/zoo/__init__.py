@@ -60,6 +60,20 @@ UNRELEASED: Mapping[str, Model] = MappingProxyType(  # `train` knows them; their
                 {"height": 64, "width": 64, "num_inference_steps": 1, "guidance_scale": 0.0}
             ),
         ),
+        "shapes-wan": Model(
+            pipeline="WanPipeline",
+            call=MappingProxyType(
+                {
+                    "height": 32,  # px
+                    "width": 32,
+                    "num_frames": 9,
+                    "num_inference_steps": 15,
+                    "guidance_scale": 4.0,
+                    "max_sequence_length": 24,  # tokens; the stock default of 512 works too and is slower
+                }
+            ),
+            tasks=("single_object", "two_object", "motion", "two_motion"),
+        ),
     }
 )
 

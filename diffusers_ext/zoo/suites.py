@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from .captions import OBJECTS, RELATIONS, Object, Spec
+from .motion import MOTIONS, MOVES, OPPOSITE, Actor, Script
 
 SPLITS = ("train-like", "held-out", "tuning")
 
 
-def suite(split: str, task: str, n: int, seed: int = 0) -> list[Spec]:
+def suite(split: str, task: str, n: int, seed: int = 0) -> list[Spec | Script]:
     """`n` specs of a task in random order, the same for the same arguments, repeated only once all have come.
 
-    held-out: at least one object pair or relation triple that training never names.
+    held-out: at least one object pair, relation triple or motion that training never names.
     train-like and tuning: none of them; a checksum of the caption sends a quarter to tuning.
     """
     if split not in SPLITS or task not in TASKS:
@@ -35,7 +36,7 @@ def suite(split: str, task: str, n: int, seed: int = 0) -> list[Spec]:
     return [chosen[i % len(chosen)] for i in range(n)]
 
 
-def split_of(spec: Spec) -> str:
+def split_of(spec: Spec | Script) -> str:
     """The one split a spec belongs to."""
     if spec.held_out:
         return "held-out"
@@ -73,13 +74,32 @@ def _position(index: int) -> Spec | None:
     return Spec((first, second), RELATIONS[relation]) if first != second else None
 
 
+def _motion(index: int) -> Script:
+    thing, motion = divmod(index, len(MOTIONS))
+    return Script((Actor(OBJECTS[thing], MOTIONS[motion]),))
+
+
+def _two_motion(index: int) -> Script | None:
+    """One object moves: past one at rest, or past one that comes the other way."""
+    index, kind = divmod(index, 2 * len(MOVES))
+    first, second = _digits(index, 2)
+    way = MOTIONS[kind % len(MOVES)]
+    other = "" if kind < len(MOVES) else OPPOSITE[way]
+    return Script((Actor(first, other), Actor(second, way))) if first != second else None
+
+
 # task -> how many numbers to draw from and what a number means (None where it means nothing)
-TASKS: dict[str, tuple[int, Callable[[int], Spec | None]]] = {
+TASKS: dict[str, tuple[int, Callable[[int], Spec | Script | None]]] = {
     "single_object": (len(OBJECTS), _several(1)),
     "two_object": (len(OBJECTS) ** 2, _several(2)),
     "counting": (len(OBJECTS) * 3, _count),
     "color_attr": (len(OBJECTS) ** 2, _attributes),
     "position": (len(OBJECTS) ** 2 * len(RELATIONS), _position),
     "three_object": (len(OBJECTS) ** 3, _several(3)),
+    "motion": (len(OBJECTS) * len(MOTIONS), _motion),
+    "two_motion": (len(OBJECTS) ** 2 * 2 * len(MOVES), _two_motion),
 }
-IMAGE_TASKS = tuple(TASKS)  # GenEval's classes; `color_attr` has both colours and both shapes different
+VIDEO_TASKS = ("single_object", "two_object", "motion", "two_motion")
+IMAGE_TASKS = tuple(
+    task for task in TASKS if "motion" not in task
+)  # GenEval's classes; `color_attr` has both colours and both shapes different

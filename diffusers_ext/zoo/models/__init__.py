@@ -13,6 +13,7 @@ from .parts import (
 )
 from .sd import build_ddim, build_sd
 from .sd3 import build_sd3, start_as_identity
+from .wan import build_wan, build_wan_vae
 
 __all__ = [
     "CLIP_WIDTHS",
@@ -27,6 +28,8 @@ __all__ = [
     "build_sd3",
     "build_t5",
     "build_vae",
+    "build_wan",
+    "build_wan_vae",
     "normalise",
     "start_as_identity",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .diffusion import StreamObjective
 
-VAE = "shapes-vae"
+VAE, WAN_VAE = "shapes-vae", "shapes-wan-vae"
 TEACHER = "shapes-sd"  # of shapes-sd-turbo
 
 
@@ -127,7 +127,45 @@ def _clip(out: Path, how: Run, start: Path | None) -> Path:
     return folder
 
 
-BUILDERS = {VAE: _vae, "shapes-sd3": _sd3, "shapes-sd": _sd, "shapes-sd-turbo": _turbo, "shapes-clip": _clip}
+def _wan_vae(out: Path, how: Run, start: Path | None) -> Path:
+    from .fit import fit
+    from .wan_vae import WanVAEObjective
+
+    objective, folder = WanVAEObjective(seed=how.seed), out / WAN_VAE
+    if fit(objective, folder, how):
+        objective.export(folder)
+    return folder
+
+
+def _wan(out: Path, how: Run, start: Path | None) -> Path:
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    from ..suites import VIDEO_TASKS
+    from .export import export
+    from .fit import fit
+    from .wan import WanObjective
+    from .wan_vae import measure
+
+    home = _trained(WAN_VAE, out / WAN_VAE / "vae", WEIGHTS / WanObjective.name / "vae")
+    vae = AutoencoderKLWan.from_pretrained(home, torch_dtype=torch.float32)
+    folder = out / WanObjective.name
+    objective = WanObjective(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
+    fit(objective, folder, how)
+    facts = {"tasks": list(VIDEO_TASKS), "autoencoder": measure(vae, 400)}
+    export(objective, folder, folder, objective.name, **facts)
+    return folder
+
+
+BUILDERS = {
+    VAE: _vae,
+    WAN_VAE: _wan_vae,
+    "shapes-wan": _wan,
+    "shapes-sd3": _sd3,
+    "shapes-sd": _sd,
+    "shapes-sd-turbo": _turbo,
+    "shapes-clip": _clip,
+}
 TRAINABLE = tuple(BUILDERS)
 
 
@@ -147,14 +185,18 @@ def _teacher(out: Path) -> Path:
 
 
 def _autoencoder(out: Path) -> AutoencoderKL:
+    import torch
     from diffusers import AutoencoderKL
 
-    for folder in (out / VAE / "vae", path("shapes-sd3") / "vae"):
-        if (folder / "config.json").is_file():
-            import torch
+    folder = _trained(VAE, out / VAE / "vae", path("shapes-sd3") / "vae")
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
 
-            return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+
+def _trained(name: str, *folders: Path) -> Path:
+    """The first folder that holds a model, trained here or shipped."""
+    for folder in folders:
+        if (folder / "config.json").is_file():
+            return folder
     raise FileNotFoundError(
-        f"image models need a trained autoencoder in {out / VAE / 'vae'}; "
-        f"run 'diffusers-ext train {VAE}' first"
+        f"this model needs a trained autoencoder in {folders[0]}; run 'diffusers-ext train {name}' first"
     )

@@ -118,7 +118,7 @@ class TurboConfig(Recipe):
 class CLIPConfig(Recipe):
     """Recipe of shapes-clip."""
 
-    samples: int = 600_000
+    samples: int = 400_000
     batch: int = 128  # pictures: 64 pairs one mistake apart
     muon_lr: float = 2e-3
     decay: float = 0.5
@@ -129,3 +129,28 @@ class CLIPConfig(Recipe):
     noise: float = 0.1  # largest spread added to pixels in -1..1
     evaluate_every: int = 25_000  # samples
     evaluate_prompts: int = 100  # pairs per kind of mistake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WanVAEConfig(VAEConfig):
+    """Recipe of shapes-wan-vae."""
+
+    samples: int = 24_000
+    lr: float = 2e-3
+    foreground: float = 3.0  # extra loss weight of pixels under an object
+    stills_until: float = 0.5  # share of the run on single frames
+    short_until: float = 0.85  # share of the run after which clips have their full length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WanConfig(StreamRecipe):
+    """Recipe of shapes-wan."""
+
+    samples: int = 400_000
+    muon_lr: float = 2e-3
+    first: int = 12_000
+    t_mean: float = 0.4  # as in SD3Config, and the next three
+    long_text: float = 0.01  # share of batches at 512 tokens, nearly all of them zeros
+    long_text_late: float = 0.1
+    long_text_from: float = 0.85
+    evaluate_prompts: int = 16

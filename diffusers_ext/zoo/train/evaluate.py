@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import MODELS, UNRELEASED
 from ..detect import verify
-from ..suites import TASKS, suite
+from ..suites import IMAGE_TASKS, suite
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -20,7 +20,7 @@ def score(
     prompts: int,
     *,
     split: str = "tuning",
-    tasks: tuple[str, ...] = tuple(TASKS),
+    tasks: tuple[str, ...] = IMAGE_TASKS,
     seed: int = 0,
     **call: object,
 ) -> dict[str, float]:

@@ -1,0 +1,165 @@
+"""The ground-truth judge of clips: the detector of still pictures in each frame, linked to tracks."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+from .captions import Object
+from .clips import SIDE
+from .detect import Found, detect
+from .motion import MOVES, Actor, Script
+from .scenes import SIZE
+
+_ENLARGE = SIZE // SIDE  # the detector's sizes are those of still pictures
+_REACH = 7.0  # px an object can be away from where it was last seen; the fastest goes 1.9 px a frame
+_OTHER_COLOUR = 4.0  # px that a change of colour counts for when frames are linked
+_SEEN = 1 / 3  # share of the frames below which a track is a flicker; the latest to appear has a third
+_MOVED = 4.5  # px between first and last place; half the shortest way of the world
+_GROWN = 1.22  # factor of the radius; the world has 1.35 and more, or none
+_LATE = 2  # frame; what is first seen here or later has appeared
+UNCLEAR = "moves oddly"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One object followed through a clip: `frames` where it was seen and what the detector found there."""
+
+    frames: tuple[int, ...]
+    found: tuple[Found, ...]
+
+    @property
+    def object(self) -> Object:
+        """Colour and shape that most of the track speaks for, weighted by how well the shapes fit."""
+        colour = Counter(f.colour for f in self.found).most_common(1)[0][0]
+        shapes: dict[str, float] = defaultdict(float)
+        for f in self.found:
+            shapes[f.shape] += f.overlap
+        return Object(colour, max(shapes, key=lambda s: shapes[s]))
+
+    def motion(self, length: int) -> str:
+        """One of `motion.MOTIONS`, "" for rest, or "moves oddly" for what is none of these."""
+        fitted = np.array([_ends(self.frames, [v(f) for f in self.found]) for v in _MEASURES])
+        (x0, x1), (y0, y1), (r0, r1) = fitted
+        dx, dy, growth = x1 - x0, y1 - y0, max(r1, 0.1) / max(r0, 0.1)
+        moved = max(abs(dx), abs(dy)) >= _MOVED
+        grown = "grows" if growth >= _GROWN else "shrinks" if growth <= 1 / _GROWN else ""
+        kinds = [bool(moved), bool(grown), self.frames[0] >= _LATE]
+        if self.frames[-1] < length - 2 or sum(kinds) > 1 or min(abs(dx), abs(dy)) >= _MOVED:
+            return UNCLEAR
+        if moved:
+            way = int(np.sign(dx)) * (abs(dx) > abs(dy)), int(np.sign(dy)) * (abs(dy) >= abs(dx))
+            return f"moves {next(name for name, step in MOVES.items() if step == way)}"
+        return "appears" if kinds[2] else grown
+
+    def __str__(self) -> str:
+        return str(self.object)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipVerdict:
+    """Whether a clip shows exactly what was asked, what was seen, and one sentence why.
+
+    `swapped` marks a failure of binding: both objects are there with their colours exchanged.
+    """
+
+    correct: bool
+    tracks: tuple[Track, ...]
+    reason: str
+    swapped: bool = False
+
+
+def observe(clip: np.ndarray) -> tuple[tuple[Found, ...], ...]:
+    """Objects in each frame of a clip [T, 32, 32, 3], uint8 or float in 0..1; centres and areas in its px."""
+    clip = np.asarray(clip)
+    if clip.ndim != 4 or clip.shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(
+            f"the judge of clips needs frames [T, {SIDE}, {SIDE}, 3], got shape {clip.shape}; "
+            "use detect.detect for still pictures"
+        )
+    if clip.dtype != np.uint8:
+        clip = (np.clip(clip, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return tuple(_frame(frame) for frame in clip)
+
+
+def follow(seen: tuple[tuple[Found, ...], ...]) -> tuple[Track, ...]:
+    """Tracks through what was seen in each frame, the longest first; flickers are left out."""
+    tracks: list[tuple[list[int], list[Found]]] = []
+    for frame, objects in enumerate(seen):
+        cost = np.array([[_cost(frame, t, f) for f in objects] for t in tracks]).reshape(
+            len(tracks), len(objects)
+        )
+        rows, columns = linear_sum_assignment(cost)
+        linked = {c: r for r, c in zip(rows, columns, strict=True) if cost[r, c] <= _REACH}
+        for i, found in enumerate(objects):
+            if i in linked:
+                frames, things = tracks[linked[i]]
+                frames.append(frame)
+                things.append(found)
+            else:
+                tracks.append(([frame], [found]))
+    lasting = [Track(tuple(t), tuple(f)) for t, f in tracks if len(t) >= _SEEN * len(seen)]
+    return tuple(sorted(lasting, key=lambda t: -len(t.frames)))
+
+
+def verify_clip(clip: np.ndarray, script: Script) -> ClipVerdict:
+    """Compare a clip with a script: the same objects, no more and no fewer, each in its motion."""
+    tracks = follow(observe(clip))
+    seen = Counter(Actor(t.object, m) if (m := t.motion(len(clip))) != UNCLEAR else str(t) for t in tracks)
+    asked = Counter(script.actors)
+    things, wanted = Counter(t.object for t in tracks), Counter(a.object for a in script.actors)
+    shown = " and ".join(sorted(f"{t} {t.motion(len(clip)) or 'at rest'}" for t in tracks)) or "nothing"
+    if seen == asked:
+        return ClipVerdict(True, tracks, f"found {shown}")
+    if things == wanted:
+        return ClipVerdict(False, tracks, f"the objects are right, their motion is not: found {shown}")
+    swapped = _exchanged(wanted) == things
+    return ClipVerdict(False, tracks, f"found {shown}", swapped)
+
+
+def _exchanged(objects: Counter[Object]) -> Counter[Object] | None:
+    """Two objects with their colours exchanged."""
+    if len(objects) != 2:
+        return None
+    first, second = objects
+    return Counter([Object(second.colour, first.shape), Object(first.colour, second.shape)])
+
+
+def _frame(frame: np.ndarray) -> tuple[Found, ...]:
+    large = Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    scaled = []
+    for f in detect(np.asarray(large)):
+        x, y = f.centre
+        centre = x / _ENLARGE, y / _ENLARGE
+        scaled.append(Found(f.shape, f.colour, centre, round(f.area / _ENLARGE**2), f.overlap))
+    return tuple(scaled)
+
+
+def _cost(frame: int, track: tuple[list[int], list[Found]], found: Found) -> float:
+    """Distance in px between where a track should be by now and what was found; colours count as well.
+
+    Extrapolated from the last two sightings, so that crossing objects keep their identity.
+    """
+    frames, things = track
+    x, y = things[-1].centre
+    if len(frames) > 1:
+        ahead = (frame - frames[-1]) / (frames[-1] - frames[-2])
+        x += (x - things[-2].centre[0]) * ahead
+        y += (y - things[-2].centre[1]) * ahead
+    far = float(np.hypot(found.centre[0] - x, found.centre[1] - y))
+    return far + _OTHER_COLOUR * (found.colour != things[-1].colour)
+
+
+_MEASURES = (lambda f: f.centre[0], lambda f: f.centre[1], lambda f: f.area**0.5)
+
+
+def _ends(frames: tuple[int, ...], values: list[float]) -> tuple[float, float]:
+    """First and last value of the straight line through (frame, value): less noisy than these."""
+    if len(frames) < 2:
+        return values[0], values[0]
+    slope, offset = np.polyfit(frames, values, 1)
+    return slope * frames[0] + offset, slope * frames[-1] + offset

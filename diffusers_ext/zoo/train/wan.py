@@ -1,0 +1,148 @@
+"""Learns shapes-wan: transformer and text encoder together, on latents of clips."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import MODELS, UNRELEASED
+from ..clips import FRAMES, SIDE, training_clip
+from ..models import build_wan
+from ..models.wan import LATENT, normalised
+from ..motion import parse
+from ..suites import VIDEO_TASKS, suite
+from ..track import verify_clip
+from .config import WanConfig
+from .diffusion import StreamObjective
+from .flow import lengthen
+from .latents import LatentStream, drop_captions, object_weight
+from .loop import generator
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import WanPipeline
+
+SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of the stock pipeline
+
+
+class ClipStream(LatentStream):
+    """Clips of the training stream as latents [B, 8, 5, 8, 8], normalised as the denoiser sees them."""
+
+    def _make(self, number: int) -> dict[str, np.ndarray]:
+        import torch
+
+        latents, ids, covers = [], [], []
+        size = self.shards.size
+        for start in range(number * size, (number + 1) * size, 64):
+            scripts, movies, masks = zip(
+                *(training_clip(self.seed, start + i) for i in range(64)), strict=True
+            )
+            frames = torch.from_numpy(np.stack(movies)).to(self.vae.device).permute(0, 4, 1, 2, 3)
+            with torch.no_grad():
+                mode = self.vae.encode(frames.float() / 127.5 - 1).latent_dist.mode()
+            latents.append(normalised(self.vae, mode.float()).cpu().half().numpy())
+            covers.append((latent_cover(np.stack(masks)) * 255).astype(np.uint8))
+            captions = [script.caption for script in scripts]
+            ids.append(np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16))
+        arrays = {"latents": latents, "ids": ids, "cover": covers}
+        return {name: np.concatenate(parts) for name, parts in arrays.items()}
+
+
+class WanObjective(StreamObjective):
+    """Flow matching for a WanPipeline."""
+
+    name = "shapes-wan"
+    trained = ("transformer", "text_encoder")
+    config, build, data = WanConfig, staticmethod(build_wan), ClipStream
+    recipe: WanConfig
+
+    def hidden(self, name: str) -> bool:
+        return ".blocks." in name
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return list(self.pipe.transformer.blocks)
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Latents, noise, sigma, weight and ids."""
+        import torch
+
+        recipe, dice = self.recipe, generator(self.seed, step)
+        batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
+        noise = torch.randn(batch.latents.shape, generator=dice)
+        sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
+        ids = drop_captions(batch.ids, recipe.drop, self.pipe.tokenizer, dice)
+        weight = object_weight(batch.cover, recipe, progress)
+        share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
+        long = torch.rand((), generator=dice).item() < share
+        ids = lengthen(ids, LONG_TEXT if long else SHORT_TEXT, self.pipe.tokenizer.pad_token_id)
+        return batch.latents, noise, sigma, weight, ids
+
+    def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return flow_loss(self.pipe, *inputs)
+
+    def evaluate(self) -> dict[str, float]:
+        return score_clips(self.pipe, self.recipe.evaluate_prompts)
+
+
+def encode(pipe: WanPipeline, ids: torch.Tensor) -> torch.Tensor:
+    """Context [B, L, 128] from ids [B, L]: as the pipeline, zero behind the end of each prompt.
+
+    Padding is masked, so the encoder reads the first 24 ids only, whatever L is.
+    """
+    import torch
+
+    short, pad = ids[:, :SHORT_TEXT], pipe.tokenizer.pad_token_id
+    # The pad is the end token itself, which belongs to the prompt where it comes first.
+    mask = torch.cat([torch.ones_like(short[:, :1]), short[:, :-1] != pad], 1).to(short.dtype)
+    states = pipe.text_encoder(short, mask).last_hidden_state * mask[..., None]
+    return torch.nn.functional.pad(states, (0, 0, 0, ids.shape[1] - short.shape[1]))
+
+
+def flow_loss(
+    pipe: WanPipeline,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    sigma: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+) -> torch.Tensor:
+    """Weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
+
+    Shapes: latents and noise [B, 8, 5, 8, 8], sigma [B], weight [B, 1, 5, 8, 8], ids [B, L].
+    """
+    s = sigma[:, None, None, None, None]
+    velocity = pipe.transformer(
+        hidden_states=(1 - s) * latents + s * noise,
+        timestep=sigma * pipe.scheduler.config.num_train_timesteps,
+        encoder_hidden_states=encode(pipe, ids),
+        return_dict=False,
+    )[0]
+    return (weight * (velocity.float() - (noise - latents)).square()).mean()
+
+
+def latent_cover(masks: np.ndarray) -> np.ndarray:
+    """Share of each latent pixel under objects [B, 1, 5, 8, 8], from masks [B, 9, 32, 32] in 0..1."""
+    frames, height, width = LATENT
+    cells = masks.reshape(len(masks), FRAMES, height, SIDE // height, width, SIDE // width).mean((3, 5))
+    pairs = cells[:, 1:].reshape(len(masks), frames - 1, 2, height, width).mean(2)
+    return np.concatenate([cells[:, :1], pairs], 1)[:, None]
+
+
+def score_clips(
+    pipe: WanPipeline, prompts: int, *, split: str = "tuning", seed: int = 0, **call: object
+) -> dict[str, float]:
+    """Share of exact clips per task over `prompts` prompts each, at the zoo's call defaults."""
+    import torch
+
+    call = dict((MODELS | UNRELEASED)[WanObjective.name].call) | call
+    exact = {}
+    for task in VIDEO_TASKS:
+        captions = [s.caption for s in suite(split, task, prompts, seed)]
+        movies = pipe(
+            captions, generator=torch.Generator().manual_seed(seed), output_type="np", **call
+        ).frames
+        exact[task] = float(
+            np.mean([verify_clip(m, parse(c)).correct for m, c in zip(movies, captions, strict=True)])
+        )
+    return exact

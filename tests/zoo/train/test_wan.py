@@ -1,0 +1,167 @@
+"""The clip models of the zoo: what the objective feeds them is what the stock pipeline feeds them."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline
+
+from diffusers_ext import zoo
+from diffusers_ext.zoo.models import build_wan, build_wan_vae
+from diffusers_ext.zoo.models.wan import LATENT, normalised, set_statistics
+from diffusers_ext.zoo.motion import parse
+from diffusers_ext.zoo.suites import VIDEO_TASKS
+from diffusers_ext.zoo.train.config import WanConfig, WanVAEConfig
+from diffusers_ext.zoo.train.export import export
+from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.flow import lengthen
+from diffusers_ext.zoo.train.wan import (
+    LONG_TEXT,
+    SHORT_TEXT,
+    WanObjective,
+    encode,
+    latent_cover,
+    score_clips,
+)
+from diffusers_ext.zoo.train.wan_vae import WanVAEObjective, clips, measure, reconstruct
+
+TINY = WanConfig(samples=8, batch=4, warmup=4, first=1, log_every=1, evaluate_every=10**9)
+PROMPTS = ["a red circle moves left while a blue square grows", "a pink star"]
+CALL = dict(zoo.UNRELEASED | zoo.MODELS)["shapes-wan"].call
+
+
+@pytest.fixture(scope="module")
+def clip_vae():
+    torch.manual_seed(0)
+    vae = build_wan_vae().eval()
+    set_statistics(vae, torch.linspace(-0.2, 0.2, 8), torch.linspace(0.5, 2.0, 8))
+    return vae
+
+
+@pytest.fixture(scope="module")
+def clip_pipe(clip_vae):
+    """The untrained pipeline with its zeroed parts moved, so that text and time matter."""
+    torch.manual_seed(1)
+    pipe = build_wan(clip_vae)
+    with torch.no_grad():
+        for parameter in pipe.transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def ids_of(pipe, prompts, length):
+    ids = torch.tensor(pipe.tokenizer(prompts, padding="max_length").input_ids)
+    return lengthen(ids, length, pipe.tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("length", [SHORT_TEXT, LONG_TEXT])
+@torch.no_grad()
+def test_text_is_read_as_the_stock_pipeline_reads_it(clip_pipe, length):
+    prompts = [*PROMPTS, ""]
+    stock, _ = clip_pipe.encode_prompt(prompts, max_sequence_length=length, do_classifier_free_guidance=False)
+    ours = encode(clip_pipe, ids_of(clip_pipe, prompts, length))
+    assert ours.shape == stock.shape == (3, length, 128)
+    torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+    assert ours[0, 12:].eq(0).all() and ours[0, :12].ne(0).any(-1).all()
+
+
+@torch.no_grad()
+def test_the_stock_pipeline_samples_by_the_trained_convention(clip_pipe, clip_vae):
+    """Euler steps through what the objective trains, by hand, give the pipeline's own frames."""
+    steps, scale = 4, 3.0
+    call = dict(CALL) | {"num_inference_steps": steps, "guidance_scale": scale, "output_type": "pt"}
+    stock = clip_pipe(PROMPTS, generator=torch.Generator().manual_seed(5), **call).frames
+    x = torch.randn(2, 8, *LATENT, generator=torch.Generator().manual_seed(5))
+    texts = [encode(clip_pipe, ids_of(clip_pipe, p, SHORT_TEXT)) for p in (PROMPTS, ["", ""])]
+    sigmas = [*np.linspace(1, 1 / 1000, steps), 0.0]
+    for sigma, after in pairwise(sigmas):
+        cond, uncond = (
+            clip_pipe.transformer(x, torch.full((2,), 1000 * sigma), text, return_dict=False)[0]
+            for text in texts
+        )
+        x = x + (after - sigma) * (uncond + scale * (cond - uncond))
+    mean, std = (
+        torch.tensor(v).view(1, 8, 1, 1, 1)
+        for v in (clip_vae.config.latents_mean, clip_vae.config.latents_std)
+    )
+    torch.testing.assert_close(normalised(clip_vae, x * std + mean), x)
+    ours = (clip_vae.decode(x * std + mean).sample / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+    assert stock.shape == ours.shape == (2, 9, 3, 32, 32)
+    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=1e-4)
+
+
+def test_cover_follows_the_latent_grid():
+    masks = np.zeros((1, 9, 32, 32), np.float32)
+    masks[0, 4, 8:12, 16:20] = 1  # frame 4 is the later half of latent frame 2
+    cover = latent_cover(masks)
+    assert cover.shape == (1, 1, *LATENT)
+    assert cover[0, 0, 2, 2, 4] == 0.5 and cover.sum() == 0.5
+
+
+def test_a_run_resumes_and_exports_a_stock_pipeline(tmp_path, clip_vae, small_shards):
+    def objective():
+        return WanObjective(clip_vae, tmp_path / "cache", TINY, compile=False)
+
+    assert not fit(objective(), tmp_path / "run", Run(minutes=0))
+    assert fit(objective(), tmp_path / "run", Run())
+    export(objective(), tmp_path / "run", tmp_path / "model", "shapes-wan", tasks=list(VIDEO_TASKS))
+    zoo.verify_weights(tmp_path / "model")
+    card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
+    assert card["pipeline"] == "WanPipeline" and card["call"]["num_frames"] == 9
+    pipe = WanPipeline.from_pretrained(tmp_path / "model")
+    assert pipe.vae.config.latents_std == clip_vae.config.latents_std
+    pipe.set_progress_bar_config(disable=True)
+    scores = score_clips(pipe, 1, num_inference_steps=1)
+    assert tuple(scores) == VIDEO_TASKS and set(scores.values()) <= {0.0, 1.0}
+
+
+def test_muon_takes_the_matrices_of_the_blocks(clip_vae, tmp_path):
+    objective = WanObjective(clip_vae, tmp_path, replace(TINY, muon_lr=1e-3), compile=False)
+    hidden = [k for k, p in objective.parameters().items() if objective.hidden(k) and p.ndim == 2]
+    assert len(hidden) == 6 * 10  # two attentions of four matrices and a feed-forward of two
+
+
+def test_the_autoencoder_learns_and_keeps_its_statistics(tmp_path):
+    recipe = WanVAEConfig(samples=80, batch=4, warmup=8, probe=8, stills_until=0.9, short_until=0.95)
+    objective = WanVAEObjective(recipe)
+    before = measure(objective.vae, 8)["psnr_db"]
+    assert fit(objective, tmp_path, Run())
+    objective.export(tmp_path)
+    vae = AutoencoderKLWan.from_pretrained(tmp_path / "vae")
+    movies, cover = clips(0, 0, 8)
+    assert movies.shape == (8, 3, 9, 32, 32) and cover.shape == (8, 1, 9, 32, 32)
+    with torch.no_grad():
+        latents = normalised(vae, vae.encode(movies).latent_dist.mean)
+    assert latents.shape == (8, 8, *LATENT)
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(8), atol=1e-3, rtol=0)
+    assert measure(vae, 8)["psnr_db"] > before + 2
+    assert reconstruct(vae, movies[:2]).shape == (2, 3, 9, 32, 32)
+
+
+def test_a_run_goes_from_single_frames_to_whole_clips():
+    objective = WanVAEObjective(WanVAEConfig(batch=2))
+    assert [objective.inputs(0, p)[0].shape[2] for p in (0.0, 0.6, 0.9)] == [1, 5, 9]
+    movies, weight, noise = objective.inputs(0, 0.9)
+    assert movies.shape == (2, 3, 9, 32, 32) and noise.shape == (2, 8, *LATENT)
+    assert weight.mean().item() == pytest.approx(1) and weight.max() > 2 * weight.min()
+
+
+@torch.no_grad()
+def test_what_single_frames_teach_serves_clips():
+    """Untrained, a clip at rest is coded as its first frame is, and shown for as long as it lasts."""
+    vae = WanVAEObjective(seed=3).vae.eval()
+    still = clips(0, 0, 1)[0][:, :, :1]
+    once, film = (reconstruct(vae, m) for m in (still, still.expand(-1, -1, 9, -1, -1)))
+    torch.testing.assert_close(film, once.expand_as(film), atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_of_the_suites_fit_the_short_text():
+    from diffusers_ext.zoo.tokenizer import build_tokenizer
+
+    longest = "an orange triangle moves right while an orange square moves left"
+    assert parse(longest).crossing and len(build_tokenizer()(longest).input_ids) <= SHORT_TEXT

@@ -58,8 +58,9 @@ class MochiProcessor(SDPAProcessor):
         mask = F.pad(~padding, (tokens, 0), value=True)[:, None, None]
 
         out = self.attend(q, k, v, mask, self.run.layout).flatten(2)
+        # All of it rather than the text: linear layers round a copy of rows otherwise than a view of them.
+        out = out.masked_fill(~mask[:, 0, 0, :, None], 0)
         video, text = out.split_with_sizes([tokens, length], dim=1)
-        text = text.masked_fill(padding[:, :, None], 0)
         video = attn.to_out[1](attn.to_out[0](video))
         return video, text if attn.context_pre_only else attn.to_add_out(text)
 
@@ -69,9 +70,13 @@ class MochiProcessor(SDPAProcessor):
         """
         if mask is None or q.shape[1] != k.shape[1]:
             return super().dense(q, k, v, mask, layout)
+        return self._row_by_row(q, k, v, mask)
+
+    @torch.compiler.disable  # where prompts end is a matter of data; one break here instead of one a frame
+    def _row_by_row(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         rows = []
         for row, end in enumerate(mask.flatten(1).sum(1).tolist()):
-            out = super().dense(*(x[row : row + 1, :end] for x in (q, k, v)), None, layout)
+            out = super().dense(*(x[row : row + 1, :end] for x in (q, k, v)), None, None)
             rows.append(F.pad(out, (0, 0, 0, 0, 0, q.shape[1] - end)))
         return torch.cat(rows)
 

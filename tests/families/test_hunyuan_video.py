@@ -1,0 +1,189 @@
+"""HunyuanVideo: our processors give the host's bits, and the family knows where everything lies."""
+
+import pytest
+import torch
+from diffusers import HunyuanVideoFramepackTransformer3DModel
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
+from peft import LoraConfig
+
+from diffusers_ext.core import Layout
+from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.families import family_of
+from diffusers_ext.families.hunyuan_video import FAMILY, HunyuanVideoProcessor
+
+from ..tiny_models import hunyuan_video as tiny
+from .parity import assert_backend_reaches, assert_parity, graphs, install, outputs
+
+IMAGE_TO_VIDEO = {
+    "latent_concat": (dict(in_channels=9, image_condition_type="latent_concat"), dict(channels=9)),
+    "token_replace": (dict(image_condition_type="token_replace"), {}),
+}
+
+
+@pytest.mark.parametrize("guidance", [None, 6.0], ids=["no-guidance", "guidance-embed"])
+@pytest.mark.parametrize("lengths", [(5, 3), (7, 1), (1, 7)], ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parity(batch, lengths, guidance):
+    model = tiny.transformer(guidance_embeds=guidance is not None)
+    assert_parity(model, FAMILY, tiny.inputs(batch, lengths=lengths, guidance=guidance))
+
+
+@pytest.mark.parametrize("blocks", [(3, 0), (0, 3)], ids=["double", "single"])
+@pytest.mark.parametrize("grid", [(1, 3, 5), (5, 1, 3), (7, 3, 1)], ids=str)
+def test_parity_of_each_kind_of_block_on_odd_grids(grid, blocks):
+    model = tiny.transformer(num_layers=blocks[0], num_single_layers=blocks[1])
+    frames, height, width = grid
+    assert_parity(model, FAMILY, tiny.inputs(2, frames=frames, height=height, width=width))
+
+
+@pytest.mark.parametrize("form", IMAGE_TO_VIDEO)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_parity_of_image_to_video(dtype, form):
+    config, call = IMAGE_TO_VIDEO[form]
+    model = tiny.transformer(**config).to(dtype)
+    assert_parity(model, FAMILY, tiny.inputs(2, dtype=dtype, **call))
+
+
+def test_parity_in_bfloat16():
+    model = tiny.transformer().to(torch.bfloat16)
+    assert_parity(model, FAMILY, tiny.inputs(2, dtype=torch.bfloat16))
+
+
+def test_parity_without_norms_of_queries_and_keys():
+    assert_parity(tiny.transformer(qk_norm=None), FAMILY, tiny.inputs(2))
+
+
+def test_parity_after_fusing_which_the_host_does_not_do_here():
+    model = tiny.transformer()
+    model.fuse_qkv_projections()
+    assert not hasattr(model.transformer_blocks[0].attn, "to_qkv")
+    assert_parity(model, FAMILY, tiny.inputs(2))
+
+
+def test_parity_under_lora():
+    model = tiny.transformer()
+    plain = outputs(model, tiny.inputs())
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    assert not torch.equal(outputs(model, tiny.inputs()), plain)
+    assert_parity(model, FAMILY, tiny.inputs())
+
+
+def test_core_gets_the_joint_sequence_and_the_mask_of_the_padding():
+    model, call = tiny.transformer(), tiny.inputs(2)
+    layout, seen = FAMILY.layout(model, call), []
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, dense=processor.dense):
+            seen.append((q.shape, k.shape, v.shape, layout))
+            assert mask.dtype == torch.bool and mask.shape == (2, 1, 1, 79)
+            assert mask[:, 0, 0, layout.vision].all()
+            assert mask[:, 0, 0, layout.text].sum(1).tolist() == [5, 3]
+            return dense(q, k, v, mask, layout)
+
+        processor.core = core
+    outputs(model, call)
+    shape = (2, 79, 4, 16)
+    assert seen == [(shape, shape, shape, layout)] * 4
+
+
+@pytest.mark.parametrize("stack", ["transformer_blocks", "single_transformer_blocks"])
+def test_rows_are_video_then_text(stack):
+    """Losing the text rows of the last block leaves the video rows as they were."""
+    blocks = dict(num_layers=int(stack[0] == "t"), num_single_layers=int(stack[0] == "s"))
+    model, call = tiny.transformer(**blocks), tiny.inputs()
+    plain = outputs(model, call)
+    (processor,) = install(model, FAMILY, call)
+
+    def core(q, k, v, mask, layout):
+        out = processor.dense(q, k, v, mask, layout).clone()
+        out[:, layout.text] = 0
+        return out
+
+    processor.core = core
+    assert torch.equal(outputs(model, call), plain)
+
+
+def test_attention_backend_reaches_our_processors():
+    assert_backend_reaches(tiny.transformer(), FAMILY, tiny.inputs())
+
+
+@pytest.mark.parametrize("turned", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiles_to_as_many_graphs_as_the_host(turned):
+    calls = [tiny.inputs(), tiny.inputs(seed=1, lengths=(6,))]
+    calls += [tiny.inputs(height=6, width=4)] if turned else []
+    stock = graphs(tiny.transformer(), None, calls)
+    ours = graphs(tiny.transformer(), FAMILY, calls)
+    assert ours == stock
+    assert ours[0] == ours[1], "neither a new step nor a longer prompt may recompile"
+
+
+def test_sites():
+    sites = FAMILY.sites(tiny.transformer(), "transformer")
+    assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn" for i in range(2)] + [
+        f"single_transformer_blocks.{i}.attn" for i in range(2)
+    ]
+    assert [s.index for s in sites] == list(range(4))
+    assert {(s.heads, s.head_dim, s.kind, s.component) for s in sites} == {(4, 16, "joint", "transformer")}
+
+
+def test_sites_are_all_attention_modules_but_the_token_refiner():
+    model = tiny.transformer()
+    names = {name.removesuffix(".processor") for name in model.attn_processors}
+    refiner = {name for name in names if "refiner" in name}
+    assert refiner and {s.name for s in FAMILY.sites(model, "")} == names - refiner
+
+
+@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
+def test_layout_counts_patches(grid):
+    frames, height, width = grid
+    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
+    tokens = frames * height * width
+    layout = FAMILY.layout(model, call)
+    assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)
+    assert model.rope(call["hidden_states"])[0].shape[0] == tokens
+
+
+def test_layout_of_patches_in_time():
+    model = tiny.transformer(patch_size_t=2)
+    assert FAMILY.layout(model, tiny.inputs(frames=4)).grid == (2, 4, 6)
+
+
+def test_timestep_and_batch():
+    call = tiny.inputs(2)
+    assert torch.equal(FAMILY.timestep(call), torch.tensor([500.0, 500.0]))
+    assert FAMILY.batch(call) == 2
+
+
+def test_framepack_is_refused():
+    """Its sequence has three histories in front of the grid, and cuts the text of a single prompt."""
+    model = HunyuanVideoFramepackTransformer3DModel(
+        **tiny.CONFIG, has_clean_x_embedder=True, has_image_proj=True
+    )
+    with pytest.raises(UnsupportedError, match=r"No family knows.*HunyuanVideoFramepackTransformer3DModel"):
+        family_of(model)
+
+
+def test_stock_names_the_hosts_class():
+    assert FAMILY.stock == {HunyuanVideoAttnProcessor2_0.__name__}
+    assert FAMILY.denoisers == (type(tiny.transformer()).__name__,)
+
+
+def test_rebuilding_without_a_session_is_refused():
+    with pytest.raises(UnsupportedError, match="HunyuanVideoProcessor belongs to an applied session"):
+        HunyuanVideoProcessor()
+
+
+def test_context_parallelism_is_refused():
+    model = tiny.transformer()
+    (processor, *_) = install(model, FAMILY, tiny.inputs())
+    processor._parallel_config = None
+    with pytest.raises(UnsupportedError, match="shards the sequence"):
+        processor._parallel_config = object()
+
+
+def test_state_dict_keeps_its_keys():
+    model = tiny.transformer()
+    before = list(model.state_dict())
+    install(model, FAMILY, tiny.inputs())
+    assert list(model.state_dict()) == before

@@ -1,0 +1,163 @@
+"""Mochi: our processors give the host's bits, and the family knows where everything lies."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import MochiAttention, MochiAttnProcessor2_0
+from peft import LoraConfig
+from torch._dynamo.utils import counters
+
+from diffusers_ext.core import Layout
+from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.families.mochi import FAMILY, MochiProcessor
+
+from ..tiny_models import mochi as tiny
+from .parity import assert_parity, install, outputs
+
+
+@pytest.mark.parametrize("lengths", [(5, 3), (7, 1), (0, 7)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parity(batch, dtype, lengths):
+    model = tiny.transformer().to(dtype)
+    assert_parity(model, FAMILY, tiny.inputs(batch, lengths=lengths, dtype=dtype))
+
+
+@pytest.mark.parametrize("grid", [(1, 3, 5), (5, 1, 3), (7, 3, 1)], ids=str)
+def test_parity_on_odd_grids(grid):
+    frames, height, width = grid
+    assert_parity(tiny.transformer(), FAMILY, tiny.inputs(2, frames=frames, height=height, width=width))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+def test_parity_with_padding_anywhere(dtype):
+    """The host packs what is valid to the front in each layer; so the second one reads other tokens."""
+    call = tiny.inputs(2)
+    call["encoder_attention_mask"] = torch.tensor([[0, 1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 0, 1, 1]]).to(dtype)
+    assert_parity(tiny.transformer(), FAMILY, call)
+
+
+def test_parity_with_rotary_angles():
+    """Frequencies are weights and start as zeros; the tiny model has moved them."""
+    model = tiny.transformer()
+    assert model.pos_frequencies.abs().max() > 0.1
+    model.pos_frequencies.mul_(20)
+    assert_parity(model, FAMILY, tiny.inputs(2))
+
+
+def test_parity_under_lora():
+    model = tiny.transformer()
+    plain = outputs(model, tiny.inputs())
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    assert not torch.equal(outputs(model, tiny.inputs()), plain)
+    assert_parity(model, FAMILY, tiny.inputs())
+
+
+def test_core_gets_the_joint_sequence_with_prompts_packed():
+    model, call = tiny.transformer(), tiny.inputs(2)
+    call["encoder_attention_mask"] = torch.tensor([[0, 1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 0, 1, 1]]).bool()
+    layout, seen = FAMILY.layout(model, call), []
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, dense=processor.dense):
+            seen.append((q.shape, k.shape, v.shape, layout))
+            assert mask.shape == (2, 1, 1, 79) and mask[:, 0, 0, layout.vision].all()
+            assert mask[:, 0, 0, layout.text].int().tolist() == [[1] * 4 + [0] * 3, [1] * 3 + [0] * 4]
+            return dense(q, k, v, mask, layout)
+
+        processor.core = core
+    outputs(model, call)
+    shape = (2, 79, 4, 16)
+    assert seen == [(shape, shape, shape, layout)] * 3
+
+
+def test_what_a_core_writes_for_padding_is_not_used():
+    model, call = tiny.transformer(), tiny.inputs(2)
+    plain = outputs(model, call)
+    for processor in install(model, FAMILY, call):
+
+        def core(q, k, v, mask, layout, dense=processor.dense):
+            return dense(q, k, v, mask, layout).masked_fill(~mask[:, 0, 0, :, None, None], torch.nan)
+
+        processor.core = core
+    assert torch.equal(outputs(model, call), plain)
+
+
+def test_text_rows_alone_are_masked():
+    """What sparse cores ask the attention below for."""
+    (processor, *_) = install(tiny.transformer(), FAMILY, tiny.inputs())
+    q, k, v = torch.randn(3, 2, 12, 4, 16, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(12) < torch.tensor([9, 6])[:, None])[:, None, None]
+    whole = processor.dense(q, k, v, mask, None)
+    text = processor.dense(q[:, 5:], k, v, mask, None)
+    torch.testing.assert_close(text[0, :4], whole[0, 5:9])
+    torch.testing.assert_close(text[1, :1], whole[1, 5:6])
+    assert (whole[0, 9:] == 0).all() and (whole[1, 6:] == 0).all()
+
+
+@pytest.mark.slow
+def test_compiles_to_no_more_graphs_than_the_host():
+    """The host asks for the length of each prompt, and breaks the graph of a block there."""
+    calls = [tiny.inputs(2), tiny.inputs(2, seed=1)]
+    found = []
+    for ours in (False, True):
+        model = tiny.transformer()
+        if ours:
+            install(model, FAMILY, calls[0])
+        torch._dynamo.reset()
+        counters.clear()
+        for block in model.transformer_blocks:
+            block.compile(backend="eager")
+        counted = []
+        for call in calls:
+            outputs(model, call)
+            counted.append(counters["stats"]["unique_graphs"])
+        found.append(counted)
+    torch._dynamo.reset()
+    stock, ours = found
+    assert ours[0] <= stock[0] and ours[0] == ours[1]
+
+
+def test_sites():
+    sites = FAMILY.sites(tiny.transformer(), "transformer")
+    assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn1" for i in range(3)]
+    assert [s.index for s in sites] == list(range(3))
+    assert {(s.heads, s.head_dim, s.kind, s.component) for s in sites} == {(4, 16, "joint", "transformer")}
+
+
+def test_sites_are_all_attention_modules():
+    model = tiny.transformer()
+    names = {name for name, module in model.named_modules() if isinstance(module, MochiAttention)}
+    assert {s.name for s in FAMILY.sites(model, "")} == names
+
+
+@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
+def test_layout_counts_patches(grid):
+    frames, height, width = grid
+    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
+    tokens = frames * height * width
+    layout = FAMILY.layout(model, call)
+    assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)
+
+
+def test_timestep_and_batch():
+    call = tiny.inputs(2)
+    assert torch.equal(FAMILY.timestep(call), torch.tensor([500.0, 500.0]))
+    assert FAMILY.batch(call) == 2
+
+
+def test_stock_names_the_hosts_class():
+    assert FAMILY.stock == {MochiAttnProcessor2_0.__name__}
+    assert FAMILY.denoisers == (type(tiny.transformer()).__name__,)
+
+
+def test_rebuilding_without_a_session_is_refused():
+    with pytest.raises(UnsupportedError, match="MochiProcessor belongs to an applied session"):
+        MochiProcessor()
+
+
+def test_state_dict_keeps_its_keys():
+    model = tiny.transformer()
+    before = list(model.state_dict())
+    install(model, FAMILY, tiny.inputs())
+    assert list(model.state_dict()) == before

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from ..core import Core, Layout, RunContext, Site, Slot
 from ..errors import MethodError, UnsupportedError
-from ..kernels.capabilities import BACKENDS
+from ..kernels.capabilities import BACKENDS, ON_REQUEST
 from ..kernels.geometry import Grid
 from ..kernels.masks import Rule
 from ..kernels.plan import Recipe, Survey
@@ -40,7 +40,7 @@ class SparseMethod:
         default=0,
         metadata={"unit": "layers", "low": 0, "help": "first layers that keep dense attention"},
     )
-    backend: Literal["auto", "triton", "reference"] = field(
+    backend: Literal["auto", "triton", "reference", "flex"] = field(
         default="auto",
         metadata={
             "unit": "back-end",
@@ -60,10 +60,8 @@ class SparseMethod:
                 f"{self.name} dense_layers must be 0 or more, got {self.dense_layers}; 0 makes every layer "
                 "sparse."
             )
-        if self.backend not in ("auto", *BACKENDS):
-            raise MethodError(
-                f"{self.name} backend must be auto, {' or '.join(BACKENDS)}, got {self.backend!r}."
-            )
+        if self.backend not in (known := ("auto", *BACKENDS, *ON_REQUEST)):
+            raise MethodError(f"{self.name} backend must be one of {', '.join(known)}, got {self.backend!r}.")
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None

@@ -37,6 +37,7 @@ class Laid:
     full_share: float = 1.0
     backend: str = "dense"
     plan: BlockPlan | None = None
+    compiled: Callable[..., tuple[Tensor, None]] | None = None  # where a back-end compiles the plan in
     queries: Tensor | None = None
     keys: Tensor | None = None
     back: Tensor | None = None  # row of the result of every grid token
@@ -106,6 +107,8 @@ class SparseCore:
 
     def operator(self, q: Tensor, laid: Laid) -> Callable[..., tuple[Tensor, Tensor]]:
         """Attention over a plan, on the back-end that was chosen."""
+        if laid.compiled is not None:
+            return laid.compiled
         if laid.backend == "reference" and (q.is_cuda or interpreted()):
             return reference.attention  # the operator would take Triton
         return ops.attention
@@ -138,6 +141,12 @@ class SparseCore:
         laid = self.run.plans[key]
         self.ready[laid.grid, laid.text] = laid
         return laid
+
+
+def _compile(plan: BlockPlan) -> Callable[..., tuple[Tensor, None]]:
+    from ..kernels.block_sparse.flex import prepare  # brings dynamo, which nothing else here needs
+
+    return prepare(plan)
 
 
 def _lay_out(
@@ -175,6 +184,7 @@ def _lay_out(
         full_share=survey.full_share,
         backend=choice.name,
         plan=plan,
+        compiled=_compile(plan) if choice.name == "flex" else None,
         # Padding repeats a token; the plan hides it.
         queries=(recipe.q_order.clamp(min=0) + start).to(device),
         keys=torch.cat([recipe.k_order.clamp(min=0) + start, places]).to(device),

@@ -1,6 +1,7 @@
 """What CLEAR, GNA and Radial share: schedules, fallbacks, reports, restore, and masks on random grids."""
 
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -178,7 +179,7 @@ def test_two_ways_to_compute_one_site_conflict():
         (dict(dense_steps=1.5), "fraction from 0.0 to 1.0, got 1.5"),
         (dict(dense_steps=-1), "got -1"),
         (dict(dense_layers=-1), "0 or more, got -1"),
-        (dict(backend="cuda"), "auto, triton or reference, got 'cuda'"),
+        (dict(backend="cuda"), "auto, triton, reference, flex, got 'cuda'"),
     ],
 )
 def test_bad_settings(settings, words):
@@ -207,6 +208,18 @@ def test_a_schedule_needs_a_pipeline():
 
 def core(method=None):
     return (method or dx.CLEAR(2, backend="reference")).bind(SITE, RunContext(), dense)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention compiles C++ on a CPU")
+def test_flex_gives_the_pictures_of_the_reference():
+    tiny = host("sd3")
+    pipe, pictures = tiny.build(), []
+    for backend in ("flex", "reference"):
+        with dx.apply(pipe, dx.GNA((3, 5), backend=backend, dense_steps=1)) as session:
+            pictures.append(tiny.run(pipe, steps=2))
+        assert {s.backend for s in session.report().sites} == {backend}
+    close(*pictures)
 
 
 def test_masks_sequences_without_a_grid_and_foreign_tokens_are_refused():

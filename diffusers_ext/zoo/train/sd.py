@@ -66,11 +66,13 @@ def velocity_loss(
 
 
 def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torch.Tensor:
-    """Integers [count], one from each of `count` equal parts of 0..steps: batches differ less in how hard
-    they are than with independent draws (Kingma et al., arXiv 2107.00630, appendix I.1)."""
+    """Integers [count] in random order, one from each of `count` equal parts of 0..steps: batches differ less
+    in how hard they are than with independent draws (Kingma et al., arXiv 2107.00630, appendix I.1)."""
     import torch
 
-    return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * steps).long()
+    parts = torch.randperm(count, generator=generator)
+    spread = (parts + torch.rand(count, generator=generator)) / count * steps
+    return spread.long().clamp(max=steps - 1)  # the sum may round up to the end
 
 
 def snr_weight(scheduler: DDIMScheduler, t: torch.Tensor, limit: float) -> torch.Tensor:

@@ -102,7 +102,8 @@ class TurboObjective(DiffusionObjective):
     ) -> torch.Tensor:
         """Regression, matching and the critic's own loss.
 
-        Shapes: noise and fresh [B, 4, 16, 16], ids [B, 24], targets [P, 4, 16, 16] P <= B, t [B] integer.
+        Shapes: noise and fresh [B, 4, 16, 16], ids [B, 24], t [B] integer, targets [P, 4, 16, 16] for the
+        first P rows.
         """
         import torch
 

@@ -109,6 +109,16 @@ def test_the_forecast_is_what_the_session_reports():
     }
 
 
+def test_rectified_counts_what_is_kept_at_least():
+    """118 of 591 blocks, all rows alike; the data, and here the neighbours, may add to that."""
+    fixed = dx.plan("wan2.1", dx.RectifiedSparse(keep=0.2, p_remaining=None, touching=False))
+    assert fixed.block_density == 118 / 591 and fixed.padded_tokens == 591 * 128 - 75_600
+    assert fixed.note.startswith("the least that runs") and "13 MiB a head" in fixed.note
+    near = dx.plan("wan2.1", dx.RectifiedSparse(keep=None, p_remaining=0.3))
+    assert 20 / 591 < near.block_density < 27 / 591
+    assert "hides" not in near.note and near.nearest["grid"] == (20, 48, 80)
+
+
 def test_every_field_is_there_and_readable():
     found = dx.plan(dx.Grid(1, 120, 100, text=7), dx.CLEAR(radius=4))
     assert set(found.to_dict()) >= FIELDS
@@ -134,6 +144,7 @@ def test_every_field_is_there_and_readable():
         ("flux", dx.GNA((65, 8)), {}, "axis h of 64 tokens; the largest window there is 64"),
         (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 8), (1, 8))}, "at most 1024 tokens each"),
         (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 64, 64), (1, 8, 8))}, "at most 1024 tokens each"),
+        (dx.Grid(3, 8, 8), dx.RectifiedSparse(), {"tile": ((1, 0, 8), (1, 8, 8))}, "at most 1024 tokens"),
         (dx.Grid(3, 8, 8), dx.Radial(), {"tile": ((1, 8, 8), (1, 8, 8))}, "takes no tile"),
     ],
 )  # fmt: skip
@@ -162,7 +173,8 @@ SIZES = [
 @pytest.mark.parametrize("name, size, frames", SIZES)
 def test_awkward_sizes_have_a_plan_or_a_sentence(name, size, frames):
     """No size has to divide anything; what cannot be is said in one sentence."""
-    for method in (dx.CLEAR(radius=8), dx.GNA(window=(1, 2, 2) if frames == 1 else (2, 2, 2)), dx.Radial()):
+    gna = dx.GNA(window=(1, 2, 2) if frames == 1 else (2, 2, 2))
+    for method in (dx.CLEAR(radius=8), gna, dx.Radial(), dx.RectifiedSparse()):
         try:
             found = dx.plan(name, method, height=size[0], width=size[1], num_frames=frames)
         except dx.MethodError as error:

@@ -54,8 +54,9 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
     }
 
 
-def test_video_is_refused_and_left_as_it_was():
-    tiny = host("wan")
+@pytest.mark.parametrize("name", ["wan", "hunyuan-video", "mochi"])
+def test_video_is_refused_and_left_as_it_was(name):
+    tiny = host(name)
     pipe = tiny.build()
     plain = tiny.run(pipe)
     with (

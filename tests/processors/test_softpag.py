@@ -12,15 +12,15 @@ import diffusers_ext as dx
 from diffusers_ext.core import Layout
 
 from ..hosts import every_host, host
-from ..tiny_models import flux, sd3, unet, wan
+from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 
 LAYER = "transformer_blocks.1.attn"
 
 
 @contextlib.contextmanager
-def explicit_maps(call_index, perturb):
-    """Every attention call written out with its map; `perturb(A [B, H, S, S]) -> A'` acts on the given call
-    of a pass.
+def explicit_maps(numbers, perturb):
+    """Every attention call written out with its map; `perturb(A [B, H, S, S]) -> A'` acts on the calls of a
+    pass with the given numbers.
     """
     calls = 0
     stock = F.scaled_dot_product_attention
@@ -36,7 +36,7 @@ def explicit_maps(call_index, perturb):
                 else logits + attn_mask
             )
         a = logits.softmax(-1)
-        if calls == call_index:
+        if calls in numbers:
             a = perturb(a)
         calls += 1
         return a @ v
@@ -59,29 +59,37 @@ def toward_identity(u, rows=slice(None)):
     return perturb
 
 
-# (builder, layer, number of the layer's call in a pass, image rows of its sequence)
+def image_first(call):
+    return slice(0, call["hidden_states"][0, 0].numel() // 4)
+
+
+def text_first(call):
+    return slice(call["encoder_hidden_states"].shape[1], None)
+
+
+# (builder, layer, numbers of the layer's calls in a pass, image rows of its sequence)
 CASES = {
-    "sd3": (sd3, LAYER, 1, lambda call: slice(0, call["hidden_states"][0, 0].numel() // 4)),
-    "flux-double": (flux, LAYER, 1, lambda call: slice(call["encoder_hidden_states"].shape[1], None)),
-    "flux-single": (
-        flux,
-        "single_transformer_blocks.1.attn",
-        3,
-        lambda call: slice(call["encoder_hidden_states"].shape[1], None),
-    ),
-    "wan": (wan, "blocks.1.attn1", 2, lambda call: slice(None)),
+    "sd3": (sd3, LAYER, [1], image_first),
+    "flux-double": (flux, LAYER, [1], text_first),
+    "flux-single": (flux, "single_transformer_blocks.1.attn", [3], text_first),
+    "wan": (wan, "blocks.1.attn1", [2], lambda call: slice(None)),
+    # a call of the token refiner comes first
+    "hunyuan-video-double": (hunyuan_video, LAYER, [2], image_first),
+    "hunyuan-video-single": (hunyuan_video, "single_transformer_blocks.1.attn", [4], image_first),
+    # a call of the text pooling comes first, then one for each row of the batch
+    "mochi": (mochi, "transformer_blocks.1.attn1", [3, 4], image_first),
 }
 
 
 @pytest.mark.parametrize("scope", ["image_rows", "all"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_explicit_maps_without_cfg(case, scope):
-    tiny, layer, call_index, rows = CASES[case]
+    tiny, layer, numbers, rows = CASES[case]
     model, call = tiny.transformer().double(), _double(tiny.inputs(2))
     heads = model.get_submodule(layer).heads
     u = torch.linspace(0.2, 1.0, heads, dtype=torch.float64)
     cond = model(**call)[0]
-    with explicit_maps(call_index, toward_identity(u, rows(call) if scope == "image_rows" else slice(None))):
+    with explicit_maps(numbers, toward_identity(u, rows(call) if scope == "image_rows" else slice(None))):
         perturbed = model(**call)[0]
     assert (perturbed - cond).abs().max() > 1e-5  # there is something to compare
     method = dx.SoftPAG(heads={layer: dict(enumerate(u.tolist()))}, scale=2.0, scope=scope)
@@ -92,9 +100,11 @@ def test_equals_explicit_maps_without_cfg(case, scope):
     )  # the host embeds the timestep in fp32
 
 
-def test_image_block_equals_explicit_maps_in_a_model():
-    model, call = sd3.transformer().double(), _double(sd3.inputs(2))
-    n = CASES["sd3"][3](call).stop
+@pytest.mark.parametrize("case", ["sd3", "hunyuan-video-double", "hunyuan-video-single", "mochi"])
+def test_image_block_equals_explicit_maps_in_a_model(case):
+    tiny, layer, numbers, rows = CASES[case]
+    model, call = tiny.transformer().double(), _double(tiny.inputs(2))
+    n = rows(call).stop
 
     def perturb(a):
         logits = a.log()
@@ -103,9 +113,9 @@ def test_image_block_equals_explicit_maps_in_a_model():
         return logits.masked_fill(~keep, -math.inf).softmax(-1)
 
     cond = model(**call)[0]
-    with explicit_maps(1, perturb):
+    with explicit_maps(numbers, perturb):
         perturbed = model(**call)[0]
-    with dx.apply(model, dx.SoftPAG(heads={LAYER: None}, strength=1.0, scope="image_block", scale=1.0)):
+    with dx.apply(model, dx.SoftPAG(heads={layer: None}, strength=1.0, scope="image_block", scale=1.0)):
         ours = model(**call)[0]
     torch.testing.assert_close(ours, 2 * cond - perturbed, rtol=0, atol=1e-6)
 

@@ -7,6 +7,7 @@ from math import ceil, sqrt
 import numpy as np
 from scipy.stats import binom, norm
 
+from .blocks import markdown
 from .statistics import LEVEL
 
 TARGET = 0.8  # chance of seeing a change that is there
@@ -71,19 +72,15 @@ def pairs_table() -> str:
         [f"{100 * share:.0f} %", *(str(pairs(c, share)) if c <= share else "-" for c in CHANGES)]
         for share in SHARES
     ]
-    return _markdown(heads, cells)
+    return markdown(heads, cells)
 
 
 def prompts_table(change: float = 0.03, discordant: float = 0.2) -> str:
     """Markdown: prompts needed by seeds per prompt and by likeness of the seeds."""
     heads = ["seeds a prompt", *(f"alike by {a:g}" for a in LIKENESS)]
-    return _markdown(
+    return markdown(
         heads, [[str(s), *(str(prompts(change, discordant, s, a)) for a in LIKENESS)] for s in SEEDS]
     )
-
-
-def _markdown(heads: list[str], cells: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *cells))
 
 
 def _check(change: float, discordant: float) -> None:

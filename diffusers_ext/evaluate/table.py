@@ -1,4 +1,4 @@
-"""The README's table from committed result files: `python -m diffusers_ext.evaluate.table [FILES...]`."""
+"""The README's tables from committed result files: `python -m diffusers_ext.evaluate.table [FILES...]`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from ..zoo.suites import IMAGE_TASKS
+from ..zoo.suites import TASKS
+from .blocks import insert, markdown
 from .compare import difference, percent
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BLOCK = "results"
 WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights"
+SHORT = {
+    "single_object": "one",
+    "two_object": "two",
+    "three_object": "three",
+    "counting": "count",
+    "color_attr": "colours",
+    "two_motion": "two moving",
+}
 
 
 def result_files() -> list[Path]:
@@ -20,29 +29,75 @@ def result_files() -> list[Path]:
 
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:
-    """A Markdown table with a row per model, suite and method; figures in percent with 95 % intervals."""
-    heads = [
-        "model",
-        "prompts",
-        "CFG",
-        "method",
-        *(t.replace("_", " ") for t in IMAGE_TASKS),
-        "overall",
-        "s an image",
+    """Markdown: the plain models by task, and below what each method changes."""
+    found = list(results)
+    plain = _plain(found)
+    parts = [_models(plain), *([_swapped(plain)] if any(_swaps(p) for p in plain) else [])]
+    if any("plain" in f for f in found):
+        parts.append(_methods([f for f in found if "plain" in f]))
+    return "\n\n".join(parts)
+
+
+def _plain(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Plain figures, each once, by model and suite; runs of several methods measured the same ones."""
+    rows: dict[str, dict[str, Any]] = {}
+    for f in found:
+        if "plain" in f or not f["methods"]:
+            facts = {**f, **f.get("plain", {})}
+            rows.setdefault(json.dumps([f["model"], f["suite"], f["n"], f["call"]]), facts)
+    return sorted(rows.values(), key=_order)
+
+
+def _order(found: Mapping[str, Any]) -> tuple[str, str, bool]:
+    return found["model"], _steps(found["call"]), found["suite"] != "train-like"
+
+
+def _models(plain: Sequence[Mapping[str, Any]]) -> str:
+    tasks = [t for t in TASKS if any(t in p["tasks"] for p in plain)]
+    heads = ["model", "steps, CFG", "prompts", *(SHORT.get(t, t) for t in tasks), "all", "s", "MiB"]
+    rows = []
+    for p in plain:
+        shares = [_share(p["tasks"].get(t)) for t in tasks]
+        head = [p["model"], _steps(p["call"]), f"{p['suite']}, {p['n']} each"]
+        tail = [_share(p["overall"]), f"{p['seconds_per_image']:.2f}", _size(p["model"])]
+        rows.append([*head, *shares, *tail])
+    return markdown(heads, rows)
+
+
+def _methods(found: Sequence[Mapping[str, Any]]) -> str:
+    heads = ["model", "steps, CFG", "prompts", "method", "plain", "with it", "change in points", "p", "s"]
+    rows = []
+    for f in sorted(found, key=_order):
+        pair = f["paired"]["overall"]
+        change = f"{100 * pair['difference']:+.0f} ({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f})"
+        head = [f["model"], _steps(f["call"]), f"{f['suite']}, {f['overall']['n']}", _method(f)]
+        shares = [_share(f["plain"]["overall"]), _share(f["overall"])]
+        rows.append([*head, *shares, change, f"{pair['p']:.2g}", f"{f['seconds_per_image']:.2f}"])
+    return markdown(heads, rows)
+
+
+def _swaps(p: Mapping[str, Any]) -> bool:
+    return "swapped" in p["tasks"].get("color_attr", {})
+
+
+def _swapped(plain: Sequence[Mapping[str, Any]]) -> str:
+    parts = [
+        f"{p['model']} ({_steps(p['call'])}) {p['suite']} {100 * p['tasks']['color_attr']['swapped']:.0f} %"
+        for p in plain
+        if _swaps(p)
     ]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    notes = []
-    for found in results:
-        where = [found["model"], f"{found['suite']}, {found['n']} a task", _guidance(found["call"])]
-        method = "+".join(m["name"] for m in found["methods"]) or "plain"
-        if plain := found.get("plain"):
-            lines.append(_row([*where, "plain"], plain))
-            change = difference(found["paired"]["overall"])
-            setting = f"{found['model']}, {found['suite']}, CFG {_guidance(found['call'])}"
-            notes.append(f"- {setting}, {method} minus plain: {change}.")
-        lines.append(_row([*where, method], found))
-    # Markdown ends a table at the first line without a bar, so the notes follow a blank one.
-    return "\n".join([*lines, *(["", *notes] if notes else [])])
+    return f"Pictures of the task colours that only exchange the two colours: {', '.join(parts)}."
+
+
+def _share(entry: Mapping[str, Any] | None) -> str:
+    """`58 (32-81)`: percent with the interval, as narrow as it gets."""
+    return (
+        f"{100 * entry['accuracy']:.0f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})" if entry else ""
+    )
+
+
+def _steps(call: Mapping[str, Any]) -> str:
+    return f"{call.get('num_inference_steps', '?')}, {_guidance(call)}"
 
 
 def _guidance(call: Mapping[str, Any]) -> str:
@@ -50,10 +105,14 @@ def _guidance(call: Mapping[str, Any]) -> str:
     return f"{scale:g}" if scale > 1 else "off"
 
 
-def _row(cells: Sequence[str], found: Mapping[str, Any]) -> str:
-    entries = [found["tasks"].get(t) for t in IMAGE_TASKS] + [found["overall"]]
-    shares = [percent(e) if e else "" for e in entries]
-    return f"| {' | '.join([*cells, *shares, format(found['seconds_per_image'], '.2f')])} |"
+def _method(found: Mapping[str, Any]) -> str:
+    return "+".join(m["name"] for m in found["methods"]) or "plain"
+
+
+def _size(model: str) -> str:
+    """MiB of a shipped model's weights; nothing for models that are not shipped."""
+    size = sum(f.stat().st_size for f in (WEIGHTS / model).rglob("*.safetensors"))
+    return f"{size / 2**20:.1f}" if size else ""
 
 
 def committed(model: str, suite: str) -> list[str]:
@@ -63,23 +122,12 @@ def committed(model: str, suite: str) -> list[str]:
         if (found["model"], found["suite"]) != (model, suite):
             continue
         share = f"{percent(found['overall'])} of {found['overall']['n']} pictures right"
-        method = "+".join(m["name"] for m in found["methods"]) or "plain"
-        text = f"Measured on {suite} prompts, CFG {_guidance(found['call'])}: {method} {share}"
+        text = f"Measured on {suite} prompts, CFG {_guidance(found['call'])}: {_method(found)} {share}"
         if plain := found.get("plain"):
             change = difference(found["paired"]["overall"])
-            text += f", plain {percent(plain['overall'])}; {method} minus plain {change}"
+            text += f", plain {percent(plain['overall'])}; {_method(found)} minus plain {change}"
         lines.append(text + ".")
     return lines
-
-
-def insert(text: str, table: str) -> str:
-    """`text` with `table` between the two markers; raises `ValueError` without them."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(
-            f"the page needs one {BEGIN} and one {END} below it; add these two lines where the table goes"
-        )
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
 
 
 def load(files: Iterable[Path]) -> list[dict[str, Any]]:
@@ -93,9 +141,9 @@ def main(
     ] = None,
     readme: Annotated[Path, typer.Option(help="Page with the two markers.")] = Path("README.md"),
 ) -> None:
-    """Put the table of results into README.md."""
+    """Put the tables of results into README.md."""
     table = render(load(files or result_files()))
-    readme.write_text(insert(readme.read_text(), table))
+    readme.write_text(insert(readme.read_text(), table, BLOCK))
     typer.echo(table)
 
 

@@ -3,12 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from diffusers_ext.evaluate.blocks import insert, markers
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.run import results
 from diffusers_ext.evaluate.score import Judged
-from diffusers_ext.evaluate.table import BEGIN, END, insert, load, render, result_files
+from diffusers_ext.evaluate.table import BLOCK, load, render, result_files
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.processors.softpag import SoftPAG
 
@@ -25,41 +24,52 @@ def measured(with_method):
     return head | results(Variant("plain"), judged(6))
 
 
-def test_rows_and_figures():
-    lines = render([measured(False), measured(True)]).splitlines()
-    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
-    assert rows[0][:5] == ["model", "prompts", "CFG", "method", "single object"]
-    assert {len(r) for r in rows} == {len(rows[0])}
-    assert {r[2] for r in rows[2:]} == {"4"} and [r[3] for r in rows[2:]] == ["plain", "plain", "softpag"]
-    assert rows[2][4] == rows[2][-2] == "60 % (31 to 83)" and rows[4][4] == "80 % (49 to 94)"
-    assert lines[-1].startswith("- shapes-x, held-out, CFG 4, softpag minus plain: +20 points (")
+def cells(text):
+    """Rows of each table of a Markdown text."""
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    return [[[c.strip() for c in line.split("|")[1:-1]] for line in table] for table in tables]
 
 
-def test_insert_replaces_only_what_lies_between():
-    page = f"head\n{BEGIN}\nold\n{END}\ntail\n"
-    once = insert(page, "new")
-    assert once == f"head\n{BEGIN}\nnew\n{END}\ntail\n"
-    assert insert(once, "new") == once
+def test_models_stand_apart_from_methods():
+    models, methods = cells(render([measured(False), measured(True)]))
+    assert models[0] == ["model", "steps, CFG", "prompts", "one", "all", "s", "MiB"]
+    assert models[2:] == [
+        ["shapes-x", "?, 4", "held-out, 10 each", "60 (31-83)", "60 (31-83)", "0.00", ""]
+    ], "the plain figures of both runs are the same"
+    assert methods[2][3:6] == ["softpag", "60 (31-83)", "80 (49-94)"]
+    assert methods[2][6].startswith("+20 (") and methods[2][7] == "0.5"
+    for table in (models, methods):
+        assert {len(row) for row in table} == {len(table[0])}
 
 
-@pytest.mark.parametrize("page", ["", BEGIN, END + BEGIN, BEGIN + END + END])
-def test_a_page_without_the_markers_is_refused(page):
-    with pytest.raises(ValueError, match="needs one"):
-        insert(page, "new")
+def test_plain_models_alone_need_no_second_table():
+    assert len(cells(render([measured(False)]))) == 1
+
+
+def test_swapped_colours_are_told():
+    found = measured(False)
+    found["tasks"]["color_attr"] = found["tasks"]["single_object"] | {"swapped": 0.25}
+    assert "exchange the two colours: shapes-x (?, 4) held-out 25 %." in render([found])
+
+
+def test_shipped_models_show_their_size():
+    (table,) = cells(render([measured(False) | {"model": "shapes-sd3"}]))
+    assert 1 < float(table[2][-1]) <= 10
 
 
 def test_command(tmp_path):
     page, file = tmp_path / "page.md", tmp_path / "results.json"
-    page.write_text(f"{BEGIN}\n{END}\n")
+    page.write_text("\n".join(markers(BLOCK)) + "\n")
     file.write_text(json.dumps(measured(True)))
     command = [sys.executable, "-m", "diffusers_ext.evaluate.table", str(file), "--readme", str(page)]
     subprocess.run(command, check=True, capture_output=True)
-    assert page.read_text() == f"{BEGIN}\n{render([measured(True)])}\n{END}\n"
+    begin, end = markers(BLOCK)
+    assert page.read_text() == f"{begin}\n{render([measured(True)])}\n{end}\n"
 
 
 def test_readme_shows_the_committed_results():
     assert result_files(), "no result file lies beside the weights"
-    assert insert(README.read_text(), render(load(result_files()))) == README.read_text()
+    assert insert(README.read_text(), render(load(result_files())), BLOCK) == README.read_text()
 
 
 def test_committed_results_describe_the_committed_weights():

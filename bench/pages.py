@@ -1,0 +1,144 @@
+"""Writes the blocks of README.md and docs/ that hold figures: `python -m bench.pages`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from diffusers_ext.evaluate import table
+from diffusers_ext.evaluate.blocks import has, insert, markdown
+from diffusers_ext.evaluate.power import pairs_table, prompts_table
+from diffusers_ext.zoo.captions import OBJECTS, RELATIONS, SHAPES, held_out_triple
+from diffusers_ext.zoo.scenes import CROWDED, Mix
+from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+ASKS = {
+    "single_object": "the object and nothing else",
+    "two_object": "both objects; they may share colour or shape",
+    "counting": "so many equal objects, two to four",
+    "color_attr": "two objects that differ in colour and in shape: attribute binding",
+    "position": "both objects, placed as told",
+    "three_object": "all three objects",
+}
+
+
+def tasks() -> str:
+    """What each task asks for, with the first held-out prompt of seed 0."""
+    rows = [[f"`{t}`", ASKS[t], f"{suite('held-out', t, 1)[0].caption}"] for t in IMAGE_TASKS]
+    return markdown(["task", "a right picture shows exactly", "example"], rows)
+
+
+def splits() -> str:
+    """Different prompts of each task and split."""
+    rows = []
+    for task in IMAGE_TASKS:
+        count, build = TASKS[task]
+        found = [split_of(spec) for spec in map(build, range(count)) if spec is not None]
+        rows.append([f"`{task}`", *(str(found.count(s)) for s in SPLITS)])
+    return markdown(["task", *SPLITS], rows)
+
+
+def held_out() -> str:
+    """The combinations that training never draws or names, listed."""
+    pairs = ", ".join(f"{o.colour} {o.shape}" for o in OBJECTS if o.held_out)
+    triples = [(r, a, b) for r in RELATIONS for a in SHAPES for b in SHAPES if held_out_triple(r, a, b)]
+    left = ", ".join(f"{a} {r} {b}" for r, a, b in triples if r in ("left of", "above"))
+    return (
+        f"Pairs, never drawn ({sum(o.held_out for o in OBJECTS)} of {len(OBJECTS)}): {pairs}.\n\n"
+        f"Relations, never named ({len(triples)} of {len(RELATIONS) * len(SHAPES) ** 2}): "
+        f"{left}, and the same told from the other side, with right of and below."
+    )
+
+
+def mix() -> str:
+    """Shares of the training stream."""
+    m = Mix()
+    rows = [
+        ["one object", f"{100 * m.single:.0f} %"],
+        ["two objects", f"{100 * m.double * (1 - m.related):.0f} %"],
+        ["two objects and a relation", f"{100 * m.double * m.related:.0f} %"],
+        ["three objects", f"{100 * m.triple:.0f} %"],
+        ["two to four equal objects", f"{100 * m.counting:.0f} %"],
+    ]
+    return markdown(["caption", "share"], rows) + (
+        f"\n\nOf the two-object captions {100 * m.alike:.0f} % are made to share the shape and as many the "
+        f"colour. In {100 * CROWDED:.0f} % of the scenes that may overlap (two or three objects of more than "
+        "one colour, no relation) at least two objects do."
+    )
+
+
+def detector() -> str:
+    """Exactness of the judge on 10 000 pictures and what it mistook, from the committed evidence."""
+    files = sorted(RESULTS.glob("detector-*.json"), key=lambda p: p.stem != "detector-renders")
+    rows, notes = [], []
+    for found in (json.loads(f.read_text()) for f in files):
+        shares = [_exact(found[k]) for k in ("exact", "held_out", "crowded")]
+        psnr = f"{found['psnr_db']:.1f} dB" if "psnr_db" in found else ""
+        rows.append([found["what"], str(found["pictures"]), *shares, psnr])
+        notes += [f"- {found['what']}, {key}: {_mistakes(found[key])}." for key in ("shapes", "colours")]
+    heads = ["pictures", "number", "read exactly", "held-out ones", "overlapping ones", "PSNR"]
+    return "\n".join([markdown(heads, rows), "", "Mistakes, drawn -> found:", "", *notes])
+
+
+def hidden() -> str:
+    """How much overlapping objects hide, from the committed evidence."""
+    found = json.loads((RESULTS / "detector-renders.json").read_text())
+    h, crowded = found["hidden"], found["crowded"]["n"]
+    return (
+        f"Of {found['pictures']} pictures {crowded} are crowded. {h['objects']} objects are partly hidden, "
+        f"{h['over_an_eighth']} of them by more than an eighth, the most by {100 * h['most']:.0f} %."
+    )
+
+
+def _exact(entry: Mapping[str, float]) -> str:
+    return f"{100 * entry['accuracy']:.2f} % ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
+
+
+def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
+    wrong = sorted(
+        ((n, d, f) for d, row in counts.items() for f, n in row.items() if n and d != f), reverse=True
+    )
+    total = sum(sum(row.values()) for row in counts.values())
+    told = ", ".join(f"{d} -> {f} {n}" for n, d, f in wrong) or "none"
+    return f"{told} (of {total} objects)"
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
+    {
+        table.BLOCK: lambda: table.render(table.load(table.result_files())),
+        "tasks": tasks,
+        "splits": splits,
+        "held-out": held_out,
+        "mix": mix,
+        "power-pairs": pairs_table,
+        "power-prompts": prompts_table,
+        "detector": detector,
+        "hidden": hidden,
+    }
+)
+
+
+def pages() -> list[Path]:
+    """The pages that may hold blocks."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page with all its blocks written anew."""
+    for name, build in BLOCKS.items():
+        if has(text, name):
+            text = insert(text, build(), name)
+    return text
+
+
+def main() -> None:
+    for page in pages():
+        page.write_text(filled(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()

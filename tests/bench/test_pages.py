@@ -1,0 +1,34 @@
+"""Pages show the figures of committed files and of the code as it is; `python -m bench.pages` writes them."""
+
+import re
+
+import pytest
+
+from bench.pages import ASKS, BLOCKS, ROOT, filled, pages
+from diffusers_ext.zoo.suites import IMAGE_TASKS
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.name)
+def test_pages_are_current(page):
+    text = page.read_text()
+    assert filled(text) == text, f"{page.name} is out of date; run python -m bench.pages"
+
+
+def test_every_block_is_used_and_every_marker_known():
+    begun = [name for page in pages() for name in re.findall(r"<!-- ([\w-]+):begin -->", page.read_text())]
+    assert sorted(begun) == sorted(BLOCKS)
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_each_image_task_is_explained():
+    assert set(ASKS) == set(IMAGE_TASKS)
+
+
+def test_a_page_that_is_behind_is_noticed():
+    page = ROOT / "docs" / "evaluation.md"
+    assert filled(page.read_text().replace("| 5 % |", "| 6 % |")) == filled(page.read_text())

@@ -384,9 +384,12 @@ def test_families(cli):
         "SD3Transformer2DModel": "StableDiffusion3Pipeline",
         "FluxTransformer2DModel": "FluxPipeline",
         "WanTransformer3DModel": "WanPipeline",
+        "HunyuanVideoTransformer3DModel": "HunyuanVideoImageToVideoPipeline",
+        "MochiTransformer3DModel": "MochiPipeline",
     }
     for cls, pipeline in known.items():
         assert pipeline in found[cls]["pipelines"]
+    assert not any("Framepack" in name for facts in found.values() for name in facts["pipelines"])
     assert all(name in cli("families")[1] for name in known)
 
 

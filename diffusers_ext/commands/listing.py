@@ -46,7 +46,7 @@ def describe_method(name: str) -> dict[str, Any]:
 
 
 def families(as_json: Json = False) -> None:
-    """List the denoiser classes that methods work on, and diffusers' text-to-anything pipelines with them."""
+    """List the denoiser classes that methods work on, and the diffusers pipelines with them."""
     found = known_families()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -69,13 +69,13 @@ def known_families() -> dict[str, dict[str, Any]]:
     for cls, target in FAMILIES.items():
         module, name = target.split(":")
         family = getattr(import_module(module), name)
-        found[cls] = {"family": family.name, "cfg": family.cfg, "pipelines": takers.get(cls, [])}
+        pipelines = takers.get(cls) or _in_folder(family.name, cls)
+        found[cls] = {"family": family.name, "cfg": family.cfg, "pipelines": pipelines}
     return found
 
 
 def _pipelines() -> dict[str, list[str]]:
     """Denoiser class name to the names of diffusers' text-to-anything pipelines that are built from it."""
-    import inspect
     import re
 
     from diffusers.pipelines import auto_pipeline
@@ -85,10 +85,29 @@ def _pipelines() -> dict[str, list[str]]:
     ]
     found: dict[str, set[str]] = {}
     for pipeline in {cls for table in tables for cls in table.values()}:
-        for parameter in inspect.signature(pipeline.__init__).parameters.values():
-            for cls in re.findall(r"\w+(?:Model|2DModel|3DModel)\b", str(parameter.annotation)):
-                found.setdefault(cls, set()).add(pipeline.__name__)
+        for cls in _models(pipeline):
+            found.setdefault(cls, set()).add(pipeline.__name__)
     return {cls: sorted(names) for cls, names in found.items()}
+
+
+def _in_folder(family: str, cls: str) -> list[str]:
+    """Pipelines with the denoiser `cls` for which diffusers has no table, in the folder of their family."""
+    from importlib import import_module
+
+    folder = import_module(f"diffusers.pipelines.{family}")
+    names = sorted(name for name in dir(folder) if name.endswith("Pipeline"))
+    return [name for name in names if cls in _models(getattr(folder, name))]
+
+
+def _models(pipeline: type) -> set[str]:
+    """Class names of the models that the constructor of a pipeline takes."""
+    import inspect
+    import re
+
+    parameters = inspect.signature(pipeline.__init__).parameters.values()
+    return {
+        cls for p in parameters for cls in re.findall(r"\w+(?:Model|2DModel|3DModel)\b", str(p.annotation))
+    }
 
 
 def doctor(as_json: Json = False) -> None:

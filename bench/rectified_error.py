@@ -89,8 +89,9 @@ def measure(name: str, noise: float, logits: float) -> list[Row]:
         plain, _ = ops.attention(q, k, v, plan)
         mended, _ = ops.attention(q, k, v, plan, gain=found.gain, bias=found.bias)
         if keep < 1:
-            density, gain = float(found.density(shortlist)), float(found.gain.mean())
-            rows.append(Row(name, logits, noise, keep, density, error(plain), error(mended), gain, ""))
+            pairs, every, *_ = found.count(shortlist).tolist()
+            gain = float(found.gain.mean())
+            rows.append(Row(name, logits, noise, keep, pairs / every, error(plain), error(mended), gain, ""))
     check = "all kept = dense" if error(mended) < 1e-5 else "FAILED"
     return [replace(row, check=check) for row in rows]
 

@@ -113,7 +113,7 @@ def test_rectified_counts_what_is_kept_at_least():
     """118 of 591 blocks, all rows alike; the data, and here the neighbours, may add to that."""
     fixed = dx.plan("wan2.1", dx.RectifiedSparse(keep=0.2, p_remaining=None, touching=False))
     assert fixed.block_density == 118 / 591 and fixed.padded_tokens == 591 * 128 - 75_600
-    assert fixed.note.startswith("the least that runs") and "13 MiB a head" in fixed.note
+    assert fixed.note.startswith("the least that runs") and "16 MiB a head" in fixed.note
     near = dx.plan("wan2.1", dx.RectifiedSparse(keep=None, p_remaining=0.3))
     assert 20 / 591 < near.block_density < 27 / 591
     assert "hides" not in near.note and near.nearest["grid"] == (20, 48, 80)

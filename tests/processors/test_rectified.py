@@ -169,7 +169,7 @@ def test_compiles_in_one_graph_whatever_the_data():
         assert core.describe()["why"] == "asked for; density as planned, compiled calls are not counted"
         assert torch.equal(got, core(q, k, v, None, layout))
         assert core.describe()["why"] == "asked for"
-        core.shares, q, k = None, k, q
+        core.counts, q, k = None, k, q
     assert len(graphs) == 1
 
 

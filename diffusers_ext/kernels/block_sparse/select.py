@@ -33,18 +33,18 @@ class Selection(NamedTuple):
     bias: Tensor
     kept: Tensor
 
-    def density(self, shortlist: Shortlist) -> Tensor:
-        """Share of the pairs of tokens that see each other, fp64 without axes."""
-        tokens = shortlist.s_q
-        seen = self.kept[..., : len(shortlist.counts)].double() @ shortlist.counts.double()  # [B, H, NQ]
-        first = torch.arange(seen.shape[-1], device=seen.device) * shortlist.block_q
-        asking = (tokens - first).clamp(max=shortlist.block_q).double()
-        return ((seen @ asking).mean() / tokens + shortlist.text) / (tokens + shortlist.text)
-
-    def full_share(self, shortlist: Shortlist) -> Tensor:
-        """Share of the kept blocks that need no check, fp64 without axes."""
-        counts = self.kept.sum((0, 1, 2)).double()
-        return (counts @ (shortlist.entries & 1).double()) / counts.sum()
+    def count(self, shortlist: Shortlist) -> Tensor:
+        """int64 `[4]`, summed over batch rows and heads: pairs of tokens that see each other, all pairs, kept
+        blocks without checks, all kept blocks.
+        """
+        tokens, plans = shortlist.s_q, self.row_ptr.shape[0]
+        times = self.kept.sum((0, 1))  # [NQ, NK]
+        full = times * (shortlist.entries & 1)
+        seen = (times[:, : len(shortlist.counts)] * shortlist.counts).sum(1)  # keys of a query
+        first = torch.arange(len(seen), device=seen.device) * shortlist.block_q
+        pairs = (seen * (tokens - first).clamp(max=shortlist.block_q)).sum() + plans * tokens * shortlist.text
+        every = torch.full_like(pairs, plans * tokens * (tokens + shortlist.text))
+        return torch.stack([pairs, every, full.sum(), times.sum()])
 
 
 def select(

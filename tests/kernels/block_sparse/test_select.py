@@ -194,6 +194,15 @@ def test_batch_rows_choose_for_themselves():
     assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
 
 
+def test_counts_by_hand():
+    """10 tokens, as queries in blocks of 4 and keys in blocks of 2, and 3 of text in two blocks more."""
+    shortlist = Candidates((1, 1, 10), 3, (1, 1, 4), (1, 1, 2), 0.5, touching=False).build()
+    q, k, v = tensors(shortlist, B=1, H=1)
+    found = select(q, k, v, shortlist)
+    # 2 of 5 blocks of the grid are kept, all of two tokens; of the text only the first block is full
+    assert found.count(shortlist).tolist() == [10 * (4 + 3), 10 * 13, 3 * (2 + 1), 3 * (2 + 2)]
+
+
 def test_shapes_do_not_depend_on_the_data():
     """Fake tensors hold no data: an .item() or a shape told by data would raise."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -202,5 +211,5 @@ def test_shapes_do_not_depend_on_the_data():
     with FakeTensorMode(allow_non_fake_inputs=True):
         q, k, v = (torch.empty(2, s, 3, 8) for s in (shortlist.s_q, shortlist.s_kv, shortlist.s_kv))
         found = select(q, k, v, shortlist, MASS)
-        found.density(shortlist), found.full_share(shortlist)
+        assert found.count(shortlist).shape == (4,)
     assert found.col.shape == (6, 7 * 16)

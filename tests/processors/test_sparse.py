@@ -234,6 +234,18 @@ def test_masks_sequences_without_a_grid_and_foreign_tokens_are_refused():
         core()(q, k, v, None, line)
 
 
+def test_flex_cannot_hide_the_padding_of_prompts():
+    tiny = host("hunyuan-video")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with (
+        pytest.raises(dx.UnsupportedError, match="cannot hide the padding of each prompt; use auto"),
+        dx.apply(pipe, dx.GNA((2, 2, 2), dense_steps=0, backend="flex")),
+    ):
+        tiny.run(pipe)
+    assert torch.equal(tiny.run(pipe), plain)
+
+
 def test_an_unknown_grid_stays_dense():
     layout = layout_of((1, 3, 4), 2, front=False)
     q, k, v = tensors(layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,6 +33,7 @@ def tasks() -> str:
     return markdown(["task", "a right picture shows exactly", "example"], rows)
 
 
+@cache
 def splits() -> str:
     """Different prompts of each task and split."""
     rows = []

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from bench.detector import NOTHING, RESULTS, hidden, is_crowded, matched, read, scenes, summary
+from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.zoo import WEIGHTS
 from diffusers_ext.zoo.captions import COLOURS, SHAPES, parse
 from diffusers_ext.zoo.detect import detect
 from diffusers_ext.zoo.render import render
@@ -94,3 +96,10 @@ def test_committed_evidence_is_whole(path):
 def test_the_detector_keeps_its_promise_on_renders():
     found = json.loads((RESULTS / "detector-renders.json").read_text())
     assert min(found[key]["low"] for key in ("exact", "held_out")) >= 0.99
+
+
+def test_reconstructions_are_those_of_the_shipped_autoencoders():
+    for path in RESULTS.glob("detector-*.json"):
+        found = json.loads(path.read_text())
+        if "vae" in found:
+            assert found["vae"] == fingerprint(WEIGHTS / found["model"] / "vae"), f"run {path.stem} again"

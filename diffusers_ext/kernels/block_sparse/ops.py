@@ -136,8 +136,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
         )
     if (S_q, S_kv) != (len(q_coord), k_coord.shape[-1]):
         raise ValueError(
-            f"The plan has {len(q_coord)} queries and {k_coord.shape[-1]} keys, got {S_q} and {S_kv}; make "
-            "one for these."
+            f"The plan is for {len(q_coord)} queries and {k_coord.shape[-1]} keys, got {S_q} and {S_kv}; "
+            "make one for these."
         )
     if k_coord.ndim == 2 and len(k_coord) != B:
         raise ValueError(

@@ -17,6 +17,7 @@ from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+MOST = 6  # kinds of mistakes that are named
 ASKS = {
     "single_object": "the object and nothing else",
     "two_object": "both objects; they may share colour or shape",
@@ -105,7 +106,9 @@ def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
         ((n, d, f) for d, row in counts.items() for f, n in row.items() if n and d != f), reverse=True
     )
     total = sum(sum(row.values()) for row in counts.values())
-    told = ", ".join(f"{d} -> {f} {n}" for n, d, f in wrong) or "none"
+    told = ", ".join(f"{d} -> {f} {n}" for n, d, f in wrong[:MOST]) or "none"
+    if len(wrong) > MOST:
+        told += f", others {sum(n for n, _, _ in wrong[MOST:])}"
     return f"{told} (of {total} objects)"
 
 

@@ -74,6 +74,9 @@ def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
     if out.exists():
         for file in weight_files(out):
             file.unlink()
+    for part in getattr(pipe, "components", {}).values():
+        if hasattr(part, "backend_tokenizer"):  # it keeps the padding of its last call, also in its file
+            part.backend_tokenizer.no_padding()
     pipe.save_pretrained(out)
     for file in weight_files(out):
         tensors = load_file(file)

@@ -82,12 +82,15 @@ def test_decay_can_begin_on_resume(tmp_path, vae):
 
 def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, tmp_path, vae):
     objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
+    objective.pipe.tokenizer("a red circle", padding="max_length")
     export(objective, whole, tmp_path / "model", "shapes-sd3", autoencoder="as given")
     zoo.verify_weights(tmp_path / "model")
     card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
     assert (card["steps"], card["samples"], card["call"]) == (8, 32, dict(zoo.MODELS["shapes-sd3"].call))
     assert card["autoencoder"] == "as given" and card["config"]["samples"] == 32
     StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer" / "tokenizer.json").read_text())
+    assert tokenizer["padding"] is None
     assert not train(tmp_path / "again", vae, start=tmp_path / "model", minutes=0)
     first, scratch = losses(tmp_path / "again")[1], losses(whole)
     assert first < scratch[1]

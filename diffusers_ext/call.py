@@ -28,10 +28,6 @@ def arguments(pipe: Any, defaults: Mapping[str, Any], **asked: Any) -> dict[str,
     Raises `ValueError` for an argument that the pipeline does not take and for sizes it cannot make.
     """
     known = inspect.signature(type(pipe).__call__).parameters
-    if "num_frames" in known:
-        raise ValueError(
-            f"this command makes images, {type(pipe).__name__} makes videos; call the pipeline from Python"
-        )
     asked = {k: v for k, v in asked.items() if v is not None}
     for name in asked:
         if name not in known:
@@ -45,7 +41,24 @@ def arguments(pipe: Any, defaults: Mapping[str, Any], **asked: Any) -> dict[str,
             f"the guidance scale must be a finite number, got {call['guidance_scale']}; 1 switches it off"
         )
     check_size(pipe, call.get("height"), call.get("width"))
+    check_frames(pipe, call.get("num_frames"))
     return call
+
+
+def makes_videos(pipe: Any) -> bool:
+    """Whether a pipeline returns frames instead of one image."""
+    return "num_frames" in inspect.signature(type(pipe).__call__).parameters
+
+
+def check_frames(pipe: Any, frames: int | None) -> None:
+    """Raises `ValueError` with the nearest valid number of frames; `None` leaves it to the pipeline."""
+    unit = getattr(pipe, "vae_scale_factor_temporal", 1)
+    if frames is not None and (frames < 1 or (frames - 1) % unit):
+        near = max(round((frames - 1) / unit), 0) * unit + 1
+        raise ValueError(
+            f"{type(pipe).__name__} needs a number of frames that is 1 more than a multiple of {unit}, "
+            f"got {frames}; the nearest is {near}"
+        )
 
 
 def check_size(pipe: Any, height: int | None, width: int | None) -> None:
@@ -68,6 +81,10 @@ def check_size(pipe: Any, height: int | None, width: int | None) -> None:
 
 def size_unit(pipe: Any) -> int:
     """Image sides must be a multiple of this, in px."""
+    if (spatial := getattr(pipe, "vae_scale_factor_spatial", None)) is not None:
+        patch = getattr(getattr(pipe.transformer, "config", None), "patch_size", 1)
+        # Video pipelines refuse sides off 16 px, whatever their autoencoder could do.
+        return math.lcm(16, spatial * (patch if isinstance(patch, int) else patch[-1]))
     scale = getattr(pipe, "vae_scale_factor", 1)
     processor = getattr(pipe, "image_processor", None)
     # Flux states its packed 2x2 patches in the image processor, SD3 in `patch_size`.

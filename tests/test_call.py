@@ -60,9 +60,10 @@ def test_limits(pipe):
         check_size(host, 1_000_000 // size_unit(host) * size_unit(host), 8000)
 
 
-def test_videos_are_left_to_python():
-    with pytest.raises(ValueError, match="makes images, WanPipeline makes videos"):
-        arguments(wan.pipeline(), {})
+def test_numbers_of_frames_are_checked():
+    with pytest.raises(ValueError, match="1 more than a multiple of 2, got 8; the nearest is 9"):
+        arguments(wan.pipeline(), {"num_frames": 8})
+    assert arguments(wan.pipeline(), {"num_frames": 9, "height": 32}) == {"num_frames": 9, "height": 32}
 
 
 def test_cut_text_is_shown(pipe):

@@ -1,4 +1,4 @@
-"""`diffusers-ext generate`: one prompt to PNG files that tell how they were made."""
+"""`diffusers-ext generate`: one prompt to pictures or clips that tell how they were made."""
 
 import hashlib
 import json
@@ -26,22 +26,27 @@ def generate(
     batch: opt.Batch = 1,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
-    out: opt.Out = Path("out"),
-    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Settings inside the PNG.")] = True,
+    num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
+    fps: Annotated[float | None, typer.Option("--fps", help="Frames a second of a video; 8.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or a .png, .mp4 or .gif file.")] = Path(
+        "out"
+    ),
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Settings inside a PNG.")] = True,
 ) -> None:
-    """Make images of one prompt; each PNG carries its settings and has a JSON file beside it."""
-    from ..call import arguments, cut_text, seed_of
+    """Make images or videos of one prompt; each file has a JSON file beside it, a PNG carries it inside."""
+    from ..call import arguments, cut_text, makes_videos, seed_of
     from ..loading import locate
-    from ..metadata import output_folder
     from ..settings import build
+    from .target import Target
 
     first = seed_of(seed)
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     seeds = [seed_of(first + i) for i in range(num_images)]
-    folder = output_folder(out)
+    target = Target.of(out, num_images)
     methods = build(method or [], settings or [], locate(model) if preset else None)
     pipe = opt.open_model(model, device, dtype)
+    target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(
         pipe,
         opt.defaults(model),
@@ -50,10 +55,11 @@ def generate(
         height=height,
         width=width,
         negative_prompt=negative,
+        num_frames=num_frames,
     )
     for sentence in cut_text(pipe, prompt, call):
         opt.warn(sentence)
-    _make(pipe, model, prompt, seeds, methods, call, batch, folder, embed)
+    _make(pipe, model, prompt, seeds, methods, call, batch, target, embed)
 
 
 def _make(
@@ -64,14 +70,16 @@ def _make(
     methods: tuple[Any, ...],
     call: dict[str, Any],
     batch: int,
-    folder: Path,
+    target: Any,
     embed: bool,
 ) -> None:
     from ..evaluate.generate import Item, applied
     from ..evaluate.generate import generate as make
     from ..evaluate.score import judge
+    from ..evaluate.video import Clip
     from ..metadata import slug, versions, write_image, write_json
     from ..settings import as_dict
+    from ..video import write_video
 
     shared = {
         "prompt": prompt,
@@ -88,7 +96,7 @@ def _make(
                 mark = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()[
                     :8
                 ]
-                stem = f"{slug(prompt)}-{p.item.seed}-{mark}"
+                path = target.path(f"{slug(prompt)}-{p.item.seed}-{mark}")
                 judged = judge(p.image, prompt, p.item.seed)
                 record |= {"size": list(p.image.size), "versions": versions(), "flags": list(p.flags)}
                 sidecar = record | {
@@ -97,15 +105,19 @@ def _make(
                     "report": session.report().to_dict() if session else None,
                     "verdict": {"correct": judged.correct, "reason": judged.reason},
                 }
-                write_image(folder / f"{stem}.png", p.image, record if embed else None)
-                write_json(folder / f"{stem}.json", sidecar)
+                if isinstance(p.image, Clip):
+                    sidecar |= {"frames": len(p.image.frames), "fps": target.fps}
+                    write_video(path, p.image.frames, target.fps)
+                else:
+                    write_image(path, p.image, record if embed else None)
+                write_json(path.with_suffix(".json"), sidecar)
                 if p.flags:
-                    opt.warn(f"{stem}.png looks wrong: {', '.join(p.flags)}")
+                    opt.warn(f"{path.name} looks wrong: {', '.join(p.flags)}")
                 says = (
                     ""
                     if judged.correct is None
                     else ("; right: " if judged.correct else "; wrong: ") + judged.reason
                 )
-                typer.echo(f"{folder / stem}.png  seed {p.item.seed}, {p.seconds:.2f} s{says}")
+                typer.echo(f"{path}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
         if session:
             typer.echo(session.report())

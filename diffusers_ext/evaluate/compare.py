@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..settings import as_dict
 from .generate import Item, applied, generate
 from .score import Judged, compare, judge, summarise
+from .video import still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +84,7 @@ def run(
             for pictures in generate(pipe, items, call, batch):
                 for p in pictures:
                     judged = judge(p.image, p.item.prompt, p.item.seed, p.seconds)
-                    row.append(Cell(variant.label, p.image, judged))
+                    row.append(Cell(variant.label, still(p.image), judged))
                 tick(len(pictures))
             reports.append(session.report().to_dict() if session else None)
         cells.append(tuple(row))

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .video import Clip
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -29,7 +31,7 @@ class Picture:
     """One picture made; `seconds` is its share of the batch, `flags` names what looks suspicious."""
 
     item: Item
-    image: "Image"
+    image: "Image | Clip"
     seconds: float
     flags: tuple[str, ...] = ()
 
@@ -64,15 +66,19 @@ def generate(
             warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
             result = pipe(prompt=[i.prompt for i in part], generator=generators, output_type="np", **call)
         seconds = (time.perf_counter() - began) / len(part)
+        arrays = result.frames if hasattr(result, "frames") else result.images
         unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(part)
         yield [
             Picture(item, to_image(array, item, bool(hidden)), seconds, flags_of(array))
-            for item, array, hidden in zip(part, result.images, unsafe, strict=True)
+            for item, array, hidden in zip(part, arrays, unsafe, strict=True)
         ]
 
 
-def to_image(array: "np.ndarray", item: Item, hidden: bool = False) -> "Image":
-    """Float [H, W, 3] in 0..1 to a PIL image, the host's own rounding; raises `BrokenImageError`."""
+def to_image(array: "np.ndarray", item: Item, hidden: bool = False) -> "Image | Clip":
+    """Float [H, W, 3] in 0..1 to a PIL image, [T, H, W, 3] to a clip, the host's own rounding.
+
+    Raises `BrokenImageError`.
+    """
     import numpy as np
     from PIL import Image
 
@@ -90,9 +96,11 @@ def to_image(array: "np.ndarray", item: Item, hidden: bool = False) -> "Image":
             f"the pipeline returned an all-black picture ({about}); try --dtype float32, or a smaller scale"
         )
     pixels = (array * 255).round().astype("uint8")
+    if pixels.ndim == 4:
+        return Clip(pixels)
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def flags_of(array: "np.ndarray") -> tuple[str, ...]:
-    """Names of what is suspicious but not certainly wrong about float [H, W, 3]."""
+    """Names of what is suspicious but not certainly wrong about float [H, W, 3] or [T, H, W, 3]."""
     return ("constant",) if float(array.max() - array.min()) < 1 / 255 else ()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..metadata import slug, write_image
 from .generate import Item
+from .video import Clip, still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,8 +31,8 @@ class Pictures:
         """Whether the picture has been made."""
         return self.path(variant, item).is_file()
 
-    def add(self, variant: str, item: Item, image: Image) -> None:
-        """Keeps one picture; it is on the disk when this returns."""
+    def add(self, variant: str, item: Item, image: Image | Clip) -> None:
+        """Keeps one picture, or the frames of a clip on a sheet; it is on the disk when this returns."""
         path = self.path(variant, item)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, image, {"prompt": item.prompt, "seed": item.seed})
+        write_image(path, still(image), {"prompt": item.prompt, "seed": item.seed})

@@ -10,6 +10,7 @@ from ..zoo.captions import parse
 from ..zoo.scenes import SIZE
 from ..zoo.suites import TASKS
 from .statistics import accuracy, paired
+from .video import Clip, verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +32,9 @@ class Judged:
     swapped: bool = False
 
 
-def judge(image: Image, prompt: str, seed: int, seconds: float = 0.0, task: str | None = None) -> Judged:
+def judge(
+    image: Image | Clip, prompt: str, seed: int, seconds: float = 0.0, task: str | None = None
+) -> Judged:
     """Verdict of the ground-truth detector; none outside the grammar and for pictures of another size.
 
     `task` is the suite's task the prompt was drawn for; without it the prompt alone decides.
@@ -40,14 +43,20 @@ def judge(image: Image, prompt: str, seed: int, seconds: float = 0.0, task: str 
 
     from ..zoo.detect import verify
 
+    if isinstance(image, Clip):
+        found = verdict(image, prompt)
+        if isinstance(found, str):
+            return Judged(prompt, seed, None, None, found, seconds)
+        script, seen = found
+        return Judged(prompt, seed, task or script.task, seen.correct, seen.reason, seconds, seen.swapped)
     if image.size != (SIZE, SIZE):
         return Judged(prompt, seed, None, None, f"no ground truth: not a {SIZE}x{SIZE} picture", seconds)
     try:
         spec = parse(prompt)
     except ValueError:
         return Judged(prompt, seed, None, None, "no ground truth: the prompt is not in the grammar", seconds)
-    verdict = verify(np.asarray(image.convert("RGB")), spec)
-    return Judged(prompt, seed, task or spec.task, verdict.correct, verdict.reason, seconds, verdict.swapped)
+    seen = verify(np.asarray(image.convert("RGB")), spec)
+    return Judged(prompt, seed, task or spec.task, seen.correct, seen.reason, seconds, seen.swapped)
 
 
 def summarise(judged: Sequence[Judged]) -> dict[str, Any]:

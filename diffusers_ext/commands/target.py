@@ -1,0 +1,54 @@
+"""Where the files of `generate` go, and whether their kind suits the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..metadata import output_folder
+from ..video import SUFFIXES, check
+
+PNG = ".png"
+FPS = 8.0  # frames a second of videos, unless asked otherwise
+
+
+@dataclass(frozen=True)
+class Target:
+    """`folder`; the file's `stem` and `suffix` where one was named; `fps` of videos, `None` for pictures."""
+
+    folder: Path
+    stem: str | None = None
+    suffix: str | None = None
+    fps: float | None = None
+
+    @classmethod
+    def of(cls, out: Path, count: int) -> Target:
+        """`out` names a folder, or one file by a known ending; the folder is made and proven writable."""
+        suffix = out.suffix.lower()
+        if suffix not in (PNG, *SUFFIXES):
+            return cls(output_folder(out))
+        if count > 1:
+            raise ValueError(
+                f"--out names one file, {str(out)!r}, {count} are asked for; name a folder instead"
+            )
+        return cls(output_folder(out.parent), out.stem, suffix)
+
+    def suited(self, model: str, video: bool, fps: float | None) -> Target:
+        """The same with its kind of file settled; raises `ValueError` where that does not suit the model."""
+        kind, suffixes = ("videos", SUFFIXES) if video else ("images", (PNG,))
+        suffix = self.suffix or suffixes[0]
+        if suffix not in suffixes:
+            raise ValueError(
+                f"{model} makes {kind}, which --out writes as {' or '.join(suffixes)}, got "
+                f"'{self.stem}{suffix}'; change the ending, or name a folder"
+            )
+        if not video and fps is not None:
+            raise ValueError(f"{model} makes images, which have no --fps; leave it out")
+        if video:
+            fps = FPS if fps is None else fps
+            check(suffix, fps)
+        return replace(self, suffix=suffix, fps=fps)
+
+    def path(self, stem: str) -> Path:
+        """The file, under `stem` unless another was named."""
+        return self.folder / f"{self.stem or stem}{self.suffix}"

@@ -135,11 +135,11 @@ class CLIPConfig(Recipe):
 class WanVAEConfig(VAEConfig):
     """Recipe of shapes-wan-vae."""
 
-    samples: int = 24_000
+    samples: int = 60_000
     lr: float = 2e-3
     foreground: float = 3.0  # extra loss weight of pixels under an object
-    stills_until: float = 0.5  # share of the run on single frames
-    short_until: float = 0.85  # share of the run after which clips have their full length
+    stills_until: float = 0.7  # share of the run on single frames
+    short_until: float = 0.95  # share of the run after which clips have their full length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,8 @@ class WanConfig(StreamRecipe):
     muon_lr: float = 2e-3
     first: int = 12_000
     t_mean: float = 0.4  # as in SD3Config, and the next three
-    long_text: float = 0.01  # share of batches at 512 tokens, nearly all of them zeros
-    long_text_late: float = 0.1
+    long_text: float = 0.0  # share of batches at 512 tokens, nearly all of them zeros
+    long_text_late: float = 0.15
     long_text_from: float = 0.85
-    evaluate_prompts: int = 16
+    evaluate_every: int = 80_000
+    evaluate_prompts: int = 12

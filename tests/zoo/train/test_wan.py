@@ -144,7 +144,7 @@ def test_the_autoencoder_learns_and_keeps_its_statistics(tmp_path):
 
 
 def test_a_run_goes_from_single_frames_to_whole_clips():
-    objective = WanVAEObjective(WanVAEConfig(batch=2))
+    objective = WanVAEObjective(WanVAEConfig(batch=2, stills_until=0.5, short_until=0.8))
     assert [objective.inputs(0, p)[0].shape[2] for p in (0.0, 0.6, 0.9)] == [1, 5, 9]
     movies, weight, noise = objective.inputs(0, 0.9)
     assert movies.shape == (2, 3, 9, 32, 32) and noise.shape == (2, 8, *LATENT)

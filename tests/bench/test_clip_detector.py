@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from bench.clip_detector import NOTHING, read, readings, summary, table, takes
+from diffusers_ext.zoo.clips import FRAMES, render_clip, sample_take
+from diffusers_ext.zoo.motion import parse
+from diffusers_ext.zoo.suites import VIDEO_TASKS
+
+
+def take(caption, seed=0):
+    return sample_take(parse(caption), np.random.default_rng(seed))
+
+
+def test_half_of_the_clips_are_held_out_and_every_task_comes():
+    scripts = [t.script for t in takes(24)]
+    assert not any(s.held_out for s in scripts[::2]) and all(s.held_out for s in scripts[1::2])
+    assert {s.task for s in scripts[1::2]} == set(VIDEO_TASKS)
+
+
+def test_clips_as_drawn_are_read_exactly():
+    found = summary(list(readings(16)))
+    assert found["exact"]["accuracy"] == 1 and found["tracks"]["accuracy"] == 1
+    assert found["frames"] == {"exact": 16 * FRAMES, "n": 16 * FRAMES}
+    assert all(set(row) == {name} for name, row in (found["shapes"] | found["motions"]).items())
+
+
+@pytest.mark.parametrize(
+    "shown, track, motion",
+    [
+        ("a blue circle moves left", ("red circle", "blue circle"), ("moves left", "moves left")),
+        ("a red star moves left", ("red circle", "red star"), ("moves left", "moves left")),
+    ],
+)
+def test_what_is_confused_is_counted(shown, track, motion):
+    """The same way with another object in place of the right one."""
+    right, wrong = take("a red circle moves left"), take(shown)
+    frames, other = render_clip(right)[0], render_clip(wrong)[0]
+    found = read(right, frames, other)
+    assert not found.correct and found.tracks == (track,) and found.motions == (motion,)
+    assert found.frames == (track,) * FRAMES and found.exact_frames == 0 and found.error > 0
+
+
+def test_what_is_missing_is_counted():
+    own = take("a red circle moves left")
+    empty = np.full_like(render_clip(own)[0], 140)
+    found = read(own, render_clip(own)[0], empty)
+    assert found.tracks == (("red circle", NOTHING),) and found.motions == ()
+    facts = summary([found])
+    assert facts["shapes"] == {"circle": {NOTHING: FRAMES}} and facts["frames"]["exact"] == 0
+
+
+def test_tables_count_by_what_was_drawn():
+    assert table([("a", "a"), ("a", "b"), ("a", "a")]) == {"a": {"a": 2, "b": 1}}

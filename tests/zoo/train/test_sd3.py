@@ -46,7 +46,7 @@ from diffusers_ext.zoo.train import latents
 from tests.zoo.train.test_sd3 import train
 latents.SHARD = 128
 torch.manual_seed(0)
-train(pathlib.Path(sys.argv[1]), build_vae().eval(), checkpoint_minutes=0)
+train(pathlib.Path(sys.argv[1]), build_vae().half().float().eval(), checkpoint_minutes=0)
 """
 
 

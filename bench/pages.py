@@ -12,6 +12,7 @@ from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import has, insert, markdown
 from diffusers_ext.evaluate.power import pairs_table, prompts_table
 from diffusers_ext.zoo.captions import OBJECTS, RELATIONS, SHAPES, held_out_triple
+from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
@@ -97,6 +98,30 @@ def hidden() -> str:
     )
 
 
+def clip_held_out() -> str:
+    """The motions that training never shows, listed."""
+    held = [(m, s) for m in MOTIONS for s in SHAPES if held_out_motion(m, s)]
+    return ", ".join(f"{shape} {motion}" for motion, shape in held) + "."
+
+
+def clip_detector() -> str:
+    """Exactness of the judge of clips, by clip, track and frame, from the committed evidence."""
+    files = sorted(RESULTS.glob("clip_detector-*.json"), key=lambda p: p.stem != "clip_detector-renders")
+    rows, notes = [], []
+    for found in (json.loads(f.read_text()) for f in files):
+        shares = [_exact(found[k]) for k in ("exact", "held_out", "crossing", "tracks")]
+        psnr = f"{found['psnr_db']:.1f} dB" if "psnr_db" in found else ""
+        frames = f"{100 * found['frames']['exact'] / found['frames']['n']:.2f} %"
+        rows.append([found["what"], str(found["clips"]), *shares, frames, psnr])
+        notes += [
+            f"- {found['what']}, {key} frame by frame: {_mistakes(found[key])}."
+            for key in ("shapes", "colours")
+        ]
+        notes.append(f"- {found['what']}, motions: {_mistakes(found['motions'])}.")
+    heads = ["clips", "number", "read exactly", "held-out ones", "crossing ones", "tracks", "frames", "PSNR"]
+    return "\n".join([markdown(heads, rows), "", "Mistakes, drawn -> found:", "", *notes])
+
+
 def _exact(entry: Mapping[str, float]) -> str:
     return f"{100 * entry['accuracy']:.2f} % ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
 
@@ -123,6 +148,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "power-prompts": prompts_table,
         "detector": detector,
         "hidden": hidden,
+        "clip-held-out": clip_held_out,
+        "clip-detector": clip_detector,
     }
 )
 

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from .captions import Object
 from .clips import SIDE
 from .detect import Found, detect
-from .motion import MOVES, Actor, Script
+from .motion import MOVES, Script
 from .scenes import SIZE
 
 _ENLARGE = SIZE // SIDE  # the detector's sizes are those of still pictures
@@ -109,16 +109,14 @@ def follow(seen: tuple[tuple[Found, ...], ...]) -> tuple[Track, ...]:
 def verify_clip(clip: np.ndarray, script: Script) -> ClipVerdict:
     """Compare a clip with a script: the same objects, no more and no fewer, each in its motion."""
     tracks = follow(observe(clip))
-    seen = Counter(Actor(t.object, m) if (m := t.motion(len(clip))) != UNCLEAR else str(t) for t in tracks)
-    asked = Counter(script.actors)
-    things, wanted = Counter(t.object for t in tracks), Counter(a.object for a in script.actors)
-    shown = " and ".join(sorted(f"{t} {t.motion(len(clip)) or 'at rest'}" for t in tracks)) or "nothing"
-    if seen == asked:
+    seen = [(t.object, t.motion(len(clip))) for t in tracks]
+    shown = " and ".join(sorted(f"{thing} {motion or 'at rest'}" for thing, motion in seen)) or "nothing"
+    if Counter(seen) == Counter((a.object, a.motion) for a in script.actors):
         return ClipVerdict(True, tracks, f"found {shown}")
+    things, wanted = Counter(thing for thing, _ in seen), Counter(a.object for a in script.actors)
     if things == wanted:
         return ClipVerdict(False, tracks, f"the objects are right, their motion is not: found {shown}")
-    swapped = _exchanged(wanted) == things
-    return ClipVerdict(False, tracks, f"found {shown}", swapped)
+    return ClipVerdict(False, tracks, f"found {shown}", swapped=_exchanged(wanted) == things)
 
 
 def _exchanged(objects: Counter[Object]) -> Counter[Object] | None:

@@ -150,7 +150,11 @@ def _wan(out: Path, how: Run, start: Path | None) -> Path:
     home = _trained(WAN_VAE, out / WAN_VAE / "vae", WEIGHTS / WanObjective.name / "vae")
     vae = AutoencoderKLWan.from_pretrained(home, torch_dtype=torch.float32)
     folder = out / WanObjective.name
-    objective = WanObjective(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
+    # Latents belong to one autoencoder, and this one is trained anew more often than others.
+    mark = checksums(weight_files(home.parent), home.parent)["vae/diffusion_pytorch_model.safetensors"]
+    objective = WanObjective(
+        vae, folder / "cache" / mark[:12], start=start, seed=how.seed, compile=_compiler()
+    )
     fit(objective, folder, how)
     facts = {
         "data": "diffusers_ext.zoo.clips, seed below; no held-out object drawn, no held-out motion shown",

@@ -79,7 +79,7 @@ def describe(hint: Any) -> str:
     if _is_mapping(origin):
         return f"an object of {describe(args[0])} to {describe(args[1])}" if args else "an object"
     if _is_sequence(origin):
-        return f"a list of {describe(args[0])}" if args else "a list"
+        return f"a list of {describe(args[0])}s" if args else "a list"
     return {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "null"}.get(
         hint, getattr(hint, "__name__", str(hint))
     )
@@ -143,9 +143,12 @@ def _unknown_key(key: str, classes: Mapping[str, type]) -> str:
     )
 
 
+_EXAMPLES = (("an object", '{"NAME": null}'), ("a list of", "[3,3]"), ("number", "1"), ("true", "true"))
+
+
 def _example(hint: Any) -> str:
     text = describe(hint)
-    for word, example in (("an object", '{"NAME": null}'), ("number", "1"), ("true", "true")):
+    for word, example in _EXAMPLES:
         if word in text:
             return example
     return text.split(" | ")[0]

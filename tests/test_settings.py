@@ -88,6 +88,8 @@ def test_settings_survive_json():
 
 def test_words_for_types():
     assert describe(float | None) == "number or null"
-    assert describe(dict[str, list[int]]) == "an object of text to a list of whole number"
+    assert describe(dict[str, list[int]]) == "an object of text to a list of whole numbers"
     assert convert(" 3 ", int, "n") == 3
+    with pytest.raises(ValueError, match=r"a list of whole numbers, got '3x5'.*for example window=\[3,3\]"):
+        convert("3x5", tuple[int, ...], "window")
     assert convert("3", str, "text") == "3"

@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from diffusers_ext import zoo
 from diffusers_ext.evaluate.reward import agreement, main, preference, round_trip
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.zoo.mistakes import KINDS
@@ -55,3 +57,17 @@ def test_the_round_trip_is_what_a_saved_picture_shows(pipe):
     assert seen.shape == (2, 3, 64, 64)
     torch.testing.assert_close(seen * 255, (seen * 255).round(), atol=1e-3, rtol=0)
     assert seen.min() >= 0 and seen.max() <= 1
+
+
+def test_the_committed_figures_are_those_of_the_shipped_reward():
+    file = Path(__file__).parents[2] / "bench" / "results" / "reward-shapes-clip-held-out.json"
+    found = json.loads(file.read_text())
+    home = zoo.path("shapes-clip")
+    zoo.verify_weights(home)
+    assert found["weights"] == fingerprint(home)
+    again = preference(zoo.load_reward("shapes-clip").score, "held-out", 40, 1, {"drawn": None})["drawn"]
+    for side in ("picture", "caption"):
+        assert again[side]["overall"]["accuracy"] == pytest.approx(
+            found["drawn"][side]["overall"]["accuracy"], abs=0.07
+        )
+        assert again[side]["colour"]["accuracy"] > 0.95

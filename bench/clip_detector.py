@@ -26,6 +26,8 @@ from diffusers_ext.zoo.motion import Script, parse
 from diffusers_ext.zoo.suites import VIDEO_TASKS, suite
 from diffusers_ext.zoo.track import Track, follow, observe, verify_clip
 
+from .autoencoders import load_vae
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
@@ -174,20 +176,6 @@ def _words(name: str) -> tuple[str, str]:
     return (colour, shape) if shape else (NOTHING, NOTHING)
 
 
-def load_vae(model: str) -> tuple[AutoencoderKLWan, dict[str, Any]]:
-    """The autoencoder of a zoo model or folder, and which weights it has."""
-    from diffusers import AutoencoderKLWan
-
-    from diffusers_ext.evaluate.weights import fingerprint
-    from diffusers_ext.loading import locate
-
-    folder = locate(model)
-    if folder is None or not (folder / "vae").is_dir():
-        raise SystemExit(f"error: --model needs a zoo model or a folder with a vae, got {model!r}")
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae").eval()
-    return vae, {"model": model, "vae": fingerprint(folder / "vae")}
-
-
 def main() -> None:
     from tqdm import tqdm
 
@@ -198,7 +186,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    vae, source = load_vae(args.model) if args.model else (None, {})
+    vae, source = load_vae(args.model, "AutoencoderKLWan") if args.model else (None, {})
     found = list(tqdm(readings(args.clips, vae), total=args.clips, unit="clip", disable=None))
     what = f"reconstructions of {args.model}" if args.model else "renders"
     facts: dict[str, Any] = {"what": what, **source, **summary(found)}

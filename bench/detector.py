@@ -27,6 +27,8 @@ from diffusers_ext.zoo.render import distance, render
 from diffusers_ext.zoo.scenes import EXTENT, GAP, SIZE, Scene, sample_scene, sample_spec
 from diffusers_ext.zoo.suites import IMAGE_TASKS, suite
 
+from .autoencoders import load_vae
+
 if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
@@ -205,20 +207,6 @@ def _heat(axes: Axes, counts: dict[str, dict[str, int]], title: str) -> None:
     axes.tick_params(length=0)
 
 
-def load_vae(model: str) -> tuple[Any, dict[str, Any]]:
-    """The autoencoder of a zoo model or folder, and which weights it has."""
-    from diffusers import AutoencoderKL
-
-    from diffusers_ext.evaluate.weights import fingerprint
-    from diffusers_ext.loading import locate
-
-    folder = locate(model)
-    if folder is None or not (folder / "vae").is_dir():
-        raise SystemExit(f"error: --model needs a zoo model or a folder with a vae, got {model!r}")
-    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
-    return vae, {"model": model, "vae": fingerprint(folder / "vae")}
-
-
 def main() -> None:
     from tqdm import tqdm
 
@@ -229,7 +217,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    vae, source = load_vae(args.model) if args.model else (None, {})
+    vae, source = load_vae(args.model, "AutoencoderKL") if args.model else (None, {})
     found = list(tqdm(readings(args.pictures, vae), total=args.pictures, unit="picture", disable=None))
     what = f"reconstructions of {args.model}" if args.model else "renders"
     facts: dict[str, Any] = {"what": what, **source, **summary(found)}

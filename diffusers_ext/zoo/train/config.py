@@ -78,15 +78,23 @@ class StreamRecipe(Recipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SD3Config(StreamRecipe):
+class FlowRecipe(StreamRecipe):
+    """A recipe of flow matching, with two lengths of text: the zoo's 24 tokens and the stock pipeline's."""
+
+    t_mean: float = 0.4  # logit-normal mean: above 0 leans to the noisy side, where the layout is decided
+    long_text: float = 0.0  # share of batches at the stock length
+    long_text_late: float = 0.0  # the same in the last part of the run
+    long_text_from: float = 0.85  # where that part begins, share of the run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SD3Config(FlowRecipe):
     """Recipe of shapes-sd3."""
 
     samples: int = 1_240_000
     muon_lr: float = 2e-3  # at equal samples its loss is a sixth lower than AdamW's
-    t_mean: float = 0.4  # logit-normal mean: above 0 leans to the noisy side, where the layout is decided
-    long_text: float = 0.03  # share of batches at 256 T5 tokens, the length stock pipelines ask for
-    long_text_late: float = 0.25  # the same in the last part of the run
-    long_text_from: float = 0.85  # where that part begins, share of the run
+    long_text: float = 0.03  # at 256 T5 tokens
+    long_text_late: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +151,12 @@ class WanVAEConfig(VAEConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WanConfig(StreamRecipe):
+class WanConfig(FlowRecipe):
     """Recipe of shapes-wan."""
 
     samples: int = 400_000
     muon_lr: float = 2e-3
     first: int = 12_000
-    t_mean: float = 0.4  # as in SD3Config, and the next three
-    long_text: float = 0.0  # share of batches at 512 tokens, nearly all of them zeros
-    long_text_late: float = 0.15
-    long_text_from: float = 0.85
+    long_text_late: float = 0.15  # at 512 tokens, nearly all of them zeros
     evaluate_every: int = 80_000
     evaluate_prompts: int = 12

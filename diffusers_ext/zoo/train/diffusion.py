@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from .evaluate import score
 from .fit import restore
-from .latents import LatentStream
+from .flow import lengthen
+from .latents import LatentStream, drop_captions, object_weight
+from .loop import generator
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DiffusionPipeline
 
-    from .config import Recipe, StreamRecipe
+    from .config import FlowRecipe, Recipe, StreamRecipe
 
 
 class DiffusionObjective:
@@ -90,6 +92,27 @@ class StreamObjective(DiffusionObjective):
         if start is not None:
             adopt(self.pipe, start, self.trained)
         self.stream = self.data(vae, self.pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
+
+
+class FlowObjective(StreamObjective):
+    """A pipeline that learns flow matching; a subclass names the number of tokens of long and short text."""
+
+    recipe: FlowRecipe
+    lengths: tuple[int, int]  # the zoo's call default and the default of the stock pipeline
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
+        import torch
+
+        recipe, dice, pad = self.recipe, generator(self.seed, step), self.pipe.tokenizer.pad_token_id
+        batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
+        noise = torch.randn(batch.latents.shape, generator=dice)
+        sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
+        ids = drop_captions(batch.ids, recipe.drop, self.pipe.tokenizer, dice)
+        weight = object_weight(batch.cover, recipe, progress)
+        share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
+        long = torch.rand((), generator=dice).item() < share
+        return batch.latents, noise, sigma, weight, ids, lengthen(ids, self.lengths[long], pad)
 
 
 def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:

@@ -14,10 +14,8 @@ from ..motion import parse
 from ..suites import VIDEO_TASKS, suite
 from ..track import verify_clip
 from .config import WanConfig
-from .diffusion import StreamObjective
-from .flow import lengthen
-from .latents import LatentStream, drop_captions, object_weight
-from .loop import generator
+from .diffusion import FlowObjective
+from .latents import LatentStream
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +47,14 @@ class ClipStream(LatentStream):
         return {name: np.concatenate(parts) for name, parts in arrays.items()}
 
 
-class WanObjective(StreamObjective):
+class WanObjective(FlowObjective):
     """Flow matching for a WanPipeline."""
 
     name = "shapes-wan"
     trained = ("transformer", "text_encoder")
     config, build, data = WanConfig, staticmethod(build_wan), ClipStream
     recipe: WanConfig
+    lengths = SHORT_TEXT, LONG_TEXT
 
     def hidden(self, name: str) -> bool:
         return ".blocks." in name
@@ -65,18 +64,8 @@ class WanObjective(StreamObjective):
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Latents, noise, sigma, weight and ids."""
-        import torch
-
-        recipe, dice = self.recipe, generator(self.seed, step)
-        batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
-        noise = torch.randn(batch.latents.shape, generator=dice)
-        sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
-        ids = drop_captions(batch.ids, recipe.drop, self.pipe.tokenizer, dice)
-        weight = object_weight(batch.cover, recipe, progress)
-        share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
-        long = torch.rand((), generator=dice).item() < share
-        ids = lengthen(ids, LONG_TEXT if long else SHORT_TEXT, self.pipe.tokenizer.pad_token_id)
-        return batch.latents, noise, sigma, weight, ids
+        *rest, _, ids = super().inputs(step, progress)
+        return *rest, ids
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
         return flow_loss(self.pipe, *inputs)

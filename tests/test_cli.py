@@ -21,31 +21,6 @@ from diffusers_ext.zoo.suites import IMAGE_TASKS
 CALL = ["--steps", "1"]
 
 
-@pytest.fixture
-def cli(capsys):
-    """Runs the command line; gives the exit code and what it printed."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main([str(w) for w in words])
-        said = capsys.readouterr()
-        return stop.value.code or 0, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail: exit code 2, nothing but one line on stderr; gives the line."""
-
-    def run(*words):
-        code, out, err = cli(*words)
-        assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
-        return err
-
-    return run
-
-
 def files(folder):
     return sorted(p.name for p in folder.iterdir())
 

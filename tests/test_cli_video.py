@@ -5,7 +5,6 @@ import json
 import pytest
 from PIL import Image
 
-from diffusers_ext.cli import main
 from diffusers_ext.zoo.suites import VIDEO_TASKS
 from tests.tiny_models import wan
 
@@ -20,31 +19,6 @@ def saved_clip_model(tmp_path_factory):
     wan.pipeline().save_pretrained(folder)
     (folder / "card.json").write_text(json.dumps({"call": CALL, "tasks": VIDEO_TASKS}))
     return folder
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs the command line; gives the exit code and what it printed."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main([str(w) for w in words])
-        said = capsys.readouterr()
-        return stop.value.code or 0, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail: exit code 2 and one line on stderr; gives the line."""
-
-    def run(*words):
-        code, out, err = cli(*words)
-        assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
-        return err
-
-    return run
 
 
 def sparse(name, **settings):

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +60,7 @@ class Candidates:
     first_frame: bool = False
     text_rows: bool = True
     masked_text: bool = False
+    far: ClassVar[int] = 0  # as in `Recipe`; there are none here
 
     @property
     def block_q(self) -> int:

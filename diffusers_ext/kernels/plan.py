@@ -110,9 +110,10 @@ class Recipe:
 
     Queries and keys are the tokens of `grid` in raster order, or tile by tile where a tile is given (`pad`
     fills short tiles up), followed by `text` tokens. `text_rows=False` leaves text out of the queries, for
-    kernels that leave those rows to dense attention. `masked_text` keeps text keys out of FULL blocks, so
-    that `BlockPlan.hiding` can hide some. `strict` replaces the exact cover of a band by whole blocks under
-    the rule of `masks.strict`.
+    kernels that leave those rows to dense attention. `far` more keys come last, which grid queries see and
+    text queries do not; they can be counted with text rows, but built only without. `masked_text` keeps text
+    keys out of FULL blocks, so that `BlockPlan.hiding` can hide some. `strict` replaces the exact cover of a
+    band by whole blocks under the rule of `masks.strict`.
     """
 
     rule: Rule
@@ -126,11 +127,13 @@ class Recipe:
     text_rows: bool = True
     strict: bool = False
     masked_text: bool = False
+    far: int = 0
 
     def __post_init__(self) -> None:
-        if self.text < 0:
+        if min(self.text, self.far) < 0:
             raise ValueError(
-                f"A plan needs 0 or more text tokens, got {self.text}; use 0 where there is none."
+                f"A plan needs 0 or more text tokens, got {self.text}, and far keys, got {self.far}; use 0 "
+                "where there is none."
             )
         if min(self.grid) < 1:
             raise ValueError(f"A grid needs at least one token on each axis, got {self.grid}.")
@@ -155,6 +158,11 @@ class Recipe:
     def build(self, device: torch.device | str = "cpu") -> BlockPlan:
         """The plan itself."""
         geometry.check_grid(self.grid)
+        if self.far and self.text_rows and self.text:
+            raise ValueError(
+                f"Kernels cannot hide the {self.far} far keys from text queries, got a plan with "
+                f"{self.text} of those; build it with text_rows=False and attend from text apart."
+            )
         counts, columns = [], []
         for touched, full in self._blocks():
             counts.append(touched.sum(1))
@@ -206,13 +214,13 @@ class Recipe:
         """Visible pairs of tokens; under the strict rule those of the band it approximates."""
         n = self.grid[0] * self.grid[1] * self.grid[2]
         rows = self.text if self.text_rows else 0
-        return self.rule.pairs(self.grid) + n * self.text + rows * (n + self.text)
+        return self.rule.pairs(self.grid) + n * (self.text + self.far) + rows * (n + self.text)
 
     def _orders(self) -> tuple[Tensor, Tensor]:
         return self.q_order, self.k_order
 
     def _texts(self) -> tuple[int, int]:
-        return self.text if self.text_rows else 0, self.text
+        return self.text if self.text_rows else 0, self.text + self.far
 
     def _decompose(self, order: Tensor, text: int, block: int) -> Boxes:
         axes = self.rule.axes(*geometry.coordinates(order, self.grid))
@@ -227,6 +235,9 @@ class Recipe:
             self._decompose(order, text, block)
             for order, text, block in zip(self._orders(), self._texts(), sizes, strict=True)
         )
+        begins = torch.arange(len(k.text)) * self.block_k
+        far = len(self.k_order) + self.text  # the first place of far keys
+        only_far, some_far = begins >= far, (begins + self.block_k > far) & bool(self.far)
         coarse = strict_blocks(self.rule, *_flat(self.grid), self.block_k) if self.strict else None
         for rows in torch.arange(len(q.text)).split(max(1, CHUNK // len(k.text))):
             if coarse is None:
@@ -237,8 +248,9 @@ class Recipe:
                 touched[inside, : coarse.shape[1]] = coarse[rows[inside]]
                 full = torch.ones_like(touched)
             some_key = k.text | k.vision
-            touched |= (q.text[rows, None] & some_key) | (k.text & (q.text | q.vision)[rows, None])
+            touched |= (q.text[rows, None] & some_key & ~only_far) | (k.text & q.vision[rows, None])
             asked = k.hidden | k.text if self.masked_text else k.hidden
+            asked = asked | (q.text[rows, None] & some_far)
             yield touched, full & touched & ~asked
 
 

@@ -97,12 +97,17 @@ def strict(mask: Tensor, frames: int, per_frame: int, block: int) -> Tensor:
     return kept
 
 
-def in_order(mask: Tensor, q_order: Tensor, k_order: Tensor, text: int, text_rows: bool) -> Tensor:
-    """A mask of grid tokens at the places of a plan: permuted, padding hidden, text sees all, seen by all."""
+def in_order(
+    mask: Tensor, q_order: Tensor, k_order: Tensor, text: int, text_rows: bool, far: int = 0
+) -> Tensor:
+    """A mask of grid tokens at the places of a plan: permuted, padding hidden, text sees all, seen by all.
+
+    Far keys come last and are seen by grid tokens only.
+    """
     out = mask[q_order.clamp(min=0)][:, k_order.clamp(min=0)] & (q_order >= 0)[:, None] & (k_order >= 0)
-    out = torch.cat([out, (q_order >= 0)[:, None].expand(-1, text)], 1)
+    out = torch.cat([out, (q_order >= 0)[:, None].expand(-1, text + far)], 1)
     if text_rows:
-        everywhere = torch.cat([k_order >= 0, torch.ones(text, dtype=torch.bool)])
+        everywhere = torch.cat([k_order >= 0, torch.ones(text), torch.zeros(far)]).bool()
         out = torch.cat([out, everywhere.expand(text, -1)])
     return out
 

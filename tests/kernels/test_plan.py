@@ -68,6 +68,30 @@ def test_blocks_against_brute_force(rule, text, block_q, block_k, q_tile, k_tile
     assert survey.full_share == plan.full_share
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    rules(), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), tiles, st.booleans()
+)
+def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k, tile, text_rows):
+    grid, rule, mask = rule
+    recipe = Recipe(rule, grid, text, block_q, block_k, tile, tile, True, text_rows, far=far)
+    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, text_rows, far)
+    real = torch.cat([recipe.q_order >= 0, torch.ones(text * text_rows, dtype=torch.bool)])
+    touched, full = oracles.blocks(wanted, real, block_q, block_k)
+    survey = recipe.survey()
+    assert torch.equal(recipe.bitmap(), touched)
+    assert (survey.visited, survey.full, recipe.pairs) == (touched.sum(), full.sum(), wanted.sum())
+    if text and text_rows:
+        with pytest.raises(ValueError, match="cannot hide the .* far keys from text queries"):
+            recipe.build()
+        return
+    plan = recipe.build()
+    assert torch.equal(oracles.listed(plan)[1], full)
+    assert torch.equal(
+        visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord), wanted
+    )
+
+
 def test_facts_of_a_plan():
     plan = Recipe(Disk(2), (1, 4, 6), text=3, block_q=8, block_k=4).build()
     assert (plan.s_q, plan.s_kv, plan.rows) == (27, 27, 4)
@@ -101,8 +125,13 @@ def test_the_key_holds_everything_that_shapes_a_plan():
         k_tile=(1, 4, 4),
         pad=True,
         text_rows=False,
+        masked_text=True,
+        far=6,
     )
-    keys = {Recipe(**base | {name: value}).build().key for name, value in changes.items()}
+    keys = {
+        Recipe(**base | {"text_rows": name != "far", name: value}).build().key
+        for name, value in changes.items()
+    }
     assert len(keys | {Recipe(**base).build().key}) == len(changes) + 1
 
 
@@ -122,6 +151,7 @@ def test_any_mask_can_be_a_plan():
     "change, words",
     [
         (dict(text=-1), "0 or more text tokens, got -1"),
+        (dict(far=-1), "far keys, got -1"),
         (dict(grid=(1, 0, 4)), "at least one token"),
         (dict(strict=True, q_tile=(1, 2, 2)), "leave tiles out"),
         (dict(grid=(1, 1, 5000)), "2048"),

@@ -82,7 +82,7 @@ def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k
     assert torch.equal(recipe.bitmap(), touched)
     assert (survey.visited, survey.full, recipe.pairs) == (touched.sum(), full.sum(), wanted.sum())
     if text and text_rows:
-        with pytest.raises(ValueError, match="cannot hide the .* far keys from text queries"):
+        with pytest.raises(ValueError, match=r"cannot hide the \d far keys from text queries"):
             recipe.build()
         return
     plan = recipe.build()

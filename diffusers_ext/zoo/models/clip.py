@@ -8,36 +8,49 @@ from ..scenes import SIZE
 from ..tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPProcessor
+    from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
 
 PATCH = 8  # px
 WIDTH = 128
 TEXT_LAYERS, VISION_LAYERS = 3, 4
 MEAN = STD = 0.5  # pictures come as -1..1
+TOWER = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH,
+    "num_attention_heads": WIDTH // 32,
+    "hidden_act": "gelu",  # one kernel; CLIP's quick_gelu takes two more passes over the memory
+}
 
 
 def build_reward() -> CLIPModel:
-    """An untrained CLIPModel of 1.5 M parameters, heads of 32, features [B, 128]."""
+    """An untrained CLIPModel of 1.5 M parameters, features [B, 128]."""
     from transformers import CLIPConfig, CLIPModel
 
+    vision = {**TOWER, "num_hidden_layers": VISION_LAYERS, "image_size": SIZE, "patch_size": PATCH}
+    return CLIPModel(CLIPConfig(text_config=text_config(), vision_config=vision, projection_dim=WIDTH))
+
+
+def build_text_tower() -> CLIPTextModel:
+    """The text half alone, untrained: the text encoder of shapes-sd, as Stable Diffusion has CLIP's."""
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel(text_config())
+
+
+def text_config() -> CLIPTextConfig:
+    """Shape of the text half: 3 layers of 128, a token for each word of the grammar."""
+    from transformers import CLIPTextConfig
+
     tokenizer = build_tokenizer()
-    tower = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_attention_heads": WIDTH // 32,
-        "hidden_act": "gelu",  # one kernel; CLIP's quick_gelu takes two more passes over the memory
-    }
-    text = {
-        **tower,
-        "num_hidden_layers": TEXT_LAYERS,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    vision = {**tower, "num_hidden_layers": VISION_LAYERS, "image_size": SIZE, "patch_size": PATCH}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+    return CLIPTextConfig(
+        **TOWER,
+        num_hidden_layers=TEXT_LAYERS,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def build_processor() -> CLIPProcessor:

@@ -9,12 +9,7 @@ from ..scenes import SIZE
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
-    from transformers import (
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        PreTrainedTokenizerBase,
-        T5EncoderModel,
-    )
+    from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = SIZE // 4  # px of a latent
@@ -54,11 +49,9 @@ def normalise(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None
         out.weight *= std[None, :, None, None]
 
 
-def build_clip(
-    tokenizer: PreTrainedTokenizerBase, width: int, layers: int, *, projected: bool = True
-) -> CLIPTextModelWithProjection | CLIPTextModel:
-    """Causal text encoder with heads of 32 (one head when narrower), with or without pooled features."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+def build_clip(tokenizer: PreTrainedTokenizerBase, width: int, layers: int) -> CLIPTextModelWithProjection:
+    """Causal text encoder with heads of 32 (one head when narrower) and pooled features."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -72,7 +65,7 @@ def build_clip(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    return CLIPTextModelWithProjection(config)
 
 
 def build_t5(tokenizer: PreTrainedTokenizerBase) -> T5EncoderModel:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..tokenizer import build_tokenizer
-from .parts import CLIP_WIDTHS, LATENT_CHANNELS, LATENT_SIZE, build_clip
+from .clip import WIDTH as TEXT_WIDTH
+from .clip import build_text_tower
+from .parts import LATENT_CHANNELS, LATENT_SIZE
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 
-TEXT_WIDTH = CLIP_WIDTHS[0]
 WIDTHS = (64, 96)  # channels at 16x16 and at 8x8: multiples of 32, the depth of a bf16 matrix unit
 HEAD_DIM = 32
 
@@ -36,7 +37,7 @@ def build_sd(vae: AutoencoderKL) -> StableDiffusionPipeline:
     )
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=build_clip(tokenizer, TEXT_WIDTH, layers=3, projected=False),
+        text_encoder=build_text_tower(),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=build_ddim(),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .. import path
 from ..models import build_sd
 from .config import SDConfig
 from .diffusion import StreamObjective
+from .fit import restore
 from .latents import drop_captions, object_weight
 from .loop import generator
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextModel
 
 
 class SDObjective(StreamObjective):
@@ -22,6 +26,11 @@ class SDObjective(StreamObjective):
     trained = ("unet", "text_encoder")
     config, build = SDConfig, staticmethod(build_sd)
     recipe: SDConfig
+
+    def __init__(self, *args: Any, start: Path | None = None, **options: Any):
+        super().__init__(*args, start=start, **options)
+        if start is None:
+            read_reward(self.pipe.text_encoder)
 
     def hidden(self, name: str) -> bool:
         return "transformer_blocks" in name
@@ -42,6 +51,15 @@ class SDObjective(StreamObjective):
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
         return velocity_loss(self.pipe, *inputs, limit=self.recipe.snr)
+
+
+def read_reward(text_encoder: CLIPTextModel) -> None:
+    """Start from the words as shapes-clip reads them, as Stable Diffusion does from CLIP's."""
+    import torch
+    from transformers import CLIPModel
+
+    reward = CLIPModel.from_pretrained(path("shapes-clip"), dtype=torch.float32)
+    restore(dict(text_encoder.named_parameters()), dict(reward.text_model.named_parameters()))
 
 
 def velocity_loss(

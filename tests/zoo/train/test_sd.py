@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo.train.config import SDConfig
@@ -180,3 +181,12 @@ def test_a_run_may_start_from_a_text_encoder_alone(trained, vae, tmp_path):
 def test_a_start_without_any_trained_part_is_refused(vae, tmp_path):
     with pytest.raises(FileNotFoundError, match="at least one of unet, text_encoder"):
         SDObjective(vae, tmp_path, TINY, start=tmp_path, compile=False)
+
+
+def test_the_text_encoder_begins_as_the_reward_reads(vae, tmp_path):
+    reward = CLIPModel.from_pretrained(zoo.path("shapes-clip")).text_model.eval()
+    fresh = SDObjective(vae, tmp_path, TINY, compile=False).pipe
+    ids = fresh.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        want, got = reward(ids)[0], fresh.text_encoder.eval()(ids)[0]
+    torch.testing.assert_close(got, want, rtol=0, atol=0)

@@ -143,11 +143,11 @@ class CLIPConfig(Recipe):
 class WanVAEConfig(VAEConfig):
     """Recipe of shapes-wan-vae."""
 
-    samples: int = 60_000
+    samples: int = 120_000
     lr: float = 2e-3
     foreground: float = 3.0  # extra loss weight of pixels under an object
-    stills_until: float = 0.7  # share of the run on single frames
-    short_until: float = 0.95  # share of the run after which clips have their full length
+    stills_until: float = 0.75  # share of the run on single frames
+    short_until: float = 0.96  # share of the run after which clips have their full length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

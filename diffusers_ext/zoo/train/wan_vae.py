@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from .vae import PROBE_SEED, VAEObjective
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
 SHORT = 5  # frames of the shorter clips
 
@@ -39,6 +41,10 @@ class WanVAEObjective(VAEObjective):
         torch.manual_seed(seed)
         self.vae = build_wan_vae()
         start_without_motion(self.vae)
+
+    def prepare(self, device: torch.device) -> None:
+        super().prepare(device)
+        single_frames_as_pictures(self.vae)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Clips, their loss weights and the noise of the posterior."""
@@ -76,6 +82,27 @@ class WanVAEObjective(VAEObjective):
         return vae
 
 
+def single_frames_as_pictures(vae: AutoencoderKLWan) -> None:
+    """Let convolutions over time read a frame that nothing comes before as a picture: they multiply it by
+    their newest weights and zeros by the others, at twice the time."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d):
+            module.forward = partial(_newest_frame, module)
+
+
+def _newest_frame(
+    conv: WanCausalConv3d, x: torch.Tensor, cache_x: torch.Tensor | None = None
+) -> torch.Tensor:
+    from torch.nn.functional import conv2d
+
+    if x.shape[2] > 1 or cache_x is not None:
+        return type(conv).forward(conv, x, cache_x)
+    columns, _, rows, *_ = conv._padding
+    return conv2d(x[:, :, 0], conv.weight[:, :, -1], conv.bias, conv.stride[1:], (rows, columns))[:, :, None]
+
+
 def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips float32 [count, 3, 9, 32, 32] in -1..1 of the training stream from index `first` on, and the
     coverage of their objects [count, 1, 9, 32, 32]."""
@@ -88,7 +115,7 @@ def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def latent_statistics(vae: AutoencoderKLWan, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each latent channel [8]."""
+    """Mean and standard deviation of each latent channel [16]."""
     import torch
 
     with torch.no_grad():

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo.models import build_wan, build_wan_vae
-from diffusers_ext.zoo.models.wan import LATENT, normalised, set_statistics
+from diffusers_ext.zoo.models.wan import CHANNELS, LATENT, normalised, set_statistics
 from diffusers_ext.zoo.motion import parse
 from diffusers_ext.zoo.suites import VIDEO_TASKS
 from diffusers_ext.zoo.train.config import WanConfig, WanVAEConfig
@@ -26,7 +26,13 @@ from diffusers_ext.zoo.train.wan import (
     latent_cover,
     score_clips,
 )
-from diffusers_ext.zoo.train.wan_vae import WanVAEObjective, clips, measure, reconstruct
+from diffusers_ext.zoo.train.wan_vae import (
+    WanVAEObjective,
+    clips,
+    measure,
+    reconstruct,
+    single_frames_as_pictures,
+)
 
 TINY = WanConfig(samples=8, batch=4, warmup=4, first=1, log_every=1, evaluate_every=10**9)
 PROMPTS = ["a red circle moves left while a blue square grows", "a pink star"]
@@ -37,7 +43,7 @@ CALL = dict(zoo.UNRELEASED | zoo.MODELS)["shapes-wan"].call
 def clip_vae():
     torch.manual_seed(0)
     vae = build_wan_vae().eval()
-    set_statistics(vae, torch.linspace(-0.2, 0.2, 8), torch.linspace(0.5, 2.0, 8))
+    set_statistics(vae, torch.linspace(-0.2, 0.2, CHANNELS), torch.linspace(0.5, 2.0, CHANNELS))
     return vae
 
 
@@ -75,7 +81,7 @@ def test_the_stock_pipeline_samples_by_the_trained_convention(clip_pipe, clip_va
     steps, scale = 4, 3.0
     call = dict(CALL) | {"num_inference_steps": steps, "guidance_scale": scale, "output_type": "pt"}
     stock = clip_pipe(PROMPTS, generator=torch.Generator().manual_seed(5), **call).frames
-    x = torch.randn(2, 8, *LATENT, generator=torch.Generator().manual_seed(5))
+    x = torch.randn(2, CHANNELS, *LATENT, generator=torch.Generator().manual_seed(5))
     texts = [encode(clip_pipe, ids_of(clip_pipe, p, SHORT_TEXT)) for p in (PROMPTS, ["", ""])]
     sigmas = [*np.linspace(1, 1 / 1000, steps), 0.0]
     for sigma, after in pairwise(sigmas):
@@ -85,7 +91,7 @@ def test_the_stock_pipeline_samples_by_the_trained_convention(clip_pipe, clip_va
         )
         x = x + (after - sigma) * (uncond + scale * (cond - uncond))
     mean, std = (
-        torch.tensor(v).view(1, 8, 1, 1, 1)
+        torch.tensor(v).view(1, CHANNELS, 1, 1, 1)
         for v in (clip_vae.config.latents_mean, clip_vae.config.latents_std)
     )
     torch.testing.assert_close(normalised(clip_vae, x * std + mean), x)
@@ -126,7 +132,7 @@ def test_muon_takes_the_matrices_of_the_blocks(clip_vae, tmp_path):
 
 
 def test_the_autoencoder_learns_and_keeps_its_statistics(tmp_path):
-    recipe = WanVAEConfig(samples=80, batch=4, warmup=8, probe=8, stills_until=0.9, short_until=0.95)
+    recipe = WanVAEConfig(samples=120, batch=4, warmup=8, probe=8, stills_until=0.9, short_until=0.95)
     objective = WanVAEObjective(recipe)
     before = measure(objective.vae, 8)["psnr_db"]
     assert fit(objective, tmp_path, Run())
@@ -136,9 +142,9 @@ def test_the_autoencoder_learns_and_keeps_its_statistics(tmp_path):
     assert movies.shape == (8, 3, 9, 32, 32) and cover.shape == (8, 1, 9, 32, 32)
     with torch.no_grad():
         latents = normalised(vae, vae.encode(movies).latent_dist.mean)
-    assert latents.shape == (8, 8, *LATENT)
-    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-3, rtol=0)
-    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(8), atol=1e-3, rtol=0)
+    assert latents.shape == (8, CHANNELS, *LATENT)
+    torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(CHANNELS), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(CHANNELS), atol=1e-3, rtol=0)
     assert measure(vae, 8)["psnr_db"] > before + 2
     assert reconstruct(vae, movies[:2]).shape == (2, 3, 9, 32, 32)
 
@@ -147,7 +153,7 @@ def test_a_run_goes_from_single_frames_to_whole_clips():
     objective = WanVAEObjective(WanVAEConfig(batch=2, stills_until=0.5, short_until=0.8))
     assert [objective.inputs(0, p)[0].shape[2] for p in (0.0, 0.6, 0.9)] == [1, 5, 9]
     movies, weight, noise = objective.inputs(0, 0.9)
-    assert movies.shape == (2, 3, 9, 32, 32) and noise.shape == (2, 8, *LATENT)
+    assert movies.shape == (2, 3, 9, 32, 32) and noise.shape == (2, CHANNELS, *LATENT)
     assert weight.mean().item() == pytest.approx(1) and weight.max() > 2 * weight.min()
 
 
@@ -158,6 +164,18 @@ def test_what_single_frames_teach_serves_clips():
     still = clips(0, 0, 1)[0][:, :, :1]
     once, film = (reconstruct(vae, m) for m in (still, still.expand(-1, -1, 9, -1, -1)))
     torch.testing.assert_close(film, once.expand_as(film), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 5])
+def test_single_frames_read_as_pictures_give_what_the_host_gives(frames):
+    vae = WanVAEObjective(seed=3).vae.eval()
+    for p in vae.parameters():
+        p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    movies = clips(0, 0, 2)[0][:, :, :frames]
+    plain = reconstruct(vae, movies)
+    single_frames_as_pictures(vae)
+    torch.testing.assert_close(reconstruct(vae, movies), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_of_the_suites_fit_the_short_text():

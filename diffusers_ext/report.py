@@ -7,7 +7,8 @@ from typing import Any
 @dataclass(frozen=True)
 class SiteReport:
     """One swapped attention module. `calls` counts outside compiled regions; `density` is the share of
-    pairs of tokens that see each other, `full_share` that of visited blocks which need no check inside.
+    pairs of tokens that see each other, to which those with far tokens are added, `full_share` that of
+    visited blocks which need no check inside.
     """
 
     path: str

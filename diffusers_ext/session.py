@@ -11,7 +11,7 @@ from torch import nn
 from . import hook as hooks
 from .branches import Branches, Cfg
 from .clock import Clock
-from .core import Method, ReportingCore, RunContext, Site, Slot
+from .core import Core, Method, ReportingCore, RunContext, Site, Slot
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import FAMILIES, family_of
 from .families.base import Family, FamilyProcessor
@@ -57,6 +57,7 @@ class Session:
         self._undo: list[Any] = []
         self._hooks: list[hooks.DenoiserHook] = []
         self._reporting: dict[Site, ReportingCore] = {}
+        self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
         self._denoisers = [_inspect(component, model) for component, model in denoisers(target).items()]
         self._selected = _select(self.methods, [s for d in self._denoisers for s in d.sites])
         guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
@@ -146,6 +147,19 @@ class Session:
             extra_seconds=sum(h.extra_watch.seconds for h in self._hooks),
         )
 
+    def cores(self, method: Method) -> dict[Site, Core]:
+        """What a method put at its sites, for trainers that replace tensors of its cores.
+
+        Raises `MethodError` for a method that is not of this session.
+        """
+        for mine in self.methods:
+            if mine == method:
+                return dict(self._cores[id(mine)])
+        raise MethodError(
+            f"A session has the cores of its own methods ({', '.join(m.name for m in self.methods)}), got "
+            f"{method!r}; pass one of session.methods."
+        )
+
     def _install(self, denoiser: _Denoiser, clock: Clock, cfg: Cfg, guidance: Any) -> None:
         modules = dict(denoiser.model.named_modules())
         touched = [
@@ -165,6 +179,7 @@ class Session:
                 if site in self._selected[id(method)]:
                     ours.reads_layout |= getattr(method, "reads_layout", True)
                     ours.core = method.bind(site, self.run, ours.core)
+                    self._cores[id(method)][site] = ours.core
                     if method is guidance:
                         cores[site] = ours.core
                     if hasattr(ours.core, "describe"):

@@ -1,23 +1,44 @@
-"""CLEAR: image tokens attend to a disk around themselves and to the text.
+"""CLEAR: image tokens attend to a disk around themselves, to the text, and to a coarse picture of the rest.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112). The rule is in `kernels.masks.disk`; checkpoints distilled with it need no dense steps.
+2412.16112). The rule is in `kernels.masks.disk`, the coarse picture in `far`; checkpoints distilled with it
+need no dense steps.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from ..core import Core, Layout, RunContext, Site
 from ..errors import MethodError
 from ..kernels.masks.disk import Disk
 from ..kernels.plan import Recipe
+from . import far
 from .sparse import Grid, SparseMethod, tiled
+from .sparse_core import Laid, SparseCore
 
 
 @dataclass(frozen=True)
 class CLEAR(SparseMethod):
     """Linear attention for images: `(y_i - y_j)^2 + (x_i - x_j)^2 < radius^2` on the grid of tokens.
 
-    Text sees all and is seen by all. Raises `MethodError` for a radius below 1, `UnsupportedError` for video.
+    Text sees all tokens and is seen by all. With `downsample`, image tokens also see one far token for each
+    cell of `downsample x downsample` tokens, also where the disk shows those already; text does not. Its key
+    and value are weighted sums over the cell. `weights` are those of a distilled model (written by
+    `far.write`). `backend="auto"` leaves small pictures dense, hence without far tokens: name a back-end for
+    models that were trained with them.
+
+    `train_tokens` is proportional attention for sizes beyond training: sequences of S > `train_tokens`
+    tokens, text included and far tokens not, get the scale `sqrt(log(S) / log(train_tokens) / D)` in place of
+    `1 / sqrt(D)`, in dense steps and for text too. With far tokens the published code has `log(10 S)` there,
+    which nothing explains; this is the rule without.
+
+    Raises `MethodError` for settings out of range and for a weights file that does not fit the model,
+    `UnsupportedError` for video and for grids that `downsample` does not divide.
     """
 
     name: ClassVar[str] = "clear"
@@ -31,6 +52,31 @@ class CLEAR(SparseMethod):
             "help": "radius of the disk; 1 is the token alone",
         },
     )
+    downsample: int = field(
+        default=0,
+        metadata={
+            "unit": "tokens",
+            "low": 0,
+            "high": 64,
+            "help": "edge of the cells that far tokens stand for; 4 is published, 0 leaves them out",
+        },
+    )
+    weights: str | None = field(
+        default=None,
+        metadata={
+            "unit": "safetensors file",
+            "help": "learned weights of far tokens, one square per module; the mean when left out",
+        },
+    )
+    train_tokens: int | None = field(
+        default=None,
+        metadata={
+            "unit": "tokens",
+            "low": 2,
+            "help": "longest sequence of training, text included; beyond, attention is sharpened; 4608 for "
+            "FLUX.1 at 1024 px",
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,18 +84,92 @@ class CLEAR(SparseMethod):
             raise MethodError(
                 f"CLEAR radius must be at least 1 token, got {self.radius}; 8, 16 and 32 are published."
             )
+        if self.downsample != 0 and self.downsample < 2:
+            raise MethodError(
+                f"CLEAR downsample must be 2 tokens or more, got {self.downsample}; 4 is published, 0 "
+                "leaves far tokens out."
+            )
+        if self.weights is not None and not self.downsample:
+            raise MethodError(
+                f"CLEAR weights are those of far tokens, got {self.weights!r} without any; set downsample=4."
+            )
+        if self.train_tokens is not None and self.train_tokens < 2:
+            raise MethodError(
+                f"CLEAR train_tokens must be 2 or more, got {self.train_tokens}; None keeps the usual scale."
+            )
+
+    def select(self, sites: Sequence[Site]) -> list[Site]:
+        """Also checks that there are weights for all of them."""
+        picked = super().select(sites)
+        if self.weights is not None:
+            far.read(self.weights, picked, self.downsample)
+        return picked
+
+    def bind(self, site: Site, run: RunContext, inner: Core) -> "ClearCore":
+        return ClearCore(self, site, run, inner)
 
     def refuses(self, grid: Grid) -> str | None:
-        """Video."""
-        if grid[0] == 1:
+        """Video, and grids that cells do not fill."""
+        if grid[0] != 1:
+            return (
+                f"CLEAR needs one image, got a grid of {grid[0]} x {grid[1]} x {grid[2]} tokens (frames, "
+                "rows, columns); Radial (radial) and GNA (gna) are for video"
+            )
+        if not (near := self.fitting(grid)):
             return None
         return (
-            f"CLEAR needs one image, got a grid of {grid[0]} x {grid[1]} x {grid[2]} tokens (frames, rows, "
-            "columns); Radial (radial) and GNA (gna) are for video"
+            f"CLEAR downsample={self.downsample} needs rows and columns that {self.downsample} divides, got "
+            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in near)} "
+            "tokens"
         )
+
+    def fitting(self, grid: Grid) -> list[Grid]:
+        """The next smaller and larger grids that cells fill; none where they fill this one, or for video."""
+        edge = self.downsample if grid[0] == 1 and self.downsample else 1
+        below, above = [n // edge * edge for n in grid[1:]], [-(-n // edge) * edge for n in grid[1:]]
+        return [(1, *sides) for sides in (below, above) if min(sides)] if below != above else []
+
+    def nearest(self, grid: Grid, tile: tuple[Grid, ...]) -> dict[str, Grid]:
+        """Whole cells as well."""
+        return super().nearest(grid, (*tile, (1, self.downsample or 1, self.downsample or 1)))
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> Recipe:
         """Tiles of 8 x 16, which a disk covers better than runs of a row."""
-        return tiled(Disk(self.radius), grid, text, text_rows, tile)
+        cells = math.prod(grid) // self.downsample**2 if self.downsample else 0
+        return tiled(Disk(self.radius), grid, text, text_rows, tile, cells)
+
+
+class ClearCore(SparseCore):
+    """Adds far tokens behind the keys of a plan.
+
+    `spatial_weight [downsample, downsample]`, or `None` for the mean, may be replaced at any time, for
+    instance by an `nn.Parameter`, to which gradients flow; `session.cores(method)` gives the cores.
+    """
+
+    method: CLEAR
+
+    def __init__(self, method: CLEAR, site: Site, run: RunContext, inner: Core) -> None:
+        super().__init__(method, site, run, inner)
+        self.spatial_weight: Tensor | None = None
+        if method.weights is not None:
+            self.spatial_weight = far.read(method.weights, [site], method.downsample)[site]
+
+    def begin_call(self, like: Tensor) -> None:
+        super().begin_call(like)
+        if self.spatial_weight is not None and not isinstance(self.spatial_weight, nn.Parameter):
+            self.spatial_weight = self.spatial_weight.to(like.device)  # once, not in each call
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        train = self.method.train_tokens
+        if train is not None and q.shape[1] > train:
+            q = q * math.sqrt(math.log(q.shape[1]) / math.log(train))
+        return super().__call__(q, k, v, mask, layout)
+
+    def in_order(self, x: Tensor, laid: Laid, layout: Layout) -> Tensor:
+        near = super().in_order(x, laid, layout)
+        if not self.method.downsample:
+            return near
+        cells = far.pooled(x[:, layout.vision], laid.grid, self.method.downsample, self.spatial_weight)
+        return torch.cat([near, cells], dim=1)

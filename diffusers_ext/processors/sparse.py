@@ -75,9 +75,13 @@ class SparseMethod:
         """`None`, or why the method makes no sense on a grid."""
         return None
 
-    def nearest(self, grid: Grid, tile: tuple[Grid, Grid]) -> dict[str, Grid]:
+    def fitting(self, grid: Grid) -> list[Grid]:
+        """The closest grids that the method takes, where it refuses this one for its size."""
+        return []
+
+    def nearest(self, grid: Grid, tile: tuple[Grid, ...]) -> dict[str, Grid]:
         """The closest sizes and settings without padding and without checks inside blocks."""
-        return {"grid": tuple(_multiple(n, math.lcm(a, b)) for n, a, b in zip(grid, *tile, strict=True))}
+        return {"grid": tuple(_multiple(n, math.lcm(*edges)) for n, *edges in zip(grid, *tile, strict=True))}
 
     def expect(self, survey: Survey) -> str | None:
         """`None` where a plan promises a gain, else why `backend="auto"` leaves attention dense."""
@@ -143,11 +147,14 @@ def tiled(
     text: int,
     text_rows: bool,
     tile: tuple[Grid, Grid] | None,
+    far: int = 0,
 ) -> Recipe:
     """Tile-major order; unless tiles are given, short ones are filled up only where that visits less."""
     q_tile, k_tile = tile or default_tiles(grid)
     recipes = [
-        Recipe(rule, grid, text, math.prod(q_tile), math.prod(k_tile), q_tile, k_tile, filled, text_rows)
+        Recipe(
+            rule, grid, text, math.prod(q_tile), math.prod(k_tile), q_tile, k_tile, filled, text_rows, far=far
+        )
         for filled in (True, False)
     ]
     whole = all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import Core, Layout, RunContext, Site
@@ -45,6 +46,7 @@ class Laid:
     def hiding(self, mask: Tensor, batch: int) -> "Laid":
         """The plan without the keys that `mask [B or 1, 1, 1, N]`, bool, hides in each row of the batch."""
         seen = mask[:, 0, 0].index_select(1, self.keys)
+        seen = F.pad(seen, (0, self.plan.s_kv - seen.shape[1]), value=True)  # far keys are of the grid
         return replace(self, plan=self.plan.hiding(seen.expand(batch, -1)))
 
 
@@ -93,13 +95,17 @@ class SparseCore:
             return self.inner(q, k, v, mask, layout)
         if mask is not None:
             laid = laid.hiding(mask, q.shape[0])
-        keys, values = k.index_select(1, laid.keys), v.index_select(1, laid.keys)
+        keys, values = self.in_order(k, laid, layout), self.in_order(v, laid, layout)
         out = self.attend(q.index_select(1, laid.queries), keys, values, laid).index_select(1, laid.back)
         if not laid.text:
             return out
         text = self.inner(q[:, layout.text], k, v, mask, layout)
         first = layout.text.start < layout.vision.start
         return torch.cat([text, out] if first else [out, text], dim=1)
+
+    def in_order(self, x: Tensor, laid: Laid, layout: Layout) -> Tensor:
+        """Keys or values `[B, N, H, D]` of the host in the order of the plan, far ones behind."""
+        return x.index_select(1, laid.keys)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, laid: Laid) -> Tensor:
         """Attention of tokens that lie in the order of the plan."""
@@ -157,7 +163,7 @@ def _lay_out(
     if layout.masked_text:
         recipe = replace(recipe, masked_text=True)
     tokens = layout.tokens
-    if recipe.pairs == tokens * (tokens + text):
+    if not recipe.far and recipe.pairs == tokens * (tokens + text):
         return Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
     survey = recipe.survey()
     if method.backend == "auto" and (why := method.expect(survey)) is not None:

@@ -1,0 +1,96 @@
+"""Far tokens: one key and one value for each cell of the grid, and the files that hold their learned weights.
+
+Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
+2412.16112), down-sampled variant. A cell is `edge x edge` tokens; its key is the weighted sum of their keys,
+after norms and rotation, its value that of their values under the same weights, one `[edge, edge]` a layer.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core import Site, nearest_names
+from ..errors import MethodError
+from ..kernels.geometry import Grid
+
+
+class Weighted(Protocol):
+    """A core with far tokens; `None` are uniform weights."""
+
+    spatial_weight: Tensor | None
+
+
+def pooled(x: Tensor, grid: Grid, edge: int, weight: Tensor | None = None) -> Tensor:
+    """`x [B, N, H, D]` of one image in raster order -> `[B, N / edge^2, H, D]`, cells in raster order.
+
+    `weight [edge, edge]` of any dtype and device; without it the mean. Differentiable in both.
+    """
+    _, h, w = grid
+    cells = x.unflatten(1, (h // edge, edge, w // edge, edge))
+    if weight is None:
+        return cells.mean((2, 4)).flatten(1, 2)
+    return torch.einsum("biujvhd,uv->bijhd", cells, weight.to(x.device, x.dtype)).flatten(1, 2)
+
+
+def uniform(edge: int) -> Tensor:
+    """Weights `[edge, edge]` of the mean, from which training starts."""
+    return torch.full((edge, edge), edge**-2)
+
+
+def read(path: str | os.PathLike[str], sites: Iterable[Site], edge: int) -> dict[Site, Tensor]:
+    """The weights of some sites, out of a safetensors file that names them by path or by name.
+
+    Raises `MethodError` for a file that cannot be read, lacks a site or holds another shape.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise MethodError(
+            f"The weights of far tokens are read from a safetensors file, got {str(path)!r}, which is none; "
+            "check the path, or leave weights out for uniform ones."
+        )
+    try:
+        with safe_open(file, "pt") as tensors:
+            names = set(tensors.keys())
+            keys = {site: _key(site, names, file) for site in sites}
+            found = {site: tensors.get_tensor(key) for site, key in keys.items()}
+    except (OSError, SafetensorError) as error:
+        raise MethodError(
+            f"The weights of far tokens in {file} cannot be read ({error}); save them with far.write."
+        ) from error
+    for site, weight in found.items():
+        if weight.shape != (edge, edge) or not weight.is_floating_point():
+            raise MethodError(
+                f"Far tokens with downsample={edge} need weights [{edge}, {edge}] in floating point, got "
+                f"{list(weight.shape)} {weight.dtype} for {site.path} in {file}; set downsample as it was in "
+                "training."
+            )
+    return found
+
+
+def write(path: str | os.PathLike[str], cores: Mapping[Site, Weighted], edge: int) -> None:
+    """Saves the weights of cores (`session.cores(method)`) for `read`, uniform ones as well."""
+    from safetensors.torch import save_file
+
+    weights = {site.path: core.spatial_weight for site, core in cores.items()}
+    tensors = {
+        name: uniform(edge) if weight is None else weight.detach().cpu().contiguous()
+        for name, weight in weights.items()
+    }
+    save_file(tensors, Path(path).expanduser())
+
+
+def _key(site: Site, names: set[str], file: Path) -> str:
+    for key in (site.path, site.name):
+        if key in names:
+            return key
+    near = ", ".join(nearest_names(site.path, sorted(names), 1)) or "nothing at all"
+    raise MethodError(
+        f"Far tokens need weights for every module, got {file} with none for {site.path}, the nearest there "
+        f"is {near}; use the file that was trained for this model and these layers."
+    )

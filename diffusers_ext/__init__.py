@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .forecast import plan  # noqa: F401
     from .loading import load  # noqa: F401
     from .overview import summary  # noqa: F401
+    from .presets import preset  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
@@ -27,6 +28,7 @@ _HOME = {
     "Session": ".session",
     "summary": ".overview",
     "plan": ".forecast",
+    "preset": ".presets",
     "Grid": ".sizes",
     "SoftPAG": ".processors.softpag",
     "CLEAR": ".processors.clear",

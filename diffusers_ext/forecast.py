@@ -6,7 +6,8 @@ from typing import Any
 
 from .core import Method
 from .errors import MethodError, UnsupportedError
-from .sizes import Grid, tokens_of
+from .presets import preset, tokens_of
+from .sizes import Grid
 
 Tile = tuple[int, int, int]
 
@@ -57,14 +58,17 @@ class Forecast:
 
 
 def plan(
-    target: Any, method: Method, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
+    target: Any, method: Method | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
 ) -> Forecast:
     """What `method` would do on `target`: a pipeline, the name of a preset, or `Grid(t, h, w, text=0)`.
+    A `method` given by its name, as "radial", has the settings of `preset(target, method)`.
 
     `size` is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual
     one. `tile` holds the tiles of queries and of keys, each `(t, h, w)`. No model runs, and the tokens of a
     U-Net are those of its finest attention. Raises `MethodError` for settings and sizes that do not fit.
     """
+    if isinstance(method, str):
+        method = preset(target, method)
     if not hasattr(method, "recipe"):
         name = getattr(method, "name", type(method).__name__)
         raise MethodError(f"plan() takes a sparse method such as GNA(...) or CLEAR(...), got {name}.")

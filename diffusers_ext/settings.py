@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 PLAIN = "plain"
@@ -26,16 +25,18 @@ def method_class(name: str) -> type:
 
 
 def build(
-    names: Sequence[str], assignments: Iterable[str] = (), preset: Path | None = None
+    names: Sequence[str],
+    assignments: Iterable[str] = (),
+    preset: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Any, ...]:
     """Methods by name with `key=value` or `method.key=value` settings, in the given order.
 
-    `preset` is a model folder; its `METHOD.json` gives the settings that were not assigned. A key without a
-    method goes to every method that has it. Raises `ValueError` for unknown methods and keys, and for values
-    of a wrong type.
+    `preset` gives the settings, by method, that were not assigned. A key without a method goes to every
+    method that has it. Raises `ValueError` for unknown methods and keys, for values of a wrong type, and for
+    a method that neither the preset nor an assignment says anything about.
     """
     classes = {name: method_class(name) for name in names}
-    values: dict[str, dict[str, Any]] = {name: _preset(name, preset) for name in classes}
+    values: dict[str, dict[str, Any]] = {name: dict((preset or {}).get(name, {})) for name in classes}
     for text in assignments:
         key, sign, raw = text.partition("=")
         if not sign or not key.strip():
@@ -51,7 +52,33 @@ def build(
             raise ValueError(_unknown_key(field, {n: classes[n] for n in ([owner] if owner else classes)}))
         for name in takers:
             values[name][field] = convert(raw, typing.get_type_hints(classes[name])[field], f"{name}.{field}")
+    if preset is not None:
+        for name in classes:
+            if name not in preset and not values[name]:
+                raise ValueError(
+                    f"the preset of this model has settings for {', '.join(preset) or 'no method'}, got "
+                    f"{name}; set them one by one, with --set on the command line"
+                )
     return tuple(cls(**values[name]) for name, cls in classes.items())
+
+
+def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The settings of a method in the file `source`; raises `ValueError`, naming it, where one is wrong."""
+    cls = method_class(name)
+    hints, fitted = typing.get_type_hints(cls), {}
+    for key, value in values.items():
+        if key not in _fields(cls):
+            raise ValueError(f"{source}: {_unknown_key(key, {name: cls})}")
+        fitted[key] = fit(value, hints[key], f"{source}: {name}.{key}")
+    return fitted
+
+
+def fit(value: Any, hint: Any, key: str) -> Any:
+    """A value of a file as the annotated type; raises `ValueError` if it does not fit."""
+    fits, fitted = _fit(value, hint)
+    if not fits:
+        raise ValueError(f"{key} takes {describe(hint)}, got {value!r}")
+    return fitted
 
 
 def convert(raw: str, hint: Any, key: str) -> Any:
@@ -152,8 +179,3 @@ def _example(hint: Any) -> str:
         if word in text:
             return example
     return text.split(" | ")[0]
-
-
-def _preset(name: str, folder: Path | None) -> dict[str, Any]:
-    path = folder / f"{name}.json" if folder else None
-    return dict(json.loads(path.read_text())["settings"]) if path and path.is_file() else {}

@@ -74,34 +74,8 @@ class Tokens:
         return size | ({"num_frames": (grid[0] - 1) * self.frames + 1} if self.frames else {})
 
 
-PRESETS: dict[str, Tokens] = {
-    "flux": Tokens(16, 0, 512, 1024, 1024),
-    "sd3.5": Tokens(16, 0, 333, 1024, 1024),
-    "hunyuan-video": Tokens(16, 4, 256, 720, 1280, 129),
-    "wan2.1": Tokens(16, 4, 0, 720, 1280, 81),
-    "wan2.2": Tokens(16, 4, 0, 720, 1280, 81),
-    "mochi": Tokens(16, 6, 256, 480, 848, 163),
-}
-
-
-def tokens_of(target: Any) -> Tokens:
-    """How a preset or a pipeline cuts its pictures; raises `MethodError` for names nobody knows."""
-    if isinstance(target, str):
-        if target.lower() not in PRESETS:
-            raise MethodError(
-                f"Unknown preset {target!r}; the presets are {', '.join(PRESETS)}, nearest is "
-                f"{nearest_names(target.lower(), PRESETS, 1)[0]!r}: or pass a pipeline or a Grid."
-            )
-        return PRESETS[target.lower()]
-    if not hasattr(target, "components"):
-        raise MethodError(
-            f"A plan is made for a pipeline, a preset ({', '.join(PRESETS)}) or a Grid, got "
-            f"{type(target).__name__}; a bare denoiser does not tell what a pixel is."
-        )
-    return _of_pipeline(target)
-
-
-def _of_pipeline(pipe: Any) -> Tokens:
+def of_pipeline(pipe: Any) -> Tokens:
+    """How a pipeline cuts its pictures."""
     model = next(iter(denoisers(pipe).values()))
     family = family_of(model).name
     call = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}

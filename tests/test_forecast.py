@@ -6,7 +6,7 @@ import math
 import pytest
 
 import diffusers_ext as dx
-from diffusers_ext.sizes import PRESETS
+from diffusers_ext.presets import find
 
 from .hosts import every_host, host
 
@@ -78,7 +78,7 @@ def test_presets(name, grid, text):
     method = dx.CLEAR() if grid[0] == 1 else dx.Radial()
     found = dx.plan(name, method)
     assert (found.grid, found.text) == (grid, text)
-    tokens = PRESETS[name.lower()]
+    tokens = find(name).tokens
     assert tokens.grid(tokens.size(grid)).shape == grid
 
 
@@ -133,7 +133,7 @@ def test_every_field_is_there_and_readable():
     "target, method, rest, words",
     [
         (dx.Grid(1, 8, 8), dx.SoftPAG(), {}, "takes a sparse method such as GNA"),
-        ("flx", dx.CLEAR(), {}, "nearest is 'flux'"),
+        ("flx", dx.CLEAR(), {}, "nearest is 'flux.1'"),
         (3, dx.CLEAR(), {}, "got int"),
         (dx.Grid(1, 8, 8), dx.CLEAR(), {"height": 64}, "a size already, got height"),
         ("flux", dx.CLEAR(), {"hight": 64}, "nearest is 'height'"),

@@ -28,6 +28,14 @@ def test_a_preset(plan):
     assert "8.49x at best" in out
 
 
+def test_the_settings_of_a_preset(plan):
+    """As published: 11 of 40 steps are dense, which the plan does not count, and 0.8 of the band is left."""
+    code, out, _ = plan("wan2.2", "--method", "radial", "--preset", "--json")
+    alone = plan("wan2.2", "--method", "radial", "--set", "decay=0.8", "--json")
+    assert code == 0 and out == alone[1]
+    assert plan("wan2.2", "--method", "radial", "--preset", "--set", "decay=0.2", "--json")[1] != out
+
+
 def test_a_grid_with_tiles_as_json(plan):
     settings = ["--set", "window=[18,24,24]", "--set", "stride=[2,8,8]", "--tile", "2x8x8", "--json"]
     code, out, _ = plan("30x48x80", "--method", "gna", *settings)
@@ -47,6 +55,11 @@ def test_a_saved_model(plan, saved_model):
         (("wan2.1", "--method", "clear"), "CLEAR needs one image"),
         (("30x30", "--method", "gna"), "needs a window"),
         (("30x30", "--method", "softpag"), "takes a sparse method"),
+        (
+            ("30x30", "--method", "clear", "--preset"),
+            "No preset fits the model '30x30'; the presets are flux.1",
+        ),
+        (("wan2.1", "--method", "clear", "--preset"), "for radial, gna, rectified, got clear"),
         (("30x30", "--method", "clear", "--tile", "8"), "--tile takes TxHxW"),
         (("30x30", "--method", "clear", "--height", "64"), "a size already"),
     ],

@@ -73,10 +73,12 @@ def test_unknown_method_and_missing_method():
         build([], ["scale=3"])
 
 
-def test_presets_give_way_to_assignments(tmp_path):
-    (tmp_path / "softpag.json").write_text(json.dumps({"settings": {"scale": 1.5, "scope": "all"}}))
-    assert build(["softpag"], ["scale=2"], tmp_path) == (SoftPAG(scale=2.0, scope="all"),)
-    assert build(["softpag"], [], tmp_path / "elsewhere") == (SoftPAG(),)
+def test_presets_give_way_to_assignments():
+    preset = {"softpag": {"scale": 1.5, "scope": "all"}}
+    assert build(["softpag"], ["scale=2"], preset) == (SoftPAG(scale=2.0, scope="all"),)
+    assert build(["softpag"], ["scale=2"], {}) == (SoftPAG(scale=2.0),)
+    with pytest.raises(ValueError, match="the preset of this model has settings for softpag, got clear"):
+        build(["softpag", "clear"], [], preset)
 
 
 def test_settings_survive_json():

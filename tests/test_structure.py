@@ -26,7 +26,9 @@ ALLOWED = {
     "hook": {"branches", "clock", "core", "errors", "families"},
     "session": {"branches", "clock", "core", "errors", "families", "hook", "report"},
     "sizes": {"core", "errors", "families", "session"},
-    "forecast": {"core", "errors", "sizes"},
+    "settings": {"core", "processors"},
+    "presets": {"core", "errors", "processors", "settings", "sizes", "zoo"},
+    "forecast": {"core", "errors", "presets", "sizes"},
     "overview": {"core", "families", "session"},
     "zoo": {"errors"},
     "rewards": {"errors", "zoo"},
@@ -104,6 +106,8 @@ def test_top_level_names_of_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
+    presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
+    assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
     assert any(
         n.startswith("diffusers_ext/zoo/weights/shapes-sd3/") and n.endswith(".safetensors") for n in names
     )

@@ -85,9 +85,10 @@ def side_by_side(
     from ..evaluate.report import html
     from ..loading import locate
     from ..metadata import output_folder, versions, write_bytes, write_image, write_json
+    from ..presets import of_model
 
     folder = output_folder(out)
-    columns = opt.variants(methods, settings, locate(model) if preset else None)
+    columns = opt.variants(methods, settings, of_model(model, locate(model)).settings if preset else None)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(pipe, opt.defaults(model), **asked)
     for prompt in prompts:

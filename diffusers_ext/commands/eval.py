@@ -37,12 +37,13 @@ def evaluate(
     from ..evaluate.suite import questions
     from ..evaluate.weights import fingerprint
     from ..metadata import output_folder, versions
+    from ..presets import of_model
     from ..settings import PLAIN, build
 
     asked = questions(suite, n, seed_of(seed), opt.tasks(model))
     folder = output_folder(out)
     home = model_folder(model)
-    methods = build(method or [], settings or [], home if preset else None)
+    methods = build(method or [], settings or [], of_model(model, home).settings if preset else None)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
     identity = {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)}

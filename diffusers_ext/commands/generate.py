@@ -36,6 +36,7 @@ def generate(
     """Make images or videos of one prompt; each file has a JSON file beside it, a PNG carries it inside."""
     from ..call import arguments, cut_text, makes_videos, seed_of
     from ..loading import locate
+    from ..presets import of_model
     from ..settings import build
     from .target import Target
 
@@ -44,7 +45,7 @@ def generate(
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     seeds = [seed_of(first + i) for i in range(num_images)]
     target = Target.of(out, num_images)
-    methods = build(method or [], settings or [], locate(model) if preset else None)
+    methods = build(method or [], settings or [], of_model(model, locate(model)).settings if preset else None)
     pipe = opt.open_model(model, device, dtype)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(

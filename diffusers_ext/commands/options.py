@@ -19,7 +19,7 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Setting of a method, as scale=3 or softpag.scale=3."),
 ]
 Preset = Annotated[
-    bool, typer.Option("--preset", help="Start from the method settings stored with the model.")
+    bool, typer.Option("--preset", help="Start from the settings that are known for the model.")
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="Classifier-free guidance scale.")]
@@ -90,7 +90,7 @@ def tasks(name: str) -> tuple[str, ...]:
     return tuple(asked or IMAGE_TASKS)
 
 
-def variants(names: str, settings: Sequence[str], preset: Path | None) -> list["Variant"]:
+def variants(names: str, settings: Sequence[str], preset: dict[str, Any] | None) -> list["Variant"]:
     """`plain,softpag,a+b` as variants; every method gets the settings that name it."""
     from ..evaluate.compare import Variant
     from ..settings import PLAIN, build

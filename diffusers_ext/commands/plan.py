@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Height, Settings, Width
+from .options import Height, Preset, Settings, Width
 
 
 def plan(
     target: Annotated[str, typer.Argument(help="Preset, zoo name, folder, or a grid of tokens as 21x45x80.")],
     method: Annotated[str, typer.Option("--method", help="Sparse method.")],
     settings: Settings = None,
+    preset: Preset = False,
     height: Height = None,
     width: Width = None,
     frames: Annotated[int | None, typer.Option("--frames", help="Frames of a video.")] = None,
@@ -24,9 +25,10 @@ def plan(
 ) -> None:
     """Tell what a sparse method would do at a size; no model runs."""
     from ..forecast import plan as forecast
+    from ..presets import of_model
     from ..settings import build
 
-    (chosen,) = build([method], settings or [])
+    (chosen,) = build([method], settings or [], of_model(target).settings if preset else None)
     grid = _numbers(target)
     size = {"height": height, "width": width, "num_frames": frames}
     if grid is None:
@@ -36,12 +38,13 @@ def plan(
 
 
 def _target(name: str, grid: tuple[int, ...] | None, text: int) -> Any:
-    from ..sizes import PRESETS, Grid
+    from ..presets import find
+    from ..sizes import Grid
     from .options import open_model
 
     if grid is not None:
         return Grid(*(1,) * (3 - len(grid)), *grid, text=text)
-    return name if name.lower() in PRESETS else open_model(name, "cpu")
+    return name if find(name) else open_model(name, "cpu")
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:

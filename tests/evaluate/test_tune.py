@@ -3,7 +3,7 @@ import json
 import pytest
 
 from diffusers_ext.evaluate.tune import assignments, best, main
-from diffusers_ext.settings import build
+from diffusers_ext.presets import preset
 
 
 def test_every_combination_comes_once():
@@ -29,5 +29,5 @@ def test_the_file_is_a_preset(saved_model, tmp_path):
     found = json.loads((tmp_path / "softpag.json").read_text())
     assert [t["settings"]["scale"] for t in found["tried"]] == [1.0, 2.0]
     assert found["found_on"]["suite"] == "tuning" and found["overall"]["n"] == 6
-    (method,) = build(["softpag"], preset=tmp_path)
+    method = preset(str(tmp_path), "softpag")
     assert method.scale == found["settings"]["scale"] == 1.0

@@ -1,0 +1,194 @@
+"""What is known of well-known models: token geometry and settings of methods, a TOML file for each model.
+
+Settings that were tuned lie beside the weights as `METHOD.json` and go before those of the file.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .core import Method, nearest_names
+from .errors import MethodError
+from .processors import METHODS
+from .settings import build, checked, fit, method_class
+from .sizes import Tokens, of_pipeline
+
+FOLDER = Path(__file__).parent / "configs" / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`names` that the model has besides `name`, `tokens` where known, `settings` of each method."""
+
+    name: str
+    names: tuple[str, ...] = ()
+    tokens: Tokens | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def preset(target: Any, method: str) -> Method:
+    """`method`, by its name on the command line, with the settings for a model: `preset("wan2.1", "radial")`.
+
+    `target` is a preset, a model of the zoo, a folder, the name of a checkpoint, a TOML file or a pipeline.
+    Raises `ValueError` where nothing is known of the model, or of the method on it.
+    """
+    (built,) = build([method], preset=of_model(target).settings)
+    return built
+
+
+def tokens_of(target: Any) -> Tokens:
+    """How a preset or a pipeline cuts its pictures; raises `MethodError` for names nobody knows."""
+    if isinstance(target, str):
+        if (found := find(target)) is None:
+            raise MethodError(f"Unknown preset {target!r}; {_nearest(target)}: or pass a pipeline or a Grid.")
+        return found.tokens
+    if not hasattr(target, "components"):
+        raise MethodError(
+            f"A plan is made for a pipeline, a preset ({', '.join(shipped())}) or a Grid, got "
+            f"{type(target).__name__}; a bare denoiser does not tell what a pixel is."
+        )
+    return of_pipeline(target)
+
+
+def of_model(target: Any, folder: Path | None = None) -> Preset:
+    """The preset of a model, as `preset` takes it; `folder` is where the weights lie, if known.
+
+    Names are compared word by word, so that `org/Wan2.1-T2V-14B` is `wan2.1`; of several presets the one with
+    the longest name is taken. Raises `MethodError` naming the presets where none fits.
+    """
+    name = _name(target)
+    if folder is None:
+        folder = _folder(name)
+    tuned = _tuned(folder)
+    found = find(name) or _within(Path(name).name)
+    if found is None and not tuned:
+        raise MethodError(
+            f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one."
+        )
+    found = found or Preset(Path(name).name)
+    return replace(found, settings={**found.settings, **tuned})
+
+
+def _name(target: Any) -> str:
+    if isinstance(target, (str, os.PathLike)):
+        return os.fspath(target)
+    if name := getattr(target, "name_or_path", None):
+        return name
+    raise MethodError(
+        f"{type(target).__name__} was not loaded by name and does not tell which model it is; pass a preset "
+        f"({', '.join(shipped())})."
+    )
+
+
+def _folder(name: str) -> Path | None:
+    from . import zoo
+
+    if name in zoo.MODELS:
+        return zoo.path(name)
+    return Path(name) if Path(name).is_dir() else None
+
+
+def _tuned(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """Settings by method out of `METHOD.json`, as the tuning command writes it."""
+    files = {name: folder / f"{name}.json" for name in METHODS} if folder else {}
+    return {
+        name: _settings(name, json.loads(path.read_text()).get("settings"), path)
+        for name, path in files.items()
+        if path.is_file()
+    }
+
+
+def _within(text: str) -> Preset | None:
+    """The preset with the longest of the names that occur in `text`, word by word."""
+    words = _words(text)
+    names = {_words(name): p for p in shipped().values() for name in (p.name, *p.names)}
+    runs = {words[a:b] for a in range(len(words)) for b in range(a + 1, len(words) + 1)}
+    return names[max(met, key=len)] if (met := runs & names.keys()) else None
+
+
+def _nearest(name: str) -> str:
+    names = shipped()
+    return f"the presets are {', '.join(names)}, nearest is {nearest_names(name.lower(), names, 1)[0]!r}"
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z0-9.]+", text.lower()))
+
+
+def find(name: str) -> Preset | None:
+    """The preset that is called so, or the one in a file `*.toml`; `None` where there is none."""
+    if name.endswith(".toml"):
+        return read(Path(name))
+    return next((p for p in shipped().values() if name.lower() in (p.name, *p.names)), None)
+
+
+def shipped() -> dict[str, Preset]:
+    """The presets of the package by name."""
+    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def read(path: Path) -> Preset:
+    """One file: `names`, the table `tokens`, and a table for each method; raises `MethodError`, naming the
+    file, for what it cannot mean.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MethodError(
+            f"The preset file {path} cannot be read ({error.strerror}); {_nearest(path.stem)}."
+        ) from error
+    except ValueError as error:
+        raise MethodError(f"The preset file {path} is no TOML in UTF-8: {error}.") from error
+    known = ["names", "tokens", *METHODS]
+    for key in data:
+        if key not in known:
+            raise MethodError(
+                f"{path}: there is no method {key!r}; nearest is {nearest_names(key, known, 1)[0]!r}, valid "
+                f"are names, tokens, {', '.join(METHODS)}."
+            )
+    names = tuple(_fit(data.pop("names", []), list[str], f"{path}: names"))
+    tokens = _tokens(data.pop("tokens", None), path)
+    settings = {method: _settings(method, table, path) for method, table in data.items()}
+    return Preset(path.stem, names, tokens, settings)
+
+
+def _tokens(table: Any, path: Path) -> Tokens:
+    hints = get_type_hints(Tokens)
+    least = [f.name for f in fields(Tokens) if f.default is MISSING]
+    if not isinstance(table, dict) or (missing := [key for key in least if key not in table]):
+        raise MethodError(
+            f"{path}: the table [tokens] needs {', '.join(least)}, got "
+            f"{f'no {missing[0]}' if isinstance(table, dict) else 'none'}."
+        )
+    for key, value in table.items():
+        if key not in hints:
+            near = nearest_names(key, hints, 1)[0]
+            raise MethodError(f"{path}: tokens has no {key!r}; nearest is {near!r}.")
+        _fit(value, hints[key], f"{path}: tokens.{key}")
+    return Tokens(**table)
+
+
+def _fit(value: Any, hint: Any, key: str) -> Any:
+    try:
+        return fit(value, hint, key)
+    except ValueError as error:
+        raise MethodError(f"{error}.") from error
+
+
+def _settings(method: str, table: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise MethodError(f"{path}: the settings of {method} are a table of keys and values, got {table!r}.")
+    try:
+        settings = checked(method, table, str(path))
+    except ValueError as error:
+        raise MethodError(f"{error}.") from error
+    try:
+        method_class(method)(**settings)
+    except ValueError as error:
+        raise MethodError(f"{path}: {error}") from error
+    return settings

@@ -1,0 +1,198 @@
+"""Presets: every shipped file is read, its methods are built and planned, and names find the right one."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+import diffusers_ext as dx
+from diffusers_ext import zoo
+from diffusers_ext.loading import load
+from diffusers_ext.presets import FOLDER, find, of_model, read, shipped
+from diffusers_ext.settings import build
+from diffusers_ext.sizes import of_pipeline
+
+FILES = sorted(FOLDER.glob("*.toml"))
+MODELS = {"flux.1", "sd3.5", "hunyuan-video", "wan2.1", "wan2.2", "wan2.2-ti2v-5b", "mochi"}
+ZOO = {"shapes-sd3", "shapes-sd", "shapes-wan"}
+TOKENS = "[tokens]\nedge_px = 16\nframes = 0\ntext = 0\nheight = 64\nwidth = 64\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Reads a preset with the geometry of a picture of 4 x 4 tokens and what is given."""
+
+    def write(text, tokens=TOKENS):
+        path = tmp_path / "mine.toml"
+        path.write_text(tokens + text)
+        return read(path)
+
+    return write
+
+
+def test_there_is_a_file_for_each_model():
+    assert set(shipped()) == {path.stem for path in FILES} == MODELS | ZOO
+    assert set(zoo.MODELS) <= set(shipped())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_is_built_and_planned_at_the_usual_size(path):
+    found = read(path)
+    for name in found.settings:
+        method = dx.preset(path.stem, name)
+        assert method == build([name], preset=found.settings)[0]
+        forecast = dx.plan(path.stem, method)
+        assert forecast == dx.plan(path.stem, name)
+        assert forecast.block_density <= 0.6 and forecast.note.split(",")[0] in ("", "the least that runs")
+
+
+def test_published_settings_have_the_published_density():
+    """Blocks that the authors' code keeps, at the sizes of their runs."""
+    cases = {
+        "hunyuan-video": (dict(height=768, width=1280, num_frames=117, text=0), 0.2746),
+        "wan2.1": (dict(height=768, width=1280, num_frames=69), 0.2871),
+        "wan2.2": (dict(height=768, width=1280, num_frames=77), 0.3525),
+    }
+    for name, (size, density) in cases.items():
+        radial = dataclasses.replace(dx.preset(name, "radial"), reduce="block")
+        assert dx.plan(name, radial, **size).block_density == pytest.approx(density, abs=0.51e-4)
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("black-forest-labs/FLUX.1-dev", "flux.1"),
+        ("FLUX", "flux.1"),
+        ("/models/stable-diffusion-3.5-large", "sd3.5"),
+        ("hunyuanvideo-community/HunyuanVideo", "hunyuan-video"),
+        ("Wan-AI/Wan2.1-T2V-14B-Diffusers", "wan2.1"),
+        ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "wan2.2"),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "wan2.2-ti2v-5b"),
+        ("genmo/mochi-1-preview", "mochi"),
+        ("shapes-sd3", "shapes-sd3"),
+        ("runs/shapes-sd-turbo", "shapes-sd"),
+    ],
+)
+def test_names_of_checkpoints(text, name):
+    assert of_model(text).name == name
+
+
+@pytest.mark.parametrize("text", ["black-forest-labs/FLUX.2-dev", "org/swan2.1", "stable-diffusion-2", "sd"])
+def test_no_preset_is_guessed(text):
+    with pytest.raises(
+        dx.MethodError, match=r"No preset fits the model .*the presets are flux\.1, .*nearest is"
+    ):
+        of_model(text)
+
+
+def test_shipped_models_of_the_zoo_are_cut_as_their_preset_says():
+    """But for the text: pipelines have the stock length of T5, the zoo its own."""
+    for name, model in zoo.MODELS.items():
+        pipe = load(name)
+        tokens = find(name).tokens
+        assert dataclasses.replace(of_pipeline(pipe), text=tokens.text) == tokens
+        assert all(getattr(tokens, key) == model.call[key] for key in ("height", "width"))
+        if "max_sequence_length" in model.call and tokens.text:
+            assert tokens.text == pipe.tokenizer_max_length + model.call["max_sequence_length"]
+
+
+def test_untrained_models_of_the_zoo_too():
+    from diffusers_ext.zoo.models import sd, wan
+    from diffusers_ext.zoo.models.parts import build_vae
+
+    assert of_pipeline(sd.build_sd(build_vae())) == find("shapes-sd").tokens
+    of_clips = of_pipeline(wan.build_wan(wan.build_wan_vae()))
+    tokens = find("shapes-wan").tokens
+    assert (of_clips.edge_px, of_clips.frames, of_clips.text) == (tokens.edge_px, tokens.frames, tokens.text)
+    for name, preset in (("shapes-sd", "shapes-sd"), ("shapes-wan", "shapes-wan")):
+        call = {**zoo.UNRELEASED, **zoo.MODELS}[name].call
+        tokens = find(preset).tokens
+        assert all(
+            getattr(tokens, key) == call[key] for key in ("height", "width", "num_frames") if key in call
+        )
+
+
+def test_settings_beside_the_weights_go_first(saved_model, tmp_path):
+    tuned = json.loads((zoo.path("shapes-sd3") / "softpag.json").read_text())["settings"]
+    assert dataclasses.asdict(dx.preset("shapes-sd3", "softpag")) == tuned
+    assert "softpag" not in read(FOLDER / "shapes-sd3.toml").settings, "it would be there twice"
+    folder = shutil.copytree(saved_model, tmp_path / "nobody-knows-it")
+    with pytest.raises(dx.MethodError, match="No preset fits"):
+        dx.preset(str(folder), "softpag")
+    (folder / "softpag.json").write_text(json.dumps({"settings": {"scale": 1.5, "scope": "all"}}))
+    assert dx.preset(str(folder), "softpag") == dx.SoftPAG(scale=1.5, scope="all")
+    assert dx.preset(load(folder), "softpag") == dx.SoftPAG(scale=1.5, scope="all")
+    (folder / "softpag.json").write_text(json.dumps({"settings": {"scal": 1.5}}))
+    with pytest.raises(
+        dx.MethodError, match=r"nobody-knows-it.softpag.json: softpag has no setting 'scal'; nearest"
+    ):
+        of_model(str(folder))
+
+
+def test_a_file_of_the_user(written, tmp_path):
+    written("[gna]\nwindow = [3, 3]\n")
+    path = str(tmp_path / "mine.toml")
+    assert dx.preset(path, "gna") == dx.GNA((3, 3))
+    assert dx.plan(path, "gna", height=160).grid == (1, 10, 4)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[radial]\ndeca = 1\n", r"mine.toml: radial has no setting 'deca'; nearest is 'decay'"),
+        ("[radical]\ndecay = 1\n", r"mine.toml: there is no method 'radical'; nearest is 'radial'"),
+        ("[radial]\ndecay = 'x'\n", "mine.toml: radial.decay takes number, got 'x'"),
+        ("[radial]\ndecay = -1\n", "mine.toml: Radial decay must be above 0, got -1"),
+        ("[radial]\ndecay =\n", "mine.toml is no TOML in UTF-8"),
+        ("lenght = 3\n", "mine.toml: tokens has no 'lenght'; nearest is 'height'"),
+        ("num_frames = 'all'\n", "mine.toml: tokens.num_frames takes whole number, got 'all'"),
+    ],
+)
+def test_bad_files(written, text, words):
+    with pytest.raises(dx.MethodError, match=words) as error:
+        written(text)
+    assert str(error.value).count("\n") == 0
+
+
+def test_missing_tables_and_files(written, tmp_path):
+    with pytest.raises(dx.MethodError, match=r"mine.toml: the table \[tokens\] needs edge_px, .* got none"):
+        written("", tokens="")
+    with pytest.raises(dx.MethodError, match=r"got no frames"):
+        written("", tokens="[tokens]\nedge_px = 16\n")
+    with pytest.raises(dx.MethodError, match=r"mine.toml: the settings of gna are a table"):
+        written("", tokens="gna = 3\n" + TOKENS)
+    with pytest.raises(dx.MethodError, match=r"mine.toml: names takes a list of texts, got 'me'"):
+        written("", tokens="names = 'me'\n" + TOKENS)
+    with pytest.raises(dx.MethodError, match=r"wan2.3.toml cannot be read.*nearest is 'wan2\.[12]'"):
+        dx.preset(str(tmp_path / "wan2.3.toml"), "radial")
+
+
+def test_what_a_preset_does_not_know():
+    with pytest.raises(ValueError, match="the preset of this model has settings for no method, got radial"):
+        dx.preset("mochi", "radial")
+    with pytest.raises(ValueError, match="has settings for radial, gna, rectified, got clear; set them"):
+        dx.preset("wan2.1", "clear")
+    with pytest.raises(ValueError, match="unknown method 'radical'"):
+        dx.preset("wan2.1", "radical")
+    assert build(["clear", "gna"], ["radius=3"], shipped()["sd3.5"].settings)[0] == dx.CLEAR(radius=3)
+
+
+def test_the_command_line_takes_the_preset_of_the_model(cli, refused, saved_model, tmp_path):
+    words = "generate", "a red square", "--steps", 1, "--preset", "--out", tmp_path, "--method"
+    assert cli(*words, "softpag", "--embed")[0] == 0
+    (path,) = tmp_path.glob("*.json")
+    method = json.loads(path.read_text())["methods"][0]
+    assert method.pop("name") == "softpag"
+    assert method == dataclasses.asdict(dx.preset("shapes-sd3", "softpag"))
+    assert "settings for gna, got softpag" in refused(*words, "softpag", "-m", saved_model)  # tiny-sd3
+    other = saved_model.rename(saved_model.with_name("other"))
+    try:
+        assert "No preset fits the model" in refused(*words, "softpag", "-m", other)
+    finally:
+        other.rename(saved_model)
+
+
+def test_a_pipeline_built_from_parts_has_no_name(pipe):
+    with pytest.raises(dx.MethodError, match="was not loaded by name"):
+        dx.preset(pipe, "softpag")

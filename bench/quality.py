@@ -1,0 +1,165 @@
+"""What does sparse attention cost in quality? Pictures against the dense ones, and against the ground truth.
+
+    python -m bench.quality --model shapes-sd3 --n 20
+
+Every method runs at several densities, from the first step on and after a dense warm-up, on the prompts and
+seeds of the dense pictures. Models of the zoo are far too small to be faster so; what the same density saves
+on a large model is a matter of `diffusers-ext plan` and `python -m bench.growth`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from math import ceil, log10
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import diffusers_ext as dx
+from diffusers_ext.commands import options as opt
+from diffusers_ext.commands.eval import model_folder
+from diffusers_ext.evaluate.compare import Comparison, Variant, run
+from diffusers_ext.evaluate.plot import save
+from diffusers_ext.evaluate.score import compare, summarise
+from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.metadata import output_folder, slug, versions, write_json
+from diffusers_ext.presets import tokens_of
+from diffusers_ext.settings import as_dict
+
+from .quality_chart import chart
+
+if TYPE_CHECKING:
+    from diffusers_ext.evaluate.generate import Item
+    from diffusers_ext.processors.sparse import SparseMethod
+
+RESULTS = Path(__file__).parent / "results"
+SUITE = "held-out"
+SHARES = (0.25, 0.375, 0.5, 0.75)  # of the longer side of the grid
+KEEPS = (0.25, 0.5, 0.75)  # of the blocks
+DECAYS = (0.25, 0.5, 1.0, 2.0)
+WARM_UPS = (0.0, 0.2)  # share of the steps with dense attention
+BLOCK = 16  # tokens; the published 128 would be the whole grid here
+
+
+def ladder(grid: tuple[int, int, int]) -> list[SparseMethod]:
+    """Every method that makes sense on a grid `(t, h, w)` of tokens, from sparse to nearly dense."""
+    t, h, w = grid
+    forced: dict[str, Any] = {"backend": "reference", "dense_steps": 0}  # auto might stay dense
+    windows = [tuple(ceil(share * n) for n in grid) for share in SHARES]
+    found: list[SparseMethod] = [dx.GNA(window=window, **forced) for window in windows]
+    if t == 1:
+        radii = sorted({max(2, round(share * max(h, w))) for share in SHARES})
+        found += [dx.CLEAR(radius=r, **forced) for r in radii]
+    else:
+        found += [dx.GNA(window=(window[0], h, w), **forced) for window in windows[:-1]]
+        found += [dx.Radial(decay=d, block=BLOCK, **forced) for d in DECAYS]
+    return found + [
+        # Blocks that touch are most of so small a grid.
+        dx.RectifiedSparse(keep=keep, p_remaining=None, touching=False, block=BLOCK, **forced)
+        for keep in KEEPS
+    ]
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Peak signal-to-noise ratio in dB of pictures 0..1, over all of them; `None` where they are equal."""
+    mse = float(np.square(a - b).mean())
+    return -10 * log10(mse) if mse else None
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean structural similarity of pictures [B, H, W, 3] in 0..1: Gaussian windows of 1.5 px, constants 0.01
+    and 0.03 (Wang et al., IEEE TIP 13(4), 2004, equation 13)."""
+    from scipy.ndimage import gaussian_filter
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    both = blur(a * b) - mean_a * mean_b
+    top = (2 * mean_a * mean_b + 0.01**2) * (2 * both + 0.03**2)
+    return float((top / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))).mean())
+
+
+def pixels(made: Comparison) -> np.ndarray:
+    """Pictures [B, H, W, 3] of a single variant in 0..1; the frames of a clip lie side by side."""
+    return np.stack([np.asarray(c.image, np.float64) / 255 for c in made.cells[0]])
+
+
+def measured(
+    pipe: Any,
+    method: SparseMethod,
+    items: Sequence[Item],
+    call: Mapping[str, Any],
+    batch: int,
+    dense: Comparison,
+) -> dict[str, Any]:
+    """One row: density, distance to the dense pictures, accuracy and its paired difference.
+
+    Where the method refuses the model's grids, the row holds its sentence instead.
+    """
+    row: dict[str, Any] = {"method": method.name, "settings": as_dict(method)}
+    try:
+        made = run(pipe, [Variant(method.name, (method,))], items, call, batch)
+    except dx.MethodError as error:
+        return row | {"refused": str(error)}
+    density = fmean(site["density"] for site in made.reports[0]["sites"])
+    steps = call["num_inference_steps"]
+    sparse = 1 - ceil(method.dense_steps * steps - 1e-9) / steps
+    judged, plain = ([c.judged for c in x.cells[0]] for x in (made, dense))
+    here, there = pixels(made), pixels(dense)
+    return row | {
+        "density": density,
+        "average_density": 1 - sparse * (1 - density),
+        "psnr_db": psnr(here, there),
+        "ssim": ssim(here, there),
+        **summarise(judged),
+        "paired": compare(plain, judged)["overall"],
+    }
+
+
+def sweep(pipe: Any, items: Sequence[Item], call: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    """The dense model and a row for every method, setting and warm-up."""
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    size = {k: v for k, v in call.items() if k in ("height", "width", "num_frames")}
+    grid = tokens_of(pipe).grid(size).shape
+    dense = run(pipe, [Variant("dense")], items, call, batch)
+    methods = [replace(m, dense_steps=share) for share in WARM_UPS for m in ladder(grid)]
+    rows = [measured(pipe, m, items, call, batch, dense) for m in tqdm(methods, unit="setting", disable=None)]
+    return {"grid": grid, "dense": summarise([c.judged for c in dense.cells[0]]), "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="shapes-sd3")
+    parser.add_argument("--n", type=int, default=20, help="prompts per task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    try:
+        items = [q.item for q in questions(SUITE, args.n, args.seed, opt.tasks(args.model))]
+        pipe, call = opt.open_model(args.model, args.device), opt.defaults(args.model)
+        facts = {"model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, "call": call}
+        facts |= {"weights": fingerprint(model_folder(args.model)), "dtype": str(pipe.dtype)}
+        found = {**facts, **sweep(pipe, items, call, args.batch), "versions": versions()}
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    home = output_folder(args.out) / f"quality-{slug(args.model)}"
+    write_json(home.with_suffix(".json"), found)
+    save(chart(found), home)
+    print(f"wrote {home}.json")
+
+
+if __name__ == "__main__":
+    main()

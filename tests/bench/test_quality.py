@@ -1,0 +1,65 @@
+"""Likeness by hand, and the sweep on tiny models of an image and a video family."""
+
+import numpy as np
+import pytest
+
+import diffusers_ext as dx
+from bench.quality import ladder, measured, psnr, ssim, sweep
+from bench.quality_chart import chart, ran
+from diffusers_ext.evaluate.compare import Variant, run
+from diffusers_ext.evaluate.generate import Item
+from tests.tiny_models import wan
+
+ITEMS = [Item("a red circle", 1), Item("a blue square", 2)]
+CALL = {"num_inference_steps": 2, "guidance_scale": 4.0, "max_sequence_length": 16}
+
+
+def test_psnr_is_that_of_the_mean_square():
+    a = np.zeros((2, 4, 4, 3))
+    assert psnr(a, a + 0.1) == pytest.approx(20)
+    assert psnr(a, a) is None
+
+
+def test_ssim_of_flat_pictures_is_that_of_their_means():
+    a, b = np.full((1, 16, 16, 3), 0.2), np.full((1, 16, 16, 3), 0.6)
+    assert ssim(a, b) == pytest.approx((2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4))
+
+
+def test_ssim_falls_with_noise_and_knows_negatives():
+    dice = np.random.default_rng(0)
+    a = dice.random((1, 32, 32, 3))
+    slight, strong = (ssim(a, a + spread * dice.normal(size=a.shape)) for spread in (0.05, 0.5))
+    assert pytest.approx(ssim(a, a)) == 1 and 1 > slight > strong > 0 > ssim(a, 1 - a)
+
+
+def test_the_ladder_has_what_fits_the_grid():
+    assert {m.name for m in ladder((1, 8, 8))} == {"gna", "clear", "rectified"}
+    assert {m.name for m in ladder((5, 4, 4))} == {"gna", "radial", "rectified"}
+
+
+def test_sweep_on_an_image_model(pipe):
+    found = {"model": "tiny", "suite": "x", "n": 1, **sweep(pipe, ITEMS, CALL, 2)}
+    rows = ran(found)
+    assert len(rows) == len(found["rows"]) == 2 * len(ladder(tuple(found["grid"])))
+    assert all(0 < r["density"] <= r["average_density"] + 1e-9 and r["ssim"] <= 1 for r in rows)
+    assert any(r["density"] < 0.6 and r["ssim"] < 1 for r in rows), "sparse attention was at work"
+    panels = chart(found).axes
+    assert len(panels) == 2 and panels[0].lines
+
+
+def test_what_hides_nothing_equals_the_dense_pictures(pipe):
+    dense = run(pipe, [Variant("dense")], ITEMS, CALL, 2)
+    row = measured(pipe, dx.CLEAR(radius=50, backend="reference"), ITEMS, CALL, 2, dense)
+    assert row["psnr_db"] is None and row["density"] == 1 and row["ssim"] == pytest.approx(1)
+
+
+def test_a_method_that_the_model_refuses_says_why(pipe):
+    dense = run(pipe, [Variant("dense")], ITEMS, CALL, 2)
+    assert "needs two or more" in measured(pipe, dx.Radial(backend="reference"), ITEMS, CALL, 2, dense)["refused"]
+
+
+def test_sweep_on_a_video_model():
+    pipe = wan.pipeline()
+    call = {"num_inference_steps": 1, "height": 32, "width": 32, "num_frames": 5, "max_sequence_length": 16}
+    found = sweep(pipe, ITEMS[:1], call, 1)
+    assert {r["method"] for r in found["rows"] if "refused" not in r} == {"gna", "radial", "rectified"}

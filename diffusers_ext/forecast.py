@@ -7,7 +7,7 @@ from typing import Any
 from .core import Method
 from .errors import MethodError, UnsupportedError
 from .presets import preset, tokens_of
-from .sizes import Grid
+from .sizes import Grid, Tokens
 
 Tile = tuple[int, int, int]
 
@@ -16,18 +16,19 @@ Tile = tuple[int, int, int]
 class Forecast:
     """A method on a grid.
 
-    `token_density`: share of pairs of tokens that see each other; `block_density`: share of the blocks that a
-    kernel visits, padding included; `full_share`: those among them without checks inside; `padded_tokens`
-    fill the last blocks and short tiles. `predicted_speedup` of attention is that of a kernel as fast as the
-    dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token. `memory_bytes` are
-    those of the plan, once for all layers and steps. `nearest` holds the closest sizes and settings without
-    padding and checks.
+    `token_density`: share of pairs of tokens that see each other, to which those with `far` tokens, extra
+    keys, are added; `block_density`: share of the blocks that a kernel visits, padding included;
+    `full_share`: those among them without checks inside; `padded_tokens` fill the last blocks and short
+    tiles. `predicted_speedup` of attention is that of a kernel as fast as the dense one (real ones reach part
+    of it), `ideal_speedup` would need blocks of one token. `memory_bytes` are those of the plan, once for all
+    layers and steps. `nearest` holds the closest sizes and settings without padding and checks.
     """
 
     method: str
     grid: Tile
     text: int
     tokens: int
+    far: int
     token_density: float
     block_density: float
     full_share: float
@@ -46,7 +47,8 @@ class Forecast:
         grid = " x ".join(map(str, self.grid))
         near = ", ".join(f"{name} {value}" for name, value in self.nearest.items())
         lines = [
-            f"{self.method} on {grid} grid tokens and {self.text} text tokens, {self.tokens} together",
+            f"{self.method} on {grid} grid tokens and {self.text} text tokens, {self.tokens} together"
+            + (f", and {self.far} far ones" if self.far else ""),
             f"  density      {self.token_density:.4f} of the token pairs, {self.block_density:.4f} of the "
             f"blocks, {self.full_share:.0%} of those full",
             f"  attention    {self.predicted_speedup:.2f}x at best, {self.ideal_speedup:.2f}x without blocks",
@@ -77,7 +79,7 @@ def plan(
         raise MethodError(f"A Grid is a size already, got {', '.join(size)} as well; leave it out.")
     grid = target if tokens is None else tokens.grid(size)
     if (why := method.refuses(grid.shape)) is not None:
-        raise UnsupportedError(f"{why}.")
+        raise UnsupportedError(f"{why}{_in_px(tokens, method.fitting(grid.shape))}.")
     _check_tile(tile)
 
     recipe = method.recipe(grid.shape, grid.text, True, tile)
@@ -94,17 +96,26 @@ def plan(
         grid=grid.shape,
         text=grid.text,
         tokens=count,
+        far=recipe.far,
         token_density=recipe.pairs / count**2,
         block_density=survey.block_density,
         full_share=survey.full_share,
-        padded_tokens=max(rows * recipe.block_q, columns * recipe.block_k) - count,
+        padded_tokens=max(rows * recipe.block_q, columns * recipe.block_k - recipe.far) - count,
         ideal_speedup=count**2 / recipe.pairs,
         predicted_speedup=count**2 / survey.work,
         # lists and coordinates are int32, the places of tokens before and after the kernel int64
-        memory_bytes=4 * (rows + 1 + survey.visited + places) + 8 * (places + count),
+        memory_bytes=4 * (rows + 1 + survey.visited + places) + 8 * (places - recipe.far + count),
         nearest=nearest,
         note=method.remark(survey),
     )
+
+
+def _in_px(tokens: Tokens | None, grids: list[Tile]) -> str:
+    """The end of a sentence about grids, where it is known what a pixel is."""
+    if tokens is None or not grids:
+        return ""
+    sizes = " and ".join("{height} x {width}".format(**tokens.size(grid)) for grid in grids)
+    return f" ({sizes} px)"
 
 
 def _check_tile(tile: Any) -> None:

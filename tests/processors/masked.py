@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusers_ext.core import Layout, RunContext, Site, Slot
+from diffusers_ext.core import Core, Layout, RunContext, Site, Slot
 
 
 def attention(
@@ -26,16 +26,13 @@ def attention(
 
 
 @dataclass(frozen=True)
-class Masked:
-    """A method for whole pipelines: `mask` makes the mask of a grid."""
+class Instead:
+    """A method that puts `attend` in place of self- and joint attention: an oracle for whole models."""
 
-    name: ClassVar[str] = "masked"
+    name: ClassVar[str] = "instead"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
 
-    mask: Callable[[tuple[int, int, int]], Tensor]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", functools.cache(self.mask))
+    attend: Core
 
     def select(self, sites):
         return [s for s in sites if s.kind != "cross"]
@@ -43,5 +40,11 @@ class Masked:
     def why_not(self, site: Site, layout: Layout | None) -> None:
         return None
 
-    def bind(self, site: Site, run: RunContext, inner):
-        return lambda q, k, v, mask, layout: attention(q, k, v, self.mask(layout.grid), layout, mask)
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        return self.attend
+
+
+def by_mask(mask: Callable[[tuple[int, int, int]], Tensor]) -> Instead:
+    """Dense attention with the mask of a grid, which is made once."""
+    mask = functools.cache(mask)
+    return Instead(lambda q, k, v, seen, layout: attention(q, k, v, mask(layout.grid), layout, seen))

@@ -9,7 +9,7 @@ import diffusers_ext as dx
 
 from ..hosts import HOSTS, host
 from ..kernels import oracles
-from .masked import Masked
+from .masked import by_mask
 
 IMAGES = [h.name for h in HOSTS if not h.video]
 ULPS = 512  # fp32, accumulated over layers and three steps
@@ -24,7 +24,7 @@ def close(got, wanted):
 def test_equal_to_an_explicit_mask(name, cfg):
     tiny = host(name)
     pipe = tiny.build()
-    with dx.apply(pipe, Masked(lambda grid: oracles.disk(grid, 2))):
+    with dx.apply(pipe, by_mask(lambda grid: oracles.disk(grid, 2))):
         wanted = tiny.run(pipe, cfg=cfg, prompts=2)
     with dx.apply(pipe, dx.CLEAR(radius=2, backend="reference")):
         close(tiny.run(pipe, cfg=cfg, prompts=2), wanted)
@@ -35,7 +35,7 @@ def test_equal_to_an_explicit_mask(name, cfg):
 def test_awkward_sizes(name, size):
     tiny = replace(host(name), size=dict(height=size[0], width=size[1]))
     pipe = tiny.build()
-    with dx.apply(pipe, Masked(lambda grid: oracles.disk(grid, 3))):
+    with dx.apply(pipe, by_mask(lambda grid: oracles.disk(grid, 3))):
         wanted = tiny.run(pipe, steps=2)
     with dx.apply(pipe, dx.CLEAR(radius=3, backend="reference")):
         close(tiny.run(pipe, steps=2), wanted)

@@ -2,8 +2,7 @@
 
 import math
 import shutil
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import diffusers_ext as dx
-from diffusers_ext.core import RunContext, Slot
+from diffusers_ext.core import RunContext
 from diffusers_ext.processors import far
 from diffusers_ext.settings import build
 
 from ..hosts import host
 from ..kernels import oracles
+from .masked import Instead
 from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
@@ -152,21 +152,9 @@ def test_proportional_attention(text):
     assert (whole - wanted).abs().max() <= 1e-12 * wanted.abs().max()
 
 
-@dataclass(frozen=True)
-class Explicit:
-    """The oracle as a method for whole pipelines."""
-
-    name: ClassVar[str] = "explicit"
-    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
-
-    def select(self, sites):
-        return [s for s in sites if s.kind != "cross"]
-
-    def why_not(self, site, layout):
-        return None
-
-    def bind(self, site, run, inner):
-        return lambda q, k, v, mask, layout: oracle(q, k, v, layout, 2, 2, seen=mask)
+def explicit(radius, edge):
+    """The oracle as a method, for whole models."""
+    return Instead(lambda q, k, v, mask, layout: oracle(q, k, v, layout, radius, edge, seen=mask))
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd3.5", "flux", "sd", "hunyuan-video"])
@@ -176,7 +164,7 @@ def test_pipelines(name):
     call = {"num_frames": 1} if tiny.video else {}
     tiny = replace(tiny, size={"height": 32, "width": 48} if name != "sd" else tiny.size)
     pipe = tiny.build()
-    with dx.apply(pipe, Explicit()):
+    with dx.apply(pipe, explicit(2, 2)):
         wanted = tiny.run(pipe, cfg=True, prompts=2, steps=2, **call)
     with dx.apply(pipe, dx.CLEAR(radius=2, downsample=2, backend="reference")) as session:
         close(tiny.run(pipe, cfg=True, prompts=2, steps=2, **call), wanted)

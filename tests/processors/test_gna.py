@@ -9,7 +9,7 @@ import diffusers_ext as dx
 
 from ..hosts import every_host, host
 from ..kernels import oracles
-from .masked import Masked
+from .masked import by_mask
 from .test_clear import close
 
 
@@ -17,7 +17,7 @@ from .test_clear import close
 def test_equal_to_an_explicit_mask(host):
     pipe = host.build()
     window, stride = ((2, 2, 2), (2, 1, 1)) if host.video else ((1, 2, 2), (1, 1, 2))
-    with dx.apply(pipe, Masked(lambda grid: oracles.box(grid, window, stride))):
+    with dx.apply(pipe, by_mask(lambda grid: oracles.box(grid, window, stride))):
         wanted = host.run(pipe, cfg=True, prompts=2)
     with dx.apply(pipe, dx.GNA(window, stride, dense_steps=0, backend="reference")):
         close(host.run(pipe, cfg=True, prompts=2), wanted)
@@ -28,7 +28,7 @@ def test_awkward_videos(frames, height, width):
     tiny = replace(host("wan"), size=dict(num_frames=frames, height=height, width=width))
     pipe = tiny.build()
     window = (min(3, (frames + 1) // 2), 3, 2)
-    with dx.apply(pipe, Masked(lambda grid: oracles.box(grid, window, (1, 2, 1)))):
+    with dx.apply(pipe, by_mask(lambda grid: oracles.box(grid, window, (1, 2, 1)))):
         wanted = tiny.run(pipe, steps=2)
     with dx.apply(pipe, dx.GNA(window, (1, 2, 1), dense_steps=0, backend="reference")):
         close(tiny.run(pipe, steps=2), wanted)

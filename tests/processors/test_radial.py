@@ -11,7 +11,7 @@ from diffusers_ext.core import Layout, RunContext
 from ..hosts import host
 from ..kernels import oracles
 from . import masked
-from .masked import Masked
+from .masked import by_mask
 from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
@@ -34,7 +34,7 @@ def test_equal_to_an_explicit_mask(name, mode):
     else:
         method = dx.Radial(0.2, block=2, sink_frames=0, backend="reference", dense_steps=0)
         mask, arguments = oracles.radial_release, (0.2, 0, 2)
-    with dx.apply(pipe, Masked(lambda grid: mask(grid, *arguments))):
+    with dx.apply(pipe, by_mask(lambda grid: mask(grid, *arguments))):
         wanted = tiny.run(pipe, cfg=True, prompts=2, steps=2)
     with dx.apply(pipe, method) as session:
         out = tiny.run(pipe, cfg=True, prompts=2, steps=2)

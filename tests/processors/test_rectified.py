@@ -2,8 +2,8 @@
 
 import logging
 import math
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusers_ext as dx
-from diffusers_ext.core import RunContext, Slot
+from diffusers_ext.core import RunContext
 from diffusers_ext.settings import build
 
 from ..hosts import every_host, host
 from ..kernels.block_sparse.rectified import oracle
+from .masked import Instead
 from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
@@ -41,23 +42,9 @@ def told(method, q, k, v, mask, layout):
     return out.to(q.dtype)
 
 
-@dataclass(frozen=True)
-class Told:
-    """The oracle as a method, for whole pipelines."""
-
-    name: ClassVar[str] = "told"
-    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
-
-    method: Any
-
-    def select(self, sites):
-        return [s for s in sites if s.kind != "cross"]
-
-    def why_not(self, site, layout):
-        return None
-
-    def bind(self, site, run, inner):
-        return lambda *call: told(self.method, *call)
+def told_by(method):
+    """The oracle as a method, for whole models."""
+    return Instead(partial(told, method))
 
 
 @settings(max_examples=20, deadline=None)
@@ -79,7 +66,7 @@ def test_pipelines_against_the_paper(name):
     tiny = host(name)
     pipe = tiny.build()
     method = dx.RectifiedSparse(keep=0.2, p_remaining=0.3, touching=False, **PLAIN | dict(block=32))
-    with dx.apply(pipe, Told(method)):
+    with dx.apply(pipe, told_by(method)):
         wanted = tiny.run(pipe, steps=2)
     with dx.apply(pipe, method) as session:
         close(tiny.run(pipe, steps=2), wanted)
@@ -105,7 +92,7 @@ def test_awkward_sizes(name, size):
     tiny = replace(host(name), size=dict(height=size[0], width=size[1]))
     pipe = tiny.build()
     method = dx.RectifiedSparse(keep=0.3, **PLAIN)
-    with dx.apply(pipe, Told(method)):
+    with dx.apply(pipe, told_by(method)):
         wanted = tiny.run(pipe, steps=1)
     with dx.apply(pipe, method):
         close(tiny.run(pipe, steps=1), wanted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +17,13 @@ from ..suites import VIDEO_TASKS, suite
 from ..track import verify_clip
 from .config import WanConfig
 from .diffusion import FlowObjective
+from .fit import restore
+from .imitate import imitate_reward
 from .latents import LatentStream
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import WanPipeline
+    from diffusers import AutoencoderKLWan, WanPipeline
 
 SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of the stock pipeline
 
@@ -55,6 +59,33 @@ class WanObjective(FlowObjective):
     config, build, data = WanConfig, staticmethod(build_wan), ClipStream
     recipe: WanConfig
     lengths = SHORT_TEXT, LONG_TEXT
+
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        cache: Path,
+        recipe: WanConfig | None = None,
+        *,
+        start: Path | None = None,
+        **options: Any,
+    ):
+        super().__init__(vae, cache, recipe, start=start, **options)
+        if start is None and self.recipe.text_steps:
+            self._learn_to_read(cache / "text.safetensors")
+
+    def _learn_to_read(self, kept: Path) -> None:
+        """Minutes of work that depend on the seed alone, so a resumed run finds them done."""
+        from safetensors.torch import load_file, save_file
+
+        encoder = self.pipe.text_encoder
+        weights = dict(encoder.named_parameters())
+        if kept.is_file():
+            return restore(weights, load_file(kept))
+        imitate_reward(
+            encoder, partial(encode, self.pipe), self.pipe.tokenizer, self.recipe.text_steps, self.seed
+        )
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach() for name, p in weights.items()}, kept)
 
     def hidden(self, name: str) -> bool:
         return ".blocks." in name
@@ -98,7 +129,7 @@ def flow_loss(
 ) -> torch.Tensor:
     """Weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
 
-    Shapes: latents and noise [B, 8, 5, 8, 8], sigma [B], weight [B, 1, 5, 8, 8], ids [B, L].
+    Shapes: latents and noise [B, 16, 5, 8, 8], sigma [B], weight [B, 1, 5, 8, 8], ids [B, L].
     """
     s = sigma[:, None, None, None, None]
     velocity = pipe.transformer(

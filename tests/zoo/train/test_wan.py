@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
+from transformers import CLIPModel
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo.models import build_wan, build_wan_vae
@@ -34,7 +35,7 @@ from diffusers_ext.zoo.train.wan_vae import (
     single_frames_as_pictures,
 )
 
-TINY = WanConfig(samples=8, batch=4, warmup=4, first=1, log_every=1, evaluate_every=10**9)
+TINY = WanConfig(text_steps=0, samples=8, batch=4, warmup=4, first=1, log_every=1, evaluate_every=10**9)
 PROMPTS = ["a red circle moves left while a blue square grows", "a pink star"]
 CALL = dict(zoo.UNRELEASED | zoo.MODELS)["shapes-wan"].call
 
@@ -123,6 +124,22 @@ def test_a_run_resumes_and_exports_a_stock_pipeline(tmp_path, clip_vae, small_sh
     pipe.set_progress_bar_config(disable=True)
     scores = score_clips(pipe, 1, num_inference_steps=1)
     assert tuple(scores) == VIDEO_TASKS and set(scores.values()) <= {0.0, 1.0}
+
+
+def test_the_text_encoder_first_learns_to_read_like_the_reward(clip_vae, tmp_path):
+    def distance(steps):
+        pipe = WanObjective(
+            clip_vae, tmp_path / str(steps), replace(TINY, text_steps=steps), compile=False
+        ).pipe
+        with torch.no_grad():
+            ids = ids_of(pipe, PROMPTS, SHORT_TEXT)
+            got, want = encode(pipe, ids), reward(ids)[0]
+        return (got - want)[got != 0].square().mean().item()
+
+    reward = CLIPModel.from_pretrained(zoo.path("shapes-clip")).text_model.eval()
+    first = distance(12)
+    assert first < 0.8 * distance(0)
+    assert distance(12) == first, "found done on the disk"
 
 
 def test_muon_takes_the_matrices_of_the_blocks(clip_vae, tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.softpag import SoftPAG  # noqa: F401
     from .session import Session, apply  # noqa: F401
     from .sizes import Grid  # noqa: F401
+    from .upscale import staged  # noqa: F401
 
 _HOME = {
     "load": ".loading",
@@ -29,6 +30,7 @@ _HOME = {
     "summary": ".overview",
     "plan": ".forecast",
     "preset": ".presets",
+    "staged": ".upscale",
     "Grid": ".sizes",
     "SoftPAG": ".processors.softpag",
     "CLEAR": ".processors.clear",

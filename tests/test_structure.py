@@ -29,6 +29,7 @@ ALLOWED = {
     "settings": {"core", "processors"},
     "presets": {"core", "errors", "processors", "settings", "sizes", "zoo"},
     "forecast": {"core", "errors", "presets", "sizes"},
+    "upscale": {"call", "core", "errors", "families", "forecast", "report", "session"},
     "overview": {"core", "families", "session"},
     "zoo": {"errors"},
     "rewards": {"errors", "zoo"},

@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ class CLIPObjective:
         right = torch.arange(len(images), device=logits.device)
         return (cross_entropy(logits, right) + cross_entropy(logits[:, : len(images)].T, right)) / 2
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
         """Share of tuning pairs, by kind of mistake, in which the right picture is preferred."""
         self.model.eval()
         score = partial(match, self.model, self.processor)

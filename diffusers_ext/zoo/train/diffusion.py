@@ -17,8 +17,10 @@ from .loop import generator
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
     from .config import FlowRecipe, Recipe, StreamRecipe
+    from .latents import Batch
 
 
 class DiffusionObjective:
@@ -59,8 +61,8 @@ class DiffusionObjective:
         with self.attention():
             return self.denoising_loss(*inputs)
 
-    def evaluate(self) -> dict[str, float]:
-        return score(self.pipe, self.name, self.recipe.evaluate_prompts)
+    def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
+        return score(self.pipe, self.name, self.recipe.evaluate_prompts, sheet)
 
 
 class StreamObjective(DiffusionObjective):
@@ -102,17 +104,35 @@ class FlowObjective(StreamObjective):
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
-        import torch
+        recipe, dice, used = self.recipe, generator(self.seed, step), step * self.recipe.batch
+        batch, *drawn = flow_inputs(
+            self.stream, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
+        )
+        noise, sigma, ids, lengthened = drawn
+        return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids, lengthened
 
-        recipe, dice, pad = self.recipe, generator(self.seed, step), self.pipe.tokenizer.pad_token_id
-        batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
-        noise = torch.randn(batch.latents.shape, generator=dice)
-        sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
-        ids = drop_captions(batch.ids, recipe.drop, self.pipe.tokenizer, dice)
-        weight = object_weight(batch.cover, recipe, progress)
-        share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
-        long = torch.rand((), generator=dice).item() < share
-        return batch.latents, noise, sigma, weight, ids, lengthen(ids, self.lengths[long], pad)
+
+def flow_inputs(
+    stream: LatentStream,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: FlowRecipe,
+    lengths: tuple[int, int],
+    dice: torch.Generator,
+    used: int,
+    progress: float,
+) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a step of flow matching draws: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
+    `lengths`, when `used` samples and the share `progress` of the run are behind it.
+    """
+    import torch
+
+    batch = stream.batch(used, recipe.batch, dice)
+    noise = torch.randn(batch.latents.shape, generator=dice)
+    sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
+    ids = drop_captions(batch.ids, recipe.drop, tokenizer, dice)
+    share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
+    long = torch.rand((), generator=dice).item() < share
+    return batch, noise, sigma, ids, lengthen(ids, lengths[long], tokenizer.pad_token_id)
 
 
 def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:

@@ -42,8 +42,9 @@ class Objective(Protocol):
         """The scalar to lower, from tensors on the device, under autocast."""
         ...
 
-    def evaluate(self) -> Mapping[str, float]:
-        """Figures for the log, with averaged weights in place; empty when there is nothing to measure."""
+    def evaluate(self, sheet: Path | None = None) -> Mapping[str, float]:
+        """Figures for the log, with averaged weights in place, and the pictures they come from as a PNG named
+        `sheet`, where one is asked for; empty when there is nothing to measure."""
         ...
 
 
@@ -66,7 +67,7 @@ class Run:
 
 
 def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
-    """Train into `out` (checkpoint.pt, log.jsonl); True when the planned samples are reached."""
+    """Train into `out` (checkpoint.pt, log.jsonl, samples/); True when the planned samples are reached."""
     import torch
     from accelerate import Accelerator
     from tqdm import tqdm
@@ -142,7 +143,7 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
             if used // recipe.evaluate_every < step * recipe.batch // recipe.evaluate_every:
                 average.swap()
                 with accelerator.autocast(), torch.no_grad():
-                    figures = objective.evaluate()
+                    figures = objective.evaluate(out / "samples" / f"{step * recipe.batch:08d}.png")
                 average.swap()
                 if figures:
                     log.write(step=step, samples=step * recipe.batch, seconds=spent, exact=dict(figures))

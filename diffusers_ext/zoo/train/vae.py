@@ -57,7 +57,7 @@ class VAEObjective:
         error, kl = seen - images, 0.5 * (mean.square() + var - 1 - log).mean()
         return error.square().mean() + self.recipe.l1 * error.abs().mean() + self.recipe.kl * kl
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
         return {}
 
     def export(self, run: Path) -> AutoencoderKL:

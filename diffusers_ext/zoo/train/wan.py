@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import MODELS, UNRELEASED
 from ..clips import FRAMES, SIDE, training_clip
 from ..models import build_wan
 from ..models.wan import LATENT, normalised
-from ..motion import parse
-from ..suites import VIDEO_TASKS, suite
+from ..motion import Script, parse
+from ..suites import VIDEO_TASKS
 from ..track import verify_clip
 from .config import WanConfig
 from .diffusion import FlowObjective
+from .evaluate import score
 from .fit import restore
 from .imitate import imitate_reward
 from .latents import LatentStream
@@ -101,8 +101,10 @@ class WanObjective(FlowObjective):
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
         return flow_loss(self.pipe, *inputs)
 
-    def evaluate(self) -> dict[str, float]:
-        return score_clips(self.pipe, self.recipe.evaluate_prompts)
+    def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
+        return score(
+            self.pipe, self.name, self.recipe.evaluate_prompts, sheet, tasks=VIDEO_TASKS, exact=clip_is_exact
+        )
 
 
 def encode(pipe: WanPipeline, ids: torch.Tensor) -> torch.Tensor:
@@ -149,20 +151,6 @@ def latent_cover(masks: np.ndarray) -> np.ndarray:
     return np.concatenate([cells[:, :1], pairs], 1)[:, None]
 
 
-def score_clips(
-    pipe: WanPipeline, prompts: int, *, split: str = "tuning", seed: int = 0, **call: object
-) -> dict[str, float]:
-    """Share of exact clips per task over `prompts` prompts each, at the zoo's call defaults."""
-    import torch
-
-    call = dict((MODELS | UNRELEASED)[WanObjective.name].call) | call
-    exact = {}
-    for task in VIDEO_TASKS:
-        captions = [s.caption for s in suite(split, task, prompts, seed)]
-        movies = pipe(
-            captions, generator=torch.Generator().manual_seed(seed), output_type="np", **call
-        ).frames
-        exact[task] = float(
-            np.mean([verify_clip(m, parse(c)).correct for m, c in zip(movies, captions, strict=True)])
-        )
-    return exact
+def clip_is_exact(movie: np.ndarray, script: Script) -> bool:
+    """The verdict of the judge of clips."""
+    return verify_clip(movie, parse(script.caption)).correct

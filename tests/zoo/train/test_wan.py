@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
+from PIL import Image
 from transformers import CLIPModel
 
 from diffusers_ext import zoo
@@ -16,6 +17,7 @@ from diffusers_ext.zoo.models.wan import CHANNELS, LATENT, normalised, set_stati
 from diffusers_ext.zoo.motion import parse
 from diffusers_ext.zoo.suites import VIDEO_TASKS
 from diffusers_ext.zoo.train.config import WanConfig, WanVAEConfig
+from diffusers_ext.zoo.train.evaluate import score
 from diffusers_ext.zoo.train.export import export
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.flow import lengthen
@@ -23,9 +25,9 @@ from diffusers_ext.zoo.train.wan import (
     LONG_TEXT,
     SHORT_TEXT,
     WanObjective,
+    clip_is_exact,
     encode,
     latent_cover,
-    score_clips,
 )
 from diffusers_ext.zoo.train.wan_vae import (
     WanVAEObjective,
@@ -122,8 +124,11 @@ def test_a_run_resumes_and_exports_a_stock_pipeline(tmp_path, clip_vae, small_sh
     pipe = WanPipeline.from_pretrained(tmp_path / "model")
     assert pipe.vae.config.latents_std == clip_vae.config.latents_std
     pipe.set_progress_bar_config(disable=True)
-    scores = score_clips(pipe, 1, num_inference_steps=1)
+    sheet = tmp_path / "samples" / "8.png"
+    ask = {"tasks": VIDEO_TASKS, "exact": clip_is_exact, "num_inference_steps": 1}
+    scores = score(pipe, "shapes-wan", 1, sheet, **ask)
     assert tuple(scores) == VIDEO_TASKS and set(scores.values()) <= {0.0, 1.0}
+    assert Image.open(sheet).size == (32 + 6, len(VIDEO_TASKS) * (3 * 32 + 6)), "three frames of each clip"
 
 
 def test_the_text_encoder_first_learns_to_read_like_the_reward(clip_vae, tmp_path):

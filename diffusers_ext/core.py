@@ -30,13 +30,15 @@ class Layout:
 
     `grid` is `(t, h, w)` in tokens (an image has `t == 1`); `text` and `vision` slice the sequence axis of
     `q, k, v [B, N, H, D]`. `text` is empty where the sequence holds no text. `masked_text`: calls come with a
-    mask `[B, 1, 1, N]` that hides text keys only, those of the padding of prompts.
+    mask `[B, 1, 1, N]` that hides text keys only, those of the padding of prompts. `raster=False`: the tokens
+    are not the rows of one grid, which is then `(1, 1, N)` for want of a better one.
     """
 
     grid: tuple[int, int, int]
     text: slice
     vision: slice
     masked_text: bool = False
+    raster: bool = True
 
     @property
     def tokens(self) -> int:

@@ -82,11 +82,16 @@ class FluxFamily:
         return FluxProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Text first, then the image; `(1, 1, N)` where the position ids are no single raster (Kontext)."""
+        """Text first, then the image; no raster where the position ids are not those of one (Kontext)."""
         length = call["encoder_hidden_states"].shape[1]
         tokens = call["hidden_states"].shape[1]
-        height, width = _raster(call["img_ids"]) or (1, tokens)
-        return Layout((1, height, width), slice(0, length), slice(length, length + tokens))
+        raster = _raster(call["img_ids"])
+        return Layout(
+            grid=(1, *(raster or (1, tokens))),
+            text=slice(0, length),
+            vision=slice(length, length + tokens),
+            raster=raster is not None,
+        )
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
         """`[B]`, undoing the division by 1000 that every Flux pipeline does."""

@@ -117,7 +117,7 @@ class SparseMethod:
             )
         if layout is None:
             return None
-        if site.kind == "joint" and layout.grid[1] == 1 < layout.grid[2]:
+        if not layout.raster:
             return (
                 f"{self.name} needs the grid of the tokens, but {site.path} got a sequence of "
                 f"{layout.grid[2]} that is no single grid (reference images do that)"

@@ -163,7 +163,7 @@ def test_layout_of_a_reference_image_is_one_row(second):
     tokens = len(call["img_ids"])
     call["hidden_states"] = torch.zeros(1, tokens, 16)
     layout = FAMILY.layout(None, call)
-    assert layout.grid == (1, 1, tokens) and layout.tokens == tokens
+    assert layout.grid == (1, 1, tokens) and layout.tokens == tokens and not layout.raster
     assert layout.vision == slice(7, 7 + tokens)
 
 
@@ -172,7 +172,8 @@ def test_layout_of_another_order_is_one_row(order):
     call = tiny.inputs()
     index = torch.arange(24).view(4, 6).T.flatten() if order == "column-major" else torch.arange(24).flip(0)
     call["img_ids"] = call["img_ids"][index]
-    assert FAMILY.layout(None, call).grid == (1, 1, 24)
+    layout = FAMILY.layout(None, call)
+    assert layout.grid == (1, 1, 24) and not layout.raster
 
 
 def test_timestep_and_batch():

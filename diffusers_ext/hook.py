@@ -72,7 +72,7 @@ class DenoiserHook(ModelHook):
         return module
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        call = _by_name(module, args, kwargs)
+        call = by_name(module, args, kwargs)
         forward = self.fn_ref.original_forward
         if self.guidance is not None:
             self.branches.check_caller()
@@ -176,8 +176,8 @@ def cache_conflict(method: str, denoiser: str) -> str:
     )
 
 
-def install(model: nn.Module, hook: DenoiserHook) -> Callable[[], str | None]:
-    """Registers the hook; the undo that it returns restores `forward`, or says in a sentence why not.
+def install(model: nn.Module, hook: ModelHook, name: str = NAME) -> Callable[[], str | None]:
+    """Registers a hook; the undo that it returns restores `forward`, or says in a sentence why not.
 
     accelerate's offload hooks keep what they wrapped in `_old_forward` and put it back after each pipeline
     call, so ours has to sit below them, or it would be gone from the second image on.
@@ -187,15 +187,15 @@ def install(model: nn.Module, hook: DenoiserHook) -> Callable[[], str | None]:
     offload = model.forward if hasattr(model, "_old_forward") else None
     if offload is not None:
         model.forward = model._old_forward
-    registry.register_hook(hook, NAME)
+    registry.register_hook(hook, name)
     registry.invalidate_child_registries_cache()
     installed = model.forward
     if offload is not None:
         model._old_forward, model.forward = installed, offload
 
     def undo() -> str | None:
-        top, later = model.forward, registry._hook_order[-1:] != [NAME]
-        registry.remove_hook(NAME, recurse=False)  # makes `forward` what was below ours
+        top, later = model.forward, registry._hook_order[-1:] != [name]
+        registry.remove_hook(name, recurse=False)  # makes `forward` what was below ours
         registry.invalidate_child_registries_cache()
         if top is not installed and not later:
             below, model.forward = model.forward, top
@@ -212,7 +212,8 @@ def install(model: nn.Module, hook: DenoiserHook) -> Callable[[], str | None]:
     return undo
 
 
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a denoiser, by name."""
     bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
     call = dict(bound.arguments)
     call.pop("self")

@@ -26,8 +26,10 @@ def attention(
     it is asked for or a gradient needs it. A row without keys is 0 with log-sum-exp -inf; rows of padding are
     not defined. `gain [B, H, NQ]` and `bias [B, H, NQ, D]` turn the output of query block i into `gain_i *
     out + bias_i`. Raises `ValueError` for tensors that do not fit the plan, `NotImplementedError` for
-    gradients with a gain.
+    gradients with a gain. Under autocast q, k and v are cast to its dtype first, as in dense attention.
     """
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return torch.ops.diffusers_ext.block_sparse_forward(
         *(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)),

@@ -38,16 +38,12 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None) -
     """The pipeline on its device; the hosts' bars and hints about absent extras are switched off."""
     import logging
 
-    import diffusers
     import torch
-    import transformers
 
     from ..call import CutTextSaid
     from ..loading import load
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    quiet_hosts()
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if device is None:
@@ -62,6 +58,16 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None) -
     for handler in logging.getLogger("diffusers").handlers:
         handler.addFilter(CutTextSaid())
     return pipe
+
+
+def quiet_hosts() -> None:
+    """Switches off the bars of the hosts and hints about absent extras."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def defaults(name: str) -> dict[str, Any]:

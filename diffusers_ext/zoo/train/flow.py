@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 TRAINED = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -38,15 +38,28 @@ def flow_loss(
     Shapes: latents and noise [B, 4, 16, 16], sigma [B], weight [B, 1, 16, 16], ids [B, 24], t5_ids [B, L].
     """
     context, pooled = encode(pipe, ids, t5_ids)
+    found = velocity(pipe, pipe.transformer, latents, noise, sigma, context, pooled)
+    return (weight * (found.float() - (noise - latents)).square()).mean()
+
+
+def velocity(
+    pipe: StableDiffusion3Pipeline,
+    transformer: SD3Transformer2DModel,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    sigma: torch.Tensor,
+    context: torch.Tensor,
+    pooled: torch.Tensor,
+) -> torch.Tensor:
+    """What `transformer` predicts at x = (1 - sigma) latents + sigma noise, [B, 4, 16, 16]."""
     s = sigma[:, None, None, None]
-    velocity = pipe.transformer(
+    return transformer(
         hidden_states=(1 - s) * latents + s * noise,
         timestep=sigma * pipe.scheduler.config.num_train_timesteps,
         encoder_hidden_states=context,
         pooled_projections=pooled,
         return_dict=False,
     )[0]
-    return (weight * (velocity.float() - (noise - latents)).square()).mean()
 
 
 def lengthen(ids: torch.Tensor, length: int, pad: int) -> torch.Tensor:

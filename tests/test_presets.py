@@ -106,7 +106,7 @@ def test_untrained_models_of_the_zoo_too():
     tokens = find("shapes-wan").tokens
     assert (of_clips.edge_px, of_clips.frames, of_clips.text) == (tokens.edge_px, tokens.frames, tokens.text)
     for name, preset in (("shapes-sd", "shapes-sd"), ("shapes-wan", "shapes-wan")):
-        call = {**zoo.UNRELEASED, **zoo.MODELS}[name].call
+        call = zoo.KNOWN[name].call
         tokens = find(preset).tokens
         assert all(
             getattr(tokens, key) == call[key] for key in ("height", "width", "num_frames") if key in call

@@ -29,7 +29,7 @@ class Model:
     tasks: tuple[str, ...] = ()  # task classes it is judged on; () means those of images
 
 
-MODELS: Mapping[str, Model] = MappingProxyType(
+KNOWN: Mapping[str, Model] = MappingProxyType(  # what `train` can make
     {
         "shapes-sd3": Model(
             pipeline="StableDiffusion3Pipeline",
@@ -42,11 +42,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                     "max_sequence_length": 24,  # T5 tokens; the stock default of 256 works too and is slower
                 }
             ),
-        )
-    }
-)
-UNRELEASED: Mapping[str, Model] = MappingProxyType(  # `train` knows them; their weights are not shipped yet
-    {
+        ),
         "shapes-sd": Model(
             pipeline="StableDiffusionPipeline",
             call=MappingProxyType(
@@ -76,8 +72,8 @@ UNRELEASED: Mapping[str, Model] = MappingProxyType(  # `train` knows them; their
         ),
     }
 )
-
-
+UNRELEASED = ("shapes-sd", "shapes-sd-turbo", "shapes-wan")  # their weights are not shipped yet
+MODELS: Mapping[str, Model] = MappingProxyType({k: m for k, m in KNOWN.items() if k not in UNRELEASED})
 REWARDS = ("shapes-clip",)  # they score pictures; no pipelines
 
 

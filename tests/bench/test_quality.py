@@ -55,7 +55,8 @@ def test_what_hides_nothing_equals_the_dense_pictures(pipe):
 
 def test_a_method_that_the_model_refuses_says_why(pipe):
     dense = run(pipe, [Variant("dense")], ITEMS, CALL, 2)
-    assert "needs two or more" in measured(pipe, dx.Radial(backend="reference"), ITEMS, CALL, 2, dense)["refused"]
+    row = measured(pipe, dx.Radial(backend="reference"), ITEMS, CALL, 2, dense)
+    assert "needs two or more" in row["refused"]
 
 
 def test_sweep_on_a_video_model():

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import MODELS, UNRELEASED, WEIGHTS, checksums, path, weight_files
+from .. import KNOWN, WEIGHTS, checksums, path, weight_files
 from .fit import Run
 
 if TYPE_CHECKING:
@@ -41,16 +41,22 @@ def run(
     """
     if name not in TRAINABLE:
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(TRAINABLE)}")
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(
-                f"the number of threads must be at least 1, got {threads}; leave it out for all cores"
-            )
-        torch.set_num_threads(threads)
+    use_threads(threads)
     out = Path(out or "runs")
     return BUILDERS[name](out, Run(minutes, samples, decay_now, resume, seed, batch=batch), start)
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute on so many CPU threads; `None` leaves it all cores."""
+    import torch
+
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(
+            f"the number of threads must be at least 1, got {threads}; leave it out for all cores"
+        )
+    torch.set_num_threads(threads)
 
 
 def _vae(out: Path, how: Run, start: Path | None) -> Path:
@@ -88,7 +94,7 @@ def _turbo(out: Path, how: Run, start: Path | None) -> Path:
     mark = checksums(weight_files(source), source)["unet/diffusion_pytorch_model.safetensors"]
     objective = TurboObjective(
         StableDiffusionPipeline.from_pretrained(source),
-        dict((MODELS | UNRELEASED)[TEACHER].call),
+        dict(KNOWN[TEACHER].call),
         folder / "cache" / mark[:12],  # pairs of one teacher never serve another
         seed=how.seed,
         compile=_compiler(),

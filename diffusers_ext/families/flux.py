@@ -66,6 +66,8 @@ class FluxFamily:
     stock: ClassVar[frozenset[str]] = frozenset({"FluxAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
+    # forward arguments with an entry for each token of the picture, and their axis of tokens
+    token_axes: ClassVar[dict[str, int]] = {"hidden_states": 1, "img_ids": -2}
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Double blocks, then single blocks: the order in which they run."""

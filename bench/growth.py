@@ -32,7 +32,8 @@ from diffusers_ext.kernels.block_sparse import flex, ops, reference
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan, Recipe
+from diffusers_ext.kernels.plan import BlockPlan
+from diffusers_ext.kernels.recipe import Recipe
 
 from .sparse_kernels import RESULTS, TOLERANCE, Stopwatch, sampled_error
 

@@ -29,7 +29,8 @@ from diffusers_ext.kernels.masks import Rule, visible
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan, Recipe
+from diffusers_ext.kernels.plan import BlockPlan
+from diffusers_ext.kernels.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}  # of the RMS of the output

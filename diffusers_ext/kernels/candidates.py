@@ -12,7 +12,8 @@ from . import geometry
 from .geometry import Grid
 from .masks import Kind, no_table
 from .masks.near import Near
-from .plan import BlockPlan, Recipe, Survey, longest_first
+from .plan import BlockPlan, longest_first
+from .recipe import Recipe, Survey
 
 
 @dataclass(frozen=True, eq=False)

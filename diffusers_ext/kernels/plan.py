@@ -1,23 +1,17 @@
 """Block plans: which blocks of keys each block of queries visits, and what has to be checked there.
 
 A block is EMPTY (not listed), PARTIAL (listed, its rule is checked token by token) or FULL (listed, no
-check). Never more than a chunk of the block matrix, and never anything token by token, is in memory.
+check).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from . import geometry
-from .boxes import Boxes, decompose
-from .geometry import PAD, Grid
-from .masks import Kind, Rule, no_table
-from .masks.strict import strict_blocks
-
-CHUNK = 1 << 20  # block pairs looked at together
+from .geometry import PAD
+from .masks import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,183 +98,6 @@ class BlockPlan:
         return {name: x for name, x in values.items() if isinstance(x, Tensor)}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that shapes a plan, hence also the key of a cache of plans.
-
-    Queries and keys are the tokens of `grid` in raster order, or tile by tile where a tile is given (`pad`
-    fills short tiles up), followed by `text` tokens. `text_rows=False` leaves text out of the queries, for
-    kernels that leave those rows to dense attention. `far` more keys come last, which grid queries see and
-    text queries do not; they can be counted with text rows, but built only without. `masked_text` keeps text
-    keys out of FULL blocks, so that `BlockPlan.hiding` can hide some. `strict` replaces the exact cover of a
-    band by whole blocks under the rule of `masks.strict`.
-    """
-
-    rule: Rule
-    grid: Grid
-    text: int = 0
-    block_q: int = 128
-    block_k: int = 128
-    q_tile: Grid | None = None
-    k_tile: Grid | None = None
-    pad: bool = False
-    text_rows: bool = True
-    strict: bool = False
-    masked_text: bool = False
-    far: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.text, self.far) < 0:
-            raise ValueError(
-                f"A plan needs 0 or more text tokens, got {self.text}, and far keys, got {self.far}; use 0 "
-                "where there is none."
-            )
-        if min(self.grid) < 1:
-            raise ValueError(f"A grid needs at least one token on each axis, got {self.grid}.")
-        if self.strict and (self.q_tile or self.k_tile or self.block_q != self.block_k):
-            raise ValueError(
-                "The strict rule counts in raster order with blocks as wide as high; leave tiles out."
-            )
-
-    @cached_property
-    def q_order(self) -> Tensor:
-        """Raster number of the grid token at each query place, -1 for padding; text is not listed."""
-        return self._order(self.q_tile)
-
-    @cached_property
-    def k_order(self) -> Tensor:
-        """The same for keys."""
-        return self._order(self.k_tile)
-
-    def _order(self, tile: Grid | None) -> Tensor:
-        return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)
-
-    def build(self, device: torch.device | str = "cpu") -> BlockPlan:
-        """The plan itself."""
-        geometry.check_grid(self.grid)
-        if self.far and self.text_rows and self.text:
-            raise ValueError(
-                f"Kernels cannot hide the {self.far} far keys from text queries, got a plan with "
-                f"{self.text} of those; build it with text_rows=False and attend from text apart."
-            )
-        counts, columns = [], []
-        for touched, full in self._blocks():
-            counts.append(touched.sum(1))
-            where = touched.nonzero(as_tuple=True)
-            columns.append((where[1] << 1 | full[where]).int())
-        count = torch.cat(counts)
-        q_coord, k_coord = (
-            geometry.coded(order, self.grid, text)
-            for order, text in zip(self._orders(), self._texts(), strict=True)
-        )
-        asks = torch.nn.functional.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q))
-        empty = int(((count == 0) & asks.view(-1, self.block_q).any(1)).sum())
-        if empty:
-            raise ValueError(
-                f"{empty} blocks of queries see no key at all, and their softmax would be empty; widen the "
-                "rule."
-            )
-        return BlockPlan(
-            row_ptr=torch.cat([count.new_zeros(1), count.cumsum(0)]).int()[None],
-            col=torch.cat(columns)[None],
-            block_q=self.block_q,
-            block_k=self.block_k,
-            s_q=len(q_coord),
-            s_kv=len(k_coord),
-            q_coord=q_coord,
-            k_coord=k_coord,
-            kind=Kind.NONE if self.strict else self.rule.kind,
-            params=() if self.strict else self.rule.params,
-            table=no_table() if self.strict else self.rule.table(),
-            pairs=self.pairs,
-            key=(self, str(device)),
-        ).to(device)
-
-    def survey(self) -> "Survey":
-        """What the plan would be like, without building it; also for grids that no kernel can address."""
-        visited = whole = 0
-        for touched, full in self._blocks():
-            visited += int(touched.sum())
-            whole += int((touched & full).sum())
-        s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
-        return Survey(self, s_q, s_kv, visited, whole)
-
-    def bitmap(self) -> Tensor:
-        """bool `[NQ, NK]`: visited blocks, for as many as fit memory."""
-        return torch.cat([touched for touched, _ in self._blocks()])
-
-    @property
-    def pairs(self) -> int:
-        """Visible pairs of tokens; under the strict rule those of the band it approximates."""
-        n = self.grid[0] * self.grid[1] * self.grid[2]
-        rows = self.text if self.text_rows else 0
-        return self.rule.pairs(self.grid) + n * (self.text + self.far) + rows * (n + self.text)
-
-    def _orders(self) -> tuple[Tensor, Tensor]:
-        return self.q_order, self.k_order
-
-    def _texts(self) -> tuple[int, int]:
-        return self.text if self.text_rows else 0, self.text + self.far
-
-    def _decompose(self, order: Tensor, text: int, block: int) -> Boxes:
-        axes = self.rule.axes(*geometry.coordinates(order, self.grid))
-        axes = tuple(torch.cat([x, x.new_zeros(text)]) for x in axes)
-        is_text = torch.arange(len(order) + text) >= len(order)
-        return decompose(axes, is_text, torch.cat([order < 0, is_text.new_zeros(text)]), block)
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """`touched, full`, bool `[rows, NK]`, for chunks of query blocks."""
-        sizes = (self.block_q, self.block_k)
-        q, k = (
-            self._decompose(order, text, block)
-            for order, text, block in zip(self._orders(), self._texts(), sizes, strict=True)
-        )
-        begins = torch.arange(len(k.text)) * self.block_k
-        far = len(self.k_order) + self.text  # the first place of far keys
-        only_far, some_far = begins >= far, (begins + self.block_k > far) & bool(self.far)
-        coarse = strict_blocks(self.rule, *_flat(self.grid), self.block_k) if self.strict else None
-        for rows in torch.arange(len(q.text)).split(max(1, CHUNK // len(k.text))):
-            if coarse is None:
-                touched, full = _classify(self.rule, q, k, rows)
-            else:
-                touched = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
-                inside = rows < len(coarse)
-                touched[inside, : coarse.shape[1]] = coarse[rows[inside]]
-                full = torch.ones_like(touched)
-            some_key = k.text | k.vision
-            touched |= (q.text[rows, None] & some_key & ~only_far) | (k.text & q.vision[rows, None])
-            asked = k.hidden | k.text if self.masked_text else k.hidden
-            asked = asked | (q.text[rows, None] & some_far)
-            yield touched, full & touched & ~asked
-
-
-@dataclass(frozen=True)
-class Survey:
-    """Counts of a plan: places of queries and keys, visited blocks, FULL ones among them."""
-
-    recipe: Recipe
-    s_q: int
-    s_kv: int
-    visited: int
-    full: int
-
-    @property
-    def work(self) -> int:
-        """Pairs that a kernel multiplies, padding included."""
-        return self.visited * self.recipe.block_q * self.recipe.block_k
-
-    @property
-    def block_density(self) -> float:
-        """As `BlockPlan.block_density`."""
-        rows, columns = -(-self.s_q // self.recipe.block_q), -(-self.s_kv // self.recipe.block_k)
-        return self.visited / (rows * columns)
-
-    @property
-    def full_share(self) -> float:
-        """As `BlockPlan.full_share`."""
-        return self.full / max(self.visited, 1)
-
-
 def longest_first(row_ptr: Tensor) -> Tensor:
     """int32 `[NQ]`: longest rows first, by eights, neighbours together; `row_ptr` as in `BlockPlan`."""
     longest = row_ptr.diff(dim=1).amax(0)
@@ -311,29 +128,3 @@ def from_mask(mask: Tensor, block_q: int = 64, block_k: int = 64) -> BlockPlan:
         table=mask.int(),
         pairs=int(mask.sum()),
     )
-
-
-def _classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`touched, full` of grid tokens for some query blocks and all key blocks.
-
-    Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
-    the rest goes by the boxes that they are made of.
-    """
-    qlo, qhi = q.outer_lo[rows, None], q.outer_hi[rows, None]
-    touched, full = rule.touch(qlo, qhi, k.outer_lo[None], k.outer_hi[None])
-    vision = q.vision[rows, None] & k.vision[None]
-    touched, full = touched & vision, full | ~vision
-    unclear = touched & ~full & ~(q.single[rows, None] & k.single[None])
-    i, j = unclear.nonzero(as_tuple=True)
-    share = max(1, CHUNK // (q.there.shape[1] * k.there.shape[1]))
-    for a, b in zip(i.split(share), j.split(share), strict=True):
-        r = rows[a]
-        some, each = rule.touch(q.lo[r, :, None], q.hi[r, :, None], k.lo[b, None], k.hi[b, None])
-        there = q.there[r, :, None] & k.there[b, None]
-        touched[a, b] = (some & there).flatten(1).any(1)
-        full[a, b] = (each | ~there).flatten(1).all(1)
-    return touched, full
-
-
-def _flat(grid: Grid) -> tuple[int, int]:
-    return grid[0], grid[1] * grid[2]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core import Core, Layout, RunContext, Site
 from ..errors import MethodError
 from ..kernels.masks.disk import Disk
-from ..kernels.plan import Recipe
+from ..kernels.recipe import Recipe
 from . import far
 from .sparse import Grid, SparseMethod, tiled
 from .sparse_core import Laid, SparseCore

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import MethodError
 from ..kernels.masks.box import Window, window_start
-from ..kernels.plan import Recipe
+from ..kernels.recipe import Recipe
 from .sparse import Grid, SparseMethod, first_steps, tiled
 
 AXES = {"unit": "tokens along (t,) h, w", "low": 1}

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from ..errors import MethodError
 from ..kernels.masks.band import Band, paper_reach, release_reach
-from ..kernels.plan import Recipe
+from ..kernels.recipe import Recipe
 from .sparse import Grid, SparseMethod, first_steps
 
 

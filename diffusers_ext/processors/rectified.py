@@ -15,7 +15,7 @@ from ..core import Core, RunContext, Site
 from ..errors import MethodError
 from ..kernels.block_sparse.select import select
 from ..kernels.candidates import Candidates
-from ..kernels.plan import Survey
+from ..kernels.recipe import Survey
 from .sparse import Grid, SparseMethod, first_steps
 from .sparse_core import Laid, SparseCore
 

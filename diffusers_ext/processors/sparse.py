@@ -10,7 +10,7 @@ from ..errors import MethodError, UnsupportedError
 from ..kernels.capabilities import BACKENDS, ON_REQUEST
 from ..kernels.geometry import Grid
 from ..kernels.masks import Rule
-from ..kernels.plan import Recipe, Survey
+from ..kernels.recipe import Recipe, Survey
 from .sparse_core import SparseCore
 
 DENSE_ABOVE = 0.6  # share of visited blocks from which a kernel at 0.65 of the dense speed can only lose

@@ -7,7 +7,8 @@ from diffusers_ext.kernels.block_sparse import ops, reference
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import Recipe, from_mask
+from diffusers_ext.kernels.plan import from_mask
+from diffusers_ext.kernels.recipe import Recipe
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,7 +11,7 @@ from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.candidates import Candidates
 from diffusers_ext.kernels.geometry import PAD, TEXT
 from diffusers_ext.kernels.masks.near import Near
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 
 WAN = (21, 45, 80)
 TILE = (2, 8, 8)

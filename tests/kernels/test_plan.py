@@ -10,7 +10,8 @@ from diffusers_ext.kernels.masks import Kind, visible
 from diffusers_ext.kernels.masks.band import Band, paper_reach, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import Recipe, from_mask
+from diffusers_ext.kernels.plan import from_mask
+from diffusers_ext.kernels.recipe import Recipe
 
 from . import oracles
 

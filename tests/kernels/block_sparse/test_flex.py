@@ -11,7 +11,8 @@ from diffusers_ext.kernels.geometry import PAD
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import Recipe, from_mask
+from diffusers_ext.kernels.plan import from_mask
+from diffusers_ext.kernels.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 

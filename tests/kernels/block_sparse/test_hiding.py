@@ -13,7 +13,8 @@ from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.masks.band import Band
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan, Recipe
+from diffusers_ext.kernels.plan import BlockPlan
+from diffusers_ext.kernels.recipe import Recipe
 
 from .test_reference import close, dense, mask_of, tensors
 

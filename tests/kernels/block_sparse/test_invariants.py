@@ -11,7 +11,7 @@ from diffusers_ext.kernels.block_sparse.reference import attention
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 
 ULPS = 64
 

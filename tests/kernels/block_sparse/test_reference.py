@@ -13,7 +13,8 @@ from diffusers_ext.kernels.geometry import PAD
 from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan, Recipe, from_mask
+from diffusers_ext.kernels.plan import BlockPlan, from_mask
+from diffusers_ext.kernels.recipe import Recipe
 
 ULPS = 64  # allowed error in units of the rounding of a dtype, relative to the largest value
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_ext.kernels.masks.box import Window, window_start
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 
 from .. import oracles
 

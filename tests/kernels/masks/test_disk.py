@@ -3,7 +3,7 @@
 import pytest
 
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 
 
 @pytest.mark.parametrize(

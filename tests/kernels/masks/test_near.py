@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusers_ext.kernels.masks.near import Near
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 from tests.kernels import oracles
 
 

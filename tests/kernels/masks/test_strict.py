@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.strict import strict_blocks
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 
 from .. import oracles
 

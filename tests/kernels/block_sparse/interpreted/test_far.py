@@ -5,7 +5,7 @@ import torch
 
 from diffusers_ext.kernels.block_sparse.ops import attention
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import Recipe
+from diffusers_ext.kernels.recipe import Recipe
 from tests.kernels import oracles
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .forecast import plan  # noqa: F401
     from .loading import load  # noqa: F401
     from .overview import summary  # noqa: F401
+    from .parallel import patch_parallel  # noqa: F401
     from .presets import preset  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
@@ -28,6 +29,7 @@ _HOME = {
     "apply": ".session",
     "Session": ".session",
     "summary": ".overview",
+    "patch_parallel": ".parallel",
     "plan": ".forecast",
     "preset": ".presets",
     "staged": ".upscale",

@@ -31,6 +31,7 @@ ALLOWED = {
     "forecast": {"core", "errors", "presets", "sizes"},
     "upscale": {"call", "core", "errors", "families", "forecast", "report", "session"},
     "overview": {"core", "families", "session"},
+    "parallel": {"core", "errors", "families", "hook", "kernels", "processors", "session"},
     "zoo": {"errors"},
     "rewards": {"errors", "zoo"},
 }

@@ -1,0 +1,15 @@
+"""Attention over keys that lie in several places, put together from the attention over each."""
+
+from torch import Tensor
+
+
+def merge(outs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over all keys from softmaxes over disjoint parts of them.
+
+    `outs [G, B, N, H, D]` and their natural log-sum-exps `lses [G, B, H, N]` -> `out [B, N, H, D]` in the
+    dtype of `outs` and `lse [B, H, N]`: `lse = logsumexp_g lse_g`, `out = sum_g exp(lse_g - lse) out_g`. A
+    part without keys has -inf and counts nothing; a row without any gives 0 and -inf.
+    """
+    lse = lses.logsumexp(0)
+    share = (lses - lse.masked_fill(lse.isneginf(), 0.0)).exp()
+    return (outs * share.transpose(-1, -2)[..., None]).sum(0).to(outs.dtype), lse

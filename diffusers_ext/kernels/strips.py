@@ -1,0 +1,59 @@
+"""A picture cut into horizontal strips: who has which rows, and block plans for the queries of one."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .masks.disk import Disk
+from .recipe import Recipe
+
+
+def cut(rows: int, strips: int) -> list[tuple[int, int]]:
+    """First row and the one behind the last of each strip, heights differing by at most one.
+
+    Raises `ValueError` for more strips than rows.
+    """
+    if not 1 <= strips <= rows:
+        raise ValueError(
+            f"A picture of {rows} rows of tokens is cut into 1 to {rows} strips, got {strips}; use fewer "
+            "processes."
+        )
+    return [(i * rows // strips, (i + 1) * rows // strips) for i in range(strips)]
+
+
+@dataclass(frozen=True)
+class StripRecipe(Recipe):
+    """A plan whose grid queries are those in rows `first` to `last - 1` of the grid; keys are the whole grid.
+
+    `text_keys=False` leaves the text out of the keys. With `first == last` all queries are text.
+    """
+
+    rule: Disk
+    first: int = 0
+    last: int = 0
+    text_keys: bool = True
+
+    @cached_property
+    def q_order(self) -> Tensor:
+        """As in `Recipe`, for the queries of the strip."""
+        _, _, w = self.grid
+        if self.first == self.last:
+            return torch.empty(0, dtype=torch.long)
+        strip = Recipe(self.rule, (1, self.last - self.first, w), q_tile=self.q_tile, pad=self.pad)
+        return torch.where(strip.q_order < 0, -1, strip.q_order + self.first * w)
+
+    @property
+    def pairs(self) -> int:
+        """Visible pairs of tokens of these queries."""
+        _, h, w = self.grid
+        dy = torch.arange(self.first, self.last)[:, None] - torch.arange(h)
+        dx = torch.arange(w)
+        inside = dy[..., None] ** 2 + dx**2 < self.rule.radius**2
+        near = int((inside * ((w - dx) * (1 + (dx > 0)))).sum())
+        text_q, text_k = self._texts()
+        return near + (self.last - self.first) * w * text_k + text_q * (h * w + text_k)
+
+    def _texts(self) -> tuple[int, int]:
+        return self.text if self.text_rows else 0, self.text if self.text_keys else 0

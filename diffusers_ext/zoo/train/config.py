@@ -101,7 +101,7 @@ class SD3Config(FlowRecipe):
 class SDConfig(StreamRecipe):
     """Recipe of shapes-sd."""
 
-    samples: int = 1_000_000
+    samples: int = 270_000
     muon_lr: float = 2e-3
     snr: float = 5.0  # signal-to-noise ratio above which the loss weighs less
 
@@ -143,7 +143,7 @@ class CLIPConfig(Recipe):
 class WanVAEConfig(VAEConfig):
     """Recipe of shapes-wan-vae."""
 
-    samples: int = 120_000
+    samples: int = 80_000
     lr: float = 2e-3
     foreground: float = 3.0  # extra loss weight of pixels under an object
     stills_until: float = 0.75  # share of the run on single frames

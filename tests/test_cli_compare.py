@@ -1,0 +1,102 @@
+"""`compare`, `eval` and `demo`: what they write, resume and refuse."""
+
+import json
+import time
+
+import pytest
+
+from diffusers_ext.commands import demo
+from diffusers_ext.zoo.captions import parse
+from diffusers_ext.zoo.suites import IMAGE_TASKS
+
+from .test_cli import CALL, files
+
+
+def test_compare(cli, saved_model, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbftwo blue stars\r\n\r\na cat\r\n")
+    words = ["--methods", "plain,softpag", "--seeds", "0,1", "--prompts-file", tmp_path / "prompts.txt"]
+    code, out, err = cli(
+        "compare", "a red square", "-m", saved_model, *CALL, *words, "--out", tmp_path / "out"
+    )
+    assert (code, err) == (0, "")
+    assert files(tmp_path / "out") == ["compare.png", "report.html", "results.json"]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    items = [(p, s) for p in ("a red square", "two blue stars", "a cat") for s in (0, 1)]
+    for label in ("plain", "softpag"):
+        images = found["methods"][label]["images"]
+        assert [(i["prompt"], i["seed"]) for i in images] == items
+        assert found["methods"][label]["overall"]["n"] == 4
+    assert found["paired"]["softpag"]["overall"]["n"] == 4
+    assert "softpag minus plain: +0 points" in out
+
+
+@pytest.mark.parametrize(
+    "words, match",
+    [
+        ([], "compare needs a prompt, got none"),
+        (["a", "--seeds", "0,0"], "--seeds takes different whole numbers"),
+        (["a", "--seeds", "0,x"], "a seed must be a whole number"),
+        (["a", "--methods", "plain,plain"], "name each variant once"),
+        (["a", "--methods", "plain,other"], "unknown method 'other'"),
+        (["a", "--prompts-file", "/nope"], "cannot read the prompts file '/nope'"),
+    ],
+)
+def test_compare_bad_input(refused, saved_model, tmp_path, words, match):
+    assert match in refused("compare", *words, "-m", saved_model, *CALL, "--out", tmp_path)
+
+
+def test_eval_resumes_and_refuses_other_weights(cli, refused, saved_model, tmp_path):
+    words = ["eval", "--suite", "held-out", *CALL, "--out", tmp_path, "--n"]
+    code, out, err = cli(*words, 1, "-m", saved_model)
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert tuple(found["tasks"]) == IMAGE_TASKS
+    assert found["tasks"]["color_attr"].pop("swapped") in (0, 1)
+    assert all(set(t) == {"accuracy", "low", "high", "n"} and t["n"] == 1 for t in found["tasks"].values())
+    assert found["overall"]["n"] == 6 and "paired" not in found
+    assert out.splitlines()[-2].startswith("overall")
+    code, out, err = cli(*words, 2, "-m", saved_model, "--method", "softpag", "--set", "scale=2")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["methods"][0]["scale"] == 2.0 and found["paired"]["overall"]["n"] == 12
+    lines = (tmp_path / "items.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 12 + 12, "the six pictures of the first run were not made again"
+    assert len(list(tmp_path.glob("pictures/*/*.png"))) == 12 + 12
+    assert "| overall | 12 |" in (tmp_path / "table.md").read_text()
+    assert {"accuracy.png", "accuracy.svg"} < {p.name for p in tmp_path.iterdir()}
+    assert "Losses: softpag is wrong" in (tmp_path / "gallery.html").read_text()
+    from tests.tiny_models import sd3
+
+    sd3.pipeline(sample_size=32, qk_norm="rms_norm").save_pretrained(tmp_path / "other")
+    assert "results with different weights" in refused(*words, 1, "-m", tmp_path / "other")
+
+
+def test_eval_bad_input(refused, saved_model, tmp_path):
+    base = ["eval", "-m", saved_model, *CALL, "--out", tmp_path]
+    assert "unknown suite 'test'; the suites are train-like, held-out, tuning" in refused(
+        *base, "--suite", "test"
+    )
+    assert "got 0" in refused(*base, "--n", 0)
+    assert "unknown method 'nope'; the methods are" in refused(*base, "--method", "nope")
+    unfit = refused(*base, "--n", 1, "--method", "radial", "--set", "dense_steps=0")
+    assert "Radial thins out frames and needs two or more" in unfit
+    assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 1, "plain pictures were made in vain"
+
+
+def test_demo_prompts_are_a_dozen_held_out_ones_of_every_task():
+    specs = [parse(p) for p in demo.PROMPTS]
+    assert len(set(demo.PROMPTS)) == 12
+    assert all(s.held_out for s in specs)
+    assert {s.task for s in specs} == {"single_object", "two_object", "three_object", "counting", "position"}
+
+
+def test_demo(cli, tmp_path):
+    began = time.perf_counter()
+    code, out, err = cli("demo", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert time.perf_counter() - began < 180
+    assert files(tmp_path) == ["compare.png", "report.html", "results.json"]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [i["prompt"] for i in found["methods"]["plain"]["images"]] == list(demo.PROMPTS)
+    assert found["methods"]["plain"]["overall"]["n"] == found["methods"]["softpag"]["overall"]["n"] == 12
+    assert demo.NOTE in out and "softpag minus plain" in out

@@ -10,10 +10,9 @@ from diffusers import (
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
+from transformers import CLIPTextModel, LlamaConfig, LlamaModel
 
-from .parts import SPECIAL, seeded, tokenizer
+from .parts import SPECIAL, clip_config, noise, seeded, tokenizer
 
 CONFIG = dict(
     in_channels=4,
@@ -55,18 +54,14 @@ def inputs(
 
     `channels` for a model that takes the first frame as channels, `guidance=None` for one without embedding.
     """
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
+    draw = noise(seed, dtype)
     patch = CONFIG["patch_size"]
     call: dict[str, Any] = {
-        "hidden_states": noise(batch, channels, frames, height * patch, width * patch),
+        "hidden_states": draw(batch, channels, frames, height * patch, width * patch),
         "timestep": torch.full((batch,), 500.0),
-        "encoder_hidden_states": noise(batch, text, CONFIG["text_embed_dim"]),
+        "encoder_hidden_states": draw(batch, text, CONFIG["text_embed_dim"]),
         "encoder_attention_mask": (torch.arange(text) < torch.tensor(lengths[:batch])[:, None]).to(dtype),
-        "pooled_projections": noise(batch, CONFIG["pooled_projection_dim"]),
+        "pooled_projections": draw(batch, CONFIG["pooled_projection_dim"]),
         "return_dict": False,
     }
     if guidance is not None:
@@ -96,22 +91,13 @@ def _pipeline(kind: type, **config: Any) -> Any:
         num_attention_heads=4,
         max_position_embeddings=64,
     )
-    clip = CLIPTextConfig(
-        **SPECIAL,
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        projection_dim=32,
-    )
     pipe = kind(
         text_encoder=seeded(lambda: LlamaModel(llama), 2),
         tokenizer=tokenizer(64),
         transformer=transformer(**config),
         vae=seeded(_vae, 1),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        text_encoder_2=seeded(lambda: CLIPTextModel(clip), 3),
+        text_encoder_2=seeded(lambda: CLIPTextModel(clip_config(length=77)), 3),
         tokenizer_2=tokenizer(77),
     )
     pipe.set_progress_bar_config(disable=True)

@@ -9,10 +9,8 @@ from diffusers import (
     MochiPipeline,
     MochiTransformer3DModel,
 )
-from torch import Tensor
-from transformers import T5Config, T5EncoderModel
 
-from .parts import SPECIAL, seeded, tokenizer
+from .parts import noise, seeded, t5, tokenizer
 
 CONFIG = dict(
     patch_size=2,
@@ -43,15 +41,11 @@ def inputs(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Arguments of one denoiser call; sizes in tokens, `lengths` of the prompts without padding."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
+    draw = noise(seed, dtype)
     patch = CONFIG["patch_size"]
     return {
-        "hidden_states": noise(batch, CONFIG["in_channels"], frames, height * patch, width * patch),
-        "encoder_hidden_states": noise(batch, text, CONFIG["text_embed_dim"]),
+        "hidden_states": draw(batch, CONFIG["in_channels"], frames, height * patch, width * patch),
+        "encoder_hidden_states": draw(batch, text, CONFIG["text_embed_dim"]),
         "timestep": torch.full((batch,), 500.0),
         "encoder_attention_mask": torch.arange(text) < torch.tensor(lengths[:batch])[:, None],
         "return_dict": False,
@@ -63,13 +57,10 @@ def pipeline(**config: Any) -> MochiPipeline:
 
     `config` goes to the transformer.
     """
-    t5 = T5Config(
-        **SPECIAL, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=1, feed_forward_proj="gated-gelu"
-    )
     pipe = MochiPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
         vae=seeded(_vae, 1),
-        text_encoder=seeded(lambda: T5EncoderModel(t5), 2),
+        text_encoder=t5(2),
         tokenizer=tokenizer(256),
         transformer=transformer(**config),
     )

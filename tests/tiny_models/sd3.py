@@ -3,16 +3,10 @@
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextModelWithProjection
 
-from .parts import SPECIAL, seeded, tokenizer
+from .parts import clip_config, image_vae, noise, seeded, t5, tokenizer
 
 CONFIG = dict(
     sample_size=16,
@@ -47,15 +41,11 @@ def inputs(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Arguments of one denoiser call; `height` and `width` in latent pixels, 2 a token."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
+    draw = noise(seed, dtype)
     return {
-        "hidden_states": noise(batch, CONFIG["in_channels"], height, width),
-        "encoder_hidden_states": noise(batch, text, CONFIG["joint_attention_dim"]),
-        "pooled_projections": noise(batch, CONFIG["pooled_projection_dim"]),
+        "hidden_states": draw(batch, CONFIG["in_channels"], height, width),
+        "encoder_hidden_states": draw(batch, text, CONFIG["joint_attention_dim"]),
+        "pooled_projections": draw(batch, CONFIG["pooled_projection_dim"]),
         "timestep": torch.full((batch,), 500.0, dtype=dtype),
         "return_dict": False,
     }
@@ -63,23 +53,14 @@ def inputs(
 
 def pipeline(**config: Any) -> StableDiffusion3Pipeline:
     """A whole `StableDiffusion3Pipeline`; one token is 4 x 4 pixels. `config` goes to the transformer."""
-    t5 = T5Config(
-        **SPECIAL,
-        d_model=CONFIG["joint_attention_dim"],
-        d_ff=37,
-        d_kv=8,
-        num_heads=4,
-        num_layers=1,
-        feed_forward_proj="gated-gelu",
-    )
     pipe = StableDiffusion3Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=seeded(_vae, 1),
+        vae=image_vae(shift_factor=0.1, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=seeded(_clip, 2),
         tokenizer=tokenizer(32),
         text_encoder_2=seeded(_clip, 3),
         tokenizer_2=tokenizer(32),
-        text_encoder_3=seeded(lambda: T5EncoderModel(t5), 4),
+        text_encoder_3=t5(4),
         tokenizer_3=tokenizer(32),
         transformer=transformer(**config),
     )
@@ -88,31 +69,4 @@ def pipeline(**config: Any) -> StableDiffusion3Pipeline:
 
 
 def _clip() -> CLIPTextModelWithProjection:
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            **SPECIAL,
-            hidden_size=CLIP_WIDTH,
-            intermediate_size=37,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            projection_dim=CLIP_WIDTH,
-        )
-    )
-
-
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        shift_factor=0.1,
-        scaling_factor=1.5,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    return CLIPTextModelWithProjection(clip_config(CLIP_WIDTH, layers=3, heads=2))

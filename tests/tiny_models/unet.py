@@ -4,17 +4,15 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from .parts import SPECIAL, seeded, tokenizer
+from .parts import clip_config, image_vae, noise, seeded, tokenizer
 
 CONFIG = dict(
     sample_size=8,
@@ -62,21 +60,17 @@ def inputs(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Arguments of one denoiser call; `height` and `width` in latent pixels."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
+    draw = noise(seed, dtype)
     call: dict[str, Any] = {
-        "sample": noise(batch, CONFIG["in_channels"], height, width),
+        "sample": draw(batch, CONFIG["in_channels"], height, width),
         "timestep": torch.tensor(500),
-        "encoder_hidden_states": noise(batch, text, CONFIG["cross_attention_dim"]),
+        "encoder_hidden_states": draw(batch, text, CONFIG["cross_attention_dim"]),
         "return_dict": False,
     }
     if sdxl:
         sizes = torch.tensor([[32.0, 48.0, 0.0, 0.0, 32.0, 48.0]], dtype=dtype)
         call["added_cond_kwargs"] = {
-            "text_embeds": noise(batch, CLIP_WIDTH),
+            "text_embeds": draw(batch, CLIP_WIDTH),
             "time_ids": sizes.repeat(batch, 1),
         }
     return call
@@ -87,7 +81,7 @@ def pipeline(sdxl: bool = False, **config: Any) -> StableDiffusionPipeline | Sta
     betas = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     if sdxl:
         pipe = StableDiffusionXLPipeline(
-            vae=seeded(_vae, 1),
+            vae=image_vae(),
             text_encoder=seeded(lambda: CLIPTextModel(_clip(CLIP_WIDTH)), 2),
             text_encoder_2=seeded(lambda: CLIPTextModelWithProjection(_clip(CLIP_WIDTH)), 3),
             tokenizer=tokenizer(32),
@@ -98,7 +92,7 @@ def pipeline(sdxl: bool = False, **config: Any) -> StableDiffusionPipeline | Sta
         )
     else:
         pipe = StableDiffusionPipeline(
-            vae=seeded(_vae, 1),
+            vae=image_vae(),
             text_encoder=seeded(lambda: CLIPTextModel(_clip(CONFIG["cross_attention_dim"])), 2),
             tokenizer=tokenizer(32),
             unet=unet(**config),
@@ -112,25 +106,4 @@ def pipeline(sdxl: bool = False, **config: Any) -> StableDiffusionPipeline | Sta
 
 
 def _clip(width: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        **SPECIAL,
-        hidden_size=width,
-        intermediate_size=37,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        projection_dim=CLIP_WIDTH,
-    )
-
-
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
+    return clip_config(width, layers=3, heads=2, projection=CLIP_WIDTH)

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from .parts import SPECIAL, seeded, tokenizer
+from .parts import noise, seeded, t5, tokenizer
 
 CONFIG = dict(
     patch_size=(1, 2, 2),
@@ -50,20 +49,16 @@ def inputs(
     `image` adds that many tokens of image features (then the host wants `text=512`); `per_token_time` gives
     every token its timestep as Wan 2.2 5B does, 0 in the first frame.
     """
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
+    draw = noise(seed, dtype)
     p_t, p_h, p_w = CONFIG["patch_size"]
     call: dict[str, Any] = {
-        "hidden_states": noise(batch, CONFIG["in_channels"], frames * p_t, height * p_h, width * p_w),
+        "hidden_states": draw(batch, CONFIG["in_channels"], frames * p_t, height * p_h, width * p_w),
         "timestep": torch.full((batch,), 500),
-        "encoder_hidden_states": noise(batch, text, CONFIG["text_dim"]),
+        "encoder_hidden_states": draw(batch, text, CONFIG["text_dim"]),
         "return_dict": False,
     }
     if image is not None:
-        call["encoder_hidden_states_image"] = noise(batch, image, IMAGE_DIM)
+        call["encoder_hidden_states_image"] = draw(batch, image, IMAGE_DIM)
     if per_token_time:
         time = torch.full((batch, frames, height * width), 500)
         time[:, 0] = 0
@@ -76,12 +71,9 @@ def pipeline(*, two_stage: bool = False, **config: Any) -> WanPipeline:
 
     `config` goes to the transformer. `two_stage` adds `transformer_2` as in Wan 2.2 A14B; 3 steps run both.
     """
-    umt5 = UMT5Config(
-        **SPECIAL, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=1, feed_forward_proj="gated-gelu"
-    )
     pipe = WanPipeline(
         tokenizer=tokenizer(512),
-        text_encoder=seeded(lambda: UMT5EncoderModel(umt5), 2),
+        text_encoder=t5(2, UMT5Config, UMT5EncoderModel),
         vae=seeded(_vae, 1),
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0

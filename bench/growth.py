@@ -15,12 +15,10 @@ over the explicit mask.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +33,8 @@ from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan
 from diffusers_ext.kernels.recipe import Recipe
 
-from .sparse_kernels import RESULTS, TOLERANCE, Stopwatch, sampled_error
+from .rows import TOLERANCE, sampled_error
+from .timing import RESULTS, Stopwatch, machine, results_file, save
 
 HEADS, HEAD_DIM = 2, 64
 REPEATS = 3
@@ -133,8 +132,10 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     if largest < 4096:
         parser.error(f"--largest must be 4096 or more, got {largest}; a slope needs three sizes")
     sizes = [n for n in (1024, 2304, 4096, 9216, 16384, 36864, 65536, 147456, 262144) if n <= largest]
+    where = machine(args.device)
+    path = results_file(args.out, "growth", where)
     rows: list[Row] = []
-    print(print("method       back-end    tokens        ms  dense ms speedup    error  check"))
+    print("method       back-end    tokens        ms  dense ms speedup    error  check")
     for tokens in sizes:
         for name, recipe in recipes(tokens):
             for r in measure(name, recipe, args.device):
@@ -144,14 +145,11 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
                     f"{r.dense_ms / r.ms:7.2f} {r.error:8.1e}  {'ok' if r.ok else 'FAILED'}",
                     flush=True,
                 )
+        save(path, where, rows, threads=torch.get_num_threads(), exponents={})
     found = fits(rows)
     for label, exponents in found.items():
         print(f"{label:24} time ~ n^{exponents['time']:.2f}, work ~ n^{exponents['work']:.2f}")
-    where = f"cpu-{platform.machine()}" if args.device == "cpu" else torch.cuda.get_device_name()
-    path = args.out / f"growth-{where.replace(' ', '-').lower()}.json"
-    args.out.mkdir(parents=True, exist_ok=True)
-    facts = {"torch": torch.__version__, "device": where, "threads": torch.get_num_threads()}
-    path.write_text(json.dumps({**facts, "exponents": found, "rows": [asdict(r) for r in rows]}, indent=1))
+    save(path, where, rows, threads=torch.get_num_threads(), exponents=found)
     if not all(r.ok for r in rows):
         raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
     return found

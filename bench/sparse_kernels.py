@@ -6,16 +6,16 @@
 Sparse and dense calls alternate in one run, each after a flush of the cache. Beside every time stands the
 error of sampled rows against attention over explicit masks in fp32. `limit` is what the fastest dense kernel
 would need for the visited blocks alone; `efficiency` is that over the time measured. Text queries are part of
-the sparse call.
+the sparse call; rectified attention is timed with its choice of blocks, and leaves them to dense attention.
+Results are written after each case.
 """
 
 import argparse
-import json
-import platform
+import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,28 +24,31 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusers_ext.kernels.block_sparse import ops
+from diffusers_ext.kernels.block_sparse.select import select
+from diffusers_ext.kernels.candidates import Candidates
 from diffusers_ext.kernels.geometry import Grid
-from diffusers_ext.kernels.masks import Rule, visible
+from diffusers_ext.kernels.masks import Rule
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan
 from diffusers_ext.kernels.recipe import Recipe
 
-RESULTS = Path(__file__).parent / "results"
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}  # of the RMS of the output
+from .rows import TOLERANCE, attend_chosen, gradient_error, rectified_error, sampled_error
+from .timing import RESULTS, Stopwatch, machine, results_file, save
+
 DENSE = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
-SAMPLED_ROWS = 64
 SECONDS = 4.0  # of measuring a case, at least `MIN_REPEATS`
 MIN_REPEATS = 20
 
 
 @dataclass(frozen=True)
 class Case:
-    """One shape and rule; `grads` times forward and backward together."""
+    """One shape and rule, or a share `rule` of the blocks for rectified attention, whose choice is timed too;
+    `grads` times forward and backward together.
+    """
 
     name: str
-    rule: Rule
+    rule: Rule | float
     grid: Grid
     text: int
     heads: int
@@ -54,6 +57,12 @@ class Case:
     head_dim: int = 128
     grads: bool = False
 
+    def recipe(self) -> Recipe | Candidates:
+        """What shapes the plan; text queries are part of it but for rectified attention."""
+        if isinstance(self.rule, float):
+            return Candidates(self.grid, self.text, self.tile, self.tile, self.rule, text_rows=False)
+        return Recipe(self.rule, self.grid, self.text, self.block, self.block, self.tile, self.tile)
+
 
 def _radial(grid: Grid, decay: float) -> Band:
     return Band(release_reach(grid[0], grid[1] * grid[2], decay), grid[2])
@@ -61,7 +70,8 @@ def _radial(grid: Grid, decay: float) -> Band:
 
 def cases() -> list[Case]:
     """FLUX at 1024 to 8192 px, Wan 480p and 720p, HunyuanVideo, and one that a CPU can do."""
-    out = [Case("tiny clear r=3", Disk(3), (1, 9, 14), 5, 2, (1, 4, 4), 16, 32)]
+    tiny = dict(grid=(1, 9, 14), text=5, heads=2, tile=(1, 4, 4), block=16, head_dim=32)
+    out = [Case("tiny clear r=3", Disk(3), **tiny), Case("tiny rectified 0.3", 0.3, **tiny)]
     for side, window in ((64, 24), (128, 40), (256, 80), (512, 80)):
         image, px = (1, side, side), f"flux {16 * side} px"
         out += [Case(f"{px} clear r={r}", Disk(r), image, 512, 24, (1, 8, 16)) for r in (8, 16)]
@@ -84,6 +94,14 @@ def cases() -> list[Case]:
     ):
         out.append(Case(f"{name} gna", Window(grid, window, stride), grid, text, heads, (2, 8, 8)))
         out.append(Case(f"{name} radial", _radial(grid, decay), grid, text, heads, None))
+    # What was published keeps these shares; shares of the attention mean nothing on white noise.
+    for name, grid, heads, text, keep in (
+        ("flux 4096 px", (1, 256, 256), 24, 512, 0.1),
+        ("wan 720p", (21, 45, 80), 40, 0, 0.25),
+        ("hunyuan 720p", (33, 45, 80), 24, 256, 0.2),
+    ):
+        tile = (1, 8, 16) if grid[0] == 1 else (2, 8, 8)
+        out.append(Case(f"{name} rectified {keep}", keep, grid, text, heads, tile))
     out.append(
         Case("flux 1024 px clear r=8, training", Disk(8), (1, 64, 64), 512, 24, (1, 8, 16), grads=True)
     )
@@ -111,59 +129,6 @@ class Row:
         return self.limit_ms / self.sparse_ms
 
 
-def sampled_error(q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: BlockPlan) -> float:
-    """RMS error of random rows of `out [B, S, H, D]`, and of the first and the last, over their RMS."""
-    S = q.shape[1]
-    rows = torch.randperm(S, generator=torch.Generator().manual_seed(0))[:SAMPLED_ROWS]
-    rows = torch.cat([rows, torch.tensor([0, S - 1])]).to(q.device)
-    seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[rows, None], plan.k_coord[None])
-    square = [0.0, 0.0]
-    for h in range(q.shape[2]):
-        logits = q[:, rows, h].float() @ k[:, :, h].float().mT * q.shape[-1] ** -0.5
-        want = logits.masked_fill(~seen, -torch.inf).softmax(-1) @ v[:, :, h].float()
-        square[0] += float((out[:, rows, h].float() - want).square().sum())
-        square[1] += float(want.square().sum())
-    return (square[0] / square[1]) ** 0.5
-
-
-def gradient_error(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> float:
-    """Largest RMS error, over RMS, of the three gradients against dense attention under an explicit mask."""
-    seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
-    g = torch.randn_like(q)
-    got = torch.autograd.grad(ops.attention(q, k, v, plan)[0], (q, k, v), g)
-    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
-    dense = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in exact), attn_mask=seen).transpose(
-        1, 2
-    )
-    want = torch.autograd.grad(dense, exact, g.float())
-    return max(
-        float((x - y).square().mean().sqrt() / y.square().mean().sqrt())
-        for x, y in zip(got, want, strict=True)
-    )
-
-
-class Stopwatch:
-    """Times calls one at a time, from an empty cache."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device != "cpu"
-        self.dirt = torch.empty(1 << 28, dtype=torch.int8, device=device) if self.cuda else None
-
-    def __call__(self, run: Callable[[], object]) -> float:
-        """Milliseconds of one call."""
-        if not self.cuda:
-            began = time.perf_counter()
-            run()
-            return 1e3 * (time.perf_counter() - began)
-        self.dirt.zero_()
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        stop.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(stop)
-
-
 def fastest_dense(
     q: Tensor, k: Tensor, v: Tensor, grads: bool, watch: Stopwatch
 ) -> tuple[str, Callable[[], None]]:
@@ -189,27 +154,41 @@ def fastest_dense(
 
 def measure(case: Case, device: str, dtype: torch.dtype) -> Row:
     """Times and error of one case."""
-    recipe = Recipe(case.rule, case.grid, case.text, case.block, case.block, case.tile, case.tile)
-    plan = recipe.build(device)
+    plan = case.recipe().build(device)
     g = torch.Generator(device).manual_seed(0)
     # as a fused projection lays them out, [B, S, 3, H, D]
     q, k, v = torch.randn(
-        1, plan.s_q, 3, case.heads, case.head_dim, generator=g, device=device, dtype=dtype
+        1, plan.s_kv, 3, case.heads, case.head_dim, generator=g, device=device, dtype=dtype
     ).unbind(2)
     if case.grads:
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-
-    def sparse() -> Tensor:
-        out = ops.attention(q, k, v, plan)[0]
-        if case.grads:
-            torch.autograd.grad(out, (q, k, v), out)
-        return out
-
-    error = sampled_error(q, k, v, sparse().detach(), plan)
-    if case.grads:
-        error = max(error, gradient_error(q, k, v, plan))
     watch = Stopwatch(device)
-    backend, dense = fastest_dense(q, k, v, case.grads, watch)
+    rectified = isinstance(case.rule, float)
+    tokens = math.prod(case.grid) + case.text  # before text, rectified attention fills its last block up
+    real = [x[:, :tokens] for x in (q, k, v)] if rectified else (q, k, v)
+    backend, dense = fastest_dense(*real, case.grads, watch)
+    if rectified:
+        q = q[:, : plan.s_q]
+        found = select(q, k, v, plan)
+        error = rectified_error(q, k, v, attend_chosen(q, k, v, plan, found), plan, found)
+        pairs, every, full, kept = found.count(plan).tolist()
+        facts = pairs / every, kept / found.kept.numel(), full / kept
+
+        def sparse() -> Tensor:
+            return attend_chosen(q, k, v, plan, select(q, k, v, plan))
+
+    else:
+        facts = plan.token_density, plan.block_density, plan.full_share
+
+        def sparse() -> Tensor:
+            out = ops.attention(q, k, v, plan)[0]
+            if case.grads:
+                torch.autograd.grad(out, (q, k, v), out)
+            return out
+
+        error = sampled_error(q, k, v, sparse().detach(), plan)
+        if case.grads:
+            error = max(error, gradient_error(q, k, v, plan))
     dense_ms, sparse_ms, began = [], [], time.perf_counter()
     while len(dense_ms) < MIN_REPEATS or time.perf_counter() - began < SECONDS:
         dense_ms.append(watch(dense))
@@ -218,8 +197,8 @@ def measure(case: Case, device: str, dtype: torch.dtype) -> Row:
             break
     dense_time, sparse_time = statistics.median(dense_ms), statistics.median(sparse_ms)
     return Row(
-        case.name, plan.s_q, plan.token_density, plan.block_density, plan.full_share, backend, dense_time,
-        sparse_time, dense_time * plan.block_density, error, error <= TOLERANCE[dtype],
+        case.name, plan.s_q, *facts, backend, dense_time, sparse_time, dense_time * facts[1], error,
+        error <= TOLERANCE[dtype],
     )  # fmt: skip
 
 
@@ -232,6 +211,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
     args = parser.parse_args(arguments)
     cuda = args.device != "cpu"
+    where = machine(args.device)
     chosen = [c for c in cases() if args.only in c.name and c.name.startswith("tiny") != cuda]
     if not chosen:
         raise SystemExit(f"error: no case for {args.device} has {args.only!r} in its name.")
@@ -243,18 +223,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     for case in chosen:
         r = measure(case, args.device, torch.bfloat16 if cuda else torch.float32)
         rows.append(r)
+        save(results_file(args.out, "sparse_kernels", where), where, rows)
         print(
             f"{r.case:34} {r.tokens:7} {r.token_density:8.4f} {r.block_density:8.4f} {r.full_share:5.2f} "
             f"{r.dense_ms:9.3f} {r.sparse_ms:9.3f} {r.dense_ms / r.sparse_ms:7.2f} {r.efficiency:6.2f} "
             f"{r.error:8.1e}  {'ok' if r.ok else 'FAILED'} (dense: {r.dense_backend})",
             flush=True,
         )
-    where = torch.cuda.get_device_name() if cuda else f"cpu-{platform.machine()}"
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"sparse_kernels-{where.replace(' ', '-').lower()}.json"
-    path.write_text(
-        json.dumps({"torch": torch.__version__, "device": where, "rows": [asdict(r) for r in rows]}, indent=1)
-    )
     if not all(r.ok for r in rows):
         raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
     return rows

@@ -5,9 +5,7 @@ perturbed head output is `lerp(O, V, u)`, exact for any attention core and witho
 = 1`.
 """
 
-import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -17,9 +15,8 @@ from torch import Tensor
 from ..core import Core, Layout, RunContext, Site, Slot, nearest_names, step_window
 from ..errors import MethodError, UnsupportedError
 from ..kernels.image_block import image_block
-
-# module path -> head numbers, head -> own strength, or None for all heads of the module
-HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
+from . import head_sets
+from .head_sets import HeadSet, is_number
 
 SCOPES = ("image_rows", "image_block", "all")
 
@@ -76,7 +73,7 @@ class SoftPAG:
 
     def __post_init__(self) -> None:
         for name in ("scale", "start", "stop"):
-            if not _is_number(getattr(self, name)):
+            if not is_number(getattr(self, name)):
                 raise MethodError(f"SoftPAG {name} must be a finite number, got {getattr(self, name)!r}.")
         if self.scope not in SCOPES:
             raise MethodError(f"SoftPAG scope must be one of {', '.join(SCOPES)}, got {self.scope!r}.")
@@ -85,13 +82,13 @@ class SoftPAG:
                 "SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), "
                 f"got start={self.start}, stop={self.stop}."
             )
-        _check_head_sets(self._head_sets())
+        head_sets.check(self._head_sets())
         strengths = list(self.strength) if _per_row(self.strength) else [self.strength]
         if self.strength is not None and (
             not strengths or not all(isinstance(u, (int, float)) for u in strengths)
         ):
             raise MethodError(f"SoftPAG strength is a number or a list of them, got {self.strength!r}.")
-        for value in [*self._row_strengths(), *_own_strengths(self._head_sets())]:
+        for value in [*self._row_strengths(), *head_sets.own_strengths(self._head_sets())]:
             if not 0.0 <= value <= 1.0:
                 raise MethodError(
                     f"SoftPAG strength must lie in [0, 1], got {value}; 1 is PAG, 0 is no perturbation."
@@ -120,7 +117,7 @@ class SoftPAG:
                         f"SoftPAG found no attention module {path!r}; the nearest names are {near}."
                     )
                 for site in found:
-                    _check_heads(site, heads)
+                    head_sets.check_heads(site, heads)
                     picked[site] = None
         if not picked:
             raise MethodError(
@@ -147,9 +144,9 @@ class SoftPAG:
     # the extra pass -----------------------------------------------------------------------------------------
 
     def active(self, run: RunContext) -> bool:
-        own = _own_strengths(self._head_sets())
-        shared = self._row_strengths() if self._uses_shared_strength() else []
-        if self.scale == 0.0 or not any([*own, *shared]):
+        own = head_sets.own_strengths(self._head_sets())
+        common = self._row_strengths() if head_sets.shared(self._head_sets()) else []
+        if self.scale == 0.0 or not any([*own, *common]):
             return False
         if (self.start, self.stop) == (0.0, 1.0):
             return True
@@ -184,21 +181,12 @@ class SoftPAG:
                     "conditional rows; "
                     "pass one entry or as many as images."
                 )
-        sets, strengths = self._head_sets(), self._row_strengths()
+        sets, common = self._head_sets() or [{site.name: None}], self._row_strengths()
         out = torch.zeros(rows, site.heads)
         for row in range(rows):
-            head_set = sets[row if len(sets) > 1 else 0] if sets else {site.name: None}
-            for path in (site.name, site.path):
-                if path in head_set:
-                    u = strengths[row if len(strengths) > 1 else 0]
-                    heads = head_set[path]
-                    pairs = (
-                        heads.items()
-                        if isinstance(heads, Mapping)
-                        else [(h, u) for h in _all(heads, site.heads)]
-                    )
-                    for head, value in pairs:
-                        out[row, int(head)] = value
+            u = common[row if len(common) > 1 else 0]
+            for head, value in head_sets.strengths(sets[row if len(sets) > 1 else 0], site, u).items():
+                out[row, head] = value
         return out
 
     def _head_sets(self) -> list[HeadSet]:
@@ -206,18 +194,10 @@ class SoftPAG:
             return []
         return list(self.heads) if _per_row(self.heads) else [self.heads]
 
-    def _uses_shared_strength(self) -> bool:
-        """Whether any head takes its strength from `strength` rather than from its own entry."""
-        sets = self._head_sets()
-        return not sets or any(not isinstance(heads, Mapping) for s in sets for heads in s.values())
-
     def _row_strengths(self) -> list[float]:
         if self.strength is not None:
             return [float(u) for u in self.strength] if _per_row(self.strength) else [float(self.strength)]
-        sizes = [sum(math.inf if h is None else len(h) for h in s.values()) for s in self._head_sets()] or [
-            math.inf
-        ]
-        return [0.5 if size >= 6 else 1.0 for size in sizes]
+        return [0.5 if head_sets.size(s) >= 6 else 1.0 for s in self._head_sets()] or [0.5]
 
 
 class _PerturbedCore:
@@ -264,55 +244,3 @@ def _middle(sites: Sequence[Site]) -> list[Site]:
 
 def _per_row(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _all(heads: Sequence[int] | None, count: int) -> Sequence[int]:
-    return range(count) if heads is None else heads
-
-
-def _own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
-    return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_head_sets(head_sets: Sequence[object]) -> None:
-    """Raises `MethodError` for anything but module path -> None, head numbers, or head number -> strength."""
-    form = "heads maps module paths to head numbers, e.g. {'transformer_blocks.3.attn': [0, 2]}"
-    for head_set in head_sets:
-        if not isinstance(head_set, Mapping) or not all(isinstance(path, str) for path in head_set):
-            raise MethodError(f"SoftPAG {form}; got {head_set!r}.")
-        for path, heads in head_set.items():
-            if heads is None:
-                continue
-            if not isinstance(heads, (Mapping, Sequence)) or isinstance(heads, str):
-                raise MethodError(f"SoftPAG {form}, or None for all; got {heads!r} for {path}.")
-            if not heads:
-                raise MethodError(
-                    f"SoftPAG got no head for {path}, which would change nothing; None means all."
-                )
-            # JSON turns the keys of a mapping into text
-            keys = [int(h) if isinstance(heads, Mapping) and str(h).isdecimal() else h for h in heads]
-            if not all(isinstance(h, int) and not isinstance(h, bool) for h in keys):
-                raise MethodError(f"SoftPAG head numbers are whole numbers, got {list(heads)} for {path}.")
-            if isinstance(heads, Mapping) and not all(map(_is_number, heads.values())):
-                raise MethodError(f"SoftPAG strengths are finite numbers, got {dict(heads)} for {path}.")
-
-
-def _check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -> None:
-    if heads is None:
-        return
-    numbers = [int(h) for h in heads]
-    bad = [h for h in numbers if not 0 <= h < site.heads]
-    if bad:
-        near = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
-        raise MethodError(
-            f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are "
-            f"{sorted(near)}."
-        )
-    if len(set(numbers)) < len(numbers):
-        warnings.warn(
-            f"SoftPAG: heads of {site.name} are named more than once; each counts once.", stacklevel=3
-        )

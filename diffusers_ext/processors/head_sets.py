@@ -1,0 +1,86 @@
+"""Head sets: which attention heads of which modules, each with the strength of all or with one of its own.
+
+A head set maps module paths to `None` (all heads), to head numbers, or to head number -> strength.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+from ..core import Site
+from ..errors import MethodError
+
+HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
+
+
+def own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
+    """Of the heads that have one of their own."""
+    return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
+
+
+def shared(head_sets: Sequence[HeadSet]) -> bool:
+    """Whether any head takes the strength of all; without head sets every head does."""
+    return not head_sets or any(not isinstance(h, Mapping) for s in head_sets for h in s.values())
+
+
+def size(head_set: HeadSet) -> float:
+    """Number of heads, infinite where a module has all of its own."""
+    return sum(math.inf if heads is None else len(heads) for heads in head_set.values())
+
+
+def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float]:
+    """Head number -> strength of one site; `strength` is that of heads without one of their own."""
+    found: dict[int, float] = {}
+    for path in (site.name, site.path):
+        if path in head_set:
+            heads = head_set[path]
+            named = range(site.heads) if heads is None else heads
+            own = heads if isinstance(heads, Mapping) else dict.fromkeys(named, strength)
+            found |= {int(head): value for head, value in own.items()}
+    return found
+
+
+def check(head_sets: Sequence[object]) -> None:
+    """Raises `MethodError` for anything but module path -> None, head numbers, or head number -> strength."""
+    form = "heads maps module paths to head numbers, e.g. {'transformer_blocks.3.attn': [0, 2]}"
+    for head_set in head_sets:
+        if not isinstance(head_set, Mapping) or not all(isinstance(path, str) for path in head_set):
+            raise MethodError(f"SoftPAG {form}; got {head_set!r}.")
+        for path, heads in head_set.items():
+            if heads is None:
+                continue
+            if not isinstance(heads, (Mapping, Sequence)) or isinstance(heads, str):
+                raise MethodError(f"SoftPAG {form}, or None for all; got {heads!r} for {path}.")
+            if not heads:
+                raise MethodError(
+                    f"SoftPAG got no head for {path}, which would change nothing; None means all."
+                )
+            # JSON turns the keys of a mapping into text
+            keys = [int(h) if isinstance(heads, Mapping) and str(h).isdecimal() else h for h in heads]
+            if not all(isinstance(h, int) and not isinstance(h, bool) for h in keys):
+                raise MethodError(f"SoftPAG head numbers are whole numbers, got {list(heads)} for {path}.")
+            if isinstance(heads, Mapping) and not all(map(is_number, heads.values())):
+                raise MethodError(f"SoftPAG strengths are finite numbers, got {dict(heads)} for {path}.")
+
+
+def check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -> None:
+    """Raises `MethodError` for heads that a site does not have; warns of those that are named twice."""
+    if heads is None:
+        return
+    numbers = [int(h) for h in heads]
+    bad = [h for h in numbers if not 0 <= h < site.heads]
+    if bad:
+        near = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
+        raise MethodError(
+            f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are "
+            f"{sorted(near)}."
+        )
+    if len(set(numbers)) < len(numbers):
+        warnings.warn(
+            f"SoftPAG: heads of {site.name} are named more than once; each counts once.", stacklevel=3
+        )
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

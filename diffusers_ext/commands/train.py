@@ -1,4 +1,4 @@
-"""`diffusers-ext train`: one model of the zoo from a seed."""
+"""`diffusers-ext train`: one model of the zoo from a seed, or a student of one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from ..zoo.train import TRAINABLE
+from . import options as opt
+
+STUDENT = "clear"
 
 
 def train(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(TRAINABLE)}.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of runs; NAME is made in it.")] = Path(
-        "runs"
-    ),
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join((*TRAINABLE, STUDENT))}.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help=f"Folder of runs, NAME is made in it; for {STUDENT} the student's."),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Stop after this time; resumable.")
     ] = None,
@@ -26,13 +30,34 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from the checkpoint.")] = True,
     seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Fixes data and noise.")] = "0",
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help=f"Whom {STUDENT} distils; shapes-sd3 when left out.")
+    ] = None,
+    settings: opt.Settings = None,
 ) -> None:
-    """Train a model of the zoo; interrupted runs go on where they stopped."""
+    """Train a model of the zoo; interrupted runs go on where they stopped.
+
+    `clear` distils a trained one for CLEAR with the settings of --set.
+    """
     from ..call import seed_of
     from ..metadata import output_folder
-    from ..zoo.train import run
 
     number = seed_of(seed)
-    folder = output_folder(out)
-    written = run(name, folder, minutes, samples, threads, resume, number, decay_now, batch=batch)
+    if name == STUDENT:
+        from .. import distill
+        from ..zoo.train.fit import Run
+
+        opt.quiet_hosts()
+        how = Run(minutes, samples, decay_now, resume, number, batch=batch)
+        folder = output_folder(out or Path("runs") / STUDENT)
+        written = distill.run(teacher or "shapes-sd3", settings or [], folder, how, threads)
+    else:
+        from ..zoo.train import run
+
+        if teacher or settings:
+            raise ValueError(
+                f"--teacher and --set are for 'train {STUDENT}', got them for {name!r}; leave them out"
+            )
+        folder = output_folder(out or "runs")
+        written = run(name, folder, minutes, samples, threads, resume, number, decay_now, batch=batch)
     typer.echo(f"wrote {written}")

@@ -1,0 +1,163 @@
+"""Distillation of sparse attention methods: from a model of the shapes world to a student that needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..zoo.train.fit import Run
+
+if TYPE_CHECKING:
+    from ..processors.clear import CLEAR
+
+METHOD = "clear"
+BEGUN = "distillation.json"  # what a folder was begun with
+FAR = "far.safetensors"
+
+
+def run(
+    teacher: str,
+    settings: Sequence[str],
+    out: Path,
+    how: Run | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Distil `teacher` for CLEAR with `settings` (`key=value`) and write the student to the folder `out`.
+
+    The student is a stock pipeline; `clear.json` beside it holds the settings that it needs, for `--preset`.
+    An interrupted run goes on from its checkpoint, and writes what it has. Raises `ValueError` for settings
+    and teachers that do not fit, `OSError` where a folder cannot be read.
+    """
+    from ..metadata import write_json
+    from ..settings import build
+    from ..zoo import checksums, weight_files
+    from ..zoo.train import use_threads
+    from ..zoo.train.export import export
+    from ..zoo.train.fit import fit
+
+    how = how or Run()
+    (method,) = build((METHOD,), settings)
+    use_threads(threads)
+    home, pipe, call = open_teacher(teacher)
+    if out.resolve() == home.resolve():
+        raise ValueError(
+            f"the student would be written over its teacher in {out}; choose another folder with --out"
+        )
+    method = trainable(method, pipe)
+    mark = checksums(weight_files(home), home)["transformer/diffusion_pytorch_model.safetensors"]
+    facts = {"teacher": {"name": teacher, "transformer": mark}, "method": method_facts(method)}
+    begin(out, facts, how.resume)
+
+    from .objective import DistilObjective
+
+    objective = DistilObjective(pipe, method, out / "cache", seed=how.seed)
+    try:
+        fit(objective, out, how)
+    finally:
+        objective.close()
+    facts |= {"call": call, "data": "pictures of diffusers_ext.zoo.render, seed below, as the teacher's"}
+    export(objective, out, out, METHOD, **facts)
+    preset = dict(facts["method"])
+    preset.pop("name")
+    if objective.far:
+        preset["weights"] = str(_write_far(objective, out))
+    write_json(out / f"{METHOD}.json", {"settings": preset})
+    return out
+
+
+def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
+    """Folder, pipeline in float32 and call defaults of a teacher.
+
+    Raises `ValueError` for anything but a joint-attention model of the shapes world: the pictures that a
+    student learns on are drawn there.
+    """
+    import torch
+
+    from ..loading import load, locate
+    from ..zoo import CARD
+    from ..zoo.tokenizer import build_tokenizer
+
+    home = locate(name)
+    pipe = load(name, torch_dtype=torch.float32) if home is not None else None
+    known = build_tokenizer().get_vocab()
+    ours = type(pipe).__name__ == "StableDiffusion3Pipeline" and pipe.tokenizer.get_vocab() == known
+    if not ours or not (home / CARD).is_file():
+        came = "a model of the Hub" if pipe is None else f"a {type(pipe).__name__}"
+        raise ValueError(
+            "distillation draws its pictures from the shapes world and takes shapes-sd3 or a folder that "
+            f"'train shapes-sd3' or 'train {METHOD}' wrote, got {came} ({name!r}); give one of these with "
+            "--teacher"
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return home, pipe, dict(json.loads((home / CARD).read_text())["call"])
+
+
+def trainable(method: CLEAR, pipe: Any) -> CLEAR:
+    """The method as a student learns it: a back-end with gradients, which never stays dense by itself.
+
+    Raises `ValueError` where nothing would be hidden, or some steps would stay dense.
+    """
+    import torch
+
+    from ..kernels.capabilities import Problem, choose
+
+    if method.dense_steps:
+        raise ValueError(
+            f"a student learns all steps alike, got dense_steps={method.dense_steps}; leave it out here and "
+            "set it when you generate"
+        )
+    if method.backend == "flex":
+        raise ValueError("the FlexAttention back-end is not for training; leave backend out")
+    model = pipe.transformer.config
+    side = model.sample_size // model.patch_size
+    grid = (1, side, side)
+    recipe = method.recipe(grid)
+    if recipe.pairs == side**4 and not method.downsample:
+        raise ValueError(
+            f"a radius of {method.radius} covers the grid of {side} x {side} tokens, so there is nothing to "
+            f"distil; choose a smaller one, 2 or 3 for instance"
+        )
+    if (why := method.refuses(grid)) is not None:
+        raise ValueError(why)
+    if method.backend != "auto":
+        return method
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    blocks = recipe.block_q, recipe.block_k
+    choice = choose(Problem(device, torch.bfloat16, model.attention_head_dim, blocks))
+    return replace(method, backend=choice.name)
+
+
+def method_facts(method: CLEAR) -> dict[str, Any]:
+    """Name and settings as JSON data, without a file of weights to begin with."""
+    from ..settings import as_dict
+
+    return {k: v for k, v in as_dict(method).items() if k != "weights"}
+
+
+def begin(out: Path, facts: dict[str, Any], resume: bool) -> None:
+    """Note what a folder is for; raises `ValueError` where a run of something else would go on there."""
+    from ..metadata import write_json
+
+    file = out / BEGUN
+    if resume and file.is_file() and (found := json.loads(file.read_text())) != facts:
+        odd = next(k for k in facts if found.get(k) != facts[k])
+        raise ValueError(
+            f"the run in {out} was begun with another {odd}, {found.get(odd)}; choose another --out, or "
+            "begin anew with --restart"
+        )
+    write_json(file, facts)
+
+
+def _write_far(objective: Any, out: Path) -> Path:
+    from ..processors import far
+    from ..zoo import CARD, checksums, weight_files
+
+    path = out / FAR
+    far.write(path, objective.far, objective.method.downsample)
+    card = json.loads((out / CARD).read_text())
+    card["sha256"] = checksums(weight_files(out), out)
+    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    return path

@@ -1,0 +1,37 @@
+"""Keeps what attention gives, before the projection out, so that two models can be compared by layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..core import Core, Layout, RunContext, Site, Slot
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Outputs `[B, N, H, D]` of every `every`-th attention module, text rows included, by name in `kept`.
+
+    Each call of the model replaces what the one before left.
+    """
+
+    name: ClassVar[str] = "watch"
+    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
+    reads_layout: ClassVar[bool] = False
+
+    every: int = 1
+    kept: dict[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def select(self, sites: Sequence[Site]) -> list[Site]:
+        return [site for site in sites if site.kind != "cross"][:: self.every]
+
+    def why_not(self, site: Site, layout: Layout | None) -> str | None:
+        return None
+
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        def core(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+            out = self.kept[site.name] = inner(q, k, v, mask, layout)
+            return out
+
+        return core

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 PACKAGES = (
@@ -135,12 +136,11 @@ def _backends() -> list[Finding]:
 
 def _models() -> list[Finding]:
     from . import zoo
-    from .loading import locate
 
     found = []
-    for name in zoo.MODELS:
+    for name in (*zoo.MODELS, *zoo.REWARDS):
         try:
-            folder = locate(name)
+            folder = _folder(name)
         except FileNotFoundError as error:
             found.append(Finding("models", name, "missing", str(error)))
             continue
@@ -151,3 +151,18 @@ def _models() -> list[Finding]:
         else:
             found.append(Finding("models", name, "ok", "weights match their sha256"))
     return found
+
+
+def _folder(name: str) -> Path:
+    """Of a pipeline or a reward of the zoo; raises `FileNotFoundError` where it is not installed."""
+    from . import zoo
+    from .loading import locate
+
+    if name in zoo.MODELS:
+        return locate(name)
+    folder = zoo.path(name)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no reward; install the package again, or run 'diffusers-ext train {name}'"
+        )
+    return folder

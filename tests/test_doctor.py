@@ -45,8 +45,16 @@ def test_a_gpu_backend_passes_on_the_reason_for_no_gpu(monkeypatch):
 
 
 def test_models_ok_missing_and_broken(tmp_path, monkeypatch):
-    assert findings("models")["shapes-sd3"].state == "ok"
+    names = "shapes-sd3", "shapes-clip"  # a pipeline and a reward
+    assert set(names) <= set(findings("models")) == {*zoo.MODELS, *zoo.REWARDS}
+
+    def states():
+        found = findings("models")
+        return [found[name].state for name in names]
+
+    assert states() == ["ok", "ok"]
     monkeypatch.setattr(zoo, "path", lambda name: tmp_path)
-    assert findings("models")["shapes-sd3"].state == "missing"
+    assert states() == ["missing", "missing"]
     (tmp_path / "model_index.json").write_text("{}")
-    assert findings("models")["shapes-sd3"].state == "broken"
+    (tmp_path / "config.json").write_text("{}")
+    assert states() == ["broken", "broken"]

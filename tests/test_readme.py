@@ -1,4 +1,6 @@
-"""What README shows is run: the Python block on a tiny pipeline of the same class, commands as they stand."""
+"""What README shows is run: its first Python block on a tiny pipeline of the same class, the others as they
+stand, and so are the commands.
+"""
 
 import re
 import shlex
@@ -8,21 +10,23 @@ from pathlib import Path
 
 import pytest
 
+import diffusers_ext
+
 from .tiny_models import flux
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+FIRST, *PYTHON = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [line for _, text in BLOCKS for line in text.splitlines() if line.startswith("diffusers-ext ")]
 
 
-def test_the_python_block_runs(tmp_path, capsys):
+def test_the_first_python_block_runs(tmp_path, capsys):
     """Only the checkpoint and the device are exchanged: FLUX.1 itself cannot be loaded here."""
-    (code,) = [text for language, text in BLOCKS if language == "python"]
     folder = tmp_path / "flux"
     tiny = flux.pipeline(num_layers=13, num_attention_heads=18, guidance_embeds=True)
     tiny.save_pretrained(folder)
-    code = code.replace("black-forest-labs/FLUX.1-dev", str(folder)).replace('"cuda"', '"cpu"')
+    code = FIRST.replace("black-forest-labs/FLUX.1-dev", str(folder)).replace('"cuda"', '"cpu"')
     code = code.replace(
         '"a lighthouse at dusk",', '"a lighthouse", num_inference_steps=2, height=32, width=32,'
     )
@@ -34,6 +38,14 @@ def test_the_python_block_runs(tmp_path, capsys):
     assert (
         type(scope["pipe"].transformer.transformer_blocks[12].attn.processor).__name__ == "FluxAttnProcessor"
     )
+
+
+def test_the_other_python_blocks_run_as_they_stand():
+    scope = {"dx": diffusers_ext}
+    for code in PYTHON:
+        exec(code, scope)
+    assert scope["images"].shape == (4, 3, 64, 64)
+    assert scope["scores"].shape == (4,) and scope["scores"].abs().max() <= 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

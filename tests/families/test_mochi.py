@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from diffusers.models.attention_processor import MochiAttention, MochiAttnProcessor2_0
-from peft import LoraConfig
+from diffusers.models.attention_processor import MochiAttention
 from torch._dynamo.utils import counters
 
 from diffusers_ext.core import Layout
-from diffusers_ext.errors import UnsupportedError
-from diffusers_ext.families.mochi import FAMILY, MochiProcessor
+from diffusers_ext.families.mochi import FAMILY
 
 from ..tiny_models import mochi as tiny
 from .parity import assert_parity, install, outputs
@@ -42,15 +40,6 @@ def test_parity_with_rotary_angles():
     assert model.pos_frequencies.abs().max() > 0.1
     model.pos_frequencies.mul_(20)
     assert_parity(model, FAMILY, tiny.inputs(2))
-
-
-def test_parity_under_lora():
-    model = tiny.transformer()
-    plain = outputs(model, tiny.inputs())
-    targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
-    assert not torch.equal(outputs(model, tiny.inputs()), plain)
-    assert_parity(model, FAMILY, tiny.inputs())
 
 
 def test_core_gets_the_joint_sequence_with_prompts_packed():
@@ -138,26 +127,3 @@ def test_layout_counts_patches(grid):
     tokens = frames * height * width
     layout = FAMILY.layout(model, call)
     assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)
-
-
-def test_timestep_and_batch():
-    call = tiny.inputs(2)
-    assert torch.equal(FAMILY.timestep(call), torch.tensor([500.0, 500.0]))
-    assert FAMILY.batch(call) == 2
-
-
-def test_stock_names_the_hosts_class():
-    assert FAMILY.stock == {MochiAttnProcessor2_0.__name__}
-    assert FAMILY.denoisers == (type(tiny.transformer()).__name__,)
-
-
-def test_rebuilding_without_a_session_is_refused():
-    with pytest.raises(UnsupportedError, match="MochiProcessor belongs to an applied session"):
-        MochiProcessor()
-
-
-def test_state_dict_keeps_its_keys():
-    model = tiny.transformer()
-    before = list(model.state_dict())
-    install(model, FAMILY, tiny.inputs())
-    assert list(model.state_dict()) == before

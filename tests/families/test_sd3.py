@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from diffusers.models.attention_processor import JointAttnProcessor2_0
 from peft import LoraConfig
 
-from diffusers_ext.core import Layout, RunContext, Site
+from diffusers_ext.core import Layout, RunContext
 from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.families.base import take_rows
-from diffusers_ext.families.sd3 import FAMILY, FusedJointProcessor, JointProcessor
+from diffusers_ext.families.sd3 import FAMILY, FusedJointProcessor
 
 from ..tiny_models import sd3
 from .parity import assert_parity, graphs, install, outputs
@@ -141,22 +140,6 @@ def test_call_facts():
     torch.testing.assert_close(model(**row)[0], model(**call)[0][1:2])
 
 
-def test_processors_belong_to_a_session_and_to_one_device():
-    with pytest.raises(UnsupportedError, match="load the IP-Adapter, then apply again"):
-        JointProcessor()
-    processor = JointProcessor(Site("transformer_blocks.0.attn", 0, 4, 8, "joint"), RunContext())
-    processor._parallel_config = None
-    with pytest.raises(UnsupportedError, match="enable_parallelism"):
-        processor._parallel_config = object()
-
-
-def test_state_dict_is_unchanged():
-    model = sd3.transformer(**SD35)
-    keys = list(model.state_dict())
-    install(model, FAMILY, sd3.inputs())
-    assert list(model.state_dict()) == keys
-
-
 def test_compiles_to_as_many_graphs_as_stock():
     def counted(family):
         model = sd3.transformer(**SD35)
@@ -184,7 +167,3 @@ def test_cores_that_read_the_layout_compile():
     for block in model.transformer_blocks:
         block.compile(fullgraph=True, backend="eager")
     assert torch.equal(eager, model(**call)[0])
-
-
-def test_stock_is_what_the_host_installs():
-    assert {type(p) for p in sd3.transformer(**SD35).attn_processors.values()} == {JointAttnProcessor2_0}

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 
 from diffusers_ext.core import Layout, RunContext, Site
-from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.families.base import take_rows
 from diffusers_ext.families.unet import FAMILY, FusedUNetProcessor, UNetProcessor, at_level
 
@@ -250,22 +249,6 @@ def test_call_facts(sdxl, timestep):
     assert FAMILY.timestep(call) is timestep
     row = take_rows(call, 3, slice(1, 2), FAMILY.unbatched)
     torch.testing.assert_close(outputs(model, row), outputs(model, call)[1:2])
-
-
-def test_processors_belong_to_a_session_and_to_one_device():
-    with pytest.raises(UnsupportedError, match="load the IP-Adapter, then apply again"):
-        UNetProcessor()
-    processor = UNetProcessor(SITE, RunContext())
-    processor._parallel_config = None
-    with pytest.raises(UnsupportedError, match="enable_parallelism"):
-        processor._parallel_config = object()
-
-
-def test_state_dict_is_unchanged():
-    model = unet.unet()
-    keys = list(model.state_dict())
-    install(model, FAMILY, unet.inputs())
-    assert list(model.state_dict()) == keys
 
 
 @either

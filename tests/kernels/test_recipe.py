@@ -1,0 +1,137 @@
+"""Recipes list exactly the blocks that a brute-force mask calls for, and mark exactly the full ones."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusers_ext.kernels.geometry import PAD
+from diffusers_ext.kernels.masks import visible
+from diffusers_ext.kernels.masks.band import Band, paper_reach, release_reach
+from diffusers_ext.kernels.masks.box import Window
+from diffusers_ext.kernels.masks.disk import Disk
+from diffusers_ext.kernels.recipe import Recipe
+
+from . import oracles
+
+axis = st.integers(1, 7)
+
+
+tiles = st.one_of(st.none(), st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 5)))
+
+
+@st.composite
+def rules(draw):
+    """A rule with its brute-force mask on a grid of odd size."""
+    name = draw(st.sampled_from(["disk", "box", "paper", "release"]))
+    if name == "disk":
+        grid, radius = (1, draw(axis), draw(axis)), draw(st.integers(1, 9))
+        return grid, Disk(radius), oracles.disk(grid, radius)
+    grid = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(axis)
+    if name == "box":
+        dilation = tuple(draw(st.integers(1, max(1, n // 2))) for n in grid)
+        window = tuple(
+            draw(st.integers(min(2, n), n // d)) if n > 1 else 1 for n, d in zip(grid, dilation, strict=True)
+        )
+        stride = tuple(draw(st.integers(1, w)) for w in window)
+        return grid, Window(grid, window, stride, dilation), oracles.box(grid, window, stride, dilation)
+    sink, per_frame = draw(st.integers(0, grid[0])), grid[1] * grid[2]
+    if name == "paper":
+        return grid, Band(paper_reach(grid[0], per_frame), grid[2], sink), oracles.radial_paper(grid, sink)
+    decay, floor = draw(st.sampled_from([0.2, 0.95, 2.0])), draw(st.integers(1, 6))
+    reach = release_reach(grid[0], per_frame, decay, floor)
+    return grid, Band(reach, grid[2], sink), oracles.radial_release(grid, decay, sink, floor)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rules(),
+    st.integers(0, 5),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    tiles,
+    tiles,
+    st.booleans(),
+    st.booleans(),
+)
+def test_blocks_against_brute_force(rule, text, block_q, block_k, q_tile, k_tile, pad, text_rows):
+    grid, rule, mask = rule
+    recipe = Recipe(rule, grid, text, block_q, block_k, q_tile, k_tile, pad, text_rows)
+    plan = recipe.build()
+    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, text_rows)
+    touched, full = oracles.blocks(wanted, plan.q_coord != PAD, block_q, block_k)
+    assert torch.equal(oracles.listed(plan)[0], touched)
+    assert torch.equal(oracles.listed(plan)[1], full)
+    seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
+    assert torch.equal(seen, wanted)
+    assert plan.pairs == int(wanted.sum())
+    survey = recipe.survey()
+    assert (survey.visited, survey.block_density) == (plan.visited, plan.block_density)
+    assert survey.full_share == plan.full_share
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rules(), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), tiles, st.booleans()
+)
+def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k, tile, text_rows):
+    grid, rule, mask = rule
+    recipe = Recipe(rule, grid, text, block_q, block_k, tile, tile, True, text_rows, far=far)
+    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, text_rows, far)
+    real = torch.cat([recipe.q_order >= 0, torch.ones(text * text_rows, dtype=torch.bool)])
+    touched, full = oracles.blocks(wanted, real, block_q, block_k)
+    survey = recipe.survey()
+    assert torch.equal(recipe.bitmap(), touched)
+    assert (survey.visited, survey.full, recipe.pairs) == (touched.sum(), full.sum(), wanted.sum())
+    if text and text_rows:
+        with pytest.raises(ValueError, match=r"cannot hide the \d far keys from text queries"):
+            recipe.build()
+        return
+    plan = recipe.build()
+    assert torch.equal(oracles.listed(plan)[1], full)
+    assert torch.equal(
+        visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord), wanted
+    )
+
+
+def test_the_key_holds_everything_that_shapes_a_plan():
+    base = dict(rule=Disk(3), grid=(1, 8, 8), text=4, block_q=16, block_k=16)
+    assert Recipe(**base).build().key == Recipe(**base).build().key
+    changes = dict(
+        rule=Disk(4),
+        grid=(1, 8, 9),
+        text=5,
+        block_q=8,
+        block_k=8,
+        q_tile=(1, 4, 4),
+        k_tile=(1, 4, 4),
+        pad=True,
+        text_rows=False,
+        masked_text=True,
+        far=6,
+    )
+    keys = {
+        Recipe(**base | {"text_rows": name != "far", name: value}).build().key
+        for name, value in changes.items()
+    }
+    assert len(keys | {Recipe(**base).build().key}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(text=-1), "0 or more text tokens, got -1"),
+        (dict(far=-1), "far keys, got -1"),
+        (dict(grid=(1, 0, 4)), "at least one token"),
+        (dict(strict=True, q_tile=(1, 2, 2)), "leave tiles out"),
+        (dict(grid=(1, 1, 5000)), "2048"),
+    ],
+)
+def test_bad_input(change, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe(**dict(rule=Disk(3), grid=(1, 8, 8)) | change).build()
+
+
+def test_empty_rows_are_refused():
+    with pytest.raises(ValueError, match="see no key"):
+        Recipe(Band((-1, -1), 4), (2, 2, 4), block_q=4, block_k=4).build()

@@ -28,8 +28,10 @@ def attention(
     out + bias_i`. Raises `ValueError` for tensors that do not fit the plan, `NotImplementedError` for
     gradients with a gain. Under autocast q, k and v are cast to its dtype first, as in dense attention.
     """
-    if torch.is_autocast_enabled(q.device.type):
-        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    if torch.is_autocast_enabled(place := q.device.type):
+        cast = (x.to(torch.get_autocast_dtype(place)) for x in (q, k, v))
+        with torch.autocast(place, enabled=False):  # it would take precision from the reference's products
+            return attention(*cast, plan, scale, with_lse=with_lse, gain=gain, bias=bias)
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return torch.ops.diffusers_ext.block_sparse_forward(
         *(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)),

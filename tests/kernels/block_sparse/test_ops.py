@@ -47,6 +47,15 @@ def test_forward_and_gradients_against_dense_attention(name):
         assert (ours.grad - theirs.grad).abs().max() < 2e-5 * theirs.grad.abs().max()
 
 
+def test_autocast_casts_what_norms_left_in_two_dtypes():
+    """Query and key norms leave float32 under autocast, the projection of values bfloat16."""
+    _, plan, q, k, v = operands()
+    want, _ = ops.attention(*(x.bfloat16() for x in (q, k, v)), plan)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = ops.attention(q, k, v.bfloat16(), plan)
+    assert got.dtype == torch.bfloat16 and torch.equal(got, want)
+
+
 def arguments(grad, with_lse=True, gain=None, bias=None):
     _, plan, q, k, v = operands("disk", grad=grad)
     lists = plan.row_ptr, plan.col, plan.order, plan.q_coord, plan.k_coord, plan.table

@@ -47,13 +47,15 @@ def run(
             f"the student would be written over its teacher in {out}; choose another folder with --out"
         )
     method = trainable(method, pipe)
-    mark = checksums(weight_files(home), home)["transformer/diffusion_pytorch_model.safetensors"]
+    marks = checksums(weight_files(home), home)
+    mark, vae = (marks[f"{part}/diffusion_pytorch_model.safetensors"] for part in ("transformer", "vae"))
     facts = {"teacher": {"name": teacher, "transformer": mark}, "method": method_facts(method)}
     begin(out, facts, how.resume)
 
     from .objective import DistilObjective
 
-    objective = DistilObjective(pipe, method, out / "cache", seed=how.seed)
+    # Latents belong to one autoencoder.
+    objective = DistilObjective(pipe, method, out / "cache" / vae[:12], seed=how.seed)
     try:
         fit(objective, out, how)
     finally:
@@ -142,7 +144,8 @@ def begin(out: Path, facts: dict[str, Any], resume: bool) -> None:
     from ..metadata import write_json
 
     file = out / BEGUN
-    if resume and file.is_file() and (found := json.loads(file.read_text())) != facts:
+    resumes = resume and file.is_file() and (out / "checkpoint.pt").is_file()
+    if resumes and (found := json.loads(file.read_text())) != facts:
         odd = next(k for k in facts if found.get(k) != facts[k])
         raise ValueError(
             f"the run in {out} was begun with another {odd}, {found.get(odd)}; choose another --out, or "
@@ -155,7 +158,7 @@ def _write_far(objective: Any, out: Path) -> Path:
     from ..processors import far
     from ..zoo import CARD, checksums, weight_files
 
-    path = out / FAR
+    path = (out / FAR).resolve()
     far.write(path, objective.far, objective.method.downsample)
     card = json.loads((out / CARD).read_text())
     card["sha256"] = checksums(weight_files(out), out)

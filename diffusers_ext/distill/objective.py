@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..families import family_of
+from ..processors.far import uniform
 from ..session import Session, apply
 from ..zoo.train.config import FlowRecipe
 from ..zoo.train.diffusion import DiffusionObjective, flow_inputs
@@ -75,7 +76,6 @@ class DistilObjective(DiffusionObjective):
         seed: int = 0,
         compile: bool = False,
     ):
-        import torch
         from torch import nn
 
         recipe = recipe or DistilConfig()
@@ -98,9 +98,7 @@ class DistilObjective(DiffusionObjective):
         self.far = self.sessions[0].cores(method) if getattr(method, "downsample", 0) else {}
         for core in self.far.values():
             start = core.spatial_weight
-            if start is None:
-                start = torch.full((method.downsample, method.downsample), method.downsample**-2)
-            core.spatial_weight = nn.Parameter(start.float())
+            core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())
         self.stream = LatentStream(pipe.vae, pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
 
     def close(self) -> None:

@@ -39,6 +39,11 @@ from .timing import RESULTS, Stopwatch, machine, results_file, save
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
+    "diffusers_ext/kernels/**/*.py",
+    "diffusers_ext/processors/*.py",
+    "diffusers_ext/families/*.py",
+    "bench/slices.py",
+)
     *(f"diffusers_ext/{part}/**/*.py" for part in ("kernels", "processors", "families")),
     "bench/slices.py",
 )
@@ -174,9 +179,7 @@ def in_turns(
 @cache
 def sources() -> str:
     """Checksum of the code that the times depend on."""
-    files = [file for name in SOURCES for file in (ROOT / name).rglob("*.py")] + [
-        ROOT / "bench" / "slices.py"
-    ]
+    files = [file for name in SOURCES for file in ROOT.glob(name)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_ext import zoo
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "diffusers_ext"
 
@@ -110,9 +112,8 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
     presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
-    assert any(
-        n.startswith("diffusers_ext/zoo/weights/shapes-sd3/") and n.endswith(".safetensors") for n in names
-    )
+    weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
+    assert weights == {*zoo.MODELS, *zoo.REWARDS}
 
 
 def test_kernels_distribution_is_not_shadowed():

@@ -2,13 +2,16 @@ import json
 import subprocess
 import sys
 
+import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo.models import build_sd3, build_vae
+from diffusers_ext.zoo.train.evaluate import picture_is_exact, score
 from diffusers_ext.zoo.train.export import save_half
+from diffusers_ext.zoo.train.wan import clip_is_exact
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,10 @@ def folder(tmp_path_factory):
     card = {"sha256": zoo.checksums(zoo.weight_files(folder), folder)}
     (folder / zoo.CARD).write_text(json.dumps(card))
     return folder
+
+
+def size_of(folder):
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 def test_intact_weights_pass(folder):
@@ -66,7 +73,7 @@ def test_a_bare_load_computes_in_float32_and_agrees_with_an_explicit_one(folder)
 
 
 def test_ten_mebibytes_suffice(folder):
-    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 10 * 2**20
+    assert size_of(folder) < 10 * 2**20
 
 
 def test_importing_the_zoo_is_light():
@@ -76,5 +83,22 @@ def test_importing_the_zoo_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_shipped_weights_are_those_of_the_card():
-    zoo.verify_weights(zoo.path("shapes-sd3"))
+@pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.REWARDS])
+def test_shipped_weights_are_those_of_the_card_and_small(name):
+    zoo.verify_weights(zoo.path(name))
+    assert size_of(zoo.path(name)) < 10 * 2**20
+
+
+def test_the_zoo_is_smaller_than_forty_mebibytes():
+    assert size_of(zoo.WEIGHTS) < 40 * 2**20
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_a_shipped_model_draws_most_single_objects(name):
+    """Held-out ones, by the stock class and the arguments on its card."""
+    model = zoo.MODELS[name]
+    pipe = getattr(diffusers, model.pipeline).from_pretrained(zoo.path(name))
+    pipe.set_progress_bar_config(disable=True)
+    exact = clip_is_exact if "num_frames" in model.call else picture_is_exact
+    shares = score(pipe, name, 6, split="held-out", tasks=("single_object",), exact=exact)
+    assert shares["single_object"] >= 4 / 6

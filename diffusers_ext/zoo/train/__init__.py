@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import KNOWN, WEIGHTS, checksums, path, weight_files
 from .fit import Run
@@ -78,7 +78,8 @@ def _sd3(out: Path, how: Run, start: Path | None) -> Path:
 def _sd(out: Path, how: Run, start: Path | None) -> Path:
     from .sd import SDObjective
 
-    return _denoiser(SDObjective, out, how, start)
+    begun = {} if start is not None else {"text_encoder": _mark(path("shapes-clip"))}
+    return _denoiser(SDObjective, out, how, start, **begun)
 
 
 def _turbo(out: Path, how: Run, start: Path | None) -> Path:
@@ -108,7 +109,9 @@ def _turbo(out: Path, how: Run, start: Path | None) -> Path:
     return folder
 
 
-def _denoiser(objective_class: type[StreamObjective], out: Path, how: Run, start: Path | None) -> Path:
+def _denoiser(
+    objective_class: type[StreamObjective], out: Path, how: Run, start: Path | None, **facts: Any
+) -> Path:
     from .export import export
     from .fit import fit
     from .vae import measure
@@ -116,7 +119,7 @@ def _denoiser(objective_class: type[StreamObjective], out: Path, how: Run, start
     vae, folder = _autoencoder(out), out / objective_class.name
     objective = objective_class(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
     fit(objective, folder, how)
-    export(objective, folder, folder, objective_class.name, autoencoder=measure(vae, 400))
+    export(objective, folder, folder, objective_class.name, autoencoder=measure(vae, 400), **facts)
     return folder
 
 
@@ -181,6 +184,11 @@ BUILDERS = {
     "shapes-clip": _clip,
 }
 TRAINABLE = tuple(BUILDERS)
+
+
+def _mark(folder: Path) -> dict[str, str]:
+    """What a run began with besides its seed, for the card."""
+    return {"start": folder.name, "sha256": checksums(weight_files(folder), folder)["model.safetensors"]}
 
 
 def _compiler() -> bool:

@@ -44,9 +44,6 @@ SOURCES = (
     "diffusers_ext/families/*.py",
     "bench/slices.py",
 )
-    *(f"diffusers_ext/{part}/**/*.py" for part in ("kernels", "processors", "families")),
-    "bench/slices.py",
-)
 SECONDS, MIN_REPEATS = 3.0, 7  # of measuring dense and sparse in turns
 
 

@@ -29,10 +29,14 @@ def result_files() -> list[Path]:
 
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: the plain models by task, and below what each method changes."""
+    """Markdown: the plain models by task, those of clips apart, and below what each method changes."""
     found = list(results)
     plain = _plain(found)
-    parts = [_models(plain), *([_swapped(plain)] if any(_swaps(p) for p in plain) else [])]
+    clips = [p for p in plain if "motion" in p["tasks"]]
+    kinds = [p for p in plain if p not in clips], clips
+    parts = [_models(kind) for kind in kinds if kind]
+    if swaps := [p for p in plain if _swaps(p)]:
+        parts.append(_swapped(swaps))
     if any("plain" in f for f in found):
         parts.append(_methods([f for f in found if "plain" in f]))
     return "\n\n".join(parts)
@@ -84,7 +88,6 @@ def _swapped(plain: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         f"{p['model']} ({_steps(p['call'])}) {p['suite']} {100 * p['tasks']['color_attr']['swapped']:.0f} %"
         for p in plain
-        if _swaps(p)
     ]
     return f"Pictures of the task colours that only exchange the two colours: {', '.join(parts)}."
 

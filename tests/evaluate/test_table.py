@@ -46,6 +46,14 @@ def test_plain_models_alone_need_no_second_table():
     assert len(cells(render([measured(False)]))) == 1
 
 
+def test_clips_have_a_table_of_their_own():
+    picture, clip = measured(False), measured(False) | {"model": "shapes-y"}
+    clip["tasks"] = {"single_object": clip["overall"], "motion": clip["overall"]}
+    pictures, clips = cells(render([clip, picture]))
+    assert "motion" not in pictures[0] and "motion" in clips[0]
+    assert [t[2][0] for t in (pictures, clips)] == ["shapes-x", "shapes-y"]
+
+
 def test_swapped_colours_are_told():
     found = measured(False)
     found["tasks"]["color_attr"] = found["tasks"]["single_object"] | {"swapped": 0.25}

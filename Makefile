@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test slow lint format bench-cpu gpu clean
+.PHONY: setup demo test slow lint format bench-cpu gpu gpu-tests gpu-bench gpu-kernels gpu-blocks clean
 
 setup: $(STAMP)
 
@@ -40,11 +40,22 @@ bench-cpu: $(STAMP)
 	$(BIN)/python -m bench.growth
 	$(BIN)/python -m bench.rectified_error
 
-gpu: $(STAMP)
+# Each part runs alone, for machines that are lent for minutes, and leaves its results when it is stopped. MINUTES=9
+# ends the longest one in time; run again, it goes on from there.
+gpu: gpu-tests gpu-bench
+
+gpu-tests: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+gpu-bench: gpu-kernels gpu-blocks
+
+gpu-kernels: $(STAMP)
 	$(BIN)/python -m bench.guidance_cost --device cuda
 	$(BIN)/python -m bench.sparse_kernels --device cuda
 	$(BIN)/python -m bench.growth --device cuda
+
+gpu-blocks: $(STAMP)
+	$(BIN)/python -m bench.blocks --device cuda $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .ruff_cache

@@ -153,7 +153,7 @@ SLICES = {
             "qk_norm": "rms_norm",
             "pos_embed_max_size": 384,
         },
-        SMALL | POOLED | {"caption_projection_dim": 32, "joint_attention_dim": 32, "pos_embed_max_size": 32},
+        SMALL | POOLED | {"caption_projection_dim": 32, "joint_attention_dim": 32, "pos_embed_max_size": 64},
         _sd3,
         ("transformer_blocks",),
     ),

@@ -16,6 +16,8 @@ from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
+from .distillation import table as distillation_table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 MOST = 6  # kinds of mistakes that are named
@@ -137,6 +139,11 @@ def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
     return f"{told} (of {total} objects)"
 
 
+def distillation() -> str:
+    """What CLEAR costs shapes-sd3, and what distillation gives back, from the committed run."""
+    return distillation_table(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         table.BLOCK: lambda: table.render(table.load(table.result_files())),
@@ -150,6 +157,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "hidden": hidden,
         "clip-held-out": clip_held_out,
         "clip-detector": clip_detector,
+        "distillation": distillation,
     }
 )
 

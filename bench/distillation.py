@@ -19,7 +19,7 @@ import diffusers_ext as dx
 from diffusers_ext.commands import options as opt
 from diffusers_ext.commands.eval import model_folder
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import Variant, percent
+from diffusers_ext.evaluate.compare import Variant, difference, percent
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.store import Store
@@ -64,11 +64,7 @@ def table(found: Mapping[str, Any]) -> str:
         [f"`{t}`", *(f"{100 * v['tasks'][t]['accuracy']:.0f} %" for v in variants.values())] for t in tasks
     ]
     rows.append(["all", *(percent(v["overall"]) for v in variants.values())])
-    lines = [
-        f"- {name}: {100 * p['difference']:+.0f} points ({100 * p['low']:+.0f} to {100 * p['high']:+.0f}), "
-        f"{p['wins']} wins, {p['losses']} losses, p = {p['p']:.1g}"
-        for name, p in found["paired"].items()
-    ]
+    lines = [f"- {name}: {difference(p)}" for name, p in found["paired"].items()]
     card, method = found["card"], found["method"]
     made = (
         f"Radius {method['radius']}; {card['samples']} samples in {card['steps']} steps, "

@@ -26,7 +26,7 @@ def test_differences_are_paired_and_told():
     assert (student["wins"], student["losses"]) == (0, 1) and gain["difference"] == 0.25
     card = {"samples": 64, "steps": 2, "hours": 0.1, "hardware": "a machine"}
     text = table(found | {"card": card, "method": {"radius": 2}, "suite": "held-out"})
-    assert "- CLEAR - dense: -50 points" in text and "1 wins, 3 losses" in text and "64 samples" in text
+    assert "- CLEAR - dense: -50 points" in text and "1 win, 3 losses" in text and "64 samples" in text
 
 
 def test_verdicts_are_made_once(saved_model, tmp_path):

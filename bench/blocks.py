@@ -5,13 +5,13 @@
     python -m bench.blocks --device cpu                 a tiny case a family, seconds
 
 Each case is a slice of a model (`slices.py`) at a size of its preset, with the settings of the preset; dense
-first steps and layers are left out, so what is timed is a sparse step. Dense and sparse calls alternate in
-one run, each after a flush of the cache, first as they are and then with compiled blocks (on a CPU blocks are
-traced into whole graphs and not compiled further). `expect` follows from the share of attention in the time
-and from the gain that `dx.plan` predicts for it. Beside every time stands the error of sampled rows of
-attention against explicit masks in fp32 (`block_checks.py`); our dense processors and the host's, compiled
-blocks and others have to agree as well. Rows are written at once, and kept by later runs as long as the
-sources that they depend on are the same.
+first steps and layers are left out, so what is timed is a sparse step. Dense and sparse calls alternate,
+each after a flush of the cache, first as they are and then with compiled blocks (on a CPU only if asked
+for by `--modes`, and traced into whole graphs without compiling further). `expect` follows from the share of
+attention in the time and from the gain that `dx.plan` predicts for it. Beside every time stands the error of
+sampled rows of attention against explicit masks in fp32 (`block_checks.py`); our dense processors and the
+host's, compiled blocks and others have to agree as well. Rows are written at once, and kept by later runs as
+long as the sources that they depend on are the same.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,7 @@ SOURCES = (
     "diffusers_ext/families/*.py",
     "bench/slices.py",
 )
+MODES = "eager", "compiled"
 SECONDS, MIN_REPEATS = 3.0, 7  # of measuring dense and sparse in turns
 
 
@@ -86,7 +87,9 @@ class Row:
 
 
 @torch.no_grad()
-def measure(case: Case, base: nn.Module, device: str, dtype: torch.dtype, compiler: str) -> Iterator[Row]:
+def measure(
+    case: Case, base: nn.Module, device: str, dtype: torch.dtype, modes: Sequence[str] = MODES
+) -> Iterator[Row]:
     """The row of eager blocks, then that of compiled ones, for a slice `base` that stays as it is."""
     model, grid = SLICES[case.model], case.grid
     call = model.call(base, grid, device, dtype)
@@ -121,10 +124,13 @@ def measure(case: Case, base: nn.Module, device: str, dtype: torch.dtype, compil
         )  # fmt: skip
 
     with dx.apply(sparse, case.method):
-        yield row("eager", 0.0, 0.0)
+        if "eager" in modes:
+            yield row("eager", 0.0, 0.0)
+        if "compiled" not in modes:
+            return
         torch._dynamo.reset()
         for part in (dense, sparse):
-            model.compile(part, compiler)
+            model.compile(part, "eager" if device == "cpu" else "inductor")
         # Rounding differs in compiled blocks; how much is told by the dense ones.
         drift, usual = rms_ratio(ours(), outcome), rms_ratio(host(), plain)
         yield row("compiled", drift, max(TOLERANCE[dtype], 2 * usual))
@@ -205,6 +211,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", default="", help="part of the names of the cases to run")
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="both on a GPU, eager on a CPU if left out")
     parser.add_argument("--minutes", type=float, help="begin no case after so long; run again to go on")
     parser.add_argument("--restart", action="store_true", help="measure anew what was measured already")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
@@ -213,7 +220,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     chosen = [c for c in (cases() if cuda else tiny_cases()) if args.only in c.name]
     if not chosen:
         raise SystemExit(f"error: no case for {args.device} has {args.only!r} in its name.")
-    dtype, compiler = (torch.bfloat16, "inductor") if cuda else (torch.float32, "eager")
+    dtype, modes = (torch.bfloat16, MODES) if cuda else (torch.float32, MODES[:1])
+    modes = args.modes or modes
     path = results_file(args.out, "blocks", where)
     rows = {} if args.restart else kept(path)
     print(
@@ -222,26 +230,29 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         f"{'error':>8} {'drift':>8}  check"
     )
     began, broken, built = time.monotonic(), {}, None
-    for number, case in enumerate(chosen):
-        done = [rows[key] for mode in ("eager", "compiled") if (key := (case.name, mode)) in rows]
-        if len(done) == 2:
-            for row in done:
-                show(row)
+    waiting = 0
+    for case in chosen:
+        done = {mode: rows[case.name, mode] for mode in modes if (case.name, mode) in rows}
+        for row in done.values():
+            show(row)
+        if not (left := [mode for mode in modes if mode not in done]):
             continue
         if args.minutes is not None and time.monotonic() - began >= 60 * args.minutes:
-            print(f"{len(chosen) - number} cases left after {args.minutes} minutes; run again to go on.")
-            break
+            waiting += 1
+            continue
         if built is None or built[0] != case.model:
             built = None  # frees the other slice first
             built = case.model, SLICES[case.model].build(case.tiny, args.device, dtype)
         try:
-            for row in measure(case, built[1], args.device, dtype, compiler):
+            for row in measure(case, built[1], args.device, dtype, left):
                 rows[row.key] = row
                 save(path, where, rows.values())
                 show(row)
         except (RuntimeError, ValueError) as error:  # the cases after it are worth their time on a GPU
             broken[case.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             print(f"{case.name:60} FAILED: {broken[case.name]}", flush=True)
+    if waiting:
+        print(f"Cases left after {args.minutes} minutes: {waiting}; run again to go on.")
     if broken or not all(row.ok for row in rows.values()):
         raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
     return list(rows.values())

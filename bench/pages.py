@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
 from .distillation import table as distillation_table
+from .quality_chart import table as quality_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -139,6 +140,24 @@ def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
     return f"{told} (of {total} objects)"
 
 
+def growth() -> str:
+    """Time against tokens on a CPU, from the committed run: fitted exponents and the longest sequence."""
+    found = json.loads((RESULTS / "growth-cpu-x86_64.json").read_text())
+    rows, most = [], max(r["tokens"] for r in found["rows"])
+    for r in (r for r in found["rows"] if r["tokens"] == most):
+        fit = found["exponents"].get(f"{r['method']}, {r['backend']}")
+        if fit and r["ok"]:
+            figures = fit["time"], fit["work"], r["dense_ms"] / r["ms"]
+            rows.append([r["method"], r["backend"], *(f"{x:.2f}" for x in figures)])
+    rows.append(["dense", "", *(f"{x:.2f}" for x in (*found["exponents"]["dense"].values(), 1))])
+    return markdown(["method", "back-end", "time ~ tokens^", "pairs ~ tokens^", f"speed-up at {most}"], rows)
+
+
+def quality(model: str) -> str:
+    """Likeness to dense pictures and accuracy of every sparse setting, from the committed run."""
+    return quality_table(json.loads((RESULTS / f"quality-{model}.json").read_text()))
+
+
 def distillation() -> str:
     """What CLEAR costs shapes-sd3, and what distillation gives back, from the committed run."""
     return distillation_table(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
@@ -158,6 +177,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "clip-held-out": clip_held_out,
         "clip-detector": clip_detector,
         "distillation": distillation,
+        "growth": growth,
+        **{f"quality-{m}": partial(quality, m) for m in ("shapes-sd3",)},
     }
 )
 

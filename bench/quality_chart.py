@@ -1,10 +1,11 @@
-"""The chart of `bench.quality`: likeness to the dense pictures and accuracy over density."""
+"""Chart and table of `bench.quality`: likeness to the dense pictures and accuracy over density."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.plot import COLOURS, MARKERS, blank, points, tidy
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ def chart(found: Mapping[str, Any]) -> Figure:
             else:
                 points(right, x, y, "accuracy", name, place)
     dense = 100 * found["dense"]["overall"]["accuracy"]
-    right.axhline(dense, color="#999999", linewidth=0.8, label=f"dense, {dense:.0f} %")
+    line = right.axhline(dense, color="#999999", linewidth=0.8, label=f"dense, {dense:.0f} %")
+    left.legend(frameon=False, fontsize=8, loc="upper left")  # the marks of both panels
+    right.legend(handles=[line], frameon=False, fontsize=8, loc="upper left")
     left.set(ylabel="PSNR to the dense pictures, dB")
     right.set(ylabel="right pictures, %", ylim=(-3, 103))
     for axes in (left, right):
         axes.set(xlabel="share of the pairs of tokens that meet, mean over the steps", xlim=(0, 1.03))
-        axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is right else "upper left")
         tidy(axes)
     grid = " x ".join(str(n) for n in found["grid"] if n > 1)
     figure.suptitle(
@@ -48,3 +50,46 @@ def chart(found: Mapping[str, Any]) -> Figure:
     )
     figure.supxlabel("bars are 95 % intervals", fontsize=8, color="#666666")
     return figure
+
+
+SETTING = {"clear": "radius", "gna": "window", "radial": "decay", "rectified": "keep"}
+HEADS = [
+    "method",
+    "density",
+    "PSNR, dB",
+    "SSIM",
+    "right",
+    "against dense",
+    "after a dense fifth: PSNR",
+    "right",
+]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """A row for each method and setting, from sparse to dense; last, what a dense warm-up changes."""
+    rows = ran(found)
+    warm = {_setting(r): r for r in rows if r["settings"]["dense_steps"]}
+    lines = []
+    for row in (r for r in rows if not r["settings"]["dense_steps"]):
+        pair, after = row["paired"], warm[_setting(row)]
+        change = f"{100 * pair['difference']:+.0f} ({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f})"
+        figures = [f"{row['density']:.2f}", _decibels(row), f"{row['ssim']:.2f}", _right(row), change]
+        lines.append([_setting(row), *figures, _decibels(after), _right(after)])
+    dense = found["dense"]["overall"]
+    said = f"Dense: {100 * dense['accuracy']:.0f} % of {dense['n']} pictures are right."
+    refused = {f"Not taken: {_setting(r)} ({r['refused']})" for r in found["rows"] if "refused" in r}
+    return "\n\n".join([said, markdown(HEADS, lines), *sorted(refused)])
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    value = row["settings"][SETTING[row["method"]]]
+    told = "x".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f"{row['method']}, {SETTING[row['method']]} {told}"
+
+
+def _right(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['overall']['accuracy']:.0f} %"
+
+
+def _decibels(row: Mapping[str, Any]) -> str:
+    return "equal" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL.Image import Image, Resampling
 
-from .call import arguments, check_size
+from .call import arguments, check_size, makes_videos
 from .core import Method
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import family_of
@@ -65,12 +65,14 @@ def staged(
     `MethodError` for arguments out of range, `UnsupportedError` for pipelines without an image-to-image class
     and for methods that refuse a size, `ConflictError` for a pipeline under a session.
     """
-    sizes = [tuple(size) for size in sizes]
+    sizes = _sizes(sizes)
     strengths = _strengths(strength, len(sizes) - 1)
     _check_arguments(call, later or {})
     _check_pipeline(pipe, sizes, methods)
-    if shift is not None and shift <= 0:
-        raise MethodError(f"A time shift lies above 0, got {shift}; FLUX.1 has 3.0, None keeps the schedule.")
+    if shift is not None and not (math.isfinite(shift) and shift > 0):
+        raise MethodError(
+            f"A time shift is a number above 0, got {shift}; FLUX.1 has 3.0, None keeps the schedule."
+        )
     with ntk(pipe, ntk_factor):  # says now what it would say after the first stage
         pass
     first = arguments(pipe, {}, **call, height=sizes[0][0], width=sizes[0][1])
@@ -132,12 +134,7 @@ def _check_arguments(call: Mapping[str, Any], later: Mapping[str, Any]) -> None:
 
 
 def _check_pipeline(pipe: Any, sizes: list[tuple[int, ...]], methods: Sequence[Method]) -> None:
-    if not sizes or any(len(size) != 2 for size in sizes):
-        raise MethodError(
-            f"staged() takes one (height, width) in px for each stage, got {sizes}; for example [(1024, "
-            "1024), (2048, 2048)]."
-        )
-    if not hasattr(pipe, "components") or _takes(pipe, "image"):
+    if not hasattr(pipe, "components") or _takes(pipe, "image") or makes_videos(pipe):
         raise UnsupportedError(
             f"staged() begins with a pipeline from text to image, got {type(pipe).__name__}; pass the one "
             "that makes the first picture."
@@ -153,6 +150,16 @@ def _check_pipeline(pipe: Any, sizes: list[tuple[int, ...]], methods: Sequence[M
         for method in methods:
             if hasattr(method, "recipe"):
                 plan(pipe, method, height=height, width=width)
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    nested = isinstance(sizes, Sequence) and all(isinstance(size, Sequence) for size in sizes)
+    if not sizes or not nested or any(len(size) != 2 for size in sizes):
+        raise MethodError(
+            f"staged() takes one (height, width) in px for each stage, got {sizes}; for example [(1024, "
+            "1024), (2048, 2048)]."
+        )
+    return [tuple(size) for size in sizes]
 
 
 def _strengths(strength: float | Sequence[float], stages: int) -> list[float]:

@@ -208,10 +208,12 @@ def test_shapes_sd3_up_to_the_end_of_its_position_table():
     [
         ("sd3", dict(sizes=[]), r"one \(height, width\) in px for each stage, got \[\]"),
         ("sd3", dict(sizes=[(32, 32, 3)]), "in px for each stage"),
+        ("sd3", dict(sizes=(32, 32)), r"in px for each stage, got \(32, 32\)"),
         ("sd3", dict(sizes=[(32, 32), (30, 48)]), "multiple of 4 px up to 64, got 30"),
         ("sd3", dict(strength=0.0), "above 0 and not above 1.*got 0.0"),
         ("sd3", dict(strength=[0.5, 0.5]), "one for all of the 1 later stages"),
         ("sd3", dict(shift=-1.0), "above 0, got -1.0"),
+        ("sd3", dict(shift=float("nan")), "above 0, got nan"),
         ("sd", dict(shift=3.0), "belongs to flow matching, but this pipeline has a DDIMScheduler"),
         ("sd3", dict(ntk_factor=0), "a number above 0, got 0"),
         ("sd3", dict(ntk_factor=10), "as in flux, but SD3Transformer2DModel has others"),
@@ -220,7 +222,8 @@ def test_shapes_sd3_up_to_the_end_of_its_position_table():
         ("sd3", dict(later={"skip_guidance_layers": [1]}), "StableDiffusion3Img2ImgPipeline takes no skip"),
         ("flux", dict(methods=[dx.CLEAR(downsample=5)]), r"\(20 x 20 and 40 x 40 px\)"),
         ("flux", dict(methods=[dx.Radial()]), "CLEAR"),
-        ("wan", {}, "no image-to-image pipeline for WanPipeline"),
+        ("wan", {}, "from text to image, got WanPipeline"),
+        ("wan", dict(sizes=[(32, 32)]), "from text to image, got WanPipeline"),
     ],
 )
 def test_refused_before_the_first_stage(name, values, words):

@@ -96,11 +96,15 @@ def _folder(name: str) -> Path | None:
 def _tuned(folder: Path | None) -> dict[str, dict[str, Any]]:
     """Settings by method out of `METHOD.json`, as the tuning command writes it."""
     files = {name: folder / f"{name}.json" for name in METHODS} if folder else {}
-    return {
-        name: _settings(name, json.loads(path.read_text()).get("settings"), path)
-        for name, path in files.items()
-        if path.is_file()
-    }
+    return {name: _settings(name, _written(path), path) for name, path in files.items() if path.is_file()}
+
+
+def _written(path: Path) -> Any:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MethodError(f"{path} is no JSON in UTF-8 ({error}); tune again, or delete it.") from error
+    return data.get("settings") if isinstance(data, dict) else None
 
 
 def _within(text: str) -> Preset | None:
@@ -169,7 +173,9 @@ def _tokens(table: Any, path: Path) -> Tokens:
         if key not in hints:
             near = nearest_names(key, hints, 1)[0]
             raise MethodError(f"{path}: tokens has no {key!r}; nearest is {near!r}.")
-        _fit(value, hints[key], f"{path}: tokens.{key}")
+        low = 0 if key in ("frames", "text") else 1
+        if _fit(value, hints[key], f"{path}: tokens.{key}") < low:
+            raise MethodError(f"{path}: tokens.{key} must be {low} or more, got {value}.")
     return Tokens(**table)
 
 

@@ -33,9 +33,11 @@ def build(
 
     `preset` gives the settings, by method, that were not assigned. A key without a method goes to every
     method that has it. Raises `ValueError` for unknown methods and keys, for values of a wrong type, and for
-    a method that neither the preset nor an assignment says anything about.
+    a method that neither the preset nor an assignment says anything about, and for a preset without methods.
     """
     classes = {name: method_class(name) for name in names}
+    if preset is not None and not classes:
+        raise ValueError("--preset has settings for methods, and none is in use; add --method NAME")
     values: dict[str, dict[str, Any]] = {name: dict((preset or {}).get(name, {})) for name in classes}
     for text in assignments:
         key, sign, raw = text.partition("=")

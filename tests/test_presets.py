@@ -126,6 +126,10 @@ def test_settings_beside_the_weights_go_first(saved_model, tmp_path):
         dx.MethodError, match=r"nobody-knows-it.softpag.json: softpag has no setting 'scal'; nearest"
     ):
         of_model(str(folder))
+    for text, words in (("[]", "are a table of keys and values, got None"), ("{", "is no JSON in UTF-8")):
+        (folder / "softpag.json").write_text(text)
+        with pytest.raises(dx.MethodError, match=f"softpag.json.* {words}"):
+            dx.preset(str(folder), "softpag")
 
 
 def test_a_file_of_the_user(written, tmp_path):
@@ -145,6 +149,7 @@ def test_a_file_of_the_user(written, tmp_path):
         ("[radial]\ndecay =\n", "mine.toml is no TOML in UTF-8"),
         ("lenght = 3\n", "mine.toml: tokens has no 'lenght'; nearest is 'height'"),
         ("num_frames = 'all'\n", "mine.toml: tokens.num_frames takes whole number, got 'all'"),
+        ("num_frames = 0\n", "mine.toml: tokens.num_frames must be 1 or more, got 0"),
     ],
 )
 def test_bad_files(written, text, words):
@@ -156,6 +161,8 @@ def test_bad_files(written, text, words):
 def test_missing_tables_and_files(written, tmp_path):
     with pytest.raises(dx.MethodError, match=r"mine.toml: the table \[tokens\] needs edge_px, .* got none"):
         written("", tokens="")
+    with pytest.raises(dx.MethodError, match=r"tokens.edge_px must be 1 or more, got 0"):
+        written("", tokens=TOKENS.replace("edge_px = 16", "edge_px = 0"))
     with pytest.raises(dx.MethodError, match=r"got no frames"):
         written("", tokens="[tokens]\nedge_px = 16\n")
     with pytest.raises(dx.MethodError, match=r"mine.toml: the settings of gna are a table"):
@@ -184,6 +191,7 @@ def test_the_command_line_takes_the_preset_of_the_model(cli, refused, saved_mode
     assert method.pop("name") == "softpag"
     assert method == dataclasses.asdict(dx.preset("shapes-sd3", "softpag"))
     assert "settings for gna, got softpag" in refused(*words, "softpag", "-m", saved_model)  # tiny-sd3
+    assert "none is in use; add --method NAME" in refused(*words[:-1])
     other = saved_model.rename(saved_model.with_name("other"))
     try:
         assert "No preset fits the model" in refused(*words, "softpag", "-m", other)

@@ -83,7 +83,7 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
     from ..zoo.tokenizer import build_tokenizer
 
     home = locate(name)
-    pipe = load(name, torch_dtype=torch.float32) if home is not None else None
+    pipe = load(name, dtype=torch.float32) if home is not None else None
     known = build_tokenizer().get_vocab()
     ours = type(pipe).__name__ == "StableDiffusion3Pipeline" and pipe.tokenizer.get_vocab() == known
     if not ours or not (home / CARD).is_file():
@@ -144,7 +144,11 @@ def begin(out: Path, facts: dict[str, Any], resume: bool) -> None:
     from ..metadata import write_json
 
     file = out / BEGUN
-    resumes = resume and file.is_file() and (out / "checkpoint.pt").is_file()
+    resumes = resume and (out / "checkpoint.pt").is_file()
+    if resumes and not file.is_file():
+        raise ValueError(
+            f"the run in {out} is not that of a student; choose another --out, or begin anew with --restart"
+        )
     if resumes and (found := json.loads(file.read_text())) != facts:
         odd = next(k for k in facts if found.get(k) != facts[k])
         raise ValueError(

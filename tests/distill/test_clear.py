@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -205,6 +206,13 @@ def test_a_folder_belongs_to_one_teacher_and_method(written):
         distill.begin(written, {"teacher": "other"}, resume=True)
 
 
+def test_a_run_of_another_model_is_left_alone(tmp_path):
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(ValueError, match="is not that of a student; choose another --out"):
+        distill.run("shapes-sd3", ["radius=2"], tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -234,6 +242,13 @@ def test_teachers_outside_the_shapes_world_are_refused(saved_model, tmp_path):
     for folder, name in ((saved_model, "StableDiffusion3Pipeline"), (tmp_path / "flux", "FluxPipeline")):
         with pytest.raises(ValueError, match=f"shapes-sd3 or a folder .* got a {name}"):
             distill.run(str(folder), ["radius=2"], tmp_path / "out")
+
+
+def test_opening_a_teacher_says_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        _, pipe, _ = distill.open_teacher("shapes-sd3")
+    assert pipe.transformer.dtype == torch.float32
 
 
 def test_a_teacher_is_not_written_over(written):

@@ -55,7 +55,7 @@ def run(
     from .objective import DistilObjective
 
     # Latents belong to one autoencoder.
-    objective = DistilObjective(pipe, method, out / "cache" / vae[:12], seed=how.seed)
+    objective = DistilObjective(pipe, method, out / "cache" / f"seed-{how.seed}" / vae[:12], seed=how.seed)
     try:
         fit(objective, out, how)
     finally:

@@ -96,7 +96,7 @@ def _turbo(out: Path, how: Run, start: Path | None) -> Path:
     objective = TurboObjective(
         StableDiffusionPipeline.from_pretrained(source),
         dict(KNOWN[TEACHER].call),
-        folder / "cache" / mark[:12],  # pairs of one teacher never serve another
+        _cache(folder, how) / mark[:12],  # pairs of one teacher never serve another
         seed=how.seed,
         compile=_compiler(),
     )
@@ -117,7 +117,7 @@ def _denoiser(
     from .vae import measure
 
     vae, folder = _autoencoder(out), out / objective_class.name
-    objective = objective_class(vae, folder / "cache", start=start, seed=how.seed, compile=_compiler())
+    objective = objective_class(vae, _cache(folder, how), start=start, seed=how.seed, compile=_compiler())
     fit(objective, folder, how)
     export(objective, folder, folder, objective_class.name, autoencoder=measure(vae, 400), **facts)
     return folder
@@ -162,7 +162,7 @@ def _wan(out: Path, how: Run, start: Path | None) -> Path:
     # Latents belong to one autoencoder, and this one is trained anew more often than others.
     mark = checksums(weight_files(home.parent), home.parent)["vae/diffusion_pytorch_model.safetensors"]
     objective = WanObjective(
-        vae, folder / "cache" / mark[:12], start=start, seed=how.seed, compile=_compiler()
+        vae, _cache(folder, how) / mark[:12], start=start, seed=how.seed, compile=_compiler()
     )
     fit(objective, folder, how)
     facts = {
@@ -189,6 +189,11 @@ TRAINABLE = tuple(BUILDERS)
 def _mark(folder: Path) -> dict[str, str]:
     """What a run began with besides its seed, for the card."""
     return {"start": folder.name, "sha256": checksums(weight_files(folder), folder)["model.safetensors"]}
+
+
+def _cache(folder: Path, how: Run) -> Path:
+    """Where a run keeps what it draws, which depends on the seed."""
+    return folder / "cache" / f"seed-{how.seed}"
 
 
 def _compiler() -> bool:

@@ -71,7 +71,7 @@ class WanObjective(FlowObjective):
     ):
         super().__init__(vae, cache, recipe, start=start, **options)
         if start is None and self.recipe.text_steps:
-            self._learn_to_read(cache / "text.safetensors")
+            self._learn_to_read(cache / f"text-{self.recipe.text_steps}.safetensors")
 
     def _learn_to_read(self, kept: Path) -> None:
         """Minutes of work that depend on the seed alone, so a resumed run finds them done."""

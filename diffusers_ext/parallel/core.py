@@ -12,7 +12,6 @@ from torch import Tensor
 from ..core import Core, Layout, RunContext, Site, Slot
 from ..errors import UnsupportedError
 from ..kernels import geometry
-from ..kernels.block_sparse import ops
 from ..kernels.capabilities import Problem, choose
 from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
@@ -21,6 +20,7 @@ from ..kernels.plan import BlockPlan
 from ..kernels.strips import StripRecipe
 from ..processors.clear import CLEAR
 from ..processors.sparse import default_tiles
+from ..processors.sparse_core import kernel
 from .exchange import Strips, stacked, with_halo
 
 TextMerge = Literal["exact", "mean"]
@@ -121,13 +121,14 @@ class StripCore:
         laid = self.last = self._laid(near.shape[1], above, text.stop - text.start, q)
 
         keys = torch.cat([near.flatten(1, 2).index_select(1, laid.keys), both[:, text]], dim=1)
-        image, _ = ops.attention(q[:, vision].index_select(1, laid.queries), *keys.chunk(2, -1), laid.image)
+        attend = kernel(laid.backend, q, with_lse=True)
+        image, _ = attend(q[:, vision].index_select(1, laid.queries), *keys.chunk(2, -1), laid.image)
         image = image.index_select(1, laid.back)
         if laid.text is None:
             return image
         keys = torch.cat([both[:, vision].index_select(1, laid.own), both[:, text]], dim=1)
         keys = keys[:, : laid.text.s_kv]
-        out = self._everyone(*ops.attention(q[:, text], *keys.chunk(2, -1), laid.text, with_lse=True))
+        out = self._everyone(*attend(q[:, text], *keys.chunk(2, -1), laid.text))
         return torch.cat([out, image] if text.start < vision.start else [image, out], dim=1)
 
     def _everyone(self, out: Tensor, lse: Tensor) -> Tensor:

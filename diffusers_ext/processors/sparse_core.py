@@ -7,6 +7,7 @@ nothing, and where a plan promises no gain.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,9 +116,7 @@ class SparseCore:
         """Attention over a plan, on the back-end that was chosen."""
         if laid.compiled is not None:
             return laid.compiled
-        if laid.backend == "reference" and (q.is_cuda or interpreted()):
-            return reference.attention  # the operator would take Triton
-        return ops.attention
+        return kernel(laid.backend, q)
 
     def _laid(self, q: Tensor, k: Tensor, mask: Tensor | None, layout: Layout | None) -> Laid:
         if layout is None:
@@ -147,6 +146,13 @@ class SparseCore:
         laid = self.run.plans[key]
         self.ready[laid.grid, laid.text] = laid
         return laid
+
+
+def kernel(backend: str, q: Tensor, *, with_lse: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Attention over a plan: the operator, or the reference where the operator would take Triton."""
+    if backend == "reference" and (q.is_cuda or interpreted()):
+        return reference.attention  # with the log-sum-exp in any case
+    return partial(ops.attention, with_lse=True) if with_lse else ops.attention
 
 
 def _compile(plan: BlockPlan) -> Callable[..., tuple[Tensor, None]]:

@@ -1,5 +1,6 @@
 """What the processes of test_parallel.py compute; a module of its own, since they import nothing else."""
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -85,6 +86,10 @@ def work(rank, folder):
             found[f"{name}: report"] = session.report().to_dict()["sites"]
     clear, inputs = dx.CLEAR(radius=2, backend="reference"), flux.inputs(height=6)
     with patch_parallel(model, clear):
+        found["not interpreted"] = model(**inputs)[0]
+        os.environ["TRITON_INTERPRET"] = "1"  # the operator would take Triton, also on CPU tensors
+        found["interpreted"] = model(**inputs)[0]
+        del os.environ["TRITON_INTERPRET"]
         found["too few rows"] = failure(lambda: model(**flux.inputs(height=2)))
         other = flux.inputs(seed=rank, height=6)
         found["other noise"] = failure(lambda: model(**other))

@@ -83,6 +83,11 @@ def test_the_model_is_left_as_it_was(answers):
     assert all(torch.equal(found["plain again"], plain) for found in answers)
 
 
+def test_the_reference_is_taken_where_it_is_asked_for(answers):
+    for found in answers:
+        assert torch.equal(found["interpreted"], found["not interpreted"])
+
+
 def test_the_report_tells_the_strip_and_the_density_of_the_whole(answers):
     case, model = CASES["several blocks of queries"], flux.transformer(**LAYERS)
     with torch.no_grad(), dx.apply(model, case.clear) as session:

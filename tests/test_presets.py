@@ -14,6 +14,7 @@ from diffusers_ext.settings import build
 from diffusers_ext.sizes import of_pipeline
 
 FILES = sorted(FOLDER.glob("*.toml"))
+SIZES = {"height", "width", "num_frames"}
 MODELS = {"flux.1", "sd3.5", "hunyuan-video", "wan2.1", "wan2.2", "wan2.2-ti2v-5b", "mochi"}
 ZOO = {"shapes-sd3", "shapes-sd", "shapes-wan"}
 TOKENS = "[tokens]\nedge_px = 16\nframes = 0\ntext = 0\nheight = 64\nwidth = 64\n"
@@ -87,11 +88,12 @@ def test_no_preset_is_guessed(text):
 
 
 def test_shipped_models_of_the_zoo_are_cut_as_their_preset_says():
-    """But for the text: pipelines have the stock length of T5, the zoo its own."""
+    """But for text and clips: pipelines have stock lengths of T5 and video, the zoo its own."""
     for name, model in zoo.MODELS.items():
         pipe = load(name)
         tokens = find(name).tokens
-        assert dataclasses.replace(of_pipeline(pipe), text=tokens.text) == tokens
+        own = {k: v for k, v in model.call.items() if "num_frames" in model.call and k in SIZES}
+        assert dataclasses.replace(of_pipeline(pipe), text=tokens.text, **own) == tokens
         if "max_sequence_length" in model.call and tokens.text:
             assert tokens.text == pipe.tokenizer_max_length + model.call["max_sequence_length"]
 
@@ -105,7 +107,7 @@ def test_untrained_models_of_the_zoo_too():
     tokens = find("shapes-wan").tokens
     assert (of_clips.edge_px, of_clips.frames, of_clips.text) == (tokens.edge_px, tokens.frames, tokens.text)
     for name, model in zoo.KNOWN.items():
-        tokens, sizes = find(name).tokens, {"height", "width", "num_frames"} & model.call.keys()
+        tokens, sizes = find(name).tokens, SIZES & model.call.keys()
         assert all(getattr(tokens, key) == model.call[key] for key in sizes)
 
 

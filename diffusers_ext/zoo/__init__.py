@@ -72,7 +72,7 @@ KNOWN: Mapping[str, Model] = MappingProxyType(  # what `train` can make
         ),
     }
 )
-UNRELEASED = ("shapes-sd-turbo", "shapes-wan")  # their weights are not shipped yet
+UNRELEASED = ("shapes-sd-turbo",)  # their weights are not shipped yet
 MODELS: Mapping[str, Model] = MappingProxyType({k: m for k, m in KNOWN.items() if k not in UNRELEASED})
 REWARDS = ("shapes-clip",)  # they score pictures; no pipelines
 

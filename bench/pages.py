@@ -178,7 +178,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "clip-detector": clip_detector,
         "distillation": distillation,
         "growth": growth,
-        **{f"quality-{m}": partial(quality, m) for m in ("shapes-sd3", "shapes-sd")},
+        **{f"quality-{m}": partial(quality, m) for m in ("shapes-sd3", "shapes-sd", "shapes-wan")},
     }
 )
 

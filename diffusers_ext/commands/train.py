@@ -43,6 +43,8 @@ def train(
     from ..metadata import output_folder
 
     number = seed_of(seed)
+    if name not in (known := (*TRAINABLE, STUDENT)):
+        raise ValueError(f"unknown model {name!r}; train one of {', '.join(known)}")
     if name == STUDENT:
         from .. import distill
         from ..zoo.train.fit import Run

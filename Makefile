@@ -45,6 +45,8 @@ bench-cpu: $(STAMP)
 gpu: gpu-tests gpu-bench
 
 gpu-tests: $(STAMP)
+	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
+	'error: the tests marked gpu need a GPU that torch.cuda can use, there is none; for the others run make test')"
 	$(BIN)/python -m pytest -m gpu
 
 gpu-bench: gpu-kernels gpu-blocks

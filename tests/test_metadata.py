@@ -1,5 +1,7 @@
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from diffusers_ext.metadata import (
     write_image,
     write_json,
 )
+
+NOBODY = 65534  # the user that owns nothing
 
 RECORD = {
     "prompt": 'ein Kreis, "日本" ☂ \x00 and a tab\t',
@@ -94,11 +98,23 @@ def test_output_folder(tmp_path):
         output_folder(tmp_path / "file" / "below")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder(tmp_path):
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def read_only_folder():
+    """A folder in which this process may not write: root, who may write everywhere, is nobody meanwhile."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("folders have no write permission to take away on Windows; run it on Linux or macOS")
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()  # not tmp_path, whose parents are its owner's alone
+    folder.chmod(0o555)
+    if user == 0:
+        os.seteuid(NOBODY)
+    yield folder
+    os.seteuid(user)
+    folder.rmdir()
+
+
+def test_read_only_folder(read_only_folder):
     with pytest.raises(OSError, match="Permission denied"):
-        output_folder(tmp_path)
+        output_folder(read_only_folder)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-on_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+from tests import needs
+
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs.gpu)])
 
 
 def backend(device: str) -> str:

@@ -8,10 +8,9 @@ import torch
 from bench.block_cases import tiny_cases
 from bench.blocks import measure
 from bench.slices import SLICES
+from tests import needs
 
-from .devices import on_gpu
-
-pytestmark = on_gpu
+pytestmark = needs.gpu
 
 
 @pytest.mark.parametrize("case", tiny_cases(), ids=lambda case: case.name)

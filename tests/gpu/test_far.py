@@ -12,13 +12,14 @@ from tests.processors.test_far import clear, oracle
 from tests.processors.test_sparse import layout_of
 from tests.tiny_models import flux
 
-from .devices import backend, every_device, on_gpu, ratio
+from .. import needs
+from .devices import backend, every_device, ratio
 
 RATIO = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # RMS of the error over RMS
 # text in front or behind; far keys fill a part of a block, or a whole one
 PART, WHOLE = layout_of((1, 12, 20), 9, front=True), layout_of((1, 32, 64), 5, front=False)
 CASES = [("cpu", torch.float32, PART)]
-CASES += [pytest.param("cuda", dtype, layout, marks=on_gpu) for dtype in RATIO for layout in (PART, WHOLE)]
+CASES += [pytest.param("cuda", dtype, layout, marks=needs.gpu) for dtype in RATIO for layout in (PART, WHOLE)]
 
 
 def tensors(layout, head_dim, dtype):
@@ -75,7 +76,7 @@ def test_weights_that_a_trainer_puts_in_are_learned(device):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 @pytest.mark.parametrize("side", [64, 256])
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs.gpu)])
 def test_pictures_of_real_size(device, side, dtype):
     """FLUX.1 at 1024 and 4096 px: sampled rows against explicit masks."""
     layout = layout_of((1, side, side), 512, front=True)

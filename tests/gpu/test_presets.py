@@ -12,13 +12,14 @@ from bench.block_cases import Case, cases, settings
 from bench.block_checks import Recorder, call_error
 from bench.slices import SLICES
 
-from .devices import backend, on_gpu
+from .. import needs
+from .devices import backend
 
 SMALL = {"height": 512, "width": 512, "text": 13}
 HERE = [Case(model, SMALL, settings(model, name)) for model, name in (
     ("flux.1", "clear"), ("flux.1", "gna"), ("flux.1", "rectified"), ("sd3.5", "gna")
 )]  # fmt: skip
-EVERY = [("cpu", case) for case in HERE] + [pytest.param("cuda", c, marks=on_gpu) for c in cases()]
+EVERY = [("cpu", case) for case in HERE] + [pytest.param("cuda", c, marks=needs.gpu) for c in cases()]
 
 
 @pytest.mark.parametrize("device, case", EVERY, ids=lambda x: x if isinstance(x, str) else x.name)

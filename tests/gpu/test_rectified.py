@@ -7,12 +7,10 @@ import torch
 
 from diffusers_ext.kernels.block_sparse import reference
 from diffusers_ext.kernels.candidates import Candidates
+from tests import needs
 from tests.kernels.block_sparse.rectified import attend, constant_in_blocks, dense, tensors
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = needs.gpu
 RATIO = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # RMS of the error over RMS
 FACTS = Candidates((5, 17, 29), 37, (2, 8, 8), (2, 8, 8), 0.25)
 

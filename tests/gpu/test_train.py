@@ -12,11 +12,9 @@ from diffusers_ext.zoo.train.config import SDConfig, TurboConfig
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.sd import SDObjective
 from diffusers_ext.zoo.train.turbo import TurboObjective
+from tests import needs
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = needs.gpu
 SHORT = dict(samples=10 * 512, warmup=0, first=1, log_every=1, evaluate_every=10**9)
 TOLERANCE = 0.03  # bf16 on one side only
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusers_ext.kernels.capabilities import Problem, choose, why_not
+from tests import needs
 
 CPU = Problem(torch.device("cpu"), torch.float32, 64, (128, 128))
 
@@ -36,7 +37,7 @@ def test_a_cpu_has_the_reference_only(monkeypatch):
     ],
 )
 def test_triton_in_its_interpreter(monkeypatch, change, words):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason=needs.TRITON)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose(CPU).name == "triton"
     assert words in why_not("triton", problem(**change))

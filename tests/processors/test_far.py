@@ -1,7 +1,6 @@
 """Far tokens of CLEAR and proportional attention: equal to dense attention with explicit extra keys."""
 
 import math
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ from diffusers_ext.core import RunContext
 from diffusers_ext.processors import far
 from diffusers_ext.settings import build
 
+from .. import needs
 from ..hosts import host
 from ..kernels import oracles
 from .masked import Instead
@@ -181,7 +181,7 @@ def test_a_disk_over_the_grid_still_adds_far_tokens():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention compiles C++ on a CPU")
+@needs.compiler
 def test_flex_gives_the_same():
     layout = layout_of((1, 8, 12), 3, front=False)
     q, k, v = (x.float().requires_grad_(False) for x in tensors(layout))

@@ -1,7 +1,6 @@
 """What CLEAR, GNA and Radial share: schedules, fallbacks, reports, restore, and masks on random grids."""
 
 import logging
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, RunContext, Site
 
+from .. import needs
 from ..hosts import every_host, host, processors
 from ..kernels import oracles
 from . import masked
@@ -211,7 +211,7 @@ def core(method=None):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="FlexAttention compiles C++ on a CPU")
+@needs.compiler
 def test_flex_gives_the_pictures_of_the_reference():
     tiny = host("sd3")
     pipe, pictures = tiny.build(), []

@@ -6,9 +6,11 @@ import os
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is published for Linux only")
+from tests import needs
+
+pytest.importorskip("triton", reason=needs.TRITON)
 if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("kernels of the interpreter cannot be compiled", allow_module_level=True)
+    pytest.skip(needs.NO_INTERPRETER, allow_module_level=True)
 
 from tests.kernels.block_sparse.compiled import SHARED_LIMIT, binary
 

@@ -1,7 +1,5 @@
 """FlexAttention over our plans against the reference, compiled, at sizes that fit no block."""
 
-import shutil
-
 import pytest
 import torch
 
@@ -13,8 +11,9 @@ from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import from_mask
 from diffusers_ext.kernels.recipe import Recipe
+from tests import needs
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+pytestmark = needs.compiler
 
 RECIPES = {
     "disk and text": Recipe(Disk(3), (1, 9, 14), 5, 16, 16, (1, 4, 4), (1, 4, 4)),

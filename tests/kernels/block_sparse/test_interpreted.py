@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is published for Linux only")
+from tests import needs
+
+pytest.importorskip("triton", reason=needs.TRITON)
 
 
 def test_kernels_in_the_interpreter():

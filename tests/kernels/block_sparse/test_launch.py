@@ -7,9 +7,11 @@ import os
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="Triton is published for Linux only")
+from tests import needs
+
+pytest.importorskip("triton", reason=needs.TRITON)
 if os.environ.get("TRITON_INTERPRET") == "1":
-    pytest.skip("kernels of the interpreter are not launched", allow_module_level=True)
+    pytest.skip(needs.NO_INTERPRETER, allow_module_level=True)
 
 import triton
 from triton.backends.compiler import GPUTarget

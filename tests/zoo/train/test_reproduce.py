@@ -11,17 +11,21 @@ from diffusers_ext.zoo.train.sd import SDObjective
 from diffusers_ext.zoo.train.sd3 import SD3Objective
 from tests.zoo.train.reproduce import card_of, losses_of, rerun
 
-SHIPPED = [o for o in (SDObjective, SD3Objective) if (zoo.WEIGHTS / o.name / zoo.CARD).is_file()]
+IMAGE = [o for o in (SDObjective, SD3Objective) if (zoo.WEIGHTS / o.name / zoo.CARD).is_file()]
+# A run whose plan was changed on the way says so on its card; the plan on the card is then not the first one.
+ONE_PLAN = [o for o in IMAGE if not card_of(zoo.WEIGHTS / o.name).get("history")]
 SAME_MACHINE, OTHER_MACHINE = 1e-3, 5e-2  # relative; matrix units round elsewhere, and steps pile that up
 
 
+def test_at_least_one_model_was_trained_by_one_plan():
+    assert SDObjective in ONE_PLAN
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("objective_class", SHIPPED, ids=lambda o: o.name)
+@pytest.mark.parametrize("objective_class", ONE_PLAN, ids=lambda o: o.name)
 def test_two_hundred_steps_from_the_seed_give_the_logged_losses(objective_class, tmp_path):
     model = zoo.WEIGHTS / objective_class.name
     card = card_of(model)
-    if history := card.get("history"):
-        pytest.skip(f"{objective_class.name} was not trained by one recipe from start to end: {history[0]}")
     _, _, threads = card["hardware"].rpartition(", ")
     before = torch.get_num_threads()
     torch.set_num_threads(int(threads.split()[0]) if "thread" in threads else before)

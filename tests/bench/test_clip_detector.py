@@ -1,7 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
-from bench.clip_detector import NOTHING, read, readings, summary, table, takes
+from bench.clip_detector import main, read, readings, summary, takes
+from bench.judges import NOTHING
+from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.zoo import WEIGHTS
 from diffusers_ext.zoo.clips import FRAMES, render_clip, sample_take
 from diffusers_ext.zoo.motion import parse
 from diffusers_ext.zoo.suites import VIDEO_TASKS
@@ -49,5 +54,9 @@ def test_what_is_missing_is_counted():
     assert facts["shapes"] == {"circle": {NOTHING: FRAMES}} and facts["frames"]["exact"] == 0
 
 
-def test_tables_count_by_what_was_drawn():
-    assert table([("a", "a"), ("a", "b"), ("a", "a")]) == {"a": {"a": 2, "b": 1}}
+def test_a_run_leaves_figures_of_the_model_that_it_is_given(tmp_path):
+    main(["--clips", "2", "--model", str(WEIGHTS / "shapes-wan"), "--out", str(tmp_path)])
+    (path,) = tmp_path.glob("clip_detector-*.json")
+    found = json.loads(path.read_text())
+    assert found["clips"] == 2 and found["psnr_db"] > 20
+    assert found["vae"] == fingerprint(WEIGHTS / "shapes-wan" / "vae")

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from bench.detector import NOTHING, RESULTS, hidden, is_crowded, matched, read, scenes, summary
+from bench.detector import hidden, is_crowded, main, read, scenes, summary
+from bench.judges import NOTHING, RESULTS, nearby
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.zoo import WEIGHTS
 from diffusers_ext.zoo.captions import COLOURS, SHAPES, parse
@@ -26,31 +27,31 @@ ASKED = scene("a red circle and a blue square", *SPACED)
 @pytest.mark.parametrize(
     "shown, pairs",
     [
-        (ASKED, {("circle", "circle", "red", "red"), ("square", "square", "blue", "blue")}),
+        (ASKED, {("red circle", "red circle"), ("blue square", "blue square")}),
         (
             scene("a red square and a blue square", *SPACED),
-            {("circle", "square", "red", "red"), ("square", "square", "blue", "blue")},
+            {("red circle", "red square"), ("blue square", "blue square")},
         ),
         (
             scene("a red circle", SPACED[0]),
-            {("circle", "circle", "red", "red"), ("square", NOTHING, "blue", NOTHING)},
+            {("red circle", "red circle"), ("blue square", NOTHING)},
         ),
         (
             scene("a red circle and a green star", SPACED[0], (46.0, 15.0, 9.0)),
             {
-                ("circle", "circle", "red", "red"),
-                ("square", NOTHING, "blue", NOTHING),
-                (NOTHING, "star", NOTHING, "green"),
+                ("red circle", "red circle"),
+                ("blue square", NOTHING),
+                (NOTHING, "green star"),
             },
         ),
     ],
 )
 def test_drawn_and_found_objects_meet_by_place(shown, pairs):
-    assert set(matched(ASKED, detect(render(shown)[0]))) == pairs
+    assert set(nearby(ASKED.spec.objects, detect(render(shown)[0]), ASKED.places)) == pairs
 
 
 def test_a_blank_picture_misses_everything():
-    assert {p[1] for p in matched(ASKED, ())} == {NOTHING}
+    assert [found for _, found in nearby(ASKED.spec.objects, (), ASKED.places)] == [NOTHING, NOTHING]
 
 
 def test_hidden_shares():
@@ -79,6 +80,12 @@ def test_tables_count_every_object():
     assert sum(sum(row.values()) for row in found["shapes"].values()) == drawn
     assert sum(sum(row.values()) for row in found["colours"].values()) == drawn
     assert found["exact"]["n"] == 40 == sum(t["n"] for t in found["tasks"].values())
+
+
+def test_a_run_leaves_figures_and_a_chart(tmp_path, capsys):
+    main(["--pictures", "4", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "detector-renders.json").read_text())["exact"]["n"] == 4
+    assert (tmp_path / "detector-renders.png").is_file() and "renders: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("detector-*.json")), ids=lambda p: p.stem)

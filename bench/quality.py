@@ -5,15 +5,19 @@
 Every method runs at several densities, from the first step on and after a dense warm-up, on the prompts and
 seeds of the dense pictures. Models of the zoo are far too small to be faster so; what the same density saves
 on a large model is a matter of `diffusers-ext plan` and `python -m bench.growth`.
+
+Density is the share of all pairs of a query of the grid and a key (text among the keys where attention is
+joint) that meet, over all heads and calls of self- and joint attention: modules count by their pairs, not
+equally. Queries of text see all keys and are left out, and so is cross-attention, which stays dense.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +26,7 @@ import diffusers_ext as dx
 from diffusers_ext.commands import options as opt
 from diffusers_ext.commands.eval import model_folder
 from diffusers_ext.evaluate.compare import Comparison, Variant, run
+from diffusers_ext.evaluate.generate import Item, generate
 from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.suite import questions
@@ -30,10 +35,10 @@ from diffusers_ext.metadata import output_folder, slug, versions, write_json
 from diffusers_ext.presets import tokens_of
 from diffusers_ext.settings import as_dict
 
+from .block_checks import Recorder
 from .quality_chart import chart
 
 if TYPE_CHECKING:
-    from diffusers_ext.evaluate.generate import Item
     from diffusers_ext.processors.sparse import SparseMethod
 
 RESULTS = Path(__file__).parent / "results"
@@ -90,6 +95,24 @@ def pixels(made: Comparison) -> np.ndarray:
     return np.stack([np.asarray(c.image, np.float64) / 255 for c in made.cells[0]])
 
 
+def pairs(pipe: Any, item: Item, call: Mapping[str, Any]) -> dict[str, int]:
+    """Pairs of a query of the grid and a key, over all heads, in a call of each attention module, by path."""
+    recorder = Recorder()
+    with dx.apply(pipe, recorder) as session:
+        list(generate(pipe, [item], call))
+        found = {}
+        for site in session.report().sites:
+            last = recorder.kept[site.path.partition(".")[2]]  # which knows no component
+            found[site.path] = site.heads * last.layout.tokens * last.k.shape[1]
+        return found
+
+
+def overall_density(sites: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> float:
+    """Share of all pairs that meet, from a session's report."""
+    weights = [pairs[site["path"]] * site["calls"] for site in sites]
+    return float(np.average([site["density"] for site in sites], weights=weights))
+
+
 def measured(
     pipe: Any,
     method: SparseMethod,
@@ -97,8 +120,10 @@ def measured(
     call: Mapping[str, Any],
     batch: int,
     dense: Comparison,
+    weights: Mapping[str, int],
 ) -> dict[str, Any]:
-    """One row: density, distance to the dense pictures, accuracy and its paired difference.
+    """One row: densities in a sparse step and over all steps, distance to the dense pictures, accuracy and
+    its paired difference. `call` names `num_inference_steps`, `weights` are those of `pairs`.
 
     Where the method refuses the model's grids, the row holds its sentence instead.
     """
@@ -107,7 +132,7 @@ def measured(
         made = run(pipe, [Variant(method.name, (method,))], items, call, batch)
     except dx.MethodError as error:
         return row | {"refused": str(error)}
-    density = fmean(site["density"] for site in made.reports[0]["sites"])
+    density = overall_density(made.reports[0]["sites"], weights)
     steps = call["num_inference_steps"]
     sparse = 1 - ceil(method.dense_steps * steps - 1e-9) / steps
     judged, plain = ([c.judged for c in x.cells[0]] for x in (made, dense))
@@ -132,8 +157,16 @@ def sweep(pipe: Any, items: Sequence[Item], call: Mapping[str, Any], batch: int)
     grid = tokens_of(pipe).grid(size).shape
     dense = run(pipe, [Variant("dense")], items, call, batch)
     methods = [replace(m, dense_steps=share) for share in WARM_UPS for m in ladder(grid)]
-    rows = [measured(pipe, m, items, call, batch, dense) for m in tqdm(methods, unit="setting", disable=None)]
+    weights = pairs(pipe, items[0], call)
+    bar = tqdm(methods, unit="setting", disable=None)
+    rows = [measured(pipe, m, items, call, batch, dense, weights) for m in bar]
     return {"grid": grid, "dense": summarise([c.judged for c in dense.cells[0]]), "rows": rows}
+
+
+def call_of(model: str, pipe: Any) -> dict[str, Any]:
+    """Call arguments of a model, by its card; the steps are the pipeline's own where it has none."""
+    usual = inspect.signature(pipe.__call__).parameters["num_inference_steps"].default
+    return {"num_inference_steps": usual} | opt.defaults(model)
 
 
 def main() -> None:
@@ -149,11 +182,12 @@ def main() -> None:
     args = parser.parse_args()
     try:
         items = [q.item for q in questions(SUITE, args.n, args.seed, opt.tasks(args.model))]
-        pipe, call = opt.open_model(args.model, args.device), opt.defaults(args.model)
+        pipe = opt.open_model(args.model, args.device)
+        call = call_of(args.model, pipe)
         facts = {"model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, "call": call}
         facts |= {"weights": fingerprint(model_folder(args.model)), "dtype": str(pipe.dtype)}
         found = {**facts, **sweep(pipe, items, call, args.batch), "versions": versions()}
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     home = output_folder(args.out) / f"quality-{slug(args.model)}"
     write_json(home.with_suffix(".json"), found)

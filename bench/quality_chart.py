@@ -19,13 +19,13 @@ def ran(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def chart(found: Mapping[str, Any]) -> Figure:
     """Two panels; filled marks are sparse from the first step on, hollow ones after a dense warm-up."""
-    figure = blank(11, 4.4)
+    figure = blank(11, 4.8)
     left, right = figure.subplots(1, 2)
     rows = ran(found)
     for place, name in enumerate(dict.fromkeys(r["method"] for r in found["rows"])):
         for warm in sorted({r["settings"]["dense_steps"] for r in rows}):
             mine = [r for r in rows if (r["method"], r["settings"]["dense_steps"]) == (name, warm)]
-            label = f"{name}, {warm:.0%} of the steps dense" if warm else name
+            label = f"{name}, after {100 * warm:.0f} % dense steps" if warm else name
             fill = "white" if warm else COLOURS[place]
             look = {"color": COLOURS[place], "marker": MARKERS[place], "mfc": fill, "label": label}
             seen = [r for r in mine if r["psnr_db"] is not None]
@@ -37,8 +37,10 @@ def chart(found: Mapping[str, Any]) -> Figure:
                 points(right, x, y, "accuracy", name, place)
     dense = 100 * found["dense"]["overall"]["accuracy"]
     line = right.axhline(dense, color="#999999", linewidth=0.8, label=f"dense, {dense:.0f} %")
-    left.legend(frameon=False, fontsize=8, loc="upper left")  # the marks of both panels
-    right.legend(handles=[line], frameon=False, fontsize=8, loc="upper left")
+    figure.legend(
+        handles=[*left.lines, line], loc="outside lower center", ncols=4, frameon=False, fontsize=8,
+        title="bars are 95 % intervals", title_fontsize=8,
+    )  # fmt: skip
     left.set(ylabel="PSNR to the dense pictures, dB")
     right.set(ylabel="right pictures, %", ylim=(-3, 103))
     for axes in (left, right):
@@ -48,7 +50,6 @@ def chart(found: Mapping[str, Any]) -> Figure:
     figure.suptitle(
         f"{found['model']}, {grid} tokens, {found['n']} {found['suite']} prompts a task", fontsize=11
     )
-    figure.supxlabel("bars are 95 % intervals", fontsize=8, color="#666666")
     return figure
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import diffusers_ext as dx
-from bench.quality import ladder, measured, psnr, ssim, sweep
+from bench.quality import call_of, ladder, measured, overall_density, pairs, psnr, ssim, sweep
 from bench.quality_chart import chart, ran
 from diffusers_ext.evaluate.compare import Variant, run
 from diffusers_ext.evaluate.generate import Item
-from tests.tiny_models import wan
+from tests.tiny_models import unet, wan
 
 ITEMS = [Item("a red circle", 1), Item("a blue square", 2)]
 CALL = {"num_inference_steps": 2, "guidance_scale": 4.0, "max_sequence_length": 16}
@@ -48,15 +48,37 @@ def test_sweep_on_an_image_model(pipe):
 
 
 def test_what_hides_nothing_equals_the_dense_pictures(pipe):
-    dense = run(pipe, [Variant("dense")], ITEMS, CALL, 2)
-    row = measured(pipe, dx.CLEAR(radius=50, backend="reference"), ITEMS, CALL, 2, dense)
+    dense, weights = run(pipe, [Variant("dense")], ITEMS, CALL, 2), pairs(pipe, ITEMS[0], CALL)
+    row = measured(pipe, dx.CLEAR(radius=50, backend="reference"), ITEMS, CALL, 2, dense, weights)
     assert row["psnr_db"] is None and row["density"] == 1 and row["ssim"] == pytest.approx(1)
 
 
 def test_a_method_that_the_model_refuses_says_why(pipe):
-    dense = run(pipe, [Variant("dense")], ITEMS, CALL, 2)
-    row = measured(pipe, dx.Radial(backend="reference"), ITEMS, CALL, 2, dense)
+    dense, weights = run(pipe, [Variant("dense")], ITEMS, CALL, 2), pairs(pipe, ITEMS[0], CALL)
+    row = measured(pipe, dx.Radial(backend="reference"), ITEMS, CALL, 2, dense, weights)
     assert "needs two or more" in row["refused"]
+
+
+def test_modules_count_by_their_pairs():
+    """A U-Net with attention on 64 and on 16 tokens, 2 heads each: a window of 4 is a quarter of the pairs
+    of the large grid and all of the small one.
+    """
+    grown = dict(down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2)
+    pipe = unet.pipeline(attention_head_dim=2, **grown)
+    call = {"num_inference_steps": 1}
+    weights = pairs(pipe, ITEMS[0], call)
+    assert sorted(weights.values()) == [2 * 16**2] * 4 + [2 * 64**2] * 3
+    made = run(pipe, [Variant("gna", (dx.GNA((1, 4, 4), backend="reference", dense_steps=0),))], ITEMS, call)
+    sites = made.reports[0]["sites"]
+    assert sorted(round(s["density"], 6) for s in sites) == [0.25] * 3 + [1] * 4
+    large, small = 3 * 64**2, 4 * 16**2
+    want = (0.25 * large + small) / (large + small)
+    assert overall_density(sites, weights) == pytest.approx(want)
+
+
+def test_a_folder_without_a_card_takes_the_steps_of_its_pipeline(pipe, saved_model):
+    assert call_of(str(saved_model), pipe) == {"num_inference_steps": 28}
+    assert call_of("shapes-sd3", pipe)["num_inference_steps"] == 15
 
 
 def test_sweep_on_a_video_model():

@@ -11,27 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers_ext as dx
 from diffusers_ext.commands import options as opt
-from diffusers_ext.commands.eval import model_folder
-from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import Variant, difference, percent
-from diffusers_ext.evaluate.run import answer
-from diffusers_ext.evaluate.score import compare, summarise
-from diffusers_ext.evaluate.store import Store
+from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.metadata import output_folder, versions, write_json
+from diffusers_ext.metadata import versions, write_json
 from diffusers_ext.settings import as_dict
 from diffusers_ext.zoo import CARD
 
-if TYPE_CHECKING:
-    from diffusers_ext.evaluate.score import Judged
-    from diffusers_ext.evaluate.suite import Question
+from .paired import results, table, verdicts
 
 RESULTS = Path(__file__).parent / "results"
 SUITE = "held-out"
@@ -40,38 +32,14 @@ PAIRS = ((DENSE, BARE), (DENSE, STUDENT), (BARE, STUDENT))
 KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card
 
 
-def verdicts(
-    model: str, label: str, method: Any, asked: Sequence[Question], cache: Path, batch: int
-) -> list[Judged]:
-    """Of one model with a method or without, in the order of `asked`."""
-    pipe, call = opt.open_model(model), opt.defaults(model)
-    weights = fingerprint(model_folder(model))
-    store = Store(output_folder(cache / weights[:12]), {"weights": weights, "call": call})
-    return answer(pipe, Variant(label, (method,) if method else ()), asked, call, store, batch)
-
-
-def results(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
-    """Accuracies by variant and task, and the paired differences."""
-    pairs = {f"{b} - {a}": compare(judged[a], judged[b])["overall"] for a, b in PAIRS}
-    return {"variants": {label: summarise(found) for label, found in judged.items()}, "paired": pairs}
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """Accuracy by task and the differences, for a page."""
-    variants = found["variants"]
-    tasks = list(variants[DENSE]["tasks"])
-    rows = [
-        [f"`{t}`", *(f"{100 * v['tasks'][t]['accuracy']:.0f} %" for v in variants.values())] for t in tasks
-    ]
-    rows.append(["all", *(percent(v["overall"]) for v in variants.values())])
-    lines = [f"- {name}: {difference(p)}" for name, p in found["paired"].items()]
-    card, method = found["card"], found["method"]
+def told(found: Mapping[str, Any]) -> str:
+    """The table of accuracies and what the student is, for a page."""
+    card, method, asked = found["card"], found["method"], found["variants"][DENSE]["overall"]["n"]
     made = (
         f"Radius {method['radius']}; {card['samples']} samples in {card['steps']} steps, "
-        f"{card['hours']:.2f} h on {card['hardware']}; {variants[DENSE]['overall']['n']} prompts of "
-        f"{found['suite']}, paired by noise."
+        f"{card['hours']:.2f} h on {card['hardware']}; {asked} prompts of {found['suite']}, paired by noise."
     )
-    return "\n".join([markdown(["task", *variants], rows), "", *lines, "", made])
+    return "\n".join([table(found), "", made])
 
 
 def main() -> None:
@@ -89,11 +57,11 @@ def main() -> None:
     teacher, method = card["teacher"]["name"], dx.preset(args.student, "clear")
     asked = questions(SUITE, args.n, args.seed, opt.tasks(teacher))
     judged = {
-        label: verdicts(model, label, used, asked, args.cache, args.batch)
+        label: verdicts(model, Variant(label, used), asked, args.cache, args.batch)
         for label, model, used in (
-            (DENSE, teacher, None),
-            (BARE, teacher, method),
-            (STUDENT, args.student, method),
+            (DENSE, teacher, ()),
+            (BARE, teacher, (method,)),
+            (STUDENT, args.student, (method,)),
         )
     }
     found = {
@@ -102,10 +70,10 @@ def main() -> None:
         "seed": args.seed,
         "method": as_dict(method),
         "card": {key: card[key] for key in KEPT},
-        **results(judged),
+        **results(judged, PAIRS),
         "versions": versions(),
     }
-    print(table(found))
+    print(told(found))
     write_json(args.out / f"distillation-{Path(teacher).name}-clear-r{method.radius}.json", found)
 
 

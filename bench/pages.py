@@ -16,7 +16,7 @@ from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
-from .distillation import table as distillation_table
+from . import distillation as distilled
 from .quality_chart import table as quality_table
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def quality(model: str) -> str:
 
 def distillation() -> str:
     """What CLEAR costs shapes-sd3, and what distillation gives back, from the committed run."""
-    return distillation_table(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
+    return distilled.told(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(

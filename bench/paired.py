@@ -1,0 +1,54 @@
+"""Verdicts on a suite for several models or settings, kept on the disk, and what sets them apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusers_ext.commands import options as opt
+from diffusers_ext.commands.eval import model_folder
+from diffusers_ext.evaluate.blocks import markdown
+from diffusers_ext.evaluate.compare import Variant, difference, percent
+from diffusers_ext.evaluate.run import answer
+from diffusers_ext.evaluate.score import compare, summarise
+from diffusers_ext.evaluate.store import Store
+from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.metadata import output_folder
+
+if TYPE_CHECKING:
+    from diffusers_ext.evaluate.score import Judged
+    from diffusers_ext.evaluate.suite import Question
+
+
+def verdicts(
+    model: str, variant: Variant, asked: Sequence[Question], cache: Path, batch: int, **call: Any
+) -> list[Judged]:
+    """Of one model with the methods of `variant`, in the order of `asked`; `call` goes over its defaults."""
+    pipe, call = opt.open_model(model), opt.defaults(model) | call
+    weights = fingerprint(model_folder(model))
+    mark = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
+    store = Store(output_folder(cache / weights[:12] / mark[:12]), {"weights": weights, "call": call})
+    return answer(pipe, variant, asked, call, store, batch)
+
+
+def results(
+    judged: Mapping[str, Sequence[Judged]], pairs: Iterable[tuple[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """Accuracies by variant and task, and the paired differences second minus first of `pairs`."""
+    paired = {f"{b} - {a}": compare(judged[a], judged[b])["overall"] for a, b in pairs}
+    return {"variants": {label: summarise(found) for label, found in judged.items()}, "paired": paired}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Accuracy by task and variant, then the differences, for a page."""
+    variants = found["variants"]
+    tasks = list(next(iter(variants.values()))["tasks"])
+    rows = [
+        [f"`{t}`", *(f"{100 * v['tasks'][t]['accuracy']:.0f} %" for v in variants.values())] for t in tasks
+    ]
+    rows.append(["all", *(percent(v["overall"]) for v in variants.values())])
+    lines = [f"- {name}: {difference(p)}" for name, p in found["paired"].items()]
+    return "\n".join([markdown(["task", *variants], rows), "", *lines])

@@ -110,16 +110,18 @@ class SDConfig(StreamRecipe):
 class TurboConfig(Recipe):
     """Recipe of shapes-sd-turbo."""
 
-    samples: int = 200_000
+    samples: int = 80_000
+    batch: int = 32
     lr: float = 2e-4
-    warmup: int = 3_200
+    warmup: int = 1_600
     first: int = 4_000  # pairs of the teacher made before the first step
     reuse: int = 8  # times that a pair made later is used
-    paired: float = 0.5  # share of a batch for which the teacher's picture is known
-    regression: float = 1.0  # weight of the distance to that picture
+    paired: float = 0.25  # share of a batch for which the teacher's picture is known
+    regression: float = 0.25  # weight of the distance to that picture
     matching: float = 1.0  # weight of the pull to where the teacher finds pictures likely
     margin: float = 0.02  # share of the timesteps at either end on which student and teacher are not compared
     snr: float = 5.0  # as in shapes-sd, for the critic
+    evaluate_every: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,16 +4,13 @@
 
 Each row is timed in turn with the host (A B A B ...), so that the ratio survives a busy machine, and is
 printed beside the check that it computes the right thing. The denoisers are real diffusers classes with
-random weights: time does not depend on what they have learned.
+random weights: time does not depend on what they have learned. Results are written after each model and size.
 """
 
 import argparse
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 
 import diffusers_ext as dx
 
-RESULTS = Path(__file__).parent / "results"
+from .timing import RESULTS, Stopwatch, machine, results_file, save
 
 
 @dataclass(frozen=True)
@@ -80,14 +77,6 @@ def models(device: str) -> dict[str, tuple[nn.Module, Callable[[int], dict[str, 
     }
 
 
-def timed(run: Callable[[], object], device: str) -> float:
-    began = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 @torch.no_grad()
 def measure(
     name: str, model: nn.Module, call: dict[str, Tensor], tokens: int, repeats: int, device: str
@@ -103,6 +92,7 @@ def measure(
         "SoftPAG image_rows": ((dx.SoftPAG(**soft, strength=0.5),), 2.0),
         "SoftPAG image_block": ((dx.SoftPAG(**soft, strength=0.5, scope="image_block"),), 2.0),
     }
+    watch = Stopwatch(device)
 
     def host() -> Tensor:
         return model(**call, return_dict=False)[0]
@@ -112,10 +102,10 @@ def measure(
     for case, (methods, expected) in cases.items():
         ratios = []
         for _ in range(repeats):
-            alone = timed(host, device)
+            alone = watch(host)
             with dx.apply(model, *methods):
                 ours = host()
-                ratios.append(timed(host, device) / alone)
+                ratios.append(watch(host) / alone)
         same = expected == 1.0
         error = float((ours - stock).abs().max())
         ok = (error == 0.0) if same else (error > 0 and bool(ours.isfinite().all()))
@@ -124,15 +114,18 @@ def measure(
     return rows
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
+    args = parser.parse_args(arguments)
+    where = machine(args.device)
+    path = results_file(args.out, "guidance_cost", where)
     torch.manual_seed(0)
-    rows = []
+    rows: list[Row] = []
     print(
         f"{'model':6} {'tokens':>6}  {'case':20} {'time / host':>11} {'expected':>8} {'max |diff|':>10}  "
         "check"
@@ -143,16 +136,13 @@ def main() -> None:
                 rows.append(row)
                 print(
                     f"{row.model:6} {row.tokens:6}  {row.case:20} {row.ratio:11.2f} {row.expected:8.1f} "
-                    f"{row.error:10.2e}  {row.check}"
+                    f"{row.error:10.2e}  {row.check}",
+                    flush=True,
                 )
-    where = torch.cuda.get_device_name() if args.device != "cpu" else f"cpu-{platform.machine()}"
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"guidance_cost-{where.replace(' ', '-').lower()}.json"
-    path.write_text(
-        json.dumps({"torch": torch.__version__, "device": where, "rows": [asdict(r) for r in rows]}, indent=1)
-    )
+            save(path, where, rows)
     if any(row.check == "FAILED" for row in rows):
         raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,0 +1,28 @@
+"""Every bench that takes a device says in one sentence where there is no CUDA, before it writes anything."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench
+
+BENCHES = [p.stem for p in sorted(Path(bench.__file__).parent.glob("*.py")) if '"--device"' in p.read_text()]
+
+
+def test_the_timed_benches_are_among_them():
+    assert set(BENCHES) >= {"blocks", "growth", "guidance_cost", "sparse_kernels"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+@pytest.mark.parametrize("name", BENCHES)
+def test_no_cuda_is_one_sentence(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, "--device", "cuda", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"bench.{name}").main()
+    assert re.fullmatch(r"error: .*cuda.*--device cpu.*", stop.value.code) and capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..core import Core, Layout, RunContext, Site, Slot
 from ..errors import UnsupportedError
 from ..kernels import geometry
+from ..kernels.block_sparse import ops
 from ..kernels.capabilities import Problem, choose
 from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
@@ -20,7 +22,6 @@ from ..kernels.plan import BlockPlan
 from ..kernels.strips import StripRecipe
 from ..processors.clear import CLEAR
 from ..processors.sparse import default_tiles
-from ..processors.sparse_core import kernel
 from .exchange import Strips, stacked, with_halo
 
 TextMerge = Literal["exact", "mean"]
@@ -121,7 +122,7 @@ class StripCore:
         laid = self.last = self._laid(near.shape[1], above, text.stop - text.start, q)
 
         keys = torch.cat([near.flatten(1, 2).index_select(1, laid.keys), both[:, text]], dim=1)
-        attend = kernel(laid.backend, q, with_lse=True)
+        attend = partial(ops.attention, with_lse=True, triton=laid.backend == "triton")
         image, _ = attend(q[:, vision].index_select(1, laid.queries), *keys.chunk(2, -1), laid.image)
         image = image.index_select(1, laid.back)
         if laid.text is None:

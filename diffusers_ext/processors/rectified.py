@@ -146,7 +146,7 @@ class RectifiedCore(SparseCore):
         if not torch.compiler.is_compiling():
             self.counts = found.count(laid.plan)
         plan = replace(laid.plan, row_ptr=found.row_ptr, col=found.col)
-        return self.operator(q, laid)(q, k, v, plan, gain=found.gain, bias=found.bias)[0]
+        return self.operator(laid)(q, k, v, plan, gain=found.gain, bias=found.bias)[0]
 
     def describe(self) -> dict[str, Any]:
         facts = super().describe()

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
 from ..kernels import geometry
-from ..kernels.block_sparse import ops, reference
-from ..kernels.capabilities import Problem, choose, interpreted
+from ..kernels.block_sparse import ops
+from ..kernels.capabilities import Problem, choose
 from ..kernels.geometry import Grid
 from ..kernels.plan import BlockPlan
 
@@ -110,13 +110,13 @@ class SparseCore:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, laid: Laid) -> Tensor:
         """Attention of tokens that lie in the order of the plan."""
-        return self.operator(q, laid)(q, k, v, laid.plan)[0]
+        return self.operator(laid)(q, k, v, laid.plan)[0]
 
-    def operator(self, q: Tensor, laid: Laid) -> Callable[..., tuple[Tensor, Tensor]]:
+    def operator(self, laid: Laid) -> Callable[..., tuple[Tensor, Tensor]]:
         """Attention over a plan, on the back-end that was chosen."""
         if laid.compiled is not None:
             return laid.compiled
-        return kernel(laid.backend, q)
+        return partial(ops.attention, triton=laid.backend == "triton")
 
     def _laid(self, q: Tensor, k: Tensor, mask: Tensor | None, layout: Layout | None) -> Laid:
         if layout is None:
@@ -146,13 +146,6 @@ class SparseCore:
         laid = self.run.plans[key]
         self.ready[laid.grid, laid.text] = laid
         return laid
-
-
-def kernel(backend: str, q: Tensor, *, with_lse: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Attention over a plan: the operator, or the reference where the operator would take Triton."""
-    if backend == "reference" and (q.is_cuda or interpreted()):
-        return reference.attention  # with the log-sum-exp in any case
-    return partial(ops.attention, with_lse=True) if with_lse else ops.attention
 
 
 def _compile(plan: BlockPlan) -> Callable[..., tuple[Tensor, None]]:

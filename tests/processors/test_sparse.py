@@ -210,6 +210,26 @@ def core(method=None):
     return (method or dx.CLEAR(2, backend="reference")).bind(SITE, RunContext(), dense)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        dx.CLEAR(radius=2, backend="reference"),
+        dx.RectifiedSparse(keep=0.3, block=16, backend="reference", dense_steps=0),
+        pytest.param(dx.CLEAR(radius=2, backend="flex"), marks=[pytest.mark.slow, needs.compiler]),
+    ],
+    ids=lambda method: f"{method.name}-{method.backend}",
+)
+def test_every_back_end_follows_autocast(method, monkeypatch):
+    """Norms leave float32 queries and keys there; the reference is taken also where kernels could run."""
+    layout = layout_of((1, 9, 11), 2, front=False)
+    q, k, v = (x.bfloat16() for x in tensors(layout))
+    wanted = core(method)(q, k, v, None, layout)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with torch.autocast("cpu", torch.bfloat16):
+        out = core(method)(q.float(), k.float(), v, None, layout)
+    assert out.dtype == torch.bfloat16 and torch.equal(out, wanted)
+
+
 @pytest.mark.slow
 @needs.compiler
 def test_flex_gives_the_pictures_of_the_reference():

@@ -1,7 +1,8 @@
 """Block-sparse attention as two `torch.library` operators, so that compiled graphs keep it whole.
 
 On CUDA tensors they launch the Triton kernels; on CPU they are the reference, or the same kernels in Triton's
-interpreter where TRITON_INTERPRET=1. Triton is imported by the first call that needs it.
+interpreter where TRITON_INTERPRET=1; `triton=False` is the reference anywhere. Triton is imported by the
+first call that needs it.
 """
 
 import os
@@ -14,30 +15,28 @@ from torch import Tensor
 from ..masks import Kind
 from ..plan import BlockPlan
 from . import reference, reference_backward
+from .autocast import follows_autocast
 
 
+@follows_autocast
 def attention(
     q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None, *, with_lse: bool = False,
-    gain: Tensor | None = None, bias: Tensor | None = None,
+    gain: Tensor | None = None, bias: Tensor | None = None, triton: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention of `q [B, S_q, H, D]` over the keys that `plan` lists, `k, v [B, S_kv, H, D]` in its order.
 
     Returns `out` like `q`, contiguous, and the natural log-sum-exp `fp32 [B, H, S_q]`, which is empty unless
     it is asked for or a gradient needs it. A row without keys is 0 with log-sum-exp -inf; rows of padding are
     not defined. `gain [B, H, NQ]` and `bias [B, H, NQ, D]` turn the output of query block i into `gain_i *
-    out + bias_i`. Raises `ValueError` for tensors that do not fit the plan, `NotImplementedError` for
-    gradients with a gain. Under autocast q, k and v are cast to its dtype first, as in dense attention.
+    out + bias_i`. `triton=False` takes the reference also where the kernels could run. Raises `ValueError`
+    for tensors that do not fit the plan, `NotImplementedError` for gradients with a gain.
     """
-    if torch.is_autocast_enabled(place := q.device.type):
-        cast = (x.to(torch.get_autocast_dtype(place)) for x in (q, k, v))
-        with torch.autocast(place, enabled=False):  # it would take precision from the reference's products
-            return attention(*cast, plan, scale, with_lse=with_lse, gain=gain, bias=bias)
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return torch.ops.diffusers_ext.block_sparse_forward(
         *(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)),
         plan.row_ptr, plan.col, plan.order, plan.q_coord, plan.k_coord, plan.table, gain, bias,
         plan.block_q, plan.block_k, int(plan.kind), list(plan.params),
-        q.shape[-1] ** -0.5 if scale is None else scale, with_lse or needs_grad,
+        q.shape[-1] ** -0.5 if scale is None else scale, with_lse or needs_grad, triton,
     )  # fmt: skip
 
 
@@ -47,11 +46,12 @@ def block_sparse_forward(
     row_ptr: Tensor, col: Tensor, order: Tensor, q_coord: Tensor, k_coord: Tensor, table: Tensor,
     gain: Tensor | None, bias: Tensor | None,
     block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, with_lse: bool,
+    triton: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `attention`; the plan as raw tensors, so that a graph holds nothing else."""
     lists = row_ptr, col, order, q_coord, k_coord, table
     _check(q, k, v, *lists)
-    if _on_triton(q):
+    if triton and _on_triton(q):
         from .triton_forward import forward
 
         problem = _problem(lists, block_q, block_k, kind, params)
@@ -63,7 +63,8 @@ def block_sparse_forward(
 
 @block_sparse_forward.register_fake
 def _(q, k, v, *rest):
-    lse = (q.shape[0], q.shape[2], q.shape[1]) if rest[-1] else (0,)
+    *_, with_lse, _triton = rest
+    lse = (q.shape[0], q.shape[2], q.shape[1]) if with_lse else (0,)
     return torch.empty(q.shape, dtype=q.dtype, device=q.device), q.new_empty(lse, dtype=torch.float32)
 
 
@@ -71,11 +72,11 @@ def _(q, k, v, *rest):
 def block_sparse_backward(
     do: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     row_ptr: Tensor, col: Tensor, order: Tensor, q_coord: Tensor, k_coord: Tensor, table: Tensor,
-    block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float,
+    block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v, contiguous, from those of the output and the log-sum-exp."""
     lists = row_ptr, col, order, q_coord, k_coord, table
-    if _on_triton(q):
+    if triton and _on_triton(q):
         from .triton_backward import backward
 
         problem = _problem(lists, block_q, block_k, kind, params)
@@ -90,20 +91,20 @@ def _(do, dlse, q, k, v, *rest):
 
 
 def _save(ctx, inputs, output):
-    *tensors, gain, _bias, block_q, block_k, kind, params, scale, with_lse = inputs
+    *tensors, gain, _bias, block_q, block_k, kind, params, scale, with_lse, triton = inputs
     if gain is not None or not with_lse:
         raise NotImplementedError(
             "Block-sparse attention has gradients only without gain and bias and with its log-sum-exp; run "
             "rectified attention under torch.no_grad()."
         )
     ctx.save_for_backward(*tensors, *output)
-    ctx.settings = block_q, block_k, kind, params, scale
+    ctx.settings = block_q, block_k, kind, params, scale, triton
 
 
 def _gradients(ctx, do, dlse):
     q, k, v, *lists, out, lse = ctx.saved_tensors
     grads = torch.ops.diffusers_ext.block_sparse_backward(do, dlse, q, k, v, out, lse, *lists, *ctx.settings)
-    return *grads, *[None] * 14
+    return *grads, *[None] * 15
 
 
 block_sparse_forward.register_autograd(_gradients, setup_context=_save)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..candidates import Shortlist
 from ..geometry import PAD
+from .autocast import follows_autocast
 from .pool import means, spreads
 
 BUDGET = 1 << 28  # bytes of one map of blocks; more heads than fit are looked at in turn
@@ -47,6 +48,7 @@ class Selection(NamedTuple):
         return torch.stack([pairs, every, full.sum(), times.sum()])
 
 
+@follows_autocast
 def select(
     q: Tensor,
     k: Tensor,

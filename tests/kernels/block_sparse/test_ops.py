@@ -56,10 +56,30 @@ def test_autocast_casts_what_norms_left_in_two_dtypes():
     assert got.dtype == torch.bfloat16 and torch.equal(got, want)
 
 
+def test_the_reference_on_request_where_kernels_could_run(monkeypatch):
+    """The same operator, so graphs stay whole, also with gradients and under autocast."""
+    _, plan, q, k, v = operands("disk", grad=True)
+
+    def attend(q, k, v):
+        with torch.autocast("cpu", torch.bfloat16):
+            return ops.attention(q, k, v.bfloat16(), plan, triton=False)[0]
+
+    def results(attend):
+        return (out := attend(q, k, v)), *torch.autograd.grad(out.float().square().sum(), (q, k, v))
+
+    wanted = results(attend)
+    assert wanted[0].dtype == torch.bfloat16
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # the kernels would run here, and refuse bfloat16
+    torch._dynamo.reset()
+    for found in results(attend), results(torch.compile(attend, fullgraph=True, backend="aot_eager")):
+        for x, y in zip(found, wanted, strict=True):
+            torch.testing.assert_close(x, y)
+
+
 def arguments(grad, with_lse=True, gain=None, bias=None):
     _, plan, q, k, v = operands("disk", grad=grad)
     lists = plan.row_ptr, plan.col, plan.order, plan.q_coord, plan.k_coord, plan.table
-    return q, k, v, *lists, gain, bias, 32, 16, int(plan.kind), list(plan.params), 0.2, with_lse
+    return q, k, v, *lists, gain, bias, 32, 16, int(plan.kind), list(plan.params), 0.2, with_lse, True
 
 
 @pytest.mark.parametrize("grad", [False, True])

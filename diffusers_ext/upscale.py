@@ -46,7 +46,7 @@ def staged(
     sizes: Sequence[tuple[int, int]],
     *,
     strength: float | Sequence[float] = 0.7,
-    methods: Sequence[Method] = (),
+    methods: Method | Sequence[Method] = (),
     ntk_factor: float = 1.0,
     shift: float | None = None,
     later: Mapping[str, Any] | None = None,
@@ -55,11 +55,12 @@ def staged(
     """A picture at the first of `sizes`, `(height, width)` in px, then resized and redrawn at each other one.
 
     A later stage is the pipeline's own image-to-image class on the same components: bicubic resize, noise of
-    `strength` (0 to 1, one for all or one for each), the rest of the steps. `methods` are in force in every
-    stage. The stages after the first have rotary positions stretched by `ntk_factor` (see `ntk`; 10 is
-    published for FLUX.1), a static time `shift` of the schedule where one is given (published runs keep the
-    3.0 of FLUX.1), and the arguments `later` in place of those of `call`, which go to the pipelines
-    (published: `guidance_scale` 3.5, then 7.5, 20 steps). Nothing of the pipeline is different afterwards.
+    `strength` (0 to 1, one for all or one for each), the rest of the steps. `methods`, one or several, are in
+    force in every stage. The stages after the first have rotary positions stretched by `ntk_factor` (see
+    `ntk`; 10 is published for FLUX.1), a static time `shift` of the schedule where one is given (published
+    runs keep the 3.0 of FLUX.1), and the arguments `later` in place of those of `call`, which go to the
+    pipelines (published: `guidance_scale` 3.5, then 7.5, 20 steps). Nothing of the pipeline is different
+    afterwards.
 
     All is checked before the first stage: raises `ValueError` for sizes that the model cannot make,
     `MethodError` for arguments out of range, `UnsupportedError` for pipelines without an image-to-image class
@@ -67,6 +68,7 @@ def staged(
     """
     sizes = _sizes(sizes)
     strengths = _strengths(strength, len(sizes) - 1)
+    methods = methods if isinstance(methods, Sequence) else (methods,)
     _check_arguments(call, later or {})
     _check_pipeline(pipe, sizes, methods)
     if shift is not None and not (math.isfinite(shift) and shift > 0):
@@ -154,7 +156,7 @@ def _check_pipeline(pipe: Any, sizes: list[tuple[int, ...]], methods: Sequence[M
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     nested = isinstance(sizes, Sequence) and all(isinstance(size, Sequence) for size in sizes)
-    if not sizes or not nested or any(len(size) != 2 for size in sizes):
+    if not nested or not sizes or any(len(size) != 2 for size in sizes):
         raise MethodError(
             f"staged() takes one (height, width) in px for each stage, got {sizes}; for example [(1024, "
             "1024), (2048, 2048)]."
@@ -163,8 +165,9 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _strengths(strength: float | Sequence[float], stages: int) -> list[float]:
-    values = [strength] * max(stages, 0) if isinstance(strength, (int, float)) else list(strength)
-    if len(values) != max(stages, 0) or not all(0 < s <= 1 for s in values):
+    each = isinstance(strength, Sequence) and not isinstance(strength, str)
+    values = list(strength) if each else [strength] * stages
+    if len(values) != stages or not all(isinstance(s, (int, float)) and 0 < s <= 1 for s in values):
         raise MethodError(
             f"A strength lies above 0 and not above 1, one for all of the {stages} later stages or one for "
             f"each, got {strength}; 0.7 is published."

@@ -160,6 +160,14 @@ def test_methods_act_in_every_stage():
         assert {s.backend for s in report.sites} == {"reference"}
 
 
+def test_a_single_method_needs_no_list():
+    pipe = host("sd3").build()
+    found, listed = (
+        staged(pipe, "a star", [(32, 32)], methods=m, **call("sd3", 1)) for m in (CLEAR, [CLEAR])
+    )
+    assert found.stages == listed.stages and found.reports[0].methods == (CLEAR,)
+
+
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 def test_a_time_shift_of_the_later_stages(name):
     pipe, seen = host(name).build(), {}
@@ -212,6 +220,11 @@ def test_shapes_sd3_up_to_the_end_of_its_position_table():
         ("sd3", dict(sizes=[(32, 32), (30, 48)]), "multiple of 4 px up to 64, got 30"),
         ("sd3", dict(strength=0.0), "above 0 and not above 1.*got 0.0"),
         ("sd3", dict(strength=[0.5, 0.5]), "one for all of the 1 later stages"),
+        ("sd3", dict(strength=None), "above 0 and not above 1.*got None; 0.7 is published"),
+        ("sd3", dict(strength=[None]), r"above 0 and not above 1.*got \[None\]"),
+        ("sd3", dict(strength="0.7"), "above 0 and not above 1.*got 0.7"),
+        ("sd3", dict(methods=None), "takes methods such as SoftPAG.*got NoneType"),
+        ("sd3", dict(methods=["clear"]), "takes methods such as SoftPAG.*got str"),
         ("sd3", dict(shift=-1.0), "above 0, got -1.0"),
         ("sd3", dict(shift=float("nan")), "above 0, got nan"),
         ("sd", dict(shift=3.0), "belongs to flow matching, but this pipeline has a DDIMScheduler"),
@@ -222,6 +235,7 @@ def test_shapes_sd3_up_to_the_end_of_its_position_table():
         ("sd3", dict(later={"skip_guidance_layers": [1]}), "StableDiffusion3Img2ImgPipeline takes no skip"),
         ("flux", dict(methods=[dx.CLEAR(downsample=5)]), r"\(20 x 20 and 40 x 40 px\)"),
         ("flux", dict(methods=[dx.Radial()]), "CLEAR"),
+        ("flux", dict(methods=dx.Radial()), "CLEAR"),
         ("wan", {}, "from text to image, got WanPipeline"),
         ("wan", dict(sizes=[(32, 32)]), "from text to image, got WanPipeline"),
     ],

@@ -1,6 +1,7 @@
 """What is known of well-known models: token geometry and settings of methods, a TOML file for each model.
 
-Settings that were tuned lie beside the weights as `METHOD.json` and go before those of the file.
+Settings that were tuned lie beside the weights as `METHOD.json` and go before those of the file. Files in
+settings are named from the folder that the settings lie in.
 """
 
 import json
@@ -193,6 +194,9 @@ def _settings(method: str, table: Any, path: Path) -> dict[str, Any]:
         settings = checked(method, table, str(path))
     except ValueError as error:
         raise MethodError(f"{error}.") from error
+    for f in fields(method_class(method)):
+        if f.metadata.get("file") and settings.get(f.name) is not None:
+            settings[f.name] = str(path.parent / Path(settings[f.name]).expanduser())
     try:
         method_class(method)(**settings)
     except ValueError as error:

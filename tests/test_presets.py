@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +140,16 @@ def test_a_file_of_the_user(written, tmp_path):
     path = str(tmp_path / "mine.toml")
     assert dx.preset(path, "gna") == dx.GNA((3, 3))
     assert dx.plan(path, "gna", height=160).grid == (1, 10, 4)
+
+
+@pytest.mark.parametrize("name", ["far.safetensors", "/elsewhere/far.safetensors", "~/far.safetensors"])
+def test_files_are_named_from_the_folder_of_the_settings(tmp_path, name):
+    wanted = {"~": Path.home(), "": Path("/elsewhere")}.get(name.split("/")[0], tmp_path) / "far.safetensors"
+    table = {"settings": {"downsample": 4, "weights": name}}
+    (tmp_path / "clear.json").write_text(json.dumps(table))
+    assert dx.preset(str(tmp_path), "clear") == dx.CLEAR(downsample=4, weights=str(wanted))
+    (tmp_path / "mine.toml").write_text(f"{TOKENS}[clear]\ndownsample = 4\nweights = '{name}'\n")
+    assert dx.preset(str(tmp_path / "mine.toml"), "clear").weights == str(wanted)
 
 
 @pytest.mark.parametrize(

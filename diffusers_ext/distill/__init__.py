@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 METHOD = "clear"
 BEGUN = "distillation.json"  # what a folder was begun with
-FAR = "far.safetensors"
+FAR = "far.safetensors"  # as the preset beside it names it
 
 
 def run(
@@ -65,7 +65,8 @@ def run(
     preset = dict(facts["method"])
     preset.pop("name")
     if objective.far:
-        preset["weights"] = str(_write_far(objective, out))
+        _write_far(objective, out)
+        preset["weights"] = FAR
     write_json(out / f"{METHOD}.json", {"settings": preset})
     return out
 
@@ -158,13 +159,11 @@ def begin(out: Path, facts: dict[str, Any], resume: bool) -> None:
     write_json(file, facts)
 
 
-def _write_far(objective: Any, out: Path) -> Path:
+def _write_far(objective: Any, out: Path) -> None:
     from ..processors import far
     from ..zoo import CARD, checksums, weight_files
 
-    path = (out / FAR).resolve()
-    far.write(path, objective.far, objective.method.downsample)
+    far.write(out / FAR, objective.far, objective.method.downsample)
     card = json.loads((out / CARD).read_text())
     card["sha256"] = checksums(weight_files(out), out)
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
-    return path

@@ -65,6 +65,7 @@ class CLEAR(SparseMethod):
         default=None,
         metadata={
             "unit": "safetensors file",
+            "file": True,
             "help": "learned weights of far tokens, one square per module; the mean when left out",
         },
     )

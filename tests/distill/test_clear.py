@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -197,6 +198,12 @@ def test_the_student_reloads_and_gives_what_was_trained(written, teacher, cache)
     wanted = picture(one.pipe)
     one.close()
     assert abs(got - wanted).max() < 2e-3 < abs(got - dense).max()
+
+
+def test_the_folder_may_be_moved(written, tmp_path):
+    moved = shutil.copytree(written, tmp_path / "moved")
+    assert json.loads((moved / "clear.json").read_text())["settings"]["weights"] == distill.FAR
+    assert dx.preset(str(moved), "clear").weights == str(moved / distill.FAR)
 
 
 def test_a_folder_belongs_to_one_teacher_and_method(written):

@@ -16,12 +16,13 @@ Tile = tuple[int, int, int]
 class Forecast:
     """A method on a grid.
 
-    `token_density`: share of pairs of tokens that see each other, to which those with `far` tokens, extra
-    keys, are added; `block_density`: share of the blocks that a kernel visits, padding included;
-    `full_share`: those among them without checks inside; `padded_tokens` fill the last blocks and short
-    tiles. `predicted_speedup` of attention is that of a kernel as fast as the dense one (real ones reach part
-    of it), `ideal_speedup` would need blocks of one token. `memory_bytes` are those of the plan, once for all
-    layers and steps. `nearest` holds the closest sizes and settings without padding and checks.
+    `token_density`: pairs of tokens that see each other over those of dense attention; `block_density`: the
+    same of the blocks that a kernel visits, padding included. `far` tokens are extra keys, whose pairs and
+    blocks are added, so that either may exceed 1. `full_share`: visited blocks without checks inside;
+    `padded_tokens` fill the last blocks and short tiles. `predicted_speedup` of attention is that of a kernel
+    as fast as the dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token.
+    `memory_bytes` are those of the plan, once for all layers and steps. `nearest` holds the closest sizes and
+    settings without padding and checks.
     """
 
     method: str

@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One swapped attention module. `calls` counts outside compiled regions; `density` is the share of
-    pairs of tokens that see each other, to which those with far tokens are added, `full_share` that of
-    visited blocks which need no check inside.
+    """One swapped attention module. `calls` counts outside compiled regions; `density` is the number of pairs
+    of tokens that see each other over that of dense attention, more than 1 where far tokens, extra keys, add
+    more than is hidden; `full_share` is the share of visited blocks which need no check inside.
     """
 
     path: str

@@ -187,9 +187,11 @@ class Survey:
 
     @property
     def block_density(self) -> float:
-        """As `BlockPlan.block_density`."""
-        rows, columns = -(-self.s_q // self.recipe.block_q), -(-self.s_kv // self.recipe.block_k)
-        return self.visited / (rows * columns)
+        """Visited blocks over those of dense attention; padding counts. Far keys are extra, so that it may
+        exceed 1; without any it is `BlockPlan.block_density`.
+        """
+        rows, keys = -(-self.s_q // self.recipe.block_q), self.s_kv - self.recipe.far
+        return self.visited / (rows * -(-keys // self.recipe.block_k))
 
     @property
     def full_share(self) -> float:

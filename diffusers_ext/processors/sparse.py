@@ -13,7 +13,7 @@ from ..kernels.masks import Rule
 from ..kernels.recipe import Recipe, Survey
 from .sparse_core import SparseCore
 
-DENSE_ABOVE = 0.6  # share of visited blocks from which a kernel at 0.65 of the dense speed can only lose
+DENSE_ABOVE = 0.6  # of the blocks of dense attention, from which a kernel at 0.65 of its speed can only lose
 TILE_IMAGE: Grid = (1, 8, 16)
 TILE_VIDEO: Grid = (2, 8, 8)
 
@@ -87,7 +87,7 @@ class SparseMethod:
         """`None` where a plan promises a gain, else why `backend="auto"` leaves attention dense."""
         if survey.block_density <= DENSE_ABOVE:
             return None
-        return f"no gain expected, {survey.block_density:.2f} of the blocks would be visited"
+        return f"no gain expected, {survey.block_density:.2f} of dense attention's blocks would be visited"
 
     def remark(self, survey: Survey) -> str:
         """What a forecast has to say besides its numbers."""

@@ -317,13 +317,25 @@ def test_the_forecast_counts_far_tokens():
     assert (near.far, wide.far, wide.tokens) == (0, 256, s)
     assert wide.token_density == pytest.approx(near.token_density + n * 256 / s**2, abs=1e-12)
     visited = near.block_density * 36 * 36 + 32 * 2  # two blocks of far keys for each block of image queries
-    assert wide.block_density * 36 * 38 == pytest.approx(visited)
+    assert wide.block_density * 36 * 36 == pytest.approx(visited)  # over those of dense attention
     assert wide.predicted_speedup == pytest.approx(s**2 / (visited * 128**2))
     assert (wide.padded_tokens, wide.nearest["grid"]) == (0, (1, 64, 64))
     assert wide.memory_bytes - near.memory_bytes == 4 * (32 * 2 + 256)
     assert "4608 together, and 256 far ones" in str(wide)
     assert dx.plan(dx.Grid(1, 60, 60, text=7), dx.CLEAR(radius=2, downsample=6)).padded_tokens == 3712 - 3607
     assert dx.plan(dx.Grid(1, 120, 120), dx.CLEAR(radius=2, downsample=6)).nearest["grid"] == (1, 120, 96)
+
+
+def test_densities_are_over_those_of_dense_attention():
+    """Extra keys may bring them above 1, and weigh when a gain is predicted."""
+    near, wide = dx.CLEAR(radius=16), dx.CLEAR(radius=16, downsample=2)
+    first, second = (m.recipe((1, 64, 64), 512, text_rows=False).survey() for m in (near, wide))
+    assert second.block_density == first.block_density + 1024 / (4096 + 512)
+    assert near.expect(first) is None
+    assert wide.expect(second).startswith(f"no gain expected, {second.block_density:.2f} of dense")
+    tiny = dx.plan(dx.Grid(1, 16, 16), dx.CLEAR(radius=50, downsample=2))
+    assert (tiny.token_density, tiny.block_density) == (1.25, 1.5) and tiny.predicted_speedup < 1
+    assert "1.50 of dense attention's blocks" in tiny.note
 
 
 def test_settings_as_text():

@@ -20,6 +20,7 @@ from .settings import build, checked, fit, method_class
 from .sizes import Tokens, of_pipeline
 
 FOLDER = Path(__file__).parent / "configs" / "presets"
+FORMATS = ("diffusers", "bf16", "fp16", "fp32")  # words of a checkpoint's name that make no other model of it
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,23 @@ def tokens_of(target: Any) -> Tokens:
 def of_model(target: Any, folder: Path | None = None) -> Preset:
     """The preset of a model, as `preset` takes it; `folder` is where the weights lie, if known.
 
-    Names are compared word by word, so that `org/Wan2.1-T2V-14B` is `wan2.1`; of several presets the one with
-    the longest name is taken. Raises `MethodError` naming the presets where none fits.
+    The whole name is compared, word by word and without words of the format: `org/Wan2.1-T2V-14B-Diffusers`
+    is `wan2.1`, the 1.3B is another model. Raises `MethodError` naming the presets where none fits, or the
+    one of a related model.
     """
     name = _name(target)
     if folder is None:
         folder = _folder(name)
     tuned = _tuned(folder)
-    found = find(name) or _within(Path(name).name)
+    found = find(name) or _of_checkpoint(Path(name).name)
     if found is None and not tuned:
+        if (kin := _within(Path(name).name)) is not None:
+            known = ", ".join((kin.name, *kin.names))
+            raise MethodError(
+                f"The settings of {kin.name!r} are known for {known} alone, got the model {name!r}; take "
+                f"them all the same with preset({kin.name!r}, METHOD) in Python, or give settings one by "
+                "one, with --set in place of --preset on the command line."
+            )
         raise MethodError(
             f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one."
         )
@@ -106,6 +115,12 @@ def _written(path: Path) -> Any:
     except ValueError as error:
         raise MethodError(f"{path} is no JSON in UTF-8 ({error}); tune again, or delete it.") from error
     return data.get("settings") if isinstance(data, dict) else None
+
+
+def _of_checkpoint(text: str) -> Preset | None:
+    """The preset that is called as a checkpoint is, but for words of the format."""
+    words = tuple(word for word in _words(text) if word not in FORMATS)
+    return next((p for p in shipped().values() if words in map(_words, (p.name, *p.names))), None)
 
 
 def _within(text: str) -> Preset | None:

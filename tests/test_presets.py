@@ -35,7 +35,7 @@ def written(tmp_path):
 
 def test_there_is_a_file_for_each_model():
     assert set(shipped()) == {path.stem for path in FILES} == MODELS | ZOO
-    assert set(zoo.MODELS) <= set(shipped())
+    assert all(find(name) for name in zoo.MODELS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -72,6 +72,7 @@ def test_published_settings_have_the_published_density():
         ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "wan2.2"),
         ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "wan2.2-ti2v-5b"),
         ("genmo/mochi-1-preview", "mochi"),
+        ("city96/flux1-dev_bf16", "flux.1"),
         ("shapes-sd3", "shapes-sd3"),
         ("runs/shapes-sd-turbo", "shapes-sd"),
     ],
@@ -86,6 +87,22 @@ def test_no_preset_is_guessed(text):
         dx.MethodError, match=r"No preset fits the model .*the presets are flux\.1, .*nearest is"
     ):
         of_model(text)
+
+
+@pytest.mark.parametrize(
+    "text, kin, known",
+    [
+        ("tencent/HunyuanVideo-1.5", "hunyuan-video", "hunyuan-video, hunyuanvideo"),
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "wan2.1", "wan2.1, wan2.1-t2v-14b"),
+        ("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "wan2.1", "wan2.1, wan2.1-t2v-14b"),
+        ("black-forest-labs/FLUX.1-schnell", "flux.1", "flux.1, flux, flux1, flux.1-dev"),
+    ],
+)
+def test_settings_of_a_related_model_are_not_taken_in_silence(text, kin, known):
+    words = rf"settings of {kin!r} are known for {known}.* alone, got the model {text!r}; .*or give settings"
+    with pytest.raises(dx.MethodError, match=words):
+        dx.preset(text, "gna")
+    assert dx.preset(kin, "gna")
 
 
 def test_shipped_models_of_the_zoo_are_cut_as_their_preset_says():
@@ -107,7 +124,7 @@ def test_untrained_models_of_the_zoo_too():
     of_clips = of_pipeline(wan.build_wan(wan.build_wan_vae()))
     tokens = find("shapes-wan").tokens
     assert (of_clips.edge_px, of_clips.frames, of_clips.text) == (tokens.edge_px, tokens.frames, tokens.text)
-    for name, model in zoo.KNOWN.items():
+    for name, model in zoo.MODELS.items():
         tokens, sizes = find(name).tokens, SIZES & model.call.keys()
         assert all(getattr(tokens, key) == model.call[key] for key in sizes)
 
@@ -203,13 +220,17 @@ def test_the_command_line_takes_the_preset_of_the_model(cli, refused, saved_mode
     method = json.loads(path.read_text())["methods"][0]
     assert method.pop("name") == "softpag"
     assert method == dataclasses.asdict(dx.preset("shapes-sd3", "softpag"))
-    assert "settings for gna, got softpag" in refused(*words, "softpag", "-m", saved_model)  # tiny-sd3
     assert "none is in use; add --method NAME" in refused(*words[:-1])
-    other = saved_model.rename(saved_model.with_name("other"))
-    try:
-        assert "No preset fits the model" in refused(*words, "softpag", "-m", other)
-    finally:
-        other.rename(saved_model)
+    found = {}
+    for name in (saved_model.name, "sd3", "other"):
+        moved = saved_model.rename(saved_model.with_name(name))
+        try:
+            found[name] = refused(*words, "softpag", "-m", moved)
+        finally:
+            moved.rename(saved_model)
+    assert "are known for sd3.5, sd3, " in found["tiny-sd3"] and "--set in place of" in found["tiny-sd3"]
+    assert "settings for gna, got softpag" in found["sd3"]
+    assert "No preset fits the model" in found["other"]
 
 
 def test_a_pipeline_built_from_parts_has_no_name(pipe):

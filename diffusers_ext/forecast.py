@@ -67,21 +67,26 @@ def plan(
     A `method` given by its name, as "radial", has the settings of `preset(target, method)`.
 
     `size` is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual
-    one. `tile` holds the tiles of queries and of keys, each `(t, h, w)`. No model runs, and the tokens of a
-    U-Net are those of its finest attention. Raises `MethodError` for settings and sizes that do not fit.
+    one. `tile` holds the tiles of queries and of keys, each `(t, h, w)`. No model runs. The forecast for a
+    U-Net is that of its finest attention, but the method has to fit the others as well. Raises `MethodError`
+    for settings and sizes that do not fit.
     """
     if isinstance(method, str):
         method = preset(target, method)
     if not hasattr(method, "recipe"):
         name = getattr(method, "name", type(method).__name__)
         raise MethodError(f"plan() takes a sparse method such as GNA(...) or CLEAR(...), got {name}.")
-    tokens = None if isinstance(target, Grid) else tokens_of(target)
+    tokens = None if isinstance(target, Grid) else tokens_of(target, method)
     if tokens is None and any(value is not None for value in size.values()):
         raise MethodError(f"A Grid is a size already, got {', '.join(size)} as well; leave it out.")
-    grid = target if tokens is None else tokens.grid(size)
-    if (why := method.refuses(grid.shape)) is not None:
-        raise UnsupportedError(f"{why}{_in_px(tokens, method.fitting(grid.shape))}.")
+    grids = {0: target} if tokens is None else tokens.grids(size)
+    for level, grid in reversed(grids.items()):  # a size that fits the coarsest fits all
+        if (why := method.refuses(grid.shape)) is not None:
+            raise UnsupportedError(f"{why}{_in_px(tokens, method.fitting(grid.shape), level)}.")
     _check_tile(tile)
+    grid, *coarser = grids.values()
+    for other in coarser:
+        method.recipe(other.shape, other.text)  # raises where the settings do not fit
 
     recipe = method.recipe(grid.shape, grid.text, True, tile)
     survey = recipe.survey()
@@ -111,11 +116,11 @@ def plan(
     )
 
 
-def _in_px(tokens: Tokens | None, grids: list[Tile]) -> str:
+def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
     """The end of a sentence about grids, where it is known what a pixel is."""
     if tokens is None or not grids:
         return ""
-    sizes = " and ".join("{height} x {width}".format(**tokens.size(grid)) for grid in grids)
+    sizes = " and ".join("{height} x {width}".format(**tokens.size(grid, level)) for grid in grids)
     return f" ({sizes} px)"
 
 

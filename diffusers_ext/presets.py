@@ -43,8 +43,10 @@ def preset(target: Any, method: str) -> Method:
     return built
 
 
-def tokens_of(target: Any) -> Tokens:
-    """How a preset or a pipeline cuts its pictures; raises `MethodError` for names nobody knows."""
+def tokens_of(target: Any, method: Method | None = None) -> Tokens:
+    """How a preset or a pipeline cuts its pictures, as `of_pipeline`; raises `MethodError` for names nobody
+    knows.
+    """
     if isinstance(target, str):
         if (found := find(target)) is None:
             raise MethodError(f"Unknown preset {target!r}; {_nearest(target)}: or pass a pipeline or a Grid.")
@@ -54,7 +56,7 @@ def tokens_of(target: Any) -> Tokens:
             f"A plan is made for a pipeline, a preset ({', '.join(shipped())}) or a Grid, got "
             f"{type(target).__name__}; a bare denoiser does not tell what a pixel is."
         )
-    return of_pipeline(target)
+    return of_pipeline(target, method)
 
 
 def of_model(target: Any, folder: Path | None = None) -> Preset:
@@ -189,10 +191,11 @@ def _tokens(table: Any, path: Path) -> Tokens:
         if key not in hints:
             near = nearest_names(key, hints, 1)[0]
             raise MethodError(f"{path}: tokens has no {key!r}; nearest is {near!r}.")
-        low = 0 if key in ("frames", "text") else 1
-        if _fit(value, hints[key], f"{path}: tokens.{key}") < low:
+        low = 0 if key in ("frames", "text", "levels") else 1
+        fitted = _fit(value, hints[key], f"{path}: tokens.{key}")
+        if fitted == [] or min(fitted if isinstance(fitted, list) else [fitted]) < low:
             raise MethodError(f"{path}: tokens.{key} must be {low} or more, got {value}.")
-    return Tokens(**table)
+    return Tokens(**{key: tuple(value) if key == "levels" else value for key, value in table.items()})
 
 
 def _fit(value: Any, hint: Any, key: str) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .core import nearest_names
+from .core import Method, nearest_names
 from .errors import MethodError
 from .families import family_of
+from .families.unet import halvings
 from .session import denoisers
 
 
@@ -36,7 +37,8 @@ class Grid:
 @dataclass(frozen=True)
 class Tokens:
     """How a model cuts a picture or a video: `edge_px` of a token, `frames` a latent frame stands for (0 for
-    images), `text` tokens in the sequence, and the usual size in px and frames.
+    images), `text` tokens in the sequence, and the usual size in px and frames. `levels` are those of a U-Net
+    that has attention, finest first: how often the grid is halved there, rounding up.
     """
 
     edge_px: int
@@ -45,9 +47,14 @@ class Tokens:
     height: int
     width: int
     num_frames: int = 1
+    levels: tuple[int, ...] = (0,)
 
     def grid(self, size: Mapping[str, int | None]) -> Grid:
-        """The grid of a size; raises `MethodError` for sizes without a token."""
+        """The finest grid of a size; raises `MethodError` for sizes without a token."""
+        return self.grids(size)[self.levels[0]]
+
+    def grids(self, size: Mapping[str, int | None]) -> dict[int, Grid]:
+        """The grid of each level; raises as `grid` does."""
         values = {name: getattr(self, name) for name in ("height", "width", "num_frames", "text")}
         for name, value in size.items():
             if name not in values:
@@ -66,17 +73,21 @@ class Tokens:
                 f"{values['width']} px and {values['num_frames']} frames; the smallest size is one token."
             )
         t = (values["num_frames"] - 1) // self.frames + 1 if self.frames else 1
-        return Grid(t, values["height"] // self.edge_px, values["width"] // self.edge_px, values["text"])
+        sides = values["height"] // self.edge_px, values["width"] // self.edge_px
+        return {
+            level: Grid(t, *(-(-side // 2**level) for side in sides), values["text"]) for level in self.levels
+        }
 
-    def size(self, grid: tuple[int, int, int]) -> dict[str, int]:
-        """Pixels and frames of a grid."""
-        size = {"height": grid[1] * self.edge_px, "width": grid[2] * self.edge_px}
+    def size(self, grid: tuple[int, int, int], level: int | None = None) -> dict[str, int]:
+        """Pixels and frames of a grid, the finest one or that of a level."""
+        edge_px = self.edge_px * 2 ** (self.levels[0] if level is None else level)
+        size = {"height": grid[1] * edge_px, "width": grid[2] * edge_px}
         return size | ({"num_frames": (grid[0] - 1) * self.frames + 1} if self.frames else {})
 
 
-def of_pipeline(pipe: Any) -> Tokens:
-    """How a pipeline cuts its pictures."""
-    model = next(iter(denoisers(pipe).values()))
+def of_pipeline(pipe: Any, method: Method | None = None) -> Tokens:
+    """How a pipeline cuts its pictures; with the levels of a U-Net that `method` would act on, or all."""
+    component, model = next(iter(denoisers(pipe).items()))
     family = family_of(model).name
     call = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
     latent_px = _first(pipe, "vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_scale_factor")
@@ -85,9 +96,10 @@ def of_pipeline(pipe: Any) -> Tokens:
     height = call.get("height") or getattr(pipe, "default_height", side)
     width = call.get("width") or getattr(pipe, "default_width", side)
     if family == "unet":
-        # Attention of the finest level that has any; it decides the cost.
-        level = next(i for i, kind in enumerate(model.config.down_block_types) if "Attn" in kind)
-        return Tokens(latent_px * 2**level, 0, 0, height, width)
+        sites = family_of(model).sites(model, component)
+        picked = [s for s in sites if s.kind != "cross"] if method is None else method.select(sites)
+        levels = {halvings(site.name, len(model.config.down_block_types)) for site in picked}
+        return Tokens(latent_px, 0, 0, height, width, levels=tuple(sorted(levels)))
     if family == "flux":
         return Tokens(latent_px * 2, 0, call["max_sequence_length"], height, width)  # packed two by two
     patch = model.config.patch_size

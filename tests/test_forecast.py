@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
 import diffusers_ext as dx
 from diffusers_ext.presets import find
+from diffusers_ext.sizes import Tokens
 
 from .hosts import every_host, host
 
@@ -95,6 +97,42 @@ def test_the_grid_of_a_pipeline_is_the_one_that_runs(host):
     assert (wanted.grid, text) in seen
     found = dx.plan(pipe, method, **host.size, text=text)
     assert found.tokens == math.prod(found.grid) + text
+
+
+@pytest.mark.parametrize(
+    "method, words",
+    [
+        (dx.CLEAR(downsample=4), "needs rows and columns that 4 divides, got 8 x 10 tokens"),
+        (dx.GNA((9, 9), dense_steps=0), "must fit into the grid, got 9 x 1 on axis h of 8 tokens"),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_every_level_of_a_u_net_is_checked_as_in_a_session(method, words):
+    """The finest attention has 16 x 20 tokens, which both methods take, the middle 8 x 10."""
+    tiny = replace(host("sd"), size=dict(height=32, width=40))
+    pipe = tiny.build()
+    with pytest.raises(dx.MethodError, match=words), dx.apply(pipe, method):
+        tiny.run(pipe, steps=1)
+    with pytest.raises(dx.MethodError, match=words):
+        dx.plan(pipe, method, **tiny.size)
+    above = replace(method, dense_layers=2)  # leaves the last block alone
+    assert dx.plan(pipe, above, **tiny.size).grid == (1, 16, 20)
+    with dx.apply(pipe, above):
+        tiny.run(pipe, steps=1)
+
+
+def test_sizes_that_fit_every_level_are_told():
+    with pytest.raises(dx.UnsupportedError, match=r"\(32 x 32 and 32 x 48 px\)\.$"):
+        dx.plan(host("sd").build(), dx.CLEAR(downsample=4), height=32, width=40)
+    with pytest.raises(dx.UnsupportedError, match="got 8 x 10 tokens"):
+        dx.plan("shapes-sd", dx.CLEAR(downsample=4), height=64, width=80)
+
+
+def test_levels_of_odd_grids_are_rounded_up_as_in_the_model():
+    tokens = Tokens(edge_px=8, frames=0, text=0, height=1024, width=1024, levels=(1, 2))
+    grids = tokens.grids({"height": 1000, "width": 1016})
+    assert {level: grid.shape for level, grid in grids.items()} == {1: (1, 63, 64), 2: (1, 32, 32)}
+    assert tokens.grid({}).shape == (1, 64, 64) and tokens.size((1, 64, 64))["height"] == 1024
 
 
 def test_the_forecast_is_what_the_session_reports():

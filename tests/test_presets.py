@@ -179,6 +179,9 @@ def test_files_are_named_from_the_folder_of_the_settings(tmp_path, name):
         ("[radial]\ndecay =\n", "mine.toml is no TOML in UTF-8"),
         ("lenght = 3\n", "mine.toml: tokens has no 'lenght'; nearest is 'height'"),
         ("num_frames = 'all'\n", "mine.toml: tokens.num_frames takes whole number, got 'all'"),
+        ("levels = [0, -1]\n", r"mine.toml: tokens.levels must be 0 or more, got \[0, -1\]"),
+        ("levels = []\n", r"mine.toml: tokens.levels must be 0 or more, got \[\]"),
+        ("levels = 1\n", "mine.toml: tokens.levels takes a list of whole numbers, got 1"),
         ("num_frames = 0\n", "mine.toml: tokens.num_frames must be 1 or more, got 0"),
     ],
 )

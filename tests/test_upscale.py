@@ -235,6 +235,7 @@ def test_shapes_sd3_up_to_the_end_of_its_position_table():
         ("sd3", dict(later={"skip_guidance_layers": [1]}), "StableDiffusion3Img2ImgPipeline takes no skip"),
         ("flux", dict(methods=[dx.CLEAR(downsample=5)]), r"\(20 x 20 and 40 x 40 px\)"),
         ("flux", dict(methods=[dx.Radial()]), "CLEAR"),
+        ("sd", dict(methods=dx.CLEAR(downsample=4), sizes=[(32, 40)]), "got 8 x 10 tokens"),
         ("flux", dict(methods=dx.Radial()), "CLEAR"),
         ("wan", {}, "from text to image, got WanPipeline"),
         ("wan", dict(sizes=[(32, 32)]), "from text to image, got WanPipeline"),

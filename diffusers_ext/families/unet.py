@@ -162,6 +162,14 @@ def at_level(layout: Layout, tokens: int) -> Layout | None:
     return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
 
 
+def halvings(name: str, blocks: int) -> int:
+    """How often the grid of the latents is halved at a module, in a U-Net of `blocks` blocks each way."""
+    part, number, *_ = name.split(".")
+    if part == "mid_block":
+        return blocks - 1
+    return int(number) if part == "down_blocks" else blocks - 1 - int(number)
+
+
 def _is_fused(processor: Any) -> bool:
     return isinstance(processor, FusedUNetProcessor) or type(processor).__name__ == "FusedAttnProcessor2_0"
 

@@ -29,7 +29,7 @@ class Model:
     tasks: tuple[str, ...] = ()  # task classes it is judged on; () means those of images
 
 
-KNOWN: Mapping[str, Model] = MappingProxyType(  # what `train` can make
+MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "shapes-sd3": Model(
             pipeline="StableDiffusion3Pipeline",
@@ -72,8 +72,6 @@ KNOWN: Mapping[str, Model] = MappingProxyType(  # what `train` can make
         ),
     }
 )
-UNRELEASED = ("shapes-sd-turbo",)  # their weights are not shipped yet
-MODELS: Mapping[str, Model] = MappingProxyType({k: m for k, m in KNOWN.items() if k not in UNRELEASED})
 REWARDS = ("shapes-clip",)  # they score pictures; no pipelines
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import KNOWN, WEIGHTS, checksums, path, weight_files
+from .. import MODELS, WEIGHTS, checksums, path, weight_files
 from .fit import Run
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _turbo(out: Path, how: Run, start: Path | None) -> Path:
     mark = checksums(weight_files(source), source)["unet/diffusion_pytorch_model.safetensors"]
     objective = TurboObjective(
         StableDiffusionPipeline.from_pretrained(source),
-        dict(KNOWN[TEACHER].call),
+        dict(MODELS[TEACHER].call),
         _cache(folder, how) / mark[:12],  # pairs of one teacher never serve another
         seed=how.seed,
         compile=_compiler(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .. import KNOWN
+from .. import MODELS
 from ..detect import verify
 from ..suites import IMAGE_TASKS, suite
 
@@ -53,7 +53,7 @@ def score(
     """
     import torch
 
-    call = dict(KNOWN[name].call) | call
+    call = dict(MODELS[name].call) | call
     answers: dict[str, list[Answer]] = {}
     for task in tasks:
         specs = suite(split, task, prompts, seed)

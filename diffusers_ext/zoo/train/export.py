@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import CARD, KNOWN, checksums, weight_files
+from .. import CARD, MODELS, checksums, weight_files
 from .config import Schedule
 from .fit import FULL_LOG, Objective, averaged
 from .loop import load_checkpoint
@@ -44,7 +44,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
     )
     schedule = Schedule(*state["schedule"])
     use = {"model": type(objective.pipe).__name__}
-    if model := KNOWN.get(name):
+    if model := MODELS.get(name):
         use = {"pipeline": model.pipeline, "call": dict(model.call)}
     card = {
         "name": name,

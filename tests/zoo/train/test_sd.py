@@ -63,7 +63,7 @@ def test_the_stock_pipeline_samples_what_training_means(trained, steps):
     pipe = StableDiffusionPipeline.from_pretrained(trained[1])
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    call = {**zoo.KNOWN["shapes-sd"].call, "num_inference_steps": steps, "output_type": "latent"}
+    call = {**zoo.MODELS["shapes-sd"].call, "num_inference_steps": steps, "output_type": "latent"}
     stock = pipe(PROMPTS[1], latents=noise, **call).images
     ours = sample(pipe, noise, steps, call["guidance_scale"])
     torch.testing.assert_close(stock, ours, rtol=1e-4, atol=1e-4)
@@ -149,7 +149,7 @@ def test_the_export_loads_as_a_stock_pipeline_without_a_word(trained, capfd):
     assert {p.dtype for p in pipe.unet.parameters()} == {torch.float32}
     card = json.loads((model / zoo.CARD).read_text())
     assert (card["pipeline"], card["steps"]) == ("StableDiffusionPipeline", 8)
-    assert card["call"] == dict(zoo.KNOWN["shapes-sd"].call)
+    assert card["call"] == dict(zoo.MODELS["shapes-sd"].call)
     assert sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) < 10_000_000
 
 

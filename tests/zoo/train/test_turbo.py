@@ -15,7 +15,7 @@ from diffusers_ext.zoo.train.turbo import TurboObjective, clean, matching_loss
 
 TINY = TurboConfig(samples=64, batch=8, warmup=8, first=1, reuse=100, log_every=1, evaluate_every=10**9)
 CALL = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0}
-ONE_STEP = {**zoo.KNOWN["shapes-sd-turbo"].call, "output_type": "latent"}
+ONE_STEP = {**zoo.MODELS["shapes-sd-turbo"].call, "output_type": "latent"}
 
 
 @pytest.fixture(scope="module", autouse=True)

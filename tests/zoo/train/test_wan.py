@@ -39,7 +39,7 @@ from diffusers_ext.zoo.train.wan_vae import (
 
 TINY = WanConfig(text_steps=0, samples=8, batch=4, warmup=4, first=1, log_every=1, evaluate_every=10**9)
 PROMPTS = ["a red circle moves left while a blue square grows", "a pink star"]
-CALL = zoo.KNOWN["shapes-wan"].call
+CALL = zoo.MODELS["shapes-wan"].call
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -14,25 +15,29 @@ SIDE = 192  # px of a picture in the grid; small ones are enlarged without smoot
 LABEL = 190  # px of the column with the prompts
 GAP = 10
 LINE = 16  # px
+MOST = 4  # lines of a verdict, which take a little less
 INK, PALE, GOOD, BAD = "#1a1a1a", "#6b6b6b", "#1b7f3b", "#b3261e"
 
 
 def grid(comparison: Comparison) -> Image.Image:
     """Draws the comparison; a verdict is told in words and colour, so that no reader depends on colour."""
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
-    rows, columns = len(comparison.items), len(comparison.variants)
+    columns = len(comparison.variants)
     first = comparison.cells[0][0].image
     height = ceil(SIDE * first.height / first.width)
-    header, step = 2 * GAP + LINE, height + 2 * LINE + GAP + 2
-    canvas = Image.new("RGB", (LABEL + GAP + columns * (SIDE + GAP), header + rows * step), "white")
+    header, ruler = 2 * GAP + LINE, ImageDraw.Draw(Image.new("L", (1, 1)))
+    said = [[_verdict(ruler, cell, small) for cell in column] for column in comparison.cells]
+    steps = [height + 2 * GAP + (LINE - 2) * max(map(len, row)) for row in zip(*said, strict=True)]
+    tops = list(accumulate(steps, initial=header))
+    canvas = Image.new("RGB", (LABEL + GAP + columns * (SIDE + GAP), tops[-1]), "white")
     draw = ImageDraw.Draw(canvas)
     for c, variant in enumerate(comparison.variants):
         x = LABEL + GAP + c * (SIDE + GAP)
         draw.text((x, GAP), wrap(draw, variant.label, font, SIDE, 1)[0], INK, font)
         for r, cell in enumerate(comparison.cells[c]):
-            _cell(canvas, draw, cell, (x, header + r * step), (SIDE, height), small)
+            _cell(canvas, draw, cell, said[c][r], (x, tops[r]), (SIDE, height), small)
     for r, item in enumerate(comparison.items):
-        y = header + r * step
+        y = tops[r]
         text = wrap(draw, item.prompt, font, LABEL - GAP, max(height // (LINE + 2) - 1, 1))
         for i, line in enumerate(text):
             draw.text((GAP, y + i * (LINE + 2)), line, INK, font)
@@ -40,10 +45,20 @@ def grid(comparison: Comparison) -> Image.Image:
     return canvas
 
 
+def _verdict(
+    draw: ImageDraw.ImageDraw, cell: Cell, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
+    """The lines under a picture; none without a ground truth."""
+    if cell.judged.correct is None:
+        return []
+    return wrap(draw, verdict_text(cell.judged.correct, cell.judged.reason), font, SIDE, MOST)
+
+
 def _cell(
     canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
     cell: Cell,
+    lines: list[str],
     corner: tuple[int, int],
     size: tuple[int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
@@ -52,12 +67,11 @@ def _cell(
     enlarge = cell.image.width < size[0]
     kind = Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS
     canvas.paste(cell.image.convert("RGB").resize(size, kind), corner)
-    if cell.judged.correct is None:
+    if not lines:
         return
     colour = GOOD if cell.judged.correct else BAD
     draw.rectangle((x - 2, y - 2, x + size[0] + 1, y + size[1] + 1), outline=colour, width=2)
-    text = verdict_text(cell.judged.correct, cell.judged.reason)
-    for i, line in enumerate(wrap(draw, text, font, size[0], 2)):
+    for i, line in enumerate(lines):
         draw.text((x, y + size[1] + 3 + i * (LINE - 2)), line, colour, font)
 
 

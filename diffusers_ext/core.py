@@ -52,7 +52,8 @@ class Site:
     """One attention module of a denoiser.
 
     `name` is its exact module path inside the denoiser, `component` the pipeline attribute that holds the
-    denoiser (`unet`, `transformer`, `transformer_2`), `index` its place in model order.
+    denoiser (`unet`, `transformer`, `transformer_2`), `index` its place in model order, `level` how often the
+    grid is halved there, counted from the finest attention.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Site:
     head_dim: int
     kind: Literal["self", "joint", "cross"]
     component: str = ""
+    level: int = 0
 
     @property
     def path(self) -> str:

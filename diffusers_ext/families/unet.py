@@ -119,6 +119,7 @@ class UNetFamily:
             for name, module in root.named_modules(prefix=part) if root is not None else ():
                 if name.rpartition(".")[2] in ("attn1", "attn2"):
                     found.append((name, module))
+        levels = [halvings(name, len(model.down_blocks)) for name, _ in found]
         return [
             UNetSite(
                 name=name,
@@ -127,6 +128,7 @@ class UNetFamily:
                 head_dim=attn.inner_dim // attn.heads,
                 kind="cross" if attn.is_cross_attention else "self",
                 component=component,
+                level=levels[index] - min(levels),
                 fused=_is_fused(attn.processor),
             )
             for index, (name, attn) in enumerate(found)

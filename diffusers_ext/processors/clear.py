@@ -34,8 +34,10 @@ class CLEAR(SparseMethod):
 
     `train_tokens` is proportional attention for sizes beyond training: sequences of S > `train_tokens`
     tokens, text included and far tokens not, get the scale `sqrt(log(S) / log(train_tokens) / D)` in place of
-    `1 / sqrt(D)`, in dense steps and for text too. With far tokens the published code has `log(10 S)` there,
-    which nothing explains; this is the rule without.
+    `1 / sqrt(D)`, in dense steps and for text too. It counts the longest sequence of training; modules whose
+    sequences are shorter are measured against their own: a fourth for each level of a U-Net below its finest
+    attention, and without the text where attention is among image tokens alone. With far tokens the published
+    code has `log(10 S)` there, which nothing explains; this is the rule without.
 
     Raises `MethodError` for settings out of range and for a weights file that does not fit the model,
     `UnsupportedError` for video and for grids that `downsample` does not divide.
@@ -75,7 +77,7 @@ class CLEAR(SparseMethod):
             "unit": "tokens",
             "low": 2,
             "help": "longest sequence of training, text included; beyond, attention is sharpened; 4608 for "
-            "FLUX.1 at 1024 px",
+            "FLUX.1 at 1024 px, 4096 for the finest level of Stable Diffusion 1 at 512 px",
         },
     )
 
@@ -163,10 +165,23 @@ class ClearCore(SparseCore):
             self.spatial_weight = self.spatial_weight.to(like.device)  # once, not in each call
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        train = self.method.train_tokens
-        if train is not None and q.shape[1] > train:
+        if self.method.train_tokens is not None and (train := self._trained()) < q.shape[1]:
             q = q * math.sqrt(math.log(q.shape[1]) / math.log(train))
         return super().__call__(q, k, v, mask, layout)
+
+    def _trained(self) -> float:
+        """Tokens of the sequence here in training."""
+        joint, text = self.run.layout, 0
+        if self.site.kind == "self" and joint is not None:
+            text = joint.text.stop - joint.text.start
+        train = (self.method.train_tokens - text) / 4**self.site.level
+        if train < 2:
+            raise MethodError(
+                "CLEAR train_tokens counts the longest sequence of training, text included, got "
+                f"{self.method.train_tokens}, which leaves {self.site.path} fewer than 2 tokens; it is 4608 "
+                "for FLUX.1 at 1024 px."
+            )
+        return train
 
     def in_order(self, x: Tensor, laid: Laid, layout: Layout) -> Tensor:
         near = super().in_order(x, laid, layout)

@@ -152,6 +152,43 @@ def test_proportional_attention(text):
     assert (whole - wanted).abs().max() <= 1e-12 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_each_level_of_a_u_net_is_measured_against_its_own_length(name):
+    """Trained at half the sides; a disk over the grid leaves nothing but the scale."""
+    tiny = host(name)
+    pipe, seen = tiny.build(), set()
+    finest = dx.plan(pipe, dx.CLEAR(), **tiny.size).tokens
+
+    def scaled(q, k, v, mask, layout):
+        seen.add(s := q.shape[1])
+        q = q * math.sqrt(math.log(s) / math.log(s / 4))
+        return dense(q, k, v, mask, layout)
+
+    with dx.apply(pipe, Instead(scaled)):
+        wanted = tiny.run(pipe, steps=2)
+    with dx.apply(pipe, dx.CLEAR(radius=50, train_tokens=finest // 4)):
+        close(tiny.run(pipe, steps=2), wanted)
+    assert seen == ({256, 64} if name == "sd" else {64})
+
+
+def test_a_length_of_training_that_is_none():
+    pipe = host("sd").build()
+    words = r"got 5, which leaves unet\.mid_block.* fewer than 2 tokens"
+    with pytest.raises(dx.MethodError, match=words), dx.apply(pipe, dx.CLEAR(train_tokens=5)):
+        host("sd").run(pipe, steps=1)
+
+
+def test_attention_among_image_tokens_is_measured_without_the_text():
+    joint, alone = layout_of((1, 4, 6), 4, front=False), layout_of((1, 4, 6), 0, front=False)
+    q, k, v = tensors(alone)
+    run = RunContext()
+    run.layout = joint
+    method = dx.CLEAR(radius=50, train_tokens=14)
+    out = method.bind(replace(SITE, kind="self"), run, dense)(q, k, v, None, alone)
+    wanted = dense(q * math.sqrt(math.log(24) / math.log(10)), k, v, None, alone)
+    assert torch.equal(out, wanted)
+
+
 def explicit(radius, edge):
     """The oracle as a method, for whole models."""
     return Instead(lambda q, k, v, mask, layout: oracle(q, k, v, layout, radius, edge, seen=mask))

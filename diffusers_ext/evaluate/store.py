@@ -17,25 +17,28 @@ FILE = "items.jsonl"
 class Store:
     """Verdicts by (variant, prompt, seed) of one model with one set of weights and call arguments.
 
-    The first line is the identity of the run. A folder that holds another one raises `ValueError`: figures of
-    different weights must not mix. A last line cut short by a crash is dropped.
+    The first line is the identity of the run, written with the first verdict: a run that is refused before
+    claims no folder. A folder that holds another one raises `ValueError`: figures of different weights must
+    not mix. A last line cut short by a crash is dropped.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.path = folder / FILE
         self.identity = json.loads(json.dumps(identity))
         self.done: dict[tuple[str, str, int], Judged] = {}
-        if self.path.exists() and (lines := self._lines()):
+        lines = self._lines() if self.path.exists() else []
+        self._begun = bool(lines)
+        if lines:
             self._check(lines[0])
-            for line in lines[1:]:
-                key = line.pop("variant"), line["prompt"], line["seed"]
-                self.done[key] = Judged(**line)
-        else:
-            self._append([self.identity])
+        for line in lines[1:]:
+            key = line.pop("variant"), line["prompt"], line["seed"]
+            self.done[key] = Judged(**line)
 
     def add(self, variant: str, judged: Sequence[Judged]) -> None:
         """Keeps verdicts; they are on the disk when this returns."""
-        self._append([{"variant": variant, **asdict(j)} for j in judged])
+        lines = [{"variant": variant, **asdict(j)} for j in judged]
+        self._append(lines if self._begun else [self.identity, *lines])
+        self._begun = True
         for j in judged:
             self.done[variant, j.prompt, j.seed] = j
 

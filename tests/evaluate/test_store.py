@@ -50,6 +50,15 @@ def test_other_results_are_never_mixed(tmp_path, change):
     assert (tmp_path / FILE).read_bytes() == before
 
 
+def test_a_folder_is_claimed_by_the_first_verdict(tmp_path):
+    """What is refused before it has judged anything leaves the folder to others."""
+    Store(tmp_path, IDENTITY)
+    assert not list(tmp_path.iterdir())
+    other = IDENTITY | {"call": {"steps": 4}}
+    Store(tmp_path, other).add("[]", ITEMS)
+    assert list(Store(tmp_path, other).done.values()) == ITEMS
+
+
 def test_damage_is_named_by_line(tmp_path):
     Store(tmp_path, IDENTITY).add("[]", ITEMS)
     lines = (tmp_path / FILE).read_text().splitlines()

@@ -10,8 +10,10 @@ from types import MappingProxyType
 
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import has, insert, markdown
+from diffusers_ext.evaluate.compare import percent
 from diffusers_ext.evaluate.power import pairs_table, prompts_table
 from diffusers_ext.zoo.captions import OBJECTS, RELATIONS, SHAPES, held_out_triple
+from diffusers_ext.zoo.mistakes import KINDS
 from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
@@ -29,6 +31,16 @@ ASKS = {
     "color_attr": "two objects that differ in colour and in shape: attribute binding",
     "position": "both objects, placed as told",
     "three_object": "all three objects",
+}
+
+WRONG = {
+    "colour": "a colour",
+    "shape": "a shape",
+    "swap": "whose colour is whose",
+    "relation": "where things are",
+    "count": "how many there are",
+    "objects": "an object more or fewer",
+    "overall": "all",
 }
 
 
@@ -140,6 +152,24 @@ def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
     return f"{told} (of {total} objects)"
 
 
+def reward() -> str:
+    """Preference of the learned reward by kind of mistake, and its agreement with the judge, held-out."""
+    found = json.loads((RESULTS / "reward-shapes-clip-held-out.json").read_text())
+    columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
+    rows = [
+        [WRONG[kind], *(percent(found[change][what][kind]) for change, what in columns)]
+        for kind in (*KINDS, "overall")
+    ]
+    painted = found["painted"]
+    one = painted["overall"]
+    return markdown(["a mistake in", *(f"{what}, {change}" for change, what in columns)], rows) + (
+        f"\n\n{found['n']} pairs for each kind and column. Of two pictures that `{painted['model']}` made for "
+        f"a prompt, one right and one wrong, the right one scores higher in {100 * one['auc']:.0f} % "
+        f"({100 * one['low']:.0f} to {100 * one['high']:.0f}; {painted['pictures']} pictures, "
+        f"{one['prompts']} prompts with both kinds)."
+    )
+
+
 def growth() -> str:
     """Time against tokens on a CPU, from the committed run: fitted exponents and the longest sequence."""
     found = json.loads((RESULTS / "growth-cpu-x86_64.json").read_text())
@@ -178,6 +208,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "clip-detector": clip_detector,
         "distillation": distillation,
         "growth": growth,
+        "reward": reward,
         **{f"quality-{m}": partial(quality, m) for m in ("shapes-sd3", "shapes-sd", "shapes-wan")},
     }
 )

@@ -163,8 +163,8 @@ def reward() -> str:
     painted = found["painted"]
     one = painted["overall"]
     return markdown(["a mistake in", *(f"{what}, {change}" for change, what in columns)], rows) + (
-        f"\n\n{found['n']} pairs for each kind and column. Of two pictures that `{painted['model']}` made for "
-        f"a prompt, one right and one wrong, the right one scores higher in {100 * one['auc']:.0f} % "
+        f"\n\n{found['n']} pairs for each kind and column. Of two pictures that `{painted['model']}` made "
+        f"for a prompt, one right and one wrong, the right one scores higher in {100 * one['auc']:.0f} % "
         f"({100 * one['low']:.0f} to {100 * one['high']:.0f}; {painted['pictures']} pictures, "
         f"{one['prompts']} prompts with both kinds)."
     )

@@ -59,7 +59,7 @@ def test_a_pair_is_what_the_stock_pipeline_makes_of_the_noise(teacher, tmp_path)
     drawn = distil(teacher, tmp_path).pairs.batch(0, 2, torch.Generator().manual_seed(3))
     prompts = teacher.tokenizer.batch_decode(drawn.ids, skip_special_tokens=True)
     stock = teacher(prompts, latents=drawn.noise, output_type="latent", **CALL).images
-    torch.testing.assert_close(drawn.latents, stock, atol=0.05, rtol=0.05)  # under bf16 autocast, kept in fp16
+    torch.testing.assert_close(drawn.latents, stock, atol=0.05, rtol=0.05)  # autocast to bf16, kept in fp16
     again = distil(teacher, tmp_path).pairs.batch(0, 2, torch.Generator().manual_seed(3))
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
 

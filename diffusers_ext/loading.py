@@ -20,10 +20,12 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
 
     `name_or_path` is a name of the zoo ("shapes-sd3"), a folder written by `save_pretrained`, or a Hub id
     ("black-forest-labs/FLUX.1-dev"), tried in this order. `kwargs` go to `DiffusionPipeline.from_pretrained`.
-    Models of the zoo are checked against their sha256 and come in float32 unless `dtype` says otherwise. Code
-    inside a repository is never run unless you pass `trust_remote_code=True` yourself.
+    Models of the zoo, and folders with a card from training, are checked against their sha256. Those of the
+    zoo come in float32 unless `dtype` says otherwise. Code inside a repository is never run unless you pass
+    `trust_remote_code=True` yourself.
 
-    Raises `ValueError` for an unknown name and `OSError` for a folder or Hub id that cannot be read.
+    Raises `ValueError` for an unknown name and for other weights than those of the card, `OSError` for a
+    folder or Hub id that cannot be read.
     """
     from diffusers import DiffusionPipeline
 
@@ -33,10 +35,12 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
     folder = locate(name)
     if folder is None:
         return _from_hub(name, kwargs)
+    # Training alone writes sums, of about 10 MB; other folders, which may hold gigabytes, are not read twice.
+    if name in zoo.MODELS or "sha256" in zoo.card(folder):
+        zoo.verify_weights(folder)
     if name in zoo.MODELS:
         import torch
 
-        zoo.verify_weights(folder)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
     try:

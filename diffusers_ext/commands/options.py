@@ -72,28 +72,21 @@ def quiet_hosts() -> None:
 
 def defaults(name: str) -> dict[str, Any]:
     """Call arguments that a zoo model, shipped or trained anew, was trained for; none for other models."""
-    import json
-
     from .. import zoo
 
     if name in zoo.MODELS:
         return dict(zoo.MODELS[name].call)
-    card = Path(name).expanduser() / zoo.CARD
-    return dict(json.loads(card.read_text())["call"]) if card.is_file() else {}
+    return zoo.card(Path(name).expanduser()).get("call", {})
 
 
 def tasks(name: str) -> tuple[str, ...]:
     """Task classes that a model is judged on: what the zoo says, else its card, else those of images."""
-    import json
-
     from .. import zoo
     from ..zoo.suites import IMAGE_TASKS
 
     if name in zoo.MODELS:
         return zoo.MODELS[name].tasks or IMAGE_TASKS
-    card = Path(name).expanduser() / zoo.CARD
-    asked = json.loads(card.read_text()).get("tasks") if card.is_file() else None
-    return tuple(asked or IMAGE_TASKS)
+    return tuple(zoo.card(Path(name).expanduser()).get("tasks") or IMAGE_TASKS)
 
 
 def variants(names: str, settings: Sequence[str], preset: dict[str, Any] | None) -> list["Variant"]:

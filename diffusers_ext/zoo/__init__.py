@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 CARD = "card.json"
+_ENTRIES = MappingProxyType({"call": dict, "tasks": list, "sha256": dict})  # of a card that are read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +102,34 @@ def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
     return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+def card(folder: Path) -> dict[str, Any]:
+    """What training wrote about a model, `{}` without a card; raises `ValueError` where it cannot be read.
+
+    Other projects have files of this name: entries of another kind than ours are left out.
+    """
+    if not (folder / CARD).is_file():
+        return {}
+    try:
+        found = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / CARD} is no JSON in UTF-8 ({error}); restore or delete it") from error
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in entries if isinstance(value, _ENTRIES.get(key, object))}
+
+
 def verify_weights(folder: str | Path) -> None:
     """Compare weight files with the sha256 in the card; raises `ValueError` naming the first bad file."""
     folder = Path(folder)
-    if not (folder / CARD).is_file():
+    if (asked := card(folder).get("sha256")) is None:
         raise FileNotFoundError(
             f"{folder} has no {CARD} with checksums; install the package again or train the model"
         )
-    asked = json.loads((folder / CARD).read_text())["sha256"]
     found = checksums(weight_files(folder), folder)
     for name in sorted(asked.keys() | found.keys()):
         if asked.get(name) != found.get(name):
-            rule = f"{asked[name][:12]}..." if name in asked else "no such file"
+            rule = f"{str(asked[name])[:12]}..." if name in asked else "no such file"
             came = f"{found[name][:12]}..." if name in found else "nothing"
             raise ValueError(
                 f"the sha256 of {folder / name} must match {CARD}: asked {rule}, found {came}; "
-                "restore the file"
+                "restore the file, or save changed weights to another folder"
             )

@@ -52,6 +52,9 @@ def test_a_damaged_file_is_named(folder, part):
 def test_a_folder_without_card_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"card\.json"):
         zoo.verify_weights(tmp_path)
+    (tmp_path / zoo.CARD).write_text("{}")
+    with pytest.raises(FileNotFoundError, match="with checksums"):
+        zoo.verify_weights(tmp_path)
 
 
 def test_unknown_models_are_refused():

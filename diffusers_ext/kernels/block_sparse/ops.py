@@ -31,6 +31,7 @@ def attention(
     out + bias_i`. `triton=False` takes the reference also where the kernels could run. Raises `ValueError`
     for tensors that do not fit the plan, `NotImplementedError` for gradients with a gain.
     """
+    _check_kinds(q, k, v, plan)
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return torch.ops.diffusers_ext.block_sparse_forward(
         *(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)),
@@ -121,6 +122,21 @@ def _on_triton(q: Tensor) -> bool:
     return True
 
 
+def _check_kinds(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> None:
+    """Before dispatch: one tensor on meta is enough for the fake kernel, whose numbers mean nothing."""
+    lists = plan.row_ptr, plan.col, plan.q_coord, plan.k_coord, plan.table
+    if any(x.device != q.device for x in (k, v, *lists)):
+        raise ValueError(
+            f"q, k, v and the plan must lie on one device, got {q.device}, {k.device}, {v.device} and "
+            f"{plan.row_ptr.device}; move the plan with plan.to()."
+        )
+    if not (q.is_floating_point() and q.dtype == k.dtype == v.dtype):
+        raise ValueError(
+            f"q, k and v must have one floating-point dtype, got {q.dtype}, {k.dtype} and {v.dtype}; cast "
+            "them."
+        )
+
+
 def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
     """Everything a kernel would read out of bounds for."""
     B, S_q, H, D = q.shape
@@ -130,14 +146,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
         raise ValueError(
             f"q, k and v must share batch, heads and head size, got {tuple(q.shape)}, {tuple(k.shape)} and "
             f"{tuple(v.shape)}; repeat grouped keys first."
-        )
-    if len({x.device for x in (q, k, v, *lists)}) > 1:
-        raise ValueError(
-            f"The plan lies on {row_ptr.device}, the tensors on {q.device}; move it with plan.to()."
-        )
-    if len({x.dtype for x in (q, k, v)}) > 1:
-        raise ValueError(
-            f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}; cast them."
         )
     if (S_q, S_kv) != (len(q_coord), k_coord.shape[-1]):
         raise ValueError(

@@ -133,7 +133,10 @@ def test_inputs_that_do_not_fit_are_one_sentence():
     for call, words in {
         lambda: ops.attention(q[:, 1:], k, v, plan): "is for 125 queries",
         lambda: ops.attention(q, k[:, :, :1], v[:, :, :1], plan): "repeat grouped keys",
-        lambda: ops.attention(q, k.half(), v, plan): "one dtype",
+        lambda: ops.attention(q, k.half(), v, plan): "one floating-point dtype",
+        lambda: ops.attention(q.int(), k.int(), v.int(), plan): "one floating-point dtype",
+        lambda: ops.attention(q, k, v, plan.to("meta")): "one device, got cpu, cpu, cpu and meta; move",
+        lambda: ops.attention(q, k.to("meta"), v, plan): "one device, got cpu, meta, cpu and cpu",
         lambda: ops.attention(q, k, v, replace(plan, row_ptr=plan.row_ptr.expand(3, -1))): "got 3 plans",
     }.items():
         with pytest.raises(ValueError, match=words):

@@ -79,6 +79,7 @@ def side_by_side(
     from tqdm import tqdm
 
     from ..call import arguments, cut_text
+    from ..evaluate import sites
     from ..evaluate.compare import lines, run
     from ..evaluate.generate import Item
     from ..evaluate.grid import grid
@@ -98,11 +99,15 @@ def side_by_side(
     with tqdm(total=len(items) * len(columns), unit="image", disable=not opt.show_progress()) as bar:
         comparison = run(pipe, columns, items, call, batch, bar.update)
     results = {"model": model, "call": call, **comparison.to_dict(), "versions": versions()}
+    ran = list(comparison.ran().values())
+    told = list(dict.fromkeys(sentence for own in ran for sentence in sites.sentences(own)))
     write_image(folder / "compare.png", grid(comparison))
-    write_bytes(folder / "report.html", html(comparison, results, title, notes).encode())
+    write_bytes(folder / "report.html", html(comparison, results, title, (*notes, *told)).encode())
     write_json(folder / "results.json", results)
-    for line in lines(results):
+    for line in [*lines(results), *told]:
         typer.echo(line)
+    for sentence in dict.fromkeys(sentence for own in ran for sentence in sites.warnings(own)):
+        opt.warn(sentence)
     typer.echo(f"wrote {folder / 'compare.png'}, report.html and results.json")
     return results
 

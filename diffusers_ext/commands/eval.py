@@ -29,10 +29,11 @@ def evaluate(
     from tqdm import tqdm
 
     from ..call import arguments, seed_of
+    from ..evaluate import sites
     from ..evaluate.compare import Variant
     from ..evaluate.outputs import rows, write
     from ..evaluate.pictures import Pictures
-    from ..evaluate.run import answer, column, results
+    from ..evaluate.run import answer, column, key, results
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
     from ..evaluate.weights import fingerprint
@@ -56,19 +57,24 @@ def evaluate(
         base = run(variant=plain, tick=bar.update, pictures=pictures) if methods else judged
     if all(j.correct is None for j in judged):
         raise ValueError(f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}")
+    ran = sites.kept(folder, key(other))
     found = {
         "model": model,
         "suite": suite,
         "n": n,
         "seed": seed_of(seed),
         **identity,
-        **results(other, judged, base if methods else None),
+        **results(other, judged, base if methods else None, ran),
         "versions": versions(),
     }
     columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
     files = write(folder, found, *columns)
     for line in aligned(rows(found, other.label or PLAIN)):
         typer.echo(line)
+    for line in sites.sentences(ran):
+        typer.echo(line)
+    for sentence in sites.warnings(ran):
+        opt.warn(sentence)
     typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
 
 

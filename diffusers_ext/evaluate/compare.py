@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..settings import as_dict
+from . import sites
 from .generate import Item, applied, generate
 from .score import Judged, compare, judge, summarise
 from .video import still
@@ -38,6 +39,11 @@ class Comparison:
     items: tuple[Item, ...]
     cells: tuple[tuple[Cell, ...], ...]
     reports: tuple[dict[str, Any] | None, ...]
+
+    def ran(self) -> dict[str, sites.Sites]:
+        """Where the methods of each variant ran, by its label; stock pipelines are left out."""
+        pairs = zip(self.variants, self.reports, strict=True)
+        return {v.label: sites.of(v.methods, report) for v, report in pairs if report}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `results.json`; the first variant is what the others are paired with."""

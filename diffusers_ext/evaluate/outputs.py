@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metadata import write_bytes, write_json
+from . import sites
 from .compare import difference, percent
 from .gallery import Column, gallery
 from .plot import accuracies, save
@@ -47,7 +48,7 @@ def markdown(found: Mapping[str, Any], label: str) -> str:
 
 
 def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
-    """What the figures were measured on, one sentence each."""
+    """What the figures were measured on and where the methods ran, one sentence each."""
     pace = f"{label} takes {found['seconds_per_image']:.2f} s an image"
     if plain := found.get("plain"):
         pace += f", plain {plain['seconds_per_image']:.2f} s"
@@ -55,6 +56,7 @@ def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
     return (
         f"{found['suite']} prompts, {found['n']} a task, seed {found['seed']}; {call}.",
         f"Intervals hold 95 %; {pace}.",
+        *sites.sentences(found.get("sites", {})),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..settings import PLAIN, as_dict
+from . import sites
 from .compare import Variant
 from .gallery import Column
 from .generate import Item, applied, generate
@@ -31,7 +32,8 @@ def answer(
 ) -> list[Judged]:
     """Verdicts in the order of `questions`; what the store knows is not made again.
 
-    With `pictures` they are kept, too, and what the store knows without a picture is made again.
+    With `pictures` they are kept, too, and what the store knows without a picture is made again. Where the
+    methods ran is kept beside the store (`sites.kept`).
     """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
@@ -43,11 +45,13 @@ def answer(
     ]
     tick(len(questions) - len(todo))
     if todo:
-        with applied(pipe, variant.methods):
+        with applied(pipe, variant.methods) as session:
             for made in generate(pipe, todo, call, batch):
                 for p in made if pictures is not None else ():
                     pictures.add(name, p.item, p.image)
                 judged = [judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in made]
+                if session and (ran := sites.of(variant.methods, session.report().to_dict())):
+                    sites.keep(store.path.parent, name, ran)
                 store.add(name, judged)
                 tick(len(made))
     return [store.done[name, q.item.prompt, q.item.seed] for q in questions]
@@ -62,9 +66,14 @@ def column(variant: Variant, judged: Sequence[Judged], pictures: Pictures) -> Co
 
 
 def results(
-    variant: Variant, judged: Sequence[Judged], plain: Sequence[Judged] | None = None
+    variant: Variant,
+    judged: Sequence[Judged],
+    plain: Sequence[Judged] | None = None,
+    ran: sites.Sites | None = None,
 ) -> dict[str, Any]:
-    """`tasks`, `overall`, seconds; with `plain` also its figures and the paired comparison."""
+    """`tasks`, `overall`, seconds; with `plain` also its figures and the paired comparison. `ran`, where the
+    methods ran, becomes `sites`.
+    """
     found: dict[str, Any] = {
         "methods": [as_dict(m) for m in variant.methods],
         **summarise(judged),
@@ -73,4 +82,6 @@ def results(
     if plain is not None:
         found["plain"] = summarise(plain) | {"seconds_per_image": sum(j.seconds for j in plain) / len(plain)}
         found["paired"] = compare(plain, judged)
+    if ran:
+        found["sites"] = ran
     return found

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..zoo.suites import TASKS
+from . import sites
 from .blocks import insert, markdown
 from .compare import difference, percent
 
@@ -109,7 +110,9 @@ def _guidance(call: Mapping[str, Any]) -> str:
 
 
 def _method(found: Mapping[str, Any]) -> str:
-    return "+".join(m["name"] for m in found["methods"]) or "plain"
+    idle = sites.idle(found.get("sites", {}))
+    names = [f"{m['name']} (stayed dense)" if m["name"] in idle else m["name"] for m in found["methods"]]
+    return "+".join(names) or "plain"
 
 
 def _size(model: str) -> str:

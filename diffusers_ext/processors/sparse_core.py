@@ -166,7 +166,7 @@ def _lay_out(
         return Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
     survey = recipe.survey()
     if method.backend == "auto" and (why := method.expect(survey)) is not None:
-        log.info("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
+        log.warning("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
         return Laid(layout.grid, text, why)
     try:
         choice = choose(Problem(device, dtype, head_dim, (recipe.block_q, recipe.block_k)), method.backend)

@@ -60,6 +60,12 @@ def test_swapped_colours_are_told():
     assert "exchange the two colours: shapes-x (?, 4) held-out 25 %." in render([found])
 
 
+def test_a_method_that_never_ran_is_marked():
+    ran = {"clear": [{"backend": "dense"}], "gna": [{"backend": "dense"}, {"backend": "triton"}]}
+    found = measured(True) | {"methods": [{"name": "clear"}, {"name": "gna"}], "sites": ran}
+    assert cells(render([found]))[1][2][3] == "clear (stayed dense)+gna"
+
+
 def test_shipped_models_show_their_size():
     (table,) = cells(render([measured(False) | {"model": "shapes-sd3"}]))
     assert 1 < float(table[2][-1]) <= 10

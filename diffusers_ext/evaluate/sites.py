@@ -1,0 +1,78 @@
+"""Where sparse methods ran: figures of a method that stayed dense compare the plain model with itself."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..metadata import write_json
+
+FILE = "sites.json"
+DENSE = "dense"
+
+# method name -> its attention modules, each `{path, backend, why, density, full_share}` of the report
+Sites = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
+    """The modules of each method that decides how attention is computed, out of `Report.to_dict()`."""
+    from ..core import Slot  # brings torch
+
+    fields = "path", "backend", "why", "density", "full_share"
+    return {
+        m.name: [{f: s[f] for f in fields} for s in report["sites"] if m.name in s["methods"]]
+        for m in methods
+        if Slot.CORE in m.slots
+    }
+
+
+def keep(folder: Path, variant: str, sites: Sites) -> None:
+    """Puts the modules of a variant beside the verdicts: a resumed run may have nothing left to run."""
+    write_json(folder / FILE, _read(folder) | {variant: sites})
+
+
+def kept(folder: Path, variant: str) -> dict[str, list[dict[str, Any]]]:
+    """What `keep` wrote; empty for a variant without methods that compute attention."""
+    return _read(folder).get(variant, {})
+
+
+def idle(sites: Sites) -> list[str]:
+    """Names of the methods that left attention dense in every module."""
+    return [name for name, own in sites.items() if all(s["backend"] == DENSE for s in own)]
+
+
+def sentences(sites: Sites) -> list[str]:
+    """A sentence a method: `clear: reference at 6 of 6 modules (asked for, density 0.18 to 0.50).`"""
+    out = []
+    for name, own in sites.items():
+        kinds: dict[tuple[str, str], list[float]] = {}
+        for s in own:
+            kinds.setdefault((s["backend"], s["why"]), []).append(s["density"])
+        parts = [
+            f"{backend} at {len(densities)} of {len(own)} modules ({_reason(backend, why, densities)})"
+            for (backend, why), densities in kinds.items()
+        ]
+        out.append(f"{name}: {'; '.join(parts)}.")
+    return out
+
+
+def warnings(sites: Sites) -> list[str]:
+    """A sentence for each method that did nothing, with the next step."""
+    return [
+        f"{name} left attention dense in all modules, so its pictures show nothing of it "
+        f"({', '.join(dict.fromkeys(s['why'] for s in sites[name]))}); change its settings, or name a "
+        f"back-end, as --set {name}.backend=reference, where only the gain is in doubt"
+        for name in idle(sites)
+    ]
+
+
+def _reason(backend: str, why: str, densities: Sequence[float]) -> str:
+    if backend == DENSE:
+        return why
+    low, high = (f"{d:.2f}" for d in (min(densities), max(densities)))
+    return f"{why}, density {low}" + (f" to {high}" if high != low else "")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    return json.loads(path.read_text()) if path.exists() else {}

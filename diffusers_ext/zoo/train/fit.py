@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import Recipe, Schedule
-from .loop import Average, Log, StopRequest, cpu_precision, load_checkpoint, save_atomically
+from .loop import Average, Log, Stopped, StopRequest, cpu_precision, load_checkpoint, save_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +53,8 @@ class Run:
     """How a run is carried out, as opposed to what it learns.
 
     `samples` sets the planned length anew, also on resume; `decay_now` begins the decay at once; `minutes`
-    stops early and leaves a checkpoint. `batch` replaces the recipe's, for machines that want larger ones;
-    it stays as it is on resume.
+    stops early, after a step at the least, and leaves a checkpoint. `batch` replaces the recipe's, for
+    machines that want larger ones; it stays as it is on resume. Raises `ValueError` for numbers too small.
     """
 
     minutes: float | None = None
@@ -64,6 +64,15 @@ class Run:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("minutes", 0), ("samples", 1), ("batch", 1)):
+            number = getattr(self, name)
+            if number is not None and not number >= least:  # NaN included
+                raise ValueError(
+                    f"{name} of a run must be at least {least}, got {number}; "
+                    "leave it out to train as the recipe says"
+                )
 
 
 def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
@@ -110,7 +119,13 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * schedule.factor(used)
-            inputs = objective.inputs(step, used / schedule.total)
+            try:
+                with stop.at_once():  # drawing data takes minutes and changes nothing that a checkpoint holds
+                    inputs = objective.inputs(step, used / schedule.total)
+            except Stopped:
+                spent += time.perf_counter() - ticked
+                save()
+                return False
             with accelerator.autocast():
                 loss = objective.loss(*(x.to(accelerator.device) for x in inputs))
             loss.backward()
@@ -158,11 +173,12 @@ def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> di
     Raises `ValueError` when a run is resumed with another batch, since its steps would mean other samples.
     """
     begun = None if checkpoint is None else checkpoint.get("batch", recipe.batch)
-    batch = run.batch or begun or recipe.batch
-    if batch < 1 or (begun is not None and batch != begun):
-        rule = "at least 1" if begun is None else f"the {begun} that the run began with"
-        raise ValueError(f"the batch must be {rule}, got {batch}; leave it out or begin a new run")
-    return {"samples": run.samples or recipe.samples, "batch": batch}
+    if begun is not None and run.batch not in (None, begun):
+        raise ValueError(
+            f"the batch must be the {begun} that the run began with, got {run.batch}; "
+            "leave it out or begin a new run"
+        )
+    return {"samples": run.samples or recipe.samples, "batch": run.batch or begun or recipe.batch}
 
 
 def restore(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

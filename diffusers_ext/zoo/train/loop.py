@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +79,17 @@ class Log:
             file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
 
 
+class Stopped(BaseException):
+    """A stop request was heard at once. Like `KeyboardInterrupt` no `Exception`: it must pass libraries that
+    catch these."""
+
+
 class StopRequest:
     """SIGTERM and SIGINT ask the run to save and end: `with StopRequest() as stop: ... if stop.asked`."""
 
     def __init__(self) -> None:
         self.asked = False
+        self._raises = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -94,8 +101,22 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In this context a request raises `Stopped` wherever it comes, and right away if it came before."""
+        self._raises = True
+        try:
+            if self.asked:
+                raise Stopped
+            yield
+        finally:
+            self._raises = False
+
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
+        if self._raises:
+            self._raises = False  # once: what cleans up on the way out is left alone
+            raise Stopped
 
 
 def cpu_precision() -> str:

@@ -30,7 +30,7 @@ def rerun(model, objective_class, steps, out, *, compile=False):
 
     class Stopped(objective_class):
         def inputs(self, step, progress):
-            if step == steps - 1:
+            if step == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().inputs(step, progress)
 

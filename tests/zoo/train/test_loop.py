@@ -9,6 +9,7 @@ from diffusers_ext.zoo.train.config import Schedule
 from diffusers_ext.zoo.train.loop import (
     Average,
     Log,
+    Stopped,
     StopRequest,
     generator,
     load_checkpoint,
@@ -71,3 +72,17 @@ def test_sigterm_asks_and_the_handler_goes_away():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_request_raises_where_it_is_heard_at_once():
+    reached = []
+    with StopRequest() as stop:
+        with pytest.raises(Stopped), stop.at_once():
+            reached.append("before")
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("after")
+        assert stop.asked and reached == ["before"]
+        os.kill(os.getpid(), signal.SIGTERM)  # elsewhere it is noted, and the next such place raises
+        with pytest.raises(Stopped), stop.at_once():
+            reached.append("after")
+    assert reached == ["before"]

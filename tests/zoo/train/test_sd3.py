@@ -71,6 +71,23 @@ def test_a_stop_request_writes_a_checkpoint_and_the_rest_follows(whole, tmp_path
     assert losses(tmp_path) == losses(whole)
 
 
+def test_a_stop_request_is_heard_while_data_are_drawn(whole, tmp_path, vae):
+    """SIGTERM in the middle of the first shard: no step is done, nothing is half written, the run goes on."""
+    objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
+    make = objective.stream.shards.make
+
+    def interrupted(number):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return make(number)
+
+    objective.stream.shards.make = interrupted
+    assert not fit(objective, tmp_path, Run())
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 0
+    assert not list(tmp_path.glob("cache/*"))
+    assert train(tmp_path, vae)
+    assert losses(tmp_path) == losses(whole)
+
+
 def test_decay_can_begin_on_resume(tmp_path, vae):
     assert not train(tmp_path, vae, minutes=0)
     assert train(tmp_path, vae, samples=16, decay_now=True)

@@ -134,7 +134,7 @@ def measured(
         return row | {"refused": str(error)}
     density = overall_density(made.reports[0]["sites"], weights)
     steps = call["num_inference_steps"]
-    sparse = 1 - ceil(method.dense_steps * steps - 1e-9) / steps
+    sparse = 1 - method.first_dense(steps) / steps
     judged, plain = ([c.judged for c in x.cells[0]] for x in (made, dense))
     here, there = pixels(made), pixels(dense)
     return row | {

@@ -23,7 +23,8 @@ def first_steps(default: int | float) -> Any:
     facts = {
         "unit": "steps, or a fraction of them",
         "low": 0,
-        "help": "first steps with dense attention: a whole number counts steps, 0.24 is a share of them",
+        "help": "first steps with dense attention: a whole number counts steps, 0.24 is a share of them, "
+        "which below 1.0 leaves a step sparse",
     }
     return field(default=default, kw_only=True, metadata=facts)
 
@@ -136,9 +137,16 @@ class SparseMethod:
                 f"{self.name} dense_steps counts the steps of a pipeline, but it was applied to a bare "
                 "denoiser; apply it to the pipeline, or set dense_steps=0."
             )
-        if isinstance(self.dense_steps, float):
-            return run.step < math.ceil(self.dense_steps * run.steps - 1e-9)
-        return run.step < self.dense_steps
+        return run.step < self.first_dense(run.steps)
+
+    def first_dense(self, steps: int) -> int:
+        """How many of `steps` are dense. A share is rounded up, but below 1.0 never to all of them, so that
+        the method runs in a single step, too.
+        """
+        if not isinstance(self.dense_steps, float):
+            return min(self.dense_steps, steps)
+        count = math.ceil(self.dense_steps * steps - 1e-9)
+        return count if self.dense_steps == 1.0 else min(count, steps - 1)
 
 
 def tiled(

@@ -60,16 +60,20 @@ class SparseCore:
         self.run = run
         self.inner = inner
         self.dense = False
+        self.begun = False  # whether a call came that was not of a dense step
         # by grid and text; made before the call where the run tells the layout: compiled code cannot
         self.ready: dict[tuple[Grid, int], Laid] = {}
         self.place: tuple[torch.device, torch.dtype] | None = None
         self.last: Laid | None = None
 
     def begin_call(self, like: Tensor) -> None:
-        """Reads the step and makes the plan, before each call of the denoiser and outside compiled code."""
+        """Reads the step and makes the plan, before each call of the denoiser and outside compiled code; in
+        dense steps as well, so that what does not fit is refused before the first of them.
+        """
         self.dense = self.method.is_dense_step(self.run)
+        self.begun |= not self.dense
         layout = self.run.layout
-        if self.dense or layout is None:
+        if layout is None:
             return
         if self.site.kind == "self":
             layout = Layout(layout.grid, slice(0, 0), layout.vision)
@@ -80,16 +84,16 @@ class SparseCore:
 
     def describe(self) -> dict[str, Any]:
         """What ran last, for the report."""
-        laid = self.last or next(iter(self.ready.values()), None)
+        laid = self.last or (next(iter(self.ready.values()), None) if self.begun else None)
         if laid is None:
             return {"why": "dense steps so far" if self.dense else "not called yet"}
         names = "backend", "why", "density", "full_share"
         return {name: getattr(laid, name) for name in names}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        laid = self._laid(q, k, mask, layout)  # also where it is not used yet: it checks
         if self.dense:
             return self.inner(q, k, v, mask, layout)
-        laid = self._laid(q, k, mask, layout)
         if not torch.compiler.is_compiling():
             self.last = laid
         if laid.plan is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .. import CARD, MODELS, checksums, weight_files
 from .config import Schedule
 from .fit import FULL_LOG, Objective, averaged
-from .loop import load_checkpoint
+from .loop import Log, load_checkpoint
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -38,10 +38,8 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
     state = load_checkpoint(run / "checkpoint.pt")
     averaged(objective, state)
     save_half(objective.pipe.to("cpu"), out)
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    (out / "training_log.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in thin(lines, LOG_LINES))
-    )
+    lines = thin(Log(run / "log.jsonl").read(), LOG_LINES)
+    (out / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     schedule = Schedule(*state["schedule"])
     use = {"model": type(objective.pipe).__name__}
     if model := MODELS.get(name):
@@ -95,7 +93,7 @@ def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
 
 def thin(lines: list[dict[str, Any]], limit: int) -> Iterable[dict[str, Any]]:
     """The first steps, every evaluation, the last line, and evenly chosen others: about `limit` lines."""
-    kept = {i for i, line in enumerate(lines) if i < FULL_LOG or "loss" not in line}
+    kept = {i for i, line in enumerate(lines) if line["step"] <= FULL_LOG or "loss" not in line}
     others = [i for i in range(len(lines)) if i not in kept]
     stride = -(-len(others) // max(limit - len(kept) - 1, 1)) or 1
     chosen = {*kept, *others[::stride], len(lines) - 1} if lines else set()

@@ -108,6 +108,9 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
         plan = [schedule.warmup, schedule.decay_from, schedule.total]
         save_atomically({**state, "schedule": plan, "seed": run.seed, "batch": recipe.batch}, path)
 
+    if state is None:
+        path.unlink(missing_ok=True)  # of the run that this one replaces: it must not go on with this log
+    log.rewind(step)
     began = saved = ticked = time.perf_counter()
     logged = (step, began)
     with (

@@ -7,25 +7,31 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import torch
 
 
-def save_atomically(state: Mapping[str, Any], path: Path) -> None:
-    """torch.save beside `path`, flush to the disk, then rename: a reader sees the old file or the new one."""
-    import torch
-
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, flushed to the disk, then renamed: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
     with fresh.open("wb") as file:
-        torch.save(dict(state), file)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    import torch
+
+    with replacing(path) as file:
+        torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -77,6 +83,22 @@ class Log:
         line = {k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """What was written, without lines that a crash cut short; empty where there is no log."""
+        lines = []
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else ():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
+
+    def rewind(self, step: int) -> None:
+        """Go back to `step`: the lines of later ones, and what a crash left of a line, are dropped."""
+        kept = [line for line in self.read() if line["step"] <= step]
+        with replacing(self.path) as file:
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
 
 
 class Stopped(BaseException):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .loop import replacing
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,8 +54,6 @@ class Shards:
                 arrays = dict(file)
         else:
             arrays = self.make(number)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_suffix(".tmp.npz")
-            np.savez(fresh, **arrays)
-            fresh.replace(path)
+            with replacing(path) as file:
+                np.savez(file, **arrays)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

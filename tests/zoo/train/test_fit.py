@@ -1,8 +1,17 @@
+import json
 import math
 
 import pytest
 
-from diffusers_ext.zoo.train.fit import Run
+from diffusers_ext.zoo.train.config import VAEConfig
+from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.vae import VAEObjective
+
+TINY = VAEConfig(samples=6, batch=2, warmup=0)
+
+
+def steps_of(log):
+    return [json.loads(line)["step"] for line in log.read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -16,3 +25,26 @@ def test_numbers_too_small_are_refused(refused, tmp_path, name, number):
     for model in ("shapes-vae", "clear"):
         assert rule in refused("train", model, f"--{name}", number, "--out", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_log_of_a_crashed_run_is_that_of_a_whole_one(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert not fit(VAEObjective(TINY), tmp_path, Run(minutes=0))
+    with log.open("a") as file:
+        file.write('{"step": 2, "loss": 0.5}\n{"step": 3, "lo')
+    assert fit(VAEObjective(TINY), tmp_path)
+    assert steps_of(log) == [1, 2, 3]
+
+
+def test_a_restart_leaves_nothing_of_the_run_before(tmp_path):
+    class Broken(VAEObjective):
+        def loss(self, *inputs):
+            raise RuntimeError("no memory left")
+
+    log, checkpoint = tmp_path / "log.jsonl", tmp_path / "checkpoint.pt"
+    assert fit(VAEObjective(TINY), tmp_path)
+    assert not fit(VAEObjective(TINY), tmp_path, Run(resume=False, minutes=0))
+    assert steps_of(log) == [1]
+    with pytest.raises(RuntimeError, match="no memory"):
+        fit(Broken(TINY), tmp_path, Run(resume=False))
+    assert not checkpoint.exists() and steps_of(log) == []

@@ -84,6 +84,8 @@ def test_a_stop_request_is_heard_while_data_are_drawn(whole, tmp_path, vae):
     assert not fit(objective, tmp_path, Run())
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 0
     assert not list(tmp_path.glob("cache/*"))
+    export(objective, tmp_path, tmp_path / "model", "shapes-sd3")
+    assert (tmp_path / "model" / "training_log.jsonl").read_text() == ""
     assert train(tmp_path, vae)
     assert losses(tmp_path) == losses(whole)
 
@@ -120,11 +122,13 @@ def test_muon_takes_the_hidden_matrices_of_the_transformer(tmp_path, vae):
 
 
 def test_the_log_is_thinned_but_keeps_evaluations():
-    lines = [{"step": i, "loss": 1.0} for i in range(5000)]
-    lines[777] = {"step": 777, "exact": {}}
+    lines = [{"step": i, "loss": 1.0} for i in range(1, 5000)]
+    evaluations = [{"step": i, "exact": {}} for i in (50, 777)]
+    lines = sorted([*lines, *evaluations], key=lambda line: line["step"])
     kept = list(thin(lines, 400))
-    assert len(kept) <= 400 and lines[777] in kept and kept[-1] == lines[-1]
-    assert kept[:FULL_LOG] == lines[:FULL_LOG] and list(thin(lines[:50], 100)) == lines[:50]
+    assert len(kept) <= 400 and evaluations[1] in kept and kept[-1] == lines[-1]
+    assert [line for line in kept if line["step"] <= FULL_LOG] == lines[: FULL_LOG + 1]
+    assert list(thin(lines[:50], 100)) == lines[:50]
 
 
 @pytest.mark.parametrize("call, match", [(("dog",), "train one of shapes-vae, .*shapes-sd3")])

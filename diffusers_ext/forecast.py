@@ -1,6 +1,7 @@
 """`plan`: what a sparse method would do at a size, before anything runs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from .core import Method
 from .errors import MethodError, UnsupportedError
 from .presets import preset, tokens_of
 from .sizes import Grid, Tokens
+from .values import fit
 
 Tile = tuple[int, int, int]
 
@@ -127,9 +129,13 @@ def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
 def _check_tile(tile: Any) -> None:
     if tile is None:
         return
-    fits = len(tile) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in tile)
-    if not fits or any(math.prod(edges) > 1024 for edges in tile):
+    try:
+        whole = fit(tile, Sequence[Sequence[int]], "tile")
+    except ValueError:
+        whole = []
+    fits = len(whole) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in whole)
+    if not fits or any(math.prod(edges) > 1024 for edges in whole):
         raise MethodError(
-            "A tile is ((t, h, w) of queries, (t, h, w) of keys) with at most 1024 tokens each, got "
-            f"{tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
+            "A tile is ((t, h, w) of queries, (t, h, w) of keys) in whole numbers, with at most 1024 tokens "
+            f"each, got {tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
         )

@@ -16,8 +16,9 @@ from typing import Any, get_type_hints
 from .core import Method, nearest_names
 from .errors import MethodError
 from .processors import METHODS
-from .settings import build, checked, fit, method_class
+from .settings import build, checked, method_class
 from .sizes import Tokens, of_pipeline
+from .values import fit
 
 FOLDER = Path(__file__).parent / "configs" / "presets"
 FORMATS = ("diffusers", "bf16", "fp16", "fp32")  # words of a checkpoint's name that make no other model of it

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import math
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+from .values import describe, fit
 
 PLAIN = "plain"
 
@@ -75,14 +75,6 @@ def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]
     return fitted
 
 
-def fit(value: Any, hint: Any, key: str) -> Any:
-    """A value of a file as the annotated type; raises `ValueError` if it does not fit."""
-    fits, fitted = _fit(value, hint)
-    if not fits:
-        raise ValueError(f"{key} takes {describe(hint)}, got {value!r}")
-    return fitted
-
-
 def convert(raw: str, hint: Any, key: str) -> Any:
     """`raw` as JSON or plain text, turned into the annotated type; raises `ValueError` if it does not fit."""
     try:
@@ -90,70 +82,18 @@ def convert(raw: str, hint: Any, key: str) -> Any:
     except json.JSONDecodeError:
         value = raw.strip()
     for candidate in (value, raw.strip()):
-        fitted, result = _fit(candidate, hint)
-        if fitted:
-            return result
+        try:
+            return fit(candidate, hint, key)
+        except ValueError:
+            continue
     raise ValueError(
         f"{key} takes {describe(hint)}, got {raw!r}; write it as JSON, for example {key}={_example(hint)}"
-    )
-
-
-def describe(hint: Any) -> str:
-    """A type in words, for messages and tables."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(a) for a in args))
-    if origin is typing.Literal:
-        return " | ".join(map(str, args))
-    if _is_mapping(origin):
-        return f"an object of {describe(args[0])} to {describe(args[1])}" if args else "an object"
-    if _is_sequence(origin):
-        return f"a list of {describe(args[0])}s" if args else "a list"
-    return {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "null"}.get(
-        hint, getattr(hint, "__name__", str(hint))
     )
 
 
 def as_dict(method: Any) -> dict[str, Any]:
     """Name and settings of a method as plain JSON data."""
     return {"name": method.name, **json.loads(json.dumps(dataclasses.asdict(method), default=str))}
-
-
-def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return next((fit for a in args if (fit := _fit(value, a))[0]), (False, None))
-    if origin is typing.Literal:
-        return value in args, value
-    if _is_mapping(origin):
-        return _fit_mapping(value, args)
-    if _is_sequence(origin):
-        fits = [_fit(v, args[0]) for v in value] if isinstance(value, list) else [(False, None)]
-        return all(ok for ok, _ in fits), [v for _, v in fits]
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value), float(value) if number else None
-    if hint is int:
-        # JSON has text keys only, so a head number may come as text
-        if isinstance(value, str) and value.isdecimal():
-            value = int(value)
-        return isinstance(value, int) and not isinstance(value, bool), value
-    return (value is None, None) if hint is type(None) else (isinstance(value, hint), value)
-
-
-def _fit_mapping(value: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:
-    if not isinstance(value, dict):
-        return False, None
-    pairs = [(_fit(k, args[0]), _fit(v, args[1])) for k, v in value.items()]
-    return all(k[0] and v[0] for k, v in pairs), {k[1]: v[1] for k, v in pairs}
-
-
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-def _is_sequence(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field]:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from .core import Method, nearest_names
@@ -22,10 +23,12 @@ class Grid:
     text: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.t, self.h, self.w) < 1 or self.text < 0:
+        whole = all(isinstance(n, Integral) for n in (*self.shape, self.text))
+        if not whole or min(self.shape) < 1 or self.text < 0:
             raise MethodError(
-                f"A grid takes 1 or more tokens an axis and 0 or more text tokens, got {self.t} x {self.h} x "
-                f"{self.w} and {self.text}; Grid(1, 64, 64, text=512) is a FLUX image of 1024 px."
+                "A grid takes whole numbers, 1 or more tokens an axis and 0 or more text tokens, got "
+                f"{self.t} x {self.h} x {self.w} and {self.text}; Grid(1, 64, 64, text=512) is a FLUX image "
+                "of 1024 px."
             )
 
     @property
@@ -61,6 +64,11 @@ class Tokens:
                 raise MethodError(
                     f"A size is given by height, width, num_frames and text, got {name!r}; nearest is "
                     f"{nearest_names(name, values, 1)[0]!r}."
+                )
+            if not isinstance(value, Integral | None):
+                raise MethodError(
+                    f"A size is given in whole numbers of px, frames and tokens, got {name}={value!r}; "
+                    "round it."
                 )
             values[name] = values[name] if value is None else value
         if not self.frames and values["num_frames"] != 1:

@@ -183,7 +183,11 @@ def test_every_field_is_there_and_readable():
         (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 8), (1, 8))}, "at most 1024 tokens each"),
         (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 64, 64), (1, 8, 8))}, "at most 1024 tokens each"),
         (dx.Grid(3, 8, 8), dx.RectifiedSparse(), {"tile": ((1, 0, 8), (1, 8, 8))}, "at most 1024 tokens"),
+        (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": (8, 8)}, r"in whole numbers, .* got \(8, 8\)"),
+        (dx.Grid(1, 8, 8), dx.CLEAR(), {"tile": ((1, 8.0, 8), (1, 8, 8))}, "in whole numbers"),
         (dx.Grid(3, 8, 8), dx.Radial(), {"tile": ((1, 8, 8), (1, 8, 8))}, "takes no tile"),
+        ("flux", dx.CLEAR(), {"height": 480.5}, r"whole numbers of px, .* got height=480.5; round it"),
+        ("flux", dx.CLEAR(), {"text": "8"}, "got text='8'"),
     ],
 )  # fmt: skip
 def test_bad_input(target, method, rest, words):
@@ -196,6 +200,8 @@ def test_grids_are_checked():
         dx.Grid(1, 8, 8, text=-1)
     with pytest.raises(dx.MethodError, match="1 or more tokens an axis"):
         dx.Grid(0, 8, 8)
+    with pytest.raises(dx.MethodError, match=r"whole numbers, .* got 1 x 4.5 x 4 and 0"):
+        dx.Grid(1, 4.5, 4)
 
 
 SIZES = [

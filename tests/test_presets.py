@@ -175,7 +175,7 @@ def test_files_are_named_from_the_folder_of_the_settings(tmp_path, name):
         ("[radial]\ndeca = 1\n", r"mine.toml: radial has no setting 'deca'; nearest is 'decay'"),
         ("[radical]\ndecay = 1\n", r"mine.toml: there is no method 'radical'; nearest is 'radial'"),
         ("[radial]\ndecay = 'x'\n", "mine.toml: radial.decay takes number, got 'x'"),
-        ("[radial]\ndecay = -1\n", "mine.toml: Radial decay must be above 0, got -1"),
+        ("[radial]\ndecay = -1\n", "mine.toml: Radial decay must be above 0 and not above 4, got -1"),
         ("[radial]\ndecay =\n", "mine.toml is no TOML in UTF-8"),
         ("lenght = 3\n", "mine.toml: tokens has no 'lenght'; nearest is 'height'"),
         ("num_frames = 'all'\n", "mine.toml: tokens.num_frames takes whole number, got 'all'"),

@@ -50,7 +50,7 @@ class CLEAR(SparseMethod):
         metadata={
             "unit": "tokens",
             "low": 1,
-            "high": 256,
+            "high": 2048,  # edge of the largest grid
             "help": "radius of the disk; 1 is the token alone",
         },
     )
@@ -83,14 +83,14 @@ class CLEAR(SparseMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.radius < 1:
+        if not 1 <= self.radius <= 2048:
             raise MethodError(
-                f"CLEAR radius must be at least 1 token, got {self.radius}; 8, 16 and 32 are published."
+                f"CLEAR radius must be 1 to 2048 tokens, got {self.radius}; 8, 16 and 32 are published."
             )
-        if self.downsample != 0 and self.downsample < 2:
+        if self.downsample != 0 and not 2 <= self.downsample <= 64:
             raise MethodError(
-                f"CLEAR downsample must be 2 tokens or more, got {self.downsample}; 4 is published, 0 "
-                "leaves far tokens out."
+                f"CLEAR downsample must be 2 to 64 tokens, got {self.downsample}; 4 is published, 0 leaves "
+                "far tokens out."
             )
         if self.weights is not None and not self.downsample:
             raise MethodError(

@@ -54,7 +54,7 @@ class Radial(SparseMethod):
         default=128,
         metadata={
             "unit": "tokens",
-            "low": 16,
+            "low": 1,
             "high": 256,
             "help": "block of the plan, and least width of a band",
         },
@@ -64,22 +64,19 @@ class Radial(SparseMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.decay > 0:
-            raise MethodError(f"Radial decay must be above 0, got {self.decay}; 0.2 to 1 is usual.")
+        if not 0 < self.decay <= 4:
+            raise MethodError(
+                f"Radial decay must be above 0 and not above 4, got {self.decay}; 0.2 to 1 is usual."
+            )
         if self.mode == "paper" and self.decay != 1.0:
             raise MethodError(
                 f"Radial has a decay in mode='release' only, got decay={self.decay} with mode='paper'; drop "
                 "one."
             )
-        if self.mode not in ("release", "paper") or self.reduce not in ("token", "block"):
+        if self.sink_frames < 0 or not 1 <= self.block <= 256:
             raise MethodError(
-                "Radial takes mode 'release' or 'paper' and reduce 'token' or 'block', got "
-                f"{self.mode!r} and {self.reduce!r}."
-            )
-        if self.sink_frames < 0 or self.block < 1:
-            raise MethodError(
-                f"Radial needs sink_frames of 0 or more and a block of 1 token or more, got "
-                f"{self.sink_frames} and {self.block}."
+                f"Radial needs sink_frames of 0 or more and a block of 1 to 256 tokens, got "
+                f"{self.sink_frames} and {self.block}; 1 and 128 are usual."
             )
 
     def refuses(self, grid: Grid) -> str | None:
@@ -90,7 +87,10 @@ class Radial(SparseMethod):
                 "CLEAR (clear) and GNA (gna) are for images"
             )
         if self.sink_frames > grid[0]:
-            return f"Radial sink_frames must not exceed the frames, got {self.sink_frames} of {grid[0]}"
+            return (
+                f"Radial sink_frames must not exceed the frames, got {self.sink_frames} of {grid[0]}; 0 or 1 "
+                "is published"
+            )
         return None
 
     def rule(self, grid: Grid) -> Band:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from ..core import Core, Layout, RunContext, Site, Slot
 from ..errors import MethodError, UnsupportedError
-from ..kernels.capabilities import BACKENDS, ON_REQUEST
 from ..kernels.geometry import Grid
 from ..kernels.masks import Rule
 from ..kernels.recipe import Recipe, Survey
+from ..values import fit_fields
 from .sparse_core import SparseCore
 
 DENSE_ABOVE = 0.6  # of the blocks of dense attention, from which a kernel at 0.65 of its speed can only lose
@@ -50,6 +50,7 @@ class SparseMethod:
     )
 
     def __post_init__(self) -> None:
+        fit_fields(self)
         share = isinstance(self.dense_steps, float)
         if self.dense_steps < 0 or (share and not self.dense_steps <= 1.0):
             raise MethodError(
@@ -61,8 +62,6 @@ class SparseMethod:
                 f"{self.name} dense_layers must be 0 or more, got {self.dense_layers}; 0 makes every layer "
                 "sparse."
             )
-        if self.backend not in (known := ("auto", *BACKENDS, *ON_REQUEST)):
-            raise MethodError(f"{self.name} backend must be one of {', '.join(known)}, got {self.backend!r}.")
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None

@@ -68,5 +68,5 @@ def test_video_is_refused_and_left_as_it_was(name):
 
 
 def test_a_radius_below_one_is_refused():
-    with pytest.raises(dx.MethodError, match="at least 1 token, got 0"):
+    with pytest.raises(dx.MethodError, match="1 to 2048 tokens, got 0"):
         dx.CLEAR(radius=0)

@@ -319,8 +319,8 @@ def test_files_that_do_not_fit(tmp_path, tensors, words):
 @pytest.mark.parametrize(
     "values, words",
     [
-        (dict(downsample=1), "2 tokens or more, got 1"),
-        (dict(downsample=-4), "2 tokens or more, got -4"),
+        (dict(downsample=1), "2 to 64 tokens, got 1"),
+        (dict(downsample=-4), "2 to 64 tokens, got -4"),
         (dict(weights="x.safetensors"), "without any; set downsample=4"),
         (dict(train_tokens=1), "2 or more, got 1"),
     ],

@@ -81,6 +81,8 @@ def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
     [
         (dict(), "needs a window"),
         (dict(window=(4,)), "three numbers"),
+        (dict(window=8), "GNA window takes a list of whole numbers, got 8: size of the window"),
+        (dict(window=(4, 4.5)), r"got \(4, 4.5\)"),
         (dict(window=(4, 4), stride=(5, 1)), "stride 5 and window 4 on axis h"),
         (dict(window=(4, 4), stride=(0, 1)), "stride 0"),
     ],

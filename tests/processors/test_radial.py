@@ -92,10 +92,12 @@ def test_images_are_refused():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (dict(decay=0.0), "decay must be above 0, got 0.0"),
+        (dict(decay=0.0), "decay must be above 0 and not above 4, got 0.0"),
         (dict(decay=0.5, mode="paper"), "drop one"),
-        (dict(mode="fast"), "'fast' and 'token'"),
-        (dict(sink_frames=-1), "0 or more"),
+        (dict(mode="fast"), r"Radial mode takes release \| paper, got 'fast'"),
+        (dict(reduce=1), r"reduce takes token \| block, got 1"),
+        (dict(sink_frames=-1), r"0 or more and .* got -1 and 128; 1 and 128 are usual"),
+        (dict(block=3000), "1 to 256 tokens, got 1 and 3000"),
     ],
 )
 def test_bad_settings(settings, words):
@@ -106,7 +108,8 @@ def test_bad_settings(settings, words):
 def test_more_sink_frames_than_frames_are_refused():
     method = dx.Radial(sink_frames=4, dense_steps=0)
     layout = Layout((3, 2, 2), slice(0, 0), slice(0, 12))
-    assert method.why_not(SITE, layout) == "Radial sink_frames must not exceed the frames, got 4 of 3"
+    words = "Radial sink_frames must not exceed the frames, got 4 of 3; 0 or 1 is published"
+    assert method.why_not(SITE, layout) == words
 
 
 def test_the_nearest_frame_fills_whole_blocks():

@@ -1,6 +1,7 @@
 """What CLEAR, GNA and Radial share: schedules, fallbacks, reports, restore, and masks on random grids."""
 
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -180,7 +181,13 @@ def test_two_ways_to_compute_one_site_conflict():
         (dict(dense_steps=1.5), "fraction from 0.0 to 1.0, got 1.5"),
         (dict(dense_steps=-1), "got -1"),
         (dict(dense_layers=-1), "0 or more, got -1"),
-        (dict(backend="cuda"), "auto, triton, reference, flex, got 'cuda'"),
+        (dict(dense_layers=1.5), "CLEAR dense_layers takes whole number, got 1.5: first layers"),
+        (dict(dense_steps=True), "dense_steps takes whole number or number, got True"),
+        (dict(dense_steps=math.nan), "got nan"),
+        (dict(radius=2.5), "CLEAR radius takes whole number, got 2.5: radius of the disk"),
+        (dict(radius="8"), "got '8'"),
+        (dict(radius=10**9), "1 to 2048 tokens, got 1000000000"),
+        (dict(backend="cuda"), r"auto \| triton \| reference \| flex, got 'cuda'"),
     ],
 )
 def test_bad_settings(settings, words):

@@ -65,8 +65,8 @@ class Forecast:
 def plan(
     target: Any, method: Method | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
 ) -> Forecast:
-    """What `method` would do on `target`: a pipeline, the name of a preset, or `Grid(t, h, w, text=0)`.
-    A `method` given by its name, as "radial", has the settings of `preset(target, method)`.
+    """What `method` would do on `target`: a pipeline, the name of a preset or of a checkpoint that it is for,
+    or `Grid(t, h, w, text=0)`. A `method` given by its name has the settings of `preset(target, method)`.
 
     `size` is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual
     one. `tile` holds the tiles of queries and of keys, each `(t, h, w)`. No model runs. The forecast for a

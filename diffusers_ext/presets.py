@@ -45,12 +45,13 @@ def preset(target: Any, method: str) -> Method:
 
 
 def tokens_of(target: Any, method: Method | None = None) -> Tokens:
-    """How a preset or a pipeline cuts its pictures, as `of_pipeline`; raises `MethodError` for names nobody
-    knows.
+    """How a preset, a checkpoint or a pipeline cuts its pictures, as `of_pipeline`; raises `MethodError` for
+    names nobody knows.
     """
-    if isinstance(target, str):
-        if (found := find(target)) is None:
-            raise MethodError(f"Unknown preset {target!r}; {_nearest(target)}: or pass a pipeline or a Grid.")
+    if isinstance(target, (str, os.PathLike)):
+        name = os.fspath(target)
+        if (found := of_name(name)) is None:
+            raise MethodError(f"Unknown preset {name!r}; {_nearest(name)}: or pass a pipeline or a Grid.")
         return found.tokens
     if not hasattr(target, "components"):
         raise MethodError(
@@ -71,7 +72,7 @@ def of_model(target: Any, folder: Path | None = None) -> Preset:
     if folder is None:
         folder = _folder(name)
     tuned = _tuned(folder)
-    found = find(name) or _of_checkpoint(Path(name).name)
+    found = of_name(name)
     if found is None and not tuned:
         if (kin := _within(Path(name).name)) is not None:
             known = ", ".join((kin.name, *kin.names))
@@ -120,10 +121,11 @@ def _written(path: Path) -> Any:
     return data.get("settings") if isinstance(data, dict) else None
 
 
-def _of_checkpoint(text: str) -> Preset | None:
-    """The preset that is called as a checkpoint is, but for words of the format."""
-    words = tuple(word for word in _words(text) if word not in FORMATS)
-    return next((p for p in shipped().values() if words in map(_words, (p.name, *p.names))), None)
+def of_name(name: str) -> Preset | None:
+    """What `find` gives, or the preset that is called as a checkpoint is, but for words of the format."""
+    words = tuple(word for word in _words(Path(name).name) if word not in FORMATS)
+    checkpoint = (p for p in shipped().values() if words in map(_words, (p.name, *p.names)))
+    return find(name) or next(checkpoint, None)
 
 
 def _within(text: str) -> Preset | None:

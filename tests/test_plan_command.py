@@ -36,6 +36,12 @@ def test_the_settings_of_a_preset(plan):
     assert plan("wan2.2", "--method", "radial", "--preset", "--set", "decay=0.2", "--json")[1] != out
 
 
+def test_a_checkpoint_that_a_preset_names_is_not_fetched(plan, monkeypatch):
+    monkeypatch.setattr("diffusers_ext.commands.options.open_model", lambda *_: pytest.fail("fetched"))
+    words = ["--method", "clear", "--json"]
+    assert plan("black-forest-labs/FLUX.1-dev", *words) == plan("flux", *words)
+
+
 def test_a_grid_with_tiles_as_json(plan):
     settings = ["--set", "window=[18,24,24]", "--set", "stride=[2,8,8]", "--tile", "2x8x8", "--json"]
     code, out, _ = plan("30x48x80", "--method", "gna", *settings)

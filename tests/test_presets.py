@@ -10,7 +10,7 @@ import pytest
 import diffusers_ext as dx
 from diffusers_ext import zoo
 from diffusers_ext.loading import load
-from diffusers_ext.presets import FOLDER, find, of_model, read, shipped
+from diffusers_ext.presets import FOLDER, find, of_model, read, shipped, tokens_of
 from diffusers_ext.settings import build
 from diffusers_ext.sizes import of_pipeline
 
@@ -79,6 +79,7 @@ def test_published_settings_have_the_published_density():
 )
 def test_names_of_checkpoints(text, name):
     assert of_model(text).name == name
+    assert tokens_of(text) == tokens_of(Path(text)) == find(name).tokens
 
 
 @pytest.mark.parametrize("text", ["black-forest-labs/FLUX.2-dev", "org/swan2.1", "stable-diffusion-2", "sd"])

@@ -10,7 +10,7 @@ from .options import Height, Preset, Settings, Width
 
 
 def plan(
-    target: Annotated[str, typer.Argument(help="Preset, zoo name, folder, or a grid of tokens as 21x45x80.")],
+    target: Annotated[str, typer.Argument(help="Preset, model, or a grid of tokens as 21x45x80.")],
     method: Annotated[str, typer.Option("--method", help="Sparse method.")],
     settings: Settings = None,
     preset: Preset = False,
@@ -38,13 +38,13 @@ def plan(
 
 
 def _target(name: str, grid: tuple[int, ...] | None, text: int) -> Any:
-    from ..presets import find
+    from ..presets import of_name
     from ..sizes import Grid
     from .options import open_model
 
     if grid is not None:
         return Grid(*(1,) * (3 - len(grid)), *grid, text=text)
-    return name if find(name) else open_model(name, "cpu")
+    return name if of_name(name) else open_model(name, "cpu")
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:

@@ -65,6 +65,10 @@ def test_what_does_not_fit_is_one_line(refused, saved_clip_model, saved_model, t
     assert "makes images, which --out writes as .png, got 'x.mp4'" in refused(*still, tmp_path / "x.mp4")
     assert "which have no --fps" in refused(*still, tmp_path, "--fps", 8)
     assert "takes no num_frames" in refused(*still, tmp_path, "--num-frames", 9)
+    for name in ("x.avi", "x.JPG"):
+        assert f"--out writes files as .png, .mp4, .gif, got '{tmp_path}/{name}'" in refused(
+            *still, tmp_path / name
+        )
     assert not list(tmp_path.iterdir())
 
 

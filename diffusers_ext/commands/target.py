@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from mimetypes import guess_type
 from pathlib import Path
 
 from ..metadata import output_folder
@@ -23,9 +24,18 @@ class Target:
 
     @classmethod
     def of(cls, out: Path, count: int) -> Target:
-        """`out` names a folder, or one file by a known ending; the folder is made and proven writable."""
+        """`out` names a folder, or one file by a known ending; the folder is made and proven writable.
+
+        Raises `ValueError` for more than one picture in a file and for endings of other pictures and videos.
+        """
         suffix = out.suffix.lower()
-        if suffix not in (PNG, *SUFFIXES):
+        if suffix not in (known := (PNG, *SUFFIXES)):
+            kind = (guess_type(out.name)[0] or "").split("/")[0]  # none of a folder called runs-0.5
+            if kind in ("image", "video") and not out.is_dir():
+                raise ValueError(
+                    f"--out writes files as {', '.join(known)}, got {str(out)!r}; change the ending, or name "
+                    "a folder"
+                )
             return cls(output_folder(out))
         if count > 1:
             raise ValueError(

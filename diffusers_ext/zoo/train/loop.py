@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -35,9 +37,17 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_atomically` wrote; raises `ValueError` for a file that was damaged since."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:  # by where the file ends
+        reason = shorten(str(error) or type(error).__name__, 80, placeholder="...")
+        raise ValueError(
+            f"the checkpoint {str(path)!r} cannot be read ({reason}); restore it, or begin anew with "
+            "--restart"
+        ) from error
 
 
 def generator(seed: int, step: int) -> torch.Generator:

@@ -25,6 +25,15 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     assert load_checkpoint(path) == {"step": 1}
 
 
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path, share):
+    path = tmp_path / "checkpoint.pt"
+    save_atomically({"weights": torch.zeros(1000)}, path)
+    os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' cannot be read .*begin anew with --restart"):
+        load_checkpoint(path)
+
+
 def test_schedule_warms_up_stays_and_decays():
     plan = Schedule(100, 600, 1000)
     assert plan.factor(0) < 0.02 and plan.factor(100) == plan.factor(600) == 1

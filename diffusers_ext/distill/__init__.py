@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..processors.clear import CLEAR
 
 METHOD = "clear"
-BEGUN = "distillation.json"  # what a folder was begun with
 FAR = "far.safetensors"  # as the preset beside it names it
 
 
@@ -29,7 +28,8 @@ def run(
 
     The student is a stock pipeline; `clear.json` beside it holds the settings that it needs, for `--preset`.
     An interrupted run goes on from its checkpoint, and writes what it has. Raises `ValueError` for settings
-    and teachers that do not fit, `OSError` where a folder cannot be read.
+    and teachers that do not fit, or are not those of the run in `out`, `OSError` where a folder cannot be
+    read.
     """
     from ..metadata import write_json
     from ..settings import build
@@ -50,14 +50,13 @@ def run(
     marks = checksums(weight_files(home), home)
     mark, vae = (marks[f"{part}/diffusion_pytorch_model.safetensors"] for part in ("transformer", "vae"))
     facts = {"teacher": {"name": teacher, "transformer": mark}, "method": method_facts(method)}
-    begin(out, facts, how.resume)
 
     from .objective import DistilObjective
 
     # Latents belong to one autoencoder.
     objective = DistilObjective(pipe, method, out / "cache" / f"seed-{how.seed}" / vae[:12], seed=how.seed)
     try:
-        fit(objective, out, how)
+        fit(objective, out, how, {"autoencoder": vae, **facts})
     finally:
         objective.close()
     facts |= {"call": call, "data": "pictures of diffusers_ext.zoo.render, seed below, as the teacher's"}
@@ -138,25 +137,6 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
     from ..settings import as_dict
 
     return {k: v for k, v in as_dict(method).items() if k != "weights"}
-
-
-def begin(out: Path, facts: dict[str, Any], resume: bool) -> None:
-    """Note what a folder is for; raises `ValueError` where a run of something else would go on there."""
-    from ..metadata import write_json
-
-    file = out / BEGUN
-    resumes = resume and (out / "checkpoint.pt").is_file()
-    if resumes and not file.is_file():
-        raise ValueError(
-            f"the run in {out} is not that of a student; choose another --out, or begin anew with --restart"
-        )
-    if resumes and (found := json.loads(file.read_text())) != facts:
-        odd = next(k for k in facts if found.get(k) != facts[k])
-        raise ValueError(
-            f"the run in {out} was begun with another {odd}, {found.get(odd)}; choose another --out, or "
-            "begin anew with --restart"
-        )
-    write_json(file, facts)
 
 
 def _write_far(objective: Any, out: Path) -> None:

@@ -19,6 +19,7 @@ from diffusers_ext.distill.objective import DistilConfig, DistilObjective
 from diffusers_ext.zoo.train import latents
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.flow import encode
+from diffusers_ext.zoo.train.loop import save_atomically
 from tests.tiny_models import flux
 
 CLEAR = dx.CLEAR(radius=2, backend="reference")
@@ -206,16 +207,19 @@ def test_the_folder_may_be_moved(written, tmp_path):
     assert dx.preset(str(moved), "clear").weights == str(moved / distill.FAR)
 
 
-def test_a_folder_belongs_to_one_teacher_and_method(written):
+def test_a_folder_belongs_to_one_teacher_method_and_seed(written, tmp_path):
     with pytest.raises(ValueError, match=r"another method, .*'radius': 2.*begin anew with --restart"):
         distill.run("shapes-sd3", ["radius=3"], written)
-    with pytest.raises(ValueError, match="another teacher"):
-        distill.begin(written, {"teacher": "other"}, resume=True)
+    with pytest.raises(ValueError, match=r"another seed, 0; choose"):
+        distill.run("shapes-sd3", ["radius=2", "downsample=4"], written, Run(seed=1))
+    altered = shutil.copytree(zoo.path("shapes-sd3"), tmp_path / "altered")
+    with pytest.raises(ValueError, match=r"another teacher, .*'name': 'shapes-sd3'"):
+        distill.run(str(altered), ["radius=2", "downsample=4"], written)
 
 
 def test_a_run_of_another_model_is_left_alone(tmp_path):
-    (tmp_path / "checkpoint.pt").touch()
-    with pytest.raises(ValueError, match="is not that of a student; choose another --out"):
+    save_atomically({"identity": {"seed": 0, "autoencoder": "0123"}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="another autoencoder, 0123; choose another --out"):
         distill.run("shapes-sd3", ["radius=2"], tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pt"]
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import MODELS, WEIGHTS, checksums, path, weight_files
+from .. import MODELS, WEIGHTS, path
+from . import identity
 from .fit import Run
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderKLWan
 
     from .diffusion import StreamObjective
 
 VAE, WAN_VAE = "shapes-vae", "shapes-wan-vae"
 TEACHER = "shapes-sd"  # of shapes-sd-turbo
+READER = "shapes-clip"  # as it reads, text encoders begin
+FILE = "diffusion_pytorch_model.safetensors"
+PROBE = 400  # pictures or clips on which an autoencoder is measured for the card
 
 
 def run(
@@ -32,12 +37,13 @@ def run(
 ) -> Path:
     """Train `name` in the folder `out`/`name` and write the model there; returns that folder.
 
-    An interrupted run goes on from its checkpoint. Image models take their autoencoder from `out`/shapes-vae
+    An interrupted run goes on from its checkpoint, if seed, autoencoder and the like are still those that it
+    began with, and raises `ValueError` otherwise. Image models take their autoencoder from `out`/shapes-vae
     when that was trained, else from the shipped weights, `shapes-wan` likewise from shapes-wan-vae; a run
     that stops early (`minutes`, SIGTERM) writes what it has. `samples` sets the length of the run anew,
     `batch` the samples of a step; `decay_now` lets the learning rate fall to nothing from here to there.
     Where there is no checkpoint, `start` names a saved pipeline (such as the shipped one), or parts of one,
-    whose weights the run begins with, with a fresh optimizer.
+    whose weights the run begins with, with a fresh optimizer; resuming, it may be left out.
     """
     if name not in TRAINABLE:
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(TRAINABLE)}")
@@ -71,15 +77,16 @@ def _vae(out: Path, how: Run, start: Path | None) -> Path:
 
 def _sd3(out: Path, how: Run, start: Path | None) -> Path:
     from .sd3 import SD3Objective
+    from .vae import measure
 
-    return _denoiser(SD3Objective, out, how, start)
+    return _denoiser(SD3Objective, *_autoencoder(out), measure, out, how, start)
 
 
 def _sd(out: Path, how: Run, start: Path | None) -> Path:
     from .sd import SDObjective
+    from .vae import measure
 
-    begun = {} if start is not None else {"text_encoder": _mark(path("shapes-clip"))}
-    return _denoiser(SDObjective, out, how, start, **begun)
+    return _denoiser(SDObjective, *_autoencoder(out), measure, out, how, start, reader=READER)
 
 
 def _turbo(out: Path, how: Run, start: Path | None) -> Path:
@@ -92,34 +99,49 @@ def _turbo(out: Path, how: Run, start: Path | None) -> Path:
     from .turbo import TurboObjective
 
     source, folder = _teacher(out), out / TurboObjective.name
-    mark = checksums(weight_files(source), source)["unet/diffusion_pytorch_model.safetensors"]
+    mark = identity.checksum(source / "unet" / FILE)
     objective = TurboObjective(
         StableDiffusionPipeline.from_pretrained(source),
         dict(MODELS[TEACHER].call),
-        _cache(folder, how) / mark[:12],  # pairs of one teacher never serve another
+        _cache(folder, how, mark),
         seed=how.seed,
         compile=_compiler(),
     )
-    fit(objective, folder, how)
-    facts = {
-        "data": "captions of the training stream, seed below, and the teacher's answers to them",
-        "teacher": {"name": TEACHER, "unet": mark},
-    }
-    export(objective, folder, folder, objective.name, **facts)
+    teacher = {"name": TEACHER, "unet": mark}
+    fit(objective, folder, how, {"teacher": teacher})
+    data = "captions of the training stream, seed below, and the teacher's answers to them"
+    export(objective, folder, folder, objective.name, data=data, teacher=teacher)
     return folder
 
 
 def _denoiser(
-    objective_class: type[StreamObjective], out: Path, how: Run, start: Path | None, **facts: Any
+    objective_class: type[StreamObjective],
+    vae: AutoencoderKL | AutoencoderKLWan,
+    mark: str,
+    measure: Callable[..., dict[str, float]],
+    out: Path,
+    how: Run,
+    start: Path | None,
+    reader: str | None = None,
+    **facts: Any,
 ) -> Path:
+    """`mark` is the checksum of `vae`, `reader` the model that the text encoder learned from where the run
+    has no `start`; `facts` are entries of the card."""
     from .export import export
     from .fit import fit
-    from .vae import measure
+    from .loop import load_checkpoint
 
-    vae, folder = _autoencoder(out), out / objective_class.name
-    objective = objective_class(vae, _cache(folder, how), start=start, seed=how.seed, compile=_compiler())
-    fit(objective, folder, how)
-    export(objective, folder, folder, objective_class.name, autoencoder=measure(vae, 400), **facts)
+    folder = out / objective_class.name
+    objective = objective_class(
+        vae, _cache(folder, how, mark), start=start, seed=how.seed, compile=_compiler()
+    )
+    began = identity.of_start(start, objective.trained)
+    fit(objective, folder, how, {"autoencoder": mark, "start": began})
+    if reader and not identity.of(load_checkpoint(folder / "checkpoint.pt")).get("start"):
+        sha256 = identity.checksum(path(reader) / "model.safetensors")
+        facts["text_encoder"] = {"start": reader, "sha256": sha256}
+    facts["autoencoder"] = measure(vae.to("cpu"), PROBE)
+    export(objective, folder, folder, objective.name, **facts)
     return folder
 
 
@@ -129,8 +151,9 @@ def _clip(out: Path, how: Run, start: Path | None) -> Path:
     from .fit import fit
 
     folder = out / "shapes-clip"
-    objective = CLIPObjective(_autoencoder(out), seed=how.seed)
-    fit(objective, folder, how)
+    vae, mark = _autoencoder(out)
+    objective = CLIPObjective(vae, seed=how.seed)
+    fit(objective, folder, how, {"autoencoder": mark})
     export(objective, folder, folder, "shapes-clip")
     objective.processor.save_pretrained(folder)
     return folder
@@ -151,27 +174,17 @@ def _wan(out: Path, how: Run, start: Path | None) -> Path:
     from diffusers import AutoencoderKLWan
 
     from ..suites import VIDEO_TASKS
-    from .export import export
-    from .fit import fit
     from .wan import WanObjective
     from .wan_vae import measure
 
     home = _trained(WAN_VAE, out / WAN_VAE / "vae", WEIGHTS / WanObjective.name / "vae")
     vae = AutoencoderKLWan.from_pretrained(home, torch_dtype=torch.float32)
-    folder = out / WanObjective.name
-    # Latents belong to one autoencoder, and this one is trained anew more often than others.
-    mark = checksums(weight_files(home.parent), home.parent)["vae/diffusion_pytorch_model.safetensors"]
-    objective = WanObjective(
-        vae, _cache(folder, how) / mark[:12], start=start, seed=how.seed, compile=_compiler()
-    )
-    fit(objective, folder, how)
     facts = {
         "data": "diffusers_ext.zoo.clips, seed below; no held-out object drawn, no held-out motion shown",
         "tasks": list(VIDEO_TASKS),
-        "autoencoder": measure(vae, 400),
     }
-    export(objective, folder, folder, objective.name, **facts)
-    return folder
+    mark = identity.checksum(home / FILE)
+    return _denoiser(WanObjective, vae, mark, measure, out, how, start, reader=READER, **facts)
 
 
 BUILDERS = {
@@ -186,14 +199,9 @@ BUILDERS = {
 TRAINABLE = tuple(BUILDERS)
 
 
-def _mark(folder: Path) -> dict[str, str]:
-    """What a run began with besides its seed, for the card."""
-    return {"start": folder.name, "sha256": checksums(weight_files(folder), folder)["model.safetensors"]}
-
-
-def _cache(folder: Path, how: Run) -> Path:
-    """Where a run keeps what it draws, which depends on the seed."""
-    return folder / "cache" / f"seed-{how.seed}"
+def _cache(folder: Path, how: Run, mark: str) -> Path:
+    """Where a run keeps what it draws, which depends on the seed and the model with the checksum `mark`."""
+    return folder / "cache" / f"seed-{how.seed}" / mark[:12]
 
 
 def _compiler() -> bool:
@@ -211,12 +219,13 @@ def _teacher(out: Path) -> Path:
     )
 
 
-def _autoencoder(out: Path) -> AutoencoderKL:
+def _autoencoder(out: Path) -> tuple[AutoencoderKL, str]:
+    """The autoencoder of the image models and its checksum."""
     import torch
     from diffusers import AutoencoderKL
 
-    folder = _trained(VAE, out / VAE / "vae", path("shapes-sd3") / "vae")
-    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    home = _trained(VAE, out / VAE / "vae", path("shapes-sd3") / "vae")
+    return AutoencoderKL.from_pretrained(home, torch_dtype=torch.float32), identity.checksum(home / FILE)
 
 
 def _trained(name: str, *folders: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import CARD, MODELS, checksums, weight_files
+from . import identity
 from .config import Schedule
 from .fit import FULL_LOG, Objective, averaged
 from .loop import Log, load_checkpoint
@@ -40,7 +41,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
     save_half(objective.pipe.to("cpu"), out)
     lines = thin(Log(run / "log.jsonl").read(), LOG_LINES)
     (out / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    schedule = Schedule(*state["schedule"])
+    schedule, begun = Schedule(*state["schedule"]), identity.of(state)
     use = {"model": type(objective.pipe).__name__}
     if model := MODELS.get(name):
         use = {"pipeline": model.pipeline, "call": dict(model.call)}
@@ -49,7 +50,8 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
         "licence": "Apache-2.0",
         **use,
         "data": "diffusers_ext.zoo.render, seed below; no held-out pair drawn, no held-out triple named",
-        "seed": state["seed"],
+        "seed": begun["seed"],
+        **({"start": begun["start"]} if begun.get("start") else {}),
         "config": asdict(replace(objective.recipe, samples=schedule.total)),
         "schedule": asdict(schedule),
         "steps": state["step"],

@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import identity
 from .config import Recipe, Schedule
 from .loop import Average, Log, Stopped, StopRequest, cpu_precision, load_checkpoint, save_atomically
 
@@ -75,14 +77,23 @@ class Run:
                 )
 
 
-def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
-    """Train into `out` (checkpoint.pt, log.jsonl, samples/); True when the planned samples are reached."""
+def fit(
+    objective: Objective, out: Path, run: Run = Run(), origin: Mapping[str, Any] = MappingProxyType({})
+) -> bool:
+    """Train into `out` (checkpoint.pt, log.jsonl, samples/); True when the planned samples are reached.
+
+    `origin` is what the run begins with besides its seed, such as checksums of other models, as JSON data.
+    Raises `ValueError` where the checkpoint in `out` is of a run that began with something else.
+    """
     import torch
     from accelerate import Accelerator
     from tqdm import tqdm
 
     log, path, step, spent = Log(out / "log.jsonl"), out / "checkpoint.pt", 0, 0.0
     state = load_checkpoint(path) if run.resume and path.exists() else None
+    begun = {"seed": run.seed, **origin}
+    if state is not None:
+        begun = identity.resumed(out, begun, state)
     recipe = replace(objective.recipe, **chosen(objective.recipe, run, state))
     objective.recipe = recipe
     accelerator = Accelerator(mixed_precision=cpu_precision())
@@ -106,7 +117,7 @@ def fit(objective: Objective, out: Path, run: Run = Run()) -> bool:
         state = {"model": {k: p.detach() for k, p in parameters.items()}, "average": average.mean}
         state |= {"optimizers": [o.state_dict() for o in optimizers], "step": step, "seconds": spent}
         plan = [schedule.warmup, schedule.decay_from, schedule.total]
-        save_atomically({**state, "schedule": plan, "seed": run.seed, "batch": recipe.batch}, path)
+        save_atomically({**state, "schedule": plan, "identity": begun, "batch": recipe.batch}, path)
 
     if state is None:
         path.unlink(missing_ok=True)  # of the run that this one replaces: it must not go on with this log

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import path
 from ..clips import FRAMES, SIDE, training_clip
 from ..models import build_wan
 from ..models.wan import LATENT, normalised
@@ -18,8 +19,10 @@ from .config import WanConfig
 from .diffusion import FlowObjective
 from .evaluate import score
 from .fit import restore
+from .identity import checksum
 from .imitate import imitate_reward
 from .latents import LatentStream
+from .loop import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +32,7 @@ SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of t
 
 
 class ClipStream(LatentStream):
-    """Clips of the training stream as latents [B, 8, 5, 8, 8], normalised as the denoiser sees them."""
+    """Clips of the training stream as latents [B, 16, 5, 8, 8], normalised as the denoiser sees them."""
 
     def _make(self, number: int) -> dict[str, np.ndarray]:
         import torch
@@ -71,11 +74,12 @@ class WanObjective(FlowObjective):
     ):
         super().__init__(vae, cache, recipe, start=start, **options)
         if start is None and self.recipe.text_steps:
-            self._learn_to_read(cache / f"text-{self.recipe.text_steps}.safetensors")
+            reader = checksum(path("shapes-clip") / "model.safetensors")
+            self._learn_to_read(cache / f"text-{self.recipe.text_steps}-{reader[:12]}.safetensors")
 
     def _learn_to_read(self, kept: Path) -> None:
-        """Minutes of work that depend on the seed alone, so a resumed run finds them done."""
-        from safetensors.torch import load_file, save_file
+        """Minutes of work that depend on the seed and on shapes-clip, so a resumed run finds them done."""
+        from safetensors.torch import load_file, save
 
         encoder = self.pipe.text_encoder
         weights = dict(encoder.named_parameters())
@@ -84,8 +88,8 @@ class WanObjective(FlowObjective):
         imitate_reward(
             encoder, partial(encode, self.pipe), self.pipe.tokenizer, self.recipe.text_steps, self.seed
         )
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: p.detach() for name, p in weights.items()}, kept)
+        with replacing(kept) as file:
+            file.write(save({name: p.detach() for name, p in weights.items()}))
 
     def hidden(self, name: str) -> bool:
         return ".blocks." in name

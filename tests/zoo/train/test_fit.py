@@ -5,6 +5,7 @@ import pytest
 
 from diffusers_ext.zoo.train.config import VAEConfig
 from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.loop import load_checkpoint, save_atomically
 from diffusers_ext.zoo.train.vae import VAEObjective
 
 TINY = VAEConfig(samples=6, batch=2, warmup=0)
@@ -48,3 +49,28 @@ def test_a_restart_leaves_nothing_of_the_run_before(tmp_path):
     with pytest.raises(RuntimeError, match="no memory"):
         fit(Broken(TINY), tmp_path, Run(resume=False))
     assert not checkpoint.exists() and steps_of(log) == []
+
+
+def test_a_run_goes_on_as_what_it_began(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    assert not fit(VAEObjective(TINY), tmp_path, Run(minutes=0), {"teacher": "ab"})
+    before = checkpoint.read_bytes()
+    for how, origin, odd in (
+        (Run(seed=1), {"teacher": "ab"}, "seed, 0"),
+        (Run(), {"teacher": "c"}, "teacher, ab"),
+    ):
+        with pytest.raises(ValueError, match=f"begun with another {odd}"):
+            fit(VAEObjective(TINY, seed=how.seed), tmp_path, how, origin)
+    assert checkpoint.read_bytes() == before
+    assert fit(VAEObjective(TINY), tmp_path, Run(), {"teacher": "ab"})
+    assert load_checkpoint(checkpoint)["identity"] == {"seed": 0, "teacher": "ab"}
+    assert fit(VAEObjective(TINY, seed=1), tmp_path, Run(seed=1, resume=False), {"teacher": "c"})
+
+
+def test_a_checkpoint_of_before_there_were_identities_goes_on(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    assert not fit(VAEObjective(TINY), tmp_path, Run(minutes=0))
+    state = load_checkpoint(checkpoint)
+    save_atomically({"seed": state.pop("identity")["seed"], **state}, checkpoint)
+    assert fit(VAEObjective(TINY), tmp_path, Run(), {"teacher": "ab"})
+    assert load_checkpoint(checkpoint)["identity"] == {"seed": 0}

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
 from diffusers_ext import zoo
+from diffusers_ext.zoo import train
 from diffusers_ext.zoo.train.config import SDConfig
 from diffusers_ext.zoo.train.export import export
 from diffusers_ext.zoo.train.fit import Run, fit
@@ -176,6 +177,33 @@ def test_a_run_may_start_from_a_text_encoder_alone(trained, vae, tmp_path):
         component, _, key = name.partition(".")
         source = saved.text_encoder if component == "text_encoder" else fresh.pipe.unet
         assert torch.equal(p, source.get_parameter(key)), name
+
+
+def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae, monkeypatch):
+    monkeypatch.setattr(SDObjective, "config", lambda _: TINY)
+    monkeypatch.setattr(train, "_compiler", lambda: False)
+    monkeypatch.setattr(train, "PROBE", 4)
+    home = zoo.path("shapes-sd")
+
+    def run(**how):
+        folder = train.run("shapes-sd", tmp_path, minutes=0, **how)
+        return json.loads((folder / zoo.CARD).read_text())
+
+    assert run(start=home)["steps"] == 1
+    card = run()
+    assert card["steps"] == 2 and card["start"]["name"] == "shapes-sd" and "text_encoder" not in card
+    assert card["start"]["sha256"].keys() == {k for k in card["sha256"] if not k.startswith("vae")}
+    with pytest.raises(ValueError, match=r"another start, .*'shapes-sd'"):
+        run(start=tmp_path / "shapes-sd")
+    vae.save_pretrained(tmp_path / "shapes-vae" / "vae")
+    with pytest.raises(ValueError, match="another autoencoder"):
+        run()
+    card = run(resume=False)
+    read = zoo.checksums([zoo.path("shapes-clip") / "model.safetensors"], zoo.path("shapes-clip"))
+    assert card["text_encoder"] == {"start": "shapes-clip", "sha256": read["model.safetensors"]}
+    assert "start" not in card and card["autoencoder"].keys() == {"psnr_db", "exact"}
+    kept = list((tmp_path / "shapes-sd" / "cache" / "seed-0").iterdir())
+    assert len(kept) == 2, "latents of the two autoencoders lie apart"
 
 
 def test_a_start_without_any_trained_part_is_refused(vae, tmp_path):

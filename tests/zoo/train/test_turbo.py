@@ -110,6 +110,18 @@ def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypat
     assert picture.shape == (1, 64, 64, 3) and pipe.scheduler.timesteps.tolist() == [999]
 
 
+def test_another_teacher_is_another_run(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
+    monkeypatch.setattr(train, "_compiler", lambda: False)
+    teacher.save_pretrained(tmp_path / "shapes-sd")
+    train.run("shapes-sd-turbo", tmp_path, minutes=0)
+    with torch.no_grad():
+        teacher.unet.conv_out.bias.add_(1)
+    teacher.save_pretrained(tmp_path / "shapes-sd")
+    with pytest.raises(ValueError, match=r"another teacher, \{'name': 'shapes-sd', 'unet': "):
+        train.run("shapes-sd-turbo", tmp_path)
+
+
 def test_without_a_teacher_the_error_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="run 'diffusers-ext train shapes-sd' first"):

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import CLIPModel
 
 from diffusers_ext import zoo
+from diffusers_ext.zoo import train
 from diffusers_ext.zoo.models import build_wan, build_wan_vae
 from diffusers_ext.zoo.models.wan import CHANNELS, LATENT, normalised, set_statistics
 from diffusers_ext.zoo.motion import parse
@@ -21,6 +22,7 @@ from diffusers_ext.zoo.train.evaluate import score
 from diffusers_ext.zoo.train.export import export
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.flow import lengthen
+from diffusers_ext.zoo.train.identity import checksum
 from diffusers_ext.zoo.train.wan import (
     LONG_TEXT,
     SHORT_TEXT,
@@ -131,6 +133,17 @@ def test_a_run_resumes_and_exports_a_stock_pipeline(tmp_path, clip_vae, small_sh
     assert Image.open(sheet).size == (32 + 6, len(VIDEO_TASKS) * (3 * 32 + 6)), "three frames of each clip"
 
 
+def test_the_command_tells_data_tasks_and_whom_the_text_encoder_imitated(tmp_path, monkeypatch, small_shards):
+    monkeypatch.setattr(WanObjective, "config", lambda _: TINY)
+    monkeypatch.setattr(train, "_compiler", lambda: False)
+    monkeypatch.setattr(train, "PROBE", 4)
+    card = json.loads((train.run("shapes-wan", tmp_path, minutes=0) / zoo.CARD).read_text())
+    reader = checksum(zoo.path("shapes-clip") / "model.safetensors")
+    assert card["text_encoder"] == {"start": "shapes-clip", "sha256": reader}
+    assert card["tasks"] == list(VIDEO_TASKS) and "clips" in card["data"] and card["steps"] == 1
+    assert card["autoencoder"].keys() == {"psnr_db", "exact"}
+
+
 def test_the_text_encoder_first_learns_to_read_like_the_reward(clip_vae, tmp_path):
     def distance(steps):
         pipe = WanObjective(
@@ -145,6 +158,8 @@ def test_the_text_encoder_first_learns_to_read_like_the_reward(clip_vae, tmp_pat
     first = distance(12)
     assert first < 0.8 * distance(0)
     assert distance(12) == first, "found done on the disk"
+    reader = checksum(zoo.path("shapes-clip") / "model.safetensors")
+    assert [f.name for f in (tmp_path / "12").iterdir()] == [f"text-12-{reader[:12]}.safetensors"]
 
 
 def test_muon_takes_the_matrices_of_the_blocks(clip_vae, tmp_path):

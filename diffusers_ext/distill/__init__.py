@@ -79,14 +79,14 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
     import torch
 
     from ..loading import load, locate
-    from ..zoo import CARD
+    from ..zoo import card
     from ..zoo.tokenizer import build_tokenizer
 
     home = locate(name)
     pipe = load(name, dtype=torch.float32) if home is not None else None
     known = build_tokenizer().get_vocab()
     ours = type(pipe).__name__ == "StableDiffusion3Pipeline" and pipe.tokenizer.get_vocab() == known
-    if not ours or not (home / CARD).is_file():
+    if not ours or "call" not in (facts := card(home)):
         came = "a model of the Hub" if pipe is None else f"a {type(pipe).__name__}"
         raise ValueError(
             "distillation draws its pictures from the shapes world and takes shapes-sd3 or a folder that "
@@ -94,7 +94,7 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
             "--teacher"
         )
     pipe.set_progress_bar_config(disable=True)
-    return home, pipe, dict(json.loads((home / CARD).read_text())["call"])
+    return home, pipe, facts["call"]
 
 
 def trainable(method: CLEAR, pipe: Any) -> CLEAR:

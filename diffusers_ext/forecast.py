@@ -22,7 +22,8 @@ class Forecast:
     same of the blocks that a kernel visits, padding included. `far` tokens are extra keys, whose pairs and
     blocks are added, so that either may exceed 1. `full_share`: visited blocks without checks inside;
     `padded_tokens` fill the last blocks and short tiles. `predicted_speedup` of attention is that of a kernel
-    as fast as the dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token.
+    as fast as the dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token;
+    `note` says where a real one is expected to gain nothing, and `backend="auto"` to stay dense.
     `memory_bytes` are those of the plan, once for all layers and steps. `nearest` holds the closest sizes and
     settings without padding and checks.
     """
@@ -92,6 +93,8 @@ def plan(
 
     recipe = method.recipe(grid.shape, grid.text, True, tile)
     survey = recipe.survey()
+    # Text queries run dense either way, so a session decides without them.
+    decisive = method.recipe(grid.shape, grid.text, False, tile).survey() if grid.text else survey
     count = math.prod(grid.shape) + grid.text
     rows, columns = -(-survey.s_q // recipe.block_q), -(-survey.s_kv // recipe.block_k)
     tiles = (recipe.q_tile or (1, 1, recipe.block_q), recipe.k_tile or (1, 1, recipe.block_k))
@@ -114,7 +117,7 @@ def plan(
         # lists and coordinates are int32, the places of tokens before and after the kernel int64
         memory_bytes=4 * (rows + 1 + survey.visited + places) + 8 * (places - recipe.far + count),
         nearest=nearest,
-        note=method.remark(survey),
+        note=method.remark(decisive),
     )
 
 

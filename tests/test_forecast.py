@@ -158,12 +158,12 @@ def test_rectified_counts_what_is_kept_at_least():
 
 
 def test_every_field_is_there_and_readable():
-    found = dx.plan(dx.Grid(1, 120, 100, text=7), dx.CLEAR(radius=4))
+    found = dx.plan(dx.Grid(1, 160, 100, text=7), dx.CLEAR(radius=4))
     assert set(found.to_dict()) >= FIELDS
-    assert found.tokens == 12007 and found.memory_bytes > 0
+    assert found.tokens == 16007 and found.memory_bytes > 0
     text = str(found)
-    assert "clear on 1 x 120 x 100 grid tokens and 7 text tokens, 12007 together" in text
-    assert "grid (1, 120, 96)" in text and "note" not in text
+    assert "clear on 1 x 160 x 100 grid tokens and 7 text tokens, 16007 together" in text
+    assert "grid (1, 160, 96)" in text and "note" not in text
     assert "no gain expected" in str(dx.plan(dx.Grid(1, 8, 8), dx.CLEAR(radius=4)))
 
 

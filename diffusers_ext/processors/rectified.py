@@ -108,22 +108,23 @@ class RectifiedSparse(SparseMethod):
         keep = 1.0 if self.p_remaining == 1 else self.keep or 0.0
         return Candidates(grid, text, q_tile, k_tile, keep, self.touching, self.first_frame, text_rows)
 
-    def expect(self, survey: Survey) -> str | None:
+    def expect(self, survey: Survey, backend: str) -> str | None:
         """Also where there are hardly any blocks to choose from."""
         if survey.recipe.tokens < 2 * survey.recipe.block_k:
             return (
                 f"{survey.recipe.tokens} tokens are fewer than two blocks of {survey.recipe.block_k}, which "
                 "leaves no choice"
             )
-        return super().expect(survey)
+        return super().expect(survey, backend)
 
     def remark(self, survey: Survey) -> str:
         """Densities are lower bounds, and every call pays for the choice."""
         pairs = survey.recipe.always.numel()
-        return super().remark(survey) or (
+        least = (
             "the least that runs, as the data may add blocks; choosing takes about "
             f"{pairs * BYTES_A_PAIR / 2**20:.0f} MiB a head and batch row in each call"
         )
+        return "; ".join(filter(None, (least, super().remark(survey))))
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         return RectifiedCore(self, site, run, inner)

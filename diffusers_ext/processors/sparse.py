@@ -7,13 +7,22 @@ from typing import Any, ClassVar, Literal
 
 from ..core import Core, Layout, RunContext, Site, Slot
 from ..errors import MethodError, UnsupportedError
+from ..kernels.capabilities import BACKENDS
 from ..kernels.geometry import Grid
 from ..kernels.masks import Rule
 from ..kernels.recipe import Recipe, Survey
 from ..values import fit_fields
 from .sparse_core import SparseCore
 
-DENSE_ABOVE = 0.6  # of the blocks of dense attention, from which a kernel at 0.65 of its speed can only lose
+# Up to which share of its blocks a back-end beats dense attention, and how that is known. Triton is untimed:
+# from 0.6 on a kernel at 0.65 of dense attention's speed can only lose. The others are timed on one CPU core
+# (bench/results/growth-cpu-x86_64.json), where a block costs 7 to 14 times a dense one, with flex 3 to 10
+# times; the reference on CUDA, untimed too, is held to the same.
+GAINS_UP_TO = {
+    "triton": (0.6, "a guess until it is timed"),
+    "reference": (0.08, "as timed on a CPU"),
+    "flex": (0.1, "as timed on a CPU"),
+}
 TILE_IMAGE: Grid = (1, 8, 16)
 TILE_VIDEO: Grid = (2, 8, 8)
 
@@ -83,15 +92,22 @@ class SparseMethod:
         """The closest sizes and settings without padding and without checks inside blocks."""
         return {"grid": tuple(_multiple(n, math.lcm(*edges)) for n, *edges in zip(grid, *tile, strict=True))}
 
-    def expect(self, survey: Survey) -> str | None:
-        """`None` where a plan promises a gain, else why `backend="auto"` leaves attention dense."""
-        if survey.block_density <= DENSE_ABOVE:
+    def expect(self, survey: Survey, backend: str) -> str | None:
+        """`None` where a plan promises a gain on a back-end, else why `auto` leaves attention dense there."""
+        limit, source = GAINS_UP_TO[backend]
+        if survey.block_density <= limit:
             return None
-        return f"no gain expected, {survey.block_density:.2f} of dense attention's blocks would be visited"
+        return (
+            f"no gain expected, {survey.block_density:.3f} of dense attention's blocks would be visited and "
+            f"{backend} gains up to {limit}, {source}"
+        )
 
     def remark(self, survey: Survey) -> str:
-        """What a forecast has to say besides its numbers."""
-        return self.expect(survey) or ""
+        """What a forecast, which knows no device, has to say besides its numbers."""
+        if self.backend != "auto":
+            return self.expect(survey, self.backend) or ""
+        fastest, *_, last = (self.expect(survey, backend) for backend in BACKENDS)
+        return fastest or (f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else "")
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """Self- and joint attention of all but the first `dense_layers` layers of each denoiser."""

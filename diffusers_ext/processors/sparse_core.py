@@ -169,13 +169,13 @@ def _lay_out(
     if not recipe.far and recipe.pairs == tokens * (tokens + text):
         return Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
     survey = recipe.survey()
-    if method.backend == "auto" and (why := method.expect(survey)) is not None:
-        log.warning("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
-        return Laid(layout.grid, text, why)
     try:
         choice = choose(Problem(device, dtype, head_dim, (recipe.block_q, recipe.block_k)), method.backend)
     except ValueError as error:
         raise UnsupportedError(f"{method.name}: {error}") from error
+    if method.backend == "auto" and (why := method.expect(survey, choice.name)) is not None:
+        log.warning("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
+        return Laid(layout.grid, text, why)
     if choice.name == "flex" and layout.masked_text:
         raise UnsupportedError(
             f"{method.name}: the FlexAttention back-end compiles a plan in, and cannot hide the padding of "

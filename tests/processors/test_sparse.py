@@ -124,8 +124,8 @@ def test_auto_stays_dense_where_nothing_is_to_be_gained_and_says_so_once(caplog)
     with caplog.at_level(logging.WARNING, "diffusers_ext"), dx.apply(pipe, dx.CLEAR(radius=2)) as session:
         assert torch.equal(tiny.run(pipe), plain)
     assert [r.getMessage() for r in caplog.records] == [
-        "clear stays dense on a grid of 1x8x12: no gain expected, 1.00 of dense attention's blocks would be "
-        "visited."
+        "clear stays dense on a grid of 1x8x12: no gain expected, 1.000 of dense attention's blocks would be "
+        "visited and reference gains up to 0.08, as timed on a CPU."
     ]
     for site in session.report().sites:
         assert (site.backend, site.density, site.full_share) == ("dense", 1.0, 1.0)

@@ -19,6 +19,7 @@ from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
 from . import distillation as distilled
+from . import one_step as single
 from .quality_chart import table as quality_table
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +194,11 @@ def distillation() -> str:
     return distilled.told(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
 
 
+def one_step() -> str:
+    """shapes-sd-turbo beside its teacher at several numbers of steps, from the committed run."""
+    return single.told(json.loads((RESULTS / "one_step-shapes-sd-turbo.json").read_text()))
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         table.BLOCK: lambda: table.render(table.load(table.result_files())),
@@ -208,6 +214,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "clip-detector": clip_detector,
         "distillation": distillation,
         "growth": growth,
+        "one-step": one_step,
         "reward": reward,
         **{f"quality-{m}": partial(quality, m) for m in ("shapes-sd3", "shapes-sd", "shapes-wan")},
     }

@@ -49,6 +49,15 @@ def test_a_damaged_file_is_named(folder, part):
         file.write_bytes(whole)
 
 
+def test_a_lora_beside_the_weights_is_no_business_of_the_card(folder):
+    lora = folder / "pytorch_lora_weights.safetensors"
+    lora.write_bytes(b"not ours")
+    try:
+        zoo.verify_weights(folder)
+    finally:
+        lora.unlink()
+
+
 def test_a_folder_without_card_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"card\.json"):
         zoo.verify_weights(tmp_path)
@@ -88,8 +97,10 @@ def test_importing_the_zoo_is_light():
 
 @pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.REWARDS])
 def test_shipped_weights_are_those_of_the_card_and_small(name):
-    zoo.verify_weights(zoo.path(name))
-    assert size_of(zoo.path(name)) < 10 * 2**20
+    folder = zoo.path(name)
+    zoo.verify_weights(folder)
+    assert zoo.card(folder)["sha256"].keys() == zoo.checksums(zoo.weight_files(folder), folder).keys()
+    assert size_of(folder) < 10 * 2**20
 
 
 def test_the_zoo_is_smaller_than_forty_mebibytes():

@@ -156,7 +156,7 @@ class WanVAEConfig(VAEConfig):
 class WanConfig(FlowRecipe):
     """Recipe of shapes-wan."""
 
-    samples: int = 250_000
+    samples: int = 600_000
     muon_lr: float = 2e-3
     first: int = 12_000
     text_steps: int = 400  # on captions alone, until the text encoder reads as shapes-clip does

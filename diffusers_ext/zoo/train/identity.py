@@ -16,17 +16,24 @@ def of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def resumed(out: Path, asked: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What the run in `out` began with. Raises `ValueError` where something else is asked for; `None` asks
-    for nothing, and what an old checkpoint does not tell is let pass."""
-    begun = of(checkpoint)
-    told = asked if "identity" in checkpoint else begun
-    for key in told:
-        if asked[key] is not None and asked[key] != begun.get(key):
+    for nothing, and an old checkpoint is what is asked for in all but its seed.
+    """
+    begun = of(checkpoint) if "identity" in checkpoint else {**asked, **of(checkpoint)}
+    for key in sorted(asked.keys() | begun.keys()):
+        if key in asked and asked[key] is None:
+            continue
+        if _sums(asked.get(key)) != _sums(begun.get(key)):
             came = "none" if begun.get(key) is None else begun[key]
             raise ValueError(
                 f"the run in {out} was begun with another {key}, {came}; choose another --out, or begin anew "
                 "with --restart"
             )
     return begun
+
+
+def _sums(value: Any) -> Any:
+    """A folder is known by its checksums: it may have been renamed."""
+    return value.get("sha256", value) if isinstance(value, Mapping) else value
 
 
 def checksum(file: Path) -> str:

@@ -24,10 +24,21 @@ def test_a_start_need_not_be_named_again(tmp_path):
     assert identity.resumed(tmp_path, BEGUN, {"identity": begun}) == begun
 
 
-def test_an_old_checkpoint_tells_its_seed_alone(tmp_path):
-    assert identity.resumed(tmp_path, BEGUN, {"seed": 0}) == {"seed": 0}
+def test_an_old_checkpoint_tells_its_seed_alone_and_goes_on_again_and_again(tmp_path):
+    begun = identity.resumed(tmp_path, BEGUN, {"seed": 0})
+    assert begun == BEGUN == identity.resumed(tmp_path, BEGUN, {"identity": begun})
     with pytest.raises(ValueError, match="another seed, 3"):
         identity.resumed(tmp_path, BEGUN, {"seed": 3})
+
+
+def test_what_only_the_checkpoint_knows_counts(tmp_path):
+    with pytest.raises(ValueError, match="another teacher, ef"):
+        identity.resumed(tmp_path, BEGUN, {"identity": BEGUN | {"teacher": "ef"}})
+
+
+def test_a_start_may_be_renamed(tmp_path):
+    begun, renamed = BEGUN | {"start": START}, BEGUN | {"start": START | {"name": "copy"}}
+    assert identity.resumed(tmp_path, renamed, {"identity": begun}) == begun
 
 
 def test_of_a_start_only_what_is_taken_counts():

@@ -10,18 +10,17 @@ interrupted run goes on.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers_ext as dx
+from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.metadata import versions, write_json
+from diffusers_ext.metadata import output_folder, versions, write_json
 from diffusers_ext.settings import as_dict
-from diffusers_ext.zoo import CARD
 
 from .paired import results, table, verdicts
 
@@ -53,7 +52,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/distillation"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    card = json.loads((Path(args.student) / CARD).read_text())
+    card, out = zoo.card(Path(args.student)), output_folder(args.out)
+    if "teacher" not in card:
+        parser.error(f"{args.student} has no card that names its teacher; give what 'train clear' wrote")
     teacher, method = card["teacher"]["name"], dx.preset(args.student, "clear")
     asked = questions(SUITE, args.n, args.seed, opt.tasks(teacher))
     judged = {
@@ -74,7 +75,7 @@ def main() -> None:
         "versions": versions(),
     }
     print(told(found))
-    write_json(args.out / f"distillation-{Path(teacher).name}-clear-r{method.radius}.json", found)
+    write_json(out / f"distillation-{Path(teacher).name}-clear-r{method.radius}.json", found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ of the teacher's. Verdicts are kept in the folder `--cache`, so an interrupted r
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -22,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.commands.eval import model_folder
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.metadata import versions, write_json
-from diffusers_ext.zoo import CARD
+from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.metadata import output_folder, versions, write_json
 
 from .paired import results, table, verdicts
 
@@ -115,7 +115,10 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/one_step"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    card = json.loads((model_folder(args.student) / CARD).read_text())
+    home, out = model_folder(args.student), output_folder(args.out)
+    card = zoo.card(home)
+    if "teacher" not in card or args.noises < 2:
+        parser.error("a student has a card that names its teacher, and a spread takes two noises or more")
     teacher, student = card["teacher"]["name"], Path(args.student).name
     asked = questions(SUITE, args.n, args.seed, opt.tasks(teacher))
     runs = {f"{teacher}, {n} step{'s' * (n > 1)}": (teacher, n) for n in STEPS}
@@ -132,6 +135,7 @@ def main() -> None:
         "n": args.n,
         "seed": args.seed,
         "card": {key: card[key] for key in KEPT},
+        "weights": {student: fingerprint(home), teacher: fingerprint(model_folder(teacher))},
         "reference": reference,
         **results(judged, [(label, student) for label in list(runs)[:-1]]),
         "prompts": args.prompts,
@@ -141,7 +145,7 @@ def main() -> None:
         "versions": versions(),
     }
     print(told(found))
-    write_json(args.out / f"one_step-{student}.json", found)
+    write_json(out / f"one_step-{student}.json", found)
 
 
 if __name__ == "__main__":

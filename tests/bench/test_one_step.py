@@ -34,6 +34,5 @@ def test_the_table_gives_shares_of_the_teacher():
         "drawn": {"T, 15 steps": {"calls": 30, "seconds": 0.3, "spread": 0.2}, "S": facts},
         "suite": "held-out", "noises": 8, "prompts": 20, "device": "cpu",
     }  # fmt: skip
-    assert "| S | 1 | 10 ms | 30.0 x | 75 % |" in told(found) and "- S - T, 15 steps: -50 points" in told(
-        found
-    )
+    text = told(found)
+    assert "| S | 1 | 10 ms | 30.0 x | 75 % |" in text and "- S - T, 15 steps: -50 points" in text

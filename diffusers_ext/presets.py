@@ -21,7 +21,8 @@ from .sizes import Tokens, of_pipeline
 from .values import fit
 
 FOLDER = Path(__file__).parent / "configs" / "presets"
-FORMATS = ("diffusers", "bf16", "fp16", "fp32")  # words of a checkpoint's name that make no other model of it
+# Words of a checkpoint's name that make no other model of it: how it is stored and rounded.
+FORMATS = ("diffusers", "bf16", "fp16", "fp32", "fp8", "int8", "8bit", "int4", "4bit", "nf4", "bnb", "gguf")
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def of_model(target: Any, folder: Path | None = None) -> Preset:
     found = of_name(name)
     if found is None and not tuned:
         if (kin := _within(Path(name).name)) is not None:
-            known = ", ".join((kin.name, *kin.names))
             raise MethodError(
-                f"The settings of {kin.name!r} are known for {known} alone, got the model {name!r}; take "
-                f"them all the same with preset({kin.name!r}, METHOD) in Python, or give settings one by "
-                "one, with --set in place of --preset on the command line."
+                f"The settings of {kin.name!r} are not known to hold for the model {name!r}; take them all "
+                f"the same with preset({kin.name!r}, METHOD) in Python, or, on the command line, give "
+                "settings with --set in place of --preset, or write them as METHOD.json into the folder of the "
+                'model, as {"settings": {...}}, which --preset reads.'
             )
         raise MethodError(
             f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one."

@@ -73,6 +73,11 @@ def test_published_settings_have_the_published_density():
         ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "wan2.2-ti2v-5b"),
         ("genmo/mochi-1-preview", "mochi"),
         ("city96/flux1-dev_bf16", "flux.1"),
+        ("city96/FLUX.1-dev-gguf", "flux.1"),
+        ("org/FLUX.1-dev-fp8", "flux.1"),
+        ("org/FLUX.1-dev-bnb-nf4", "flux.1"),
+        ("org/stable-diffusion-3.5-large-int8", "sd3.5"),
+        ("org/Wan2.1-T2V-14B-Diffusers-4bit", "wan2.1"),
         ("shapes-sd3", "shapes-sd3"),
         ("runs/shapes-sd-turbo", "shapes-sd"),
     ],
@@ -91,16 +96,17 @@ def test_no_preset_is_guessed(text):
 
 
 @pytest.mark.parametrize(
-    "text, kin, known",
+    "text, kin",
     [
-        ("tencent/HunyuanVideo-1.5", "hunyuan-video", "hunyuan-video, hunyuanvideo"),
-        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "wan2.1", "wan2.1, wan2.1-t2v-14b"),
-        ("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "wan2.1", "wan2.1, wan2.1-t2v-14b"),
-        ("black-forest-labs/FLUX.1-schnell", "flux.1", "flux.1, flux, flux1, flux.1-dev"),
+        ("tencent/HunyuanVideo-1.5", "hunyuan-video"),
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "wan2.1"),
+        ("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "wan2.1"),
+        ("black-forest-labs/FLUX.1-schnell", "flux.1"),
+        ("org/FLUX.1-schnell-fp8", "flux.1"),
     ],
 )
-def test_settings_of_a_related_model_are_not_taken_in_silence(text, kin, known):
-    words = rf"settings of {kin!r} are known for {known}.* alone, got the model {text!r}; .*or give settings"
+def test_settings_of_a_related_model_are_not_taken_in_silence(text, kin):
+    words = rf"settings of {kin!r} are not known to hold for the model {text!r}; .*preset\({kin!r}, METHOD"
     with pytest.raises(dx.MethodError, match=words):
         dx.preset(text, "gna")
     assert dx.preset(kin, "gna")
@@ -232,9 +238,12 @@ def test_the_command_line_takes_the_preset_of_the_model(cli, refused, saved_mode
             found[name] = refused(*words, "softpag", "-m", moved)
         finally:
             moved.rename(saved_model)
-    assert "are known for sd3.5, sd3, " in found["tiny-sd3"] and "--set in place of" in found["tiny-sd3"]
+    assert "'sd3.5' are not known to hold for" in found["tiny-sd3"] and "--set in place" in found["tiny-sd3"]
     assert "settings for gna, got softpag" in found["sd3"]
     assert "No preset fits the model" in found["other"]
+    folder = shutil.copytree(saved_model, tmp_path / "tiny-sd3")
+    (folder / "softpag.json").write_text('{"settings": {"scale": 1.5}}')
+    assert cli(*words, "softpag", "-m", folder)[0] == 0, "as the refusal says"
 
 
 def test_a_pipeline_built_from_parts_has_no_name(pipe):

@@ -170,7 +170,6 @@ def _wan_vae(out: Path, how: Run, start: Path | None) -> Path:
 
 
 def _wan(out: Path, how: Run, start: Path | None) -> Path:
-    import torch
     from diffusers import AutoencoderKLWan
 
     from ..suites import VIDEO_TASKS
@@ -178,7 +177,7 @@ def _wan(out: Path, how: Run, start: Path | None) -> Path:
     from .wan_vae import measure
 
     home = _trained(WAN_VAE, out / WAN_VAE / "vae", WEIGHTS / WanObjective.name / "vae")
-    vae = AutoencoderKLWan.from_pretrained(home, torch_dtype=torch.float32)
+    vae = _as_shipped(AutoencoderKLWan, home)
     facts = {
         "data": "diffusers_ext.zoo.clips, seed below; no held-out object drawn, no held-out motion shown",
         "tasks": list(VIDEO_TASKS),
@@ -221,11 +220,18 @@ def _teacher(out: Path) -> Path:
 
 def _autoencoder(out: Path) -> tuple[AutoencoderKL, str]:
     """The autoencoder of the image models and its checksum."""
-    import torch
     from diffusers import AutoencoderKL
 
     home = _trained(VAE, out / VAE / "vae", path("shapes-sd3") / "vae")
-    return AutoencoderKL.from_pretrained(home, torch_dtype=torch.float32), identity.checksum(home / FILE)
+    return _as_shipped(AutoencoderKL, home), identity.checksum(home / FILE)
+
+
+def _as_shipped(kind: type[Any], home: Path) -> Any:
+    """An autoencoder rounded to the fp16 that is shipped, in fp32: latents are those that a rerun from the
+    shipped folder sees, and so are its losses."""
+    import torch
+
+    return kind.from_pretrained(home, torch_dtype=torch.float16).float()
 
 
 def _trained(name: str, *folders: Path) -> Path:

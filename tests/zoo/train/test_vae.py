@@ -3,6 +3,8 @@ import json
 import torch
 from diffusers import AutoencoderKL
 
+from diffusers_ext.zoo import train
+from diffusers_ext.zoo.models.parts import build_vae
 from diffusers_ext.zoo.train import run
 from diffusers_ext.zoo.train.config import VAEConfig
 from diffusers_ext.zoo.train.fit import Run, fit
@@ -40,3 +42,11 @@ def test_run_writes_into_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")  # no C++ compiler: the run must do without
     folder = run("shapes-vae", tmp_path, minutes=0)
     assert folder == tmp_path / "shapes-vae" and (folder / "checkpoint.pt").exists()
+
+
+def test_runs_see_the_autoencoder_as_it_will_be_shipped(tmp_path):
+    drawn = build_vae()
+    drawn.save_pretrained(tmp_path / "shapes-vae" / "vae")
+    seen, _ = train._autoencoder(tmp_path)
+    for wanted, got in zip(drawn.parameters(), seen.parameters(), strict=True):
+        assert got.dtype == torch.float32 and torch.equal(got, wanted.half().float())

@@ -79,8 +79,8 @@ def of_model(target: Any, folder: Path | None = None) -> Preset:
             raise MethodError(
                 f"The settings of {kin.name!r} are not known to hold for the model {name!r}; take them all "
                 f"the same with preset({kin.name!r}, METHOD) in Python, or, on the command line, give "
-                "settings with --set in place of --preset, or write them as METHOD.json into the folder of the "
-                'model, as {"settings": {...}}, which --preset reads.'
+                "settings with --set in place of --preset, or write them as METHOD.json into the folder of "
+                'the model, as {"settings": {...}}, which --preset reads.'
             )
         raise MethodError(
             f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one."

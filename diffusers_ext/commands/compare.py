@@ -96,7 +96,8 @@ def side_by_side(
         for sentence in cut_text(pipe, prompt, call):
             opt.warn(sentence)
     items = [Item(p, s) for p in prompts for s in seeds]
-    with tqdm(total=len(items) * len(columns), unit="image", disable=not opt.show_progress()) as bar:
+    bar = tqdm(total=len(items) * len(columns), unit="image", disable=not opt.show_progress())
+    with bar, sites.unlogged():
         comparison = run(pipe, columns, items, call, batch, bar.update)
     results = {"model": model, "call": call, **comparison.to_dict(), "versions": versions()}
     ran = list(comparison.ran().values())

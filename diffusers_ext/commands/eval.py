@@ -50,7 +50,8 @@ def evaluate(
     identity = {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)}
     store, pictures = Store(folder, identity), Pictures(folder)
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
-    with tqdm(total=len(asked) * (1 + bool(methods)), unit="image", disable=not opt.show_progress()) as bar:
+    bar = tqdm(total=len(asked) * (1 + bool(methods)), unit="image", disable=not opt.show_progress())
+    with bar, sites.unlogged():
         run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch)
         # The method goes first: one that does not fit the model says so before the plain pictures are made.
         judged = run(variant=other if methods else plain, tick=bar.update, pictures=pictures)

@@ -1,7 +1,9 @@
 """Where sparse methods ran: figures of a method that stayed dense compare the plain model with itself."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,18 @@ def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, li
         for m in methods
         if Slot.CORE in m.slots
     }
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keeps methods that stay dense from logging it, for commands that tell it in `sentences`."""
+    log = logging.getLogger("diffusers_ext")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def keep(folder: Path, variant: str, sites: Sites) -> None:
@@ -57,11 +71,10 @@ def sentences(sites: Sites) -> list[str]:
 
 
 def warnings(sites: Sites) -> list[str]:
-    """A sentence for each method that did nothing, with the next step."""
+    """A sentence for each method that did nothing, with the next step; `sentences` has the reasons."""
     return [
-        f"{name} left attention dense in all modules, so its pictures show nothing of it "
-        f"({', '.join(dict.fromkeys(s['why'] for s in sites[name]))}); change its settings, or name a "
-        f"back-end, as --set {name}.backend=reference, where only the gain is in doubt"
+        f"{name} left attention dense in all modules, so its pictures show nothing of it; change its "
+        f"settings, or name a back-end, as --set {name}.backend=reference, where only the gain is in doubt"
         for name in idle(sites)
     ]
 

@@ -30,6 +30,7 @@ def patch_parallel(
 
     Every rank calls the pipeline with the same arguments and the same generator, and gets the whole picture.
     `group` is the default process group when left out. `text_merge="mean"` is the paper's approximation.
+    `backend="auto"` never leaves attention dense here: a rank has only the keys of its strip and around it.
 
     Raises `UnsupportedError` where the denoiser does not take a picture as tokens (SD3 cuts it up inside),
     for compiled blocks and for settings that need the whole picture; `MethodError` without a process group

@@ -98,8 +98,8 @@ class SparseMethod:
         if survey.block_density <= limit:
             return None
         return (
-            f"no gain expected, {survey.block_density:.3f} of dense attention's blocks would be visited and "
-            f"{backend} gains up to {limit}, {source}"
+            f"no gain expected, the plan visits {survey.block_density:.3f} of the blocks that dense "
+            f"attention does, and {backend} gains up to {limit}, {source}"
         )
 
     def remark(self, survey: Survey) -> str:

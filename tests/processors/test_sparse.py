@@ -124,8 +124,8 @@ def test_auto_stays_dense_where_nothing_is_to_be_gained_and_says_so_once(caplog)
     with caplog.at_level(logging.WARNING, "diffusers_ext"), dx.apply(pipe, dx.CLEAR(radius=2)) as session:
         assert torch.equal(tiny.run(pipe), plain)
     assert [r.getMessage() for r in caplog.records] == [
-        "clear stays dense on a grid of 1x8x12: no gain expected, 1.000 of dense attention's blocks would be "
-        "visited and reference gains up to 0.08, as timed on a CPU."
+        "clear stays dense on a grid of 1x8x12: no gain expected, the plan visits 1.000 of the blocks "
+        "that dense attention does, and reference gains up to 0.08, as timed on a CPU."
     ]
     for site in session.report().sites:
         assert (site.backend, site.density, site.full_share) == ("dense", 1.0, 1.0)
@@ -181,10 +181,10 @@ def test_two_ways_to_compute_one_site_conflict():
         (dict(dense_steps=1.5), "fraction from 0.0 to 1.0, got 1.5"),
         (dict(dense_steps=-1), "got -1"),
         (dict(dense_layers=-1), "0 or more, got -1"),
-        (dict(dense_layers=1.5), "CLEAR dense_layers takes whole number, got 1.5: first layers"),
-        (dict(dense_steps=True), "dense_steps takes whole number or number, got True"),
+        (dict(dense_layers=1.5), "CLEAR dense_layers takes a whole number, got 1.5: first layers"),
+        (dict(dense_steps=True), "dense_steps takes a whole number or a number, got True"),
         (dict(dense_steps=math.nan), "got nan"),
-        (dict(radius=2.5), "CLEAR radius takes whole number, got 2.5: radius of the disk"),
+        (dict(radius=2.5), "CLEAR radius takes a whole number, got 2.5: radius of the disk"),
         (dict(radius="8"), "got '8'"),
         (dict(radius=10**9), "1 to 2048 tokens, got 1000000000"),
         (dict(backend="cuda"), r"auto \| triton \| reference \| flex, got 'cuda'"),

@@ -86,7 +86,7 @@ def plan(
     for level, grid in reversed(grids.items()):  # a size that fits the coarsest fits all
         if (why := method.refuses(grid.shape)) is not None:
             raise UnsupportedError(f"{why}{_in_px(tokens, method.fitting(grid.shape), level)}.")
-    _check_tile(tile)
+    tile = _tile(tile)
     grid, *coarser = grids.values()
     for other in coarser:
         method.recipe(other.shape, other.text)  # raises where the settings do not fit
@@ -129,9 +129,9 @@ def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
     return f" ({sizes} px)"
 
 
-def _check_tile(tile: Any) -> None:
+def _tile(tile: Any) -> tuple[Tile, Tile] | None:
     if tile is None:
-        return
+        return None
     try:
         whole = fit(tile, Sequence[Sequence[int]], "tile")
     except ValueError:
@@ -142,3 +142,4 @@ def _check_tile(tile: Any) -> None:
             "A tile is ((t, h, w) of queries, (t, h, w) of keys) in whole numbers, with at most 1024 tokens "
             f"each, got {tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
         )
+    return tuple(map(tuple, whole))

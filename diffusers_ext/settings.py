@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from .values import describe, fit
+from .values import describe, example, fit
 
 PLAIN = "plain"
 
@@ -86,8 +86,10 @@ def convert(raw: str, hint: Any, key: str) -> Any:
             return fit(candidate, hint, key)
         except ValueError:
             continue
+    sample = example(hint)
+    text = sample if isinstance(sample, str) else json.dumps(sample, separators=(",", ": "))
     raise ValueError(
-        f"{key} takes {describe(hint)}, got {raw!r}; write it as JSON, for example {key}={_example(hint)}"
+        f"{key} takes {describe(hint, 'a ')}, got {raw!r}; write it as JSON, for example {key}={text}"
     )
 
 
@@ -110,14 +112,3 @@ def _unknown_key(key: str, classes: Mapping[str, type]) -> str:
     return (
         f"{' and '.join(classes)} has no setting {key!r}; nearest is {near!r}, valid are {', '.join(names)}"
     )
-
-
-_EXAMPLES = (("an object", '{"NAME": null}'), ("a list of", "[3,3]"), ("number", "1"), ("true", "true"))
-
-
-def _example(hint: Any) -> str:
-    text = describe(hint)
-    for word, example in _EXAMPLES:
-        if word in text:
-            return example
-    return text.split(" | ")[0]

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from .core import Method, nearest_names
@@ -11,6 +10,7 @@ from .errors import MethodError
 from .families import family_of
 from .families.unet import halvings
 from .session import denoisers
+from .values import fit, fit_fields
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Grid:
     text: int = 0
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(n, Integral) for n in (*self.shape, self.text))
-        if not whole or min(self.shape) < 1 or self.text < 0:
+        fit_fields(self)
+        if min(self.shape) < 1 or self.text < 0:
             raise MethodError(
-                "A grid takes whole numbers, 1 or more tokens an axis and 0 or more text tokens, got "
+                "A grid takes 1 or more tokens an axis and 0 or more text tokens, got "
                 f"{self.t} x {self.h} x {self.w} and {self.text}; Grid(1, 64, 64, text=512) is a FLUX image "
                 "of 1024 px."
             )
@@ -65,12 +65,14 @@ class Tokens:
                     f"A size is given by height, width, num_frames and text, got {name!r}; nearest is "
                     f"{nearest_names(name, values, 1)[0]!r}."
                 )
-            if not isinstance(value, Integral | None):
+            try:
+                fitted = fit(value, int | None, name)
+            except ValueError as error:
                 raise MethodError(
                     f"A size is given in whole numbers of px, frames and tokens, got {name}={value!r}; "
                     "round it."
-                )
-            values[name] = values[name] if value is None else value
+                ) from error
+            values[name] = values[name] if fitted is None else fitted
         if not self.frames and values["num_frames"] != 1:
             raise MethodError(
                 f"This model makes images, got num_frames={values['num_frames']}; leave it out."

@@ -20,6 +20,7 @@ from .families import family_of
 from .forecast import plan
 from .report import Report
 from .session import apply, denoisers, session_of
+from .values import fit
 
 # Where a family keeps the module that reads `theta` anew in each call; others bake it into tables.
 ROTARY = {"flux": "pos_embed"}
@@ -165,9 +166,12 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _strengths(strength: float | Sequence[float], stages: int) -> list[float]:
-    each = isinstance(strength, Sequence) and not isinstance(strength, str)
-    values = list(strength) if each else [strength] * stages
-    if len(values) != stages or not all(isinstance(s, (int, float)) and 0 < s <= 1 for s in values):
+    try:
+        fitted = fit(strength, float | Sequence[float], "The strength of staged()")
+    except ValueError as error:
+        raise MethodError(f"{error}; 0.7 is published.") from error
+    values = fitted if isinstance(fitted, list) else [fitted] * stages
+    if len(values) != stages or not all(0 < s <= 1 for s in values):
         raise MethodError(
             f"A strength lies above 0 and not above 1, one for all of the {stages} later stages or one for "
             f"each, got {strength}; 0.7 is published."

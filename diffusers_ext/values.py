@@ -21,38 +21,59 @@ def fit_fields(settings: Any) -> None:
         try:
             value = fit(getattr(settings, f.name), hints[f.name], f"{type(settings).__name__} {f.name}")
         except ValueError as error:
-            raise MethodError(f"{error}: {f.metadata['help']}.") from error
+            about = f": {f.metadata['help']}" if "help" in f.metadata else ""
+            raise MethodError(f"{error}{about}; for example {f.name}={example(hints[f.name])!r}.") from error
         object.__setattr__(settings, f.name, value)
 
 
 def fit(value: Any, hint: Any, key: str) -> Any:
-    """A value as the annotated type, sequences as lists; raises `ValueError`, naming `key`, if it does not
-    fit.
+    """A value as the annotated type, sequences and arrays as lists; raises `ValueError`, naming `key`, if it
+    does not fit.
     """
     fits, fitted = _fit(value, hint)
     if not fits:
-        raise ValueError(f"{key} takes {describe(hint)}, got {value!r}")
+        raise ValueError(f"{key} takes {describe(hint, 'a ')}, got {value!r}")
     return fitted
 
 
-def describe(hint: Any) -> str:
-    """A type in words, for messages and tables."""
+def describe(hint: Any, article: str = "") -> str:
+    """A type in words, for tables, or for sentences with the article "a "."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(a) for a in args))
+        return " or ".join(dict.fromkeys(describe(a, article) for a in args))
     if origin is typing.Literal:
         return " | ".join(map(str, args))
     if _is_mapping(origin):
-        return f"an object of {describe(args[0])} to {describe(args[1])}" if args else "an object"
+        return f"an object of {describe(args[0])} to {describe(args[1], article)}" if args else "an object"
     if _is_sequence(origin):
         return f"a list of {describe(args[0])}s" if args else "a list"
-    return {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "null"}.get(
+    if hint in (int, float):
+        return article + ("whole number" if hint is int else "number")
+    return {bool: "true or false", str: "text", type(None): "null"}.get(
         hint, getattr(hint, "__name__", str(hint))
     )
 
 
+_EXAMPLES = (
+    ("an object", {"NAME": None}),
+    ("a list", [3, 3]),
+    ("number", 1),
+    ("whole number", 1),
+    ("true", True),
+    ("text", "NAME"),
+)
+
+
+def example(hint: Any) -> Any:
+    """A value of the first type that a hint allows, for messages."""
+    words = describe(hint)
+    return next((value for word, value in _EXAMPLES if words.startswith(word)), words.split(" | ")[0])
+
+
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars, without importing what they come from
+        value = value.tolist()
     if origin in (typing.Union, types.UnionType):
         return next((fit for a in args if (fit := _fit(value, a))[0]), (False, None))
     if origin is typing.Literal:
@@ -60,7 +81,9 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     if _is_mapping(origin):
         return _fit_mapping(value, args)
     if _is_sequence(origin):
-        fits = [_fit(v, args[0]) for v in value] if isinstance(value, (list, tuple)) else [(False, None)]
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+            return False, None
+        fits = [_fit(v, args[0]) for v in value]
         return all(ok for ok, _ in fits), [v for _, v in fits]
     if hint is float:
         number = isinstance(value, Real) and not isinstance(value, bool)
@@ -74,7 +97,7 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
 
 
 def _fit_mapping(value: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return False, None
     # JSON has text keys only, so a head number may come as text
     keys = [int(k) if args[0] is int and isinstance(k, str) and k.isdecimal() else k for k in value]

@@ -120,7 +120,7 @@ def test_a_long_prompt_is_warned_about(cli, saved_model, tmp_path):
         (["--method", "softpg"], "unknown method 'softpg'; the methods are softpag"),
         (["--set", "scale=3"], "needs a method"),
         (["--method", "softpag", "--set", "scal=3"], "nearest is 'scale'"),
-        (["--method", "softpag", "--set", "scale=inf"], "takes number"),
+        (["--method", "softpag", "--set", "scale=inf"], "takes a number"),
         (["--method", "softpag", "--set", "strength=2"], "strength must lie in [0, 1], got 2.0"),
         (
             ["--method", "softpag", "--set", 'heads={"transformer_blocks.9.attn": null}'],

@@ -1,9 +1,11 @@
 """The shape doctor: published densities, sizes of presets and of every family, plans that equal what runs."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import diffusers_ext as dx
@@ -188,6 +190,7 @@ def test_every_field_is_there_and_readable():
         (dx.Grid(3, 8, 8), dx.Radial(), {"tile": ((1, 8, 8), (1, 8, 8))}, "takes no tile"),
         ("flux", dx.CLEAR(), {"height": 480.5}, r"whole numbers of px, .* got height=480.5; round it"),
         ("flux", dx.CLEAR(), {"text": "8"}, "got text='8'"),
+        ("flux", dx.CLEAR(), {"height": True}, "got height=True; round it"),
     ],
 )  # fmt: skip
 def test_bad_input(target, method, rest, words):
@@ -200,8 +203,18 @@ def test_grids_are_checked():
         dx.Grid(1, 8, 8, text=-1)
     with pytest.raises(dx.MethodError, match="1 or more tokens an axis"):
         dx.Grid(0, 8, 8)
-    with pytest.raises(dx.MethodError, match=r"whole numbers, .* got 1 x 4.5 x 4 and 0"):
+    with pytest.raises(dx.MethodError, match=r"Grid h takes a whole number, got 4.5; for example h=1"):
         dx.Grid(1, 4.5, 4)
+    with pytest.raises(dx.MethodError, match="Grid t takes a whole number, got True"):
+        dx.Grid(True, 8, 8)
+
+
+def test_whole_numbers_of_numpy_become_plain_ones():
+    """Records are written as JSON, which takes none of numpy."""
+    tile = ((1, 8, 16), (1, 8, 16))
+    found = dx.plan("flux.1", dx.CLEAR(), height=np.int64(1024), tile=np.array(tile))
+    assert json.dumps(found.to_dict()) == json.dumps(dx.plan("flux.1", dx.CLEAR(), tile=tile).to_dict())
+    assert json.dumps(dx.Grid(1, np.int64(64), 64, text=np.int32(7)).shape) == "[1, 64, 64]"
 
 
 SIZES = [

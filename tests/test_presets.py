@@ -181,11 +181,11 @@ def test_files_are_named_from_the_folder_of_the_settings(tmp_path, name):
     [
         ("[radial]\ndeca = 1\n", r"mine.toml: radial has no setting 'deca'; nearest is 'decay'"),
         ("[radical]\ndecay = 1\n", r"mine.toml: there is no method 'radical'; nearest is 'radial'"),
-        ("[radial]\ndecay = 'x'\n", "mine.toml: radial.decay takes number, got 'x'"),
+        ("[radial]\ndecay = 'x'\n", "mine.toml: radial.decay takes a number, got 'x'"),
         ("[radial]\ndecay = -1\n", "mine.toml: Radial decay must be above 0 and not above 4, got -1"),
         ("[radial]\ndecay =\n", "mine.toml is no TOML in UTF-8"),
         ("lenght = 3\n", "mine.toml: tokens has no 'lenght'; nearest is 'height'"),
-        ("num_frames = 'all'\n", "mine.toml: tokens.num_frames takes whole number, got 'all'"),
+        ("num_frames = 'all'\n", "mine.toml: tokens.num_frames takes a whole number, got 'all'"),
         ("levels = [0, -1]\n", r"mine.toml: tokens.levels must be 0 or more, got \[0, -1\]"),
         ("levels = []\n", r"mine.toml: tokens.levels must be 0 or more, got \[\]"),
         ("levels = 1\n", "mine.toml: tokens.levels takes a list of whole numbers, got 1"),

@@ -45,12 +45,12 @@ def test_heads(text, value):
         ("scale", "--set takes key=value, got 'scale'"),
         ("=3", "--set takes key=value"),
         ("clear.scale=3", "a method that is not in use; in use are softpag"),
-        ("scale=big", r"softpag.scale takes number, got 'big'.*example softpag.scale=1"),
-        ("scale=nan", "takes number"),
-        ("scale=Infinity", "takes number"),
-        ("scale=1e999", "takes number"),
-        ("scale=true", "takes number"),
-        ("scale=null", "takes number"),
+        ("scale=big", r"softpag.scale takes a number, got 'big'.*example softpag.scale=1"),
+        ("scale=nan", "takes a number"),
+        ("scale=Infinity", "takes a number"),
+        ("scale=1e999", "takes a number"),
+        ("scale=true", "takes a number"),
+        ("scale=null", "takes a number"),
         ("scope=image", r"image_rows \| image_block \| all, got 'image'"),
         ("heads=3", "softpag.heads takes an object"),
         ('heads={"a": [0.5]}', "softpag.heads takes"),
@@ -90,6 +90,7 @@ def test_settings_survive_json():
 
 def test_words_for_types():
     assert describe(float | None) == "number or null"
+    assert describe(int | list[int] | None, "a ") == "a whole number or a list of whole numbers or null"
     assert describe(dict[str, list[int]]) == "an object of text to a list of whole numbers"
     assert convert(" 3 ", int, "n") == 3
     with pytest.raises(ValueError, match=r"a list of whole numbers, got '3x5'.*for example window=\[3,3\]"):

@@ -160,6 +160,13 @@ def test_methods_act_in_every_stage():
         assert {s.backend for s in report.sites} == {"reference"}
 
 
+@pytest.mark.parametrize("strength", [np.float32(0.5), np.array([0.5])])
+def test_strengths_of_numpy(strength):
+    pipe, sizes = host("sd3").build(), [(32, 32), (32, 48)]
+    found, wanted = (staged(pipe, "a star", sizes, strength=s, **call("sd3")) for s in (strength, 0.5))
+    assert found.stages == wanted.stages
+
+
 def test_a_single_method_needs_no_list():
     pipe = host("sd3").build()
     found, listed = (
@@ -220,9 +227,10 @@ def test_shapes_sd3_up_to_the_end_of_its_position_table():
         ("sd3", dict(sizes=[(32, 32), (30, 48)]), "multiple of 4 px up to 64, got 30"),
         ("sd3", dict(strength=0.0), "above 0 and not above 1.*got 0.0"),
         ("sd3", dict(strength=[0.5, 0.5]), "one for all of the 1 later stages"),
-        ("sd3", dict(strength=None), "above 0 and not above 1.*got None; 0.7 is published"),
-        ("sd3", dict(strength=[None]), r"above 0 and not above 1.*got \[None\]"),
-        ("sd3", dict(strength="0.7"), "above 0 and not above 1.*got 0.7"),
+        ("sd3", dict(strength=None), "takes a number or a list of numbers, got None; 0.7 is published"),
+        ("sd3", dict(strength=[None]), r"takes a number or a list of numbers, got \[None\]"),
+        ("sd3", dict(strength="0.7"), "takes a number or a list of numbers, got '0.7'"),
+        ("sd3", dict(strength=True), "takes a number or a list of numbers, got True"),
         ("sd3", dict(methods=None), "takes methods such as SoftPAG.*got NoneType"),
         ("sd3", dict(methods=["clear"]), "takes methods such as SoftPAG.*got str"),
         ("sd3", dict(shift=-1.0), "above 0, got -1.0"),

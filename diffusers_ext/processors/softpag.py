@@ -15,10 +15,9 @@ from torch import Tensor
 from ..core import Core, Layout, RunContext, Site, Slot, nearest_names, step_window
 from ..errors import MethodError, UnsupportedError
 from ..kernels.image_block import image_block
+from ..values import fit_fields
 from . import head_sets
-from .head_sets import HeadSet, is_number
-
-SCOPES = ("image_rows", "image_block", "all")
+from .head_sets import HeadSet
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,15 @@ class SoftPAG:
     )
 
     def __post_init__(self) -> None:
-        for name in ("scale", "start", "stop"):
-            if not is_number(getattr(self, name)):
-                raise MethodError(f"SoftPAG {name} must be a finite number, got {getattr(self, name)!r}.")
-        if self.scope not in SCOPES:
-            raise MethodError(f"SoftPAG scope must be one of {', '.join(SCOPES)}, got {self.scope!r}.")
+        fit_fields(self)
         if not (0.0 <= self.start <= self.stop <= 1.0):
             raise MethodError(
                 "SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), "
                 f"got start={self.start}, stop={self.stop}."
             )
         head_sets.check(self._head_sets())
-        strengths = list(self.strength) if _per_row(self.strength) else [self.strength]
-        if self.strength is not None and (
-            not strengths or not all(isinstance(u, (int, float)) for u in strengths)
-        ):
-            raise MethodError(f"SoftPAG strength is a number or a list of them, got {self.strength!r}.")
+        if self.strength == []:
+            raise MethodError("SoftPAG strength is a number or a list of them, got []; None is the default.")
         for value in [*self._row_strengths(), *head_sets.own_strengths(self._head_sets())]:
             if not 0.0 <= value <= 1.0:
                 raise MethodError(

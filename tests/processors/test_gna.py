@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,7 +82,7 @@ def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
     [
         (dict(), "needs a window"),
         (dict(window=(4,)), "three numbers"),
-        (dict(window=8), "GNA window takes a list of whole numbers, got 8: size of the window"),
+        (dict(window=8), r"GNA window takes a list of whole numbers, got 8: size of the window.*\[3, 3\]\."),
         (dict(window=(4, 4.5)), r"got \(4, 4.5\)"),
         (dict(window=(4, 4), stride=(5, 1)), "stride 5 and window 4 on axis h"),
         (dict(window=(4, 4), stride=(0, 1)), "stride 0"),
@@ -90,6 +91,11 @@ def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
 def test_bad_settings(settings, words):
     with pytest.raises(dx.MethodError, match=words):
         dx.GNA(**settings)
+
+
+@pytest.mark.parametrize("window", [np.array([8, 8]), range(8, 10)])
+def test_windows_of_any_sequence(window):
+    assert dx.GNA(window=window) == dx.GNA(window=[int(n) for n in window])
 
 
 def test_a_window_larger_than_the_grid_is_refused_and_the_model_left_as_it_was():

@@ -1,8 +1,12 @@
 """What SoftPAG refuses: settings out of range, unknown modules and heads, batches that do not fit."""
 
+import json
+
+import numpy as np
 import pytest
 
 import diffusers_ext as dx
+from diffusers_ext.settings import as_dict
 
 from ..tiny_models import sd3, unet, wan
 from .test_softpag import LAYER
@@ -12,11 +16,15 @@ from .test_softpag import LAYER
     ("settings", "match"),
     [
         (dict(strength=1.5), r"strength must lie in \[0, 1\], got 1.5"),
-        (dict(strength=float("nan")), r"strength must lie in \[0, 1\], got nan"),
+        (dict(strength=float("nan")), "strength takes a number or a list of numbers or null, got nan"),
         (dict(heads={"a": {0: -0.1}}), r"strength must lie in \[0, 1\], got -0.1"),
-        (dict(scale=float("inf")), "scale must be a finite number, got inf"),
-        (dict(scale=float("nan")), "scale must be a finite number, got nan"),
-        (dict(scope="text"), "scope must be one of image_rows, image_block, all, got 'text'"),
+        (dict(scale=float("inf")), "scale takes a number, got inf"),
+        (dict(scale=float("nan")), "scale takes a number, got nan"),
+        (dict(scope="text"), r"scope takes image_rows \| image_block \| all, got 'text'"),
+        (dict(scale=True), "scale takes a number, got True"),
+        (dict(strength=[]), r"strength is a number or a list of them, got \[\]"),
+        (dict(heads={"a": []}), "no head for a, which would change nothing"),
+        (dict(heads={"a": [0.5]}), r"heads takes .*, got .*; for example heads=\{'NAME': None\}"),
         (dict(start=0.8, stop=0.2), "needs 0 <= start <= stop <= 1"),
         (
             dict(heads=[{"a": [0]}, {"a": [1]}], strength=[1.0]),
@@ -27,6 +35,16 @@ from .test_softpag import LAYER
 def test_settings_out_of_range(settings, match):
     with pytest.raises(dx.MethodError, match=match):
         dx.SoftPAG(**settings)
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = dx.SoftPAG(
+        heads={"a": np.array([0, 2]), "b": {np.int64(1): np.float32(0.5)}},
+        scale=np.float32(3),
+        strength=np.array([0.5]),
+    )
+    assert found == dx.SoftPAG(heads={"a": [0, 2], "b": {1: 0.5}}, scale=3.0, strength=[0.5])
+    assert json.dumps(as_dict(found))
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,11 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
 
 
 def _write_far(objective: Any, out: Path) -> None:
+    from ..metadata import write_json
     from ..processors import far
     from ..zoo import CARD, checksums, weight_files
 
     far.write(out / FAR, objective.far, objective.method.downsample)
     card = json.loads((out / CARD).read_text())
     card["sha256"] = checksums(weight_files(out), out)
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    write_json(out / CARD, card)

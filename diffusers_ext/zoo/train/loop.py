@@ -22,14 +22,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path`, flushed to the disk, then renamed: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """torch.save by way of `replacing`."""
     import torch
 
     with replacing(path) as file:

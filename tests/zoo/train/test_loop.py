@@ -17,12 +17,12 @@ from diffusers_ext.zoo.train.loop import (
 )
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
     path = tmp_path / "run" / "checkpoint.pt"
     save_atomically({"step": 1}, path)
     with pytest.raises(Exception, match="pickle"):
         save_atomically({"step": 2, "bad": lambda: None}, path)
-    assert load_checkpoint(path) == {"step": 1}
+    assert load_checkpoint(path) == {"step": 1} and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])

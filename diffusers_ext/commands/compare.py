@@ -100,14 +100,14 @@ def side_by_side(
     with bar, sites.unlogged():
         comparison = run(pipe, columns, items, call, batch, bar.update)
     results = {"model": model, "call": call, **comparison.to_dict(), "versions": versions()}
-    ran = list(comparison.ran().values())
-    told = list(dict.fromkeys(sentence for own in ran for sentence in sites.sentences(own)))
+    ran = comparison.ran()
+    told = sites.compared(sites.sentences, ran)
     write_image(folder / "compare.png", grid(comparison))
     write_bytes(folder / "report.html", html(comparison, results, title, (*notes, *told)).encode())
     write_json(folder / "results.json", results)
     for line in [*lines(results), *told]:
         typer.echo(line)
-    for sentence in dict.fromkeys(sentence for own in ran for sentence in sites.warnings(own)):
+    for sentence in sites.compared(sites.warnings, ran):
         opt.warn(sentence)
     typer.echo(f"wrote {folder / 'compare.png'}, report.html and results.json")
     return results

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,18 @@ def warnings(sites: Sites) -> list[str]:
         f"settings, or name a back-end, as --set {name}.backend=reference, where only the gain is in doubt"
         for name in idle(sites)
     ]
+
+
+def compared(tell: Callable[[Sites], list[str]], ran: Mapping[str, Sites]) -> list[str]:
+    """What `tell` says of the methods of each variant, `ran` by label; after the label where variants with
+    the same method differ, else once.
+    """
+    said = [(label, name, tell({name: run[name]})) for label, run in ran.items() for name in run]
+    kinds = {name: {tuple(texts) for _, other, texts in said if other == name} for _, name, _ in said}
+    told = [
+        f"{label}: {text}" if len(kinds[name]) > 1 else text for label, name, texts in said for text in texts
+    ]
+    return list(dict.fromkeys(told))
 
 
 def _reason(backend: str, why: str, densities: Sequence[float]) -> str:

@@ -160,28 +160,28 @@ class ClearCore(SparseCore):
             self.spatial_weight = far.read(method.weights, [site], method.downsample)[site]
 
     def begin_call(self, like: Tensor) -> None:
+        train, least = self.method.train_tokens, 2 * 4**self.site.level + self._text()
+        if train is not None and train < least:
+            raise MethodError(
+                f"CLEAR train_tokens counts the longest sequence of training, text included, got {train}, "
+                f"which leaves {self.site.path} fewer than 2 tokens; set {least} or more for this module, or "
+                "None for the usual scale."
+            )
         super().begin_call(like)
         if self.spatial_weight is not None and not isinstance(self.spatial_weight, nn.Parameter):
             self.spatial_weight = self.spatial_weight.to(like.device)  # once, not in each call
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        if self.method.train_tokens is not None and (train := self._trained()) < q.shape[1]:
-            q = q * math.sqrt(math.log(q.shape[1]) / math.log(train))
+        if self.method.train_tokens is not None:
+            train = (self.method.train_tokens - self._text()) / 4**self.site.level
+            if train < q.shape[1]:
+                q = q * math.sqrt(math.log(q.shape[1]) / math.log(train))
         return super().__call__(q, k, v, mask, layout)
 
-    def _trained(self) -> float:
-        """Tokens of the sequence here in training."""
-        joint, text = self.run.layout, 0
-        if self.site.kind == "self" and joint is not None:
-            text = joint.text.stop - joint.text.start
-        train = (self.method.train_tokens - text) / 4**self.site.level
-        if train < 2:
-            raise MethodError(
-                "CLEAR train_tokens counts the longest sequence of training, text included, got "
-                f"{self.method.train_tokens}, which leaves {self.site.path} fewer than 2 tokens; it is 4608 "
-                "for FLUX.1 at 1024 px."
-            )
-        return train
+    def _text(self) -> int:
+        """Text tokens that `train_tokens` counts and the sequence here lacks."""
+        joint = self.run.layout
+        return 0 if self.site.kind != "self" or joint is None else joint.text.stop - joint.text.start
 
     def in_order(self, x: Tensor, laid: Laid, layout: Layout) -> Tensor:
         near = super().in_order(x, laid, layout)

@@ -60,6 +60,22 @@ def test_sentences_put_modules_of_one_kind_together():
     assert warning.startswith("clear left attention dense") and "no gain" not in warning, "told above"
 
 
+def test_variants_are_named_where_they_differ():
+    dense, sparse = ({"backend": b, "why": "asked", "density": 0.5} for b in ("dense", "reference"))
+    same = {"clear": {"clear": [dense]}, "softpag+clear": {"clear": [dense]}, "gna": {"gna": [sparse]}}
+    assert sites.compared(sites.sentences, same) == [
+        "clear: dense at 1 of 1 modules (asked).",
+        "gna: reference at 1 of 1 modules (asked, density 0.50).",
+    ]
+    other = {"clear": {"clear": [dense]}, "softpag+clear": {"clear": [sparse]}}
+    assert sites.compared(sites.sentences, other) == [
+        "clear: clear: dense at 1 of 1 modules (asked).",
+        "softpag+clear: clear: reference at 1 of 1 modules (asked, density 0.50).",
+    ]
+    (warning,) = sites.compared(sites.warnings, other)
+    assert warning.startswith("clear: clear left attention dense")
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_eval_tells_where_the_method_ran_and_warns_where_it_did_not(
     cli, saved_model, tmp_path, caplog, backend

@@ -171,10 +171,14 @@ def test_each_level_of_a_u_net_is_measured_against_its_own_length(name):
     assert seen == ({256, 64} if name == "sd" else {64})
 
 
-def test_a_length_of_training_that_is_none():
-    pipe = host("sd").build()
-    words = r"got 5, which leaves unet\.mid_block.* fewer than 2 tokens"
-    with pytest.raises(dx.MethodError, match=words), dx.apply(pipe, dx.CLEAR(train_tokens=5)):
+def test_a_length_of_training_that_is_none_is_refused_before_the_first_step():
+    pipe, began = host("sd").build(), []
+    pipe.unet.conv_in.register_forward_hook(lambda *_: began.append(True))
+    words = r"got 7, which leaves unet\..* fewer than 2 tokens; set 8 or more"
+    with pytest.raises(dx.MethodError, match=words), dx.apply(pipe, dx.CLEAR(train_tokens=7, dense_steps=1)):
+        host("sd").run(pipe, steps=2)
+    assert not began
+    with dx.apply(pipe, dx.CLEAR(train_tokens=8)):
         host("sd").run(pipe, steps=1)
 
 
@@ -187,6 +191,9 @@ def test_attention_among_image_tokens_is_measured_without_the_text():
     out = method.bind(replace(SITE, kind="self"), run, dense)(q, k, v, None, alone)
     wanted = dense(q * math.sqrt(math.log(24) / math.log(10)), k, v, None, alone)
     assert torch.equal(out, wanted)
+    short = dx.CLEAR(train_tokens=5).bind(replace(SITE, kind="self"), run, dense)
+    with pytest.raises(dx.MethodError, match=r"got 5, .* set 6 or more"):
+        short.begin_call(q)
 
 
 def explicit(radius, edge):

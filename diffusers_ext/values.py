@@ -27,8 +27,9 @@ def fit_fields(settings: Any) -> None:
 
 
 def fit(value: Any, hint: Any, key: str) -> Any:
-    """A value as the annotated type, sequences and arrays as lists; raises `ValueError`, naming `key`, if it
-    does not fit.
+    """A value as the annotated type, arrays and sequences other than tuples as lists.
+
+    Raises `ValueError`, naming `key`, if it does not fit.
     """
     fits, fitted = _fit(value, hint)
     if not fits:
@@ -84,7 +85,8 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
         if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
             return False, None
         fits = [_fit(v, args[0]) for v in value]
-        return all(ok for ok, _ in fits), [v for _, v in fits]
+        kind = tuple if isinstance(value, tuple) else list  # a tuple can be hashed, and settings with it
+        return all(ok for ok, _ in fits), kind(v for _, v in fits)
     if hint is float:
         number = isinstance(value, Real) and not isinstance(value, bool)
         return number and math.isfinite(value), float(value) if number else None

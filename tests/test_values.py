@@ -31,7 +31,7 @@ class Plain:
         (np.int64(8), int, 8),
         (np.float32(0.5), float, 0.5),
         (3, float, 3.0),
-        ((3, np.int64(4)), Sequence[int], [3, 4]),
+        ((3, np.int64(4)), Sequence[int], (3, 4)),
         (Path("a.safetensors"), str | None, "a.safetensors"),
         ({"0": 1, 2: 0.5}, Mapping[int, float], {0: 1.0, 2: 0.5}),
         (np.array([8, 8]), Sequence[int], [8, 8]),

@@ -40,27 +40,14 @@ def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float
     return found
 
 
-def check(head_sets: Sequence[object]) -> None:
-    """Raises `MethodError` for anything but module path -> None, head numbers, or head number -> strength."""
-    form = "heads maps module paths to head numbers, e.g. {'transformer_blocks.3.attn': [0, 2]}"
+def check(head_sets: Sequence[HeadSet]) -> None:
+    """Raises `MethodError` for a module with no heads."""
     for head_set in head_sets:
-        if not isinstance(head_set, Mapping) or not all(isinstance(path, str) for path in head_set):
-            raise MethodError(f"SoftPAG {form}; got {head_set!r}.")
         for path, heads in head_set.items():
-            if heads is None:
-                continue
-            if not isinstance(heads, (Mapping, Sequence)) or isinstance(heads, str):
-                raise MethodError(f"SoftPAG {form}, or None for all; got {heads!r} for {path}.")
-            if not heads:
+            if heads is not None and not heads:
                 raise MethodError(
                     f"SoftPAG got no head for {path}, which would change nothing; None means all."
                 )
-            # JSON turns the keys of a mapping into text
-            keys = [int(h) if isinstance(heads, Mapping) and str(h).isdecimal() else h for h in heads]
-            if not all(isinstance(h, int) and not isinstance(h, bool) for h in keys):
-                raise MethodError(f"SoftPAG head numbers are whole numbers, got {list(heads)} for {path}.")
-            if isinstance(heads, Mapping) and not all(map(is_number, heads.values())):
-                raise MethodError(f"SoftPAG strengths are finite numbers, got {dict(heads)} for {path}.")
 
 
 def check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -> None:
@@ -79,8 +66,3 @@ def check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -
         warnings.warn(
             f"SoftPAG: heads of {site.name} are named more than once; each counts once.", stacklevel=3
         )
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

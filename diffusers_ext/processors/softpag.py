@@ -78,7 +78,7 @@ class SoftPAG:
                 f"got start={self.start}, stop={self.stop}."
             )
         head_sets.check(self._head_sets())
-        if self.strength == []:
+        if self.strength in ([], ()):
             raise MethodError("SoftPAG strength is a number or a list of them, got []; None is the default.")
         for value in [*self._row_strengths(), *head_sets.own_strengths(self._head_sets())]:
             if not 0.0 <= value <= 1.0:

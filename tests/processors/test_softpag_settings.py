@@ -98,3 +98,7 @@ def test_odd_rows_in_one_batch_are_refused():
         pytest.raises(dx.UnsupportedError, match="even number of rows"),
     ):
         model(**unet.inputs(1))
+
+
+def test_settings_of_tuples_and_numbers_can_be_hashed():
+    assert hash(dx.SoftPAG(strength=(0.5, 1.0))) == hash(dx.SoftPAG(strength=(0.5, 1)))

@@ -73,4 +73,4 @@ def test_a_checkpoint_of_before_there_were_identities_goes_on(tmp_path):
     state = load_checkpoint(checkpoint)
     save_atomically({"seed": state.pop("identity")["seed"], **state}, checkpoint)
     assert fit(VAEObjective(TINY), tmp_path, Run(), {"teacher": "ab"})
-    assert load_checkpoint(checkpoint)["identity"] == {"seed": 0}
+    assert load_checkpoint(checkpoint)["identity"] == {"seed": 0, "teacher": "ab"}

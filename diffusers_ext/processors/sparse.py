@@ -16,7 +16,7 @@ from .sparse_core import SparseCore
 
 # Up to which share of its blocks a back-end beats dense attention, and how that is known. Triton is untimed:
 # from 0.6 on a kernel at 0.65 of dense attention's speed can only lose. The others are timed on one CPU core
-# (bench/results/growth-cpu-x86_64.json), where a block costs 7 to 14 times a dense one, with flex 3 to 10
+# (bench/results/growth-cpu-x86_64.json), where a block costs 6 to 11 times a dense one, with flex 3 to 10
 # times; the reference on CUDA, untimed too, is held to the same.
 GAINS_UP_TO = {
     "triton": (0.6, "a guess until it is timed"),

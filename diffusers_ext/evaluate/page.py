@@ -18,7 +18,7 @@ h3 { font-size: 1rem; margin-top: 1.6rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .8rem .35rem 0; text-align: left }
 th, td { vertical-align: top }
-th { max-width: 16rem; overflow-wrap: anywhere }
+th { max-width: 16rem; overflow-wrap: anywhere } th:first-child { min-width: 5rem }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 .shelf { display: flex; flex-wrap: wrap; gap: 1.2rem 1.6rem; padding: 0; list-style: none }
 .shelf li { width: min-content } .shelf p { margin: 0 0 .3rem } .pair { display: flex; gap: .5rem }

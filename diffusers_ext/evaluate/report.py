@@ -43,7 +43,10 @@ def _accuracies(results: Mapping[str, Any]) -> str:
 
 
 def _share(entry: Mapping[str, Any] | None) -> str:
-    return f"{escape(percent(entry))}<br>of {entry['n']}" if entry else "no ground truth"
+    if not entry:
+        return "no ground truth"
+    share, interval = escape(percent(entry)).split(" (")
+    return f"{share} of {entry['n']}<br>({interval}"
 
 
 def _pairs(results: Mapping[str, Any]) -> str:

@@ -58,5 +58,5 @@ def test_figures_and_reasons_are_told():
     assert "right: found a red square" in found.text
     assert f"wrong: {made.cells[1][0].judged.reason}" in found.text
     assert "no ground truth: the prompt is not in the grammar" in found.text
-    assert "100 % (34 to 100)" in found.text and "50 % (9 to 91)" in found.text
+    assert "100 % of 2(34 to 100)" in found.text and "50 % of 2(9 to 91)" in found.text
     assert "minus plain: -50 points" in found.text

@@ -29,6 +29,10 @@ def train(
         bool, typer.Option("--decay-now", help="Let the learning rate fall to nothing from here on.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from the checkpoint.")] = True,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", help="Weights to begin with: a model of the zoo or a folder; not for CLEAR."),
+    ] = None,
     seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Fixes data and noise.")] = "0",
     teacher: Annotated[
         str | None, typer.Option("--teacher", help=f"Whom {STUDENT} distils; shapes-sd3 when left out.")
@@ -50,6 +54,8 @@ def train(
         from ..zoo.train.fit import Run
 
         opt.quiet_hosts()
+        if start:
+            raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
         how = Run(minutes, samples, decay_now, resume, number, batch=batch)
         folder = output_folder(out or Path("runs") / STUDENT)
         written = distill.run(teacher or "shapes-sd3", settings or [], folder, how, threads)
@@ -61,5 +67,17 @@ def train(
                 f"--teacher and --set are for 'train {STUDENT}', got them for {name!r}; leave them out"
             )
         folder = output_folder(out or "runs")
-        written = run(name, folder, minutes, samples, threads, resume, number, decay_now, batch=batch)
+        begin = None if start is None else _start(start)
+        written = run(name, folder, minutes, samples, threads, resume, number, decay_now, begin, batch)
     typer.echo(f"wrote {written}")
+
+
+def _start(name: str) -> Path:
+    """Folder of the weights that a run begins with."""
+    from .. import zoo
+
+    folder = zoo.path(name) if name in (*zoo.MODELS, *zoo.REWARDS) else Path(name).expanduser()
+    if not folder.is_dir():
+        known = ", ".join((*zoo.MODELS, *zoo.REWARDS))
+        raise ValueError(f"--start takes a folder or one of {known}, got {name!r}; give one that is there")
+    return folder

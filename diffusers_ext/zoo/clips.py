@@ -56,6 +56,9 @@ class ClipMix:
     crossing: float = 0.35  # share of it: two objects pass each other; the others do anything
 
 
+STILLS = ClipMix(single=0.25, motion=0.0, double=0.75, two_motion=0.0)  # of the training stream of stills
+
+
 def sample_script(rng: np.random.Generator, mix: ClipMix | None = None) -> Script:
     """One script of the training stream; held-out pairs and motions never come."""
     mix = mix or ClipMix()
@@ -88,12 +91,13 @@ def sample_take(script: Script, rng: np.random.Generator) -> Take:
             return Take(script, tuple(paths), sample_background(rng))
 
 
-def render_clip(take: Take) -> tuple[np.ndarray, np.ndarray]:
-    """Frames uint8 [T, 32, 32, 3] of a take and the coverage of its objects float32 [T, 32, 32] in 0..1."""
+def render_clip(take: Take, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
+    """The first T = `frames` frames uint8 [T, 32, 32, 3] of a take and the coverage of its objects float32
+    [T, 32, 32] in 0..1."""
     behind = backdrop(take.background, SIDE)
-    images = np.repeat(behind[None], FRAMES, 0)
-    masks = np.zeros((FRAMES, SIDE, SIDE), np.float32)
-    for frame in range(FRAMES):
+    images = np.repeat(behind[None], frames, 0)
+    masks = np.zeros((frames, SIDE, SIDE), np.float32)
+    for frame in range(frames):
         for path in take.paths:
             if frame >= path.since:
                 place = tuple(path.places[frame].tolist())
@@ -111,6 +115,13 @@ def training_clip(seed: int, index: int, mix: ClipMix | None = None) -> tuple[Sc
     rng = np.random.default_rng((seed, index))
     take = sample_take(sample_script(rng, mix), rng)
     return take.script, *render_clip(take)
+
+
+def training_still(seed: int, index: int) -> tuple[Script, np.ndarray, np.ndarray]:
+    """Picture `index` of another endless stream: a script of objects at rest, one frame, object coverage."""
+    rng = np.random.default_rng((seed, 1, index))
+    take = sample_take(sample_script(rng, STILLS), rng)
+    return take.script, *render_clip(take, frames=1)
 
 
 def _actor(rng: np.random.Generator, motions: tuple[str, ...]) -> Actor:

@@ -152,8 +152,8 @@ def _clip(out: Path, how: Run, start: Path | None) -> Path:
 
     folder = out / "shapes-clip"
     vae, mark = _autoencoder(out)
-    objective = CLIPObjective(vae, seed=how.seed)
-    fit(objective, folder, how, {"autoencoder": mark})
+    objective = CLIPObjective(vae, start=start, seed=how.seed)
+    fit(objective, folder, how, {"autoencoder": mark, "start": identity.of_start(start)})
     export(objective, folder, folder, "shapes-clip")
     objective.processor.save_pretrained(folder)
     return folder

@@ -47,14 +47,28 @@ class CLIPObjective:
 
     The reward will judge what an autoencoder decoded, so it has to see such pictures, too. Not compiled: on a
     CPU these narrow layers gain nothing by it.
+
+    A run that goes on from the weights in the folder `start` leaves the text half as it is: text encoders of
+    other models began with it, and could not be trained again if it changed.
     """
 
-    def __init__(self, vae: AutoencoderKL, recipe: CLIPConfig | None = None, *, seed: int = 0):
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        recipe: CLIPConfig | None = None,
+        *,
+        start: Path | None = None,
+        seed: int = 0,
+    ):
         import torch
+        from transformers import CLIPModel
 
         self.recipe, self.seed = recipe or CLIPConfig(), seed
         torch.manual_seed(seed)
         self.model, self.processor = build_reward(), build_processor()
+        if start is not None:
+            self.model = CLIPModel.from_pretrained(start, dtype=torch.float32)
+            self.model.text_model.requires_grad_(False)
         self.vae = vae.requires_grad_(False).eval()
         self.attention = contextlib.nullcontext
         self._number, self._shard = -1, Shard([], [], torch.empty(0))
@@ -65,7 +79,7 @@ class CLIPObjective:
         return self.model
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.model.named_parameters())
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def hidden(self, name: str) -> bool:
         return ".layers." in name

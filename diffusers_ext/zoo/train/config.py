@@ -158,8 +158,9 @@ class WanConfig(FlowRecipe):
 
     samples: int = 600_000
     muon_lr: float = 2e-3
+    stills: int = 256  # single frames beside each batch of clips; 0 for none
+    stills_reuse: int = 8
     first: int = 12_000
     text_steps: int = 400  # on captions alone, until the text encoder reads as shapes-clip does
     long_text_late: float = 0.15  # at 512 tokens, nearly all of them zeros
-    evaluate_every: int = 80_000
-    evaluate_prompts: int = 12
+    evaluate_every: int = 20_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from .config import FlowRecipe, Recipe, StreamRecipe
     from .latents import Batch
+
+
+DENOISERS = frozenset({"transformer", "unet"})
 
 
 class DiffusionObjective:
@@ -91,8 +95,8 @@ class StreamObjective(DiffusionObjective):
         recipe = recipe or self.config()
         torch.manual_seed(seed)
         super().__init__(type(self).build(vae), recipe, seed=seed, compile=compile)
-        if start is not None:
-            adopt(self.pipe, start, self.trained)
+        if start is not None and DENOISERS & adopt(self.pipe, start, self.trained):
+            self.recipe = replace(recipe, foreground=0.0)  # a trained denoiser draws no blanks any more
         self.stream = self.data(vae, self.pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
 
 
@@ -140,8 +144,9 @@ def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[st
     return {f"{part}.{name}": p for part in parts for name, p in getattr(pipe, part).named_parameters()}
 
 
-def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> None:
+def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[str]:
     """Take over the weights of those parts that a folder holds: a saved pipeline's, or just a text encoder's.
+    Returns their names.
 
     Raises `FileNotFoundError` where it holds none of them.
     """
@@ -158,6 +163,7 @@ def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> None:
         module = getattr(pipe, part)
         saved = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
         restore(dict(module.named_parameters()), dict(saved.named_parameters()))
+    return set(found)
 
 
 def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:

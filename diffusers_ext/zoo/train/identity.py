@@ -41,9 +41,10 @@ def checksum(file: Path) -> str:
     return checksums([file], file.parent)[file.name]
 
 
-def of_start(folder: Path | None, parts: Collection[str]) -> dict[str, Any] | None:
-    """Name of a folder that a run starts from, and the sha256 of what it takes from there for `parts`."""
+def of_start(folder: Path | None, parts: Collection[str] | None = None) -> dict[str, Any] | None:
+    """Name of a folder that a run starts from, and the sha256 of what it takes from there: the weights of
+    those `parts` of a pipeline, or all."""
     if folder is None:
         return None
-    files = [file for file in weight_files(folder) if file.parent.name in parts]
+    files = [file for file in weight_files(folder) if parts is None or file.parent.name in parts]
     return {"name": folder.resolve().name, "sha256": checksums(files, folder)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import path
-from ..clips import FRAMES, SIDE, training_clip
+from ..clips import SIDE, training_clip, training_still
 from ..models import build_wan
 from ..models.wan import LATENT, normalised
 from ..motion import Script, parse
 from ..suites import VIDEO_TASKS
 from ..track import verify_clip
 from .config import WanConfig
-from .diffusion import FlowObjective
+from .diffusion import FlowObjective, flow_inputs
 from .evaluate import score
 from .fit import restore
 from .identity import checksum
 from .imitate import imitate_reward
-from .latents import LatentStream
-from .loop import replacing
+from .latents import LatentStream, object_weight
+from .loop import generator, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -34,15 +35,15 @@ SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of t
 class ClipStream(LatentStream):
     """Clips of the training stream as latents [B, 16, 5, 8, 8], normalised as the denoiser sees them."""
 
+    sample = staticmethod(training_clip)
+
     def _make(self, number: int) -> dict[str, np.ndarray]:
         import torch
 
         latents, ids, covers = [], [], []
         size = self.shards.size
         for start in range(number * size, (number + 1) * size, 64):
-            scripts, movies, masks = zip(
-                *(training_clip(self.seed, start + i) for i in range(64)), strict=True
-            )
+            scripts, movies, masks = zip(*(self.sample(self.seed, start + i) for i in range(64)), strict=True)
             frames = torch.from_numpy(np.stack(movies)).to(self.vae.device).permute(0, 4, 1, 2, 3)
             with torch.no_grad():
                 mode = self.vae.encode(frames.float() / 127.5 - 1).latent_dist.mode()
@@ -54,8 +55,18 @@ class ClipStream(LatentStream):
         return {name: np.concatenate(parts) for name, parts in arrays.items()}
 
 
+class StillStream(ClipStream):
+    """Single frames of objects at rest as latents [B, 16, 1, 8, 8]."""
+
+    sample = staticmethod(training_still)
+
+
 class WanObjective(FlowObjective):
-    """Flow matching for a WanPipeline."""
+    """Flow matching for a WanPipeline, on clips and beside them on single frames.
+
+    A frame costs a fifth of a clip's tokens, and what is learned last, which colour goes with which shape, is
+    the same in both.
+    """
 
     name = "shapes-wan"
     trained = ("transformer", "text_encoder")
@@ -73,6 +84,8 @@ class WanObjective(FlowObjective):
         **options: Any,
     ):
         super().__init__(vae, cache, recipe, start=start, **options)
+        first, reuse = self.recipe.first, self.recipe.stills_reuse
+        self.stills = StillStream(vae, self.pipe.tokenizer, cache / "stills", self.seed, first, reuse)
         if start is None and self.recipe.text_steps:
             reader = checksum(path("shapes-clip") / "model.safetensors")
             self._learn_to_read(cache / f"text-{self.recipe.text_steps}-{reader[:12]}.safetensors")
@@ -98,12 +111,23 @@ class WanObjective(FlowObjective):
         return list(self.pipe.transformer.blocks)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Latents, noise, sigma, weight and ids."""
+        """Latents, noise, sigma, weight and ids; the same of single frames, if there are any."""
         *rest, _, ids = super().inputs(step, progress)
-        return *rest, ids
+        return *rest, ids, *self._frames(step, progress)
+
+    def _frames(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        recipe = replace(self.recipe, batch=self.recipe.stills)
+        if not recipe.batch:
+            return ()
+        dice, used = generator(self.seed, -1 - step), step * recipe.batch
+        batch, noise, sigma, ids, _ = flow_inputs(
+            self.stills, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
+        )
+        return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return flow_loss(self.pipe, *inputs)
+        parts = inputs[:5], inputs[5:]  # clips, single frames
+        return sum(flow_loss(self.pipe, *part) for part in parts if part)
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
         return score(
@@ -135,7 +159,8 @@ def flow_loss(
 ) -> torch.Tensor:
     """Weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
 
-    Shapes: latents and noise [B, 16, 5, 8, 8], sigma [B], weight [B, 1, 5, 8, 8], ids [B, L].
+    Shapes: latents and noise [B, 16, T, 8, 8] with T = 5 for clips and 1 for single frames, sigma [B], weight
+    [B, 1, T, 8, 8], ids [B, L].
     """
     s = sigma[:, None, None, None, None]
     velocity = pipe.transformer(
@@ -148,10 +173,10 @@ def flow_loss(
 
 
 def latent_cover(masks: np.ndarray) -> np.ndarray:
-    """Share of each latent pixel under objects [B, 1, 5, 8, 8], from masks [B, 9, 32, 32] in 0..1."""
-    frames, height, width = LATENT
-    cells = masks.reshape(len(masks), FRAMES, height, SIDE // height, width, SIDE // width).mean((3, 5))
-    pairs = cells[:, 1:].reshape(len(masks), frames - 1, 2, height, width).mean(2)
+    """Share of each latent pixel under objects [B, 1, T, 8, 8], from masks [B, 2 T - 1, 32, 32] in 0..1."""
+    (count, frames), (_, height, width) = masks.shape[:2], LATENT
+    cells = masks.reshape(count, frames, height, SIDE // height, width, SIDE // width).mean((3, 5))
+    pairs = cells[:, 1:].reshape(count, frames // 2, 2, height, width).mean(2)
     return np.concatenate([cells[:, :1], pairs], 1)[:, None]
 
 

@@ -61,7 +61,9 @@ def ladder(grid: tuple[int, int, int]) -> list[SparseMethod]:
         radii = sorted({max(2, round(share * max(h, w))) for share in SHARES})
         found += [dx.CLEAR(radius=r, **forced) for r in radii]
     else:
-        found.append(dx.Radial(block=BLOCK, **forced))  # no band is narrower than a block, whatever its decay
+        # On so few frames the decay changes nothing: the published code counts in blocks of 128 tokens.
+        rules = [(mode, sinks) for mode in ("release", "paper") for sinks in (0, 1)]
+        found += [dx.Radial(mode=mode, sink_frames=sinks, block=BLOCK, **forced) for mode, sinks in rules]
     return found + [
         # Blocks that touch are most of so small a grid.
         dx.RectifiedSparse(keep=keep, p_remaining=None, touching=False, block=BLOCK, **forced)

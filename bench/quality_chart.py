@@ -53,7 +53,12 @@ def chart(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-SETTING = {"clear": "radius", "gna": "window", "radial": "decay", "rectified": "keep"}
+SETTINGS = {
+    "clear": ("radius",),
+    "gna": ("window",),
+    "radial": ("mode", "sink_frames"),
+    "rectified": ("keep",),
+}
 HEADS = [
     "method",
     "density",
@@ -83,9 +88,9 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _setting(row: Mapping[str, Any]) -> str:
-    value = row["settings"][SETTING[row["method"]]]
-    told = "x".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return f"{row['method']}, {SETTING[row['method']]} {told}"
+    values = {name: row["settings"][name] for name in SETTINGS[row["method"]]}
+    told = {n: "x".join(map(str, v)) if isinstance(v, list | tuple) else v for n, v in values.items()}
+    return ", ".join([row["method"], *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
 
 
 def _right(row: Mapping[str, Any]) -> str:

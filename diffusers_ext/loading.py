@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_INDEX = "model_index.json"
 
 
 def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeline:
@@ -44,9 +43,26 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
     try:
+        kwargs = _lent(folder, kwargs) | kwargs
         return DiffusionPipeline.from_pretrained(str(folder), **kwargs)
     except OSError as error:
         raise OSError(f"the model folder {name!r} cannot be read ({_short(error)}); copy it again") from error
+
+
+def _lent(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The components that the folder leaves to another model of the zoo, unless `kwargs` has them."""
+    from diffusers import DiffusionPipeline
+
+    from . import zoo
+
+    homes = zoo.borrowed(folder)
+    if not homes.keys() - kwargs.keys():
+        return {}
+    (lender,) = {home.parent for home in homes.values()}
+    own = {part: None for part in DiffusionPipeline.load_config(str(lender)) if part not in homes}
+    own = {part: None for part in own if not part.startswith("_")}
+    pipe = DiffusionPipeline.from_pretrained(str(lender), **(kwargs | own))
+    return {name: pipe.components[name] for name in homes}
 
 
 def locate(name: str) -> Path | None:
@@ -60,17 +76,17 @@ def locate(name: str) -> Path | None:
         )
     if name in zoo.MODELS:
         folder = Path(zoo.path(name))
-        if not (folder / _INDEX).is_file():
+        if not (folder / zoo.INDEX).is_file():
             raise FileNotFoundError(
-                f"the weights of {name!r} are not installed ({folder} has no {_INDEX}); "
+                f"the weights of {name!r} are not installed ({folder} has no {zoo.INDEX}); "
                 f"run 'diffusers-ext train {name}' and pass the folder it writes"
             )
         return folder
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        if not (folder / _INDEX).is_file():
+        if not (folder / zoo.INDEX).is_file():
             raise FileNotFoundError(
-                f"a model folder needs a {_INDEX}, {name!r} has none; pass what save_pretrained() wrote"
+                f"a model folder needs a {zoo.INDEX}, {name!r} has none; pass what save_pretrained() wrote"
             )
         return folder
     if folder.is_file():

@@ -99,3 +99,13 @@ def test_train_bad_input(refused, tmp_path):
         "train", "shapes-sd3", "--threads", 0, "--out", tmp_path
     )
     assert "whole number" in refused("train", "shapes-sd3", "--seed", "x", "--out", tmp_path)
+    nowhere = refused("train", "shapes-wan", "--start", "shapes-wam", "--out", tmp_path)
+    assert "--start takes a folder or one of shapes-sd3, " in nowhere and "got 'shapes-wam'" in nowhere
+    for name in ("shapes-sd-turbo", "clear", "shapes-vae"):
+        line = refused("train", name, "--start", "shapes-sd", "--out", tmp_path)
+        assert "starts from " in line and line.rstrip().endswith("; leave it out")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "at least one of transformer, text_encoder" in refused(
+        "train", "shapes-wan", "--start", empty, "--out", tmp_path
+    )

@@ -17,7 +17,7 @@ from diffusers_ext.sizes import of_pipeline
 FILES = sorted(FOLDER.glob("*.toml"))
 SIZES = {"height", "width", "num_frames"}
 MODELS = {"flux.1", "sd3.5", "hunyuan-video", "wan2.1", "wan2.2", "wan2.2-ti2v-5b", "mochi"}
-ZOO = {"shapes-sd3", "shapes-sd", "shapes-wan"}
+ZOO = {"shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan"}
 TOKENS = "[tokens]\nedge_px = 16\nframes = 0\ntext = 0\nheight = 64\nwidth = 64\n"
 
 

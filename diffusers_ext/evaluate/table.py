@@ -32,18 +32,18 @@ def result_files() -> list[Path]:
 def render(results: Iterable[Mapping[str, Any]]) -> str:
     """Markdown: the plain models by task, those of clips apart, and below what each method changes."""
     found = list(results)
-    plain = _plain(found)
-    clips = [p for p in plain if "motion" in p["tasks"]]
-    kinds = [p for p in plain if p not in clips], clips
+    models = plain(found)
+    clips = [p for p in models if "motion" in p["tasks"]]
+    kinds = [p for p in models if p not in clips], clips
     parts = [_models(kind) for kind in kinds if kind]
-    if swaps := [p for p in plain if _swaps(p)]:
+    if swaps := [p for p in models if _swaps(p)]:
         parts.append(_swapped(swaps))
     if any("plain" in f for f in found):
         parts.append(_methods([f for f in found if "plain" in f]))
     return "\n\n".join(parts)
 
 
-def _plain(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def plain(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Plain figures, each once, by model and suite; runs of several methods measured the same ones."""
     rows: dict[str, dict[str, Any]] = {}
     for f in found:

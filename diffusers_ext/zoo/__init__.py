@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .reward import ShapesCLIP
 
 WEIGHTS = Path(__file__).parent / "weights"
-CARD = "card.json"
+CARD, INDEX = "card.json", "model_index.json"
 _ENTRIES = MappingProxyType({"call": dict, "tasks": list, "sha256": dict})  # of a card that are read again
 
 
@@ -30,19 +30,24 @@ class Model:
     tasks: tuple[str, ...] = ()  # task classes it is judged on; () means those of images
 
 
+_SD3_CALL = MappingProxyType(
+    {
+        "height": 64,  # px
+        "width": 64,
+        "num_inference_steps": 15,
+        "guidance_scale": 4.0,
+        "max_sequence_length": 24,  # T5 tokens; the stock default of 256 works too and is slower
+    }
+)
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "shapes-sd3": Model(
             pipeline="StableDiffusion3Pipeline",
-            call=MappingProxyType(
-                {
-                    "height": 64,  # px
-                    "width": 64,
-                    "num_inference_steps": 15,
-                    "guidance_scale": 4.0,
-                    "max_sequence_length": 24,  # T5 tokens; the stock default of 256 works too and is slower
-                }
-            ),
+            call=_SD3_CALL,
+        ),
+        "shapes-sd3-256": Model(
+            pipeline="StableDiffusion3Pipeline",
+            call=_SD3_CALL,
         ),
         "shapes-sd": Model(
             pipeline="StableDiffusionPipeline",
@@ -97,9 +102,37 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
 
 
+def borrowed(folder: Path) -> dict[str, Path]:
+    """Folders of the components that a pipeline in `folder` has from another model of the zoo, by name.
+
+    What two models have in common is kept once: the card names under `shares` whose the other components are.
+    """
+    lender = MODELS.get(str(card(folder).get("shares")))
+    if lender is None:
+        return {}
+    home = path(card(folder)["shares"])
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    parts = [name for name in index if (home / name).is_dir() and not (folder / name).is_dir()]
+    return {name: home / name for name in parts}
+
+
+def all_weights(folder: Path) -> dict[str, Path]:
+    """Weight files of a pipeline by their path inside its folder, those of borrowed components included."""
+    files = {f.relative_to(folder).as_posix(): f for f in weight_files(folder)}
+    for name, home in borrowed(folder).items():
+        files |= {f"{name}/{f.name}": f for f in sorted(home.glob("*.safetensors"))}
+    return files
+
+
 def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
     """Sha256 of each file by its path inside `folder`."""
-    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {f.relative_to(folder).as_posix(): sha256(f) for f in files}
+
+
+def sha256(file: Path) -> str:
+    """Of one file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def card(folder: Path) -> dict[str, Any]:
@@ -124,7 +157,7 @@ def verify_weights(folder: str | Path) -> None:
         raise FileNotFoundError(
             f"{folder} has no {CARD} with checksums; install the package again or train the model"
         )
-    found = checksums(weight_files(folder), folder)
+    found = {name: sha256(file) for name, file in all_weights(folder).items()}
     for name in sorted(asked):  # others, such as a LoRA beside them, are not what was trained
         if asked[name] != found.get(name):
             rule = f"{str(asked[name])[:12]}..."

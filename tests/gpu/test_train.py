@@ -42,6 +42,8 @@ def test_a_batch_of_512_and_its_distillation(tmp_path, monkeypatch):
     objective.pipe.to("cpu").save_pretrained(tmp_path / "teacher")
     teacher = StableDiffusionPipeline.from_pretrained(tmp_path / "teacher")
     call = {**zoo.MODELS["shapes-sd"].call, "num_inference_steps": 2}
-    student = TurboObjective(teacher, call, tmp_path / "pairs", TurboConfig(**SHORT, batch=512), compile=True)
+    student = TurboObjective(
+        teacher, tmp_path / "pairs", TurboConfig(**SHORT, batch=512), call=call, compile=True
+    )
     assert fit(student, tmp_path / "turbo", Run())
     assert all(0 < loss < 100 for loss in losses(tmp_path / "turbo"))

@@ -12,7 +12,7 @@ from .parts import (
     normalise,
 )
 from .sd import build_ddim, build_sd
-from .sd3 import build_sd3, start_as_identity
+from .sd3 import build_sd3, refine, start_as_identity
 from .wan import build_wan, build_wan_vae
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "build_wan",
     "build_wan_vae",
     "normalise",
+    "refine",
     "start_as_identity",
 ]

@@ -1,4 +1,4 @@
-"""The joint-attention model: a StableDiffusion3Pipeline of 64 image tokens."""
+"""The joint-attention models: a StableDiffusion3Pipeline of 64 image tokens and its twin of 256."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from ..tokenizer import build_tokenizer
 from .parts import CLIP_WIDTHS, CONTEXT_WIDTH, LATENT_CHANNELS, LATENT_SIZE, build_clip, build_t5
+
+FINE_BLOCKS = (0, 2, 3, 5)  # of the coarse model: of four with its last, those that lose least untrained
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -54,3 +56,32 @@ def start_as_identity(transformer: SD3Transformer2DModel) -> None:
         for layer in [*(m.linear for m in modulations), transformer.proj_out]:
             layer.weight.zero_()
             layer.bias.zero_()
+
+
+def refine(coarse: SD3Transformer2DModel) -> SD3Transformer2DModel:
+    """The transformer of patch 1, 256 image tokens, that begins as one of patch 2.
+
+    It has the blocks FINE_BLOCKS of `coarse`; a latent pixel is read as a patch of four alike ones and
+    written as the mean of a patch, at a position between those of the patches around it.
+    """
+    import torch
+    from diffusers import SD3Transformer2DModel
+
+    side = coarse.config.sample_size
+    shape = {k: v for k, v in coarse.config.items() if not k.startswith("_")}
+    shape |= {"patch_size": 1, "num_layers": len(FINE_BLOCKS), "pos_embed_max_size": side}
+    fine = SD3Transformer2DModel(**shape)
+    for part in ("time_text_embed", "context_embedder", "norm_out"):
+        getattr(fine, part).load_state_dict(getattr(coarse, part).state_dict())
+    for block, number in zip(fine.transformer_blocks, FINE_BLOCKS, strict=True):
+        block.load_state_dict(coarse.transformer_blocks[number].state_dict())
+    patches, places = coarse.pos_embed.proj, coarse.pos_embed.pos_embed
+    rows = places.unflatten(1, (coarse.config.pos_embed_max_size, -1)).permute(0, 3, 1, 2)
+    between = torch.nn.functional.interpolate(rows, (side, side), mode="bilinear")
+    with torch.no_grad():
+        fine.pos_embed.pos_embed.copy_(between.permute(0, 2, 3, 1).flatten(1, 2))
+        fine.pos_embed.proj.weight.copy_(patches.weight.sum((2, 3), keepdim=True))
+        fine.pos_embed.proj.bias.copy_(patches.bias)
+        for name, value in coarse.proj_out.state_dict().items():  # rows: two pixels, two pixels, channels
+            getattr(fine.proj_out, name).copy_(value.unflatten(0, (4, -1)).mean(0))
+    return fine

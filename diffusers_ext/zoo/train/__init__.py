@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import MODELS, WEIGHTS, path
+from .. import WEIGHTS, path, sha256
 from . import identity
 from .fit import Run
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
     from .diffusion import StreamObjective
+    from .sd3_fine import SD3FineObjective
+    from .turbo import TurboObjective
 
 VAE, WAN_VAE = "shapes-vae", "shapes-wan-vae"
-TEACHER = "shapes-sd"  # of shapes-sd-turbo
+TEACHER, COARSE = "shapes-sd", "shapes-sd3"  # of shapes-sd-turbo and of shapes-sd3-256
 READER = "shapes-clip"  # as it reads, text encoders begin
 FILE = "diffusion_pytorch_model.safetensors"
 PROBE = 400  # pictures or clips on which an autoencoder is measured for the card
@@ -69,6 +71,7 @@ def _vae(out: Path, how: Run, start: Path | None) -> Path:
     from .fit import fit
     from .vae import VAEObjective
 
+    _no_start(VAE, start)
     objective, folder = VAEObjective(seed=how.seed), out / VAE
     if fit(objective, folder, how):
         objective.export(folder)
@@ -82,6 +85,12 @@ def _sd3(out: Path, how: Run, start: Path | None) -> Path:
     return _denoiser(SD3Objective, *_autoencoder(out), measure, out, how, start)
 
 
+def _sd3_fine(out: Path, how: Run, start: Path | None) -> Path:
+    from .sd3_fine import SD3FineObjective
+
+    return _student(SD3FineObjective, COARSE, "transformer", out, how, start)
+
+
 def _sd(out: Path, how: Run, start: Path | None) -> Path:
     from .sd import SDObjective
     from .vae import measure
@@ -90,27 +99,40 @@ def _sd(out: Path, how: Run, start: Path | None) -> Path:
 
 
 def _turbo(out: Path, how: Run, start: Path | None) -> Path:
-    if start is not None:
-        raise ValueError(f"shapes-sd-turbo starts from its teacher, got the start {start}; leave it out")
-    from diffusers import StableDiffusionPipeline
+    from .turbo import TurboObjective
+
+    data = "captions of the training stream, seed below, and the teacher's answers to them"
+    return _student(TurboObjective, TEACHER, "unet", out, how, start, data=data)
+
+
+def _student(
+    objective_class: type[SD3FineObjective | TurboObjective],
+    teacher: str,
+    part: str,
+    out: Path,
+    how: Run,
+    start: Path | None,
+    **facts: Any,
+) -> Path:
+    """`part` of the model `teacher` is what it teaches; `facts` are entries of the card."""
+    from diffusers import DiffusionPipeline
 
     from .export import export
     from .fit import fit
-    from .turbo import TurboObjective
 
-    source, folder = _teacher(out), out / TurboObjective.name
-    mark = identity.checksum(source / "unet" / FILE)
-    objective = TurboObjective(
-        StableDiffusionPipeline.from_pretrained(source),
-        dict(MODELS[TEACHER].call),
+    name = objective_class.name
+    _no_start(name, start, "its teacher")
+    source, folder = _teacher(name, teacher, out), out / name
+    mark = sha256(source / part / FILE)
+    objective = objective_class(
+        DiffusionPipeline.from_pretrained(source),
         _cache(folder, how, mark),
         seed=how.seed,
         compile=_compiler(),
     )
-    teacher = {"name": TEACHER, "unet": mark}
-    fit(objective, folder, how, {"teacher": teacher})
-    data = "captions of the training stream, seed below, and the teacher's answers to them"
-    export(objective, folder, folder, objective.name, data=data, teacher=teacher)
+    origin = {"teacher": {"name": teacher, part: mark}}
+    fit(objective, folder, how, origin)
+    export(objective, folder, folder, name, **facts, **origin)
     return folder
 
 
@@ -138,8 +160,7 @@ def _denoiser(
     began = identity.of_start(start, objective.trained)
     fit(objective, folder, how, {"autoencoder": mark, "start": began})
     if reader and not identity.of(load_checkpoint(folder / "checkpoint.pt")).get("start"):
-        sha256 = identity.checksum(path(reader) / "model.safetensors")
-        facts["text_encoder"] = {"start": reader, "sha256": sha256}
+        facts["text_encoder"] = {"start": reader, "sha256": identity.of_text(reader)}
     facts["autoencoder"] = measure(vae.to("cpu"), PROBE)
     export(objective, folder, folder, objective.name, **facts)
     return folder
@@ -155,6 +176,7 @@ def _clip(out: Path, how: Run, start: Path | None) -> Path:
     objective = CLIPObjective(vae, start=start, seed=how.seed)
     fit(objective, folder, how, {"autoencoder": mark, "start": identity.of_start(start)})
     export(objective, folder, folder, "shapes-clip")
+    objective.processor.tokenizer.backend_tokenizer.no_padding()  # else it keeps that of its last call
     objective.processor.save_pretrained(folder)
     return folder
 
@@ -163,6 +185,7 @@ def _wan_vae(out: Path, how: Run, start: Path | None) -> Path:
     from .fit import fit
     from .wan_vae import WanVAEObjective
 
+    _no_start(WAN_VAE, start)
     objective, folder = WanVAEObjective(seed=how.seed), out / WAN_VAE
     if fit(objective, folder, how):
         objective.export(folder)
@@ -182,7 +205,7 @@ def _wan(out: Path, how: Run, start: Path | None) -> Path:
         "data": "diffusers_ext.zoo.clips, seed below; no held-out object drawn, no held-out motion shown",
         "tasks": list(VIDEO_TASKS),
     }
-    mark = identity.checksum(home / FILE)
+    mark = sha256(home / FILE)
     return _denoiser(WanObjective, vae, mark, measure, out, how, start, reader=READER, **facts)
 
 
@@ -191,11 +214,17 @@ BUILDERS = {
     WAN_VAE: _wan_vae,
     "shapes-wan": _wan,
     "shapes-sd3": _sd3,
+    "shapes-sd3-256": _sd3_fine,
     "shapes-sd": _sd,
     "shapes-sd-turbo": _turbo,
     "shapes-clip": _clip,
 }
 TRAINABLE = tuple(BUILDERS)
+
+
+def _no_start(name: str, start: Path | None, begins: str = "the seed alone") -> None:
+    if start is not None:
+        raise ValueError(f"{name} starts from {begins}, got the start {start}; leave it out")
 
 
 def _cache(folder: Path, how: Run, mark: str) -> Path:
@@ -208,13 +237,12 @@ def _compiler() -> bool:
     return shutil.which("g++") is not None
 
 
-def _teacher(out: Path) -> Path:
-    for folder in (out / TEACHER, WEIGHTS / TEACHER):
+def _teacher(student: str, name: str, out: Path) -> Path:
+    for folder in (out / name, WEIGHTS / name):
         if (folder / "model_index.json").is_file():
             return folder
     raise FileNotFoundError(
-        f"shapes-sd-turbo needs its trained teacher in {out / TEACHER}; "
-        f"run 'diffusers-ext train {TEACHER}' first"
+        f"{student} needs its trained teacher in {out / name}; run 'diffusers-ext train {name}' first"
     )
 
 
@@ -223,7 +251,7 @@ def _autoencoder(out: Path) -> tuple[AutoencoderKL, str]:
     from diffusers import AutoencoderKL
 
     home = _trained(VAE, out / VAE / "vae", path("shapes-sd3") / "vae")
-    return _as_shipped(AutoencoderKL, home), identity.checksum(home / FILE)
+    return _as_shipped(AutoencoderKL, home), sha256(home / FILE)
 
 
 def _as_shipped(kind: type[Any], home: Path) -> Any:

@@ -7,20 +7,22 @@ import platform
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from filecmp import cmpfiles
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import CARD, MODELS, checksums, weight_files
+from .. import CARD, INDEX, MODELS, checksums, path, weight_files
 from . import identity
 from .config import Schedule
 from .fit import FULL_LOG, Objective, averaged
-from .loop import Log, load_checkpoint
+from .loop import Log, cpu_precision, load_checkpoint
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from transformers import PreTrainedModel
 
 LOG_LINES = 2000
+PRECISION = {"bf16": "bf16 autocast", "no": "fp32"}
 
 
 class PipelineObjective(Objective, Protocol):
@@ -58,7 +60,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
         "samples": state["step"] * objective.recipe.batch,
         "hours": round(state["seconds"] / 3600, 2),
         "hardware": hardware(),
-        "precision": "bf16 autocast, fp32 weights and average; stored as fp16",
+        "precision": f"{PRECISION[cpu_precision()]}, fp32 weights and average; stored as fp16",
         **facts,
         "torch": torch.__version__,
         "sha256": checksums(weight_files(out), out),
@@ -91,6 +93,34 @@ def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
         if config.pop("_name_or_path", None) is not None:  # a path of the machine that trained
             file.write_text(json.dumps(config, indent=2) + "\n")
     shutil.rmtree(out / ".cache", ignore_errors=True)
+
+
+def share(folder: Path, lender: str) -> list[str]:
+    """Leave to `lender`, a model of the zoo, the components that the pipeline in `folder` has in common with
+    it, file by file: their folders go, and the card says whose they are. Returns their names.
+
+    A folder that shares is loaded by `diffusers_ext.load`, or by the stock class with the component that is
+    its own given to the lender's folder. Raises `ValueError` where nothing is the same.
+    """
+    home = path(lender)
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    parts = [p for p in index if (folder / p).is_dir() and _same(folder / p, home / p)]
+    if not parts:
+        raise ValueError(
+            f"{folder} can share what is equal to a component of {lender}, none is; keep the folder whole"
+        )
+    facts = json.loads((folder / CARD).read_text())
+    sums = facts.pop("sha256")
+    (folder / CARD).write_text(json.dumps({**facts, "shares": lender, "sha256": sums}, indent=2) + "\n")
+    for part in parts:
+        shutil.rmtree(folder / part)
+    return parts
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold files of equal names and contents."""
+    names = [sorted(f.name for f in home.iterdir()) if home.is_dir() else None for home in (one, other)]
+    return names[0] == names[1] and not any(cmpfiles(one, other, names[0], shallow=False)[1:])
 
 
 def thin(lines: list[dict[str, Any]], limit: int) -> Iterable[dict[str, Any]]:

@@ -9,9 +9,11 @@ gives the mean of what a noise might become. The teacher speaks with its guidanc
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import MODELS
 from .config import TurboConfig
 from .diffusion import DiffusionObjective
 from .loop import generator
@@ -39,14 +41,14 @@ class TurboObjective(DiffusionObjective):
     def __init__(
         self,
         teacher: StableDiffusionPipeline,
-        call: dict[str, Any],
         cache: Path,
         recipe: TurboConfig | None = None,
         *,
+        call: Mapping[str, Any] = MODELS["shapes-sd"].call,
         seed: int = 0,
         compile: bool = True,
     ):
-        recipe = recipe or TurboConfig()
+        recipe, call = recipe or TurboConfig(), dict(call)
         parts = {**teacher.components, "unet": copy.deepcopy(teacher.unet)}
         pipe = type(teacher)(**parts, requires_safety_checker=False)
         super().__init__(pipe, recipe, seed=seed, compile=compile)

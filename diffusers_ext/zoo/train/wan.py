@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import path
 from ..clips import SIDE, training_clip, training_still
 from ..models import build_wan
 from ..models.wan import LATENT, normalised
@@ -20,7 +19,7 @@ from .config import WanConfig
 from .diffusion import FlowObjective, flow_inputs
 from .evaluate import score
 from .fit import restore
-from .identity import checksum
+from .identity import of_text
 from .imitate import imitate_reward
 from .latents import LatentStream, object_weight
 from .loop import generator, replacing
@@ -87,7 +86,7 @@ class WanObjective(FlowObjective):
         first, reuse = self.recipe.first, self.recipe.stills_reuse
         self.stills = StillStream(vae, self.pipe.tokenizer, cache / "stills", self.seed, first, reuse)
         if start is None and self.recipe.text_steps:
-            reader = checksum(path("shapes-clip") / "model.safetensors")
+            reader = of_text("shapes-clip")
             self._learn_to_read(cache / f"text-{self.recipe.text_steps}-{reader[:12]}.safetensors")
 
     def _learn_to_read(self, kept: Path) -> None:

@@ -1,6 +1,8 @@
 import re
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo.train import identity
@@ -46,5 +48,21 @@ def test_of_a_start_only_what_is_taken_counts():
     sums = zoo.checksums(zoo.weight_files(home), home)
     file = "unet/diffusion_pytorch_model.safetensors"
     assert identity.of_start(home, ("unet",)) == {"name": "shapes-sd", "sha256": {file: sums[file]}}
-    assert identity.checksum(home / file) == sums[file]
+    assert identity.of_start(home)["sha256"] == sums
     assert identity.of_start(None, ("unet",)) is None
+
+
+@pytest.mark.parametrize("name", ["shapes-sd", "shapes-wan"])
+def test_shipped_models_can_be_trained_again_from_the_text_they_began_with(name):
+    text = zoo.card(zoo.path(name))["text_encoder"]
+    assert text["sha256"] == identity.of_text(text["start"])
+
+
+def test_of_text_only_the_text_half_counts(tmp_path, monkeypatch):
+    file = tmp_path / "model.safetensors"
+    monkeypatch.setattr(identity, "path", lambda _: tmp_path)
+    sums = []
+    for text, picture in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):
+        save_file({"text_model.a": torch.full((2,), text), "vision_model.a": torch.full((2,), picture)}, file)
+        sums.append(identity.of_text("shapes-clip"))
+    assert sums[0] == sums[1] != sums[2]

@@ -33,7 +33,7 @@ def teacher(vae):
 
 
 def distil(teacher, folder, recipe=TINY, **call):
-    return TurboObjective(teacher, CALL | call, folder / "cache", recipe, compile=False)
+    return TurboObjective(teacher, folder / "cache", recipe, call=CALL | call, compile=False)
 
 
 @torch.no_grad()

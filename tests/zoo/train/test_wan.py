@@ -13,6 +13,7 @@ from transformers import CLIPModel
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo import train
+from diffusers_ext.zoo.clips import SIDE, training_still
 from diffusers_ext.zoo.models import build_wan, build_wan_vae
 from diffusers_ext.zoo.models.wan import CHANNELS, LATENT, normalised, set_statistics
 from diffusers_ext.zoo.motion import parse
@@ -22,13 +23,15 @@ from diffusers_ext.zoo.train.evaluate import score
 from diffusers_ext.zoo.train.export import export
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.flow import lengthen
-from diffusers_ext.zoo.train.identity import checksum
+from diffusers_ext.zoo.train.identity import of_text
 from diffusers_ext.zoo.train.wan import (
     LONG_TEXT,
     SHORT_TEXT,
+    StillStream,
     WanObjective,
     clip_is_exact,
     encode,
+    flow_loss,
     latent_cover,
 )
 from diffusers_ext.zoo.train.wan_vae import (
@@ -39,7 +42,9 @@ from diffusers_ext.zoo.train.wan_vae import (
     single_frames_as_pictures,
 )
 
-TINY = WanConfig(text_steps=0, samples=8, batch=4, warmup=4, first=1, log_every=1, evaluate_every=10**9)
+TINY = WanConfig(
+    text_steps=0, samples=8, batch=4, stills=4, warmup=4, first=1, log_every=1, evaluate_every=10**9
+)
 PROMPTS = ["a red circle moves left while a blue square grows", "a pink star"]
 CALL = zoo.MODELS["shapes-wan"].call
 
@@ -138,7 +143,7 @@ def test_the_command_tells_data_tasks_and_whom_the_text_encoder_imitated(tmp_pat
     monkeypatch.setattr(train, "_compiler", lambda: False)
     monkeypatch.setattr(train, "PROBE", 4)
     card = json.loads((train.run("shapes-wan", tmp_path, minutes=0) / zoo.CARD).read_text())
-    reader = checksum(zoo.path("shapes-clip") / "model.safetensors")
+    reader = of_text("shapes-clip")
     assert card["text_encoder"] == {"start": "shapes-clip", "sha256": reader}
     assert card["tasks"] == list(VIDEO_TASKS) and "clips" in card["data"] and card["steps"] == 1
     assert card["autoencoder"].keys() == {"psnr_db", "exact"}
@@ -158,8 +163,41 @@ def test_the_text_encoder_first_learns_to_read_like_the_reward(clip_vae, tmp_pat
     first = distance(12)
     assert first < 0.8 * distance(0)
     assert distance(12) == first, "found done on the disk"
-    reader = checksum(zoo.path("shapes-clip") / "model.safetensors")
-    assert [f.name for f in (tmp_path / "12").iterdir()] == [f"text-12-{reader[:12]}.safetensors"]
+    kept = f"text-12-{of_text('shapes-clip')[:12]}.safetensors"
+    assert [f.name for f in (tmp_path / "12").iterdir()] == [kept]
+
+
+def test_single_frames_are_learned_beside_the_clips(clip_vae, tmp_path, small_shards):
+    both = WanObjective(clip_vae, tmp_path, replace(TINY, stills=6), compile=False)
+    inputs = both.inputs(0, 0.0)
+    clips, stills = inputs[:5], inputs[5:]
+    assert [len(x) for x in stills] == [6] * 5 and stills[0].shape[1:] == (CHANNELS, 1, *LATENT[1:])
+    assert stills[4].shape == (6, SHORT_TEXT), "long text is for clips alone"
+    with torch.no_grad():
+        for p in both.pipe.transformer.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        parts = [flow_loss(both.pipe, *part) for part in (clips, stills)]
+        torch.testing.assert_close(both.denoising_loss(*inputs), sum(parts))
+    plain = WanObjective(clip_vae, tmp_path, replace(TINY, stills=0), compile=False)
+    alone = plain.inputs(0, 0.0)
+    assert len(alone) == 5 and all(torch.equal(a, b) for a, b in zip(alone, clips, strict=True))
+
+
+def test_a_still_is_read_as_the_first_frame_of_a_clip_at_rest(clip_vae, tmp_path, small_shards):
+    rows = StillStream(clip_vae, build_wan(clip_vae).tokenizer, tmp_path, 0, 1, 1).batch(
+        0, 4, torch.Generator().manual_seed(0)
+    )
+    script, movie, mask = training_still(0, 3)
+    assert movie.shape == (1, SIDE, SIDE, 3) and script.task in ("single_object", "two_object")
+    assert not script.held_out and rows.latents.shape == (4, CHANNELS, 1, *LATENT[1:])
+    frames = torch.from_numpy(movie).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        alone, clip = (
+            normalised(clip_vae, clip_vae.encode(f).latent_dist.mode())
+            for f in (frames, frames.expand(-1, -1, 9, -1, -1))
+        )
+    torch.testing.assert_close(alone, clip[:, :, :1], atol=1e-5, rtol=1e-5)
+    assert latent_cover(mask[None]).shape == (1, 1, 1, *LATENT[1:]) and 0 < mask.mean() < 0.7
 
 
 def test_muon_takes_the_matrices_of_the_blocks(clip_vae, tmp_path):

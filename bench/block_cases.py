@@ -84,5 +84,5 @@ def tiny_cases() -> list[Case]:
         Case("sd3.5", image, dx.GNA((1, 3, 5), **small), tiny=True),
         Case("wan2.1", video, dx.Radial(0.1, block=16, **small), tiny=True),
         Case("hunyuan-video", {**video, "text": 7}, dx.GNA((2, 3, 5), **small), tiny=True),
-        Case("mochi", {**video, "text": 7}, dx.GNA((2, 3, 5), **small), tiny=True),
+        Case("mochi", {**video, "text": 7, "num_frames": 7}, dx.GNA((2, 3, 5), **small), tiny=True),
     ]

@@ -32,6 +32,17 @@ ABOUT: Mapping[str, str] = MappingProxyType(
         "shapes-clip": "A learned reward: how well a picture fits a caption, with gradients for the picture.",
     }
 )
+WRONG: Mapping[str, str] = MappingProxyType(
+    {
+        "colour": "a colour",
+        "shape": "a shape",
+        "swap": "whose colour is whose",
+        "relation": "where things are",
+        "count": "how many there are",
+        "objects": "an object more or fewer",
+        "overall": "all",
+    }
+)
 APART = ("name", "model", "pipeline", "licence", "call", "config", "schedule", "history", "results", "sha256")
 
 
@@ -86,6 +97,16 @@ def page(name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def preferences(found: Mapping[str, Any]) -> str:
+    """Table of what a reward prefers, by kind of mistake, from its measurement."""
+    columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
+    rows = [
+        [WRONG[kind], *(percent(found[change][what][kind]) for change, what in columns)]
+        for kind in (*KINDS, "overall")
+    ]
+    return markdown(["a mistake in", *(f"{what}, {change}" for change, what in columns)], rows)
+
+
 def write() -> None:
     """Bring every card up to date."""
     for name in (*zoo.MODELS, *zoo.REWARDS):
@@ -129,14 +150,8 @@ def _use(name: str, facts: Mapping[str, Any]) -> str:
 def _measured(name: str) -> str:
     if name in zoo.REWARDS:
         found = json.loads(REWARD.read_text())
-        columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
-        rows = [
-            [kind, *(percent(found[change][what][kind]) for change, what in columns)]
-            for kind in (*KINDS, "overall")
-        ]
-        heads = ["mistake", *(f"{what}, {change}" for change, what in columns)]
         told = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
-        return f"{told}; {found['n']} held-out pairs for each kind.\n\n{markdown(heads, rows)}"
+        return f"{told}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"
     suites = _plain(name)
     tasks = list(suites[0]["tasks"])
     rows = [[task, *(percent(p["tasks"][task]) for p in suites)] for task in tasks]

@@ -22,11 +22,12 @@ from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.generate import Item
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.plot import save
+from diffusers_ext.evaluate.reward import check_painter
 from diffusers_ext.evaluate.run import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import Question, questions
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.metadata import output_folder, slug, versions, write_json
 from diffusers_ext.zoo.suites import TASKS
 
@@ -77,7 +78,7 @@ class Bench:
 
         self.pipe, self.asked, self.folder, self.batch = pipe, asked, folder, batch
         self.call = opt.defaults(model)
-        self.identity = {"weights": fingerprint(model_folder(model)), "dtype": str(pipe.dtype)}
+        self.identity = marks(model_folder(model)) | {"dtype": str(pipe.dtype)}
 
     def run(self, seed: int = 0, **change: Any) -> tuple[list[Judged], list[Path]]:
         """Verdicts and pictures of every prompt under `change` of the call."""
@@ -156,7 +157,7 @@ def reward(name: str) -> Scorer:
     return score
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -171,12 +172,14 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     parser.add_argument("--work", type=Path, default=Path("out/headroom"), help="pictures and verdicts")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     scorers = {name: reward(name) for name in args.reward}
     asked = questions(SUITE, args.n, args.seed, opt.tasks(args.model))
     label = slug(args.model)
     try:
         pipe = opt.open_model(args.model, args.device)
+        if scorers:
+            check_painter(args.model, pipe)
         bench = Bench(args.model, pipe, asked, args.work / label, args.batch)
         found = {
             "model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, **bench.identity,

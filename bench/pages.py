@@ -1,4 +1,4 @@
-"""Writes the blocks of README.md and docs/ that hold figures: `python -m bench.pages`."""
+"""Writes blocks of figures into README.md and docs/, and the model cards: `python -m bench.pages`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from types import MappingProxyType
 
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import has, insert, markdown
-from diffusers_ext.evaluate.compare import percent
 from diffusers_ext.evaluate.power import pairs_table, prompts_table
 from diffusers_ext.zoo.captions import OBJECTS, RELATIONS, SHAPES, held_out_triple
-from diffusers_ext.zoo.mistakes import KINDS
 from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
+from . import cards, targets
 from . import distillation as distilled
 from . import one_step as single
+from . import speed as fast
 from .quality_chart import table as quality_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 MOST = 6  # kinds of mistakes that are named
+MEASURED = "shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan"  # for quality over density
 ASKS = {
     "single_object": "the object and nothing else",
     "two_object": "both objects; they may share colour or shape",
@@ -32,16 +33,6 @@ ASKS = {
     "color_attr": "two objects that differ in colour and in shape: attribute binding",
     "position": "both objects, placed as told",
     "three_object": "all three objects",
-}
-
-WRONG = {
-    "colour": "a colour",
-    "shape": "a shape",
-    "swap": "whose colour is whose",
-    "relation": "where things are",
-    "count": "how many there are",
-    "objects": "an object more or fewer",
-    "overall": "all",
 }
 
 
@@ -156,14 +147,9 @@ def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
 def reward() -> str:
     """Preference of the learned reward by kind of mistake, and its agreement with the judge, held-out."""
     found = json.loads((RESULTS / "reward-shapes-clip-held-out.json").read_text())
-    columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
-    rows = [
-        [WRONG[kind], *(percent(found[change][what][kind]) for change, what in columns)]
-        for kind in (*KINDS, "overall")
-    ]
     painted = found["painted"]
     one = painted["overall"]
-    return markdown(["a mistake in", *(f"{what}, {change}" for change, what in columns)], rows) + (
+    return cards.preferences(found) + (
         f"\n\n{found['n']} pairs for each kind and column. Of two pictures that `{painted['model']}` made "
         f"for a prompt, one right and one wrong, the right one scores higher in {100 * one['auc']:.0f} % "
         f"({100 * one['low']:.0f} to {100 * one['high']:.0f}; {painted['pictures']} pictures, "
@@ -194,6 +180,11 @@ def distillation() -> str:
     return distilled.told(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
 
 
+def speed() -> str:
+    """Seconds of each model alone and in batches, on one thread and on all, from the committed run."""
+    return fast.told(json.loads((RESULTS / "speed-cpu-x86_64.json").read_text()))
+
+
 def one_step() -> str:
     """shapes-sd-turbo beside its teacher at several numbers of steps, from the committed run."""
     return single.told(json.loads((RESULTS / "one_step-shapes-sd-turbo.json").read_text()))
@@ -215,8 +206,13 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "distillation": distillation,
         "growth": growth,
         "one-step": one_step,
+        "speed": speed,
+        "targets": targets.told,
         "reward": reward,
-        **{f"quality-{m}": partial(quality, m) for m in ("shapes-sd3", "shapes-sd", "shapes-wan")},
+        **{
+            f"quality-{m}": partial(quality, m)
+            for m in ("shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan")
+        },
     }
 )
 
@@ -237,6 +233,7 @@ def filled(text: str) -> str:
 def main() -> None:
     for page in pages():
         page.write_text(filled(page.read_text()))
+    cards.write()
 
 
 if __name__ == "__main__":

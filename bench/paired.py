@@ -15,7 +15,7 @@ from diffusers_ext.evaluate.compare import Variant, difference, percent
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.store import Store
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.metadata import output_folder
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def verdicts(
 ) -> list[Judged]:
     """Of one model with the methods of `variant`, in the order of `asked`; `call` goes over its defaults."""
     pipe, call = opt.open_model(model), opt.defaults(model) | call
-    weights = fingerprint(model_folder(model))
+    origin = marks(model_folder(model))
     mark = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
-    store = Store(output_folder(cache / weights[:12] / mark[:12]), {"weights": weights, "call": call})
+    folder = output_folder(cache / origin["weights"][:12] / mark[:12])
+    store = Store(folder, origin | {"call": call})
     return answer(pipe, variant, asked, call, store, batch)
 
 

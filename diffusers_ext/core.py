@@ -70,13 +70,23 @@ class Site:
         return f"{self.component}.{self.name}" if self.component else self.name
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """An order of the grid tokens, each once: `tokens [N]` holds their raster numbers place by place, `places
+    [N]` the place of every token.
+    """
+
+    tokens: Tensor
+    places: Tensor
+
+
 class RunContext:
     """What the current denoiser call is about; one per session, written by the hook, read by cores.
 
     Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
     """
 
-    __slots__ = ("layout", "pass_", "perturbed", "plans", "sigma", "step", "steps")
+    __slots__ = ("hoisted", "layout", "order", "pass_", "perturbed", "plans", "sigma", "step", "steps")
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
@@ -86,6 +96,9 @@ class RunContext:
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
+        # Grid tokens lie in the order that the cores asked for, for the whole call; else in raster order.
+        self.hoisted: bool = False
+        self.order: str = ""  # how tokens came into that order in the last call that asked, for the report
 
 
 # (q, k, v, mask, layout) -> out, all [B, N, H, D]; mask as in scaled_dot_product_attention, or None
@@ -93,7 +106,11 @@ Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, Layout | None], Tensor]
 
 
 class Method(Protocol):
-    """A frozen dataclass of settings that knows how to act on a site."""
+    """A frozen dataclass of settings that knows how to act on a site.
+
+    Two optional attributes: `reads_layout` (taken to be true), whether its cores look at the layout they are
+    given; `order_free` (taken to be false), whether they do with grid tokens in any order, or ask for one.
+    """
 
     name: ClassVar[str]
     slots: ClassVar[frozenset[Slot]]
@@ -120,6 +137,15 @@ class ReportingCore(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Fields of `SiteReport` about what ran last."""
+
+
+class OrderingCore(ReportingCore, Protocol):
+    """A core that puts tokens into an order of its own; sessions look for the name."""
+
+    def order(self) -> Order | str | None:
+        """The order for grid tokens in the call that has begun; `None` where any will do, a sentence where it
+        has to be that of the host.
+        """
 
 
 class Guidance(Method, Protocol):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .core import Method
@@ -12,6 +12,7 @@ from .sizes import Grid, Tokens
 from .values import fit
 
 Tile = tuple[int, int, int]
+SIZES = ("grid", "text", "height", "width", "num_frames")
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,12 @@ class Forecast:
     blocks are added, so that either may exceed 1. `full_share`: visited blocks without checks inside;
     `padded_tokens` fill the last blocks and short tiles. `predicted_speedup` of attention is that of a kernel
     as fast as the dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token;
-    `note` says where a real one is expected to gain nothing, and `backend="auto"` to stay dense.
-    `memory_bytes` are those of the plan, once for all layers and steps. `nearest` holds the closest sizes and
-    settings without padding and checks.
+    `note` says where a real one is expected to gain nothing and `backend="auto"` to stay dense, where no
+    session takes the grid, and where padding adds more than 15 %. `memory_bytes` are those that a session
+    keeps of the plan, once for all layers and steps. `nearest` holds the closest sizes without padding; for
+    GNA also the closest settings with which no visited block needs a check, if all levels of a U-Net take
+    them. Disks (CLEAR) and bands (Radial but for reduce="block") leave checks at any size. It is empty where
+    nothing is near.
     """
 
     method: str
@@ -49,7 +53,6 @@ class Forecast:
 
     def __str__(self) -> str:
         grid = " x ".join(map(str, self.grid))
-        near = ", ".join(f"{name} {value}" for name, value in self.nearest.items())
         lines = [
             f"{self.method} on {grid} grid tokens and {self.text} text tokens, {self.tokens} together"
             + (f", and {self.far} far ones" if self.far else ""),
@@ -58,9 +61,9 @@ class Forecast:
             f"  attention    {self.predicted_speedup:.2f}x at best, {self.ideal_speedup:.2f}x without blocks",
             f"  padding      {self.padded_tokens} tokens",
             f"  plan         {self.memory_bytes / 2**20:.1f} MiB",
-            f"  nearest      {near}",
         ]
-        return "\n".join(lines + ([f"  note         {self.note}"] if self.note else []))
+        rest = {"nearest": _named(self.nearest), "note": self.note}
+        return "\n".join(lines + [f"  {name:<12} {value}" for name, value in rest.items() if value])
 
 
 def plan(
@@ -98,10 +101,8 @@ def plan(
     count = math.prod(grid.shape) + grid.text
     rows, columns = -(-survey.s_q // recipe.block_q), -(-survey.s_kv // recipe.block_k)
     tiles = (recipe.q_tile or (1, 1, recipe.block_q), recipe.k_tile or (1, 1, recipe.block_k))
-    nearest = method.nearest(grid.shape, tiles)
-    if tokens is not None:
-        nearest |= tokens.size(nearest["grid"])
-    places = survey.s_q + survey.s_kv
+    nearest = _nearest(method, grid, tokens, tile, tiles)
+    padded = max(rows * recipe.block_q, columns * recipe.block_k - recipe.far) - count
     return Forecast(
         method=method.name,
         grid=grid.shape,
@@ -111,14 +112,66 @@ def plan(
         token_density=recipe.pairs / count**2,
         block_density=survey.block_density,
         full_share=survey.full_share,
-        padded_tokens=max(rows * recipe.block_q, columns * recipe.block_k - recipe.far) - count,
+        padded_tokens=padded,
         ideal_speedup=count**2 / recipe.pairs,
         predicted_speedup=count**2 / survey.work,
-        # lists and coordinates are int32, the places of tokens before and after the kernel int64
-        memory_bytes=4 * (rows + 1 + survey.visited + places) + 8 * (places - recipe.far + count),
+        memory_bytes=decisive.recipe.plan_bytes(decisive) + _place_bytes(decisive),
         nearest=nearest,
-        note=method.remark(decisive),
+        note="; ".join(filter(None, (method.remark(decisive), _padding(padded / count, nearest)))),
     )
+
+
+def _nearest(
+    method: Method,
+    grid: Grid,
+    tokens: Tokens | None,
+    tile: tuple[Tile, Tile] | None,
+    tiles: tuple[Tile, Tile],
+) -> dict[str, Any]:
+    """The advice of a method for the `tiles` of a plan, without what some level of the model refuses."""
+    advice = method.nearest(grid.shape, tiles, grid.text)
+    settings = {name: advice.pop(name) for name in [*advice] if hasattr(method, name)}
+    if not advice:
+        return {}
+    shape, text = advice["grid"], advice.get("text", 0)
+    grids = [Grid(*shape, text)]
+    if tokens is not None:
+        advice |= tokens.size(shape)
+        grids += list(tokens.grids(tokens.size(shape) | {"text": text}).values())[1:]
+    for changes in (settings, {}):
+        other = replace(method, **changes)
+        if all(_takes(other, one, tile if one is grids[0] else None) for one in grids):
+            return advice | changes
+    return {}
+
+
+def _takes(method: Method, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
+    try:
+        method.recipe(grid.shape, grid.text, True, tile)
+    except MethodError:
+        return False
+    return method.refuses(grid.shape) is None
+
+
+def _place_bytes(survey: Any) -> int:
+    """Of the numbers that bring tokens into the order of a plan and back, int64."""
+    recipe, order = survey.recipe, survey.recipe.q_order
+    # Where one order serves queries and keys, and is not that of the host, a whole call can run in it.
+    hoists = not recipe.far and order.equal(recipe.k_order) and order.min() >= 0 and (order.diff() != 1).any()
+    return 8 * (survey.s_q * (2 if hoists else 1) + survey.s_kv - recipe.far + math.prod(recipe.grid))
+
+
+def _padding(share: float, nearest: dict[str, Any]) -> str:
+    if share <= 0.15:
+        return ""
+    sizes = _named({name: value for name, value in nearest.items() if name in SIZES})
+    return f"padding adds {share:.0%} to the tokens" + (
+        f", the nearest size without is {sizes}" if sizes else ""
+    )
+
+
+def _named(nearest: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in nearest.items())
 
 
 def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:

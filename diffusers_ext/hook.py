@@ -14,7 +14,8 @@ from .branches import Branches
 from .clock import Clock, Stopwatch
 from .core import Core, Guidance, ReportingCore, RunContext, Site
 from .errors import ConflictError, UnsupportedError
-from .families.base import Family, FamilyProcessor, take_rows
+from .families.base import Family, FamilyProcessor, take_rows, with_prediction
+from .hoist import Hoisting
 
 NAME = "diffusers_ext"
 
@@ -57,6 +58,7 @@ class DenoiserHook(ModelHook):
         self.processors = dict(processors)
         self.session: Any = None  # set by the session, so that summary() finds it from the denoiser
         self.scheduled: list[ReportingCore] = []  # cores that want to know of each call; set by the session
+        self.hoisting = Hoisting(family, run, NAME)
         self.calls = 0
         self.extra_passes = 0
         self.host_watch = Stopwatch()
@@ -77,6 +79,8 @@ class DenoiserHook(ModelHook):
         if self.guidance is not None:
             self.branches.check_caller()
         self._read(module, call)
+        if (hoisted := self.hoisting.around(module, call, forward)) is not None:
+            args, kwargs, forward = (), call, hoisted
         if self.guidance is None or not self.guidance.active(self.run):
             with self.host_watch:
                 out = forward(*args, **kwargs)
@@ -231,7 +235,4 @@ def _prediction(out: Any) -> Tensor:
 def _shifted(out: Any, delta: Tensor) -> Any:
     pred = _prediction(out)
     # One batch of both branches: unconditional rows first, the same delta for either half.
-    shifted = pred + (delta if pred.shape[0] == delta.shape[0] else torch.cat([delta, delta]))
-    if isinstance(out, tuple):
-        return (shifted, *out[1:])
-    return type(out)(**{**out, next(iter(out)): shifted})
+    return with_prediction(out, pred + (delta if len(pred) == len(delta) else torch.cat([delta, delta])))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,8 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
     name = os.fspath(name_or_path)
     folder = locate(name)
     if folder is None:
-        return _from_hub(name, kwargs)
+        with hub_errors(name):
+            return DiffusionPipeline.from_pretrained(name, **kwargs)
     # Training alone writes sums, of about 10 MB; other folders, which may hold gigabytes, are not read twice.
     if name in zoo.MODELS or "sha256" in zoo.card(folder):
         zoo.verify_weights(folder)
@@ -106,12 +109,13 @@ def locate(name: str) -> Path | None:
     )
 
 
-def _from_hub(name: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
-    from diffusers import DiffusionPipeline
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """What fails to come from the Hub as an `OSError` of one sentence."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return DiffusionPipeline.from_pretrained(name, **kwargs)
+        yield
     except GatedRepoError as error:
         raise OSError(
             f"{name!r} is gated on the Hub; accept its licence on its page and run 'hf auth login'"

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from io import BytesIO
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,17 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder, created and proven writable; raises `OSError` in one sentence, before any work is done."""
+    """The folder, created and proven writable; raises `OSError` in one sentence, before any work is done.
+
+    Raises `ValueError` for no name at all, and for that of a picture or video which is no folder yet.
+    """
+    if not os.fspath(path).strip():
+        raise ValueError(f"--out takes the name of a folder, got {path!r}; write . for the current one")
     folder = Path(path).expanduser()
+    if is_media(folder):
+        raise ValueError(
+            f"--out names a folder here, got that of a file, {str(path)!r}; leave the ending out"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -30,6 +40,13 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
             f"cannot write to the output folder {str(folder)!r} ({reason}); choose another with --out"
         ) from error
     return folder
+
+
+def is_media(path: Path) -> bool:
+    """Whether a name is that of a picture or a video by its ending, which one of a folder `runs-0.5` is not;
+    folders that are there may bear any name.
+    """
+    return (guess_type(path.name)[0] or "").split("/")[0] in ("image", "video") and not path.is_dir()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 class SiteReport:
     """One swapped attention module. `calls` counts outside compiled regions; `density` is the number of pairs
     of tokens that see each other over that of dense attention, more than 1 where far tokens, extra keys, add
-    more than is hidden; `full_share` is the share of visited blocks which need no check inside.
+    more than is hidden; `full_share` is the share of visited blocks which need no check inside; `order` tells
+    how tokens came into the order of the blocks.
     """
 
     path: str
@@ -20,6 +21,7 @@ class SiteReport:
     why: str = "no sparse method at this site"
     density: float = 1.0
     full_share: float = 1.0
+    order: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Report:
         for s in self.sites:
             lines.append(
                 f"  {s.path:<{width}}  {s.kind:<5}  {s.heads} heads  {s.backend} ({s.why}), density "
-                f"{s.density:.2f} ({s.full_share:.0%} of the blocks full), "
+                f"{s.density:.2f} ({s.full_share:.0%} of the blocks full), {s.order}{', ' if s.order else ''}"
                 f"{'+'.join(s.methods) or 'plain'}, {s.calls} calls"
             )
         cost = (

@@ -198,6 +198,12 @@ class Session:
         )
         hook.session = self
         hook.scheduled = [self._reporting[site] for site in touched if site in self._reporting]
+        hook.hoisting.cores = [core for core in hook.scheduled if hasattr(core, "order")]
+        hook.hoisting.bound = [
+            method.name
+            for method in self.methods
+            if not getattr(method, "order_free", False) and self._selected[id(method)] & set(touched)
+        ]
         self._undo.append(hooks.install(denoiser.model, hook))
         self._hooks.append(hook)
 

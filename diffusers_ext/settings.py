@@ -24,17 +24,25 @@ def method_class(name: str) -> type:
     return getattr(import_module(module), cls)
 
 
+def once(names: Sequence[str]) -> None:
+    """Raises `ValueError` for a method that is named twice: its settings are one."""
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"a method is applied once, got {', '.join(names)}; name {twice[0]} once")
+
+
 def build(
     names: Sequence[str],
     assignments: Iterable[str] = (),
     preset: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Any, ...]:
-    """Methods by name with `key=value` or `method.key=value` settings, in the given order.
+    """Methods by name, each once, with `key=value` or `method.key=value` settings, in the given order.
 
     `preset` gives the settings, by method, that were not assigned. A key without a method goes to every
-    method that has it. Raises `ValueError` for unknown methods and keys, for values of a wrong type, and for
-    a method that neither the preset nor an assignment says anything about, and for a preset without methods.
+    method that has it. Raises `ValueError` for methods that are unknown or named twice, for unknown keys, for
+    values of a wrong type, for a method that neither the preset nor an assignment says anything about, and
+    for a preset without methods.
     """
+    once(names)
     classes = {name: method_class(name) for name in names}
     if preset is not None and not classes:
         raise ValueError("--preset has settings for methods, and none is in use; add --method NAME")

@@ -53,7 +53,9 @@ class Tokens:
     levels: tuple[int, ...] = (0,)
 
     def grid(self, size: Mapping[str, int | None]) -> Grid:
-        """The finest grid of a size; raises `MethodError` for sizes without a token."""
+        """The finest grid of a size; raises `MethodError` for sizes without a token, or of no whole number of
+        tokens and latent frames, with the nearest that are.
+        """
         return self.grids(size)[self.levels[0]]
 
     def grids(self, size: Mapping[str, int | None]) -> dict[int, Grid]:
@@ -82,11 +84,25 @@ class Tokens:
                 f"A token is {self.edge_px} x {self.edge_px} px here, got {values['height']} x "
                 f"{values['width']} px and {values['num_frames']} frames; the smallest size is one token."
             )
+        self._check_whole(values)
         t = (values["num_frames"] - 1) // self.frames + 1 if self.frames else 1
         sides = values["height"] // self.edge_px, values["width"] // self.edge_px
         return {
             level: Grid(t, *(-(-side // 2**level) for side in sides), values["text"]) for level in self.levels
         }
+
+    def _check_whole(self, values: Mapping[str, int]) -> None:
+        rules = [("height", 0, self.edge_px, "px"), ("width", 0, self.edge_px, "px")]
+        if self.frames:
+            rules.append(("num_frames", 1, self.frames, "frames"))
+        for name, first, step, unit in rules:
+            below = (values[name] - first) // step * step + first
+            if below != values[name]:
+                rule = f"a multiple of {step} {unit}" if not first else f"1 more than a multiple of {step}"
+                raise MethodError(
+                    f"This model needs a {name} that is {rule}, got {values[name]}; the nearest are {below} "
+                    f"and {below + step}."
+                )
 
     def size(self, grid: tuple[int, int, int], level: int | None = None) -> dict[str, int]:
         """Pixels and frames of a grid, the finest one or that of a level."""

@@ -1,9 +1,13 @@
 """Shared by the tests of loading, evaluation and the command line."""
 
+import json
+
 import pytest
 
 from diffusers_ext.cli import main
-from tests.tiny_models import sd3
+from tests.tiny_models import sd3, wan
+
+CLIP_CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 2, "max_sequence_length": 24}
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +15,17 @@ def saved_model(tmp_path_factory):
     """Folder of a tiny SD3 pipeline with random weights that makes pictures of 64 x 64 px."""
     folder = tmp_path_factory.mktemp("models") / "tiny-sd3"
     sd3.pipeline(sample_size=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def saved_clip_model(tmp_path_factory):
+    """Folder of a tiny Wan pipeline with a card, as training leaves it."""
+    from diffusers_ext.zoo.suites import VIDEO_TASKS
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-wan"
+    wan.pipeline().save_pretrained(folder)
+    (folder / "card.json").write_text(json.dumps({"call": CLIP_CALL, "tasks": VIDEO_TASKS}))
     return folder
 
 

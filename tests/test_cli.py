@@ -91,6 +91,14 @@ def test_doctor(cli):
     }
 
 
+@pytest.mark.parametrize(
+    "words", [["--samples", 0], ["--minutes", "nan"], ["--batch", 0], ["--start", "nope"]]
+)
+def test_a_run_that_is_refused_leaves_no_folder(refused, tmp_path, words):
+    assert "; " in refused("train", "shapes-wan", *words, "--out", tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
 def test_train_bad_input(refused, tmp_path):
     line = refused("train", "shapes-sd4", "--out", tmp_path)
     assert line.rstrip().endswith("clear"), "the one that is no model of the zoo"

@@ -1,6 +1,7 @@
 """`compare`, `eval` and `demo`: what they write, resume and refuse."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -69,6 +70,63 @@ def test_eval_resumes_and_refuses_other_weights(cli, refused, saved_model, tmp_p
 
     sd3.pipeline(sample_size=32, qk_norm="rms_norm").save_pretrained(tmp_path / "other")
     assert "results with different weights" in refused(*words, 1, "-m", tmp_path / "other")
+
+
+def test_eval_refuses_the_same_weights_under_other_configs(cli, refused, saved_model, tmp_path):
+    words = ["eval", *CALL, "--n", 1, "--out", tmp_path / "out", "-m"]
+    other = shutil.copytree(saved_model, tmp_path / "other")
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"shift": 6.0}))
+    assert cli(*words, saved_model)[0] == 0
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    assert "results with different configs" in refused(*words, other)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_eval_and_compare_do_not_overwrite_each_other(cli, refused, saved_model, tmp_path):
+    evaluate = ["eval", "-m", saved_model, *CALL, "--n", 1, "--out"]
+    compare = ["compare", "a red square", "-m", saved_model, *CALL, "--out"]
+    for first, second, words in (
+        (evaluate, compare, "holds the results of an eval (items.jsonl)"),
+        (compare, evaluate, "holds the results of a comparison (report.html)"),
+    ):
+        folder = tmp_path / first[0]
+        assert cli(*first, folder)[0] == 0
+        before = (folder / "results.json").read_bytes()
+        line = refused(*second, folder)
+        assert words in line and "choose another --out" in line
+        assert (folder / "results.json").read_bytes() == before
+
+
+def test_what_is_refused_leaves_no_folder(refused, saved_model, tmp_path):
+    out = ["-m", saved_model, "--out", tmp_path / "new"]
+    assert "unknown method 'plain'" in refused("eval", *out, "--method", "plain")
+    assert "unknown method 'other'" in refused("compare", "a", *out, "--methods", "plain,other")
+    assert "unknown method 'other'" in refused("generate", "a", *out, "--method", "other")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_is_named_once(refused, saved_model, tmp_path):
+    twice = ["--method", "softpag", "--method", "softpag"]
+    out = ["-m", saved_model, *CALL, "--out", tmp_path / "new"]
+    words = "a method is applied once, got softpag, softpag; name softpag once"
+    assert words in refused("eval", "--n", 1, *out, *twice)
+    assert words in refused("generate", "a", *out, *twice)
+    assert words in refused("compare", "a", *out, "--methods", "plain,softpag+softpag")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["generate", "a"], ["compare", "a"], ["eval"], ["train", "shapes-vae"]])
+@pytest.mark.parametrize(
+    "name, words", [("", "--out takes the name of a folder, got ''"), ("foo.png", "names a folder here, got")]
+)
+def test_names_of_no_folder(refused, saved_model, tmp_path, monkeypatch, command, name, words):
+    if name and command[0] == "generate":
+        pytest.skip("it writes that file; another test has the endings that it does not know")
+    monkeypatch.chdir(tmp_path)
+    model = [] if command[0] == "train" else ["-m", saved_model]
+    assert words in refused(*command, *model, "--out", name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_eval_bad_input(refused, saved_model, tmp_path):

@@ -6,19 +6,8 @@ import pytest
 from PIL import Image
 
 from diffusers_ext.zoo.suites import VIDEO_TASKS
-from tests.tiny_models import wan
 
 PROMPT = "a red circle moves left"
-CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 2, "max_sequence_length": 24}
-
-
-@pytest.fixture(scope="module")
-def saved_clip_model(tmp_path_factory):
-    """Folder of a tiny Wan pipeline with a card, as training leaves it."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-wan"
-    wan.pipeline().save_pretrained(folder)
-    (folder / "card.json").write_text(json.dumps({"call": CALL, "tasks": VIDEO_TASKS}))
-    return folder
 
 
 def sparse(name, **settings):

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import diffusers_ext as dx
+from diffusers_ext.core import Layout
 from diffusers_ext.presets import find
+from diffusers_ext.processors.laid import lay_out
 from diffusers_ext.sizes import Tokens
 
 from .hosts import every_host, host
@@ -137,6 +140,18 @@ def test_levels_of_odd_grids_are_rounded_up_as_in_the_model():
     assert tokens.grid({}).shape == (1, 64, 64) and tokens.size((1, 64, 64))["height"] == 1024
 
 
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        ({"width": 1288}, "width that is a multiple of 16 px, got 1288; the nearest are 1280 and 1296"),
+        ({"num_frames": 2}, "num_frames that is 1 more than a multiple of 4, got 2; the nearest are 1 and 5"),
+    ],
+)
+def test_sizes_between_tokens_are_refused_with_the_nearest(size, words):
+    with pytest.raises(dx.MethodError, match=words):
+        dx.plan("wan2.1", dx.Radial(), **size)
+
+
 def test_the_forecast_is_what_the_session_reports():
     tiny = host("wan")
     pipe = tiny.build()
@@ -157,6 +172,32 @@ def test_rectified_counts_what_is_kept_at_least():
     near = dx.plan("wan2.1", dx.RectifiedSparse(keep=None, p_remaining=0.3))
     assert 20 / 591 < near.block_density < 27 / 591
     assert "hides" not in near.note and near.nearest["grid"] == (20, 48, 80)
+
+
+@pytest.mark.parametrize("text", [0, 100, 256])
+@pytest.mark.parametrize("grid, method", [
+    ((1, 48, 64), dx.CLEAR(8)),
+    ((1, 50, 70), dx.CLEAR(8)),
+    ((1, 48, 64), dx.CLEAR(8, downsample=4)),
+    ((1, 4, 256), dx.CLEAR(8)),
+    ((4, 24, 40), dx.GNA((2, 8, 8), (2, 8, 8))),
+    ((5, 30, 45), dx.GNA((3, 9, 9))),
+    ((7, 15, 24), dx.Radial()),
+    ((7, 15, 24), dx.Radial(reduce="block")),
+    ((4, 24, 40), dx.RectifiedSparse()),
+    ((5, 30, 45), dx.RectifiedSparse(block=64)),
+])  # fmt: skip
+def test_memory_is_that_of_the_tensors_that_a_session_keeps(grid, method, text):
+    tokens = math.prod(grid)
+    method = replace(method, backend="reference")
+    layout = Layout(grid, slice(tokens, tokens + text), slice(0, tokens))
+    laid = lay_out(method, layout, 64, torch.device("cpu"), torch.float32)
+    order = getattr(laid.order, "tokens", None)
+    tensors = [laid.queries, laid.keys, laid.back] + ([order] if order is not None else [])
+    if method.name != "rectified":  # there lists, and hence the order of rows, change with every call
+        tensors.append(laid.plan.order)
+    kept = laid.plan.bytes + sum(x.nbytes for x in tensors)
+    assert dx.plan(dx.Grid(*grid, text), method).memory_bytes == kept
 
 
 def test_every_field_is_there_and_readable():

@@ -67,10 +67,11 @@ def test_only_owner_and_name_is_a_hub_id():
 
 
 def test_a_hub_id_offline_is_one_sentence(tmp_path):
-    code = "import diffusers_ext as dx\ntry: dx.load('nobody/nothing')\nexcept OSError as e: print(e)"
+    code = "from diffusers_ext import load\nfrom diffusers_ext.commands.eval import model_folder\n"
+    code += "for get in (load, model_folder):\n  try: get('nobody/nothing')\n  except OSError as e: print(e)"
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
+    assert done.stdout.splitlines() == 2 * [
         "'nobody/nothing' is no folder here and could not be had from the Hub (it is not in the local cache, "
         "and the Hub cannot be reached); go online once, or pass a folder with the model"
     ]

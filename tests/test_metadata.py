@@ -98,6 +98,17 @@ def test_output_folder(tmp_path):
         output_folder(tmp_path / "file" / "below")
 
 
+def test_names_of_files_are_no_output_folders(tmp_path):
+    for name in ("a.png", "A.JPG", "a.mp4"):
+        with pytest.raises(ValueError, match=r"--out names a folder here, got that of a file, .*ending out"):
+            output_folder(tmp_path / name)
+    with pytest.raises(ValueError, match=r"takes the name of a folder, got ''; write \. for the current one"):
+        output_folder("")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "old.png").mkdir()
+    assert output_folder(tmp_path / "old.png") and output_folder(tmp_path / "runs-0.5").is_dir()
+
+
 @pytest.fixture
 def read_only_folder():
     """A folder in which this process may not write: root, who may write everywhere, is nobody meanwhile."""

@@ -1,10 +1,12 @@
 """`diffusers-ext plan`: grids, presets and models as text, and errors of one line."""
 
 import json
+import time
 
 import pytest
 
 from diffusers_ext.cli import main
+from diffusers_ext.commands import plan as command
 
 
 @pytest.fixture
@@ -68,8 +70,43 @@ def test_a_saved_model(plan, saved_model):
         (("wan2.1", "--method", "clear", "--preset"), "for radial, gna, rectified, got clear"),
         (("30x30", "--method", "clear", "--tile", "8"), "--tile takes TxHxW"),
         (("30x30", "--method", "clear", "--height", "64"), "a size already"),
+        (
+            ("wan2.1", "--method", "radial", "--preset", "--height", "481"),
+            "a height that is a multiple of 16 px, got 481; the nearest are 480 and 496",
+        ),
+        (
+            ("wan2.1", "--method", "radial", "--preset", "--frames", "80"),
+            "a num_frames that is 1 more than a multiple of 4, got 80; the nearest are 77 and 81",
+        ),
     ],
 )
 def test_errors_are_one_line(plan, arguments, words):
     code, out, error = plan(*arguments)
     assert code == 2 and not out and words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("4000x4000", "--method", "clear"),
+        ("flux", "--method", "clear", "--height", "64000", "--width", "64000"),
+        ("4000x4000", "--method", "rectified"),
+        ("21x45x80", "--method", "radial", "--set", "block=1"),
+        ("21x45x80", "--method", "gna", "--set", "window=[3,3,3]", "--tile", "1x1x1"),
+        ("64x64", "--method", "clear", "--text", "100000000"),
+        ("1x2000000", "--method", "clear"),
+    ],
+)
+def test_plans_of_minutes_are_refused_at_once(plan, arguments):
+    began = time.perf_counter()
+    code, out, error = plan(*arguments)
+    assert (code, out) == (2, "") and error.count("\n") == 1 and "up to 268435456 pairs of blocks" in error
+    assert time.perf_counter() - began < 10
+
+
+def test_the_most_tokens_that_are_told_can_be_planned(plan, monkeypatch):
+    monkeypatch.setattr(command, "MOST_PAIRS", 1 << 10)
+    refusal = plan("96x96", "--method", "clear")[2]
+    assert "got 5184 for 9216 tokens" in refusal and refusal.rstrip().endswith("one of at most 4096")
+    assert plan("64x64", "--method", "clear")[0] == 0
+    assert plan("64x72", "--method", "clear")[0] == 2

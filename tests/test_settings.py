@@ -1,8 +1,11 @@
 import json
+import re
 
 import pytest
 
 from diffusers_ext import MethodError, SoftPAG
+from diffusers_ext.commands.listing import describe_method
+from diffusers_ext.processors import METHODS
 from diffusers_ext.settings import as_dict, build, convert, describe, method_class
 
 
@@ -71,6 +74,29 @@ def test_unknown_method_and_missing_method():
         build(["softpg"])
     with pytest.raises(ValueError, match="--set scale needs a method"):
         build([], ["scale=3"])
+
+
+def test_a_method_is_built_once():
+    with pytest.raises(
+        ValueError, match="a method is applied once, got clear, softpag, clear; name clear on"
+    ):
+        build(["clear", "softpag", "clear"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_ranges_that_are_printed_hold(name):
+    """Of some settings only the grid tells."""
+    needed = {"gna": {"window": [4, 4, 4]}, "clear": {"backend": "reference"}}.get(name, {})
+    for setting in describe_method(name)["settings"]:
+        for bound, beyond in ((setting["low"], -1), (setting["high"], 1)):
+            if bound is None:
+                continue
+            value = bound + beyond
+            if setting["type"].startswith("a list"):
+                value = [value] * 3
+            with pytest.raises(MethodError, match=re.escape(str(bound + beyond))):
+                method = method_class(name)(**needed | {setting["name"]: value})
+                method.recipe((8, 8, 8))
 
 
 def test_presets_give_way_to_assignments():

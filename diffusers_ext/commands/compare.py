@@ -7,6 +7,8 @@ import typer
 
 from . import options as opt
 
+REPORT = "report.html"
+
 
 def compare(
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
@@ -26,7 +28,7 @@ def compare(
     batch: opt.Batch = 4,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
-    out: opt.Out = Path("out/compare"),
+    out: opt.Out = "out/compare",
 ) -> None:
     """Compare methods at equal prompts and seeds: compare.png, report.html and results.json."""
     from ..call import seed_of
@@ -71,7 +73,7 @@ def side_by_side(
     batch: int,
     device: str | None,
     dtype: str | None,
-    out: Path,
+    out: str | Path,
     title: str,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -84,12 +86,14 @@ def side_by_side(
     from ..evaluate.generate import Item
     from ..evaluate.grid import grid
     from ..evaluate.report import html
+    from ..evaluate.store import FILE
     from ..loading import locate
     from ..metadata import output_folder, versions, write_bytes, write_image, write_json
     from ..presets import of_model
 
-    folder = output_folder(out)
+    opt.refuse_other(out, "an eval", FILE)
     columns = opt.variants(methods, settings, of_model(model, locate(model)).settings if preset else None)
+    folder = output_folder(out)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(pipe, opt.defaults(model), **asked)
     for prompt in prompts:
@@ -103,13 +107,13 @@ def side_by_side(
     ran = comparison.ran()
     told = sites.compared(sites.sentences, ran)
     write_image(folder / "compare.png", grid(comparison))
-    write_bytes(folder / "report.html", html(comparison, results, title, (*notes, *told)).encode())
+    write_bytes(folder / REPORT, html(comparison, results, title, (*notes, *told)).encode())
     write_json(folder / "results.json", results)
     for line in [*lines(results), *told]:
         typer.echo(line)
     for sentence in sites.compared(sites.warnings, ran):
         opt.warn(sentence)
-    typer.echo(f"wrote {folder / 'compare.png'}, report.html and results.json")
+    typer.echo(f"wrote {folder / 'compare.png'}, {REPORT} and results.json")
     return results
 
 

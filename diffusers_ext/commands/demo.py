@@ -1,7 +1,5 @@
 """`diffusers-ext demo`: plain against SoftPAG on a dozen held-out prompts, in a minute or two on a laptop."""
 
-from pathlib import Path
-
 import typer
 
 from . import options as opt
@@ -28,7 +26,7 @@ NOTE = (
 )
 
 
-def demo(out: opt.Out = Path("out/demo")) -> None:
+def demo(out: opt.Out = "out/demo") -> None:
     """Compare plain and SoftPAG on a dozen held-out prompts of shapes-sd3."""
     from ..evaluate.table import committed
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as opt
+from .compare import REPORT
 
 
 def evaluate(
@@ -23,7 +24,7 @@ def evaluate(
     batch: opt.Batch = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
-    out: opt.Out = Path("out/eval"),
+    out: opt.Out = "out/eval",
 ) -> None:
     """Measure accuracy per task on a prompt suite, with a chart and a gallery; resumes by itself."""
     from tqdm import tqdm
@@ -36,18 +37,19 @@ def evaluate(
     from ..evaluate.run import answer, column, key, results
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
-    from ..evaluate.weights import fingerprint
+    from ..evaluate.weights import marks
+    from ..loading import locate
     from ..metadata import output_folder, versions
     from ..presets import of_model
     from ..settings import PLAIN, build
 
     asked = questions(suite, n, seed_of(seed), opt.tasks(model))
-    folder = output_folder(out)
-    home = model_folder(model)
-    methods = build(method or [], settings or [], of_model(model, home).settings if preset else None)
+    methods = build(method or [], settings or [], of_model(model, locate(model)).settings if preset else None)
+    opt.refuse_other(out, "a comparison", REPORT)
+    folder, home = output_folder(out), model_folder(model)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
-    identity = {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)}
+    identity = marks(home) | {"call": call, "dtype": str(pipe.dtype)}
     store, pictures = Store(folder, identity), Pictures(folder)
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
     bar = tqdm(total=len(asked) * (1 + bool(methods)), unit="image", disable=not opt.show_progress())
@@ -80,14 +82,17 @@ def evaluate(
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model; Hub models are fetched, since results name the sha256 of the files."""
-    from ..loading import locate
+    """The folder of a model; Hub models are fetched, since results name the sha256 of the files. Raises as
+    `load` does.
+    """
+    from ..loading import hub_errors, locate
 
     folder = locate(name)
     if folder is None:
         from diffusers import DiffusionPipeline
 
-        folder = Path(DiffusionPipeline.download(name))
+        with hub_errors(name):
+            folder = Path(DiffusionPipeline.download(name))
     return folder
 
 

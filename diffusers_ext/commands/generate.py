@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,9 +27,9 @@ def generate(
     dtype: opt.Dtype = None,
     num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
     fps: Annotated[float | None, typer.Option("--fps", help="Frames a second of a video; 8.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or a .png, .mp4 or .gif file.")] = Path(
-        "out"
-    ),
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="PATH", help="Folder, or a .png, .mp4 or .gif file.")
+    ] = "out",
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Settings inside a PNG.")] = True,
 ) -> None:
     """Make images or videos of one prompt; each file has a JSON file beside it, a PNG carries it inside."""
@@ -44,8 +43,8 @@ def generate(
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     seeds = [seed_of(first + i) for i in range(num_images)]
-    target = Target.of(out, num_images)
     methods = build(method or [], settings or [], of_model(model, locate(model)).settings if preset else None)
+    target = Target.of(out, num_images)
     pipe = opt.open_model(model, device, dtype)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(

@@ -26,7 +26,8 @@ Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="Classi
 Height = Annotated[int | None, typer.Option("--height", help="px")]
 Width = Annotated[int | None, typer.Option("--width", help="px")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Negative prompt.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
+# Text, since an empty name as a path would be the current folder.
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Output folder.")]
 Batch = Annotated[int, typer.Option("--batch", help="Images at a time.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; the best one when left out.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
@@ -92,12 +93,25 @@ def tasks(name: str) -> tuple[str, ...]:
 def variants(names: str, settings: Sequence[str], preset: dict[str, Any] | None) -> list["Variant"]:
     """`plain,softpag,a+b` as variants; every method gets the settings that name it."""
     from ..evaluate.compare import Variant
-    from ..settings import PLAIN, build
+    from ..settings import PLAIN, build, once
 
     labels = [label.strip() for label in names.split(",") if label.strip()]
+    for label in labels:
+        once(label.split("+"))
     used = list(dict.fromkeys(n for label in labels if label != PLAIN for n in label.split("+")))
     methods = dict(zip(used, build(used, settings, preset), strict=True))
     return [Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels]
+
+
+def refuse_other(out: str | Path, command: str, mark: str) -> None:
+    """Raises `ValueError` where the folder `out` holds the file `mark` of another command, whose
+    `results.json` would be lost.
+    """
+    if (Path(out).expanduser() / mark).exists():
+        raise ValueError(
+            f"{str(out)!r} holds the results of {command} ({mark}), which would be overwritten; choose "
+            "another --out"
+        )
 
 
 def warn(text: str) -> None:

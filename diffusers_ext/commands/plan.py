@@ -1,12 +1,16 @@
 """`diffusers-ext plan`: density, padding and speed-up of a sparse method at a size, before anything runs."""
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from .options import Height, Preset, Settings, Width
+
+MOST_PAIRS = 1 << 28  # of blocks: a plan looks at each, at about ten million a second on a CPU core
 
 
 def plan(
@@ -33,7 +37,9 @@ def plan(
     size = {"height": height, "width": width, "num_frames": frames}
     if grid is None:
         size["text"] = text
-    found = forecast(_target(target, grid, text or 0), chosen, tile=_tiles(tile), **size)
+    model, tiles = _target(target, grid, text or 0), _tiles(tile)
+    _check_blocks(model, chosen, tiles, size)
+    found = forecast(model, chosen, tile=tiles, **size)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
@@ -45,6 +51,33 @@ def _target(name: str, grid: tuple[int, ...] | None, text: int) -> Any:
     if grid is not None:
         return Grid(*(1,) * (3 - len(grid)), *grid, text=text)
     return name if of_name(name) else open_model(name, "cpu")
+
+
+def _check_blocks(
+    target: Any, method: Any, tiles: tuple[tuple[int, ...], ...] | None, size: Mapping[str, int | None]
+) -> None:
+    """Raises `ValueError` where a plan would take minutes, with the number of tokens that it can take."""
+    from ..presets import tokens_of
+    from ..processors.sparse import default_tiles
+    from ..sizes import Grid
+
+    grid = target if isinstance(target, Grid) else tokens_of(target, method).grid(size)
+    tokens = math.prod(grid.shape) + grid.text
+    if tiles is None and hasattr(method, "block"):  # short tiles follow each other closely
+        counts = [-(-tokens // method.block)] * 2
+    else:
+        counts = [_tile_count(grid.shape, grid.text, tile) for tile in tiles or default_tiles(grid.shape)]
+    if (pairs := math.prod(counts)) > MOST_PAIRS:
+        raise ValueError(
+            f"plan looks at up to {MOST_PAIRS} pairs of blocks, got {pairs} for {tokens} tokens; choose a "
+            f"smaller size, with such blocks one of at most {int(tokens * math.sqrt(MOST_PAIRS / pairs))}"
+        )
+
+
+def _tile_count(shape: tuple[int, ...], text: int, tile: tuple[int, ...]) -> int:
+    edges = [max(edge, 1) for edge in tile]  # the forecast refuses others with a sentence
+    whole = (-(-n // edge) for n, edge in zip(shape, edges, strict=True))
+    return math.prod(whole) + -(-text // math.prod(edges))
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from mimetypes import guess_type
 from pathlib import Path
 
-from ..metadata import output_folder
+from ..metadata import is_media, output_folder
 from ..video import SUFFIXES, check
 
 PNG = ".png"
@@ -23,15 +22,16 @@ class Target:
     fps: float | None = None
 
     @classmethod
-    def of(cls, out: Path, count: int) -> Target:
+    def of(cls, out: str | Path, count: int) -> Target:
         """`out` names a folder, or one file by a known ending; the folder is made and proven writable.
 
-        Raises `ValueError` for more than one picture in a file and for endings of other pictures and videos.
+        Raises `ValueError` for no name, for more than one picture in a file and for endings of other pictures
+        and videos.
         """
-        suffix = out.suffix.lower()
+        path = Path(out)
+        suffix = path.suffix.lower()
         if suffix not in (known := (PNG, *SUFFIXES)):
-            kind = (guess_type(out.name)[0] or "").split("/")[0]  # none of a folder called runs-0.5
-            if kind in ("image", "video") and not out.is_dir():
+            if is_media(path):
                 raise ValueError(
                     f"--out writes files as {', '.join(known)}, got {str(out)!r}; change the ending, or name "
                     "a folder"
@@ -41,7 +41,7 @@ class Target:
             raise ValueError(
                 f"--out names one file, {str(out)!r}, {count} are asked for; name a folder instead"
             )
-        return cls(output_folder(out.parent), out.stem, suffix)
+        return cls(output_folder(path.parent), path.stem, suffix)
 
     def suited(self, model: str, video: bool, fps: float | None) -> Target:
         """The same with its kind of file settled; raises `ValueError` where that does not suit the model."""

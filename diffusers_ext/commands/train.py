@@ -14,8 +14,13 @@ STUDENT = "clear"
 def train(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join((*TRAINABLE, STUDENT))}.")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help=f"Folder of runs, NAME is made in it; for {STUDENT} the student's."),
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help=f"Folder of runs, NAME is made in it; for {STUDENT} the student's.",
+        ),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Stop after this time; resumable.")
@@ -45,19 +50,20 @@ def train(
     """
     from ..call import seed_of
     from ..metadata import output_folder
+    from ..zoo.train.fit import Run
 
     number = seed_of(seed)
     if name not in (known := (*TRAINABLE, STUDENT)):
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(known)}")
+    # Also checks what the other branch hands on, so that a run that is refused leaves no folder.
+    how = Run(minutes, samples, decay_now, resume, number, batch=batch)
     if name == STUDENT:
         from .. import distill
-        from ..zoo.train.fit import Run
 
         opt.quiet_hosts()
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
-        how = Run(minutes, samples, decay_now, resume, number, batch=batch)
-        folder = output_folder(out or Path("runs") / STUDENT)
+        folder = output_folder(Path("runs") / STUDENT if out is None else out)
         written = distill.run(teacher or "shapes-sd3", settings or [], folder, how, threads)
     else:
         from ..zoo.train import run
@@ -66,8 +72,8 @@ def train(
             raise ValueError(
                 f"--teacher and --set are for 'train {STUDENT}', got them for {name!r}; leave them out"
             )
-        folder = output_folder(out or "runs")
         begin = None if start is None else _start(start)
+        folder = output_folder("runs" if out is None else out)
         written = run(name, folder, minutes, samples, threads, resume, number, decay_now, begin, batch)
     typer.echo(f"wrote {written}")
 

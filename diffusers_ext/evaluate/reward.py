@@ -97,7 +97,7 @@ def main(
     steps: opt.Steps = None,
     batch: opt.Batch = 16,
     device: opt.Device = None,
-    out: opt.Out = Path("out/reward"),
+    out: opt.Out = "out/reward",
 ) -> None:
     """Measure a reward against the ground truth and write SUITE.json."""
     from ..call import arguments
@@ -109,6 +109,7 @@ def main(
 
     folder = output_folder(out)
     home, painter = reward_folder(reward), opt.open_model(model, device)
+    check_painter(model, painter)
     scorer = ShapesCLIP(home, device)
     asked = questions(suite, prompts, seed, opt.tasks(model))
     call = arguments(painter, opt.defaults(model), num_inference_steps=steps)
@@ -132,6 +133,17 @@ def main(
     for line in table(found):
         typer.echo(line)
     typer.echo(f"wrote {folder / f'{suite}.json'}")
+
+
+def check_painter(model: str, pipe: Any) -> None:
+    """Raises `ValueError` for a pipeline that makes clips, which a reward cannot judge frame by frame."""
+    from ..call import makes_videos
+
+    if makes_videos(pipe):
+        raise ValueError(
+            f"rewards score single pictures, and {model} makes clips; leave the reward out, or choose a "
+            "model of pictures with --model"
+        )
 
 
 def painted(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from ..values import fit
 from .score import Judged
 
 FILE = "items.jsonl"
+LATER = ("configs",)  # keys of an identity that older folders lack: they know no better, and stay usable
+_TYPES = {"variant": str, **get_type_hints(Judged)}
+_NEEDED = ("variant", *(f.name for f in fields(Judged) if f.default is MISSING))
 
 
 class Store:
@@ -19,7 +23,7 @@ class Store:
 
     The first line is the identity of the run, written with the first verdict: a run that is refused before
     claims no folder. A folder that holds another one raises `ValueError`: figures of different weights must
-    not mix. A last line cut short by a crash is dropped.
+    not mix. So does a line that is no verdict; a last one cut short by a crash is dropped.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -30,9 +34,14 @@ class Store:
         self._begun = bool(lines)
         if lines:
             self._check(lines[0])
-        for line in lines[1:]:
-            key = line.pop("variant"), line["prompt"], line["seed"]
-            self.done[key] = Judged(**line)
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                variant, judged = _verdict(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"line {number} of {str(self.path)!r} is no verdict: {error}; choose another --out"
+                ) from error
+            self.done[variant, judged.prompt, judged.seed] = judged
 
     def add(self, variant: str, judged: Sequence[Judged]) -> None:
         """Keeps verdicts; they are on the disk when this returns."""
@@ -53,7 +62,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _lines(self) -> list[Any]:
         raw = self.path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         if len(whole) < len(raw):
@@ -69,13 +78,32 @@ class Store:
                 ) from error
         return lines
 
-    def _check(self, found: Mapping[str, Any]) -> None:
+    def _check(self, found: Any) -> None:
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"line 1 of {str(self.path)!r} must tell the model and its call, got {_short(found)}; choose "
+                "another --out"
+            )
         for key, ours in self.identity.items():
+            if key in LATER and key not in found:
+                continue
             if found.get(key) != ours:
                 raise ValueError(
                     f"{str(self.path)!r} holds results with different {key} ({_short(found.get(key))}, now "
                     f"{_short(ours)}); results must not mix, so choose another --out"
                 )
+
+
+def _verdict(line: Any) -> tuple[str, Judged]:
+    """Variant and verdict of a line; raises `ValueError` with what is wrong about it."""
+    if not isinstance(line, dict):
+        raise ValueError(f"it must be an object, got {_short(line)}")
+    if missing := [key for key in _NEEDED if key not in line]:
+        raise ValueError(f"it has no {missing[0]!r}")
+    if unknown := [key for key in line if key not in _TYPES]:
+        raise ValueError(f"it has an unknown {unknown[0]!r}")
+    values = {key: fit(value, _TYPES[key], key) for key, value in line.items()}
+    return values.pop("variant"), Judged(**values)
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,6 @@ Reported figures use other prompts, so the choice cannot flatter them.
 import json
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +45,7 @@ def main(
     guidance_scale: opt.Guidance = None,
     batch: opt.Batch = 16,
     device: opt.Device = None,
-    out: opt.Out = Path("out/tune"),
+    out: opt.Out = "out/tune",
 ) -> None:
     """Try settings on the tuning suite and write the best ones to METHOD.json."""
     from tqdm import tqdm
@@ -60,13 +59,14 @@ def main(
     from .score import compare, summarise
     from .store import Store
     from .suite import questions
-    from .weights import fingerprint
+    from .weights import marks
 
     variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
-    asked, folder, home = questions("tuning", n, seed), output_folder(out), model_folder(model)
+    asked = questions("tuning", n, seed, opt.tasks(model))
+    folder, home = output_folder(out), model_folder(model)
     pipe = opt.open_model(model, device)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
-    store = Store(folder, {"weights": fingerprint(home), "call": call, "dtype": str(pipe.dtype)})
+    store = Store(folder, marks(home) | {"call": call, "dtype": str(pipe.dtype)})
     tried = []
     with tqdm(total=len(asked) * (1 + len(variants)), unit="image", disable=not opt.show_progress()) as bar:
         plain = answer(pipe, Variant("plain"), asked, call, store, batch, bar.update)

@@ -1,9 +1,30 @@
-"""Which weights a result belongs to."""
+"""Which model a result belongs to: its weights, and the files that say how they are used."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from .. import zoo
+
+TEXTS = (".json", ".jinja", ".model", ".txt")  # endings of configs, schedulers and tokenizers
+
+
+def marks(folder: Path) -> dict[str, str]:
+    """What tells the results of the pipeline in `folder` from those of others: `weights` and `configs`."""
+    return {"weights": fingerprint(folder), "configs": configs(folder)}
+
+
+def configs(folder: Path) -> str:
+    """sha256 over names and contents of a pipeline's index and of its components' configs, schedulers and
+    tokenizers, those of borrowed components included: equal weights make other pictures with others. What
+    lies beside the components, such as a card, does not count."""
+    index = folder / zoo.INDEX
+    own = {name: folder / name for name in json.loads(index.read_text(encoding="utf-8"))}
+    files = {zoo.INDEX: index}
+    for name, home in (own | zoo.borrowed(folder)).items():
+        files |= {f"{name}/{f.name}": f for f in home.glob("*") if f.suffix in TEXTS}
+    return _total(files)
 
 
 def fingerprint(folder: Path) -> str:
@@ -15,6 +36,10 @@ def fingerprint(folder: Path) -> str:
         raise ValueError(
             f"an evaluated model needs safetensors weights, {str(folder)!r} has none; save it with them"
         )
+    return _total(files)
+
+
+def _total(files: Mapping[str, Path]) -> str:
     total = hashlib.sha256()
     for name in sorted(files, key=PurePosixPath):
         total.update(f"{name} {zoo.sha256(files[name])}\n".encode())

@@ -85,7 +85,12 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 class Family(Protocol):
-    """Facts and arithmetic of one denoiser class; stateless."""
+    """Facts and arithmetic of one denoiser class; stateless.
+
+    Denoisers that take their tokens one by one, positions included, have two facts more: `token_axes`, the
+    forward arguments with an entry for each grid token and their axes of tokens, and `order_free`, those that
+    have none (of dictionaries, the entries).
+    """
 
     name: ClassVar[str]
     denoisers: ClassVar[tuple[str, ...]]  # class names of the denoisers it knows
@@ -107,6 +112,13 @@ class Family(Protocol):
 
     def batch(self, call: Mapping[str, Any]) -> int:
         """Number of rows of a denoiser call."""
+
+
+def with_prediction(out: Any, prediction: Tensor) -> Any:
+    """The output of a denoiser, a tuple or an output object, with another tensor in the first place."""
+    if isinstance(out, tuple):
+        return (prediction, *out[1:])
+    return type(out)(**{**out, next(iter(out)): prediction})
 
 
 def take_rows(value: Any, batch: int, rows: slice, unbatched: frozenset[str] = frozenset()) -> Any:

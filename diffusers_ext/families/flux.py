@@ -10,6 +10,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
+from ..errors import UnsupportedError
 from .base import DispatchProcessor
 
 if TYPE_CHECKING:
@@ -66,8 +67,20 @@ class FluxFamily:
     stock: ClassVar[frozenset[str]] = frozenset({"FluxAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
-    # forward arguments with an entry for each token of the picture, and their axis of tokens
     token_axes: ClassVar[dict[str, int]] = {"hidden_states": 1, "img_ids": -2}
+    # all others but residuals of ControlNets; "scale" is that of LoRA, in joint_attention_kwargs
+    order_free: ClassVar[frozenset[str]] = frozenset(
+        {
+            "encoder_hidden_states",
+            "txt_ids",
+            "pooled_projections",
+            "timestep",
+            "guidance",
+            "scale",
+            "controlnet_blocks_repeat",
+            "return_dict",
+        }
+    )
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Double blocks, then single blocks: the order in which they run."""
@@ -84,10 +97,17 @@ class FluxFamily:
         return FluxProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Text first, then the image; no raster where the position ids are not those of one (Kontext)."""
+        """Text first, then the image; no raster where the position ids are not those of one (Kontext). Raises
+        `UnsupportedError` for ids of another size, on which the host fails too, deep in a block.
+        """
         length = call["encoder_hidden_states"].shape[1]
-        tokens = call["hidden_states"].shape[1]
-        raster = _raster(call["img_ids"])
+        tokens, ids = call["hidden_states"].shape[1], call["img_ids"]
+        if ids.shape[-2] != tokens:
+            raise UnsupportedError(
+                f"FLUX needs one row of img_ids for each image token, got {ids.shape[-2]} ids for {tokens} "
+                "tokens of hidden_states; make the ids for the latents that go with them."
+            )
+        raster = _raster(ids)
         return Layout(
             grid=(1, *(raster or (1, tokens))),
             text=slice(0, length),

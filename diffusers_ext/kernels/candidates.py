@@ -1,7 +1,7 @@
 """What is known of a plan that depends on the data, before the data: blocks, order, what is kept anyway."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -20,15 +20,34 @@ from .recipe import Recipe, Survey
 class Shortlist(BlockPlan):
     """A plan that visits every block, out of which `block_sparse.select` takes some.
 
-    The first `NV` key blocks hold grid tokens, the last of them possibly fewer; the others hold text and are
-    always kept. `always bool [NQ, NV]` marks what is kept whatever the data, `least` is the number of blocks
-    of grid tokens that a row keeps at least, `counts int32 [NV]` are tokens of the blocks.
+    `NV` key blocks hold grid tokens, the last of them possibly fewer; the others, behind them or with
+    `text_first` before them, hold text and are always kept. `always bool [NQ, NV]` marks what is kept
+    whatever the data, `least` is the number of blocks of grid tokens that a row keeps at least, `counts int32
+    [NV]` are tokens of the blocks.
     """
 
     always: Tensor = field(kw_only=True)
     counts: Tensor = field(kw_only=True)
     least: int = field(kw_only=True)
     text: int = field(kw_only=True)
+    text_first: bool = field(kw_only=True, default=False)
+
+    @property
+    def grid_keys(self) -> slice:
+        """Places of keys of the grid, without padding."""
+        first = self.text if self.text_first else 0
+        return slice(first, first + self.s_q)
+
+    @property
+    def text_keys(self) -> slice:
+        """Places of keys of the text."""
+        return slice(0, self.text) if self.text_first else slice(self.s_kv - self.text, self.s_kv)
+
+    @property
+    def grid_blocks(self) -> slice:
+        """Numbers of the key blocks that hold grid tokens."""
+        first = self.text // self.block_k if self.text_first else 0
+        return slice(first, first + len(self.counts))
 
     @property
     def order(self) -> Tensor:
@@ -46,7 +65,8 @@ class Candidates:
     """Blocks of a grid from which each row of queries keeps some; the key of a cache, as `Recipe` is.
 
     Tokens lie tile by tile, so that a block is compact; short tiles follow each other closely and the last
-    block is ragged. Text starts a block of its own. A row keeps the blocks that the data choose, at least the
+    block is ragged. Text starts a block of its own; where it fills whole blocks, `text_first` can have it
+    before the grid. A row keeps the blocks that the data choose, at least the
     share `keep` of them (one where it is 0), those that touch its own on the grid (`touching`), and, for
     blocks with tokens of the first frame, all blocks that have some too (`first_frame`). Counts (`survey`,
     `pairs`) are therefore the least that is visited. `text_rows` and `masked_text` are as in `Recipe`.
@@ -61,7 +81,20 @@ class Candidates:
     first_frame: bool = False
     text_rows: bool = True
     masked_text: bool = False
+    text_first: bool = False
     far: ClassVar[int] = 0  # as in `Recipe`; there are none here
+
+    def __post_init__(self) -> None:
+        if self.text_first and (self.text_rows or self.text % self.block_k):
+            raise ValueError(
+                f"Text comes first among keys only, and in whole blocks of {self.block_k}, got {self.text} "
+                "tokens; leave text_first out."
+            )
+
+    def leading(self) -> "Candidates":
+        """As `Recipe.leading`."""
+        fits = self.text > 0 and self.text % self.block_k == 0 and not self.text_rows
+        return replace(self, text_first=True) if fits else self
 
     @property
     def block_q(self) -> int:
@@ -135,15 +168,22 @@ class Candidates:
         full = visited - round(float(ragged.sum())) - whole * cut_off
         return Survey(self, s_q, self.tokens + self._padding + self.text, visited, full)
 
+    def plan_bytes(self, survey: Survey) -> int:
+        """As `Recipe.plan_bytes`: every block is listed, and `always` takes a byte each."""
+        rows, columns = len(self.always), self.key_blocks
+        listed = rows * (columns + self._text_blocks)
+        return 4 * (rows + 1 + listed + columns + self.tokens + survey.s_kv) + rows * columns
+
     def build(self, device: torch.device | str = "cpu") -> Shortlist:
         """The plan of all blocks, for queries of the grid alone."""
         geometry.check_grid(self.grid)
         q_coord = geometry.coded(self.q_order, self.grid)
         k_coord = geometry.coded(self.k_order, self.grid, self.text)
-        counts = torch.cat([_sizes(self.tokens, self.block_k), _sizes(self.text, self.block_k)])
-        rows, columns = len(self.always), len(counts)
-        full = counts == self.block_k
-        full[self.key_blocks :] &= not self.masked_text
+        counts, texts = _sizes(self.tokens, self.block_k), _sizes(self.text, self.block_k)
+        full = torch.cat([counts == self.block_k, (texts == self.block_k) & (not self.masked_text)])
+        if self.text_first:
+            k_coord, full = k_coord.roll(self.text), full.roll(len(texts))
+        rows, columns = len(self.always), len(full)
         entries = torch.arange(columns) << 1 | full
         return Shortlist(
             row_ptr=(torch.arange(rows + 1) * columns).int()[None],
@@ -160,9 +200,10 @@ class Candidates:
             pairs=self.pairs,
             key=(self, str(device)),
             always=self.always,
-            counts=counts[: self.key_blocks].int(),
+            counts=counts.int(),
             least=self.least,
             text=self.text,
+            text_first=self.text_first,
         ).to(device)
 
     @property
@@ -172,7 +213,7 @@ class Candidates:
 
     @property
     def _padding(self) -> int:
-        return -self.tokens % self.block_k if self.text else 0
+        return -self.tokens % self.block_k if self.text and not self.text_first else 0
 
     @property
     def _text_blocks(self) -> int:

@@ -4,7 +4,7 @@ Never more than a chunk of the block matrix, and never anything token by token, 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -26,10 +26,11 @@ class Recipe:
 
     Queries and keys are the tokens of `grid` in raster order, or tile by tile where a tile is given (`pad`
     fills short tiles up), followed by `text` tokens. `text_rows=False` leaves text out of the queries, for
-    kernels that leave those rows to dense attention. `far` more keys come last, which grid queries see and
-    text queries do not; they can be counted with text rows, but built only without. `masked_text` keeps text
-    keys out of FULL blocks, so that `BlockPlan.hiding` can hide some. `strict` replaces the exact cover of a
-    band by whole blocks under the rule of `masks.strict`.
+    kernels that leave those rows to dense attention; `text_first` then has the text keys before the others.
+    `far` more keys come last, which grid queries see and text queries do not; they can be counted with text
+    rows, but built only without. `masked_text` keeps text keys out of FULL blocks, so that `BlockPlan.hiding`
+    can hide some. `strict` replaces the exact cover of a band by whole blocks under the rule of
+    `masks.strict`.
     """
 
     rule: Rule
@@ -44,6 +45,7 @@ class Recipe:
     strict: bool = False
     masked_text: bool = False
     far: int = 0
+    text_first: bool = False
 
     def __post_init__(self) -> None:
         if min(self.text, self.far) < 0:
@@ -57,6 +59,17 @@ class Recipe:
             raise ValueError(
                 "The strict rule counts in raster order with blocks as wide as high; leave tiles out."
             )
+        if self.text_first and (self.text_rows or self.strict or self.far):
+            raise ValueError(
+                "Text comes first among keys only, without the strict rule and without far keys; leave "
+                "text_first out."
+            )
+
+    def leading(self) -> "Recipe":
+        """The same with the text keys first, where that leaves blocks of the grid as they are."""
+        whole = self.text > 0 and self.text % self.block_k == 0
+        fits = whole and not (self.text_rows or self.strict or self.far)
+        return replace(self, text_first=True) if fits else self
 
     @cached_property
     def q_order(self) -> Tensor:
@@ -89,6 +102,7 @@ class Recipe:
             geometry.coded(order, self.grid, text)
             for order, text in zip(self._orders(), self._texts(), strict=True)
         )
+        k_coord = k_coord.roll(self.text) if self.text_first else k_coord
         asks = torch.nn.functional.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q))
         empty = int(((count == 0) & asks.view(-1, self.block_q).any(1)).sum())
         if empty:
@@ -121,6 +135,11 @@ class Recipe:
         s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
         return Survey(self, s_q, s_kv, visited, whole)
 
+    def plan_bytes(self, survey: "Survey") -> int:
+        """Of the tensors of the plan that a survey counted, and of its order, all int32."""
+        rows, table = -(-survey.s_q // self.block_q), 0 if self.strict else self.rule.table().numel()
+        return 4 * (2 * rows + 1 + survey.visited + survey.s_q + survey.s_kv + table)
+
     def bitmap(self) -> Tensor:
         """bool `[NQ, NK]`: visited blocks, for as many as fit memory."""
         return torch.cat([touched for touched, _ in self._blocks()])
@@ -138,18 +157,23 @@ class Recipe:
     def _texts(self) -> tuple[int, int]:
         return self.text if self.text_rows else 0, self.text + self.far
 
-    def _decompose(self, order: Tensor, text: int, block: int) -> Boxes:
+    def _decompose(self, order: Tensor, text: int, block: int, first: bool) -> Boxes:
         axes = self.rule.axes(*geometry.coordinates(order, self.grid))
-        axes = tuple(torch.cat([x, x.new_zeros(text)]) for x in axes)
         is_text = torch.arange(len(order) + text) >= len(order)
-        return decompose(axes, is_text, torch.cat([order < 0, is_text.new_zeros(text)]), block)
+        flags = is_text, torch.cat([order < 0, is_text.new_zeros(text)])
+        axes = tuple(torch.cat([x, x.new_zeros(text)]) for x in axes)
+        if first:
+            axes, flags = (tuple(x.roll(text) for x in part) for part in (axes, flags))
+        return decompose(axes, *flags, block)
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """`touched, full`, bool `[rows, NK]`, for chunks of query blocks."""
         sizes = (self.block_q, self.block_k)
         q, k = (
-            self._decompose(order, text, block)
-            for order, text, block in zip(self._orders(), self._texts(), sizes, strict=True)
+            self._decompose(order, text, block, first)
+            for order, text, block, first in zip(
+                self._orders(), self._texts(), sizes, (False, self.text_first), strict=True
+            )
         )
         begins = torch.arange(len(k.text)) * self.block_k
         far = len(self.k_order) + self.text  # the first place of far keys

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from ..families import family_of
+from ..families.base import with_prediction
 from ..hook import by_name
 from ..hook import install as install_hook
 from ..kernels.strips import cut
@@ -57,9 +58,7 @@ class StripHook(ModelHook):
         out = self.fn_ref.original_forward(**call)
         own = out[0].unflatten(1, (last - first, width))
         whole = gathered(own, split.strips, split.group).flatten(1, 2)
-        if isinstance(out, tuple):
-            return (whole, *out[1:])
-        return type(out)(**{**out, next(iter(out)): whole})
+        return with_prediction(out, whole)
 
     def _same(self, call: Mapping[str, Any]) -> None:
         """Raises where ranks were given different latents or prompts: the strips would not fit together."""

@@ -8,7 +8,7 @@ need no dense steps.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ..kernels.recipe import Recipe
 from . import far
 from .sparse import Grid, SparseMethod, tiled
 from .sparse_core import Laid, SparseCore
+from .whole import whole_frame, whole_text
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,13 @@ class CLEAR(SparseMethod):
         below, above = [n // edge * edge for n in grid[1:]], [-(-n // edge) * edge for n in grid[1:]]
         return [(1, *sides) for sides in (below, above) if min(sides)] if below != above else []
 
-    def nearest(self, grid: Grid, tile: tuple[Grid, ...]) -> dict[str, Grid]:
-        """Whole cells as well."""
-        return super().nearest(grid, (*tile, (1, self.downsample or 1, self.downsample or 1)))
+    def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
+        """Whole cells as well, and of those as many as fill whole blocks."""
+        if not self.downsample:
+            return super().nearest(grid, tile, text)
+        edges = tuple(math.lcm(q, k, self.downsample) for q, k in list(zip(*tile, strict=True))[1:])
+        sides = whole_frame(*grid[1:], edges, math.prod(tile[1]) * self.downsample**2)
+        return {"grid": (1, *sides)} | whole_text(text, tile) if sides else {}
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None

@@ -4,10 +4,9 @@ Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). 
 `kernels.masks.box`. Stride 1 is neighborhood attention, stride = window is blocked attention.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -56,11 +55,15 @@ class GNA(SparseMethod):
                     f"GNA {name} takes three numbers (t, h, w), or two (h, w) for images, got {len(value)}."
                 )
             object.__setattr__(self, name, (1,) * (3 - len(value)) + value)
-        for axis, w, s in zip("thw", self.window, self.stride, strict=True):
+        for axis, w, s, d in zip("thw", self.window, self.stride, self.dilation, strict=True):
             if not 1 <= s <= w:
                 raise MethodError(
                     f"GNA stride must lie between 1 and the window, got stride {s} and window {w} on axis "
                     f"{axis}; stride = window is blocked attention."
+                )
+            if d < 1:
+                raise MethodError(
+                    f"GNA dilation must be 1 or more, got {d} on axis {axis}; 1 leaves no gaps in a window."
                 )
 
     def rule(self, grid: Grid) -> Window:
@@ -76,20 +79,32 @@ class GNA(SparseMethod):
         """Tiles of 8 x 16 for images, 2 x 8 x 8 for video."""
         return tiled(self.rule(grid), grid, text, text_rows, tile)
 
-    def nearest(self, grid: Grid, tile: tuple[Grid, Grid]) -> dict[str, Grid]:
-        """Grid, window and smallest stride with which every visited block is FULL."""
-        sizes = super().nearest(grid, tile)["grid"]
-        fits = [_fit(n, w, a, b) for n, w, a, b in zip(sizes, self.window, *tile, strict=True)]
-        window, stride = zip(*fits, strict=True)
-        return {"grid": sizes, "window": window, "stride": stride}
+    def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
+        """Also the closest window, with its smallest stride, and the dilation where there is any, with which
+        every visited block is FULL. A tile of several tokens holds several groups of a dilation, so there it
+        is 1.
+        """
+        sizes = super().nearest(grid, tile, text)
+        axes = zip(sizes["grid"], self.window, self.dilation, *tile, strict=True)
+        window, stride, dilation = zip(*(_fit(*axis) for axis in axes), strict=True)
+        spread = {"dilation": dilation} if max(self.dilation) > 1 else {}
+        return sizes | {"window": window, "stride": stride} | spread
 
 
-def _fit(length: int, window: int, q_tile: int, k_tile: int) -> tuple[int, int]:
-    """The window closest to `window` on one axis, and the smallest stride, that cover whole tiles only."""
-    windows = [w for w in range(k_tile, length + 1, k_tile) if w > 1 or length == 1]
-    for w in sorted(windows, key=lambda w: abs(w - window)):
-        for s in range(1, w + 1):
-            start = window_start(torch.arange(length), length, w, s).view(-1, q_tile)
-            if bool((start == start[:, :1]).all()) and bool((start % k_tile == 0).all()):
-                return w, s
-    return length, math.gcd(length, q_tile)
+def _fit(length: int, window: int, dilation: int, q_tile: int, k_tile: int) -> tuple[int, int, int]:
+    """The window closest to `window` on one axis, the smallest stride and the dilation that cover whole tiles
+    only; both tiles divide the length. The whole axis always does.
+    """
+    if q_tile == k_tile == 1:
+        return min(window, length // dilation), 1, dilation
+    windows = sorted(range(k_tile, length + 1, k_tile), key=lambda w: abs(w - window))
+    fits = (
+        (w, s, 1) for w in windows if w > 1 for s in range(1, w + 1) if _covers(length, w, s, q_tile, k_tile)
+    )
+    return next(fits)
+
+
+def _covers(length: int, window: int, stride: int, q_tile: int, k_tile: int) -> bool:
+    """Whether the queries of a tile share a window, which begins with a tile of keys."""
+    start = window_start(torch.arange(length), length, window, stride).view(-1, q_tile)
+    return bool((start == start[:, :1]).all()) and bool((start % k_tile == 0).all())

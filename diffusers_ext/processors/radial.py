@@ -5,12 +5,13 @@ Paper: Li et al., "Radial Attention: O(n log n) Sparse Attention with Energy Dec
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import MethodError
 from ..kernels.masks.band import Band, paper_reach, release_reach
 from ..kernels.recipe import Recipe
 from .sparse import Grid, SparseMethod, first_steps
+from .whole import MOST, whole_frame, whole_text
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,7 @@ class Radial(SparseMethod):
             strict=self.reduce == "block",
         )
 
-    def nearest(self, grid: Grid, tile: tuple[Grid, Grid]) -> dict[str, Grid]:
-        """The closest frame size whose tokens fill whole blocks."""
-        _, h, w = grid
-        sizes = [(a, b) for a in range(max(1, h - 16), h + 17) for b in range(max(1, w - 16), w + 17)]
-        whole = [(a, b) for a, b in sizes if a * b % self.block == 0] or [(h, w)]
-        a, b = min(whole, key=lambda size: (abs(size[0] - h) + abs(size[1] - w), size))
-        return {"grid": (grid[0], a, b)}
+    def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
+        """The closest frame size whose tokens fill whole blocks; `tile` holds runs of a block."""
+        sides = whole_frame(*grid[1:], (1, 1), self.block)
+        return {"grid": (min(grid[0], MOST[0]), *sides)} | whole_text(text, tile)

@@ -31,6 +31,7 @@ class SoftPAG:
 
     name: ClassVar[str] = "softpag"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OUTPUT, Slot.DENOISER})
+    order_free: ClassVar[bool] = True  # an image token is told from text, never from another image token
 
     heads: HeadSet | Sequence[HeadSet] | None = field(
         default=None,
@@ -77,6 +78,8 @@ class SoftPAG:
                 "SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), "
                 f"got start={self.start}, stop={self.stop}."
             )
+        if not 0.0 <= self.scale <= 20.0:
+            raise MethodError(f"SoftPAG scale must lie in [0, 20], got {self.scale}; 3 is usual.")
         head_sets.check(self._head_sets())
         if self.strength in ([], ()):
             raise MethodError("SoftPAG strength is a number or a list of them, got []; None is the default.")

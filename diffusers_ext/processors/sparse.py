@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 from ..core import Core, Layout, RunContext, Site, Slot
 from ..errors import MethodError, UnsupportedError
 from ..kernels.capabilities import BACKENDS
-from ..kernels.geometry import Grid
+from ..kernels.geometry import Grid, check_grid
 from ..kernels.masks import Rule
 from ..kernels.recipe import Recipe, Survey
 from ..values import fit_fields
 from .sparse_core import SparseCore
+from .whole import whole_grid, whole_text
 
 # Up to which share of its blocks a back-end beats dense attention, and how that is known. Triton is untimed:
 # from 0.6 on a kernel at 0.65 of dense attention's speed can only lose. The others are timed on one CPU core
@@ -44,6 +45,7 @@ class SparseMethod:
 
     name: ClassVar[str]
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
+    order_free: ClassVar[bool] = True  # cores ask for the order that they need
 
     dense_steps: int | float = first_steps(0)
     dense_layers: int = field(
@@ -88,9 +90,11 @@ class SparseMethod:
         """The closest grids that the method takes, where it refuses this one for its size."""
         return []
 
-    def nearest(self, grid: Grid, tile: tuple[Grid, ...]) -> dict[str, Grid]:
-        """The closest sizes and settings without padding and without checks inside blocks."""
-        return {"grid": tuple(_multiple(n, math.lcm(*edges)) for n, *edges in zip(grid, *tile, strict=True))}
+    def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
+        """The closest `grid`, and `text` where there is any, without padding, and settings to go with them;
+        empty where nothing is near.
+        """
+        return {"grid": whole_grid(grid, tile)} | whole_text(text, tile)
 
     def expect(self, survey: Survey, backend: str) -> str | None:
         """`None` where a plan promises a gain on a back-end, else why `auto` leaves attention dense there."""
@@ -104,6 +108,10 @@ class SparseMethod:
 
     def remark(self, survey: Survey) -> str:
         """What a forecast, which knows no device, has to say besides its numbers."""
+        try:
+            check_grid(survey.recipe.grid)
+        except ValueError as error:
+            return f"no session takes this grid: {str(error).rstrip('.')}"
         if self.backend != "auto":
             return self.expect(survey, self.backend) or ""
         fastest, *_, last = (self.expect(survey, backend) for backend in BACKENDS)
@@ -194,7 +202,3 @@ def default_tiles(grid: Grid) -> tuple[Grid, Grid]:
 
 def _layer(site: Site) -> str:
     return site.name.rpartition(".")[0]
-
-
-def _multiple(size: int, step: int) -> int:
-    return max(step, round(size / step) * step)

@@ -1,54 +1,27 @@
 """The core of sparse methods: puts tokens in the order of a plan, runs the plan, puts them back.
 
-Text queries always run through the attention below, as do whole calls in dense steps, where the rule hides
-nothing, and where a plan promises no gain.
+Nothing is gathered where tokens lie in that order already, be it the host's (raster), be it that a whole call
+runs in it (`RunContext.hoisted`). Text queries always run through the attention below, as do whole calls in
+dense steps, where the rule hides nothing, and where a plan promises no gain.
 """
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import Core, Layout, RunContext, Site
+from ..core import Core, Layout, Order, RunContext, Site
 from ..errors import UnsupportedError
-from ..kernels import geometry
 from ..kernels.block_sparse import ops
-from ..kernels.capabilities import Problem, choose
+from ..kernels.block_sparse.autocast import dtype_of
 from ..kernels.geometry import Grid
-from ..kernels.plan import BlockPlan
+from .laid import Laid, lay_out
 
 if TYPE_CHECKING:
     from .sparse import SparseMethod
-
-log = logging.getLogger("diffusers_ext")
-
-
-@dataclass(frozen=True, eq=False)
-class Laid:
-    """A plan and the places of its tokens in the host's sequence; without a plan attention stays dense."""
-
-    grid: Grid
-    text: int
-    why: str
-    density: float = 1.0
-    full_share: float = 1.0
-    backend: str = "dense"
-    plan: BlockPlan | None = None
-    compiled: Callable[..., tuple[Tensor, None]] | None = None  # where a back-end compiles the plan in
-    queries: Tensor | None = None
-    keys: Tensor | None = None
-    back: Tensor | None = None  # row of the result of every grid token
-
-    def hiding(self, mask: Tensor, batch: int) -> "Laid":
-        """The plan without the keys that `mask [B or 1, 1, 1, N]`, bool, hides in each row of the batch."""
-        seen = mask[:, 0, 0].index_select(1, self.keys)
-        seen = F.pad(seen, (0, self.plan.s_kv - seen.shape[1]), value=True)  # far keys are of the grid
-        return replace(self, plan=self.plan.hiding(seen.expand(batch, -1)))
 
 
 class SparseCore:
@@ -61,9 +34,10 @@ class SparseCore:
         self.inner = inner
         self.dense = False
         self.begun = False  # whether a call came that was not of a dense step
-        # by grid and text; made before the call where the run tells the layout: compiled code cannot
-        self.ready: dict[tuple[Grid, int], Laid] = {}
+        # by grid, text and device; made before the call where the run tells the layout: compiled code cannot
+        self.ready: dict[tuple[Grid, int, torch.device], Laid] = {}
         self.place: tuple[torch.device, torch.dtype] | None = None
+        self.begun_with: Laid | None = None  # of the call that has begun
         self.last: Laid | None = None
 
     def begin_call(self, like: Tensor) -> None:
@@ -72,15 +46,19 @@ class SparseCore:
         """
         self.dense = self.method.is_dense_step(self.run)
         self.begun |= not self.dense
-        layout = self.run.layout
+        layout, self.begun_with = self.run.layout, None
         if layout is None:
             return
         if self.site.kind == "self":
             layout = Layout(layout.grid, slice(0, 0), layout.vision)
-        if self.place != (like.device, like.dtype):
+        if self.place != (like.device, dtype_of(like)):
             self.ready.clear()
-            self.place = like.device, like.dtype
-        self._lay(like.device, like.dtype, layout)
+            self.place = like.device, dtype_of(like)
+        self.begun_with = self._lay(*self.place, layout)
+
+    def order(self) -> Order | str | None:
+        """As `OrderingCore.order`; dense attention takes any."""
+        return None if self.dense or self.begun_with is None else self.begun_with.order
 
     def describe(self) -> dict[str, Any]:
         """What ran last, for the report."""
@@ -88,7 +66,8 @@ class SparseCore:
         if laid is None:
             return {"why": "dense steps so far" if self.dense else "not called yet"}
         names = "backend", "why", "density", "full_share"
-        return {name: getattr(laid, name) for name in names}
+        order = "tokens lie in order" if laid.lies else self.run.order or "tokens put in order in every layer"
+        return {name: getattr(laid, name) for name in names} | {"order": order if laid.plan else ""}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         laid = self._laid(q, k, mask, layout)  # also where it is not used yet: it checks
@@ -98,10 +77,16 @@ class SparseCore:
             self.last = laid
         if laid.plan is None:
             return self.inner(q, k, v, mask, layout)
+        if self.run.hoisted:
+            laid = replace(laid, lies=True)
         if mask is not None:
-            laid = laid.hiding(mask, q.shape[0])
+            laid = laid.hiding(mask, q.shape[0], layout)
         keys, values = self.in_order(k, laid, layout), self.in_order(v, laid, layout)
-        out = self.attend(q.index_select(1, laid.queries), keys, values, laid).index_select(1, laid.back)
+        if laid.lies:
+            out = self.attend(q[:, layout.vision], keys, values, laid)
+        else:
+            out = self.attend(q.index_select(1, laid.queries), keys, values, laid)
+            out = out.index_select(1, laid.back)
         if not laid.text:
             return out
         text = self.inner(q[:, layout.text], k, v, mask, layout)
@@ -110,7 +95,7 @@ class SparseCore:
 
     def in_order(self, x: Tensor, laid: Laid, layout: Layout) -> Tensor:
         """Keys or values `[B, N, H, D]` of the host in the order of the plan, far ones behind."""
-        return x.index_select(1, laid.keys)
+        return laid.in_order(x, layout)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, laid: Laid) -> Tensor:
         """Attention of tokens that lie in the order of the plan."""
@@ -137,65 +122,19 @@ class SparseCore:
                 f"{self.site.path}, got {q.shape[1]} queries and {k.shape[1]} keys; undo what else "
                 "lengthens the sequence."
             )
-        laid = self.ready.get((layout.grid, text))
-        return self._lay(q.device, q.dtype, layout) if laid is None else laid
+        laid = self.ready.get((layout.grid, text, q.device))
+        # Compiled code takes what was made for the latents' dtype: it can make nothing.
+        if laid is None or (not torch.compiler.is_compiling() and laid.dtype != dtype_of(q)):
+            return self._lay(q.device, dtype_of(q), layout)
+        return laid
 
     def _lay(self, device: torch.device, dtype: torch.dtype, layout: Layout) -> Laid:
         if (why := self.method.why_not(self.site, layout)) is not None:
-            raise UnsupportedError(f"{why}; close the session and choose another method or other modules.")
+            raise UnsupportedError(f"{why}; choose a size and settings that fit, or another method.")
         span = (layout.text.start, layout.text.stop) if layout.text.start < layout.text.stop else (0, 0)
         key = (self.method, layout.grid, span, layout.masked_text, self.site.head_dim, device, dtype)
         if key not in self.run.plans:
-            self.run.plans[key] = _lay_out(self.method, layout, self.site.head_dim, device, dtype)
+            self.run.plans[key] = lay_out(self.method, layout, self.site.head_dim, device, dtype)
         laid = self.run.plans[key]
-        self.ready[laid.grid, laid.text] = laid
+        self.ready[laid.grid, laid.text, device] = laid
         return laid
-
-
-def _compile(plan: BlockPlan) -> Callable[..., tuple[Tensor, None]]:
-    from ..kernels.block_sparse.flex import prepare  # brings dynamo, which nothing else here needs
-
-    return prepare(plan)
-
-
-def _lay_out(
-    method: "SparseMethod", layout: Layout, head_dim: int, device: torch.device, dtype: torch.dtype
-) -> Laid:
-    text = layout.text.stop - layout.text.start
-    recipe = method.recipe(layout.grid, text, text_rows=False)
-    if layout.masked_text:
-        recipe = replace(recipe, masked_text=True)
-    tokens = layout.tokens
-    if not recipe.far and recipe.pairs == tokens * (tokens + text):
-        return Laid(layout.grid, text, f"{method.name} hides nothing on this grid")
-    survey = recipe.survey()
-    try:
-        choice = choose(Problem(device, dtype, head_dim, (recipe.block_q, recipe.block_k)), method.backend)
-    except ValueError as error:
-        raise UnsupportedError(f"{method.name}: {error}") from error
-    if method.backend == "auto" and (why := method.expect(survey, choice.name)) is not None:
-        log.warning("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
-        return Laid(layout.grid, text, why)
-    if choice.name == "flex" and layout.masked_text:
-        raise UnsupportedError(
-            f"{method.name}: the FlexAttention back-end compiles a plan in, and cannot hide the padding of "
-            "each prompt; use auto, triton or reference."
-        )
-    start = layout.vision.start
-    places = torch.arange(layout.text.start, layout.text.stop)
-    plan = recipe.build(device)
-    _ = plan.order  # made here, as compiled code cannot
-    return Laid(
-        grid=layout.grid,
-        text=text,
-        why=choice.why,
-        density=recipe.pairs / (tokens * (tokens + text)),
-        full_share=survey.full_share,
-        backend=choice.name,
-        plan=plan,
-        compiled=_compile(plan) if choice.name == "flex" else None,
-        # Padding repeats a token; the plan hides it.
-        queries=(recipe.q_order.clamp(min=0) + start).to(device),
-        keys=torch.cat([recipe.k_order.clamp(min=0) + start, places]).to(device),
-        back=geometry.inverse(recipe.q_order).to(device),
-    )

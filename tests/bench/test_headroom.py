@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.headroom import Bench, again, best_of, chosen, interval, oracle, reward, sweep
+from bench.headroom import Bench, again, best_of, chosen, interval, main, oracle, reward, sweep
 from bench.headroom_chart import chart
 from diffusers_ext.evaluate.suite import questions
 
@@ -76,3 +76,11 @@ def test_a_second_run_makes_nothing_and_finds_the_same(bench):
 def test_an_unknown_reward_is_refused():
     with pytest.raises(SystemExit, match="error: unknown reward 'nope'; the zoo has shapes-clip"):
         reward("nope")
+
+
+def test_rewards_are_not_asked_about_clips(saved_clip_model, tmp_path):
+    where = ["--work", str(tmp_path), "--out", str(tmp_path), "--device", "cpu"]
+    words = r"error: rewards score single pictures, and .* makes clips; leave the reward out"
+    with pytest.raises(SystemExit, match=words):
+        main(["--model", str(saved_clip_model), "--reward", "shapes-clip", "--n", "1", *where])
+    assert not list(tmp_path.iterdir())

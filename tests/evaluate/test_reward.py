@@ -51,6 +51,11 @@ def test_the_command_writes_its_figures(saved_model, tmp_path, capsys):
     assert "picture, drawn" in capsys.readouterr().out
 
 
+def test_clips_are_refused(saved_clip_model, tmp_path):
+    with pytest.raises(ValueError, match="makes clips; leave the reward out, or choose a model of pictures"):
+        main(model=str(saved_clip_model), device="cpu", out=tmp_path)
+
+
 def test_the_round_trip_is_what_a_saved_picture_shows(pipe):
     with torch.no_grad():
         seen = round_trip(pipe.vae)(torch.rand(2, 3, 64, 64))

@@ -50,6 +50,17 @@ def test_other_results_are_never_mixed(tmp_path, change):
     assert (tmp_path / FILE).read_bytes() == before
 
 
+def test_folders_without_the_configs_of_a_model_know_no_better(tmp_path):
+    """They were written before configs counted; what is begun now is held to them."""
+    Store(tmp_path, IDENTITY).add("[]", ITEMS)
+    assert len(Store(tmp_path, IDENTITY | {"configs": "a"}).done) == 4
+    new = tmp_path / "new"
+    new.mkdir()
+    Store(new, IDENTITY | {"configs": "a"}).add("[]", ITEMS)
+    with pytest.raises(ValueError, match=r"results with different configs .* choose another --out"):
+        Store(new, IDENTITY | {"configs": "b"})
+
+
 def test_a_folder_is_claimed_by_the_first_verdict(tmp_path):
     """What is refused before it has judged anything leaves the folder to others."""
     Store(tmp_path, IDENTITY)
@@ -66,6 +77,37 @@ def test_damage_is_named_by_line(tmp_path):
     (tmp_path / FILE).write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=r"line 3 of .* is not JSON"):
         Store(tmp_path, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    "number, change, words",
+    [
+        (1, lambda line: [line], "line 1 of .* must tell the model and its call, got "),
+        (1, lambda line: None, "line 1 of .* must tell the model and its call, got null"),
+        (3, lambda line: line | {"colour": 1}, "line 3 of .* is no verdict: it has an unknown 'colour'"),
+        (2, lambda line: {k: v for k, v in line.items() if k != "prompt"}, "line 2 .*: it has no 'prompt'"),
+        (2, lambda line: {k: v for k, v in line.items() if k != "variant"}, "line 2 .*: it has no 'variant'"),
+        (5, lambda line: [1, 2], r"line 5 .*: it must be an object, got \[1, 2\]"),
+        (4, lambda line: line | {"seed": [0]}, r"line 4 .*: seed takes a whole number, got \[0\]"),
+    ],
+)
+def test_lines_of_something_else_are_one_sentence(tmp_path, number, change, words):
+    Store(tmp_path, IDENTITY).add("[]", ITEMS)
+    lines = (tmp_path / FILE).read_text().splitlines()
+    lines[number - 1] = json.dumps(change(json.loads(lines[number - 1])))
+    (tmp_path / FILE).write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=words + ".*; choose another --out$"):
+        Store(tmp_path, IDENTITY)
+
+
+def test_verdicts_of_older_versions_are_read(tmp_path):
+    """Fields with a default came later."""
+    Store(tmp_path, IDENTITY).add("[]", ITEMS)
+    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    for line in lines[1:]:
+        del line["swapped"]
+    (tmp_path / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(Store(tmp_path, IDENTITY).done.values()) == ITEMS
 
 
 def test_lines_are_plain_json(tmp_path):

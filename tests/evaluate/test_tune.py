@@ -4,6 +4,7 @@ import pytest
 
 from diffusers_ext.evaluate.tune import assignments, best, main
 from diffusers_ext.presets import preset
+from diffusers_ext.zoo.suites import VIDEO_TASKS
 
 
 def test_every_combination_comes_once():
@@ -31,3 +32,9 @@ def test_the_file_is_a_preset(saved_model, tmp_path):
     assert found["found_on"]["suite"] == "tuning" and found["overall"]["n"] == 6
     method = preset(str(tmp_path), "softpag")
     assert method.scale == found["settings"]["scale"] == 1.0
+
+
+def test_a_model_is_asked_its_own_tasks(saved_clip_model, tmp_path):
+    main(str(saved_clip_model), grid=["scale=[1.0]"], n=1, steps=1, device="cpu", out=tmp_path)
+    lines = (tmp_path / "items.jsonl").read_text().splitlines()[1:]
+    assert {json.loads(line)["task"] for line in lines} == set(VIDEO_TASKS)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 
+import diffusers_ext as dx
 from diffusers_ext.core import Layout
 from diffusers_ext.families.base import take_rows
 from diffusers_ext.families.flux import FAMILY
@@ -145,6 +146,19 @@ def test_layout_of_a_reference_image_is_one_row(second):
     layout = FAMILY.layout(None, call)
     assert layout.grid == (1, 1, tokens) and layout.tokens == tokens and not layout.raster
     assert layout.vision == slice(7, 7 + tokens)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["ids2d", "ids3d"])
+def test_ids_of_another_size_are_refused(batched):
+    """Before the first block, in a sentence; with the right ones the session goes on."""
+    model, call = tiny.transformer(), tiny.inputs()
+    ids = tiny.image_ids(4, 5)
+    words = "one row of img_ids for each image token, got 20 ids for 24 tokens of hidden_states; make the ids"
+    with dx.apply(model, dx.SoftPAG()):
+        wanted = outputs(model, call)
+        with pytest.raises(dx.UnsupportedError, match=words):
+            outputs(model, call | {"img_ids": ids[None] if batched else ids})
+        assert torch.equal(outputs(model, call), wanted)
 
 
 @pytest.mark.parametrize("order", ["column-major", "shuffled"])

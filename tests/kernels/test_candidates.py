@@ -1,6 +1,7 @@
 """What is known of a data-dependent plan: blocks, order, what is kept anyway, and counts that are honest."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,32 @@ def test_the_first_frame_sees_itself():
     assert facts.always.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     image = Candidates((1, 8, 8), 0, (1, 4, 4), (1, 4, 4), 0.1, touching=False, first_frame=True)
     assert not image.always.any()
+
+
+@pytest.mark.parametrize("grid, masked", [((1, 8, 8), False), ((1, 9, 7), False), ((1, 9, 7), True)])
+def test_text_that_fills_blocks_may_come_first(grid, masked):
+    """Then nothing is padded: the ragged block is the last."""
+    facts = Candidates(grid, 16, (1, 2, 4), (1, 2, 4), 0.5, text_rows=False, masked_text=masked)
+    leading, n = facts.leading(), math.prod(grid)
+    behind, plan = facts.build(), leading.build()
+    assert leading.text_first and plan.s_kv == n + 16 and torch.equal(leading.k_order, leading.q_order)
+    assert plan.k_coord.tolist() == [TEXT] * 16 + behind.k_coord[:n].tolist()
+    assert (plan.entries >> 1).tolist() == list(range(len(plan.entries)))
+    full = (plan.entries & 1).tolist()
+    assert full == [int(not masked)] * 2 + [1] * (n // 8) + [0] * (n % 8 > 0)
+    assert torch.equal(plan.counts, behind.counts) and leading.pairs == facts.pairs
+    assert (plan.grid_keys, plan.text_keys, plan.grid_blocks) == (
+        slice(16, 16 + n), slice(0, 16), slice(2, 2 + len(plan.counts))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [dict(text=0), dict(text=9), dict(text_rows=True)])
+def test_other_text_stays_behind(change):
+    facts = Candidates(**dict(grid=(1, 8, 8), text=16, q_tile=TILE, k_tile=(1, 2, 4), keep=0.5) | change)
+    assert replace(facts, text_rows=change.get("text_rows", False)).leading().text_first is False
+    if change != dict(text=0):
+        with pytest.raises(ValueError, match="in whole blocks of 8, got"):
+            replace(facts, text_first=True)
 
 
 def test_moving_a_plan_moves_all_of_it():

@@ -1,5 +1,7 @@
 """Recipes list exactly the blocks that a brute-force mask calls for, and mark exactly the full ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -94,6 +96,39 @@ def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k
     )
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    rules(), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), tiles, tiles, st.booleans(),
+    st.booleans(),
+)  # fmt: skip
+def test_text_that_fills_blocks_may_come_first(rule, texts, block_q, block_k, q_tile, k_tile, pad, masked):
+    grid, rule, mask = rule
+    text = texts * block_k
+    recipe = Recipe(rule, grid, text, block_q, block_k, q_tile, k_tile, pad, False, masked_text=masked)
+    leading = recipe.leading()
+    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, False).roll(text, 1)
+    plan, survey = leading.build(), leading.survey()
+    touched, full = oracles.blocks(wanted, plan.q_coord != PAD, block_q, block_k)
+    full[:, :texts] &= not masked
+    assert torch.equal(oracles.listed(plan)[0], touched) and torch.equal(oracles.listed(plan)[1], full)
+    seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
+    assert torch.equal(seen, wanted) and plan.pairs == recipe.pairs
+    assert (survey.visited, survey.full) == (touched.sum(), full.sum())
+    assert survey.visited <= recipe.survey().visited, "no block holds both text and grid tokens"
+
+
+@pytest.mark.parametrize(
+    "change", [dict(text=0), dict(text=17), dict(text_rows=True), dict(far=2), dict(strict=True)]
+)
+def test_other_text_stays_behind(change):
+    rule = Band(paper_reach(3, 16), 4)
+    recipe = Recipe(rule, (3, 4, 4), **dict(text=16, block_q=8, block_k=8, text_rows=False) | change)
+    assert recipe.leading() is recipe
+    if recipe.text_rows or recipe.far or recipe.strict:
+        with pytest.raises(ValueError, match="first among keys only"):
+            replace(recipe, text_first=True)
+
+
 def test_the_key_holds_everything_that_shapes_a_plan():
     base = dict(rule=Disk(3), grid=(1, 8, 8), text=4, block_q=16, block_k=16)
     assert Recipe(**base).build().key == Recipe(**base).build().key
@@ -109,9 +144,10 @@ def test_the_key_holds_everything_that_shapes_a_plan():
         text_rows=False,
         masked_text=True,
         far=6,
+        text_first=True,
     )
     keys = {
-        Recipe(**base | {"text_rows": name != "far", name: value}).build().key
+        Recipe(**base | {"text_rows": name not in ("far", "text_first"), name: value}).build().key
         for name, value in changes.items()
     }
     assert len(keys | {Recipe(**base).build().key}) == len(changes) + 1

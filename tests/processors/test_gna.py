@@ -77,6 +77,17 @@ def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
     assert got["grid"] == nearest["grid"]
 
 
+def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
+    """Two groups of tokens lie in one tile of two, which a window of one group would leave PARTIAL."""
+    gna, grid = dx.GNA((4, 24, 24), (2, 1, 1), (3, 2, 2)), (16, 64, 64)
+    for tile, dilation in (((1, 8, 16), (3, 1, 1)), ((2, 8, 8), (1, 1, 1))):
+        got = gna.nearest(grid, (tile, tile))
+        assert got.pop("dilation") == dilation and got.pop("grid") == grid
+        survey = dx.GNA(dilation=dilation, **got).recipe(grid, tile=(tile, tile)).survey()
+        assert survey.full == survey.visited
+    assert "dilation" not in dx.GNA((4, 24, 24)).nearest((16, 64, 64), ((2, 8, 8),) * 2)
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
@@ -86,6 +97,7 @@ def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
         (dict(window=(4, 4.5)), r"got \(4, 4.5\)"),
         (dict(window=(4, 4), stride=(5, 1)), "stride 5 and window 4 on axis h"),
         (dict(window=(4, 4), stride=(0, 1)), "stride 0"),
+        (dict(window=(4, 4), dilation=(0, 1)), "dilation must be 1 or more, got 0 on axis h"),
     ],
 )
 def test_bad_settings(settings, words):

@@ -113,5 +113,8 @@ def test_more_sink_frames_than_frames_are_refused():
 
 
 def test_the_nearest_frame_fills_whole_blocks():
-    assert dx.Radial().nearest((21, 45, 80), None) == {"grid": (21, 48, 80)}
-    assert dx.Radial().nearest((21, 48, 80), None) == {"grid": (21, 48, 80)}
+    tile = ((1, 1, 128),) * 2
+    assert dx.Radial().nearest((21, 45, 80), tile) == {"grid": (21, 48, 80)}
+    assert dx.Radial().nearest((21, 48, 80), tile, 300) == {"grid": (21, 48, 80), "text": 256}
+    prime = dx.Radial(block=251).nearest((21, 45, 80), ((1, 1, 251),) * 2)["grid"]
+    assert prime[1] * prime[2] % 251 == 0

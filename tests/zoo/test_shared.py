@@ -9,7 +9,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 import diffusers_ext as dx
 from diffusers_ext import zoo
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.zoo.models import refine
 from diffusers_ext.zoo.train.export import share
 
@@ -53,7 +53,7 @@ def test_a_folder_that_shares_draws_what_the_whole_one_draws(whole, shared):
         pipe.set_progress_bar_config(disable=True)
         pictures.append(pipe("a red circle", generator=torch.Generator().manual_seed(0), **CALL).images)
     assert torch.equal(*pictures)
-    assert fingerprint(shared) == fingerprint(whole)
+    assert marks(shared) == marks(whole)
 
 
 def test_components_of_the_caller_go_first(shared):

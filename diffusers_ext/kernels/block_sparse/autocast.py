@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def dtype_of(x: Tensor) -> torch.dtype:
+    """In which `x` takes part in arithmetic that follows autocast."""
+    return torch.get_autocast_dtype(x.device.type) if _is_on(x) else x.dtype
+
+
 def follows_autocast(attend: Callable[..., Any]) -> Callable[..., Any]:
     """A function of `q, k, v` and more that gets them in the dtype of autocast where that is on, as dense
     attention does, and runs with autocast off, which would take precision from its own products.
@@ -15,10 +20,14 @@ def follows_autocast(attend: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(attend)
     def run(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Any:
-        if not torch.is_autocast_enabled(place := q.device.type):
+        if not _is_on(q):
             return attend(q, k, v, *rest, **named)
-        cast = (x.to(torch.get_autocast_dtype(place)) for x in (q, k, v))
-        with torch.autocast(place, enabled=False):
+        cast = [x.to(dtype_of(x)) for x in (q, k, v)]
+        with torch.autocast(q.device.type, enabled=False):
             return attend(*cast, *rest, **named)
 
     return run
+
+
+def _is_on(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)  # meta is an error there

@@ -41,7 +41,7 @@ class Selection(NamedTuple):
         tokens, plans = shortlist.s_q, self.row_ptr.shape[0]
         times = self.kept.sum((0, 1))  # [NQ, NK]
         full = times * (shortlist.entries & 1)
-        seen = (times[:, : len(shortlist.counts)] * shortlist.counts).sum(1)  # keys of a query
+        seen = (times[:, shortlist.grid_blocks] * shortlist.counts).sum(1)  # keys of a query
         first = torch.arange(len(seen), device=seen.device) * shortlist.block_q
         pairs = (seen * (tokens - first).clamp(max=shortlist.block_q)).sum() + plans * tokens * shortlist.text
         every = torch.full_like(pairs, plans * tokens * (tokens + shortlist.text))
@@ -76,8 +76,8 @@ def select(
 def _select(
     q: Tensor, k: Tensor, v: Tensor, shortlist: Shortlist, mass: float | None, scale: float
 ) -> Selection:
-    tokens = shortlist.s_q
-    k, v, text = k[:, :tokens], v[:, :tokens], k[:, k.shape[1] - shortlist.text :]
+    places = shortlist.grid_keys
+    k, v, text = k[:, places], v[:, places], k[:, shortlist.text_keys]
     q_mean, k_mean = means(q, shortlist.block_q), means(k, shortlist.block_k)
     dots = q_mean @ k_mean.mT
     text_logits = q_mean @ text.permute(0, 2, 3, 1).to(dots.dtype) * scale
@@ -88,7 +88,8 @@ def _select(
     noise += (q_mean @ spreads(k, k_mean, shortlist.block_k).mT).abs()
     # Scale and number of pairs are in signal and noise alike, so they cancel.
     share = share.masked_fill(kept | (dots.abs() <= noise), 0.0)
-    kept = torch.cat([kept, kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(shortlist))], -1)
+    texts = kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(shortlist))
+    kept = torch.cat([texts, kept] if shortlist.text_first else [kept, texts], -1)
     row_ptr, col = compact(kept, shortlist.entries)
     return Selection(row_ptr, col, 1 - share.sum(-1), share @ means(v, shortlist.block_k), kept)
 
@@ -136,7 +137,7 @@ def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
 def _hidden_text(shortlist: Shortlist) -> Tensor:
     """bool `[B or 1, 1, 1, T]`: text tokens that a mask hides."""
     coords = shortlist.k_coord if shortlist.k_coord.ndim == 2 else shortlist.k_coord[None]
-    return (coords[:, shortlist.s_kv - shortlist.text :] == PAD)[:, None, None]
+    return (coords[:, shortlist.text_keys] == PAD)[:, None, None]
 
 
 def _text_blocks(shortlist: Shortlist) -> int:

@@ -64,8 +64,8 @@ def interpreted() -> bool:
 
 
 def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
-    """Tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` for bf16 in the interpreter, which
-    multiplies the bits of bf16 as integers without a word.
+    """Tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` as `choose` does, and for bf16 in the
+    interpreter, which multiplies the bits of bf16 as integers without a word.
     """
     if not interpreted():
         major, minor = torch.cuda.get_device_capability(q.device)
@@ -74,4 +74,5 @@ def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
         raise ValueError(
             "Triton's interpreter computes wrong bfloat16 products; use float16 or float32 there."
         )
-    return choose(kind, 80, 2, q.shape[-1], blocks)  # large tiles, as each costs the same time there
+    itemsize = 2 if q.dtype == torch.float32 else q.dtype.itemsize  # large tiles: each costs the same there
+    return choose(kind, 80, itemsize, q.shape[-1], blocks)

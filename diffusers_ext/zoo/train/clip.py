@@ -85,6 +85,11 @@ class CLIPObjective:
         return ".layers." in name
 
     def prepare(self, device: torch.device) -> None:
+        if self.recipe.batch % 2 or SHARD % self.recipe.batch:
+            raise ValueError(
+                f"shapes-clip is trained on pairs of pictures, {SHARD} pictures at a time, and takes a batch "
+                f"that is even and divides {SHARD}, got {self.recipe.batch}; 128 and 512 are usual"
+            )
         self.model.to(device).train()
         self.vae.to(device)
         if device.type == "cpu":

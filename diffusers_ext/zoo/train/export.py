@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOG_LINES = 2000
-PRECISION = {"bf16": "bf16 autocast", "no": "fp32"}
+PRECISION = {"bf16": "bf16 autocast, ", "no": ""}
 
 
 class PipelineObjective(Objective, Protocol):
@@ -60,7 +60,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
         "samples": state["step"] * objective.recipe.batch,
         "hours": round(state["seconds"] / 3600, 2),
         "hardware": hardware(),
-        "precision": f"{PRECISION[cpu_precision()]}, fp32 weights and average; stored as fp16",
+        "precision": f"{PRECISION[cpu_precision()]}fp32 weights and average; stored as fp16",
         **facts,
         "torch": torch.__version__,
         "sha256": checksums(weight_files(out), out),

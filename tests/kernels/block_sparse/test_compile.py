@@ -24,14 +24,14 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # the default; unset, it warns of a change to come
 
 
-def check(kernel, arch, *args, **kwargs):
+def check(kernel, arch, *args, spilled=0, **kwargs):
     found = binary(kernel, arch, *args, **kwargs)
     assert found.shared <= SHARED_LIMIT[arch]
-    assert found.stack == 0, f"{found.stack} bytes of registers spilled"
+    assert found.stack <= spilled, f"{found.stack} bytes of registers spilled"
     return found
 
 
-@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("arch", SHARED_LIMIT)
 def test_forward_with_windows(arch):
     found = check("forward", arch, 128, "box")
     assert MATRIX_UNIT[arch] in found.ptx
@@ -49,15 +49,24 @@ def test_half_precision(arch, kernel, head_dim, mask):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("mask", ["box", "band", "lut"])
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
 @pytest.mark.parametrize("kernel", ["forward", "dq", "dkv"])
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_single_precision(arch, kernel, head_dim):
-    check(kernel, arch, head_dim, "box", dtype="fp32")
+def test_single_precision(arch, kernel, head_dim, mask):
+    check(kernel, arch, head_dim, mask, dtype="fp32")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
 def test_blocks_of_64_and_the_rectified_output(arch):
-    check("forward", arch, 128, "disk", blocks=(64, 64))
+    for mask in ("disk", "box", "band"):
+        check("forward", arch, 128, mask, blocks=(64, 64))
     check("forward", arch, 128, "none", flags={"RECTIFY": True, "LSE": False})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["forward", "dq", "dkv"])
+@pytest.mark.parametrize("arch", SHARED_LIMIT)
+def test_blocks_of_32_spill_little(arch, kernel):
+    check(kernel, arch, 128, "band", blocks=(32, 32), spilled=16)

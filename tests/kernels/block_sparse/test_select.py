@@ -176,6 +176,30 @@ def test_text_that_a_mask_hides_counts_for_nothing():
         assert torch.equal(found.kept[row, ..., :14], alone.kept[0, ..., :14])
 
 
+@pytest.mark.parametrize("grid", [(1, 8, 8), (1, 9, 7)])
+def test_text_in_front_chooses_the_same_blocks(grid):
+    """Also where the last block is ragged, which is filled up with padding before text behind."""
+    facts = Candidates(grid, 16, (1, 2, 4), (1, 2, 4), 0.3, touching=False, text_rows=False)
+    behind, front = facts.build(), facts.leading().build()
+    q, k, v = tensors(behind)
+    words, places = slice(behind.s_kv - 16, None), slice(0, facts.tokens)
+    k_, v_ = (torch.cat([x[:, words], x[:, places]], 1) for x in (k, v))
+    wanted, chosen = attend(q, k, v, behind, MASS)
+    out, found = attend(q, k_, v_, front, MASS)
+    assert torch.equal(found.kept, chosen.kept.roll(2, -1)) and not found.kept.all()
+    assert torch.equal(found.count(front), chosen.count(behind))
+    close(out, wanted)
+    seen = torch.ones(2, front.s_kv, dtype=torch.bool)
+    seen[1, :5] = False
+    hidden = replace(facts, masked_text=True).leading().build()
+    one, other = (
+        attend(q, k_, v_, replace(plan, k_coord=plan.k_coord.masked_fill(~seen, PAD)), MASS)[0]
+        for plan in (hidden, replace(hidden, k_coord=hidden.k_coord))
+    )
+    close(one, other)
+    assert not torch.equal(one[1], out[1]) and torch.equal(one[0], attend(q, k_, v_, hidden, MASS)[0][0])
+
+
 def test_heads_in_turn_are_all_heads_at_once(monkeypatch):
     shortlist = FACTS.build()
     q, k, v = tensors(shortlist, H=5)

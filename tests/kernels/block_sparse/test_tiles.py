@@ -18,7 +18,7 @@ def test_tiles_divide_blocks(arch, blocks):
     "arguments, words",
     [
         ((75, 2, 64, (128, 128)), "compute capability 8.0, got 7.5"),
-        ((90, 8, 64, (128, 128)), "float16, bfloat16 and float32"),
+        ((90, 8, 64, (128, 128)), "float16, bfloat16 and float32, got elements of 64 bits; cast"),
         ((90, 2, 256, (128, 128)), "heads of 1 to 128 dims, got 256"),
         ((90, 2, 64, (128, 24)), "multiples of 16 tokens"),
     ],

@@ -19,35 +19,38 @@ def test_tokens_of_a_disk(radius, tokens):
 
 
 # FLUX with 512 text tokens: side of the grid, radius, token density, blocks of 128 in rows, in tiles of 8 x
-# 16, of 64 in tiles of 8 x 8
+# 16, of 64 in tiles of 8 x 8; speed-up of blocks of 128 in tiles, in rows
 TABLE = [
-    (64, 8, 0.243, 0.417, 0.380, 0.303),
-    (64, 16, 0.332, 0.574, 0.472, 0.433),
-    (64, 32, 0.591, 0.815, 0.772, 0.719),
-    (128, 8, 0.070, 0.167, 0.118, 0.090),
-    (128, 16, 0.101, 0.274, 0.153, 0.138),
-    (128, 32, 0.2065, 0.466, 0.302, 0.272),
-    (256, 8, 0.0183, 0.072, 0.0317, 0.0237),
-    (256, 16, 0.0267, 0.131, 0.0420, 0.0377),
-    (256, 32, 0.0586, 0.243, 0.0899, 0.0799),
-    (512, 8, 0.0046, 0.022, 0.0081, 0.0060),
-    (512, 16, 0.0068, 0.041, 0.0109, 0.0097),
-    (512, 32, 0.0154, 0.078, 0.0242, 0.0214),
+    (64, 8, 0.243, 0.417, 0.380, 0.303, 2.6, 2.4),
+    (64, 16, 0.332, 0.574, 0.472, 0.433, 2.1, 1.7),
+    (64, 32, 0.591, 0.815, 0.772, 0.719, 1.3, 1.2),
+    (128, 8, 0.070, 0.167, 0.118, 0.090, 8.5, 6.0),
+    (128, 16, 0.101, 0.274, 0.153, 0.138, 6.5, 3.7),
+    (128, 32, 0.2065, 0.466, 0.302, 0.272, 3.3, 2.15),  # printed as 2.2
+    (256, 8, 0.0183, 0.072, 0.0317, 0.0237, 31.6, 13.8),
+    (256, 16, 0.0267, 0.131, 0.0420, 0.0377, 23.8, 7.6),
+    (256, 32, 0.0586, 0.243, 0.0899, 0.0799, 11.1, 4.1),
+    (512, 8, 0.0046, 0.022, 0.0081, 0.0060, 123, 45),
+    (512, 16, 0.0068, 0.041, 0.0109, 0.0097, 92, 24),
+    (512, 32, 0.0154, 0.078, 0.0242, 0.0214, 41, 13),
 ]
 
 
-@pytest.mark.parametrize("side, radius, tokens, rows, tiles, small", TABLE)
-def test_densities_of_flux(side, radius, tokens, rows, tiles, small):
+@pytest.mark.parametrize("side, radius, tokens, rows, tiles, small, tiled_speed, rows_speed", TABLE)
+def test_densities_of_flux(side, radius, tokens, rows, tiles, small, tiled_speed, rows_speed):
     rule, grid = Disk(radius), (1, side, side)
     digits = 4 if side > 128 else 3
     recipe = Recipe(rule, grid, 512)
-    assert recipe.pairs / (side**2 + 512) ** 2 == pytest.approx(tokens, abs=0.51 * 10**-digits)
-    assert recipe.survey().block_density == pytest.approx(rows, abs=0.51e-3)
+    whole, digit = (side**2 + 512) ** 2, 0.1 if side < 512 else 1
+    assert recipe.pairs / whole == pytest.approx(tokens, abs=0.51 * 10**-digits)
+    in_rows = recipe.survey()
+    assert in_rows.block_density == pytest.approx(rows, abs=0.51e-3)
+    assert whole / in_rows.work == pytest.approx(rows_speed, abs=0.51 * digit)
     tiled = Recipe(rule, grid, 512, 128, 128, (1, 8, 16), (1, 8, 16)).survey()
     assert tiled.block_density == pytest.approx(tiles, abs=0.51 * 10**-digits)
-    if side < 512:  # the last three take seconds
-        tiled = Recipe(rule, grid, 512, 64, 64, (1, 8, 8), (1, 8, 8)).survey()
-        assert tiled.block_density == pytest.approx(small, abs=0.51 * 10**-digits)
+    assert whole / tiled.work == pytest.approx(tiled_speed, abs=0.51 * digit)
+    tiled = Recipe(rule, grid, 512, 64, 64, (1, 8, 8), (1, 8, 8)).survey()
+    assert tiled.block_density == pytest.approx(small, abs=0.51 * 10**-digits)
 
 
 def test_a_radius_below_one_is_refused():

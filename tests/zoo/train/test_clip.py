@@ -86,6 +86,15 @@ def test_the_longest_caption_fits():
     assert (ids == tokenizer.eos_token_id).any(1).all()
 
 
+@pytest.mark.parametrize("batch", [1, 3, 33, 48, 128])
+def test_batches_that_would_be_cut_are_refused_before_data_are_drawn(objective, monkeypatch, batch):
+    """Pairs would be torn, or the last batch of a shard cut short."""
+    monkeypatch.setattr(clip, "draw", lambda *_: pytest.fail("data were drawn"))
+    objective.recipe = replace(TINY, batch=batch)
+    with pytest.raises(ValueError, match=f"a batch that is even and divides 64, got {batch}; 128 and 512"):
+        objective.prepare(torch.device("cpu"))
+
+
 def test_inputs_depend_on_the_step_alone(objective, vae):
     """A resumed run enters anywhere: step 5 lies in another shard and in its second round."""
     fresh = CLIPObjective(vae, TINY)

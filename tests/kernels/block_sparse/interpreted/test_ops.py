@@ -44,3 +44,15 @@ def test_heads_that_are_too_large_are_one_sentence():
     q, k = torch.randn(1, 50, 1, 256), torch.randn(1, 41, 1, 256)
     with pytest.raises(ValueError, match="1 to 128 dims, got 256; use the reference"):
         ops.attention(q, k, k, plan)
+
+
+def test_double_precision_is_one_sentence():
+    """The reference takes it; the kernels, which TRITON_INTERPRET asks for, do not."""
+    plan = PLANS["lut"]()
+    q, k = torch.randn(1, 50, 1, 32, dtype=torch.float64), torch.randn(1, 41, 1, 32, dtype=torch.float64)
+    words = (
+        "take float16, bfloat16 and float32, got elements of 64 bits; cast the tensors or use the reference"
+    )
+    with pytest.raises(ValueError, match=words):
+        ops.attention(q, k, k, plan)
+    assert ops.attention(q, k, k, plan, triton=False)[0].dtype == torch.float64

@@ -1,0 +1,71 @@
+"""What the models of the zoo were meant to reach, beside what they reach, from the committed results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers_ext import zoo
+from diffusers_ext.evaluate import table
+from diffusers_ext.evaluate.blocks import markdown
+from diffusers_ext.evaluate.compare import percent
+
+RESULTS = Path(__file__).parent / "results"
+BANDS = {"single_object": (0.92, 1.0), "two_object": (0.45, 0.85)}  # hard enough to leave room, not hopeless
+JUDGE, PREFERENCE, GAP = 0.99, 0.90, 0.15
+STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is held against its teacher, not against bands
+
+
+def told() -> str:
+    """A row for each aim."""
+    return markdown(["aim", "of", "measured", "met"], [*_bands(), *_judges(), _reward(), *_student()])
+
+
+def verdict(entry: Mapping[str, Any], low: float, high: float) -> str:
+    """Whether a share lies in the band; where it does not, but its interval reaches in, that is said."""
+    if low <= entry["accuracy"] <= high:
+        return "yes"
+    within = entry["low"] <= high and entry["high"] >= low
+    side = "above" if entry["accuracy"] > high else "below"
+    return f"no, {side}" + (", within the interval" if within else "")
+
+
+def _bands() -> Iterator[list[str]]:
+    for found in _plain():
+        for task, (low, high) in BANDS.items() if found["model"] != STUDENT else ():
+            entry = found["tasks"][task]
+            aim = f"`{task}` {100 * low:.0f} %" + (" at least" if high == 1 else f" to {100 * high:.0f} %")
+            of = f"{found['model']}, {found['suite']}"
+            yield [aim, of, percent(entry), verdict(entry, low, high)]
+
+
+def _judges() -> Iterator[list[str]]:
+    for name in ("detector-renders", "clip_detector-renders"):
+        found = json.loads((RESULTS / f"{name}.json").read_text())
+        what = "clips" if "clips" in found else "pictures"
+        entry = found["exact"]
+        aim = f"judge {100 * JUDGE:.0f} % exact at least"
+        yield [aim, f"{what} as drawn", f"{100 * entry['accuracy']:.2f} %", verdict(entry, JUDGE, 1.0)]
+
+
+def _reward() -> list[str]:
+    found = json.loads((RESULTS / "reward-shapes-clip-held-out.json").read_text())
+    entry = found["drawn"]["picture"]["overall"]
+    aim = f"right one of two pictures preferred in {100 * PREFERENCE:.0f} % at least"
+    return [aim, f"shapes-clip, {found['suite']}", percent(entry), verdict(entry, PREFERENCE, 1.0)]
+
+
+def _student() -> Iterator[list[str]]:
+    overall = {(f["model"], f["suite"]): f["overall"]["accuracy"] for f in _plain()}
+    for (model, suite), share in overall.items():
+        if model == STUDENT:
+            gap = overall[TEACHER, suite] - share
+            aim = f"within {100 * GAP:.0f} points of {TEACHER}"
+            yield [aim, f"{STUDENT}, {suite}", f"{100 * gap:.0f} points below", "yes" if gap <= GAP else "no"]
+
+
+def _plain() -> list[dict[str, Any]]:
+    found = table.plain(table.load(table.result_files()))
+    return [f for f in found if f["model"] in zoo.MODELS]

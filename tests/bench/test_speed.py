@@ -1,0 +1,34 @@
+"""Speed of generation: every case is timed, checked against pictures made alone, and told."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench import speed
+from bench.speed import Row, measure, told
+from diffusers_ext.evaluate.generate import Item, Picture
+
+
+def test_batches_and_threads_give_the_same_pictures(monkeypatch):
+    monkeypatch.setattr(speed, "PICTURES", 2)
+    before = torch.get_num_threads()
+    rows = measure("shapes-sd-turbo", [1], 1)
+    assert torch.get_num_threads() == before
+    assert [(r.threads, r.batch, r.pictures) for r in rows] == [(1, 1, 2), (1, 16, 2)]
+    assert rows[0].off == 0 and rows[1].off <= 1 and all(r.seconds > 0 for r in rows)
+    assert rows[0].right == rows[1].right
+
+
+def test_another_picture_is_noticed():
+    def made(value):
+        return [Picture(Item("a red circle", 0), Image.fromarray(np.full((8, 8, 3), value, np.uint8)), 0.1)]
+
+    assert speed._off(made(3), made(3)) == 0 and speed._off(made(3), made(200)) == 197
+
+
+def test_the_table_tells_the_fastest_way():
+    rows = [Row("M", 1, 1, 0.2, 0, 15, 16), Row("M", 2, 16, 0.05, 1, 15, 16)]
+    facts = {"hardware": "a machine", "torch": "2.13", "rows": [vars(r) for r in rows]}
+    text = told(facts)
+    assert "a machine, torch 2.13." in text and "2 threads, 16 at once" in text
+    assert "| M | 0.200 | 0.050 | 10 | 1 | 15 of 16 |" in text

@@ -19,7 +19,6 @@ from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 from . import cards, targets
 from . import distillation as distilled
 from . import one_step as single
-from . import speed as fast
 from .quality_chart import table as quality_table
 
 ROOT = Path(__file__).parents[1]
@@ -180,11 +179,6 @@ def distillation() -> str:
     return distilled.told(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
 
 
-def speed() -> str:
-    """Seconds of each model alone and in batches, on one thread and on all, from the committed run."""
-    return fast.told(json.loads((RESULTS / "speed-cpu-x86_64.json").read_text()))
-
-
 def one_step() -> str:
     """shapes-sd-turbo beside its teacher at several numbers of steps, from the committed run."""
     return single.told(json.loads((RESULTS / "one_step-shapes-sd-turbo.json").read_text()))
@@ -206,7 +200,6 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "distillation": distillation,
         "growth": growth,
         "one-step": one_step,
-        "speed": speed,
         "targets": targets.told,
         "reward": reward,
         **{

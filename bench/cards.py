@@ -17,6 +17,7 @@ from diffusers_ext.zoo.mistakes import KINDS
 
 RESULTS = Path(__file__).parent / "results"
 REWARD = RESULTS / "reward-shapes-clip-held-out.json"
+LINE = 110  # as the formatter of this project breaks it
 CAPTION = "a red circle and a blue square"
 CLIP_CAPTION = "a red circle moves left"
 ABOUT: Mapping[str, str] = MappingProxyType(
@@ -136,13 +137,15 @@ def _front(name: str) -> str:
 def _use(name: str, facts: Mapping[str, Any]) -> str:
     if name in zoo.REWARDS:
         return (
-            "from diffusers_ext import zoo\n\n"
-            f'scores = zoo.load_reward("{name}").score(images, ["{CAPTION}"] * len(images))  # cosines'
+            f'from diffusers_ext import zoo\n\nprompts = ["{CAPTION}"] * len(images)\n'
+            f'cosines = zoo.load_reward("{name}").score(images, prompts)'
         )
-    call = ", ".join(f"{key}={value!r}" for key, value in facts["call"].items())
+    call = f"call = dict({', '.join(f'{key}={value!r}' for key, value in facts['call'].items())})"
+    if len(call) > LINE:
+        call = call.replace("(", "(\n    ", 1)[:-1] + "\n)"
     caption, got = (CLIP_CAPTION, "frames") if "num_frames" in facts["call"] else (CAPTION, "images")
     return (
-        f'import diffusers_ext as dx\n\npipe = dx.load("{name}")\ncall = dict({call})\n'
+        f'import diffusers_ext as dx\n\npipe = dx.load("{name}")\n{call}\n'
         f'{got} = pipe("{caption}", **call).{got}'
     )
 

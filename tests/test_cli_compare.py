@@ -117,10 +117,6 @@ def test_a_method_is_named_once(refused, saved_model, tmp_path):
 
 
 FOLDERS = [["compare", "a"], ["eval"], ["train", "shapes-vae"]]  # write a folder; generate also a file
-    ["compare", "a"],
-    ["eval"],
-    ["train", "shapes-vae"],
-]  # commands that write one; generate also files
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.kernels.block_sparse.compiled import SHARED_LIMIT, binary
 
 MATRIX_UNIT = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 120: "mma.sync"}
 MATRIX_UNIT |= {90: "wgmma.mma_async", 100: "tcgen05.mma"}
+RULES = ["box", "band", "disk"]  # whole blocks, without a rule, need fewer registers
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_forward_with_windows(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mask", ["box", "band"])  # those that need the most registers
+@pytest.mark.parametrize("mask", RULES)
 @pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
 @pytest.mark.parametrize("kernel", ["forward", "dq", "dkv"])
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
@@ -49,7 +50,7 @@ def test_half_precision(arch, kernel, head_dim, mask):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mask", ["box", "band", "lut"])
+@pytest.mark.parametrize("mask", RULES)
 @pytest.mark.parametrize("head_dim", [32, 64, 128])
 @pytest.mark.parametrize("kernel", ["forward", "dq", "dkv"])
 @pytest.mark.parametrize("arch", SHARED_LIMIT)

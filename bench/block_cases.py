@@ -68,7 +68,7 @@ def cases() -> list[Case]:
     return [
         *flux[1024], *published["wan2.1", 720], *published["hunyuan-video", 720], *flux[4096],
         Case("sd3.5", {"height": 1024, "width": 1024}, settings("sd3.5", "gna")),
-        Case("mochi", mochi, dx.GNA((14, 16, 24), stride=(2, 8, 8), dense_steps=0)),  # ours, as for Wan
+        Case("mochi", mochi, settings("mochi", "gna")),
         Case("mochi", mochi, dx.RectifiedSparse(keep=0.25, p_remaining=None, dense_steps=0)),
         *published["wan2.1", 480], *flux[2048],
     ]  # fmt: skip

@@ -88,6 +88,7 @@ def readings(count: int, vae: Any = None) -> Iterator[Reading]:
 def summary(read: Sequence[Reading]) -> dict[str, Any]:
     """Exactness of clips, frames and tracks, whole and in parts, and the tables; plain data."""
     colours, shapes = by_word(p for r in read for p in r.frames)
+    track_colours, track_shapes = by_word(p for r in read for p in r.tracks)
     return {
         "clips": len(read),
         "seed": SEED,
@@ -100,6 +101,8 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
         "motions": table(p for r in read for p in r.motions),
         "shapes": table(shapes),
         "colours": table(colours),
+        "track_shapes": table(track_shapes),
+        "track_colours": table(track_colours),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.generate import Item
@@ -27,7 +28,7 @@ from diffusers_ext.evaluate.run import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import Question, questions
-from diffusers_ext.evaluate.weights import marks
+from diffusers_ext.evaluate.weights import fingerprint, marks
 from diffusers_ext.metadata import output_folder, slug, versions, write_json
 from diffusers_ext.zoo.suites import TASKS
 
@@ -142,8 +143,6 @@ def reward(name: str) -> Scorer:
     """A learned reward of the zoo as a scorer; `SystemExit` in one sentence where there is none."""
     import torch
 
-    from diffusers_ext import zoo
-
     try:
         model = zoo.load_reward(name)
     except (ValueError, FileNotFoundError) as error:
@@ -183,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench = Bench(args.model, pipe, asked, args.work / label, args.batch)
         found = {
             "model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, **bench.identity,
+            "rewards": {name: fingerprint(zoo.path(name)) for name in scorers},
             "call": bench.call, "best_of": best_of(bench, args.best_of, scorers),
             "guidance": sweep(bench, "guidance_scale", args.scales),
             "steps": sweep(bench, "num_inference_steps", args.steps), "versions": versions(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.plot import COLOURS, MARKERS, blank, points, tidy
 
 if TYPE_CHECKING:
@@ -76,3 +77,20 @@ def _sweep(axes: Axes, rows: Sequence[Mapping[str, Any]], label: str) -> None:
     axes.plot(values, [100 * row["overall"]["accuracy"] for row in rows], color="black")
     points(axes, values, [row["overall"] for row in rows], "accuracy", "overall", 0)
     axes.set_xlabel(label)
+
+
+def told(found: Sequence[Mapping[str, Any]]) -> str:
+    """Table of one seed and the best of all, a line for each model and judge."""
+    rows = []
+    for one in found:
+        best = one["best_of"]
+        start, most = best["oracle"][0]["overall"], best["counts"][-1]
+        for judge in judges(best):
+            who = "the detector" if judge == "oracle" else judge
+            ends = [_interval(e) for e in (start, best[judge][-1]["overall"])]
+            rows.append([one["model"], str(start["n"]), who, ends[0], f"{ends[1]} of {most}"])
+    return markdown(["model", "prompts", "chosen by", "one seed", "best seed"], rows)
+
+
+def _interval(entry: Mapping[str, float]) -> str:
+    return "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * entry[k] for k in ("accuracy", "low", "high")))

@@ -16,9 +16,11 @@ from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
-from . import cards, targets
+from . import cards, plans, targets
 from . import distillation as distilled
 from . import one_step as single
+from . import speed as fast
+from .headroom_chart import told as gains
 from .quality_chart import table as quality_table
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +122,8 @@ def clip_detector() -> str:
         frames = f"{100 * found['frames']['exact'] / found['frames']['n']:.2f} %"
         rows.append([found["what"], str(found["clips"]), *shares, frames, psnr])
         notes += [
-            f"- {found['what']}, {key} frame by frame: {_mistakes(found[key])}."
+            f"- {found['what']}, {key} {by}: {_mistakes(found[prefix + key])}."
+            for by, prefix in (("frame by frame", ""), ("track by track", "track_"))
             for key in ("shapes", "colours")
         ]
         notes.append(f"- {found['what']}, motions: {_mistakes(found['motions'])}.")
@@ -179,6 +182,16 @@ def distillation() -> str:
     return distilled.told(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
 
 
+def headroom() -> str:
+    """What choosing among seeds gains, from the committed runs."""
+    return gains([json.loads(file.read_text()) for file in sorted(RESULTS.glob("headroom-*.json"))])
+
+
+def speed() -> str:
+    """Seconds a picture or clip of every model, from the committed run."""
+    return fast.told(json.loads((RESULTS / "speed-cpu-x86_64.json").read_text()))
+
+
 def one_step() -> str:
     """shapes-sd-turbo beside its teacher at several numbers of steps, from the committed run."""
     return single.told(json.loads((RESULTS / "one_step-shapes-sd-turbo.json").read_text()))
@@ -202,10 +215,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "one-step": one_step,
         "targets": targets.told,
         "reward": reward,
-        **{
-            f"quality-{m}": partial(quality, m)
-            for m in ("shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan")
-        },
+        "headroom": headroom,
+        "speed": speed,
+        "whole-tiles": plans.told,
+        **{f"quality-{model}": partial(quality, model) for model in MEASURED},
     }
 )
 

@@ -25,6 +25,7 @@ from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.evaluate.video import still
 from diffusers_ext.metadata import versions
 from diffusers_ext.zoo.train.export import hardware
 
@@ -87,7 +88,7 @@ def measure(model: str, threads: Sequence[int], rounds: int) -> list[Row]:
 
 
 def _off(one: Sequence[Any], other: Sequence[Any]) -> int:
-    steps = ([np.asarray(p.image, np.int16) for p in made] for made in (one, other))
+    steps = ([np.asarray(still(p.image), np.int16) for p in made] for made in (one, other))
     return max(int(np.abs(a - b).max()) for a, b in zip(*steps, strict=True))
 
 

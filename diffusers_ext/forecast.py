@@ -28,7 +28,7 @@ class Forecast:
     session takes the grid, and where padding adds more than 15 %. `memory_bytes` are those that a session
     keeps of the plan, once for all layers and steps. `nearest` holds the closest sizes without padding; for
     GNA also the closest settings with which no visited block needs a check, if all levels of a U-Net take
-    them. Disks (CLEAR) and bands (Radial but for reduce="block") leave checks at any size. It is empty where
+    them. Disks (CLEAR) and bands (Radial) leave checks at any size, but for reduce="block". It is empty where
     nothing is near.
     """
 

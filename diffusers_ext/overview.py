@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from .admission import denoisers, session_of
 from .core import Site
 from .families import family_of
-from .session import Session, denoisers, session_of
 
 
 @dataclass(frozen=True)
 class Summary:
     """Denoisers of a target: `(component, class name, family, sites, session)` each."""
 
-    denoisers: tuple[tuple[str, str, str, tuple[Site, ...], Session | None], ...]
+    denoisers: tuple[tuple[str, str, str, tuple[Site, ...], Any], ...]
 
     def __str__(self) -> str:
         lines = []

@@ -2,32 +2,21 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
 from . import hook as hooks
+from .admission import Denoiser, check_conflicts, check_stock, denoisers, inspect, select
 from .branches import Branches, Cfg
 from .clock import Clock
 from .core import Core, Method, ReportingCore, RunContext, Site, Slot
-from .errors import ConflictError, MethodError, UnsupportedError
-from .families import FAMILIES, family_of
-from .families.base import Family, FamilyProcessor
+from .errors import MethodError
+from .families.base import FamilyProcessor
 from .report import Report, SiteReport
 
-COMPONENTS = ("unet", "transformer", "transformer_2")
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
 BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
-
-
-@dataclass(frozen=True)
-class _Denoiser:
-    component: str
-    model: nn.Module
-    family: Family
-    sites: tuple[Site, ...]
 
 
 def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
@@ -58,10 +47,10 @@ class Session:
         self._hooks: list[hooks.DenoiserHook] = []
         self._reporting: dict[Site, ReportingCore] = {}
         self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
-        self._denoisers = [_inspect(component, model) for component, model in denoisers(target).items()]
-        self._selected = _select(self.methods, [s for d in self._denoisers for s in d.sites])
+        self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
+        self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
         guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
-        _check_conflicts(self.methods, self._selected, self._denoisers)
+        check_conflicts(self.methods, self._selected, self._denoisers)
         pipe = None if isinstance(target, nn.Module) else target
         self._pipe = pipe
         for denoiser in self._denoisers if guidance else ():
@@ -160,14 +149,14 @@ class Session:
             f"{method!r}; pass one of session.methods."
         )
 
-    def _install(self, denoiser: _Denoiser, clock: Clock, cfg: Cfg, guidance: Any) -> None:
+    def _install(self, denoiser: Denoiser, clock: Clock, cfg: Cfg, guidance: Any) -> None:
         modules = dict(denoiser.model.named_modules())
         touched = [
             s
             for s in denoiser.sites
             if not self.methods or any(s in self._selected[id(m)] for m in self.methods)
         ]
-        _check_stock(denoiser, touched, modules)
+        check_stock(denoiser, touched, modules)
         cores: dict[Site, Any] = {}
         processors: dict[Site, FamilyProcessor] = {}
         for site in touched:
@@ -206,110 +195,6 @@ class Session:
         ]
         self._undo.append(hooks.install(denoiser.model, hook))
         self._hooks.append(hook)
-
-
-def denoisers(target: Any) -> dict[str, nn.Module]:
-    """Component name -> denoiser of a pipeline, or `{"": denoiser}`; raises `UnsupportedError` where there is
-    none.
-    """
-    if isinstance(target, nn.Module):
-        return {"": target}
-    found = {
-        name: model for name in COMPONENTS if isinstance(model := getattr(target, name, None), nn.Module)
-    }
-    if not found:
-        raise UnsupportedError(
-            f"{type(target).__name__} has none of the components {', '.join(COMPONENTS)}; known denoisers "
-            "are "
-            f"{', '.join(FAMILIES)}: pass a pipeline that holds one, or the denoiser itself."
-        )
-    return found
-
-
-def session_of(model: nn.Module) -> Session | None:
-    """The session in force on a denoiser."""
-    registry = getattr(model, "_diffusers_hook", None)
-    hook = registry.get_hook(hooks.NAME) if isinstance(registry, HookRegistry) else None
-    return hook.session if hook is not None else None
-
-
-def _inspect(component: str, model: nn.Module) -> _Denoiser:
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise UnsupportedError(
-            f"{component or type(model).__name__} is compiled as a whole, which hides its attention modules; "
-            "compile its blocks (compile_repeated_blocks() or block.compile()), before or after apply()."
-        )
-    family = family_of(model)
-    if getattr(model, "_parallel_config", None) is not None:
-        raise UnsupportedError(
-            f"{component or type(model).__name__} runs under context or tensor parallelism, which splits "
-            "what our attention must see whole; load it without enable_parallelism()."
-        )
-    if session_of(model) is not None:
-        raise ConflictError(
-            f"{component or type(model).__name__} is under a session already; pass both methods to one "
-            "apply(), "
-            "or close the first session."
-        )
-    return _Denoiser(component, model, family, tuple(family.sites(model, component)))
-
-
-def _select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozenset[Site]]:
-    selected = {}
-    for method in methods:
-        if not hasattr(method, "slots"):
-            raise MethodError(f"apply() takes methods such as SoftPAG(...), got {type(method).__name__}.")
-        picked = method.select(sites)
-        if not picked:
-            raise MethodError(
-                f"{method.name} touches no attention module of this model; see dx.summary(pipe) for its "
-                "sites."
-            )
-        for site in picked:
-            if (why := method.why_not(site, None)) is not None:
-                raise UnsupportedError(f"{why}; choose other modules (see dx.summary(pipe)).")
-        selected[id(method)] = frozenset(picked)
-    return selected
-
-
-def _check_conflicts(
-    methods: tuple[Method, ...], selected: dict[int, frozenset[Site]], found: list[_Denoiser]
-) -> None:
-    for i, first in enumerate(methods):
-        for second in methods[i + 1 :]:
-            if Slot.DENOISER in first.slots & second.slots:
-                raise ConflictError(
-                    f"{first.name} and {second.name} both add a guidance pass and only one can; "
-                    "merge their head sets into one method."
-                )
-            shared = selected[id(first)] & selected[id(second)]
-            if Slot.CORE in first.slots & second.slots and shared:
-                names = ", ".join(sorted(s.path for s in shared))
-                raise ConflictError(
-                    f"{first.name} and {second.name} both decide how attention is computed at {names}; "
-                    "give each its own layers."
-                )
-    for method in methods:
-        for denoiser in found:
-            if Slot.DENOISER in method.slots and getattr(denoiser.model, "is_cache_enabled", False):
-                raise ConflictError(hooks.cache_conflict(method.name, type(denoiser.model).__name__))
-
-
-def _check_stock(denoiser: _Denoiser, touched: list[Site], modules: dict[str, nn.Module]) -> None:
-    foreign = {
-        site.path: type(modules[site.name].processor).__name__
-        for site in touched
-        if type(modules[site.name].processor).__name__ not in denoiser.family.stock
-    }
-    if foreign:
-        path, name = next(iter(foreign.items()))
-        raise UnsupportedError(
-            f"{len(foreign)} attention modules, first {path}, run {name}, which is not one of the processors "
-            "we "
-            f"reproduce ({', '.join(sorted(denoiser.family.stock))}); undo what installed it (IP-Adapter, "
-            "attention "
-            "slicing, xformers), or choose other modules."
-        )
 
 
 def _set_processor(module: nn.Module, processor: Any) -> None:

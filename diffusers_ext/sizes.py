@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .admission import denoisers
 from .core import Method, nearest_names
 from .errors import MethodError
 from .families import family_of
 from .families.unet import halvings
-from .session import denoisers
 from .values import fit, fit_fields
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from PIL.Image import Image, Resampling
 
+from .admission import denoisers, session_of
 from .call import arguments, check_size, makes_videos
 from .core import Method
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import family_of
 from .forecast import plan
 from .report import Report
-from .session import apply, denoisers, session_of
+from .session import apply
 from .values import fit
 
 # Where a family keeps the module that reads `theta` anew in each call; others bake it into tables.

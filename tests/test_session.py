@@ -10,8 +10,8 @@ from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 
 import diffusers_ext as dx
+from diffusers_ext.admission import denoisers, session_of
 from diffusers_ext.core import Slot
-from diffusers_ext.session import denoisers, session_of
 
 from .hosts import every_host, host, processors
 from .tiny_models import flux, sd3

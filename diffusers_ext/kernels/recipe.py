@@ -3,6 +3,7 @@
 Never more than a chunk of the block matrix, and never anything token by token, is in memory.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,8 +15,11 @@ from . import geometry
 from .boxes import Boxes, decompose
 from .geometry import PAD, Grid
 from .masks import Kind, Rule, no_table
+from .masks.band import Band
 from .masks.strict import strict_blocks
+from .masks.tiles import kept_tiles
 from .plan import BlockPlan
+from .survey import Survey
 
 CHUNK = 1 << 20  # block pairs looked at together
 
@@ -29,8 +33,8 @@ class Recipe:
     kernels that leave those rows to dense attention; `text_first` then has the text keys before the others.
     `far` more keys come last, which grid queries see and text queries do not; they can be counted with text
     rows, but built only without. `masked_text` keeps text keys out of FULL blocks, so that `BlockPlan.hiding`
-    can hide some. `strict` replaces the exact cover of a band by whole blocks under the rule of
-    `masks.strict`.
+    can hide some. `snap` replaces the exact cover by whole blocks: of a band in raster order under the rule
+    of `masks.strict`, of tiles, which are filled up, under that of `masks.tiles`.
     """
 
     rule: Rule
@@ -42,7 +46,7 @@ class Recipe:
     k_tile: Grid | None = None
     pad: bool = False
     text_rows: bool = True
-    strict: bool = False
+    snap: bool = False
     masked_text: bool = False
     far: int = 0
     text_first: bool = False
@@ -55,20 +59,21 @@ class Recipe:
             )
         if min(self.grid) < 1:
             raise ValueError(f"A grid needs at least one token on each axis, got {self.grid}.")
-        if self.strict and (self.q_tile or self.k_tile or self.block_q != self.block_k):
+        if self.snap and not (self._by_majority or self._tile_a_block):
             raise ValueError(
-                "The strict rule counts in raster order with blocks as wide as high; leave tiles out."
+                "Whole blocks are kept of a band, in raster order and with blocks as wide as high, or of "
+                "filled-up tiles with a block each; leave snap out."
             )
-        if self.text_first and (self.text_rows or self.strict or self.far):
+        if self.text_first and (self.text_rows or self.far or (self.snap and self._by_majority)):
             raise ValueError(
-                "Text comes first among keys only, without the strict rule and without far keys; leave "
-                "text_first out."
+                "Text comes first among keys only, without far keys and without whole blocks of a band; "
+                "leave text_first out."
             )
 
     def leading(self) -> "Recipe":
         """The same with the text keys first, where that leaves blocks of the grid as they are."""
         whole = self.text > 0 and self.text % self.block_k == 0
-        fits = whole and not (self.text_rows or self.strict or self.far)
+        fits = whole and not (self.text_rows or self.far or (self.snap and self._by_majority))
         return replace(self, text_first=True) if fits else self
 
     @cached_property
@@ -119,14 +124,14 @@ class Recipe:
             s_kv=len(k_coord),
             q_coord=q_coord,
             k_coord=k_coord,
-            kind=Kind.NONE if self.strict else self.rule.kind,
-            params=() if self.strict else self.rule.params,
-            table=no_table() if self.strict else self.rule.table(),
+            kind=Kind.NONE if self.snap else self.rule.kind,
+            params=() if self.snap else self.rule.params,
+            table=no_table() if self.snap else self.rule.table(),
             pairs=self.pairs,
             key=(self, str(device)),
         ).to(device)
 
-    def survey(self) -> "Survey":
+    def survey(self) -> Survey:
         """What the plan would be like, without building it; also for grids that no kernel can address."""
         visited = whole = 0
         for touched, full in self._blocks():
@@ -135,9 +140,9 @@ class Recipe:
         s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
         return Survey(self, s_q, s_kv, visited, whole)
 
-    def plan_bytes(self, survey: "Survey") -> int:
+    def plan_bytes(self, survey: Survey) -> int:
         """Of the tensors of the plan that a survey counted, and of its order, all int32."""
-        rows, table = -(-survey.s_q // self.block_q), 0 if self.strict else self.rule.table().numel()
+        rows, table = -(-survey.s_q // self.block_q), 0 if self.snap else self.rule.table().numel()
         return 4 * (2 * rows + 1 + survey.visited + survey.s_q + survey.s_kv + table)
 
     def bitmap(self) -> Tensor:
@@ -146,7 +151,7 @@ class Recipe:
 
     @property
     def pairs(self) -> int:
-        """Visible pairs of tokens; under the strict rule those of the band it approximates."""
+        """Visible pairs of tokens; with `snap` those of the rule that whole blocks approximate."""
         n = self.grid[0] * self.grid[1] * self.grid[2]
         rows = self.text if self.text_rows else 0
         return self.rule.pairs(self.grid) + n * (self.text + self.far) + rows * (n + self.text)
@@ -178,49 +183,48 @@ class Recipe:
         begins = torch.arange(len(k.text)) * self.block_k
         far = len(self.k_order) + self.text  # the first place of far keys
         only_far, some_far = begins >= far, (begins + self.block_k > far) & bool(self.far)
-        coarse = strict_blocks(self.rule, *_flat(self.grid), self.block_k) if self.strict else None
         for rows in torch.arange(len(q.text)).split(max(1, CHUNK // len(k.text))):
-            if coarse is None:
-                touched, full = _classify(self.rule, q, k, rows)
-            else:
-                touched = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
-                inside = rows < len(coarse)
-                touched[inside, : coarse.shape[1]] = coarse[rows[inside]]
+            if self.snap:
+                touched = self._kept(q, k, rows)
                 full = torch.ones_like(touched)
+            else:
+                touched, full = _classify(self.rule, q, k, rows)
             some_key = k.text | k.vision
             touched |= (q.text[rows, None] & some_key & ~only_far) | (k.text & q.vision[rows, None])
             asked = k.hidden | k.text if self.masked_text else k.hidden
             asked = asked | (q.text[rows, None] & some_far)
             yield touched, full & touched & ~asked
 
+    def _kept(self, q: Boxes, k: Boxes, rows: Tensor) -> Tensor:
+        """bool `[rows, NK]`: whole blocks of grid tokens."""
+        if self._tile_a_block:
+            kept = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
+            mine = q.vision[rows].nonzero(as_tuple=True)[0]
+            theirs = k.vision.nonzero(as_tuple=True)[0]
+            corners = q.outer_lo[rows[mine]], q.outer_hi[rows[mine]], k.outer_lo[theirs], k.outer_hi[theirs]
+            kept[mine[:, None], theirs] = kept_tiles(self.rule, *corners)
+            return kept
+        blocks = self._strict_blocks
+        kept = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
+        inside = rows < len(blocks)
+        kept[inside, : blocks.shape[1]] = blocks[rows[inside]]
+        return kept
 
-@dataclass(frozen=True)
-class Survey:
-    """Counts of a plan: places of queries and keys, visited blocks, FULL ones among them."""
-
-    recipe: Recipe
-    s_q: int
-    s_kv: int
-    visited: int
-    full: int
-
-    @property
-    def work(self) -> int:
-        """Pairs that a kernel multiplies, padding included."""
-        return self.visited * self.recipe.block_q * self.recipe.block_k
-
-    @property
-    def block_density(self) -> float:
-        """Visited blocks over those of dense attention; padding counts. Far keys are extra, so that it may
-        exceed 1; without any it is `BlockPlan.block_density`.
-        """
-        rows, keys = -(-self.s_q // self.recipe.block_q), self.s_kv - self.recipe.far
-        return self.visited / (rows * -(-keys // self.recipe.block_k))
+    @cached_property
+    def _strict_blocks(self) -> Tensor:
+        frames, *sides = self.grid
+        return strict_blocks(self.rule, frames, math.prod(sides), self.block_k)
 
     @property
-    def full_share(self) -> float:
-        """As `BlockPlan.full_share`."""
-        return self.full / max(self.visited, 1)
+    def _by_majority(self) -> bool:
+        raster = self.q_tile is None and self.k_tile is None
+        return raster and isinstance(self.rule, Band) and self.block_q == self.block_k
+
+    @property
+    def _tile_a_block(self) -> bool:
+        tiles = (self.q_tile, self.block_q), (self.k_tile, self.block_k)
+        fits = all(tile is not None and math.prod(tile) == block for tile, block in tiles)
+        return fits and self.pad and hasattr(self.rule, "pairs_between")
 
 
 def _classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +247,3 @@ def _classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Ten
         touched[a, b] = (some & there).flatten(1).any(1)
         full[a, b] = (each | ~there).flatten(1).all(1)
     return touched, full
-
-
-def _flat(grid: Grid) -> tuple[int, int]:
-    return grid[0], grid[1] * grid[2]

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..admission import denoisers
 from ..errors import MethodError, UnsupportedError
-from ..session import Session, apply, denoisers
+from ..session import Session, apply
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -78,6 +79,11 @@ def _checked(method: Any, text_merge: TextMerge) -> TextMerge:
                 f"patch_parallel has no more than a strip of the picture, but {name}="
                 f"{getattr(method, name)} needs all of it; set {name}=0."
             )
+    if method.reduce == "block":
+        raise UnsupportedError(
+            "patch_parallel exchanges the rows that a disk reaches, and whole tiles reach farther; use "
+            "reduce='token'."
+        )
     if method.backend == "flex":
         raise UnsupportedError(
             "patch_parallel needs the log-sum-exp of attention, which FlexAttention does not give here; use "

@@ -8,7 +8,7 @@ need no dense steps.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ..errors import MethodError
 from ..kernels.masks.disk import Disk
 from ..kernels.recipe import Recipe
 from . import far
-from .sparse import Grid, SparseMethod, tiled
+from .sparse import Grid, SparseMethod, tiled, tokens_or_tiles
 from .sparse_core import Laid, SparseCore
 from .whole import whole_frame, whole_text
 
@@ -39,6 +39,9 @@ class CLEAR(SparseMethod):
     sequences are shorter are measured against their own: a fourth for each level of a U-Net below its finest
     attention, and without the text where attention is among image tokens alone. With far tokens the published
     code has `log(10 S)` there, which nothing explains; this is the rule without.
+
+    `reduce="token"` is the disk at any size; `"block"` keeps or drops whole tiles of tokens, without checks
+    inside, cheaper and rougher.
 
     Raises `MethodError` for settings out of range and for a weights file that does not fit the model,
     `UnsupportedError` for video and for grids that `downsample` does not divide.
@@ -81,6 +84,8 @@ class CLEAR(SparseMethod):
             "FLUX.1 at 1024 px, 4096 for the finest level of Stable Diffusion 1 at 512 px",
         },
     )
+
+    reduce: Literal["token", "block"] = tokens_or_tiles()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +151,8 @@ class CLEAR(SparseMethod):
     ) -> Recipe:
         """Tiles of 8 x 16, which a disk covers better than runs of a row."""
         cells = math.prod(grid) // self.downsample**2 if self.downsample else 0
-        return tiled(Disk(self.radius), grid, text, text_rows, tile, cells)
+        snap = self.reduce == "block"
+        return tiled(Disk(self.radius), grid, text, text_rows, tile, cells, snap)
 
 
 class ClearCore(SparseCore):

@@ -6,14 +6,14 @@ Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from ..errors import MethodError
 from ..kernels.masks.box import Window, window_start
 from ..kernels.recipe import Recipe
-from .sparse import Grid, SparseMethod, first_steps, tiled
+from .sparse import Grid, SparseMethod, first_steps, tiled, tokens_or_tiles
 
 AXES = {"unit": "tokens along (t,) h, w", "low": 1}
 
@@ -22,8 +22,11 @@ AXES = {"unit": "tokens along (t,) h, w", "low": 1}
 class GNA(SparseMethod):
     """Windows of `window` tokens that move in steps of `stride`, among tokens `dilation` apart.
 
-    Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. Raises `MethodError` for windows that
-    do not fit the grid and strides above the window. Text sees all and is seen by all.
+    Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. `reduce="token"` is exact at any size;
+    `"block"` keeps or drops whole tiles of tokens, without checks inside, which is cheaper and rougher
+    (Sliding Tile Attention where a window has an odd number of tiles and moves by one), and takes no
+    dilation. Raises `MethodError` for windows that do not fit the
+    grid and strides above the window. Text sees all and is seen by all.
     """
 
     name: ClassVar[str] = "gna"
@@ -39,6 +42,7 @@ class GNA(SparseMethod):
         default=(1, 1, 1), metadata={**AXES, "help": "distance of neighbouring tokens of a window"}
     )
 
+    reduce: Literal["token", "block"] = tokens_or_tiles()
     dense_steps: int | float = first_steps(0.3)
 
     def __post_init__(self) -> None:
@@ -66,6 +70,12 @@ class GNA(SparseMethod):
                     f"GNA dilation must be 1 or more, got {d} on axis {axis}; 1 leaves no gaps in a window."
                 )
 
+        if self.reduce == "block" and max(self.dilation) > 1:
+            raise MethodError(
+                f"GNA keeps whole tiles, which hold all groups of a dilation, got dilation {self.dilation} "
+                "with reduce='block'; leave the dilation at 1, or use reduce='token'."
+            )
+
     def rule(self, grid: Grid) -> Window:
         """The windows on a grid."""
         try:
@@ -77,7 +87,7 @@ class GNA(SparseMethod):
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> Recipe:
         """Tiles of 8 x 16 for images, 2 x 8 x 8 for video."""
-        return tiled(self.rule(grid), grid, text, text_rows, tile)
+        return tiled(self.rule(grid), grid, text, text_rows, tile, snap=self.reduce == "block")
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
         """Also the closest window, with its smallest stride, and the dilation where there is any, with which

@@ -86,7 +86,10 @@ def lay_out(
     front = layout.text.start < layout.vision.start
     if front and (leading := recipe.leading()) is not recipe:
         recipe, survey = leading, leading.survey()
-    plan = recipe.build(device)
+    try:
+        plan = recipe.build(device)
+    except ValueError as error:  # a grid that plans cannot address
+        raise UnsupportedError(f"{method.name}: {error}") from error
     _ = plan.order  # made here, as compiled code cannot
     start, order = layout.vision.start, recipe.q_order
     # Padding repeats a token; the plan hides it.

@@ -119,7 +119,7 @@ class Radial(SparseMethod):
             self.block,
             self.block,
             text_rows=text_rows,
-            strict=self.reduce == "block",
+            snap=self.reduce == "block",
         )
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from ..core import Core, Layout, RunContext, Site, Slot
@@ -10,7 +10,8 @@ from ..errors import MethodError, UnsupportedError
 from ..kernels.capabilities import BACKENDS
 from ..kernels.geometry import Grid, check_grid
 from ..kernels.masks import Rule
-from ..kernels.recipe import Recipe, Survey
+from ..kernels.recipe import Recipe
+from ..kernels.survey import Survey
 from ..values import fit_fields
 from .sparse_core import SparseCore
 from .whole import whole_grid, whole_text
@@ -37,6 +38,15 @@ def first_steps(default: int | float) -> Any:
         "which below 1.0 leaves a step sparse",
     }
     return field(default=default, kw_only=True, metadata=facts)
+
+
+def tokens_or_tiles() -> Any:
+    """The field `reduce` of methods whose tokens lie tile by tile."""
+    facts = {
+        "unit": "rule",
+        "help": "check tokens inside tiles, or keep whole tiles of which a third is seen",
+    }
+    return field(default="token", kw_only=True, metadata=facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,19 +189,18 @@ def tiled(
     text_rows: bool,
     tile: tuple[Grid, Grid] | None,
     far: int = 0,
+    snap: bool = False,
 ) -> Recipe:
-    """Tile-major order; unless tiles are given, short ones are filled up only where that visits less."""
+    """Tile-major order; unless tiles are given or kept whole (`snap`), short ones are filled up only where
+    that visits less.
+    """
     q_tile, k_tile = tile or default_tiles(grid)
-    recipes = [
-        Recipe(
-            rule, grid, text, math.prod(q_tile), math.prod(k_tile), q_tile, k_tile, filled, text_rows, far=far
-        )
-        for filled in (True, False)
-    ]
+    blocks = math.prod(q_tile), math.prod(k_tile)
+    filled = Recipe(rule, grid, text, *blocks, q_tile, k_tile, True, text_rows, snap=snap, far=far)
     whole = all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True))
-    if whole or tile is not None:
-        return recipes[0]
-    return min(recipes, key=lambda r: r.survey().work)
+    if whole or snap or tile is not None:
+        return filled
+    return min(filled, replace(filled, pad=False), key=lambda r: r.survey().work)
 
 
 def default_tiles(grid: Grid) -> tuple[Grid, Grid]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.clip_detector import main, read, readings, summary, takes
-from bench.judges import NOTHING
+from bench.judges import NOTHING, RESULTS
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.zoo import WEIGHTS
 from diffusers_ext.zoo.clips import FRAMES, render_clip, sample_take
@@ -26,7 +26,8 @@ def test_clips_as_drawn_are_read_exactly():
     found = summary(list(readings(16)))
     assert found["exact"]["accuracy"] == 1 and found["tracks"]["accuracy"] == 1
     assert found["frames"] == {"exact": 16 * FRAMES, "n": 16 * FRAMES}
-    assert all(set(row) == {name} for name, row in (found["shapes"] | found["motions"]).items())
+    tables = found["shapes"] | found["track_shapes"] | found["track_colours"] | found["motions"]
+    assert all(set(row) == {name} for name, row in tables.items())
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,8 @@ def test_what_is_missing_is_counted():
     assert found.tracks == (("red circle", NOTHING),) and found.motions == ()
     facts = summary([found])
     assert facts["shapes"] == {"circle": {NOTHING: FRAMES}} and facts["frames"]["exact"] == 0
+    assert facts["track_shapes"] == {"circle": {NOTHING: 1}}
+    assert facts["track_colours"] == {"red": {NOTHING: 1}}
 
 
 def test_a_run_leaves_figures_of_the_model_that_it_is_given(tmp_path):
@@ -60,3 +63,8 @@ def test_a_run_leaves_figures_of_the_model_that_it_is_given(tmp_path):
     found = json.loads(path.read_text())
     assert found["clips"] == 2 and found["psnr_db"] > 20
     assert found["vae"] == fingerprint(WEIGHTS / "shapes-wan" / "vae")
+
+
+def test_reconstructions_are_those_of_the_shipped_autoencoder():
+    found = json.loads((RESULTS / "clip_detector-shapes-wan.json").read_text())
+    assert found["vae"] == fingerprint(WEIGHTS / "shapes-wan" / "vae"), "run bench.clip_detector again"

@@ -1,12 +1,18 @@
 """Speed of generation: every case is timed, checked against pictures made alone, and told."""
 
+import json
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from bench import speed
 from bench.speed import Row, measure, told
+from bench.timing import RESULTS
+from diffusers_ext import zoo
 from diffusers_ext.evaluate.generate import Item, Picture
+from diffusers_ext.evaluate.video import Clip
 
 
 def test_batches_and_threads_give_the_same_pictures(monkeypatch):
@@ -19,9 +25,10 @@ def test_batches_and_threads_give_the_same_pictures(monkeypatch):
     assert rows[0].right == rows[1].right
 
 
-def test_another_picture_is_noticed():
+@pytest.mark.parametrize("shape, kind", [((8, 8, 3), Image.fromarray), ((2, 8, 8, 3), Clip)])
+def test_another_picture_is_noticed(shape, kind):
     def made(value):
-        return [Picture(Item("a red circle", 0), Image.fromarray(np.full((8, 8, 3), value, np.uint8)), 0.1)]
+        return [Picture(Item("a red circle", 0), kind(np.full(shape, value, np.uint8)), 0.1)]
 
     assert speed._off(made(3), made(3)) == 0 and speed._off(made(3), made(200)) == 197
 
@@ -32,3 +39,12 @@ def test_the_table_tells_the_fastest_way():
     text = told(facts)
     assert "a machine, torch 2.13." in text and "2 threads, 16 at once" in text
     assert "| M | 0.200 | 0.050 | 10 | 1 | 15 of 16 |" in text
+
+
+def test_the_committed_run_keeps_the_promise_of_every_model():
+    """A picture in less than 2 s and a clip in less than 15 s, also one at a time on one thread."""
+    rows = [Row(**row) for row in json.loads((RESULTS / "speed-cpu-x86_64.json").read_text())["rows"]]
+    assert {row.model for row in rows} == set(zoo.MODELS)
+    assert max(row.seconds for row in rows if row.model != "shapes-wan") < 2
+    assert max(row.seconds for row in rows) < 15
+    assert max(row.off for row in rows) <= 2 and max(row.eval_200 for row in rows) < 600

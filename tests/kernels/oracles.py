@@ -77,6 +77,35 @@ def _frames(frames, s, sees):
     return torch.tensor([[sees(a // s, b // s, a % s, b % s) for b in range(n)] for a in range(n)])
 
 
+def tiles_of(grid, tile):
+    """The tokens of each tile along `(t, h, w)`, cut off at the grid."""
+    runs = [[range(i, min(i + e, n)) for i in range(0, n, e)] for n, e in zip(grid, tile, strict=True)]
+    return list(itertools.product(*runs))
+
+
+def by_third(mask: Tensor, grid, q_tile, k_tile) -> Tensor:
+    """bool `[NQ, NK]`: tiles at least a third of whose pairs see each other in the mask of all, or that
+    share tokens.
+    """
+    number = {cell: i for i, cell in enumerate(cells(grid))}
+    q_tiles, k_tiles = (
+        [[number[cell] for cell in itertools.product(*tile)] for tile in tiles_of(grid, edges)]
+        for edges in (q_tile, k_tile)
+    )
+
+    def kept(q, k):
+        return 3 * int(mask[q][:, k].sum()) >= len(q) * len(k) or bool({*q} & {*k})
+
+    return torch.tensor([[kept(q, k) for k in k_tiles] for q in q_tiles])
+
+
+def whole_tiles(mask: Tensor, grid, tile) -> Tensor:
+    """bool `[N, N]`: the same, token by token."""
+    number = {cell: i for i, tile in enumerate(tiles_of(grid, tile)) for cell in itertools.product(*tile)}
+    owner = torch.tensor([number[cell] for cell in cells(grid)])
+    return by_third(mask, grid, tile, tile)[owner[:, None], owner]
+
+
 def strict(mask: Tensor, frames: int, per_frame: int, block: int) -> Tensor:
     """The block rule of the published radial code: every pair of frames on a canvas of its own."""
     count = -(-mask.shape[0] // block)

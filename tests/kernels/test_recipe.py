@@ -118,19 +118,20 @@ def test_text_that_fills_blocks_may_come_first(rule, texts, block_q, block_k, q_
 
 
 @pytest.mark.parametrize(
-    "change", [dict(text=0), dict(text=17), dict(text_rows=True), dict(far=2), dict(strict=True)]
+    "change", [dict(text=0), dict(text=17), dict(text_rows=True), dict(far=2), dict(snap=True)]
 )
 def test_other_text_stays_behind(change):
     rule = Band(paper_reach(3, 16), 4)
     recipe = Recipe(rule, (3, 4, 4), **dict(text=16, block_q=8, block_k=8, text_rows=False) | change)
     assert recipe.leading() is recipe
-    if recipe.text_rows or recipe.far or recipe.strict:
+    if recipe.text_rows or recipe.far or recipe.snap:
         with pytest.raises(ValueError, match="first among keys only"):
             replace(recipe, text_first=True)
 
 
 def test_the_key_holds_everything_that_shapes_a_plan():
     base = dict(rule=Disk(3), grid=(1, 8, 8), text=4, block_q=16, block_k=16)
+    base |= dict(q_tile=(1, 4, 4), k_tile=(1, 4, 4), pad=True)
     assert Recipe(**base).build().key == Recipe(**base).build().key
     changes = dict(
         rule=Disk(4),
@@ -138,10 +139,11 @@ def test_the_key_holds_everything_that_shapes_a_plan():
         text=5,
         block_q=8,
         block_k=8,
-        q_tile=(1, 4, 4),
-        k_tile=(1, 4, 4),
-        pad=True,
+        q_tile=(1, 2, 8),
+        k_tile=(1, 2, 8),
+        pad=False,
         text_rows=False,
+        snap=True,
         masked_text=True,
         far=6,
         text_first=True,
@@ -159,7 +161,9 @@ def test_the_key_holds_everything_that_shapes_a_plan():
         (dict(text=-1), "0 or more text tokens, got -1"),
         (dict(far=-1), "far keys, got -1"),
         (dict(grid=(1, 0, 4)), "at least one token"),
-        (dict(strict=True, q_tile=(1, 2, 2)), "leave tiles out"),
+        (dict(snap=True), "of a band, in raster order .* leave snap out"),
+        (dict(snap=True, q_tile=(1, 2, 2), k_tile=(1, 2, 2), block_q=4, block_k=4), "filled-up tiles"),
+        (dict(snap=True, q_tile=(1, 2, 2), k_tile=(1, 2, 2), pad=True), "with a block each"),
         (dict(grid=(1, 1, 5000)), "2048"),
     ],
 )

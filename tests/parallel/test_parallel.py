@@ -133,6 +133,7 @@ def test_without_a_process_group():
         (dx.CLEAR(dense_steps=2), dx.UnsupportedError, "dense_steps=2 needs all of it; set dense_steps=0"),
         (dx.CLEAR(dense_layers=1), dx.UnsupportedError, "dense_layers=1 needs all"),
         (dx.CLEAR(downsample=2), dx.UnsupportedError, "downsample=2 needs all"),
+        (dx.CLEAR(reduce="block"), dx.UnsupportedError, "whole tiles reach farther; use reduce='token'"),
         (dx.CLEAR(backend="flex"), dx.UnsupportedError, "log-sum-exp .* use auto, triton or reference"),
     ],
 )

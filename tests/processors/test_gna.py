@@ -97,6 +97,7 @@ def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
         (dict(window=(4, 4.5)), r"got \(4, 4.5\)"),
         (dict(window=(4, 4), stride=(5, 1)), "stride 5 and window 4 on axis h"),
         (dict(window=(4, 4), stride=(0, 1)), "stride 0"),
+        (dict(window=(4, 4), dilation=(2, 1), reduce="block"), "leave the dilation at 1, or use"),
         (dict(window=(4, 4), dilation=(0, 1)), "dilation must be 1 or more, got 0 on axis h"),
     ],
 )

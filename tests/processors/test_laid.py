@@ -128,3 +128,10 @@ def test_what_does_not_fit_ends_in_a_step_that_a_command_line_has_too():
         RADIAL.bind(SITE, RunContext(), dense)(*tensors(layout), None, layout)
     said = str(error.value)
     assert said.endswith("are for images; choose a size and settings that fit, or another method.")
+
+
+def test_a_grid_beyond_what_plans_address_is_refused_by_the_method():
+    layout = layout_of((1, 1, 3000), 0, False)
+    core = dx.CLEAR(2, backend="reference").bind(SITE, RunContext(), dense)
+    with pytest.raises(dx.UnsupportedError, match=r"clear: A plan addresses grids .* in several parts"):
+        core(*tensors(layout, batch=1), None, layout)

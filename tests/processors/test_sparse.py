@@ -70,6 +70,28 @@ def test_cores_equal_masked_dense_attention(case, text, front):
     assert (out - wanted).abs().max() <= 1e-12 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("grid", [(1, 16, 32), (1, 21, 37), (5, 9, 17)])
+@pytest.mark.parametrize("text, front", [(0, False), (5, True), (5, False)])
+def test_whole_tiles_equal_masked_dense_attention(grid, text, front):
+    if grid[0] == 1:
+        tile, method, mask = (
+            (1, 8, 16),
+            dx.CLEAR(9, reduce="block", backend="reference"),
+            oracles.disk(grid, 9),
+        )
+    else:
+        tile, window = (2, 8, 8), (3, 8, 8)
+        method = dx.GNA(window, reduce="block", backend="reference", dense_steps=0)
+        mask = oracles.box(grid, window, (1, 1, 1))
+    layout = layout_of(grid, text, front)
+    q, k, v = tensors(layout)
+    core = method.bind(SITE, RunContext(), dense)
+    out = core(q, k, v, None, layout)
+    wanted = masked.attention(q, k, v, oracles.whole_tiles(mask, grid, tile), layout)
+    assert (out - wanted).abs().max() <= 1e-12 * wanted.abs().max()
+    assert not torch.allclose(out, masked.attention(q, k, v, mask, layout)), "not the exact mask"
+
+
 def test_a_dense_step_is_the_host_bit_for_bit_and_counts_or_takes_a_share():
     for setting, dense_steps in ((2, {0, 1}), (0.5, {0, 1}), (0.24, {0}), (1.0, {0, 1, 2, 3}), (0, set())):
         run, method = RunContext(), dx.CLEAR(radius=2, backend="reference", dense_steps=setting)

@@ -71,6 +71,18 @@ class Window:
         t, h, w = self.window
         return grid[0] * grid[1] * grid[2] * t * h * w
 
+    def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
+        """As `tiles.Shares`: the product of what the axes have."""
+        out = torch.ones(len(qlo), dtype=torch.long)
+        for a, axis in enumerate(self._axes()):
+            sums = _sums(*axis)
+            (q0, q1), (k0, k1) = (
+                (x[..., a].long() for x in (qlo, qhi)),
+                (x[..., a].long() for x in (klo, khi)),
+            )
+            out *= sums[q1 + 1, k1 + 1] - sums[q0, k1 + 1] - sums[q1 + 1, k0] + sums[q0, k0]
+        return out
+
     def _axes(self) -> list[tuple[int, int, int, int]]:
         return list(zip(self.grid, self.window, self.stride, self.dilation, strict=True))
 
@@ -109,6 +121,16 @@ def _touch_axis(
 def _members(lo: Tensor, hi: Tensor, group: int, dilation: int) -> tuple[Tensor, Tensor]:
     """First and last index, inside a dilation group, of the tokens `lo..hi`."""
     return -((group - lo) // dilation), (hi - group) // dilation
+
+
+def _sums(length: int, window: int, stride: int, dilation: int) -> Tensor:
+    """`[length + 1, length + 1]`: visible pairs of the first queries and the first keys of an axis."""
+    i = torch.arange(length)
+    start = window_start(i, length, window, stride, dilation)[:, None]
+    inside = (
+        (i[:, None] % dilation == i % dilation) & (i // dilation >= start) & (i // dilation < start + window)
+    )
+    return torch.nn.functional.pad(inside.long().cumsum(0).cumsum(1), (1, 0, 1, 0))
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:

@@ -52,6 +52,20 @@ class Disk:
         rows, columns = (h - dy) * (1 + (dy > 0)), (w - dx) * (1 + (dx > 0))
         return t * t * int((inside * rows[:, None] * columns[None]).sum())
 
+    def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
+        """As `tiles.Shares`. Only sizes and the way from one box to the other matter, and those are few."""
+        facts = torch.cat([klo - qlo, qhi - qlo + 1, khi - klo + 1], -1).long()
+        frames = facts[:, 3] * facts[:, 6]
+        kinds, which = facts[:, [1, 2, 4, 5, 7, 8]].unique(dim=0, return_inverse=True)
+        counts = [self._between(*row) for row in kinds.tolist()]
+        return torch.tensor(counts, dtype=torch.long)[which] * frames
+
+    def _between(self, y: int, x: int, h: int, w: int, other_h: int, other_w: int) -> int:
+        """Pairs between a box of `h x w` tokens and one of `other_h x other_w`, `(y, x)` away from it."""
+        dy = torch.arange(other_h)[:, None] + y - torch.arange(h)
+        dx = torch.arange(other_w)[:, None] + x - torch.arange(w)
+        return int((dy.square()[..., None, None] + dx.square() < self.radius**2).sum())
+
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
     """`params = (radius squared,)`."""

@@ -79,4 +79,4 @@ def test_the_exact_cover_costs_more_where_frames_are_no_multiple_of_a_block(h, w
     grid = (16, h, w)
     band = Band(release_reach(16, h * w, 0.2), w, sink_frames=1)
     assert Recipe(band, grid).survey().block_density == pytest.approx(cover, abs=0.51e-3)
-    assert Recipe(band, grid, strict=True).survey().block_density == pytest.approx(strict, abs=0.51e-3)
+    assert Recipe(band, grid, snap=True).survey().block_density == pytest.approx(strict, abs=0.51e-3)

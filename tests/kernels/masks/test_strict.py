@@ -50,14 +50,14 @@ def test_block_densities_of_the_published_configurations(
     whole = frames * per_frame // 128  # the published numbers leave a last, short block out
     assert blocks[:whole, :whole].float().mean().item() == pytest.approx(density, abs=0.51e-4)
     assert torch.equal(blocks, blocks.T) == symmetric
-    survey = Recipe(band, (frames, *size), strict=True).survey()
+    survey = Recipe(band, (frames, *size), snap=True).survey()
     assert survey.visited == int(blocks.sum())
     assert (frames * per_frame) ** 2 / survey.work == pytest.approx(speed, abs=0.51e-2)
 
 
 def test_text_is_kept_and_a_short_last_block_is_never_full():
     band = Band(release_reach(5, 40, 0.3, floor=8), 8)
-    plan = Recipe(band, (5, 5, 8), text=7, block_q=16, block_k=16, strict=True).build()
+    plan = Recipe(band, (5, 5, 8), text=7, block_q=16, block_k=16, snap=True).build()
     touched, full = oracles.listed(plan)
     video = 5 * 40 // 16
     assert bool(touched[video:].all()) and bool(touched[:, video:].all())

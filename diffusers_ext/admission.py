@@ -1,0 +1,131 @@
+"""What may be put under a session, denoisers and methods, or the sentence that says why not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.hooks.hooks import HookRegistry
+from torch import nn
+
+from . import hook as hooks
+from .core import Method, Site, Slot
+from .errors import ConflictError, MethodError, UnsupportedError
+from .families import FAMILIES, family_of
+from .families.base import Family
+
+COMPONENTS = ("unet", "transformer", "transformer_2")
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A model of a pipeline with what its family knows of it."""
+
+    component: str
+    model: nn.Module
+    family: Family
+    sites: tuple[Site, ...]
+
+
+def denoisers(target: Any) -> dict[str, nn.Module]:
+    """Component name -> denoiser of a pipeline, or `{"": denoiser}`; raises `UnsupportedError` where there is
+    none.
+    """
+    if isinstance(target, nn.Module):
+        return {"": target}
+    found = {
+        name: model for name in COMPONENTS if isinstance(model := getattr(target, name, None), nn.Module)
+    }
+    if not found:
+        raise UnsupportedError(
+            f"{type(target).__name__} has none of the components {', '.join(COMPONENTS)}; known denoisers "
+            f"are {', '.join(FAMILIES)}: pass a pipeline that holds one, or the denoiser itself."
+        )
+    return found
+
+
+def session_of(model: nn.Module) -> Any:
+    """The `Session` in force on a denoiser, or `None`."""
+    registry = getattr(model, "_diffusers_hook", None)
+    hook = registry.get_hook(hooks.NAME) if isinstance(registry, HookRegistry) else None
+    return hook.session if hook is not None else None
+
+
+def inspect(component: str, model: nn.Module) -> Denoiser:
+    """A denoiser and its sites; raises `UnsupportedError` or `ConflictError` where nothing may be swapped."""
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedError(
+            f"{component or type(model).__name__} is compiled as a whole, which hides its attention modules; "
+            "compile its blocks (compile_repeated_blocks() or block.compile()), before or after apply()."
+        )
+    family = family_of(model)
+    if getattr(model, "_parallel_config", None) is not None:
+        raise UnsupportedError(
+            f"{component or type(model).__name__} runs under context or tensor parallelism, which splits "
+            "what our attention must see whole; load it without enable_parallelism()."
+        )
+    if session_of(model) is not None:
+        raise ConflictError(
+            f"{component or type(model).__name__} is under a session already; pass both methods to one "
+            "apply(), or close the first session."
+        )
+    return Denoiser(component, model, family, tuple(family.sites(model, component)))
+
+
+def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozenset[Site]]:
+    """The sites of each method by its `id`; raises `MethodError` or `UnsupportedError` where there are none
+    that it can act on.
+    """
+    selected = {}
+    for method in methods:
+        if not hasattr(method, "slots"):
+            raise MethodError(f"apply() takes methods such as SoftPAG(...), got {type(method).__name__}.")
+        picked = method.select(sites)
+        if not picked:
+            raise MethodError(
+                f"{method.name} touches no attention module of this model; see dx.summary(pipe) for its "
+                "sites."
+            )
+        for site in picked:
+            if (why := method.why_not(site, None)) is not None:
+                raise UnsupportedError(f"{why}; choose other modules (see dx.summary(pipe)).")
+        selected[id(method)] = frozenset(picked)
+    return selected
+
+
+def check_conflicts(
+    methods: tuple[Method, ...], selected: dict[int, frozenset[Site]], found: list[Denoiser]
+) -> None:
+    """Raises `ConflictError` for two owners of a slot, and for guidance under a cache."""
+    for i, first in enumerate(methods):
+        for second in methods[i + 1 :]:
+            if Slot.DENOISER in first.slots & second.slots:
+                raise ConflictError(
+                    f"{first.name} and {second.name} both add a guidance pass and only one can; "
+                    "merge their head sets into one method."
+                )
+            shared = selected[id(first)] & selected[id(second)]
+            if Slot.CORE in first.slots & second.slots and shared:
+                names = ", ".join(sorted(s.path for s in shared))
+                raise ConflictError(
+                    f"{first.name} and {second.name} both decide how attention is computed at {names}; "
+                    "give each its own layers."
+                )
+    for method in methods:
+        for denoiser in found:
+            if Slot.DENOISER in method.slots and getattr(denoiser.model, "is_cache_enabled", False):
+                raise ConflictError(hooks.cache_conflict(method.name, type(denoiser.model).__name__))
+
+
+def check_stock(denoiser: Denoiser, touched: list[Site], modules: dict[str, nn.Module]) -> None:
+    """Raises `UnsupportedError` where a touched module runs a processor that we do not reproduce."""
+    foreign = {
+        site.path: type(modules[site.name].processor).__name__
+        for site in touched
+        if type(modules[site.name].processor).__name__ not in denoiser.family.stock
+    }
+    if foreign:
+        path, name = next(iter(foreign.items()))
+        raise UnsupportedError(
+            f"{len(foreign)} attention modules, first {path}, run {name}, which is not one of the processors "
+            f"we reproduce ({', '.join(sorted(denoiser.family.stock))}); undo what installed it (IP-Adapter, "
+            "attention slicing, xformers), or choose other modules."
+        )

@@ -50,6 +50,7 @@ def train(
     """
     from ..call import seed_of
     from ..metadata import output_folder
+    from ..zoo.train import use_threads
     from ..zoo.train.fit import Run
 
     number = seed_of(seed)
@@ -57,6 +58,7 @@ def train(
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(known)}")
     # Also checks what the other branch hands on, so that a run that is refused leaves no folder.
     how = Run(minutes, samples, decay_now, resume, number, batch=batch)
+    use_threads(threads)
     if name == STUDENT:
         from .. import distill
 
@@ -64,7 +66,7 @@ def train(
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
         folder = output_folder(Path("runs") / STUDENT if out is None else out)
-        written = distill.run(teacher or "shapes-sd3", settings or [], folder, how, threads)
+        written = distill.run(teacher or "shapes-sd3", settings or [], folder, how)
     else:
         from ..zoo.train import run
 
@@ -74,7 +76,7 @@ def train(
             )
         begin = None if start is None else _start(start)
         folder = output_folder("runs" if out is None else out)
-        written = run(name, folder, minutes, samples, threads, resume, number, decay_now, begin, batch)
+        written = run(name, folder, minutes, samples, None, resume, number, decay_now, begin, batch)
     typer.echo(f"wrote {written}")
 
 

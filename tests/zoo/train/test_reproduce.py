@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from diffusers_ext import zoo
-from diffusers_ext.zoo.train import _compiler
 from diffusers_ext.zoo.train.export import hardware
 from diffusers_ext.zoo.train.fit import FULL_LOG
+from diffusers_ext.zoo.train.parts import compiles
 from diffusers_ext.zoo.train.sd import SDObjective
 from diffusers_ext.zoo.train.sd3 import SD3Objective
 from tests.zoo.train.reproduce import card_of, losses_of, rerun
@@ -34,7 +34,7 @@ def test_two_hundred_steps_from_the_seed_give_the_logged_losses(objective_class,
     torch.set_num_threads(int(threads.split()[0]) if "thread" in threads else before)
     try:
         tolerance = SAME_MACHINE if hardware() == card["hardware"] else OTHER_MACHINE
-        losses = rerun(model, objective_class, FULL_LOG, tmp_path, compile=_compiler())
+        losses = rerun(model, objective_class, FULL_LOG, tmp_path, compile=compiles())
     finally:
         torch.set_num_threads(before)
     logged = losses_of(model / "training_log.jsonl", FULL_LOG)

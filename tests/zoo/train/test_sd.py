@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from diffusers_ext import zoo
 from diffusers_ext.zoo import train
-from diffusers_ext.zoo.train import identity
+from diffusers_ext.zoo.train import identity, runs
 from diffusers_ext.zoo.train.config import SDConfig
 from diffusers_ext.zoo.train.export import export
 from diffusers_ext.zoo.train.fit import Run, fit
@@ -182,8 +182,8 @@ def test_a_run_may_start_from_a_text_encoder_alone(trained, vae, tmp_path):
 
 def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae, monkeypatch):
     monkeypatch.setattr(SDObjective, "config", lambda _: TINY)
-    monkeypatch.setattr(train, "_compiler", lambda: False)
-    monkeypatch.setattr(train, "PROBE", 4)
+    monkeypatch.setattr(runs, "compiles", lambda: False)
+    monkeypatch.setattr(runs, "PROBE", 4)
     home = zoo.path("shapes-sd")
 
     def run(**how):

@@ -9,6 +9,7 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext import zoo
 from diffusers_ext.zoo import train
+from diffusers_ext.zoo.train import runs
 from diffusers_ext.zoo.train.config import SD3FineConfig
 from diffusers_ext.zoo.train.flow import encode, velocity
 from diffusers_ext.zoo.train.sd3_fine import SD3FineObjective
@@ -55,7 +56,7 @@ def test_only_its_transformer_learns(objective):
 
 
 def test_the_command_trains_a_pipeline_that_loads(tmp_path, monkeypatch, small_shards):
-    monkeypatch.setattr(train, "_compiler", lambda: False)
+    monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr("diffusers_ext.zoo.train.sd3_fine.SD3FineConfig", lambda: replace(TINY))
     folder = train.run("shapes-sd3-256", tmp_path)
     card = json.loads((folder / zoo.CARD).read_text())

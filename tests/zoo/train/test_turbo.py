@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers_ext import zoo
 from diffusers_ext.zoo import train
 from diffusers_ext.zoo.models import build_sd
-from diffusers_ext.zoo.train import pairs, turbo
+from diffusers_ext.zoo.train import pairs, parts, runs, turbo
 from diffusers_ext.zoo.train.config import TurboConfig
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.turbo import TurboObjective, clean, matching_loss
@@ -98,7 +98,7 @@ def test_matching_moves_pictures_from_the_critic_to_the_teacher():
 def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypatch):
     teacher.save_pretrained(tmp_path / "shapes-sd")
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
-    monkeypatch.setattr(train, "_compiler", lambda: False)
+    monkeypatch.setattr(runs, "compiles", lambda: False)
     folder = train.run("shapes-sd-turbo", tmp_path, minutes=0)
     zoo.verify_weights(folder)
     card = json.loads((folder / zoo.CARD).read_text())
@@ -112,7 +112,7 @@ def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypat
 
 def test_another_teacher_is_another_run(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
-    monkeypatch.setattr(train, "_compiler", lambda: False)
+    monkeypatch.setattr(runs, "compiles", lambda: False)
     teacher.save_pretrained(tmp_path / "shapes-sd")
     train.run("shapes-sd-turbo", tmp_path, minutes=0)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_another_teacher_is_another_run(teacher, tmp_path, monkeypatch):
 
 
 def test_without_a_teacher_the_error_says_how_to_get_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(parts, "WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="run 'diffusers-ext train shapes-sd' first"):
         train.run("shapes-sd-turbo", tmp_path)
 

@@ -3,11 +3,11 @@ import json
 import torch
 from diffusers import AutoencoderKL
 
-from diffusers_ext.zoo import train
 from diffusers_ext.zoo.models.parts import build_vae
 from diffusers_ext.zoo.train import run
 from diffusers_ext.zoo.train.config import VAEConfig
 from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.zoo.train.parts import autoencoder
 from diffusers_ext.zoo.train.vae import VAEObjective, pictures
 
 TINY = VAEConfig(samples=24, batch=4, warmup=4, probe=60)
@@ -47,6 +47,6 @@ def test_run_writes_into_a_folder_of_that_name(tmp_path, monkeypatch):
 def test_runs_see_the_autoencoder_as_it_will_be_shipped(tmp_path):
     drawn = build_vae()
     drawn.save_pretrained(tmp_path / "shapes-vae" / "vae")
-    seen, _ = train._autoencoder(tmp_path)
+    seen, _ = autoencoder(tmp_path)
     for wanted, got in zip(drawn.parameters(), seen.parameters(), strict=True):
         assert got.dtype == torch.float32 and torch.equal(got, wanted.half().float())

@@ -18,6 +18,7 @@ from diffusers_ext.zoo.models import build_wan, build_wan_vae
 from diffusers_ext.zoo.models.wan import CHANNELS, LATENT, normalised, set_statistics
 from diffusers_ext.zoo.motion import parse
 from diffusers_ext.zoo.suites import VIDEO_TASKS
+from diffusers_ext.zoo.train import runs
 from diffusers_ext.zoo.train.config import WanConfig, WanVAEConfig
 from diffusers_ext.zoo.train.evaluate import score
 from diffusers_ext.zoo.train.export import export
@@ -140,8 +141,8 @@ def test_a_run_resumes_and_exports_a_stock_pipeline(tmp_path, clip_vae, small_sh
 
 def test_the_command_tells_data_tasks_and_whom_the_text_encoder_imitated(tmp_path, monkeypatch, small_shards):
     monkeypatch.setattr(WanObjective, "config", lambda _: TINY)
-    monkeypatch.setattr(train, "_compiler", lambda: False)
-    monkeypatch.setattr(train, "PROBE", 4)
+    monkeypatch.setattr(runs, "compiles", lambda: False)
+    monkeypatch.setattr(runs, "PROBE", 4)
     card = json.loads((train.run("shapes-wan", tmp_path, minutes=0) / zoo.CARD).read_text())
     reader = of_text("shapes-clip")
     assert card["text_encoder"] == {"start": "shapes-clip", "sha256": reader}

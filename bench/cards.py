@@ -89,6 +89,12 @@ def page(name: str) -> str:
         f"## Results\n\n{_measured(name)}",
         f"## Training\n\n{markdown(['fact', 'value'], rows)}",
     ]
+    if "autoencoder" in facts:
+        trained = "shapes-wan-vae" if facts["pipeline"] == "WanPipeline" else "shapes-vae"
+        parts.append(
+            f"Its autoencoder came before, by `diffusers-ext train {trained}`; the log of that run was not "
+            "kept. `exact` is the share of reconstructions that the judge reads as they were drawn."
+        )
     if history := facts.get("history"):
         parts.append("How the run went:\n\n" + "\n".join(f"- {line}" for line in history))
     parts.append(
@@ -170,4 +176,6 @@ def _told(value: Any) -> str:
         return ", ".join(f"{key} {_told(part)}" for key, part in value.items())
     if isinstance(value, str) and len(value) == 64:
         return f"`{value[:12]}`"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

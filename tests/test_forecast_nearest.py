@@ -102,7 +102,7 @@ def test_much_padding_is_told_with_the_nearest_size():
 ])  # fmt: skip
 def test_grids_that_no_session_takes_are_told(grid, method):
     found = dx.plan(grid, method)
-    words = f"tokens (t, h, w), got {' x '.join(map(str, grid.shape))}; attend in several parts"
+    words = f"tokens (t, h, w), got {' x '.join(map(str, grid.shape))}; choose a smaller size"
     assert (
         found.note.count("no session takes this grid: A plan addresses grids of 1 to 512 x 2048 x 2048") == 1
     )

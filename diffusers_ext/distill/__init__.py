@@ -118,9 +118,11 @@ def trainable(method: CLEAR, pipe: Any) -> CLEAR:
     grid = (1, side, side)
     recipe = method.recipe(grid)
     if recipe.pairs == side**4 and not method.downsample:
+        whole = method.reduce == "block"
         raise ValueError(
-            f"a radius of {method.radius} covers the grid of {side} x {side} tokens, so there is nothing to "
-            f"distil; choose a smaller one, 2 or 3 for instance"
+            f"a radius of {method.radius}{' in whole tiles' * whole} covers the grid of {side} x {side} "
+            "tokens, so there is nothing to distil; "
+            + ("use reduce=token" if whole else "choose a smaller one, 2 or 3 for instance")
         )
     if (why := method.refuses(grid)) is not None:
         raise ValueError(why)

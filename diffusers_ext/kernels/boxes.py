@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .masks import Rule
+
+CHUNK = 1 << 20  # block pairs looked at together
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -67,6 +71,28 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
         boxes[1].masked_fill(~there[..., None], -far).amax(1),
         *held,
     )
+
+
+def classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`touched, full` of grid tokens for some query blocks and all key blocks.
+
+    Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
+    the rest goes by the boxes that they are made of.
+    """
+    qlo, qhi = q.outer_lo[rows, None], q.outer_hi[rows, None]
+    touched, full = rule.touch(qlo, qhi, k.outer_lo[None], k.outer_hi[None])
+    vision = q.vision[rows, None] & k.vision[None]
+    touched, full = touched & vision, full | ~vision
+    unclear = touched & ~full & ~(q.single[rows, None] & k.single[None])
+    i, j = unclear.nonzero(as_tuple=True)
+    share = max(1, CHUNK // (q.there.shape[1] * k.there.shape[1]))
+    for a, b in zip(i.split(share), j.split(share), strict=True):
+        r = rows[a]
+        some, each = rule.touch(q.lo[r, :, None], q.hi[r, :, None], k.lo[b, None], k.hi[b, None])
+        there = q.there[r, :, None] & k.there[b, None]
+        touched[a, b] = (some & there).flatten(1).any(1)
+        full[a, b] = (each | ~there).flatten(1).all(1)
+    return touched, full
 
 
 def _join(lo: Tensor, hi: Tensor, owner: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,5 +74,5 @@ def check_grid(grid: Grid) -> None:
     if any(not 1 <= size <= limit + 1 for size, limit in zip(grid, LIMITS, strict=True)):
         raise ValueError(
             f"A plan addresses grids of 1 to {' x '.join(str(n + 1) for n in LIMITS)} tokens (t, h, w), got "
-            f"{' x '.join(map(str, grid))}; attend in several parts."
+            f"{' x '.join(map(str, grid))}; choose a smaller size."
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import geometry
-from .boxes import Boxes, decompose
+from .boxes import CHUNK, Boxes, classify, decompose
 from .geometry import PAD, Grid
 from .masks import Kind, Rule, no_table
 from .masks.band import Band
@@ -20,8 +20,6 @@ from .masks.strict import strict_blocks
 from .masks.tiles import kept_tiles
 from .plan import BlockPlan
 from .survey import Survey
-
-CHUNK = 1 << 20  # block pairs looked at together
 
 
 @dataclass(frozen=True)
@@ -151,10 +149,11 @@ class Recipe:
 
     @property
     def pairs(self) -> int:
-        """Visible pairs of tokens; with `snap` those of the rule that whole blocks approximate."""
+        """Visible pairs of tokens."""
         n = self.grid[0] * self.grid[1] * self.grid[2]
         rows = self.text if self.text_rows else 0
-        return self.rule.pairs(self.grid) + n * (self.text + self.far) + rows * (n + self.text)
+        inside = self._kept_pairs if self.snap else self.rule.pairs(self.grid)
+        return inside + n * (self.text + self.far) + rows * (n + self.text)
 
     def _orders(self) -> tuple[Tensor, Tensor]:
         return self.q_order, self.k_order
@@ -183,37 +182,44 @@ class Recipe:
         begins = torch.arange(len(k.text)) * self.block_k
         far = len(self.k_order) + self.text  # the first place of far keys
         only_far, some_far = begins >= far, (begins + self.block_k > far) & bool(self.far)
+        strict = self._strict(q, k) if self.snap and self._by_majority else None
         for rows in torch.arange(len(q.text)).split(max(1, CHUNK // len(k.text))):
             if self.snap:
-                touched = self._kept(q, k, rows)
+                touched = self._tiles(q, k, rows) if strict is None else strict[rows]
                 full = torch.ones_like(touched)
             else:
-                touched, full = _classify(self.rule, q, k, rows)
+                touched, full = classify(self.rule, q, k, rows)
             some_key = k.text | k.vision
             touched |= (q.text[rows, None] & some_key & ~only_far) | (k.text & q.vision[rows, None])
             asked = k.hidden | k.text if self.masked_text else k.hidden
             asked = asked | (q.text[rows, None] & some_far)
             yield touched, full & touched & ~asked
 
-    def _kept(self, q: Boxes, k: Boxes, rows: Tensor) -> Tensor:
-        """bool `[rows, NK]`: whole blocks of grid tokens."""
-        if self._tile_a_block:
-            kept = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
-            mine = q.vision[rows].nonzero(as_tuple=True)[0]
-            theirs = k.vision.nonzero(as_tuple=True)[0]
-            corners = q.outer_lo[rows[mine]], q.outer_hi[rows[mine]], k.outer_lo[theirs], k.outer_hi[theirs]
-            kept[mine[:, None], theirs] = kept_tiles(self.rule, *corners)
-            return kept
-        blocks = self._strict_blocks
+    def _strict(self, q: Boxes, k: Boxes) -> Tensor:
+        """bool `[NQ, NK]`: whole blocks of a band."""
+        frames, *sides = self.grid
+        blocks = strict_blocks(self.rule, frames, math.prod(sides), self.block_k)
+        return torch.nn.functional.pad(
+            blocks, (0, len(k.text) - blocks.shape[1], 0, len(q.text) - len(blocks))
+        )
+
+    def _tiles(self, q: Boxes, k: Boxes, rows: Tensor) -> Tensor:
+        """bool `[rows, NK]`: whole tiles."""
         kept = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
-        inside = rows < len(blocks)
-        kept[inside, : blocks.shape[1]] = blocks[rows[inside]]
+        mine, theirs = (x.nonzero(as_tuple=True)[0] for x in (q.vision[rows], k.vision))
+        corners = q.outer_lo[rows[mine]], q.outer_hi[rows[mine]], k.outer_lo[theirs], k.outer_hi[theirs]
+        kept[mine[:, None], theirs] = kept_tiles(self.rule, *corners)
         return kept
 
     @cached_property
-    def _strict_blocks(self) -> Tensor:
-        frames, *sides = self.grid
-        return strict_blocks(self.rule, frames, math.prod(sides), self.block_k)
+    def _kept_pairs(self) -> int:
+        """Pairs of grid tokens in the blocks that are kept whole."""
+        sizes = zip(self._orders(), self._texts(), (self.block_q, self.block_k), strict=True)
+        q, k = (_held(order >= 0, text, block) for order, text, block in sizes)
+        if self.text_first:
+            k = k.roll(self.text // self.block_k)
+        touched = (touched.double() @ k for touched, _ in self._blocks())
+        return int(q @ torch.cat(list(touched)))
 
     @property
     def _by_majority(self) -> bool:
@@ -227,23 +233,7 @@ class Recipe:
         return fits and self.pad and hasattr(self.rule, "pairs_between")
 
 
-def _classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`touched, full` of grid tokens for some query blocks and all key blocks.
-
-    Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
-    the rest goes by the boxes that they are made of.
-    """
-    qlo, qhi = q.outer_lo[rows, None], q.outer_hi[rows, None]
-    touched, full = rule.touch(qlo, qhi, k.outer_lo[None], k.outer_hi[None])
-    vision = q.vision[rows, None] & k.vision[None]
-    touched, full = touched & vision, full | ~vision
-    unclear = touched & ~full & ~(q.single[rows, None] & k.single[None])
-    i, j = unclear.nonzero(as_tuple=True)
-    share = max(1, CHUNK // (q.there.shape[1] * k.there.shape[1]))
-    for a, b in zip(i.split(share), j.split(share), strict=True):
-        r = rows[a]
-        some, each = rule.touch(q.lo[r, :, None], q.hi[r, :, None], k.lo[b, None], k.hi[b, None])
-        there = q.there[r, :, None] & k.there[b, None]
-        touched[a, b] = (some & there).flatten(1).any(1)
-        full[a, b] = (each | ~there).flatten(1).all(1)
-    return touched, full
+def _held(there: Tensor, others: int, block: int) -> Tensor:
+    """`[blocks]`, float64: places of each block that are `there`; `others` come behind them."""
+    there = torch.nn.functional.pad(there, (0, others + -(len(there) + others) % block))
+    return there.view(-1, block).double().sum(1)

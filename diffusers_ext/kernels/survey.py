@@ -1,6 +1,7 @@
 """What a plan would be like: counts of its blocks, without the blocks."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Survey:
         """
         rows, keys = -(-self.s_q // self.recipe.block_q), self.s_kv - self.recipe.far
         return self.visited / (rows * -(-keys // self.recipe.block_k))
+
+    @property
+    def cost(self) -> float:
+        """Visited blocks over those of dense attention over the tokens alone, without padding."""
+        recipe, tokens = self.recipe, prod(self.recipe.grid) + self.recipe.text
+        queries = tokens if recipe.text_rows else prod(recipe.grid)
+        return self.visited / (-(-queries // recipe.block_q) * -(-tokens // recipe.block_k))
 
     @property
     def full_share(self) -> float:

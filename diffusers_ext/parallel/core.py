@@ -160,7 +160,11 @@ class StripCore:
         ]  # fmt: skip
         recipe = min(recipes, key=lambda r: r.survey().work)
         blocks = recipe.block_q, recipe.block_k
-        choice = choose(Problem(q.device, q.dtype, q.shape[-1], blocks), self.clear.backend)
+        try:
+            choice = choose(Problem(q.device, q.dtype, q.shape[-1], blocks), self.clear.backend)
+            geometry.check_grid(recipe.grid)
+        except ValueError as error:
+            raise UnsupportedError(f"{self.clear.name}: {error}") from error
         whole = self.clear.recipe(self.split.grid, text, text_rows=False)
         # Text keys are the same everywhere and count once; the mean of the paper counts them everywhere.
         texts = replace(

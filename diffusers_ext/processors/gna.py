@@ -95,6 +95,8 @@ class GNA(SparseMethod):
         is 1.
         """
         sizes = super().nearest(grid, tile, text)
+        if self.reduce == "block":
+            return sizes
         axes = zip(sizes["grid"], self.window, self.dilation, *tile, strict=True)
         window, stride, dilation = zip(*(_fit(*axis) for axis in axes), strict=True)
         spread = {"dilation": dilation} if max(self.dilation) > 1 else {}

@@ -44,7 +44,7 @@ def tokens_or_tiles() -> Any:
     """The field `reduce` of methods whose tokens lie tile by tile."""
     facts = {
         "unit": "rule",
-        "help": "check tokens inside tiles, or keep whole tiles of which a third is seen",
+        "help": "check tokens inside tiles, or keep whole tiles, nine tenths of what is seen",
     }
     return field(default="token", kw_only=True, metadata=facts)
 
@@ -109,23 +109,26 @@ class SparseMethod:
     def expect(self, survey: Survey, backend: str) -> str | None:
         """`None` where a plan promises a gain on a back-end, else why `auto` leaves attention dense there."""
         limit, source = GAINS_UP_TO[backend]
-        if survey.block_density <= limit:
+        if survey.cost <= limit:
             return None
         return (
-            f"no gain expected, the plan visits {survey.block_density:.3f} of the blocks that dense "
+            f"no gain expected, the plan visits {survey.cost:.3f} of the blocks that dense "
             f"attention does, and {backend} gains up to {limit}, {source}"
         )
 
     def remark(self, survey: Survey) -> str:
         """What a forecast, which knows no device, has to say besides its numbers."""
+        auto = self.backend == "auto"
+        fastest, *_, last = (self.expect(survey, backend) for backend in BACKENDS)
+        if auto and fastest:
+            return fastest
         try:
             check_grid(survey.recipe.grid)
         except ValueError as error:
             return f"no session takes this grid: {str(error).rstrip('.')}"
-        if self.backend != "auto":
+        if not auto:
             return self.expect(survey, self.backend) or ""
-        fastest, *_, last = (self.expect(survey, backend) for backend in BACKENDS)
-        return fastest or (f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else "")
+        return f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else ""
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """Self- and joint attention of all but the first `dense_layers` layers of each denoiser."""

@@ -66,7 +66,9 @@ class SparseCore:
         if laid is None:
             return {"why": "dense steps so far" if self.dense else "not called yet"}
         names = "backend", "why", "density", "full_share"
-        order = "tokens lie in order" if laid.lies else self.run.order or "tokens put in order in every layer"
+        # The call's order is chosen for the grid that it began with; coarser ones of a U-Net have none.
+        hoisting = self.run.order if laid is self.begun_with else None
+        order = "tokens lie in order" if laid.lies else hoisting or "tokens put in order in every layer"
         return {name: getattr(laid, name) for name in names} | {"order": order if laid.plan else ""}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -83,9 +84,9 @@ def tiles_of(grid, tile):
     return list(itertools.product(*runs))
 
 
-def by_third(mask: Tensor, grid, q_tile, k_tile) -> Tensor:
-    """bool `[NQ, NK]`: tiles at least a third of whose pairs see each other in the mask of all, or that
-    share tokens.
+def by_most(mask: Tensor, grid, q_tile, k_tile) -> Tensor:
+    """bool `[NQ, NK]`: tiles of which most is seen in the mask of all, until nine tenths are kept; ties stay
+    together.
     """
     number = {cell: i for i, cell in enumerate(cells(grid))}
     q_tiles, k_tiles = (
@@ -93,17 +94,21 @@ def by_third(mask: Tensor, grid, q_tile, k_tile) -> Tensor:
         for edges in (q_tile, k_tile)
     )
 
-    def kept(q, k):
-        return 3 * int(mask[q][:, k].sum()) >= len(q) * len(k) or bool({*q} & {*k})
+    def kept(q):
+        seen = [int(mask[q][:, k].sum()) for k in k_tiles]
+        shares = [Fraction(s, len(q) * len(k)) for s, k in zip(seen, k_tiles, strict=True)]
+        for cut in sorted({*shares}, reverse=True):
+            if 10 * sum(s for s, share in zip(seen, shares, strict=True) if share >= cut) >= 9 * sum(seen):
+                return [share >= cut for share in shares]
 
-    return torch.tensor([[kept(q, k) for k in k_tiles] for q in q_tiles])
+    return torch.tensor([kept(q) for q in q_tiles])
 
 
 def whole_tiles(mask: Tensor, grid, tile) -> Tensor:
     """bool `[N, N]`: the same, token by token."""
     number = {cell: i for i, tile in enumerate(tiles_of(grid, tile)) for cell in itertools.product(*tile)}
     owner = torch.tensor([number[cell] for cell in cells(grid)])
-    return by_third(mask, grid, tile, tile)[owner[:, None], owner]
+    return by_most(mask, grid, tile, tile)[owner[:, None], owner]
 
 
 def strict(mask: Tensor, frames: int, per_frame: int, block: int) -> Tensor:

@@ -120,5 +120,5 @@ def test_moving_a_plan_moves_all_of_it():
 
 @pytest.mark.parametrize("grid", [(600, 2, 2), (1, 3000, 2)])
 def test_grids_that_no_kernel_can_address(grid):
-    with pytest.raises(ValueError, match="attend in several parts"):
+    with pytest.raises(ValueError, match="choose a smaller size"):
         Candidates(grid, 0, TILE, TILE, 0.5, touching=False).build()

@@ -54,6 +54,15 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
     }
 
 
+def test_a_grid_of_one_whole_tile_is_the_plain_model_bit_for_bit():
+    tiny = host("sd3")
+    pipe = tiny.build()
+    plain = tiny.run(pipe)
+    with dx.apply(pipe, dx.CLEAR(2, reduce="block", backend="reference")) as session:
+        assert torch.equal(tiny.run(pipe), plain)
+    assert {s.why for s in session.report().sites} == {"clear hides nothing on this grid"}
+
+
 @pytest.mark.parametrize("name", ["wan", "hunyuan-video", "mochi"])
 def test_video_is_refused_and_left_as_it_was(name):
     tiny = host(name)

@@ -192,6 +192,23 @@ def test_sparse_attention_under_guidance():
     assert {s.backend for s in session.report().sites} == {"reference"}
 
 
+def test_a_gain_is_counted_against_dense_attention_without_padding():
+    """Tiles of 2 x 8 x 8 fill a grid of 61 x 9 x 9 up to three times its size."""
+    survey = dx.GNA((5, 5, 5), reduce="block").recipe((61, 9, 9), 0, False).survey()
+    dense_blocks = math.ceil(61 * 81 / 128) ** 2
+    assert survey.cost == survey.visited / dense_blocks > 0.5 > 0.08 > survey.block_density
+    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(survey, "reference")
+
+
+def test_levels_of_a_unet_tell_their_own_order():
+    tiny = host("sd")
+    pipe = tiny.build()
+    with dx.apply(pipe, dx.CLEAR(2, backend="reference")) as session:
+        tiny.run(pipe)
+    orders = {site.order for site in session.report().sites if site.backend == "reference"}
+    assert orders == {"tokens lie in order", "tokens put in order in every layer"}, orders
+
+
 def test_two_ways_to_compute_one_site_conflict():
     with pytest.raises(dx.ConflictError, match="clear and gna both decide how attention is computed"):
         dx.apply(host("sd3").build(), dx.CLEAR(), dx.GNA(window=(2, 2)))

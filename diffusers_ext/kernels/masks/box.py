@@ -72,15 +72,13 @@ class Window:
         return grid[0] * grid[1] * grid[2] * t * h * w
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """As `tiles.Shares`: the product of what the axes have."""
+        """As `tiles.Shares`: the product of what the axes have; without dilation, which leaves gaps."""
+        if max(self.dilation) > 1:
+            raise ValueError(f"Tiles hold all groups of a dilation, got {self.dilation}; use 1.")
         out = torch.ones(len(qlo), dtype=torch.long)
-        for a, axis in enumerate(self._axes()):
-            sums = _sums(*axis)
-            (q0, q1), (k0, k1) = (
-                (x[..., a].long() for x in (qlo, qhi)),
-                (x[..., a].long() for x in (klo, khi)),
-            )
-            out *= sums[q1 + 1, k1 + 1] - sums[q0, k1 + 1] - sums[q1 + 1, k0] + sums[q0, k0]
+        for a, (length, window, stride, _) in enumerate(self._axes()):
+            corners = (x[..., a].long() for x in (qlo, qhi, klo, khi))
+            out *= _pairs_axis(*corners, length, window, stride)
         return out
 
     def _axes(self) -> list[tuple[int, int, int, int]]:
@@ -123,14 +121,16 @@ def _members(lo: Tensor, hi: Tensor, group: int, dilation: int) -> tuple[Tensor,
     return -((group - lo) // dilation), (hi - group) // dilation
 
 
-def _sums(length: int, window: int, stride: int, dilation: int) -> Tensor:
-    """`[length + 1, length + 1]`: visible pairs of the first queries and the first keys of an axis."""
-    i = torch.arange(length)
-    start = window_start(i, length, window, stride, dilation)[:, None]
-    inside = (
-        (i[:, None] % dilation == i % dilation) & (i // dilation >= start) & (i // dilation < start + window)
-    )
-    return torch.nn.functional.pad(inside.long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+def _pairs_axis(
+    q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor, length: int, window: int, stride: int
+) -> Tensor:
+    """Visible pairs between intervals of queries and of keys, of which there are few different ones."""
+    kinds, which = (k0 * length + k1).unique(return_inverse=True)
+    first, last = kinds // length, kinds % length
+    start = window_start(torch.arange(length), length, window, stride)[:, None]
+    seen = ((last + 1).minimum(start + window) - first.maximum(start)).clamp(min=0)
+    sums = torch.nn.functional.pad(seen.cumsum(0), (0, 0, 1, 0))
+    return sums[q1 + 1, which] - sums[q0, which]
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:

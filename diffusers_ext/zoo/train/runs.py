@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .diffusion import StreamObjective
     from .sd3_fine import SD3FineObjective
     from .turbo import TurboObjective
+    from .vae import VAEObjective
 
 WAN_VAE = "shapes-wan-vae"
 TEACHER, COARSE = "shapes-sd", "shapes-sd3"  # of shapes-sd-turbo and of shapes-sd3-256
@@ -25,11 +26,25 @@ PROBE = 400  # pictures or clips on which an autoencoder is measured for the car
 
 
 def _vae(out: Path, how: Run, start: Path | None) -> Path:
-    from .fit import fit
     from .vae import VAEObjective
 
-    _no_start(VAE, start)
-    objective, folder = VAEObjective(seed=how.seed), out / VAE
+    return _from_scratch(VAE, VAEObjective, out, how, start)
+
+
+def _wan_vae(out: Path, how: Run, start: Path | None) -> Path:
+    from .wan_vae import WanVAEObjective
+
+    return _from_scratch(WAN_VAE, WanVAEObjective, out, how, start)
+
+
+def _from_scratch(
+    name: str, objective_class: type[VAEObjective], out: Path, how: Run, start: Path | None
+) -> Path:
+    """An autoencoder, which is written when its run is complete."""
+    from .fit import fit
+
+    _no_start(name, start)
+    objective, folder = objective_class(seed=how.seed), out / name
     if fit(objective, folder, how):
         objective.export(folder)
     return folder
@@ -133,17 +148,6 @@ def _clip(out: Path, how: Run, start: Path | None) -> Path:
     export(objective, folder, folder, "shapes-clip")
     objective.processor.tokenizer.backend_tokenizer.no_padding()  # else it keeps that of its last call
     objective.processor.save_pretrained(folder)
-    return folder
-
-
-def _wan_vae(out: Path, how: Run, start: Path | None) -> Path:
-    from .fit import fit
-    from .wan_vae import WanVAEObjective
-
-    _no_start(WAN_VAE, start)
-    objective, folder = WanVAEObjective(seed=how.seed), out / WAN_VAE
-    if fit(objective, folder, how):
-        objective.export(folder)
     return folder
 
 

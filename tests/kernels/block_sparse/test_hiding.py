@@ -25,7 +25,8 @@ PLANS = {
     "disk": Recipe(Disk(3), GRID, TEXT, 16, 16, **TILES, pad=True),
     "box": Recipe(Window(GRID, (2, 3, 4), (1, 1, 2)), GRID, TEXT, 16, 16, **TILES),
     "band": Recipe(Band((8, 3), GRID[2]), GRID, TEXT, 16, 16),
-    "strict": Recipe(Band((20, 9), GRID[2]), GRID, TEXT, 16, 16, strict=True),
+    "tiles": Recipe(Window(GRID, (2, 3, 3)), GRID, TEXT, 16, 16, **TILES, pad=True, snap=True),
+    "strict": Recipe(Band((20, 9), GRID[2]), GRID, TEXT, 16, 16, snap=True),
 }
 every_plan = pytest.mark.parametrize("name", PLANS)
 

@@ -16,6 +16,9 @@ PLANS = {
     "disk, padded tiles": Recipe(
         Disk(3), (1, 7, 9), q_tile=(1, 4, 8), k_tile=(1, 4, 8), pad=True, **SIZE
     ).build,
+    "whole tiles": Recipe(
+        Disk(4), (1, 9, 11), q_tile=(1, 4, 8), k_tile=(1, 8, 4), pad=True, snap=True, **SIZE
+    ).build,
     "box": Recipe(Window((3, 5, 7), (2, 3, 4), (1, 2, 1)), (3, 5, 7), **SIZE).build,
     "band": Recipe(Band(release_reach(4, 30, 0.5, 8), 6, 1), (4, 5, 6), **SIZE).build,
     "lut": lambda: from_mask(torch.ones(50, 41).tril().bool(), 16, 16),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,8 +72,9 @@ class DiffusionObjective:
 class StreamObjective(DiffusionObjective):
     """A pipeline that learns to denoise the stream `seed`, encoded by `vae` into the folder `cache`.
 
-    The weights come from the folder `start` as far as it holds them, else from the seed. A subclass names its
-    recipe, what builds the untrained pipeline around the autoencoder, and the stream unless that is pictures.
+    The weights come from the folder `start` as far as it holds them, else from the seed; a run that goes on
+    names the components that it was `given` so at its own start. A subclass names its recipe, what builds the
+    untrained pipeline around the autoencoder, and the stream unless that is pictures.
     """
 
     config: type[StreamRecipe]
@@ -87,6 +88,7 @@ class StreamObjective(DiffusionObjective):
         recipe: StreamRecipe | None = None,
         *,
         start: Path | None = None,
+        given: Collection[str] = (),
         seed: int = 0,
         compile: bool = True,
     ):
@@ -95,7 +97,8 @@ class StreamObjective(DiffusionObjective):
         recipe = recipe or self.config()
         torch.manual_seed(seed)
         super().__init__(type(self).build(vae), recipe, seed=seed, compile=compile)
-        if start is not None and DENOISERS & adopt(self.pipe, start, self.trained):
+        self.given = frozenset(given if start is None else adopt(self.pipe, start, self.trained))
+        if self.given & DENOISERS:
             self.recipe = replace(recipe, foreground=0.0)  # a trained denoiser draws no blanks any more
         self.stream = self.data(vae, self.pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
 

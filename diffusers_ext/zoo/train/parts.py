@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import WEIGHTS, path, sha256
+from . import identity
 from .fit import Run
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ FILE = "diffusion_pytorch_model.safetensors"
 def cache(folder: Path, how: Run, mark: str) -> Path:
     """Where a run keeps what it draws, which depends on the seed and the model with the checksum `mark`."""
     return folder / "cache" / f"seed-{how.seed}" / mark[:12]
+
+
+def given(folder: Path) -> frozenset[str]:
+    """Components whose weights the run in `folder` was given at its start; none where there is no run."""
+    from .loop import load_checkpoint
+
+    checkpoint = folder / "checkpoint.pt"
+    start = identity.of(load_checkpoint(checkpoint)).get("start") if checkpoint.exists() else None
+    return frozenset(name.partition("/")[0] for name in (start or {}).get("sha256", ()))
 
 
 def compiles() -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import WEIGHTS, sha256
 from . import identity
 from .fit import Run
-from .parts import FILE, VAE, as_shipped, autoencoder, cache, compiles, teacher_of, trained
+from .parts import FILE, VAE, as_shipped, autoencoder, cache, compiles, given, teacher_of, trained
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLWan
@@ -123,13 +123,19 @@ def _denoiser(
     has no `start`; `facts` are entries of the card."""
     from .export import export
     from .fit import fit
-    from .loop import load_checkpoint
 
     folder = out / objective_class.name
-    objective = objective_class(vae, cache(folder, how, mark), start=start, seed=how.seed, compile=compiles())
+    objective = objective_class(
+        vae,
+        cache(folder, how, mark),
+        start=start,
+        given=given(folder) if how.resume else (),
+        seed=how.seed,
+        compile=compiles(),
+    )
     began = identity.of_start(start, objective.trained)
     fit(objective, folder, how, {"autoencoder": mark, "start": began})
-    if reader and not identity.of(load_checkpoint(folder / "checkpoint.pt")).get("start"):
+    if reader and not given(folder):
         facts["text_encoder"] = {"start": reader, "sha256": identity.of_text(reader)}
     facts["autoencoder"] = measure(vae.to("cpu"), PROBE)
     export(objective, folder, folder, objective.name, **facts)

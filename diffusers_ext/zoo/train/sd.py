@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import path
@@ -27,9 +26,9 @@ class SDObjective(StreamObjective):
     config, build = SDConfig, staticmethod(build_sd)
     recipe: SDConfig
 
-    def __init__(self, *args: Any, start: Path | None = None, **options: Any):
-        super().__init__(*args, start=start, **options)
-        if start is None:
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        if not self.given:
             read_reward(self.pipe.text_encoder)
 
     def hidden(self, name: str) -> bool:

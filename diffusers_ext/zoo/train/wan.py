@@ -78,14 +78,12 @@ class WanObjective(FlowObjective):
         vae: AutoencoderKLWan,
         cache: Path,
         recipe: WanConfig | None = None,
-        *,
-        start: Path | None = None,
         **options: Any,
     ):
-        super().__init__(vae, cache, recipe, start=start, **options)
+        super().__init__(vae, cache, recipe, **options)
         first, reuse = self.recipe.first, self.recipe.stills_reuse
         self.stills = StillStream(vae, self.pipe.tokenizer, cache / "stills", self.seed, first, reuse)
-        if start is None and self.recipe.text_steps:
+        if not self.given and self.recipe.text_steps:
             reader = of_text("shapes-clip")
             self._learn_to_read(cache / f"text-{self.recipe.text_steps}-{reader[:12]}.safetensors")
 

@@ -192,6 +192,7 @@ def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae
 
     assert run(start=home)["steps"] == 1
     card = run()
+    assert card["config"]["foreground"] == 0, "the recipe of a trained denoiser, also when the run goes on"
     assert card["steps"] == 2 and card["start"]["name"] == "shapes-sd" and "text_encoder" not in card
     assert card["start"]["sha256"].keys() == {k for k in card["sha256"] if not k.startswith("vae")}
     with pytest.raises(ValueError, match=r"another start, .*'shapes-sd'"):
@@ -200,6 +201,7 @@ def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae
     with pytest.raises(ValueError, match="another autoencoder"):
         run()
     card = run(resume=False)
+    assert card["config"]["foreground"] == TINY.foreground > 0
     assert card["text_encoder"] == {"start": "shapes-clip", "sha256": identity.of_text("shapes-clip")}
     assert "start" not in card and card["autoencoder"].keys() == {"psnr_db", "exact"}
     kept = list((tmp_path / "shapes-sd" / "cache" / "seed-0").iterdir())

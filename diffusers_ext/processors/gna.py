@@ -25,8 +25,8 @@ class GNA(SparseMethod):
     Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. `reduce="token"` is exact at any size;
     `"block"` keeps or drops whole tiles of tokens, without checks inside, which is cheaper and rougher
     (Sliding Tile Attention where a window has an odd number of tiles and moves by one), and takes no
-    dilation. Raises `MethodError` for windows that do not fit the
-    grid and strides above the window. Text sees all and is seen by all.
+    dilation. Raises `MethodError` for windows that do not fit the grid and strides above the window. Text
+    sees all and is seen by all.
     """
 
     name: ClassVar[str] = "gna"

@@ -11,7 +11,10 @@ compiler = pytest.mark.skipif(
 )
 gpu = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch.cuda can use"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(),
+        reason="needs a GPU that torch.cuda can use; run make gpu where there is one",
+    ),
 ]
 TRITON = "Triton is published for Linux only"
 NO_INTERPRETER = "kernels are interpreted here, not compiled; unset TRITON_INTERPRET"

@@ -92,7 +92,7 @@ def test_doctor(cli):
 
 
 @pytest.mark.parametrize(
-    "words", [["--samples", 0], ["--minutes", "nan"], ["--batch", 0], ["--start", "nope"]]
+    "words", [["--samples", 0], ["--minutes", "nan"], ["--batch", 0], ["--threads", 0], ["--start", "nope"]]
 )
 def test_a_run_that_is_refused_leaves_no_folder(refused, tmp_path, words):
     assert "; " in refused("train", "shapes-wan", *words, "--out", tmp_path / "new")

@@ -155,6 +155,22 @@ def test_models_that_do_not_fit():
         pass
 
 
+@torch.no_grad()
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton runs here; the refusal is for machines without")
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    ("backend", "size", "match"),
+    [
+        ("triton", {"height": 6}, "clear: Triton kernels need"),
+        ("reference", {"height": 2, "width": 2100}, "clear: A plan addresses grids"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_the_method(backend, size, match):
+    model = flux.transformer(**LAYERS)
+    with patch_parallel(model, dx.CLEAR(2, backend=backend)), pytest.raises(dx.UnsupportedError, match=match):
+        model(**flux.inputs(**size))
+
+
 @pytest.mark.usefixtures("alone")
 def test_text_is_merged_in_two_ways():
     with (

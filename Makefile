@@ -49,6 +49,7 @@ format: $(STAMP)
 bench-cpu: $(STAMP)
 	$(BIN)/python -m bench.guidance_cost --device cpu
 	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.commands
 	$(BIN)/python -m bench.rectified_error
 
 # bench.gpu knows the parts; without .venv and index call it as it is: python3 -m bench.gpu. Results go to out/gpu, and

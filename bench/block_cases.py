@@ -89,7 +89,7 @@ def shrunk(case: Case) -> Case:
     video = "num_frames" in case.size
     size = {"height": 96, "width": 128} if video else {"height": 128, "width": 192}
     if video:
-        size["num_frames"] = 7 if case.model == "mochi" else 9
+        size["num_frames"] = 13 if case.model == "mochi" else 9  # three frames of latents
     if case.grid.text:
         size["text"] = 7
     smaller: dict[str, dict[str, Any]] = {

@@ -135,3 +135,45 @@ def test_a_device_and_a_case_that_are_not_there(monkeypatch):
         blocks.main(["--device", "cuda"])
     with pytest.raises(SystemExit, match="no case for cpu has 'flux-3'"):
         blocks.main(["--device", "cpu", "--only", "flux-3"])
+
+
+def pairs_of_family_method_and_mask():
+    """Every family under every method that takes its grids, and with prompts of every length where a host
+    hides padding.
+    """
+    image = dx.CLEAR(2), dx.CLEAR(2, downsample=4), dx.GNA((1, 3, 5), (1, 2, 2)), dx.RectifiedSparse(block=16)
+    video = dx.Radial(0.1, block=16), dx.GNA((2, 3, 5), (1, 2, 2)), dx.RectifiedSparse(block=16)
+    for model, case in {case.model: case for case in block_cases.tiny_cases()}.items():
+        masked = model in ("hunyuan-video", "mochi")
+        for method in image if case.grid.t == 1 else video:
+            for prompt in (0.01, 0.5, 1.0) if masked else (None,):
+                method = replace(method, backend="reference", dense_steps=0)
+                name = f"{model} {method.name} {getattr(method, 'downsample', '') or ''} {prompt}"
+                yield pytest.param(replace(case, method=method), prompt, id=name)
+
+
+@pytest.mark.parametrize("case, prompt", list(pairs_of_family_method_and_mask()))
+@torch.no_grad()
+def test_rows_of_every_family_method_and_mask(case, prompt):
+    """Two rows of a batch, whose prompts differ by a token where padding is hidden."""
+    part = SLICES[case.model]
+    model = part.build(True, "cpu", torch.float32)
+    call = part.call(model, case.grid, "cpu", torch.float32)
+    call = {name: torch.cat([x, x]) if batched(name, x) else x for name, x in call.items()}
+    if prompt is not None:
+        words = max(1, int(prompt * case.grid.text))
+        lengths = torch.tensor([words, max(1, words - 1)])
+        call["encoder_attention_mask"] = torch.arange(case.grid.text) < lengths[:, None]
+    recorder = Recorder()
+    with dx.apply(model, case.method, recorder) as session:
+        model(**call)
+        cores = {site.name: core for site, core in session.cores(case.method).items()}
+        sites = [site for site in session.report().sites if case.method.name in site.methods]
+    assert recorder.kept.keys() == cores.keys() and {site.backend for site in sites} == {"reference"}
+    assert all((found.mask is not None) == (prompt is not None) for found in recorder.kept.values())
+    assert max(call_error(cores[name], found) for name, found in recorder.kept.items()) < 1e-6
+
+
+def batched(name, x):
+    """Whether an argument has a row for each picture; positions of FLUX have none."""
+    return isinstance(x, torch.Tensor) and not name.endswith("_ids")

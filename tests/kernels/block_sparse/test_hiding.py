@@ -16,7 +16,8 @@ from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan
 from diffusers_ext.kernels.recipe import Recipe
 
-from .test_reference import close, dense, mask_of, tensors
+from ...close import close
+from .test_reference import dense, mask_of, tensors
 
 GRID, TEXT = (2, 5, 6), 25
 LENGTHS = (4, 25, 0)  # of the prompts of a batch

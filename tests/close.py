@@ -15,7 +15,7 @@ SUMS = 64  # one operator, or a few in a row, whose sums come in another order
 MODEL = 512  # whole denoisers and runs of some steps, where roundings add up from layer to layer
 
 
-def close(got: Tensor, wanted: Tensor, level: int = SUMS, dtype: torch.dtype | None = None) -> None:
+def close(got: Tensor, wanted: Tensor, level: int = SUMS, *, dtype: torch.dtype | None = None) -> None:
     """Asserts that tensors of one shape differ by at most `level` roundings of `dtype`, by default that of
     `got`.
     """

@@ -61,7 +61,7 @@ def test_precisions_and_head_sizes(dtype, dim):
     q, k, v = tensors(plan.s_q, plan.s_kv, dim=dim, dtype=dtype)
     out, _ = attention(q, k, v, plan)
     assert out.dtype == dtype
-    close(out, dense(q, k, v, mask_of(plan)), dtype)
+    close(out, dense(q, k, v, mask_of(plan)), dtype=dtype)
 
 
 def test_gradients():

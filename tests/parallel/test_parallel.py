@@ -9,12 +9,14 @@ import torch.nn.functional as F
 import diffusers_ext as dx
 from diffusers_ext.kernels.strips import cut
 from diffusers_ext.parallel import patch_parallel
+from tests import needs
 from tests.close import alike as close
 from tests.kernels import oracles
 from tests.parallel.cases import CASES, LAYERS, RANKS, picture, work
 from tests.processors.masked import Instead, attention
 from tests.tiny_models import flux, sd3
 
+pytestmark = needs.processes
 EXACT = [name for name, case in CASES.items() if case.text_merge == "exact"]
 MEAN = [name for name in CASES if name not in EXACT]
 CLEAR = dx.CLEAR(radius=2, backend="reference")

@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
@@ -21,8 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/diffusers-ext demo --out out/demo
 
+# The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import diffusers_ext as dx
 from diffusers_ext.core import Layout
 
+from ..close import alike
 from ..hosts import every_host, host
 from ..tiny_models import sd3, wan
 
@@ -79,7 +80,7 @@ def test_packed_head_sets_equal_solo_runs():
     for row, one in enumerate(sets):
         with dx.apply(pipe, dx.SoftPAG(heads=one, strength=1.0)):
             solo = h.run(pipe, cfg=True, prompts=2)
-        torch.testing.assert_close(packed[row], solo[row], rtol=1e-5, atol=1e-5)
+        alike(packed[row], solo[row])
 
 
 def test_the_layer_output_is_linear_in_u():
@@ -114,7 +115,7 @@ def test_a_grid_of_one_token_is_an_exact_no_op_for_image_rows_of_a_self_attentio
     model, call = wan.transformer(), wan.inputs(1, frames=1, height=1, width=1)
     stock = model(**call)[0]
     with dx.apply(model, dx.SoftPAG(heads={"blocks.0.attn1": None}, strength=1.0)) as session:
-        torch.testing.assert_close(model(**call)[0], stock, rtol=1e-5, atol=1e-6)
+        alike(model(**call)[0], stock)
     assert session.run.layout.tokens == 1
 
 

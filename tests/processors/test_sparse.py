@@ -13,10 +13,10 @@ import diffusers_ext as dx
 from diffusers_ext.core import Layout, RunContext, Site
 
 from .. import needs
+from ..close import alike as close
 from ..hosts import every_host, host, processors
 from ..kernels import oracles
 from . import masked
-from .test_clear import close
 
 SITE = Site("blocks.0.attn", 0, 2, 8, "joint", "transformer")
 

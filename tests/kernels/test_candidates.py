@@ -52,8 +52,8 @@ def test_the_plan_lists_every_block_and_text_starts_one(grid, text, tile, keep, 
 
 
 def test_without_neighbours_counts_are_exact():
-    """31 blocks of 4, the last of 1 token, and 7 text tokens in 2 blocks; 9 columns are kept at least, and the
-    text can be one of them.
+    """31 blocks of 4, the last of 1 token, and 7 text tokens in 2 blocks; 9 columns are kept at least, of
+    which the text can be one.
     """
     facts = Candidates((1, 11, 11), 7, (1, 2, 2), (1, 2, 2), 0.3, touching=False)
     found = facts.survey()

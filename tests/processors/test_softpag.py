@@ -50,8 +50,9 @@ def test_strength_zero_is_bit_equal(host):
     with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, strength=0.0)) as session:
         assert torch.equal(stock, host.run(pipe, cfg=True))
     assert session.report().extra_passes == 0
-    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, scale=0.0)):
+    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, scale=0.0)) as session:
         assert torch.equal(stock, host.run(pipe, cfg=True))
+    assert session.report().extra_passes == 0  # equal bits alone would follow from 0 * delta
 
 
 def test_heads_of_strength_zero_cost_no_pass():

@@ -153,6 +153,8 @@ class DenoiserHook(ModelHook):
         again = take_rows(call, batch, rows, self.family.unbatched)
         with self.host_watch:
             out = forward(*args, **kwargs)
+        if self.session.closed:  # while the host's pass ran: the perturbed one would find no cores
+            return out
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.cores, cond.shape[0], cond)
         perturbed = self._perturbed(forward, *_as_given(again, module, args, kwargs))

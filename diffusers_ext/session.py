@@ -100,6 +100,8 @@ class Session:
         foreign = []
         for site, module, old, ours in self._swapped:
             if module.processor is ours:
+                if hasattr(old, "_attention_backend"):  # may have been chosen while ours was in its place
+                    old._attention_backend = ours._attention_backend
                 _set_processor(module, old)
             else:
                 foreign.append(site.path)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import diffusers_ext as dx
+from diffusers_ext.admission import denoisers
 from diffusers_ext.core import Layout
 
 from ..close import alike
@@ -44,15 +45,19 @@ def test_adds_delta_once_whatever_form_cfg_takes(host, cfg):
 
 
 @every_host
-def test_strength_zero_is_bit_equal(host):
+def test_strength_zero_and_scale_zero_are_bit_equal_and_cost_no_pass(host):
     pipe = host.build()
-    stock = host.run(pipe, cfg=True)
-    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, strength=0.0)) as session:
-        assert torch.equal(stock, host.run(pipe, cfg=True))
-    assert session.report().extra_passes == 0
-    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, scale=0.0)) as session:
-        assert torch.equal(stock, host.run(pipe, cfg=True))
-    assert session.report().extra_passes == 0  # equal bits alone would follow from 0 * delta
+    stock, passes = host.run(pipe, cfg=True), []
+    # Equal bits alone would follow from 0 * (cond - perturbed): no pass may run.
+    for model in denoisers(pipe).values():
+        model.get_submodule(host.layer).register_forward_hook(lambda *_: passes.append(0))
+    host.run(pipe, cfg=True)
+    calls = len(passes)
+    for nothing in (dict(strength=0.0), dict(scale=0.0)):
+        passes.clear()
+        with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, **nothing)) as session:
+            assert torch.equal(stock, host.run(pipe, cfg=True))
+        assert (session.report().extra_passes, len(passes)) == (0, calls), nothing
 
 
 def test_heads_of_strength_zero_cost_no_pass():

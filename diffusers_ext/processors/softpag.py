@@ -228,12 +228,16 @@ def _image_rows(layout: Layout, like: Tensor) -> Tensor:
 
 
 def _middle(sites: Sequence[Site]) -> list[Site]:
-    """PAG's own default: the mid block of a U-shaped denoiser, else the middle layer, of every denoiser."""
+    """PAG's own default: the mid block of a U-shaped denoiser, else the middle layer, of every denoiser.
+
+    A layer with two attention modules (SD3.5 medium) counts once, and the first of them is taken.
+    """
     out = []
     for component in dict.fromkeys(s.component for s in sites):
         mine = [s for s in sites if s.component == component]
         mid = [s for s in mine if s.name.startswith("mid_block")]
-        out += mid or [mine[len(mine) // 2]]
+        layers = {s.name.rpartition(".")[0]: s for s in reversed(mine)}  # layer -> its first module
+        out += mid or [list(layers.values())[-1 - len(layers) // 2]]
     return out
 
 

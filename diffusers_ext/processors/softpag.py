@@ -26,7 +26,8 @@ class SoftPAG:
 
     With the host's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it
     `c + scale (c - p)`; the perturbed pass `p` runs on the conditional rows only, one more pass per step.
-    Raises `MethodError` for settings out of range, unknown module paths and heads.
+    The defaults suit a U-Net and may harm another model: `dx.preset(pipe, "softpag")` has the settings that
+    are known for a pipeline. Raises `MethodError` for settings out of range, unknown module paths and heads.
     """
 
     name: ClassVar[str] = "softpag"

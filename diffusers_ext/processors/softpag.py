@@ -26,7 +26,8 @@ class SoftPAG:
 
     With the host's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it
     `c + scale (c - p)`; the perturbed pass `p` runs on the conditional rows only, one more pass per step.
-    Raises `MethodError` for settings out of range, unknown module paths and heads.
+    The defaults suit a U-Net and may harm another model: `dx.preset(pipe, "softpag")` has the settings that
+    are known for a pipeline. Raises `MethodError` for settings out of range, unknown module paths and heads.
     """
 
     name: ClassVar[str] = "softpag"
@@ -240,12 +241,16 @@ def _image_rows(layout: Layout, like: Tensor) -> Tensor:
 
 
 def _middle(sites: Sequence[Site]) -> list[Site]:
-    """PAG's own default: the mid block of a U-shaped denoiser, else the middle layer, of every denoiser."""
+    """PAG's own default: the mid block of a U-shaped denoiser, else the middle layer, of every denoiser.
+
+    A layer with two attention modules (SD3.5 medium) counts once, and the first of them is taken.
+    """
     out = []
     for component in dict.fromkeys(s.component for s in sites):
         mine = [s for s in sites if s.component == component]
         mid = [s for s in mine if s.name.startswith("mid_block")]
-        out += mid or [mine[len(mine) // 2]]
+        layers = {s.name.rpartition(".")[0]: s for s in reversed(mine)}  # layer -> its first module
+        out += mid or [list(layers.values())[-1 - len(layers) // 2]]
     return out
 
 

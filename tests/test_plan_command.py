@@ -1,7 +1,6 @@
 """`diffusers-ext plan`: grids, presets and models as text, and errors of one line."""
 
 import json
-import time
 
 import pytest
 
@@ -103,11 +102,10 @@ def test_errors_are_one_line(plan, arguments, words):
         ("1x2000000", "--method", "clear"),
     ],
 )
-def test_plans_of_minutes_are_refused_at_once(plan, arguments):
-    began = time.perf_counter()
+def test_plans_of_minutes_are_refused_before_they_begin(plan, arguments, monkeypatch):
+    monkeypatch.setattr("diffusers_ext.forecast.plan", lambda *_, **__: pytest.fail("a plan was begun"))
     code, out, error = plan(*arguments)
     assert (code, out) == (2, "") and error.count("\n") == 1 and "up to 268435456 pairs of blocks" in error
-    assert time.perf_counter() - began < 10
 
 
 def test_the_most_tokens_that_are_told_can_be_planned(plan, monkeypatch):

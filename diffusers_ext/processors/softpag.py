@@ -141,10 +141,22 @@ class SoftPAG:
 
     # the extra pass -----------------------------------------------------------------------------------------
 
-    def active(self, run: RunContext) -> bool:
+    def idle(self, run: RunContext) -> str | None:
+        """Why no step of a run was guided, although scale and strength ask for it."""
+        if self._is_off():
+            return None
+        return (
+            f"none of its {run.steps} steps begins between start={self.start} and stop={self.stop}; set "
+            "them further apart"
+        )
+
+    def _is_off(self) -> bool:
         own = head_sets.own_strengths(self._head_sets())
         common = self._row_strengths() if head_sets.shared(self._head_sets()) else []
-        if self.scale == 0.0 or not any([*own, *common]):
+        return self.scale == 0.0 or not any([*own, *common])
+
+    def active(self, run: RunContext) -> bool:
+        if self._is_off():
             return False
         if (self.start, self.stop) == (0.0, 1.0):
             return True

@@ -17,10 +17,10 @@ from diffusers_ext.processors import far
 from diffusers_ext.settings import build
 
 from .. import needs
+from ..close import alike as close
 from ..hosts import host
 from ..kernels import oracles
 from .masked import Instead
-from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
 

@@ -53,7 +53,7 @@ def test_methods(cli):
     assert code == 0 and "softpag: " in out and "image_rows" in out
     found = {method["name"]: method["settings"] for method in json.loads(cli("methods", "--json")[1])}
     scale = next(s for s in found["softpag"] if s["name"] == "scale")
-    assert (scale["type"], scale["default"], scale["low"]) == ("number", 3.0, 0.0)
+    assert (scale["type"], scale["default"], scale["low"]) == ("number", 1.0, 0.0)
     assert all(s["help"] and s["unit"] for settings in found.values() for s in settings)
 
 

@@ -20,7 +20,7 @@ from .test_softpag import LAYER
         (dict(strength=1.5), r"strength must lie in \[0, 1\], got 1.5"),
         (dict(strength=float("nan")), "strength takes a number or a list of numbers or null, got nan"),
         (dict(heads={"a": {0: -0.1}}), r"strength must lie in \[0, 1\], got -0.1"),
-        (dict(scale=30), r"scale must lie in \[0, 20\], got 30.0; 3 is usual"),
+        (dict(scale=30), r"scale must lie in \[0, 20\], got 30.0; 1 to 3 is usual"),
         (dict(scale=-0.1), r"scale must lie in \[0, 20\], got -0.1"),
         (dict(scale=float("inf")), "scale takes a number, got inf"),
         (dict(scale=float("nan")), "scale takes a number, got nan"),

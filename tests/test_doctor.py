@@ -4,7 +4,15 @@ from importlib import metadata
 import torch
 
 from diffusers_ext import zoo
-from diffusers_ext.doctor import BACKENDS, PACKAGES, examine, why_no_cuda, why_no_flash, why_no_triton
+from diffusers_ext.doctor import (
+    BACKENDS,
+    PACKAGES,
+    examine,
+    why_no_cuda,
+    why_no_flash,
+    why_no_flex,
+    why_no_triton,
+)
 
 
 def findings(section):
@@ -42,6 +50,12 @@ def test_a_gpu_backend_passes_on_the_reason_for_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert why_no_flash().startswith("no GPU for it: torch")
     assert "triton is not installed" in why_no_triton() or "no GPU for it" in why_no_triton()
+
+
+def test_flex_attention_needs_avx2_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert why_no_flex() == "on a CPU torch has it for AVX2 alone, and not on macOS"
 
 
 def test_models_ok_missing_and_broken(tmp_path, monkeypatch):

@@ -225,7 +225,7 @@ def test_a_disk_over_the_grid_still_adds_far_tokens():
 
 
 @pytest.mark.slow
-@needs.compiler
+@needs.flex
 def test_flex_gives_the_same():
     layout = layout_of((1, 8, 12), 3, front=False)
     q, k, v = (x.float().requires_grad_(False) for x in tensors(layout))

@@ -31,7 +31,8 @@ INSTALL = [line.partition("#")[0].strip() for line in LINES if line.startswith("
 INLINE = re.findall(r"`(dx\.[^`]*\([^`]*)`", README)  # expressions in sentences and tables
 LOADS = [code for code in INLINE if code.startswith("dx.load(")]
 (SCORE,) = [code for code in INLINE if code.startswith("dx.rewards.")]
-OTHERS = [code for code in INLINE if code not in (*LOADS, SCORE)]
+(REMOVE,) = [code for code in INLINE if code.startswith("dx.remove(")]
+OTHERS = [code for code in INLINE if code not in (*LOADS, SCORE, REMOVE)]
 
 
 def rows_with(name):
@@ -53,6 +54,15 @@ def test_the_swap_runs_and_leaves_no_trace(tmp_path):
     assert scope["image"].size == (32, 32)
     kinds = {type(p).__module__.partition(".")[0] for p in scope["pipe"].unet.attn_processors.values()}
     assert kinds == {"diffusers"}
+
+
+def test_a_method_stays_on_until_it_is_removed():
+    pipe = unet.pipeline(sdxl=True)
+    before = dict(pipe.unet.attn_processors)
+    diffusers_ext.apply(pipe, diffusers_ext.SoftPAG())
+    assert pipe.unet.attn_processors != before
+    eval(REMOVE, {"dx": diffusers_ext, "pipe": pipe})
+    assert pipe.unet.attn_processors == before
 
 
 @pytest.mark.parametrize("code", LOADS)

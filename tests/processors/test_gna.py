@@ -8,10 +8,10 @@ import torch
 
 import diffusers_ext as dx
 
+from ..close import alike as close
 from ..hosts import every_host, host
 from ..kernels import oracles
 from .masked import by_mask
-from .test_clear import close
 
 
 @every_host

@@ -14,10 +14,10 @@ import diffusers_ext as dx
 from diffusers_ext.core import RunContext
 from diffusers_ext.settings import build
 
+from ..close import alike as close
 from ..hosts import every_host, host
 from ..kernels.block_sparse.published import Rule, attend_raster
 from .masked import Instead
-from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
 PLAIN = dict(backend="reference", dense_steps=0, block=16)

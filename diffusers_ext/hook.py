@@ -96,7 +96,10 @@ class DenoiserHook(ModelHook):
         self._made_bare = Calls()
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Forgets all trajectories; the host calls this between runs."""
+        """Forgets the trajectory of the pipeline that calls, which does so after each run, or all of them."""
+        if (caller := calling_pipeline()) is not None:
+            self._made.pop(caller, None)
+            return module
         self._made.clear()
         self._made_bare = Calls()
         return module

@@ -17,6 +17,7 @@ from .errors import MethodError
 from .families.base import FamilyProcessor
 from .hoist import host_parts
 from .report import Report, SiteReport
+from .versions import check as check_versions
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
 BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
@@ -35,6 +36,7 @@ def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
     (second apply, two owners of a slot, an enabled cache) and `MethodError` (settings); then nothing has been
     swapped.
     """
+    check_versions()
     return Session(target, methods, cfg)
 
 

@@ -18,10 +18,10 @@ import diffusers_ext as dx
 from diffusers_ext.core import Slot
 from diffusers_ext.hoist import ONCE
 
+from .close import alike as close
 from .hosts import host, nothing_changed
 from .kernels import oracles
 from .processors.masked import by_mask
-from .processors.test_clear import close
 from .processors.test_rectified import told_by
 from .tiny_models import flux, sd3
 

@@ -88,7 +88,7 @@ def test_second_order_schedulers_count_steps_not_calls():
     pipe = h.build()
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     seen = watch(pipe, lambda: h.run(pipe, cfg=True, steps=4))
-    assert [s[2] for s in seen] == [0, 1, 1, 2, 2, 3, 3]
+    assert [s[2] for s in seen] == [0, 0, 1, 1, 2, 2, 3]
     assert {s[3] for s in seen} == {4}
 
 
@@ -251,11 +251,14 @@ def test_the_hosts_arguments_are_not_changed():
     ("start", "stop", "steps", "expected"),
     [
         (0, 1, 4, [0, 1, 2, 3]),
-        (0, 0, 4, [0]),
-        (1, 1, 4, [3]),
+        (0, 0, 4, []),
+        (1, 1, 4, []),
         (0.01, 0.2, 50, list(range(10))),
-        (0.5, 0.5, 10, [5]),
+        (0.5, 0.5, 10, []),
+        (0.5, 0.6, 4, []),
+        (0.29, 1, 100, list(range(29, 100))),
+        (0.9, 1, 20, [18, 19]),
     ],
 )
-def test_windows_are_never_empty(start, stop, steps, expected):
+def test_steps_of_a_window(start, stop, steps, expected):
     assert list(step_window(start, stop, steps)) == expected

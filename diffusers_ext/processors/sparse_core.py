@@ -142,6 +142,10 @@ class SparseCore:
 
     def _lay(self, device: torch.device, dtype: torch.dtype, layout: Layout) -> Laid:
         if (why := self.method.why_not(self.site, layout)) is not None:
+            if not layout.raster:
+                raise UnsupportedError(
+                    f"{why}; leave them out, or use a method without a grid, such as softpag."
+                )
             raise UnsupportedError(f"{why}; choose a size and settings that fit, or another method.")
         span = (layout.text.start, layout.text.stop) if layout.text.start < layout.text.stop else (0, 0)
         key = (self.method, layout.grid, span, layout.masked_text, self.site.head_dim, device, dtype)

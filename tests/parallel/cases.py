@@ -75,7 +75,7 @@ def work(rank, folder):
         init_method=f"file://{folder}/meet",
         rank=rank,
         world_size=RANKS,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=10),
     )
     groups = {n: dist.new_group(range(RANKS - n, RANKS)) for n in range(1, RANKS)} | {RANKS: None}
     model, inputs = flux.transformer(**LAYERS), flux.inputs(height=6)

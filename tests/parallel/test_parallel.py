@@ -9,12 +9,14 @@ import torch.nn.functional as F
 import diffusers_ext as dx
 from diffusers_ext.kernels.strips import cut
 from diffusers_ext.parallel import patch_parallel
-from tests.close import MODEL, close
+from tests import needs
+from tests.close import alike as close
 from tests.kernels import oracles
 from tests.parallel.cases import CASES, LAYERS, RANKS, picture, work
 from tests.processors.masked import Instead, attention
 from tests.tiny_models import flux, sd3
 
+pytestmark = needs.processes
 EXACT = [name for name, case in CASES.items() if case.text_merge == "exact"]
 MEAN = [name for name in CASES if name not in EXACT]
 CLEAR = dx.CLEAR(radius=2, backend="reference")
@@ -37,7 +39,7 @@ def test_strips_give_what_one_process_gives(answers, name):
         wanted = model(**case.inputs())[0]
     found = [a[name] for a in answers if name in a]
     assert len(found) == case.ranks and all(torch.equal(x, found[0]) for x in found)
-    close(found[0], wanted, MODEL)
+    close(found[0], wanted)
 
 
 @torch.no_grad()
@@ -62,7 +64,7 @@ def test_the_mean_is_the_approximation_of_the_paper(answers, name):
     with dx.apply(model, case.clear):
         exact = model(**case.inputs())[0]
     found = [a[name] for a in answers if name in a]
-    close(found[0], wanted, MODEL)
+    close(found[0], wanted)
     assert (found[0] - exact).abs().max() > 1e-4
 
 
@@ -71,7 +73,7 @@ def test_a_whole_pipeline(answers):
     with dx.apply(pipe, CLEAR):
         wanted = picture(pipe)
     for found in answers:
-        close(found["pipeline"], wanted, MODEL)
+        close(found["pipeline"], wanted)
 
 
 @torch.no_grad()
@@ -79,7 +81,7 @@ def test_the_model_is_left_as_it_was(answers):
     plain = flux.transformer(**LAYERS)(**flux.inputs(height=6))[0]
     for found in answers:
         assert torch.equal(found["plain again"], found["plain"])
-        close(found["plain again"], plain, MODEL)  # another process, with other threads
+        close(found["plain again"], plain)  # another process, with other threads
 
 
 def test_the_reference_is_taken_where_it_is_asked_for(answers):

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 import diffusers_ext as dx
 from diffusers_ext.processors import METHODS
 
+from ..close import MODEL
+from ..close import alike as close
 from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
 from . import settings_oracles as told
-from .test_clear import ULPS, close
 from .test_softpag_maps import explicit_maps
 
 CLASSES = {
@@ -100,7 +101,7 @@ def test_by_explicit_masks(name, field, tmp_path):
 
 def far_apart(one, two):
     """Ten times what rounding may do, or more."""
-    return (one - two).abs().max() > 10 * ULPS * torch.finfo(one.dtype).eps * two.abs().max()
+    return (one - two).abs().max() > 10 * MODEL * torch.finfo(one.dtype).eps * two.abs().max()
 
 
 # SoftPAG ----------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from diffusers_ext.admission import denoisers
 from diffusers_ext.core import Layout, RunContext, Site
 
 from .. import needs
+from ..close import alike as close
 from ..hosts import every_host, host, nothing_changed, processors
 from ..kernels import oracles
 from . import masked
-from .test_clear import close
 
 SITE = Site("blocks.0.attn", 0, 2, 8, "joint", "transformer")
 
@@ -282,7 +282,7 @@ def core(method=None):
     [
         dx.CLEAR(radius=2, backend="reference"),
         dx.RectifiedSparse(keep=0.3, block=16, backend="reference", dense_steps=0),
-        pytest.param(dx.CLEAR(radius=2, backend="flex"), marks=[pytest.mark.slow, needs.compiler]),
+        pytest.param(dx.CLEAR(radius=2, backend="flex"), marks=[pytest.mark.slow, needs.flex]),
     ],
     ids=lambda method: f"{method.name}-{method.backend}",
 )
@@ -298,7 +298,7 @@ def test_every_back_end_follows_autocast(method, monkeypatch):
 
 
 @pytest.mark.slow
-@needs.compiler
+@needs.flex
 def test_flex_gives_the_pictures_of_the_reference():
     tiny = host("sd3")
     pipe, pictures = tiny.build(), []
@@ -321,6 +321,7 @@ def test_masks_sequences_without_a_grid_and_foreign_tokens_are_refused():
         core()(q, k, v, None, line)
 
 
+@needs.flex
 def test_flex_cannot_hide_the_padding_of_prompts():
     tiny = host("hunyuan-video")
     pipe = tiny.build()

@@ -150,6 +150,11 @@ def host(name: str) -> Host:
     return next(h for h in HOSTS if h.name == name)
 
 
+def nothing_changed(why: str = "") -> Any:
+    """Expects the warning of a run in which a method did nothing, for the reason that follows."""
+    return pytest.warns(UserWarning, match=f"changed nothing in this run: {why}")
+
+
 def processors(model: nn.Module) -> dict[str, Any]:
     """Module path -> processor object."""
     return {name: m.processor for name, m in model.named_modules() if hasattr(m, "processor")}

@@ -158,3 +158,40 @@ def test_runs_under_one_session_do_not_know_of_each_other(case):
     places = [0, 1, 2, 3, 0, 4, 0]
     assert [torch.equal(x, wanted[i]) for x, i in zip(found, places, strict=True)] == [True] * 7
     assert not torch.equal(wanted[0], case.run(other, **first))
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3", "flux", "wan2.2"])
+def test_a_run_of_a_copy_in_the_middle_of_a_run(name):
+    """As in a server: the copy has a scheduler of its own and other steps; neither notices the other."""
+    case = host(name)
+    methods = [softpag(case, start=0.5), sparse(case)]
+    outer, inner = dict(cfg=True, steps=4), dict(cfg=True, steps=3, prompts=2)
+    wanted, within = fresh(case, methods, **outer), fresh(case, methods, **inner)
+    pipe, found = case.build(), []
+    other = copy.copy(pipe)
+    other.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+
+    def visit(pipe, step, timestep, tensors):
+        if step in (0, 2):
+            found.append(case.run(other, **inner))
+        return tensors
+
+    with dx.apply(pipe, *methods):
+        assert torch.equal(case.run(pipe, **outer, callback_on_step_end=visit), wanted)
+    assert [torch.equal(x, within) for x in found] == [True, True]
+
+
+def test_runs_from_a_picture_that_begin_at_other_steps_do_not_know_of_each_other():
+    """The part of the schedule that runs is another each time, and the window and the dense steps with it."""
+    case = UNNAMED
+    methods = [softpag(case, stop=0.5), sparse(case)]
+    runs = [dict(cfg=True, steps=4, strength=strength) for strength in (1.0, 0.5, 1.0)]
+    pipe = case.build()
+    with dx.apply(pipe, *methods) as session:
+        found, passes = [], []
+        for run in runs:
+            found.append(case.run(pipe, **run))
+            passes.append(session.report().extra_passes)
+    wanted = [fresh(case, methods, **run) for run in runs[:2]]
+    assert all(map(torch.equal, found, [*wanted, wanted[0]]))
+    assert passes == [2, 3, 5]  # half of 4, 2 and 4 steps

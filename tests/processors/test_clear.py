@@ -8,7 +8,7 @@ import torch
 import diffusers_ext as dx
 
 from ..close import alike as close
-from ..hosts import HOSTS, host
+from ..hosts import HOSTS, host, nothing_changed
 from ..kernels import oracles
 from .masked import by_mask
 
@@ -43,7 +43,7 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
     tiny = host(name)
     pipe = tiny.build()
     plain = tiny.run(pipe, cfg=True)
-    with dx.apply(pipe, dx.CLEAR(radius=50, backend=backend)) as session:
+    with dx.apply(pipe, dx.CLEAR(radius=50, backend=backend)) as session, nothing_changed("clear hides no"):
         assert torch.equal(tiny.run(pipe, cfg=True), plain)
     assert {s.why for s in session.report().sites if s.kind != "cross"} == {
         "clear hides nothing on this grid"
@@ -54,7 +54,8 @@ def test_a_grid_of_one_whole_tile_is_the_plain_model_bit_for_bit():
     tiny = host("sd3")
     pipe = tiny.build()
     plain = tiny.run(pipe)
-    with dx.apply(pipe, dx.CLEAR(2, reduce="block", backend="reference")) as session:
+    method = dx.CLEAR(2, reduce="block", backend="reference")
+    with dx.apply(pipe, method) as session, nothing_changed("clear hides nothing"):
         assert torch.equal(tiny.run(pipe), plain)
     assert {s.why for s in session.report().sites} == {"clear hides nothing on this grid"}
 

@@ -9,7 +9,7 @@ import torch
 import diffusers_ext as dx
 
 from ..close import alike as close
-from ..hosts import every_host, host
+from ..hosts import every_host, host, nothing_changed
 from ..kernels import oracles
 from .masked import by_mask
 
@@ -40,7 +40,8 @@ def test_a_window_of_the_grid_is_the_plain_model_bit_for_bit(name, window):
     tiny = host(name)
     pipe = tiny.build()
     plain = tiny.run(pipe)
-    with dx.apply(pipe, dx.GNA(window, dense_steps=0, backend="reference")) as session:
+    method = dx.GNA(window, dense_steps=0, backend="reference")
+    with dx.apply(pipe, method) as session, nothing_changed("gna hides nothing"):
         assert torch.equal(tiny.run(pipe), plain)
     assert {s.why for s in session.report().sites} == {"gna hides nothing on this grid"}
 

@@ -15,7 +15,7 @@ from diffusers_ext.core import RunContext
 from diffusers_ext.settings import build
 
 from ..close import alike as close
-from ..hosts import every_host, host
+from ..hosts import every_host, host, nothing_changed
 from ..kernels.block_sparse.published import Rule, attend_raster
 from .masked import Instead
 from .test_sparse import SITE, dense, layout_of, tensors
@@ -83,7 +83,8 @@ def test_keeping_all_is_the_plain_model_bit_for_bit(host):
     shares = (1.0, None) if host.name.startswith("sd") else (0.1, 1.0)
     pipe = host.build()
     plain = host.run(pipe, steps=2)
-    with dx.apply(pipe, dx.RectifiedSparse(*shares, **PLAIN)) as session:
+    method = dx.RectifiedSparse(*shares, **PLAIN)
+    with dx.apply(pipe, method) as session, nothing_changed("rectified hides nothing"):
         assert torch.equal(host.run(pipe, steps=2), plain)
     assert {s.why for s in session.report().sites if s.kind != "cross"} == {
         "rectified hides nothing on this grid"

@@ -23,7 +23,7 @@ def measured(tmp_path_factory):
     """Folder and rows of a run over every tiny case, one of them compiled as well."""
     folder = tmp_path_factory.mktemp("results")
     run(folder)
-    return folder, run(folder, "--only", "radial", "--modes", "eager", "compiled")
+    return folder, run(folder, "--only", "wan2.1 128x96x9 tiny radial", "--modes", "eager", "compiled")
 
 
 def test_every_family_and_method_is_checked(measured):
@@ -31,12 +31,24 @@ def test_every_family_and_method_is_checked(measured):
     assert {row.case.split()[0] for row in rows} == set(SLICES) <= set(shipped())
     assert {row.case.split()[3] for row in rows} == set(METHODS) - {"softpag"}
     names = [case.name for case in block_cases.tiny_cases()]
-    (radial,) = (name for name in names if "radial" in name)
+    (radial,) = (name for name in names if "wan2.1" in name and "radial" in name)
     assert [row.key for row in rows] == [(name, "eager") for name in names] + [(radial, "compiled")]
     for row in rows:
         assert row.ok and 0 < row.error < 1e-6 and row.parity == 0 and row.drift < 1e-5, row
         assert (row.backend, row.why) == ("reference", "asked for") and 0 < row.density < 1
         assert 0 < row.attention_share <= 1 and row.gain_low <= row.gain <= row.gain_high
+
+
+def test_every_pair_of_a_gpu_runs_here_too():
+    def pairs(found):
+        return {(c.model, c.method.name, bool(getattr(c.method, "downsample", 0))) for c in found}
+
+    tiny = block_cases.tiny_cases()
+    assert pairs(tiny) == pairs(block_cases.cases()) and len(tiny) == len(pairs(tiny)) > len(SLICES)
+    asked = {case.model: case.grid.text > 0 for case in block_cases.cases()}
+    for case in tiny:
+        assert case.tiny and case.grid.t * case.grid.h * case.grid.w < 200
+        assert (case.grid.text > 0) == asked[case.model] and case.method.refuses(case.grid.shape) is None
 
 
 def test_a_later_run_goes_on_and_measures_nothing_twice(measured, capsys):
@@ -58,14 +70,17 @@ def test_a_later_run_goes_on_and_measures_nothing_twice(measured, capsys):
 
 
 def test_a_case_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    video, image = block_cases.tiny_cases()[3], block_cases.tiny_cases()[2]
+    tiny = {(c.model, c.method.name): c for c in block_cases.tiny_cases()}
+    video, image = tiny["wan2.1", "radial"], tiny["sd3.5", "gna"]
     wrong = replace(video, method=dx.CLEAR(2, backend="reference"))
     monkeypatch.setattr(blocks, "tiny_cases", lambda: [wrong, image])
-    with pytest.raises(SystemExit, match="a check failed"):
+    with pytest.raises(SystemExit, match="1 of the cases failed"):
         run(tmp_path)
     assert "FAILED: UnsupportedError: CLEAR needs one image" in capsys.readouterr().out
     (path,) = tmp_path.glob("*.json")
-    assert [r["case"] for r in json.loads(path.read_text())["rows"]] == [image.name]
+    record = json.loads(path.read_text())
+    assert [r["case"] for r in record["rows"]] == [image.name] and record["waiting"] == []
+    assert list(record["failed"]) == [f"{wrong.name} eager"]
 
 
 @torch.no_grad()

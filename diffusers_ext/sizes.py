@@ -231,7 +231,9 @@ def _most(model: Any, config: Mapping[str, Any]) -> tuple[int, int, int]:
     if lens := config.get("axes_lens"):  # Lumina: text, height, width
         return 0, *lens[-2:]
     if (sizes := config.get("max_size")) and (patch := config.get("patch_size")):  # Cosmos: in latents
-        return tuple(n // p for n, p in zip(sizes, patch, strict=True))
+        tokens = tuple(n // p for n, p in zip(sizes, patch, strict=True))
+        # Its rotary table is as long as the longest axis, that of learned positions as each.
+        return tokens if config.get("extra_pos_embed_type") else (max(tokens),) * 3
     return 0, 0, 0
 
 

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from diffusers import FluxKontextPipeline
+import torch
+from diffusers import AuraFlowTransformer2DModel, CosmosTransformer3DModel, FluxKontextPipeline
 
 import diffusers_ext as dx
 from diffusers_ext import zoo
 from diffusers_ext.call import arguments, run
 from diffusers_ext.presets import find
-from diffusers_ext.sizes import Tokens, check_size, cut_of, of_pipeline
+from diffusers_ext.sizes import Tokens, _most, check_size, cut_of, of_pipeline
 from tests.hosts import every_host, host
 from tests.tiny_models import flux, sd3, unet, wan
 
@@ -136,3 +137,25 @@ def test_another_size_than_asked_is_never_silent():
     size = tiny.size | {"num_frames": 8}
     with pytest.raises(ValueError, match="made num_frames 7 where num_frames 8 was asked"):
         run(tiny.build(), ["a"], size | tiny.extra | {"num_inference_steps": 2}, output_type="np")
+
+
+def test_tables_of_other_models():
+    """Each by a real denoiser at toy size: tables are counted in tokens, in latents, or in all positions."""
+    small = dict(num_layers=1, attention_head_dim=8, num_attention_heads=2)
+    aura = AuraFlowTransformer2DModel(
+        sample_size=8, num_mmdit_layers=1, num_single_dit_layers=1, pos_embed_max_size=64,
+        attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=16,
+    )  # fmt: skip
+    assert _most(aura, aura.config) == (0, 8, 8)
+    more = dict(
+        max_size=(8, 16, 24), patch_size=(1, 2, 2), text_embed_dim=8, adaln_lora_dim=4, mlp_ratio=1.0,
+        in_channels=2, out_channels=2, concat_padding_mask=False, **small | {"attention_head_dim": 16},
+    )  # fmt: skip
+    for extra, most in ((None, (12, 12, 12)), ("learnable", (8, 8, 12))):
+        cosmos = CosmosTransformer3DModel(extra_pos_embed_type=extra, **more)
+        assert _most(cosmos, cosmos.config) == most
+        args = {"timestep": torch.zeros(1), "encoder_hidden_states": torch.zeros(1, 3, 8), "fps": 24}
+        t, h, w = most
+        cosmos(torch.zeros(1, 2, t, 2 * h, 2 * w), **args)
+        with pytest.raises(RuntimeError):
+            cosmos(torch.zeros(1, 2, t, 2 * h, 2 * w + 2), **args)

@@ -14,7 +14,7 @@ def generate(
     model: opt.Model = "shapes-sd3",
     method: opt.Methods = None,
     settings: opt.Settings = None,
-    preset: opt.Preset = False,
+    preset: opt.Preset = None,
     seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Noise of the first image.")] = "0",
     num_images: Annotated[int, typer.Option("--num-images", help="Images, with seeds counting up.")] = 1,
     steps: opt.Steps = None,
@@ -37,15 +37,13 @@ def generate(
     """Make images or videos of one prompt; each file has a JSON file beside it, a PNG carries it inside."""
     from ..call import arguments, makes_videos, seed_of
     from ..loading import locate
-    from ..presets import of_model
-    from ..settings import build
     from .target import Target
 
     first = seed_of(seed)
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     seeds = [seed_of(first + i) for i in range(num_images)]
-    methods = build(method or [], settings or [], of_model(model, locate(model)).settings if preset else None)
+    methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
     target = Target.of(out, num_images)
     pipe = opt.open_model(model, device, dtype, threads)
     target = target.suited(model, makes_videos(pipe), fps)
@@ -61,7 +59,7 @@ def generate(
         num_frames=num_frames,
     )
     opt.warn_of_texts(pipe, model, [prompt], call)
-    _make(pipe, model, prompt, seeds, methods, call, batch, target, embed)
+    _make(pipe, model, prompt, seeds, methods, notes, call, batch, target, embed)
 
 
 def _make(
@@ -70,6 +68,7 @@ def _make(
     prompt: str,
     seeds: list[int],
     methods: tuple[Any, ...],
+    notes: list[str],
     call: dict[str, Any],
     batch: int,
     target: Any,
@@ -91,6 +90,8 @@ def _make(
         "call": call,
     }
     with applied(pipe, methods) as session:
+        for line in notes:  # not before: a refusal is one line
+            typer.echo(line)
         for pictures in make(pipe, [Item(prompt, s) for s in seeds], call, batch):
             for p in pictures:
                 # The name depends on all that shapes the picture, so other settings never overwrite it.

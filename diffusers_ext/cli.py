@@ -1,5 +1,6 @@
 """The `diffusers-ext` command: help, version and the one place where errors become a sentence."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -19,6 +20,8 @@ class OneLineErrors(TyperGroup):
     """Errors of the user end in one line and exit code 2; `--debug` shows where they came from."""
 
     def invoke(self, ctx: Any) -> Any:
+        torch = sys.modules.get("torch")
+        threads = torch.get_num_threads() if torch else None
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:  # MethodError is a ValueError
@@ -29,6 +32,9 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("stopped; files already written are complete", err=True)
             raise typer.Exit(130) from None
+        finally:
+            if threads is not None:  # of a process that goes on, such as a notebook
+                torch.set_num_threads(threads)
 
 
 app = typer.Typer(

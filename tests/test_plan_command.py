@@ -78,11 +78,11 @@ def test_a_saved_model(plan, saved_model):
         (("30x30", "--method", "clear", "--height", "64"), "a size already"),
         (
             ("wan2.1", "--method", "radial", "--preset", "--height", "481"),
-            "a height that is a multiple of 16 px, got 481; the nearest are 480 and 496",
+            "a height that is a multiple of 16 px up to 16384, got 481; the nearest are 480 and 496",
         ),
         (
             ("wan2.1", "--method", "radial", "--preset", "--frames", "80"),
-            "a num_frames that is 1 more than a multiple of 4, got 80; the nearest are 77 and 81",
+            "a num_frames that is 1 more than a multiple of 4 up to 4093, got 80; the nearest are 77 and 81",
         ),
     ],
 )

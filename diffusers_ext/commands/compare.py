@@ -22,12 +22,14 @@ def compare(
     prompts_file: Annotated[Path | None, typer.Option("--prompts-file", help="One prompt a line.")] = None,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
+    true_cfg_scale: opt.TrueCfg = None,
     height: opt.Height = None,
     width: opt.Width = None,
     negative: opt.Negative = None,
     batch: opt.Batch = 4,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    threads: opt.Threads = None,
     out: opt.Out = "out/compare",
 ) -> None:
     """Compare methods at equal prompts and seeds: compare.png, report.html and results.json."""
@@ -49,6 +51,7 @@ def compare(
         asked={
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
+            "true_cfg_scale": true_cfg_scale,
             "height": height,
             "width": width,
             "negative_prompt": negative,
@@ -56,6 +59,7 @@ def compare(
         batch=batch,
         device=device,
         dtype=dtype,
+        threads=threads,
         out=out,
         title=f"{model}: {methods.replace(',', ', ')}",
     )
@@ -75,12 +79,13 @@ def side_by_side(
     dtype: str | None,
     out: str | Path,
     title: str,
+    threads: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Runs and writes one comparison; returns what `results.json` holds."""
     from tqdm import tqdm
 
-    from ..call import arguments, cut_text
+    from ..call import arguments
     from ..evaluate import sites
     from ..evaluate.compare import lines, run
     from ..evaluate.generate import Item
@@ -92,11 +97,9 @@ def side_by_side(
     opt.refuse_other(out, "an eval", FILE)
     columns, known = opt.variants(methods, settings, model, preset)
     folder = output_folder(out)
-    pipe = opt.open_model(model, device, dtype)
+    pipe = opt.open_model(model, device, dtype, threads)
     call = arguments(pipe, opt.defaults(model), **asked)
-    for prompt in prompts:
-        for sentence in cut_text(pipe, prompt, call):
-            opt.warn(sentence)
+    opt.warn_of_texts(pipe, model, prompts, call)
     items = [Item(p, s) for p in prompts for s in seeds]
     bar = tqdm(total=len(items) * len(columns), unit="image", disable=not opt.show_progress())
     with bar, sites.unlogged():

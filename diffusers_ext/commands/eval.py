@@ -24,6 +24,7 @@ def evaluate(
     batch: opt.Batch = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    threads: opt.Threads = None,
     out: opt.Out = "out/eval",
 ) -> None:
     """Measure accuracy per task on a prompt suite, with a chart and a gallery; resumes by itself."""
@@ -46,7 +47,7 @@ def evaluate(
     methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
     opt.refuse_other(out, "a comparison", REPORT)
     folder, home = output_folder(out), model_folder(model)
-    pipe = opt.open_model(model, device, dtype)
+    pipe = opt.open_model(model, device, dtype, threads)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
     identity = marks(home) | {"call": call, "dtype": str(pipe.dtype)}
     store, pictures = Store(folder, identity), Pictures(folder)

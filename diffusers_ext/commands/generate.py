@@ -19,12 +19,14 @@ def generate(
     num_images: Annotated[int, typer.Option("--num-images", help="Images, with seeds counting up.")] = 1,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
+    true_cfg_scale: opt.TrueCfg = None,
     height: opt.Height = None,
     width: opt.Width = None,
     negative: opt.Negative = None,
     batch: opt.Batch = 1,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    threads: opt.Threads = None,
     num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
     fps: Annotated[float | None, typer.Option("--fps", help="Frames a second of a video; 8.")] = None,
     out: Annotated[
@@ -33,7 +35,7 @@ def generate(
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Settings inside a PNG.")] = True,
 ) -> None:
     """Make images or videos of one prompt; each file has a JSON file beside it, a PNG carries it inside."""
-    from ..call import arguments, cut_text, makes_videos, seed_of
+    from ..call import arguments, makes_videos, seed_of
     from ..loading import locate
     from .target import Target
 
@@ -43,20 +45,20 @@ def generate(
     seeds = [seed_of(first + i) for i in range(num_images)]
     methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
     target = Target.of(out, num_images)
-    pipe = opt.open_model(model, device, dtype)
+    pipe = opt.open_model(model, device, dtype, threads)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(
         pipe,
         opt.defaults(model),
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
+        true_cfg_scale=true_cfg_scale,
         height=height,
         width=width,
         negative_prompt=negative,
         num_frames=num_frames,
     )
-    for sentence in cut_text(pipe, prompt, call):
-        opt.warn(sentence)
+    opt.warn_of_texts(pipe, model, [prompt], call)
     _make(pipe, model, prompt, seeds, methods, notes, call, batch, target, embed)
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..call import run
 from .video import Clip
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def generate(
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
-            result = pipe(prompt=[i.prompt for i in part], generator=generators, output_type="np", **call)
+            result = run(pipe, [i.prompt for i in part], call, generator=generators, output_type="np")
         seconds = (time.perf_counter() - began) / len(part)
         arrays = result.frames if hasattr(result, "frames") else result.images
         unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(part)

@@ -102,17 +102,11 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
     args = parser.parse_args(arguments)
     where, cuda = machine(args.device), args.device != "cpu"
-    import_module("tests.conftest")  # what keeps every test from running is said by its own error
+    if not args.files:
+        import_module("tests.conftest")  # what keeps every test from running is said by its own error
     ledger = Ledger(results_file(args.out, "tests", where), where, ())
-    words = [
-        "-m",
-        "gpu" if cuda else "not gpu and not slow",
-        "--rootdir",
-        str(ROOT),
-        "-k",
-        args.only,
-        *map(str, args.files or files()),
-    ]
+    words = ["-m", "gpu" if cuda else "not gpu and not slow", "-k", args.only]
+    words += map(str, args.files or files())
     workers = min(WORKERS, (os.cpu_count() or 1) // 2)
     if cuda and workers > 1 and find_spec("xdist"):
         words += ["-n", str(workers)]

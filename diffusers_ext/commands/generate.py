@@ -90,9 +90,9 @@ def _make(
         "call": call,
     }
     with applied(pipe, methods) as session:
-        for line in notes:  # not before: a refusal is one line
-            typer.echo(line)
         for pictures in make(pipe, [Item(prompt, s) for s in seeds], call, batch):
+            while notes:  # not before: some methods refuse in the first call, and a refusal is one line
+                typer.echo(notes.pop(0))
             for p in pictures:
                 # The name depends on all that shapes the picture, so other settings never overwrite it.
                 record = {**shared, "seed": p.item.seed}

@@ -37,7 +37,9 @@ TrueCfg = Annotated[
 ]
 Height = Annotated[int | None, typer.Option("--height", help="px")]
 Width = Annotated[int | None, typer.Option("--width", help="px")]
-Negative = Annotated[str | None, typer.Option("--negative", help="Negative prompt.")]
+Negative = Annotated[
+    str | None, typer.Option("--negative", help="Negative prompt, for models that guide with one.")
+]
 # Text, since an empty name as a path would be the current folder.
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Output folder.")]
 Batch = Annotated[int, typer.Option("--batch", help="Images at a time.")]

@@ -58,7 +58,7 @@ class Command(TyperCommand):
             others.setdefault(max(option.opts, key=len), []).append(alias)
         if others:
             with formatter.section("Other names"):
-                formatter.write_dl([(name, f"Also {' and '.join(also)}.") for name, also in others.items()])
+                formatter.write_dl([(name, f"Also {', '.join(also)}.") for name, also in others.items()])
         if self.name in EXAMPLES:
             with formatter.section("Example"):
                 formatter.write(f"  {EXAMPLES[self.name]}\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
 
 
 def _stderr(text: str) -> None:
-    print(text, file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
+        print(text, file=sys.stderr)
 
 
 class Watch:
@@ -56,7 +58,8 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.__exit__()
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
     def begin(self, size: int) -> None:
         """A batch of `size` comes next. Raises `Interrupted` where someone asked to stop."""
@@ -102,15 +105,13 @@ class Watch:
 
     def say(self, text: str) -> None:
         """One line on stderr, above the bar."""
-        self._bar.clear()
-        self._say(text)
-        self._bar.refresh()
+        with self._above():
+            self._say(text)
 
     def line(self, text: str) -> None:
         """One line on stdout, above the bar."""
-        self._bar.clear()
-        print(text, flush=self._show)
-        self._bar.refresh()
+        with self._above():
+            print(text, flush=True)
 
     def _tell(self, share: float, step: str) -> None:
         """Moves the bar; `share` is how much of the current batch is done, 0..1."""
@@ -121,4 +122,14 @@ class Watch:
         place = f"{self.unit} {first}" if first == last else f"{self.unit}s {first} to {last}"
         self._bar.set_description_str(f"{place} of {self.total}{step}", refresh=False)
         self._bar.n = past + share * self._size
-        self._bar.refresh()
+        with suppress(OSError):
+            self._bar.refresh()
+
+    @contextmanager
+    def _above(self) -> Iterator[None]:
+        """Takes the bar away while a line is written."""
+        with suppress(OSError):
+            self._bar.clear()
+        yield
+        with suppress(OSError):
+            self._bar.refresh()

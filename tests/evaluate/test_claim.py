@@ -55,6 +55,19 @@ def test_damage_in_the_file_is_no_harm(tmp_path):
         pass
 
 
+def test_commands_that_write_folders_ask_first(refused, saved_model, tmp_path):
+    (tmp_path / "shapes-vae").mkdir()
+    for folder, words in (
+        (tmp_path / "shapes-vae", ["train", "shapes-vae"]),
+        (tmp_path, ["train", "clear", "--set", "radius=2"]),
+        (tmp_path, ["eval", "-m", saved_model, "--n", 1]),
+    ):
+        with claim(folder, "demo"):
+            assert f"'{folder}' is being written to by 'demo' (process {os.getpid()} on " in refused(
+                *words, "--out", tmp_path
+            )
+
+
 def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
     with pytest.raises(OSError, match="was removed while the command ran"), claim(tmp_path / "gone", "eval"):
         pass

@@ -14,6 +14,10 @@ from .sizes import check_size, cut_of
 SEED_LIMIT = 2**63
 
 
+class CallError(ValueError):
+    """A pipeline cannot make what a call asks for, whatever the seed."""
+
+
 def seed_of(text: str | int) -> int:
     """A seed from user input; raises `ValueError` unless it is a whole number in [0, 2**63)."""
     try:
@@ -84,12 +88,11 @@ def run(pipe: Any, prompts: Sequence[str], call: Mapping[str, Any], **more: Any)
         # Ours says what is wrong by itself.
         if isinstance(error, MethodError) or (known := inputs.blame(pipe, call, error)) is None:
             raise
-        raise known from error
+        raise CallError(str(known)) from error
     except ZeroDivisionError as error:
-        raise ValueError(
+        raise CallError(
             f"{type(pipe).__name__} cannot divide its schedule into {call.get('num_inference_steps')} "
-            "steps; ask "
-            "for more"
+            "steps; ask for more"
         ) from error
     _check_made(pipe, call, made)
     return made
@@ -98,7 +101,7 @@ def run(pipe: Any, prompts: Sequence[str], call: Mapping[str, Any], **more: Any)
 def _check_made(pipe: Any, call: Mapping[str, Any], made: Any) -> None:
     pictures = getattr(made, "frames", getattr(made, "images", None))
     if pictures is None and not isinstance(made, tuple):
-        raise ValueError(
+        raise CallError(
             f"{type(pipe).__name__} makes neither images nor videos, which is all that is kept here"
         )
     if not hasattr(pictures, "shape") or call.get("output_type") == "latent":
@@ -107,7 +110,7 @@ def _check_made(pipe: Any, call: Mapping[str, Any], made: Any) -> None:
     found = dict(zip(names, pictures.shape[1:-1], strict=True))
     other = {name: call[name] for name in found if call.get(name) not in (None, found[name])}
     if other:
-        raise ValueError(
+        raise CallError(
             f"{type(pipe).__name__} made {' and '.join(f'{name} {found[name]}' for name in other)} where "
             f"{' and '.join(f'{name} {value}' for name, value in other.items())} was asked; ask for what "
             "it makes, or leave it out"

@@ -111,7 +111,7 @@ def test_a_long_prompt_is_warned_about(cli, saved_model, tmp_path):
 @pytest.mark.parametrize(
     "words, match",
     [
-        (["--seed", "-1"], "a seed must be a whole number from 0 to 2**63 - 1, got '-1'"),
+        (["--seed", "-2"], "a seed must be a whole number from 0 to 2**63 - 1, got '-2'"),
         (["--seed", "1.5"], "got '1.5'"),
         (["--seed", str(2**63 - 1), "--num-images", "2"], "got 9223372036854775808"),
         (["--num-images", "0"], "--num-images must be 1 or more"),

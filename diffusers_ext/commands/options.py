@@ -12,13 +12,13 @@ import typer
 if TYPE_CHECKING:
     from ..evaluate.compare import Variant
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Zoo name, local folder or Hub id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a local folder or a Hub id.")]
 Methods = Annotated[
-    list[str] | None, typer.Option("--method", help="Method to apply; may come several times.")
+    list[str] | None, typer.Option("--method", help="A method to apply. It may come several times.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Setting of a method, as scale=3 or softpag.scale=3."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of a method, as scale=3 or softpag.scale=3."),
 ]
 Preset = Annotated[
     bool | None,
@@ -29,29 +29,47 @@ Preset = Annotated[
         show_default=False,
     ),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="Classifier-free guidance scale.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Number of denoising steps. The model's own when left out.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale", help="Scale of classifier-free guidance. The model's own when left out."
+    ),
+]
 TrueCfg = Annotated[
     float | None,
-    typer.Option("--true-cfg-scale", help="Guidance scale of models that embed another, such as FLUX.1."),
+    typer.Option(
+        "--true-cfg-scale",
+        help="Guidance scale of models that embed another one, such as FLUX.1. Off when left out.",
+    ),
 ]
-Height = Annotated[int | None, typer.Option("--height", help="px")]
-Width = Annotated[int | None, typer.Option("--width", help="px")]
+Height = Annotated[int | None, typer.Option("--height", help="Height in px. The model's own when left out.")]
+Width = Annotated[int | None, typer.Option("--width", help="Width in px. The model's own when left out.")]
 Negative = Annotated[
-    str | None, typer.Option("--negative", help="Negative prompt, for models that guide with one.")
+    str | None,
+    typer.Option("--negative", help="What not to draw, the negative prompt, for models that guide with one."),
 ]
 # Text, since an empty name as a path would be the current folder.
-Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Output folder.")]
-Batch = Annotated[int, typer.Option("--batch", help="Images at a time.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; the best one when left out.")]
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="The output folder.")]
+Batch = Annotated[int, typer.Option("--batch", help="Number of images that are made at a time.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="One of cpu, cuda and mps. CUDA when left out, where there is a GPU."),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
-        help="CPU threads of torch; models of shapes world run on one, unless OMP_NUM_THREADS is set.",
+        help="CPU threads of torch. Models of shapes world run on one, unless OMP_NUM_THREADS is set.",
+        show_default=False,
     ),
 ]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="One of float32, bfloat16 and float16. That of the weights when left out."),
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
@@ -22,8 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/diffusers-ext demo --out out/demo
 
+# The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
 
 # The fast tests with the newest torch of the index and all else as pinned: an early word of what changes there. On Linux
 # that is a CUDA build, some 3 GB with its libraries, which runs on a CPU as well.

@@ -3,6 +3,7 @@
 import importlib.util
 import platform
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def why_no_flex() -> str | None:
         return f"torch {torch.__version__} has no flex attention; install torch 2.9 or newer"
     if why_no_cuda() is None:
         return why_no_triton()
+    if sys.platform == "darwin" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return "on a CPU torch has it for AVX2 alone, and not on macOS"
     if not any(shutil.which(c) for c in ("c++", "g++", "clang++", "cl")):
         return "compiling for the CPU needs a C++ compiler; install g++ or clang"
     return None

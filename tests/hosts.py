@@ -41,7 +41,7 @@ class Host:
         arguments = dict(
             num_inference_steps=steps, output_type="latent", generator=generator, return_dict=False
         )
-        return pipe(prompt=prompt, **self.size, **kind, **arguments | call)[0]
+        return pipe(prompt=prompt, **self.size | kind | arguments | call)[0]
 
 
 SCALE = {"guided": {"guidance_scale": 4.0}, "unguided": {"guidance_scale": 1.0}}
@@ -148,6 +148,11 @@ every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
 
 def host(name: str) -> Host:
     return next(h for h in HOSTS if h.name == name)
+
+
+def nothing_changed(why: str = "") -> Any:
+    """Expects the warning of a run in which a method did nothing, for the reason that follows."""
+    return pytest.warns(UserWarning, match=f"changed nothing in this run: {why}")
 
 
 def processors(model: nn.Module) -> dict[str, Any]:

@@ -111,11 +111,11 @@ def test_a_long_prompt_is_warned_about(cli, saved_model, tmp_path):
 @pytest.mark.parametrize(
     "words, match",
     [
-        (["--seed", "-1"], "a seed must be a whole number from 0 to 2**63 - 1, got '-1'"),
+        (["--seed", "-2"], "a seed must be a whole number from 0 to 2**63 - 1, got '-2'"),
         (["--seed", "1.5"], "got '1.5'"),
         (["--seed", str(2**63 - 1), "--num-images", "2"], "got 9223372036854775808"),
         (["--num-images", "0"], "--num-images must be 1 or more"),
-        (["--height", "30"], "the nearest is 32"),
+        (["--height", "30"], "the nearest are 28 and 32"),
         (["--guidance-scale", "nan"], "guidance scale must be a finite number"),
         (["--method", "softpg"], "unknown method 'softpg'; the methods are softpag"),
         (["--set", "scale=3"], "needs a method"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusers_ext import zoo
-from diffusers_ext.doctor import PACKAGES, examine
+from diffusers_ext.doctor import PACKAGES, examine, why_no_flex
 from diffusers_ext.versions import NEEDED
 
 
@@ -131,6 +131,11 @@ def test_backends_with_a_gpu(gpu, monkeypatch, capability, flash):
         found = findings("attention back-ends")
         assert found["triton"].state == found["flex attention"].state == state
         assert state == "ok" or found["triton"].text.startswith("triton is not installed")
+
+
+def test_flex_attention_needs_avx2_on_a_cpu(no_gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert why_no_flex() == "on a CPU torch has it for AVX2 alone, and not on macOS"
 
 
 def test_models_ok_missing_and_broken(tmp_path, monkeypatch):

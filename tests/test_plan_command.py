@@ -36,12 +36,18 @@ def test_the_settings_of_a_preset(plan):
     alone = plan("wan2.2", "--method", "radial", "--set", "decay=0.8", "--json")
     assert code == 0 and out == alone[1]
     assert plan("wan2.2", "--method", "radial", "--preset", "--set", "decay=0.2", "--json")[1] != out
+    usual = plan("wan2.2", "--method", "radial", "--json")
+    assert usual[1] == out and usual[2].startswith(
+        "radial: the settings that are known for wan2.2 (decay 0.8"
+    )
+    code, own, err = plan("wan2.2", "--method", "radial", "--no-preset", "--json")
+    assert code == 0 and own != out and not err
 
 
 def test_a_checkpoint_that_a_preset_names_is_not_fetched(plan, monkeypatch):
     monkeypatch.setattr("diffusers_ext.commands.options.open_model", lambda *_: pytest.fail("fetched"))
     words = ["--method", "clear", "--json"]
-    assert plan("black-forest-labs/FLUX.1-dev", *words) == plan("flux", *words)
+    assert plan("black-forest-labs/FLUX.1-dev", *words)[:2] == plan("flux", *words)[:2]
 
 
 def test_a_grid_with_tiles_as_json(plan):
@@ -72,11 +78,11 @@ def test_a_saved_model(plan, saved_model):
         (("30x30", "--method", "clear", "--height", "64"), "a size already"),
         (
             ("wan2.1", "--method", "radial", "--preset", "--height", "481"),
-            "a height that is a multiple of 16 px, got 481; the nearest are 480 and 496",
+            "a height that is a multiple of 16 px up to 16384, got 481; the nearest are 480 and 496",
         ),
         (
             ("wan2.1", "--method", "radial", "--preset", "--frames", "80"),
-            "a num_frames that is 1 more than a multiple of 4, got 80; the nearest are 77 and 81",
+            "a num_frames that is 1 more than a multiple of 4 up to 4093, got 80; the nearest are 77 and 81",
         ),
     ],
 )

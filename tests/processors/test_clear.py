@@ -7,16 +7,12 @@ import torch
 
 import diffusers_ext as dx
 
-from ..hosts import HOSTS, host
+from ..close import alike as close
+from ..hosts import HOSTS, host, nothing_changed
 from ..kernels import oracles
 from .masked import by_mask
 
 IMAGES = [h.name for h in HOSTS if not h.video]
-ULPS = 512  # fp32, accumulated over layers and three steps
-
-
-def close(got, wanted):
-    assert (got - wanted).abs().max() <= ULPS * torch.finfo(torch.float32).eps * wanted.abs().max()
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -47,7 +43,7 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
     tiny = host(name)
     pipe = tiny.build()
     plain = tiny.run(pipe, cfg=True)
-    with dx.apply(pipe, dx.CLEAR(radius=50, backend=backend)) as session:
+    with dx.apply(pipe, dx.CLEAR(radius=50, backend=backend)) as session, nothing_changed("clear hides no"):
         assert torch.equal(tiny.run(pipe, cfg=True), plain)
     assert {s.why for s in session.report().sites if s.kind != "cross"} == {
         "clear hides nothing on this grid"
@@ -58,7 +54,8 @@ def test_a_grid_of_one_whole_tile_is_the_plain_model_bit_for_bit():
     tiny = host("sd3")
     pipe = tiny.build()
     plain = tiny.run(pipe)
-    with dx.apply(pipe, dx.CLEAR(2, reduce="block", backend="reference")) as session:
+    method = dx.CLEAR(2, reduce="block", backend="reference")
+    with dx.apply(pipe, method) as session, nothing_changed("clear hides nothing"):
         assert torch.equal(tiny.run(pipe), plain)
     assert {s.why for s in session.report().sites} == {"clear hides nothing on this grid"}
 

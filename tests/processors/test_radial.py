@@ -8,11 +8,11 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, RunContext
 
-from ..hosts import host
+from ..close import alike as close
+from ..hosts import host, nothing_changed
 from ..kernels import oracles
 from . import masked
 from .masked import by_mask
-from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
 LONG = {  # 5 x 4 x 8 or 5 x 4 x 4 tokens
@@ -47,7 +47,8 @@ def test_two_frames_are_the_plain_model_bit_for_bit(mode):
     tiny = replace(host("wan"), size=dict(num_frames=3, height=16, width=32))
     pipe = tiny.build()
     plain = tiny.run(pipe)
-    with dx.apply(pipe, dx.Radial(mode=mode, backend="reference", dense_steps=0)) as session:
+    method = dx.Radial(mode=mode, backend="reference", dense_steps=0)
+    with dx.apply(pipe, method) as session, nothing_changed("radial hides nothing"):
         assert torch.equal(tiny.run(pipe), plain)
     assert {s.why for s in session.report().sites} == {"radial hides nothing on this grid"}
 

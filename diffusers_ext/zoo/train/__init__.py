@@ -27,10 +27,11 @@ def run(
     An interrupted run goes on from its checkpoint, if seed, autoencoder and the like are still those that it
     began with, and raises `ValueError` otherwise. Image models take their autoencoder from `out`/shapes-vae
     when that was trained, else from the shipped weights, `shapes-wan` likewise from shapes-wan-vae; a run
-    that stops early (`minutes`, SIGTERM) writes what it has. `samples` sets the length of the run anew,
-    `batch` the samples of a step; `decay_now` lets the learning rate fall to nothing from here to there.
-    Where there is no checkpoint, `start` names a saved pipeline (such as the shipped one), or parts of one,
-    whose weights the run begins with, with a fresh optimizer; resuming, it may be left out.
+    that stops early (`minutes`, which count from the call, or SIGTERM) writes what it has. `samples` sets the
+    length of the run anew, `batch` the samples of a step; `decay_now` lets the learning rate fall to
+    nothing from here to there. Where there is no checkpoint, `start` names a saved pipeline (such as the
+    shipped one), or parts of one, whose weights the run begins with, with a fresh optimizer; resuming, it may
+    be left out.
     """
     if name not in TRAINABLE:
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(TRAINABLE)}")

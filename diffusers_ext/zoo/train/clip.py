@@ -21,6 +21,7 @@ from ..scenes import Scene, sample_scene, sample_spec
 from .config import CLIPConfig
 from .diffusion import plain_attention
 from .loop import cpu_precision, generator
+from .prepare import preparing
 
 if TYPE_CHECKING:
     import torch
@@ -157,9 +158,11 @@ class CLIPObjective:
         images = torch.from_numpy(np.stack([render(s)[0] for s in scenes])).permute(0, 3, 1, 2).contiguous()
         dice = generator(self.seed, -(10**9) - number)
         decoded = round(self.recipe.decoded * SHARD)
-        for start in range(0, decoded, 32):
-            part = images[start : min(start + 32, decoded)]
-            part.copy_(decode(self.vae, part, self.recipe.latent_noise, dice))
+        with preparing(f"{SHARD} pictures of the training stream", decoded) as tick:
+            for start in range(0, decoded, 32):
+                part = images[start : min(start + 32, decoded)]
+                part.copy_(decode(self.vae, part, self.recipe.latent_noise, dice))
+                tick(len(part))
         return Shard(scenes, wrong, images)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,8 +56,9 @@ class Run:
     """How a run is carried out, as opposed to what it learns.
 
     `samples` sets the planned length anew, also on resume; `decay_now` begins the decay at once; `minutes`
-    stops early, after a step at the least, and leaves a checkpoint. `batch` replaces the recipe's, for
-    machines that want larger ones; it stays as it is on resume. Raises `ValueError` for numbers too small.
+    stops early and leaves a checkpoint. They count from `started` (s, of `time.perf_counter`), so preparation
+    is counted too; 0 stops after the first step. `batch` replaces the recipe's, for machines that want larger
+    ones; it stays as it is on resume. Raises `ValueError` for numbers too small.
     """
 
     minutes: float | None = None
@@ -66,6 +68,12 @@ class Run:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     batch: int | None = None
+    started: float = field(default_factory=time.perf_counter, compare=False)
+
+    @property
+    def deadline(self) -> float | None:
+        """When preparation is broken off, on the clock of `started`."""
+        return self.started + 60 * self.minutes if self.minutes else None
 
     def __post_init__(self) -> None:
         for name, least in (("minutes", 0), ("samples", 1), ("batch", 1)):
@@ -122,11 +130,12 @@ def fit(
     if state is None:
         path.unlink(missing_ok=True)  # of the run that this one replaces: it must not go on with this log
     log.rewind(step)
-    began = saved = ticked = time.perf_counter()
-    logged = (step, began)
+    saved = ticked = time.perf_counter()
+    logged = (step, saved)
+    pace = 0.5 if sys.stderr.isatty() else 10  # s between two states of the bar
     with (
         StopRequest() as stop,
-        tqdm(total=schedule.total, initial=step * recipe.batch, mininterval=10) as bar,
+        tqdm(total=schedule.total, initial=step * recipe.batch, mininterval=pace, unit=" samples") as bar,
     ):
         while step * recipe.batch < schedule.total:
             used = step * recipe.batch
@@ -134,11 +143,13 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * schedule.factor(used)
             try:
-                with stop.at_once():  # drawing data takes minutes and changes nothing that a checkpoint holds
+                # Drawing data takes minutes and changes nothing that a checkpoint holds.
+                with stop.at_once(run.deadline):
                     inputs = objective.inputs(step, used / schedule.total)
             except Stopped:
                 spent += time.perf_counter() - ticked
                 save()
+                bar.write(_stopped(step, ", while data for the next one was prepared"), file=sys.stderr)
                 return False
             with accelerator.autocast():
                 loss = objective.loss(*(x.to(accelerator.device) for x in inputs))
@@ -164,7 +175,7 @@ def fit(
                     samples_per_s=rate,
                     seconds=spent,
                 )
-            over = run.minutes is not None and now - began > 60 * run.minutes
+            over = run.minutes is not None and now - run.started > 60 * run.minutes
             done = step * recipe.batch >= schedule.total
             if stop.asked or over or done or now - saved > 60 * run.checkpoint_minutes:
                 save()
@@ -177,8 +188,13 @@ def fit(
                 if figures:
                     log.write(step=step, samples=step * recipe.batch, seconds=spent, exact=dict(figures))
             if (stop.asked or over) and not done:
+                bar.write(_stopped(step), file=sys.stderr)
                 return False
     return True
+
+
+def _stopped(step: int, where: str = "") -> str:
+    return f"stopped after step {step}{where}; the checkpoint is written, the same command goes on from here"
 
 
 def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> dict[str, int]:

@@ -12,6 +12,7 @@ from ..clips import sample_script
 from ..scenes import sample_spec
 from .loop import cpu_precision
 from .pairs import token_ids
+from .prepare import preparing
 
 if TYPE_CHECKING:
     import torch
@@ -45,17 +46,19 @@ def imitate_reward(
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=LR, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=max(steps, 2), pct_start=0.1)
     error = torch.tensor(1.0)
-    for step in range(steps):
-        ids = token_ids(tokenizer, captions(seed, step * BATCH, BATCH))
-        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_precision() == "bf16"):
-            with torch.no_grad():
-                target = tower(ids)[0].float()
-            states = read(ids).float()
-        seen = (states != 0).any(-1)
-        error = (states[seen] - target[seen]).square().mean() / target[seen].var()
-        error.backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+    with preparing(f"the text encoder, {steps} steps in which it learns to read", steps) as tick:
+        for step in range(steps):
+            ids = token_ids(tokenizer, captions(seed, step * BATCH, BATCH))
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_precision() == "bf16"):
+                with torch.no_grad():
+                    target = tower(ids)[0].float()
+                states = read(ids).float()
+            seen = (states != 0).any(-1)
+            error = (states[seen] - target[seen]).square().mean() / target[seen].var()
+            error.backward()
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            tick(1)
     return error.item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,20 +72,18 @@ class LatentStream:
         rows = self.shards.draw(samples, size, generator)
         return Batch(rows["latents"].float(), rows["ids"].long(), rows["cover"].float() / 255)
 
-    def _make(self, number: int) -> dict[str, np.ndarray]:
+    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
         import torch
 
-        latents, ids, covers = [], [], []
         size = self.shards.size
-        for start in range(number * size, (number + 1) * size, 128):
+        for start in range(number * size + done, (number + 1) * size, 128):
             samples = [training_sample(self.seed, start + i) for i in range(128)]
             images = torch.from_numpy(np.stack([image for _, image, _ in samples]))
             images = images.to(self.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.no_grad():
-                latents.append(self.vae.encode(images).latent_dist.mode().float().cpu().half().numpy())
+                latents = self.vae.encode(images).latent_dist.mode().float().cpu().half().numpy()
             cells = np.stack([mask for _, _, mask in samples]).reshape(128, 1, LATENT_SIZE, 4, LATENT_SIZE, 4)
-            covers.append((cells.mean((3, 5)) * 255).astype(np.uint8))
+            cover = (cells.mean((3, 5)) * 255).astype(np.uint8)
             captions = [spec.caption for spec, _, _ in samples]
-            ids.append(np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16))
-        arrays = {"latents": latents, "ids": ids, "cover": covers}
-        return {name: np.concatenate(parts) for name, parts in arrays.items()}
+            ids = np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16)
+            yield {"latents": latents, "ids": ids, "cover": cover}

@@ -1,10 +1,9 @@
-"""What both runs share: checkpoints that survive kill -9, averaged weights, the log, the way to stop."""
+"""What both runs share: checkpoints that survive kill -9, averaged weights, the log."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +12,10 @@ from pickle import UnpicklingError
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ...errors import unwritable
+from .stop import Stopped as Stopped  # what a run stops by is found with the rest of its loop
+from .stop import StopRequest as StopRequest
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,14 +23,16 @@ if TYPE_CHECKING:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path`, flushed to the disk, then renamed: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -37,7 +42,12 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     import torch
 
     with replacing(path) as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            if "PytorchStreamWriter" not in str(error):
+                raise
+            raise OSError(str(error).splitlines()[0]) from error  # how its writer says that the disk is full
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -95,10 +105,13 @@ class Log:
 
     def write(self, **fields: Any) -> None:
         line = {k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({**line, "time": round(time.time(), 1)}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def read(self) -> list[dict[str, Any]]:
         """What was written, without lines that a crash cut short; empty where there is no log."""
@@ -113,46 +126,6 @@ class Log:
         kept = [line for line in self.read() if line["step"] <= step]
         with replacing(self.path) as file:
             file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
-
-
-class Stopped(BaseException):
-    """A stop request was heard at once. Like `KeyboardInterrupt` no `Exception`: it must pass libraries that
-    catch these."""
-
-
-class StopRequest:
-    """SIGTERM and SIGINT ask the run to save and end: `with StopRequest() as stop: ... if stop.asked`."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._raises = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """In this context a request raises `Stopped` wherever it comes, and right away if it came before."""
-        self._raises = True
-        try:
-            if self.asked:
-                raise Stopped
-            yield
-        finally:
-            self._raises = False
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        if self._raises:
-            self._raises = False  # once: what cleans up on the way out is left alone
-            raise Stopped
 
 
 def cpu_precision() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,26 +49,23 @@ class TeacherPairs:
         rows = self.shards.draw(used, size, generator)
         return Pairs(rows["noise"].float(), rows["latents"].float(), rows["ids"].long())
 
-    def _make(self, number: int) -> dict[str, np.ndarray]:
+    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
         import torch
 
         size, device = self.shards.size, self.teacher.device
         texts = captions(self.seed, number * size, size)
         shape = size, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE
         noise = torch.randn(shape, generator=generator(self.seed, number)).half()
-        made = []
-        with torch.autocast(device.type, torch.bfloat16, enabled=cpu_precision() == "bf16"):
-            for start in range(0, size, BATCH):
-                part = slice(start, start + BATCH)
-                ends = self.teacher(
-                    texts[part], latents=noise[part].float().to(device), output_type="latent", **self.call
-                ).images
-                made.append(ends.float().cpu().half())
-        return {
-            "noise": noise.numpy(),
-            "latents": torch.cat(made).numpy(),
-            "ids": token_ids(self.teacher.tokenizer, texts).to(torch.int16).numpy(),
-        }
+        for start in range(done, size, BATCH):
+            part = slice(start, start + BATCH)
+            given = noise[part].float().to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=cpu_precision() == "bf16"):
+                ends = self.teacher(texts[part], latents=given, output_type="latent", **self.call).images
+            yield {
+                "noise": noise[part].numpy(),
+                "latents": ends.float().cpu().half().numpy(),
+                "ids": token_ids(self.teacher.tokenizer, texts[part]).to(torch.int16).numpy(),
+            }
 
 
 def captions(seed: int, first: int, count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,22 +37,20 @@ class ClipStream(LatentStream):
 
     sample = staticmethod(training_clip)
 
-    def _make(self, number: int) -> dict[str, np.ndarray]:
+    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
         import torch
 
-        latents, ids, covers = [], [], []
         size = self.shards.size
-        for start in range(number * size, (number + 1) * size, 64):
+        for start in range(number * size + done, (number + 1) * size, 64):
             scripts, movies, masks = zip(*(self.sample(self.seed, start + i) for i in range(64)), strict=True)
             frames = torch.from_numpy(np.stack(movies)).to(self.vae.device).permute(0, 4, 1, 2, 3)
             with torch.no_grad():
                 mode = self.vae.encode(frames.float() / 127.5 - 1).latent_dist.mode()
-            latents.append(normalised(self.vae, mode.float()).cpu().half().numpy())
-            covers.append((latent_cover(np.stack(masks)) * 255).astype(np.uint8))
+            latents = normalised(self.vae, mode.float()).cpu().half().numpy()
+            cover = (latent_cover(np.stack(masks)) * 255).astype(np.uint8)
             captions = [script.caption for script in scripts]
-            ids.append(np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16))
-        arrays = {"latents": latents, "ids": ids, "cover": covers}
-        return {name: np.concatenate(parts) for name, parts in arrays.items()}
+            ids = np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16)
+            yield {"latents": latents, "ids": ids, "cover": cover}
 
 
 class StillStream(ClipStream):

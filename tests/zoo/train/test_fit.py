@@ -1,5 +1,8 @@
 import json
 import math
+import resource
+import signal
+import time
 
 import pytest
 
@@ -74,3 +77,43 @@ def test_a_checkpoint_of_before_there_were_identities_goes_on(tmp_path):
     save_atomically({"seed": state.pop("identity")["seed"], **state}, checkpoint)
     assert fit(VAEObjective(TINY), tmp_path, Run(), {"teacher": "ab"})
     assert load_checkpoint(checkpoint)["identity"] == {"seed": 0, "teacher": "ab"}
+
+
+class Slow(VAEObjective):
+    """Prepares data for ever, as one with a teacher does for minutes."""
+
+    def inputs(self, step, progress):
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        raise AssertionError("nobody stopped it")
+
+
+@pytest.mark.parametrize("past", [0, 3600])
+def test_minutes_count_the_preparation(tmp_path, capsys, past):
+    """Before the loop, `past`, and in it; what was begun goes on as if nothing had been."""
+    run = Run(minutes=0.002, started=time.perf_counter() - past)
+    before = signal.getsignal(signal.SIGALRM)
+    assert not fit(Slow(TINY), tmp_path / "run", run)
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert "stopped after step 0, while data for the next one was prepared" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 0
+    assert fit(VAEObjective(TINY), tmp_path / "run")
+    assert steps_of(tmp_path / "run" / "log.jsonl") == [1, 2, 3]
+
+
+def test_a_full_disk_ends_in_a_sentence(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert not fit(VAEObjective(TINY), tmp_path, Run(minutes=0))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(
+            OSError, match=r"cannot write '.*checkpoint\.pt' .*files written before it are complete"
+        ):
+            fit(VAEObjective(TINY), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert fit(VAEObjective(TINY), tmp_path)

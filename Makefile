@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test slow lint format bench-cpu gpu gpu-tests gpu-bench gpu-kernels gpu-blocks clean
+.PHONY: setup demo test test-settings slow lint format bench-cpu gpu gpu-tests gpu-bench gpu-kernels gpu-blocks clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,13 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+
+# The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
+SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \
+	ONEDNN_MAX_CPU_ISA=SSE41,MKL_CBWR=COMPATIBLE,OMP_NUM_THREADS=4
+test-settings: $(STAMP)
+	@for setting in $(SETTINGS); do \
+	echo $$setting; env $$(echo $$setting | tr , ' ') $(MAKE) --no-print-directory test || exit 1; done
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

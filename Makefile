@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test test-newest-torch slow lint format bench-cpu gpu gpu-tests gpu-kernels gpu-blocks clean
+.PHONY: setup demo test test-newest-torch test-settings slow lint format bench-cpu gpu gpu-tests gpu-kernels gpu-blocks clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,13 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+
+# The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
+SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \
+	ONEDNN_MAX_CPU_ISA=SSE41,MKL_CBWR=COMPATIBLE,OMP_NUM_THREADS=4
+test-settings: $(STAMP)
+	@for setting in $(SETTINGS); do \
+	echo $$setting; env $$(echo $$setting | tr , ' ') $(MAKE) --no-print-directory test || exit 1; done
 
 # The fast tests with the newest torch of the index and all else as pinned: an early word of what changes there. On Linux
 # that is a CUDA build, some 3 GB with its libraries, which runs on a CPU as well.

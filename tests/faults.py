@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_ext.admission import denoisers
 
@@ -62,6 +64,20 @@ def between_steps(visit: Callable[[], None]) -> Iterator[dict[str, Any]]:
         return tensors
 
     yield {"callback_on_step_end": callback}
+
+
+@contextmanager
+def in_products(visit: Callable[[], None]) -> Iterator[None]:
+    """`visit` before every product of matrices: nothing is hung into the model, which methods could see."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+                visit()
+            return func(*args, **kwargs or {})
+
+    with Watch():
+        yield
 
 
 def layers(host: Host, pipe: Any) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_ext as dx
+from diffusers_ext.hoist import ONCE
 
 from . import faults
 from .hosts import HOSTS, Host, host
@@ -93,6 +94,31 @@ def test_a_fault_at_any_point_of_a_call_leaves_nothing_behind(method, case):
     assert torch.equal(case.run(pipe, **run), plain)
 
 
+def test_a_fault_while_tokens_lie_in_another_order_leaves_no_order_behind():
+    """The next run has a hook inside the denoiser, so that its tokens stay in the order of the host."""
+    case = replace(host("flux"), size=dict(height=32, width=80))
+    pipe, method, run = case.build(), sparse(case), dict(steps=2)
+    hooked = faults.in_modules(faults.layers(case, pipe), lambda: None)
+    with dx.apply(pipe, method), hooked:
+        wanted = case.run(pipe, **run)
+    products, begun = [], []
+
+    def note(pipe, step, timestep, tensors):
+        begun.append(len(products))
+        return tensors
+
+    with dx.apply(pipe, method) as session:
+        with faults.in_products(lambda: products.append(0)):
+            case.run(pipe, **run, callback_on_step_end=note)
+        assert {site.order for site in session.report().sites} == {ONCE}
+        for visit in (begun[0] + 10, begun[1] - 10):  # of the second step: the first is dense
+            trap = faults.Trap(visit, torch.OutOfMemoryError())
+            with faults.in_products(trap), pytest.raises(torch.OutOfMemoryError):
+                case.run(pipe, **run)
+            with faults.in_modules(faults.layers(case, pipe), lambda: None):
+                assert torch.equal(case.run(pipe, **run), wanted)
+
+
 @every_case
 def test_a_fault_that_ends_the_session_leaves_nothing_behind(case):
     """The exception is on its way through the perturbed pass when the session closes."""
@@ -160,25 +186,27 @@ def test_runs_under_one_session_do_not_know_of_each_other(case):
     assert not torch.equal(wanted[0], case.run(other, **first))
 
 
-@pytest.mark.parametrize("name", ["sd", "sd3", "flux", "wan2.2"])
-def test_a_run_of_a_copy_in_the_middle_of_a_run(name):
+@pytest.mark.parametrize(
+    "case", [host("sd"), host("flux"), host("wan2.2"), UNNAMED], ids=lambda case: case.name
+)
+def test_runs_of_a_copy_in_the_middle_of_a_run(case):
     """As in a server: the copy has a scheduler of its own and other steps; neither notices the other."""
-    case = host(name)
     methods = [softpag(case, start=0.5), sparse(case)]
     outer, inner = dict(cfg=True, steps=4), dict(cfg=True, steps=3, prompts=2)
     wanted, within = fresh(case, methods, **outer), fresh(case, methods, **inner)
-    pipe, found = case.build(), []
+    pipe, found, visits = case.build(), [], []
     other = copy.copy(pipe)
     other.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
 
-    def visit(pipe, step, timestep, tensors):
-        if step in (0, 2):
+    def visit():
+        visits.append(0)
+        if len(visits) == 2:  # of two calls a step between them, else between two steps
             found.append(case.run(other, **inner))
-        return tensors
 
-    with dx.apply(pipe, *methods):
-        assert torch.equal(case.run(pipe, **outer, callback_on_step_end=visit), wanted)
-    assert [torch.equal(x, within) for x in found] == [True, True]
+    with dx.apply(pipe, *methods), faults.in_modules([denoiser], visit):
+        assert torch.equal(case.run(pipe, **outer), wanted)
+    assert len(found) == 1 and torch.equal(found[0], within)
 
 
 def test_runs_from_a_picture_that_begin_at_other_steps_do_not_know_of_each_other():

@@ -2,12 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test slow lint format bench-cpu gpu gpu-tests gpu-bench gpu-kernels gpu-blocks clean
+.PHONY: setup demo test test-newest-torch slow lint format bench-cpu gpu gpu-tests gpu-bench gpu-kernels gpu-blocks clean
 
 setup: $(STAMP)
 
@@ -21,8 +23,20 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/diffusers-ext demo --out out/demo
 
+# The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+
+# The fast tests with the newest torch of the index and all else as pinned: an early word of what changes there. On Linux
+# that is a CUDA build, some 3 GB with its libraries, which runs on a CPU as well.
+test-newest-torch:
+	$(PYTHON) -m venv $(NEWEST)
+	sed '/^torch==/d; /^triton==/d' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade -c $(NEWEST)/constraints.txt torch
+	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[dev]'
+	@$(NEWEST)/bin/python -c "import torch; print('torch', torch.__version__)"
+	$(NEWEST)/bin/python -m pytest -m "not gpu and not slow" $(TESTS)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -60,5 +74,5 @@ gpu-blocks: $(STAMP)
 	$(BIN)/python -m bench.blocks --device cuda $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf $(VENV) out dist build .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST) out dist build .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

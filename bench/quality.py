@@ -6,6 +6,8 @@ Every method runs at several densities, from the first step on and after a dense
 seeds of the dense pictures. Models of the zoo are far too small to be faster so; what the same density saves
 on a large model is a matter of `diffusers-ext plan` and `python -m bench.growth`.
 
+`--method rectified` makes the rows of that method again and takes the others from the file that is there.
+
 Density is the share of all pairs of a query of the grid and a key (text among the keys where attention is
 joint) that meet, over all heads and calls of self- and joint attention: modules count by their pairs, not
 equally. Queries of text see all keys and are left out, and so is cross-attention, which stays dense.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
 from pathlib import Path
@@ -149,8 +152,18 @@ def measured(
     }
 
 
-def sweep(pipe: Any, items: Sequence[Item], call: Mapping[str, Any], batch: int) -> dict[str, Any]:
-    """The dense model and a row for every method, setting and warm-up."""
+def sweep(
+    pipe: Any,
+    items: Sequence[Item],
+    call: Mapping[str, Any],
+    batch: int,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The dense model and a row for every method, setting and warm-up.
+
+    Rows of an earlier sweep, `before`, are taken as they are; raises `ValueError` where its dense pictures
+    were judged otherwise, as nothing could then be compared.
+    """
     from dataclasses import replace
 
     from tqdm import tqdm
@@ -158,11 +171,42 @@ def sweep(pipe: Any, items: Sequence[Item], call: Mapping[str, Any], batch: int)
     size = {k: v for k, v in call.items() if k in ("height", "width", "num_frames")}
     grid = tokens_of(pipe).grid(size).shape
     dense = run(pipe, [Variant("dense")], items, call, batch)
+    judged = summarise([c.judged for c in dense.cells[0]])
+    if before is not None and before["dense"] != judged:
+        raise ValueError(
+            "the dense pictures are judged otherwise than in the earlier run (another machine may round "
+            "otherwise), so its rows cannot be kept; make all rows again."
+        )
     methods = [replace(m, dense_steps=share) for share in WARM_UPS for m in ladder(grid)]
     weights = pairs(pipe, items[0], call)
+    there = before["rows"] if before else []
     bar = tqdm(methods, unit="setting", disable=None)
-    rows = [measured(pipe, m, items, call, batch, dense, weights) for m in bar]
-    return {"grid": grid, "dense": summarise([c.judged for c in dense.cells[0]]), "rows": rows}
+    rows = [
+        next((row for row in there if is_of(row, m)), None)
+        or measured(pipe, m, items, call, batch, dense, weights)
+        for m in bar
+    ]
+    return {"grid": grid, "dense": judged, "rows": rows}
+
+
+def is_of(row: Mapping[str, Any], method: SparseMethod) -> bool:
+    """Whether a row was made with this method; settings that came later had their defaults then."""
+    settings = {name: value for name, value in row["settings"].items() if name != "name"}
+    return row["method"] == method.name and type(method)(**settings) == method
+
+
+def without(method: str, file: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Results of a file without the rows of a method; raises `ValueError` where another run made it."""
+    before = json.loads(file.read_text())
+    if changed := [name for name, value in facts.items() if before.get(name) != value]:
+        raise ValueError(
+            f"{file} was made with another {', '.join(changed)}; leave --method out, which makes all rows."
+        )
+    rows = [row for row in before["rows"] if row["method"] != method]
+    if len(rows) == len(before["rows"]):
+        names = ", ".join(dict.fromkeys(row["method"] for row in rows))
+        raise ValueError(f"{file} has no rows of {method}; it has those of {names}.")
+    return before | {"rows": rows}
 
 
 def call_of(model: str, pipe: Any) -> dict[str, Any]:
@@ -180,6 +224,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--device", default=None)
+    parser.add_argument("--method", help="make the rows of this method alone again")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     try:
@@ -188,10 +233,11 @@ def main() -> None:
         call = call_of(args.model, pipe)
         facts = {"model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, "call": call}
         facts |= {"weights": fingerprint(model_folder(args.model)), "dtype": str(pipe.dtype)}
-        found = {**facts, **sweep(pipe, items, call, args.batch), "versions": versions()}
+        home = output_folder(args.out) / f"quality-{slug(args.model)}"
+        before = without(args.method, home.with_suffix(".json"), facts) if args.method else None
+        found = {**facts, **sweep(pipe, items, call, args.batch, before), "versions": versions()}
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    home = output_folder(args.out) / f"quality-{slug(args.model)}"
     write_json(home.with_suffix(".json"), found)
     save(chart(found), home)
     print(f"wrote {home}.json")

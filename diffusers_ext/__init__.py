@@ -20,13 +20,14 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
-    from .session import Session, apply  # noqa: F401
+    from .session import Session, apply, remove  # noqa: F401
     from .sizes import Grid  # noqa: F401
     from .upscale import staged  # noqa: F401
 
 _HOME = {
     "load": ".loading",
     "apply": ".session",
+    "remove": ".session",
     "Session": ".session",
     "summary": ".overview",
     "patch_parallel": ".parallel",

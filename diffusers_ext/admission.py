@@ -11,6 +11,7 @@ from .core import Method, Site, Slot
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import FAMILIES, family_of
 from .families.base import Family
+from .hoist import host_parts, replaced_forward
 
 COMPONENTS = ("unet", "transformer", "transformer_2")
 
@@ -54,9 +55,9 @@ def inspect(component: str, model: nn.Module) -> Denoiser:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(
             f"{component or type(model).__name__} is compiled as a whole, which hides its attention modules; "
-            "compile its blocks (compile_repeated_blocks() or block.compile()), before or after apply()."
+            f"compile its blocks ({_compile_hint(component, model)}), before or after apply()."
         )
-    family = family_of(model)
+    family = _known_family(component, model)
     if getattr(model, "_parallel_config", None) is not None:
         raise UnsupportedError(
             f"{component or type(model).__name__} runs under context or tensor parallelism, which splits "
@@ -65,9 +66,37 @@ def inspect(component: str, model: nn.Module) -> Denoiser:
     if session_of(model) is not None:
         raise ConflictError(
             f"{component or type(model).__name__} is under a session already; pass both methods to one "
-            "apply(), or close the first session."
+            "apply(), or take the first off with its close() or dx.remove()."
         )
     return Denoiser(component, model, family, tuple(family.sites(model, component)))
+
+
+def _known_family(component: str, model: nn.Module) -> Family:
+    """`family_of`, which for a wrapper (PEFT, DataParallel) says where the denoiser is inside."""
+    try:
+        return family_of(model)
+    except UnsupportedError as error:
+        inside = ((path, part) for path, part in model.named_modules() if type(part).__name__ in FAMILIES)
+        path, part = next(inside, ("", None))
+        if part is None:
+            raise
+        name = f"pipe.{component}" if component else "model"
+        raise UnsupportedError(
+            f"{name} is a {type(model).__name__} around a {type(part).__name__}, which hides the modules "
+            f"that methods act on; set {name} = {name}.{path}, which keeps what the wrapper added inside, "
+            "or load a LoRA with load_lora_weights()."
+        ) from error
+
+
+def _compile_hint(component: str, model: nn.Module) -> str:
+    """How the blocks of this model are compiled."""
+    inner = getattr(model, "_orig_mod", model)
+    name = f"pipe.{component}" if component else "model"
+    if getattr(inner, "_repeated_blocks", None):
+        return f"{name}.compile_repeated_blocks()"
+    lists = [part for part, module in inner.named_children() if isinstance(module, nn.ModuleList)]
+    blocks = next((part for part in lists if part.endswith("blocks")), "transformer_blocks")
+    return f"for block in {name}.{blocks}: block.compile()"
 
 
 def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozenset[Site]]:
@@ -76,6 +105,11 @@ def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozense
     """
     selected = {}
     for method in methods:
+        if isinstance(method, type) and hasattr(method, "slots"):
+            raise MethodError(
+                f"apply() takes methods with their settings, got the class {method.__name__}; add brackets: "
+                f"{method.__name__}()."
+            )
         if not hasattr(method, "slots"):
             raise MethodError(f"apply() takes methods such as SoftPAG(...), got {type(method).__name__}.")
         picked = method.select(sites)
@@ -113,6 +147,10 @@ def check_conflicts(
         for denoiser in found:
             if Slot.DENOISER in method.slots and getattr(denoiser.model, "is_cache_enabled", False):
                 raise ConflictError(hooks.cache_conflict(method.name, type(denoiser.model).__name__))
+            if Slot.DENOISER in method.slots:
+                part = replaced_forward(denoiser.model, host_parts(denoiser.model))
+                if part is not None:
+                    raise ConflictError(hooks.forward_conflict(method.name, part))
 
 
 def check_stock(denoiser: Denoiser, touched: list[Site], modules: dict[str, nn.Module]) -> None:

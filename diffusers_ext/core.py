@@ -6,6 +6,7 @@ imports anything of ours.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -138,6 +139,9 @@ class ReportingCore(Protocol):
     def describe(self) -> dict[str, Any]:
         """Fields of `SiteReport` about what ran last."""
 
+    def idle(self) -> str | None:
+        """Why the run that is in its last step has been that of the plain model here, or `None`."""
+
 
 class OrderingCore(ReportingCore, Protocol):
     """A core that puts tokens into an order of its own; sessions look for the name."""
@@ -153,6 +157,9 @@ class Guidance(Method, Protocol):
 
     def active(self, run: RunContext) -> bool:
         """Whether the current step needs the extra pass."""
+
+    def idle(self, run: RunContext) -> str | None:
+        """Why no step of a run needed the extra pass, unless the settings switch it off."""
 
     def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
         """Prepares the bound cores for an extra pass over `rows` conditional rows, on the device and dtype of
@@ -171,7 +178,6 @@ def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str
 
 
 def step_window(start: float, stop: float, steps: int) -> range:
-    """Step indices in the window `[start, stop]`, fractions of `steps`; never empty, the start is "
-    "included."""
-    first = min(int(start * steps), steps - 1)
-    return range(first, max(int(stop * steps), first + 1))
+    """Indices of the steps that begin in `[start, stop)`, fractions of `steps`; none where there is none."""
+    first, end = (math.floor(share * steps + 1e-9) for share in (start, stop))
+    return range(first, end)

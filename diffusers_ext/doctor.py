@@ -3,22 +3,23 @@
 import importlib.util
 import platform
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-PACKAGES = (
-    *("torch", "diffusers", "transformers", "accelerate", "safetensors", "triton", "scipy", "pillow"),
-    *("peft", "gradio", "imageio-ffmpeg"),
-)
-State = Literal["ok", "missing", "broken"]
+from .versions import NEEDED, OPTIONAL, RANGES, installed, misfit, remedy
+
+PACKAGES = (*NEEDED, *OPTIONAL, "triton", "gradio")
+State = Literal["ok", "newer", "missing", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor: `state` is ok, missing (harmless until needed) or broken (needs action)."""
+    """One line of the doctor: `state` is ok, newer (than what was tested), missing (harmless until needed) or
+    broken (needs action).
+    """
 
     section: str
     name: str
@@ -40,12 +41,21 @@ def _versions() -> list[Finding]:
             "versions", "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
         ),
     ]
-    for package in PACKAGES:
-        try:
-            found.append(Finding("versions", package, "ok", metadata.version(package)))
-        except metadata.PackageNotFoundError:
-            found.append(Finding("versions", package, "missing", "not installed"))
-    return found
+    return found + [Finding("versions", package, *_version(package)) for package in PACKAGES]
+
+
+def _version(package: str) -> tuple[State, str]:
+    """State and text of one package."""
+    version = installed(package)
+    if version is None:
+        if package in NEEDED:
+            return "broken", f"not installed, but needed; run {remedy(package)}"
+        return "missing", "not installed"
+    wrong = misfit(package, version)
+    if wrong is None:
+        return "ok", version
+    text = f"{version}, {wrong} than {RANGES[package]}; run {remedy(package)}"
+    return ("broken", text) if wrong == "older" else ("newer", text)
 
 
 def _devices() -> list[Finding]:
@@ -92,6 +102,8 @@ def why_no_flex() -> str | None:
         return f"torch {torch.__version__} has no flex attention; install torch 2.9 or newer"
     if why_no_cuda() is None:
         return why_no_triton()
+    if sys.platform == "darwin" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return "on a CPU torch has it for AVX2 alone, and not on macOS"
     if not any(shutil.which(c) for c in ("c++", "g++", "clang++", "cl")):
         return "compiling for the CPU needs a C++ compiler; install g++ or clang"
     return None

@@ -92,9 +92,7 @@ class Hoisting:
 
     def _stranger(self, module: nn.Module) -> str | None:
         """Who, other than the host and us, sees the tokens inside the denoiser."""
-        lowest = module._diffusers_hook._fn_refs[0]
-        below = lowest.original_forward or lowest.forward
-        if getattr(below, "__func__", None) is not type(module).forward or not _stock(type(module)):
+        if not _is_own(module, _lowest(module)) or not _stock(type(module)):
             return f"forward of {type(module).__name__} was replaced"
         for name, part in module.named_modules():
             registry = vars(part).get("_diffusers_hook")
@@ -108,6 +106,46 @@ class Hoisting:
             if not ours and type(processor).__name__ not in self.family.stock:
                 return f"{name} runs {type(processor).__name__}"
         return None
+
+
+def replaced_forward(model: nn.Module, parts: Mapping[str, nn.Module]) -> str | None:
+    """The name of the first module with a `forward` that is neither its class's nor a hook of diffusers or
+    accelerate, nor compiled from it; `parts` are the modules inside `model` by path.
+    """
+    if not _is_own(model, _uncompiled(_lowest(model))):
+        return type(model).__name__
+    for path, part in parts.items():
+        forward = vars(part).get("forward")
+        hooked = "_diffusers_hook" in vars(part) or hasattr(part, "_hf_hook")
+        if forward is not None and not hooked and not _is_own(part, _uncompiled(forward)):
+            return f"{type(model).__name__}.{path}"
+    return None
+
+
+def host_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules inside a denoiser whose classes are diffusers' own, by path."""
+    return {
+        path: part
+        for path, part in model.named_modules()
+        if path and type(part).__module__.partition(".")[0] == "diffusers"
+    }
+
+
+def _lowest(model: nn.Module) -> Callable[..., Any]:
+    """What runs below all hooks of diffusers and accelerate."""
+    registry = vars(model).get("_diffusers_hook")
+    if registry is not None and registry._fn_refs:
+        lowest = registry._fn_refs[0]
+        return lowest.original_forward or lowest.forward
+    return getattr(model, "_old_forward", model.forward)
+
+
+def _is_own(model: nn.Module, forward: Callable[..., Any]) -> bool:
+    return getattr(forward, "__func__", None) is type(model).forward
+
+
+def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return getattr(forward, "_torchdynamo_orig_callable", forward)
 
 
 def _stock(kind: type[nn.Module]) -> bool:

@@ -3,19 +3,21 @@ pass.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from torch import Tensor, nn
 
-from .branches import Branches
-from .clock import Clock, Stopwatch
+from .branches import Branches, Calls, calling_pipeline
+from .clock import Clocks, Stopwatch
 from .core import Core, Guidance, ReportingCore, RunContext, Site
 from .errors import ConflictError, UnsupportedError
 from .families.base import Family, FamilyProcessor, take_rows, with_prediction
-from .hoist import Hoisting
+from .hoist import Hoisting, replaced_forward
 
 NAME = "diffusers_ext"
 
@@ -27,6 +29,27 @@ class _Pass(BaseState):
         pass
 
 
+class _OwnContext(StateManager):
+    """The cache context that the host set in this thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+        super().__init__(_Pass)
+
+    @property
+    def _context(self) -> Any:
+        return getattr(self._thread, "context", None)
+
+    @_context.setter
+    def _context(self, context: Any) -> None:
+        self._thread.context = context
+
+    @property
+    def name(self) -> str | None:
+        """The name of the branch, where the host gave one."""
+        return None if self._context is None else self._context.name
+
+
 class DenoiserHook(ModelHook):
     """Runs one denoiser under a session.
 
@@ -34,142 +57,191 @@ class DenoiserHook(ModelHook):
     more with `run.perturbed` set and adds `delta` to every row. Classifier-free guidance weights its branches
     by numbers that sum to one, so the same `delta` on all of them comes out as exactly one `delta`, whatever
     the host's scale is.
+
+    Several threads may call, each with a pipeline of its own: calls take turns, and what is kept from call to
+    call is kept for each pipeline.
     """
 
     _is_stateful = True
 
     def __init__(
         self,
+        session: Any,
         family: Family,
-        run: RunContext,
-        clock: Clock,
         branches: Branches,
         guidance: Guidance | None,
         cores: Mapping[Site, Core],
-        processors: Mapping[Site, FamilyProcessor],
+        placed: Mapping[Site, tuple[nn.Module, FamilyProcessor]],
+        parts: Mapping[str, nn.Module],
     ) -> None:
         super().__init__()
+        self.session = session  # found here by summary() and remove()
         self.family = family
-        self.run = run
-        self.clock = clock
+        self.run: RunContext = session.run
+        self.clocks: Clocks = session.clocks
         self.branches = branches
         self.guidance = guidance
         self.cores = dict(cores)
-        self.processors = dict(processors)
-        self.session: Any = None  # set by the session, so that summary() finds it from the denoiser
+        self.placed = dict(placed)  # site -> its attention module and our processor
+        self.parts = dict(parts)  # the host's own modules inside the denoiser, by path
         self.scheduled: list[ReportingCore] = []  # cores that want to know of each call; set by the session
-        self.hoisting = Hoisting(family, run, NAME)
+        self.hoisting = Hoisting(family, self.run, NAME)
         self.calls = 0
         self.extra_passes = 0
         self.host_watch = Stopwatch()
         self.extra_watch = Stopwatch()
         # cache_context() of the host's pipelines writes "cond" or "uncond" here
-        self._context = StateManager(_Pass)
-        self._delta: Tensor | None = None  # of the current point of the trajectory
+        self._context = _OwnContext()
+        self._made: WeakKeyDictionary[Any, Calls] = WeakKeyDictionary()  # by calling pipeline
+        self._made_bare = Calls()
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Forgets the trajectory; the host calls this between runs."""
-        self.branches.forget()
-        self._delta = None
+        """Forgets the trajectory of the pipeline that calls, which does so after each run, or all of them."""
+        if (caller := calling_pipeline()) is not None:
+            self._made.pop(caller, None)
+            return module
+        self._made.clear()
+        self._made_bare = Calls()
         return module
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # A wrapper that was put on `forward` while the session was open keeps this hook in its chain.
+        if self.session.closed:
+            return self.fn_ref.original_forward(*args, **kwargs)
+        with self.session.lock:
+            return self._under_session(module, args, kwargs)
+
+    def _under_session(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = by_name(module, args, kwargs)
-        forward = self.fn_ref.original_forward
+        caller = calling_pipeline()
+        pipe = self.branches.home if caller is None else caller
         if self.guidance is not None:
-            self.branches.check_caller()
-        self._read(module, call)
+            self.branches.check_caller(caller)
+        self._check_processors(pipe)
+        made = self._read(module, call, pipe, calling=caller is not None)
+        for core in self.scheduled:
+            core.begin_call(_latents(call))
+        out = self._forward(module, call, made, pipe, args, kwargs)
+        self.session.remark(self.clocks.of(pipe))
+        return out
+
+    def _forward(
+        self,
+        module: nn.Module,
+        call: dict[str, Any],
+        made: Calls,
+        pipe: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        forward = self.fn_ref.original_forward
         if (hoisted := self.hoisting.around(module, call, forward)) is not None:
             args, kwargs, forward = (), call, hoisted
         if self.guidance is None or not self.guidance.active(self.run):
             with self.host_watch:
-                out = forward(*args, **kwargs)
-            return out
+                return forward(*args, **kwargs)
         self._refuse_conflicts(module)
-        if call.get("skip_layers") is not None:
-            # Skip-layer guidance subtracts this prediction from the conditional one: the same delta cancels.
+        if call.get("skip_layers") is not None or self.run.pass_ == "uncond":
+            # Skip-layer guidance subtracts its prediction from the conditional one: the same delta cancels.
             with self.host_watch:
                 out = forward(*args, **kwargs)
-            return _shifted(out, self._stored(out))
-        if self.run.pass_ == "uncond":
-            with self.host_watch:
-                out = forward(*args, **kwargs)
-            return _shifted(out, self._stored(out))
+            return _shifted(out, self._stored(out, made, pipe))
 
         batch = self.family.batch(call)
-        rows = self._conditional_rows(batch)
+        rows = self._conditional_rows(batch, pipe)
         # Taken before the host's pass, which may pop entries from the dictionaries it was given.
         again = take_rows(call, batch, rows, self.family.unbatched)
         with self.host_watch:
             out = forward(*args, **kwargs)
+        if self.session.closed:  # while the host's pass ran: the perturbed one would find no cores
+            return out
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.cores, cond.shape[0], cond)
-        perturbed = self._perturbed(module, forward, again)
-        self._delta = self.guidance.delta(cond, perturbed)
-        return _shifted(out, self._delta)
+        perturbed = self._perturbed(forward, *_as_given(again, module, args, kwargs))
+        self.clocks.of(pipe).extra_passes += 1
+        made.delta = self.guidance.delta(cond, perturbed)
+        return _shifted(out, made.delta)
 
-    def _perturbed(self, module: nn.Module, forward: Callable[..., Any], call: dict[str, Any]) -> Tensor:
-        foreign = [
-            site.path
-            for site in self.cores
-            if module.get_submodule(site.name).processor is not self.processors[site]
-        ]
-        if foreign:
-            raise RuntimeError(
-                f"{self.guidance.name}: processors of {', '.join(foreign)} were replaced after apply(), so "
-                "the perturbed pass would miss them; close the session and apply again."
-            )
+    def _perturbed(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
         self.run.perturbed = True
         try:
             with self.extra_watch:
-                out = forward(**call)
+                out = forward(*args, **kwargs)
         finally:
             self.run.perturbed = False
         self.extra_passes += 1
         return _prediction(out)
 
-    def _read(self, module: nn.Module, call: Mapping[str, Any]) -> None:
+    def _read(self, module: nn.Module, call: Mapping[str, Any], pipe: Any, calling: bool) -> Calls:
+        """Brings `run` up to date; raises where guidance does not know this call."""
         self.calls += 1
         timestep = self.family.timestep(call)
         value = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
         self.run.layout = self.family.layout(module, call)
-        self.clock.read(value, self.run)
-        if self.branches.moved((value, *self.clock.point())):
-            self._delta = None
-        context = self._context._context
-        self.run.pass_ = self.branches.read(context.name if context is not None else None)
-        for core in self.scheduled:
-            core.begin_call(_latents(call))
+        clock = self.clocks.of(pipe)
+        clock.read(pipe, value, self.run, calling)
+        made = self._made_bare if pipe is None else self._made.setdefault(pipe, Calls())
+        run, place = clock.point()
+        first = made.note(run, (value, place))
+        self.run.pass_ = self.branches.read(pipe, self._context.name, made.count)
+        if self.guidance is not None:
+            if first:
+                self.branches.check_run(pipe, self.guidance.name, self.run.pass_, _latents(call))
+            if call.get("skip_layers") is None:
+                self.branches.check_count(pipe, self.guidance.name, made.count)
+        return made
 
-    def _conditional_rows(self, batch: int) -> slice:
+    def _conditional_rows(self, batch: int, pipe: Any) -> slice:
         if self.run.pass_ != "both":
             return slice(0, batch)
         if batch % 2:
             raise UnsupportedError(
                 "Classifier-free guidance in one batch needs an even number of rows, unconditional first; "
-                f"got {batch} from {self._host()}; pass cfg='two_calls' for a call per branch."
+                f"got {batch} from {_host(pipe)}; pass cfg='two_calls' for a call per branch."
             )
         return slice(batch // 2, batch)
 
-    def _stored(self, out: Any) -> Tensor:
-        if self._delta is None or self._delta.shape[0] != _prediction(out).shape[0]:
+    def _stored(self, out: Any, made: Calls, pipe: Any) -> Tensor:
+        if made.delta is None or made.delta.shape[0] != _prediction(out).shape[0]:
             raise UnsupportedError(
                 f"{self.guidance.name} needs the conditional prediction before the others of a step, but "
-                f"{self._host()} asked in another order; call the denoiser conditional first."
+                f"{_host(pipe)} asked in another order; call the denoiser conditional first."
             )
-        return self._delta
+        return made.delta
 
-    def _host(self) -> str:
-        return "the caller" if self.clock.pipe is None else type(self.clock.pipe).__name__
+    def _check_processors(self, pipe: Any) -> None:
+        """Raises where a method would be passed by, since our processors are gone from its sites."""
+        foreign = {
+            site: method.name
+            for method, sites in self.session.acting
+            for site in sites
+            if site in self.placed and self.placed[site][0].processor is not self.placed[site][1]
+        }
+        pag = getattr(pipe, "do_perturbed_attention_guidance", False)
+        if not foreign and not (pag and self.guidance is not None):
+            return
+        names, paths = " and ".join(dict.fromkeys(foreign.values())), sorted(s.path for s in foreign)
+        if pag:
+            # The host puts its processors in before its first step, and would take them out after its last.
+            self.session.put_back()
+            clash = (
+                f"{self.guidance.name} and the host's own perturbed-attention guidance both add a pass"
+                if self.guidance is not None
+                else f"{names} and the host's own perturbed-attention guidance both act on {', '.join(paths)}"
+            )
+            raise ConflictError(f"{clash}; set pag_scale=0 or use the pipeline without PAG.")
+        raise RuntimeError(
+            f"{names}: processors of {', '.join(paths)} were replaced after apply(), so the method would "
+            "miss them; close the session and apply again."
+        )
 
     def _refuse_conflicts(self, module: nn.Module) -> None:
         if getattr(module, "is_cache_enabled", False):
             raise ConflictError(cache_conflict(self.guidance.name, type(module).__name__))
-        if getattr(self.clock.pipe, "do_perturbed_attention_guidance", False):
-            raise ConflictError(
-                f"{self.guidance.name} and the host's own perturbed-attention guidance both add a pass; "
-                "set pag_scale=0 or use the pipeline without PAG."
-            )
+        if (part := replaced_forward(module, self.parts)) is not None:
+            raise ConflictError(forward_conflict(self.guidance.name, part))
 
 
 def cache_conflict(method: str, denoiser: str) -> str:
@@ -177,6 +249,15 @@ def cache_conflict(method: str, denoiser: str) -> str:
     return (
         f"{method} runs the denoiser twice per step, which would poison the residuals kept by the cache "
         f"enabled on {denoiser}; call disable_cache() first."
+    )
+
+
+def forward_conflict(method: str, part: str) -> str:
+    """Why a replaced `forward` inside a denoiser and a guidance method cannot go together."""
+    return (
+        f"{method} runs the denoiser twice per step, but forward of {part} was replaced, as caches such as "
+        "DeepCache do, and what is kept from one pass would be used in the other; put the forward of the "
+        "model back (disable the cache)."
     )
 
 
@@ -222,6 +303,18 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     call = dict(bound.arguments)
     call.pop("self")
     return call | call.pop("kwargs", {})
+
+
+def _as_given(
+    call: Mapping[str, Any], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments `call`, by position and by name as `args` and `kwargs` came: what lies below may tell."""
+    names = list(inspect.signature(type(module).forward).parameters)[1 : len(args) + 1]
+    return tuple(call[name] for name in names), {name: call[name] for name in kwargs}
+
+
+def _host(pipe: Any) -> str:
+    return "the caller" if pipe is None else type(pipe).__name__
 
 
 def _latents(call: Mapping[str, Any]) -> Tensor:

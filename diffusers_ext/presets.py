@@ -36,10 +36,10 @@ class Preset:
 
 
 def preset(target: Any, method: str) -> Method:
-    """`method`, by its name on the command line, with the settings for a model: `preset("wan2.1", "radial")`.
+    """`method`, by its name on the command line, with the settings for a model: `preset(pipe, "softpag")`.
 
-    `target` is a preset, a model of the zoo, a folder, the name of a checkpoint, a TOML file or a pipeline.
-    Raises `ValueError` where nothing is known of the model, or of the method on it.
+    `target` is a pipeline that was loaded by name, a preset, a model of the zoo, a folder, the name of a
+    checkpoint or a TOML file. Raises `ValueError` where nothing is known of the model, or of the method.
     """
     (built,) = build([method], preset=of_model(target).settings)
     return built
@@ -63,28 +63,34 @@ def tokens_of(target: Any, method: Method | None = None) -> Tokens:
 
 
 def of_model(target: Any, folder: Path | None = None) -> Preset:
-    """The preset of a model, as `preset` takes it; `folder` is where the weights lie, if known.
-
-    The whole name is compared, word by word and without words of the format: `org/Wan2.1-T2V-14B-Diffusers`
-    is `wan2.1`, the 1.3B is another model. Raises `MethodError` naming the presets where none fits, or the
-    one of a related model.
+    """What `known` gives; raises `MethodError` naming the presets where nothing is known, or the one of a
+    related model.
     """
     name = _name(target)
-    if folder is None:
-        folder = _folder(name)
-    tuned = _tuned(folder)
+    if (found := known(name, folder)) is not None:
+        return found
+    if (kin := _within(Path(name).name)) is not None:
+        raise MethodError(
+            f"The settings of {kin.name!r} are not known to hold for the model {name!r}; take them all "
+            f"the same with preset({kin.name!r}, METHOD) in Python, or, on the command line, give "
+            "settings with --set in place of --preset, or write them as METHOD.json into the folder of "
+            'the model, as {"settings": {...}}, which is read by default.'
+        )
+    raise MethodError(f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one.")
+
+
+def known(target: Any, folder: Path | None = None) -> Preset | None:
+    """The preset of a model, as `preset` takes it, or `None`; `folder` is where the weights lie, if known.
+
+    The whole name is compared, word by word and without words of the format: `org/Wan2.1-T2V-14B-Diffusers`
+    is `wan2.1`, the 1.3B is another model. A method that has settings beside the weights has those alone.
+    Raises `MethodError` for files that cannot be read.
+    """
+    name = _name(target)
+    tuned = _tuned(_folder(name) if folder is None else folder)
     found = of_name(name)
     if found is None and not tuned:
-        if (kin := _within(Path(name).name)) is not None:
-            raise MethodError(
-                f"The settings of {kin.name!r} are not known to hold for the model {name!r}; take them all "
-                f"the same with preset({kin.name!r}, METHOD) in Python, or, on the command line, give "
-                "settings with --set in place of --preset, or write them as METHOD.json into the folder of "
-                'the model, as {"settings": {...}}, which --preset reads.'
-            )
-        raise MethodError(
-            f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one."
-        )
+        return None
     found = found or Preset(Path(name).name)
     return replace(found, settings={**found.settings, **tuned})
 

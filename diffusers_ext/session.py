@@ -1,5 +1,7 @@
 """`apply`: plan, check for conflicts, swap processors, hook the denoiser; and put everything back exactly."""
 
+import html
+import threading
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -7,13 +9,15 @@ from typing import Any
 from torch import nn
 
 from . import hook as hooks
-from .admission import Denoiser, check_conflicts, check_stock, denoisers, inspect, select
+from .admission import Denoiser, check_conflicts, check_stock, denoisers, inspect, select, session_of
 from .branches import Branches, Cfg
-from .clock import Clock
+from .clock import Clock, Clocks
 from .core import Core, Method, ReportingCore, RunContext, Site, Slot
 from .errors import MethodError
 from .families.base import FamilyProcessor
+from .hoist import host_parts
 from .report import Report, SiteReport
+from .versions import check as check_versions
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
 BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
@@ -32,7 +36,19 @@ def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
     (second apply, two owners of a slot, an enabled cache) and `MethodError` (settings); then nothing has been
     swapped.
     """
+    check_versions()
     return Session(target, methods, cfg)
+
+
+def remove(target: Any) -> None:
+    """Takes off what `apply` put on a pipeline or a bare denoiser, as `close()` of its session does.
+
+    A notebook cell that runs twice has no name for the session of its first run. Without a session nothing
+    happens. Raises `UnsupportedError` where the target has no denoiser.
+    """
+    for model in denoisers(target).values():
+        if (session := session_of(model)) is not None:
+            session.close()
 
 
 class Session:
@@ -41,7 +57,11 @@ class Session:
     def __init__(self, target: Any, methods: Iterable[Method], cfg: Cfg = "auto") -> None:
         self.methods = tuple(methods)
         self.run = RunContext()
+        self.clocks = Clocks()
+        self.lock = threading.RLock()  # calls of the denoisers take turns: they share `run`
         self.closed = False
+        self._remarked: set[int] = set()
+        self._stock: list[tuple[nn.Module, Any]] = []  # every attention module with what belongs in it
         self._swapped: list[tuple[Site, nn.Module, Any, FamilyProcessor]] = []
         self._undo: list[Any] = []
         self._hooks: list[hooks.DenoiserHook] = []
@@ -49,16 +69,16 @@ class Session:
         self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
         self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
         self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
+        self.acting = [(m, self._selected[id(m)]) for m in self.methods]
         guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
         check_conflicts(self.methods, self._selected, self._denoisers)
         pipe = None if isinstance(target, nn.Module) else target
         self._pipe = pipe
         for denoiser in self._denoisers if guidance else ():
-            Branches(cfg, pipe, denoiser.family).check(guidance[0].name)
-        clock = Clock(pipe)
+            Branches(cfg, pipe, denoiser.family).check(pipe, guidance[0].name)
         try:
             for denoiser in self._denoisers:
-                self._install(denoiser, clock, cfg, guidance[0] if guidance else None)
+                self._install(denoiser, cfg, guidance[0] if guidance else None)
         except BaseException:
             self.close()
             raise
@@ -80,6 +100,8 @@ class Session:
         foreign = []
         for site, module, old, ours in self._swapped:
             if module.processor is ours:
+                if hasattr(old, "_attention_backend"):  # may have been chosen while ours was in its place
+                    old._attention_backend = ours._attention_backend
                 _set_processor(module, old)
             else:
                 foreign.append(site.path)
@@ -91,12 +113,46 @@ class Session:
         if notes:
             warnings.warn(f"diffusers_ext: {'; '.join(notes)}.", stacklevel=2)
 
+    def put_back(self) -> None:
+        """Puts the processors of an open session back where the host exchanged them for a call that is then
+        refused: it would not take its own out.
+        """
+        for module, processor in self._stock:
+            if module.processor is not processor:
+                _set_processor(module, processor)
+
+    def remark(self, clock: Clock) -> None:
+        """Warns once of each method that changed nothing in the run which is in its last step."""
+        if self.run.step is None or self.run.step + 1 < self.run.steps:
+            return
+        for method in self.methods:
+            cores = [c for c in self._cores[id(method)].values() if hasattr(c, "idle")]
+            reasons = [core.idle() for core in cores]
+            if Slot.DENOISER in method.slots and not clock.extra_passes:
+                reasons.append(method.idle(self.run))
+            if not reasons or None in reasons or id(method) in self._remarked:
+                continue
+            self._remarked.add(id(method))
+            warnings.warn(
+                f"diffusers_ext: {method.name} changed nothing in this run: {reasons[0]}.", stacklevel=2
+            )
+
+    def __repr__(self) -> str:
+        on = ", ".join(d.component or type(d.model).__name__ for d in self._denoisers)
+        methods = ", ".join(map(repr, self.methods)) or "no method"
+        return f"<Session {'closed, was' if self.closed else 'open,'} on {on}: {methods}>"
+
+    def _repr_html_(self) -> str:
+        state = "closed" if self.closed else "open; <code>dx.remove(pipe)</code> takes it off"
+        report = html.escape(str(self.report()))
+        return f"<details><summary>{html.escape(repr(self))} ({state})</summary><pre>{report}</pre></details>"
+
     def _orphans(self) -> list[str]:
         """What went past the session while it was open."""
         notes = [
             f"{d.component} was exchanged while the session was open, the new one ran without methods"
             for d in self._denoisers
-            if self._pipe is not None and getattr(self._pipe, d.component, None) is not d.model
+            if self._pipe is not None and not _holds(getattr(self._pipe, d.component, None), d.model)
         ]
         unseen = not any(hook.calls for hook in self._hooks) and any(ours.calls for *_, ours in self._swapped)
         if self._hooks and unseen:
@@ -149,7 +205,7 @@ class Session:
             f"{method!r}; pass one of session.methods."
         )
 
-    def _install(self, denoiser: Denoiser, clock: Clock, cfg: Cfg, guidance: Any) -> None:
+    def _install(self, denoiser: Denoiser, cfg: Cfg, guidance: Any) -> None:
         modules = dict(denoiser.model.named_modules())
         touched = [
             s
@@ -158,7 +214,7 @@ class Session:
         ]
         check_stock(denoiser, touched, modules)
         cores: dict[Site, Any] = {}
-        processors: dict[Site, FamilyProcessor] = {}
+        placed: dict[Site, tuple[nn.Module, FamilyProcessor]] = {}
         for site in touched:
             module = modules[site.name]
             old = module.processor
@@ -173,19 +229,19 @@ class Session:
                         cores[site] = ours.core
                     if hasattr(ours.core, "describe"):
                         self._reporting[site] = ours.core
-            processors[site] = ours
+            placed[site] = module, ours
             _set_processor(module, ours)
             self._swapped.append((site, module, old, ours))
+        self._stock += [(modules[s.name], modules[s.name].processor) for s in denoiser.sites]
         hook = hooks.DenoiserHook(
+            self,
             denoiser.family,
-            self.run,
-            clock,
-            Branches(cfg, clock.pipe, denoiser.family),
+            Branches(cfg, self._pipe, denoiser.family),
             guidance if cores else None,
             cores,
-            processors,
+            placed,
+            host_parts(denoiser.model),
         )
-        hook.session = self
         hook.scheduled = [self._reporting[site] for site in touched if site in self._reporting]
         hook.hoisting.cores = [core for core in hook.scheduled if hasattr(core, "order")]
         hook.hoisting.bound = [
@@ -195,6 +251,11 @@ class Session:
         ]
         self._undo.append(hooks.install(denoiser.model, hook))
         self._hooks.append(hook)
+
+
+def _holds(current: Any, model: nn.Module) -> bool:
+    """Whether a component is a denoiser, or wraps it (torch.compile, PEFT)."""
+    return isinstance(current, nn.Module) and any(part is model for part in current.modules())
 
 
 def _set_processor(module: nn.Module, processor: Any) -> None:

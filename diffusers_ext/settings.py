@@ -34,17 +34,18 @@ def build(
     names: Sequence[str],
     assignments: Iterable[str] = (),
     preset: Mapping[str, Mapping[str, Any]] | None = None,
+    required: bool = True,
 ) -> tuple[Any, ...]:
     """Methods by name, each once, with `key=value` or `method.key=value` settings, in the given order.
 
     `preset` gives the settings, by method, that were not assigned. A key without a method goes to every
-    method that has it. Raises `ValueError` for methods that are unknown or named twice, for unknown keys, for
-    values of a wrong type, for a method that neither the preset nor an assignment says anything about, and
-    for a preset without methods.
+    method that has it. Raises `ValueError` for methods that are unknown or named twice, for unknown keys and
+    for values of a wrong type; where the preset is `required` also for a method that neither the preset nor
+    an assignment says anything about, and for a preset without methods.
     """
     once(names)
     classes = {name: method_class(name) for name in names}
-    if preset is not None and not classes:
+    if preset is not None and required and not classes:
         raise ValueError("--preset has settings for methods, and none is in use; add --method NAME")
     values: dict[str, dict[str, Any]] = {name: dict((preset or {}).get(name, {})) for name in classes}
     for text in assignments:
@@ -62,7 +63,7 @@ def build(
             raise ValueError(_unknown_key(field, {n: classes[n] for n in ([owner] if owner else classes)}))
         for name in takers:
             values[name][field] = convert(raw, typing.get_type_hints(classes[name])[field], f"{name}.{field}")
-    if preset is not None:
+    if preset is not None and required:
         for name in classes:
             if name not in preset and not values[name]:
                 raise ValueError(

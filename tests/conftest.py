@@ -3,10 +3,14 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from diffusers_ext.cli import main
 from tests.tiny_models import sd3, wan
 
+# A busy machine draws examples slowly, which says nothing of them.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 CLIP_CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 2, "max_sequence_length": 24}
 
 

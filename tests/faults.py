@@ -1,59 +1,83 @@
-"""Faults put into real pipelines by hooks on their autoencoder, for one picture or for batches."""
+"""Faults at the seams of a real run: inside a module of the denoiser, in the scheduler, between two steps."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from diffusers_ext.admission import denoisers
 
-def decoder(pipe) -> nn.Module:
-    return pipe.vae.decoder
-
-
-class Fault:
-    """Acts on the pictures drawn with one of `seeds`, whatever batch they come in.
-
-    The seeds of a batch are those of the generators that the host draws its noise with; rows keep their order
-    up to the autoencoder. `calls` counts how often that runs, `made` are all seeds that were begun.
-    """
-
-    def __init__(self, pipe, seeds, act: Callable[[Tensor, list[int]], Tensor | None]) -> None:
-        self.pipe, self.seeds, self.act = pipe, seeds, act
-        self.calls, self.rows, self.made = 0, [], []
-        prepare = pipe.prepare_latents
-
-        def noted(*args, **kwargs):
-            given = kwargs.get("generator", next((a for a in args if _generators(a)), None))
-            self.rows = [g.initial_seed() for g in (given if isinstance(given, list) else [given])]
-            self.made += self.rows
-            return prepare(*args, **kwargs)
-
-        pipe.prepare_latents = noted
-        decoder(pipe).register_forward_pre_hook(self._before)
-
-    def _before(self, module, inputs):
-        self.calls += 1
-        hit = [i for i, seed in enumerate(self.rows) if seed in self.seeds and i < len(inputs[0])]
-        if hit and (changed := self.act(inputs[0], hit)) is not None:
-            return (changed, *inputs[1:])
-        return None
+from .hosts import Host
 
 
-def _generators(value) -> bool:
-    return isinstance(value, torch.Generator) or (
-        isinstance(value, list) and bool(value) and isinstance(value[0], torch.Generator)
-    )
+class Trap:
+    """Raises `error` at one of its visits, counted from 0; `sprung` tells whether that came."""
+
+    def __init__(self, visit: int, error: BaseException) -> None:
+        self.left = visit
+        self.error = error
+        self.sprung = False
+
+    def __call__(self) -> None:
+        self.sprung = self.left == 0
+        self.left -= 1
+        if self.sprung:
+            raise self.error
 
 
-def out_of_memory(latents, rows):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+@contextmanager
+def in_modules(modules: list[nn.Module], visit: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """`visit` before every call of the modules, through the hooks of torch."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(lambda *_: visit()).remove)
+        yield {}
 
 
-def any_error(latents, rows):
-    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)")
+@contextmanager
+def in_scheduler(pipe: Any, visit: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """`visit` before every step of the scheduler, through an attribute of the instance."""
+    step = pipe.scheduler.step
+
+    @functools.wraps(step)  # pipelines read the signature
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        visit()
+        return step(*args, **kwargs)
+
+    pipe.scheduler.step = watched
+    try:
+        yield {}
+    finally:
+        del pipe.scheduler.step
 
 
-def not_a_number(latents, rows):
-    latents = latents.clone()
-    latents[rows] = float("nan")
-    return latents
+@contextmanager
+def between_steps(visit: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """`visit` after every step, through the callback of the pipeline: what it yields goes into the call."""
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        visit()
+        return tensors
+
+    yield {"callback_on_step_end": callback}
+
+
+def layers(host: Host, pipe: Any) -> list[nn.Module]:
+    """The attention module in the middle of each denoiser that the host's tests act on."""
+    return [model.get_submodule(host.layer) for model in denoisers(pipe).values()]
+
+
+def ends(host: Host, pipe: Any) -> list[nn.Module]:
+    """The last module of each denoiser, behind all attention."""
+    return [getattr(model, "conv_out", None) or model.proj_out for model in denoisers(pipe).values()]
+
+
+# Where a run is broken off, and at how many visits of the place; None: at each.
+PLACES: dict[str, tuple[Callable[..., Any], int | None]] = {
+    "an attention module": (lambda host, pipe, visit: in_modules(layers(host, pipe), visit), None),
+    "the end of a denoiser": (lambda host, pipe, visit: in_modules(ends(host, pipe), visit), 2),
+    "the scheduler": (lambda host, pipe, visit: in_scheduler(pipe, visit), 1),
+    "the callback": (lambda host, pipe, visit: between_steps(visit), 1),
+}

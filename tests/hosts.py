@@ -41,7 +41,7 @@ class Host:
         arguments = dict(
             num_inference_steps=steps, output_type="latent", generator=generator, return_dict=False
         )
-        return pipe(prompt=prompt, **self.size, **kind, **arguments | call)[0]
+        return pipe(prompt=prompt, **self.size | kind | arguments | call)[0]
 
 
 SCALE = {"guided": {"guidance_scale": 4.0}, "unguided": {"guidance_scale": 1.0}}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from diffusers_ext import loading
-from tests import faults
+from tests import picture_faults as faults
 
 SMALL = ["--steps", 1, "-H", 32, "-W", 32]
 CLIP_PROMPT = "a red circle moves left"

@@ -14,7 +14,7 @@ import pytest
 
 from diffusers_ext.cli import main
 from diffusers_ext.metadata import read
-from tests import faults
+from tests import picture_faults as faults
 
 SMALL = ["--steps", "1", "-H", "32", "-W", "32"]
 

@@ -171,6 +171,11 @@ def test_rectified_counts_what_is_kept_at_least():
     fixed = dx.plan("wan2.1", dx.RectifiedSparse(keep=0.2, p_remaining=None, touching=False))
     assert fixed.block_density == 118 / 591 and fixed.padded_tokens == 591 * 128 - 75_600
     assert fixed.note.startswith("the least that runs") and "16 MiB a head" in fixed.note
+    assert "text" not in fixed.note
+    joint = dx.plan(
+        dx.Grid(21, 45, 80, 256), replace(dx.preset("hunyuan-video", "rectified"), touching=False)
+    )
+    assert "the text counts as one block of those that a row keeps" in joint.note
     near = dx.plan("wan2.1", dx.RectifiedSparse(keep=None, p_remaining=0.3))
     assert 20 / 591 < near.block_density < 27 / 591
     assert "hides" not in near.note and near.nearest["grid"] == (20, 48, 80)

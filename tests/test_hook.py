@@ -88,7 +88,7 @@ def test_second_order_schedulers_count_steps_not_calls():
     pipe = h.build()
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     seen = watch(pipe, lambda: h.run(pipe, cfg=True, steps=4))
-    assert [s[2] for s in seen] == [0, 1, 1, 2, 2, 3, 3]
+    assert [s[2] for s in seen] == [0, 0, 1, 1, 2, 2, 3]
     assert {s[3] for s in seen} == {4}
 
 
@@ -203,13 +203,20 @@ def test_skip_layer_guidance_of_sd3_is_left_as_it_is():
     """The host subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
     h = host("sd3")
     pipe = h.build()
-    skip = dict(skip_guidance_layers=[0], skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0)
+    # The host skips from the first step behind `start` on, which 0 is not.
+    skip = dict(skip_guidance_layers=[0], skip_layer_guidance_start=-1.0, skip_layer_guidance_stop=1.0)
     method = dx.SoftPAG(heads={h.layer: None}, strength=1.0, scale=2.0)
-    added = []
+    added, skipped = [], []
+    pipe.transformer.register_forward_pre_hook(
+        lambda model, args, call: skipped.append(call.get("skip_layers")), with_kwargs=True
+    )
     for kind in ({}, skip):
         stock = h.run(pipe, cfg=True, steps=1, **kind)
-        with dx.apply(pipe, method):
+        skipped.clear()
+        with dx.apply(pipe, method) as session:
             added.append(h.run(pipe, cfg=True, steps=1, **kind) - stock)
+        assert skipped == ([None, [0]] if kind else [None])
+        assert session.report().extra_passes == 1
     assert added[0].abs().max() > 1e-4
     torch.testing.assert_close(added[0], added[1], rtol=1e-3, atol=1e-4)
 
@@ -244,11 +251,14 @@ def test_the_hosts_arguments_are_not_changed():
     ("start", "stop", "steps", "expected"),
     [
         (0, 1, 4, [0, 1, 2, 3]),
-        (0, 0, 4, [0]),
-        (1, 1, 4, [3]),
+        (0, 0, 4, []),
+        (1, 1, 4, []),
         (0.01, 0.2, 50, list(range(10))),
-        (0.5, 0.5, 10, [5]),
+        (0.5, 0.5, 10, []),
+        (0.5, 0.6, 4, []),
+        (0.29, 1, 100, list(range(29, 100))),
+        (0.9, 1, 20, [18, 19]),
     ],
 )
-def test_windows_are_never_empty(start, stop, steps, expected):
+def test_steps_of_a_window(start, stop, steps, expected):
     assert list(step_window(start, stop, steps)) == expected

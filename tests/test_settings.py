@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from diffusers_ext import MethodError, SoftPAG
+from diffusers_ext import CLEAR, MethodError, SoftPAG
 from diffusers_ext.commands.listing import describe_method
 from diffusers_ext.processors import METHODS
 from diffusers_ext.settings import as_dict, build, convert, describe, method_class
@@ -105,6 +105,8 @@ def test_presets_give_way_to_assignments():
     assert build(["softpag"], ["scale=2"], {}) == (SoftPAG(scale=2.0),)
     with pytest.raises(ValueError, match="the preset of this model has settings for softpag, got clear"):
         build(["softpag", "clear"], [], preset)
+    assert build(["softpag", "clear"], [], preset, required=False) == (SoftPAG(**preset["softpag"]), CLEAR())
+    assert build([], [], preset, required=False) == ()
 
 
 def test_settings_survive_json():

@@ -20,7 +20,7 @@ def compare(
         str, typer.Option("--methods", help="The columns, as plain,softpag. Write a+b to apply both.")
     ] = "plain,softpag",
     settings: opt.Settings = None,
-    preset: opt.Preset = False,
+    preset: opt.Preset = None,
     seeds: Annotated[
         str, typer.Option("--seeds", help="Seeds of the noise, as 0,1,2. With -1 one is drawn and printed.")
     ] = "0",
@@ -77,7 +77,7 @@ def side_by_side(
     model: str,
     methods: str,
     settings: list[str],
-    preset: bool,
+    preset: bool | None,
     asked: dict[str, Any],
     batch: int,
     device: str | None,
@@ -96,12 +96,10 @@ def side_by_side(
     from ..evaluate.kept import Kept
     from ..evaluate.report import html
     from ..evaluate.store import FILE
-    from ..loading import locate
     from ..metadata import output_folder, versions, write_bytes, write_image, write_json
-    from ..presets import of_model
 
     opt.refuse_other(out, "an eval", FILE)
-    columns = opt.variants(methods, settings, of_model(model, locate(model)).settings if preset else None)
+    columns, known = opt.variants(methods, settings, model, preset)
     folder = output_folder(out)
     pipe = opt.open_model(model, device, dtype)
     call = arguments(pipe, opt.defaults(model), **asked)
@@ -130,9 +128,9 @@ def side_by_side(
                 "replaced, its pictures stay"
             )
         write_image(folder / "compare.png", grid(comparison))
-        write_bytes(folder / REPORT, html(comparison, results, title, (*notes, *told)).encode())
+        write_bytes(folder / REPORT, html(comparison, results, title, (*notes, *known, *told)).encode())
         write_json(folder / "results.json", results)
-    for line in [*lines(results), *told]:
+    for line in [*known, *lines(results), *told]:
         typer.echo(line)
     for sentence in sites.compared(sites.warnings, ran):
         opt.warn(sentence)

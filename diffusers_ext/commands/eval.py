@@ -27,7 +27,7 @@ def evaluate(
     ] = "0",
     method: opt.Methods = None,
     settings: opt.Settings = None,
-    preset: opt.Preset = False,
+    preset: opt.Preset = None,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
     batch: opt.Batch = 8,
@@ -51,12 +51,11 @@ def evaluate(
     from ..evaluate.weights import marks
     from ..loading import locate
     from ..metadata import output_folder, versions
-    from ..presets import of_model
-    from ..settings import PLAIN, build
+    from ..settings import PLAIN
 
     number = seed_of(seed)
     asked = questions(suite, n, number, opt.tasks(model))
-    methods = build(method or [], settings or [], of_model(model, locate(model)).settings if preset else None)
+    methods, told = opt.chosen(model, locate(model), method or [], settings or [], preset)
     opt.refuse_other(out, "a comparison", REPORT)
     folder, home = output_folder(out), model_folder(model)
     pipe = opt.open_model(model, device, dtype)
@@ -90,7 +89,7 @@ def evaluate(
         }
         columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
         files = write(folder, found, *columns)
-    for line in aligned(rows(found, other.label or PLAIN)):
+    for line in [*told, *aligned(rows(found, other.label or PLAIN))]:
         typer.echo(line)
     for line in sites.sentences(ran):
         typer.echo(line)

@@ -23,7 +23,7 @@ def generate(
     model: opt.Model = "shapes-sd3",
     method: opt.Methods = None,
     settings: opt.Settings = None,
-    preset: opt.Preset = False,
+    preset: opt.Preset = None,
     seed: Annotated[
         str | None,
         typer.Option(
@@ -67,8 +67,6 @@ def generate(
     from ..evaluate.generate import Item
     from ..evaluate.unfinished import Unfinished
     from ..loading import locate
-    from ..presets import of_model
-    from ..settings import build
     from .target import Target
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
@@ -76,7 +74,7 @@ def generate(
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
     seed_of(first + num_images - 1)
-    methods = build(method or [], settings or [], of_model(model, locate(model)).settings if preset else None)
+    methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
     target = Target.of(out, num_images)
     pipe = opt.open_model(model, device, dtype)
     target = target.suited(model, makes_videos(pipe), fps)
@@ -98,9 +96,10 @@ def generate(
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
         if resumed is not None:
             first = resumed.seed
-        said = None if seed is not None and not seeds.is_random(seed) else _said(first, resumed)
+        if seed is None or seeds.is_random(seed):
+            notes = [_said(first, resumed), *notes]
         items = [Item(prompt, first + i) for i in range(num_images)]
-        watch = _make(pipe, items, methods, common, call, batch, target, embed, said)
+        watch = _make(pipe, items, methods, common, call, batch, target, embed, notes)
         if watch.failures and resumed is not None:
             resumed.keep()
     making.end(watch)
@@ -122,7 +121,7 @@ def _make(
     batch: int,
     target: "Target",
     embed: bool,
-    said: str | None,
+    notes: list[str],
 ) -> "Watch":
     """Makes what is not finished, and writes each picture as soon as it is there."""
     from ..evaluate import record
@@ -134,8 +133,8 @@ def _make(
     todo = [item for item in records if not _finished(paths[item], records[item], embed)]
     watch = making.watch(len(records), "clip" if target.fps else "image")
     with watch, applied(pipe, methods if todo else ()) as session:
-        if said:  # not before: a method that does not fit ends in one line
-            watch.line(said)
+        for line in notes:  # not before: a method that does not fit ends in one line
+            watch.line(line)
         for item in records:
             if item not in todo:
                 watch.line(f"{paths[item]}  seed {item.seed}, finished before")

@@ -1,5 +1,6 @@
 """Options that several commands share, and the steps they have in common."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,13 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of a method, as scale=3 or softpag.scale=3."),
 ]
 Preset = Annotated[
-    bool, typer.Option("--preset", help="Start from the settings that are known for the model.")
+    bool | None,
+    typer.Option(
+        "--preset/--no-preset",
+        help="Settings that are known for the model: required, or left out. By default they are taken where "
+        "there are any; --set goes first.",
+        show_default=False,
+    ),
 ]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Number of denoising steps. The model's own when left out.")
@@ -103,17 +110,67 @@ def tasks(name: str) -> tuple[str, ...]:
     return tuple(zoo.card(Path(name).expanduser()).get("tasks") or IMAGE_TASKS)
 
 
-def variants(names: str, settings: Sequence[str], preset: dict[str, Any] | None) -> list["Variant"]:
-    """`plain,softpag,a+b` as variants; every method gets the settings that name it."""
+def chosen(
+    model: str,
+    home: Path | None,
+    names: Sequence[str],
+    settings: Sequence[str],
+    preset: bool | None,
+) -> tuple[tuple[Any, ...], list[str]]:
+    """Methods by name with the settings that are known for a model, and a line for each that says so.
+
+    `home` is the folder of the weights, if there is one. `preset` True refuses methods of which nothing is
+    known, False leaves what is known; `settings` go first.
+    """
+    from ..presets import known, of_model
+    from ..settings import build
+
+    if preset is False or (preset is None and not names):
+        return build(names, settings), []
+    found = (of_model if preset else known)(model, home)
+    tables = found.settings if found else {}
+    methods = build(names, settings, tables, required=bool(preset))
+    lines = (_source(m, tables.get(m.name), model, settings) for m in methods)
+    return methods, [line for line in lines if line]
+
+
+def _source(method: Any, table: dict[str, Any] | None, model: str, settings: Sequence[str]) -> str:
+    """Where the settings of a method are from, "" where they were assigned and no others are known."""
+    name, usual = method.name, {f.name: f.default for f in dataclasses.fields(method)}
+    given = {text.partition("=")[0].strip().removeprefix(f"{name}.") for text in settings} & usual.keys()
+    if table is None:
+        own = f"{name}: no settings are known for {model}, so its own defaults hold; --set changes them"
+        return "" if given else own
+    kept = [f"{k} {_brief(v)}" for k, v in table.items() if k not in given and v != usual[k]]
+    told = f" ({', '.join(kept)})" if kept else ""
+    return f"{name}: the settings that are known for {model}{told}; --no-preset leaves them"
+
+
+def _brief(value: Any) -> str:
+    """A setting in few words: of heads their modules."""
+    if isinstance(value, dict):
+        return " and ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def variants(
+    names: str, settings: Sequence[str], model: str, preset: bool | None
+) -> tuple[list["Variant"], list[str]]:
+    """`plain,softpag,a+b` as variants, and what `chosen` says; a method gets the settings that name it."""
     from ..evaluate.compare import Variant
-    from ..settings import PLAIN, build, once
+    from ..loading import locate
+    from ..settings import PLAIN, once
 
     labels = [label.strip() for label in names.split(",") if label.strip()]
     for label in labels:
         once(label.split("+"))
     used = list(dict.fromkeys(n for label in labels if label != PLAIN for n in label.split("+")))
-    methods = dict(zip(used, build(used, settings, preset), strict=True))
-    return [Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels]
+    built, notes = chosen(model, locate(model), used, settings, preset)
+    methods = dict(zip(used, built, strict=True))
+    columns = [
+        Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels
+    ]
+    return columns, notes
 
 
 def refuse_other(out: str | Path, command: str, mark: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Height, Preset, Settings, Width
+from .options import Height, Preset, Settings, Width, chosen
 
 MOST_PAIRS = 1 << 28  # of blocks: a plan looks at each, at about ten million a second on a CPU core
 
@@ -17,7 +17,7 @@ def plan(
     target: Annotated[str, typer.Argument(help="A preset, a model, or a grid of tokens as 21x45x80.")],
     method: Annotated[str, typer.Option("--method", help="A sparse method.")],
     settings: Settings = None,
-    preset: Preset = False,
+    preset: Preset = None,
     height: Height = None,
     width: Width = None,
     frames: Annotated[int | None, typer.Option("--frames", help="Number of frames of a video.")] = None,
@@ -29,17 +29,18 @@ def plan(
 ) -> None:
     """Tell what a sparse method would do at a size; no model runs."""
     from ..forecast import plan as forecast
-    from ..presets import of_model
-    from ..settings import build
 
-    (chosen,) = build([method], settings or [], of_model(target).settings if preset else None)
     grid = _numbers(target)
+    known = preset if grid is None else bool(preset)  # nothing is known for a grid
+    (built,), notes = chosen(target, None, [method], settings or [], known)
     size = {"height": height, "width": width, "num_frames": frames}
     if grid is None:
         size["text"] = text
     model, tiles = _target(target, grid, text or 0), _tiles(tile)
-    _check_blocks(model, chosen, tiles, size)
-    found = forecast(model, chosen, tile=tiles, **size)
+    _check_blocks(model, built, tiles, size)
+    found = forecast(model, built, tile=tiles, **size)
+    for line in notes:
+        typer.echo(line, err=True)  # beside the JSON
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 

@@ -26,7 +26,7 @@ def run(
 ) -> Path:
     """Distil `teacher` for CLEAR with `settings` (`key=value`) and write the student to the folder `out`.
 
-    The student is a stock pipeline; `clear.json` beside it holds the settings that it needs, for `--preset`.
+    The student is a stock pipeline; `clear.json` beside it holds the settings that it needs.
     An interrupted run goes on from its checkpoint, and writes what it has. Raises `ValueError` for settings
     and teachers that do not fit, or are not those of the run in `out`, `OSError` where a folder cannot be
     read.

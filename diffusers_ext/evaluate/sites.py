@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from ..metadata import write_json
 
@@ -30,12 +31,16 @@ def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, li
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Keeps methods that stay dense from logging it, for commands that tell it in `sentences`."""
+    """Keeps sparse methods that stay dense from saying so, for commands that do it in `sentences`."""
     log = logging.getLogger("diffusers_ext")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with catch_warnings():
+            filterwarnings(
+                "ignore", r"diffusers_ext: \w+ changed nothing in this run: (dense_steps|\w+ hides)"
+            )
+            yield
     finally:
         log.setLevel(level)
 

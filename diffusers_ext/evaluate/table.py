@@ -1,4 +1,6 @@
-"""The README's tables from committed result files: `python -m diffusers_ext.evaluate.table [FILES...]`."""
+"""The tables of docs/evaluation.md from committed result files: `python -m diffusers_ext.evaluate.table
+[FILES...]`.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,24 +61,24 @@ def _order(found: Mapping[str, Any]) -> tuple[str, str, bool]:
 
 def _models(plain: Sequence[Mapping[str, Any]]) -> str:
     tasks = [t for t in TASKS if any(t in p["tasks"] for p in plain)]
-    heads = ["model", "steps, CFG", "prompts", *(SHORT.get(t, t) for t in tasks), "all", "s", "MiB"]
+    heads = ["model", "steps, CFG", "prompts", *(SHORT.get(t, t) for t in tasks), "all", "MiB"]
     rows = []
     for p in plain:
         shares = [narrow(p["tasks"].get(t)) for t in tasks]
         head = [p["model"], _steps(p["call"]), f"{p['suite']}, {p['n']} each"]
-        tail = [narrow(p["overall"]), f"{p['seconds_per_image']:.2f}", _size(p["model"])]
+        tail = [narrow(p["overall"]), _size(p["model"])]
         rows.append([*head, *shares, *tail])
     return markdown(heads, rows)
 
 
 def _methods(found: Sequence[Mapping[str, Any]]) -> str:
-    heads = ["model", "steps, CFG", "prompts", "method", "plain", "with it", "change in points", "p", "s"]
+    heads = ["model", "steps, CFG", "prompts", "method", "plain", "with it", "change in points", "p"]
     rows = []
     for f in sorted(found, key=_order):
         pair = f["paired"]["overall"]
         head = [f["model"], _steps(f["call"]), f"{f['suite']}, {f['overall']['n']}", _method(f)]
         shares = [narrow(f["plain"]["overall"]), narrow(f["overall"])]
-        rows.append([*head, *shares, change(pair), f"{pair['p']:.2g}", f"{f['seconds_per_image']:.2f}"])
+        rows.append([*head, *shares, change(pair), f"{pair['p']:.2g}"])
     return markdown(heads, rows)
 
 
@@ -139,11 +141,11 @@ def main(
     files: Annotated[
         list[Path] | None, typer.Argument(help="results.json files; all committed ones if none.")
     ] = None,
-    readme: Annotated[Path, typer.Option(help="Page with the two markers.")] = Path("README.md"),
+    page: Annotated[Path, typer.Option(help="Page with the two markers.")] = Path("docs/evaluation.md"),
 ) -> None:
-    """Put the tables of results into README.md."""
+    """Put the tables of results into a page."""
     table = render(load(files or result_files()))
-    readme.write_text(insert(readme.read_text(), table, BLOCK))
+    page.write_text(insert(page.read_text(), table, BLOCK))
     typer.echo(table)
 
 

@@ -1,17 +1,23 @@
 """Chooses a method's settings on tuning prompts: `python -m diffusers_ext.evaluate.tune --grid scale=[1,2]`.
 
-Reported figures use other prompts, so the choice cannot flatter them.
+The best of many settings looks better than it is. So `--confirm` compares it with the plain model again, on
+tuning prompts that had no part in the choice. Reported figures use other suites still.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..commands import making
 from ..commands import options as opt
+
+if TYPE_CHECKING:
+    from .score import Judged
+    from .suite import Question
 
 
 def assignments(grid: Sequence[str]) -> list[tuple[str, ...]]:
@@ -36,11 +42,29 @@ def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(tried, key=lambda t: t["overall"]["accuracy"])
 
 
+def halves(asked: Sequence["Question"], n: int) -> tuple[list["Question"], list["Question"]]:
+    """The first `n` questions of each task, and the others."""
+    first, others, count = [], [], Counter()
+    for question in asked:
+        (first if count[question.task] < n else others).append(question)
+        count[question.task] += 1
+    return first, others
+
+
+def confirmation(n: int, plain: Sequence["Judged"], judged: Sequence["Judged"]) -> dict[str, Any]:
+    """Accuracies on `n` prompts per task that had no part in the choice, and the paired difference."""
+    from .score import compare, summarise
+
+    overall = {"plain": summarise(plain)["overall"], "overall": summarise(judged)["overall"]}
+    return {"n": n, **overall, "paired": compare(plain, judged)["overall"]}
+
+
 def main(
     model: opt.Model = "shapes-sd3",
     method: Annotated[str, typer.Option("--method")] = "softpag",
     grid: Annotated[list[str] | None, typer.Option("--grid", help="key=[value, ...] in JSON.")] = None,
-    n: Annotated[int, typer.Option("--n", help="Prompts per task.")] = 20,
+    n: Annotated[int, typer.Option("--n", help="Prompts per task to choose on.")] = 20,
+    confirm: Annotated[int, typer.Option("--confirm", help="Further prompts per task for the best.")] = 0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
@@ -60,15 +84,15 @@ def main(
     from .store import Store
     from .suite import questions
     from .weights import marks
-    from .words import percent
+    from .words import difference, percent
 
     variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
-    asked = questions("tuning", n, seed, opt.tasks(model))
+    asked, others = halves(questions("tuning", n + confirm, seed, opt.tasks(model)), n)
     folder, home = output_folder(out), model_folder(model)
     pipe = opt.open_model(model, device)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
     tried = []
-    watch = making.watch(len(asked) * (1 + len(variants)))
+    watch = making.watch(len(asked) * (1 + len(variants)) + 2 * len(others))
     with claim(folder, "tune"), watch:
         store = Store(
             folder, marks(home) | {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
@@ -81,13 +105,22 @@ def main(
             pair = compare(plain, judged)["overall"]
             tried.append({"settings": settings, "overall": summarise(judged)["overall"], "paired": pair})
             watch.line(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
-    chosen = best(tried)
-    found = {"suite": "tuning", "n": n, "seed": seed, "weights": store.identity["weights"], "call": call}
+        chosen = best(tried)
+        if others:
+            variant = variants[tried.index(chosen)]
+            before, after = (
+                answer(pipe, v, others, call, store, batch, watch=watch) for v in (Variant("plain"), variant)
+            )
+            making.end(watch)
+            chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}
+    found = {"suite": "tuning", "n": n, "seed": seed, **marks(home), "call": call}
     write_json(
         folder / f"{method}.json",
         {**chosen, "found_on": found | {"plain": summarise(plain)["overall"]}, "tried": tried},
     )
     typer.echo(f"plain {percent(summarise(plain)['overall'])}, best {percent(chosen['overall'])}")
+    if others:
+        typer.echo(f"on {len(others)} other prompts: {difference(chosen['confirmed']['paired'])}")
     typer.echo(f"wrote {folder / f'{method}.json'}; put it beside the weights to make it the preset")
 
 

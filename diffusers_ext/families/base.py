@@ -128,7 +128,7 @@ def take_rows(value: Any, batch: int, rows: slice, unbatched: frozenset[str] = f
     if isinstance(value, Tensor):
         return value[rows] if value.ndim > 0 and value.shape[0] == batch else value
     if isinstance(value, Mapping):
-        return {k: v if k in unbatched else take_rows(v, batch, rows) for k, v in value.items()}
+        return {k: v if k in unbatched else take_rows(v, batch, rows, unbatched) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(take_rows(v, batch, rows) for v in value)
+        return type(value)(take_rows(v, batch, rows, unbatched) for v in value)
     return value

@@ -105,7 +105,7 @@ class UNetFamily:
     # AttnProcessor and SlicedAttnProcessor multiply matrices themselves, which gives other bits
     stock: ClassVar[frozenset[str]] = frozenset({"AttnProcessor2_0", "FusedAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
+    unbatched: ClassVar[frozenset[str]] = frozenset({"ip_adapter_masks"})  # an entry for each adapter
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """`attn1` and `attn2` of every transformer block, in the order in which they run.

@@ -22,8 +22,8 @@ class Shortlist(BlockPlan):
 
     `NV` key blocks hold grid tokens, the last of them possibly fewer; the others, behind them or with
     `text_first` before them, hold text and are always kept. `always bool [NQ, NV]` marks what is kept
-    whatever the data, `least` is the number of blocks of grid tokens that a row keeps at least, `counts int32
-    [NV]` are tokens of the blocks.
+    whatever the data, `least` is the number of columns that a row keeps at least, blocks of grid tokens and
+    the text as one, `counts int32 [NV]` are tokens of the blocks.
     """
 
     always: Tensor = field(kw_only=True)
@@ -66,10 +66,12 @@ class Candidates:
 
     Tokens lie tile by tile, so that a block is compact; short tiles follow each other closely and the last
     block is ragged. Text starts a block of its own; where it fills whole blocks, `text_first` can have it
-    before the grid. A row keeps the blocks that the data choose, at least the
-    share `keep` of them (one where it is 0), those that touch its own on the grid (`touching`), and, for
-    blocks with tokens of the first frame, all blocks that have some too (`first_frame`). Counts (`survey`,
-    `pairs`) are therefore the least that is visited. `text_rows` and `masked_text` are as in `Recipe`.
+    before the grid. A row keeps the blocks that the data choose, those that touch its own on the grid
+    (`touching`), and, for blocks with tokens of the first frame, all blocks that have some too
+    (`first_frame`). The data choose among the blocks and the text, which is one column: at least as many of
+    these as `keep` is of the blocks (one where it is 0), and all where it is 1 or the grid is a single block.
+    So a row keeps one block fewer where the text ranks high, and counts (`survey`, `pairs`) are the least
+    that is visited. `text_rows` and `masked_text` are as in `Recipe`.
     """
 
     grid: Grid
@@ -118,7 +120,11 @@ class Candidates:
 
     @property
     def least(self) -> int:
-        """Blocks of grid tokens that a row keeps at least, rounded down as in the published code."""
+        """Columns that a row keeps at least: blocks of grid tokens, and the text as one more where there is
+        any; the share of the blocks is rounded down, as in the published code.
+        """
+        if self.keep == 1 or self.key_blocks == 1:
+            return self.key_blocks + self._text_columns
         return max(1, int(self.keep * self.key_blocks + 1e-9))
 
     @property
@@ -208,8 +214,12 @@ class Candidates:
 
     @property
     def _kept(self) -> Tensor:
-        """`[NQ]`: blocks of grid tokens that a row keeps at least."""
-        return self.always.sum(1).clamp(min=self.least)
+        """`[NQ]`: blocks of grid tokens that a row keeps at least, with the text among its `least`."""
+        return self.always.sum(1).clamp(min=self.least - self._text_columns)
+
+    @property
+    def _text_columns(self) -> int:
+        return int(self.text > 0)
 
     @property
     def _padding(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -58,8 +59,15 @@ def why_not(backend: str, problem: Problem) -> str | None:
 
 
 def _why_no_flex(problem: Problem) -> str | None:
-    if problem.device.type == "cpu" and shutil.which("g++") is None:
-        return "FlexAttention compiles C++ on a CPU, and there is no g++ on the path; use the reference."
+    if problem.device.type == "cpu":
+        found = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY lowers it
+        if sys.platform == "darwin" or not found.startswith("AVX"):
+            return (
+                f"FlexAttention needs AVX2 on a CPU and does not run on macOS, torch finds {found} on "
+                f"{sys.platform}; use the reference."
+            )
+        if shutil.which("g++") is None:
+            return "FlexAttention compiles C++ on a CPU, and there is no g++ on the path; use the reference."
     if problem.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return (
             f"FlexAttention computes in float16, bfloat16 and float32, got {problem.dtype}; cast the tensors."

@@ -46,6 +46,7 @@ class Laid:
     lies: bool = False
     whole: bool = False
     dtype: torch.dtype | None = None  # for which the back-end was chosen
+    logged: bool = False  # `why` there is no plan is in the log
 
     def in_order(self, x: Tensor, layout: Layout) -> Tensor:
         """Keys or values `[B, N, ...]` of the host in the order of the plan."""
@@ -82,7 +83,7 @@ def lay_out(
     survey = recipe.survey()
     if method.backend == "auto" and (why := method.expect(survey, choice.name)) is not None:
         log.warning("%s stays dense on a grid of %s: %s.", method.name, "x".join(map(str, layout.grid)), why)
-        return Laid(layout.grid, text, why, dtype=dtype)
+        return Laid(layout.grid, text, why, dtype=dtype, logged=True)
     front = layout.text.start < layout.vision.start
     if front and (leading := recipe.leading()) is not recipe:
         recipe, survey = leading, leading.survey()

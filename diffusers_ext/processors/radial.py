@@ -22,6 +22,11 @@ class Radial(SparseMethod):
     `decay`; `"paper"` is the formula. `reduce="token"` is exact at any size; `"block"` keeps or drops whole
     blocks as the code does, cheaper and rougher. Raises `MethodError` for settings out of range,
     `UnsupportedError` for images.
+
+    Departures from the published code: frames of fewer than 128 tokens see their neighbouring frames whole,
+    where the code thins them out; a shorter last block counts the rows that it has, where the code takes
+    whole blocks only; and the last piece of a frame that begins inside a block is judged as the others are,
+    where the code can drop it.
     """
 
     name: ClassVar[str] = "radial"

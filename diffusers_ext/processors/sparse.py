@@ -157,7 +157,7 @@ class SparseMethod:
         if not layout.raster:
             return (
                 f"{self.name} needs the grid of the tokens, but {site.path} got a sequence of "
-                f"{layout.grid[2]} that is no single grid (reference images do that)"
+                f"{layout.grid[2]} that is no single grid, as reference images make it"
             )
         return self.refuses(layout.grid)
 

@@ -71,6 +71,16 @@ class SparseCore:
         order = "tokens lie in order" if laid.lies else hoisting or "tokens put in order in every layer"
         return {name: getattr(laid, name) for name in names} | {"order": order if laid.plan else ""}
 
+    def idle(self) -> str | None:
+        """As `ReportingCore.idle`; what `auto` decides is in the log."""
+        if self.dense:  # dense steps come first, so all of the run's were
+            return (
+                f"dense_steps={self.method.dense_steps} keeps all of its {self.run.steps} steps dense; lower "
+                "it, or run more steps"
+            )
+        laid = self.last or self.begun_with
+        return laid.why if laid is not None and laid.plan is None and not laid.logged else None
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         laid = self._laid(q, k, mask, layout)  # also where it is not used yet: it checks
         if self.dense:
@@ -132,6 +142,10 @@ class SparseCore:
 
     def _lay(self, device: torch.device, dtype: torch.dtype, layout: Layout) -> Laid:
         if (why := self.method.why_not(self.site, layout)) is not None:
+            if not layout.raster:
+                raise UnsupportedError(
+                    f"{why}; leave them out, or use a method without a grid, such as softpag."
+                )
             raise UnsupportedError(f"{why}; choose a size and settings that fit, or another method.")
         span = (layout.text.start, layout.text.stop) if layout.text.start < layout.text.stop else (0, 0)
         key = (self.method, layout.grid, span, layout.masked_text, self.site.head_dim, device, dtype)

@@ -1,10 +1,12 @@
 """Likeness by hand, and the sweep on tiny models of an image and a video family."""
 
+import json
+
 import numpy as np
 import pytest
 
 import diffusers_ext as dx
-from bench.quality import call_of, ladder, measured, overall_density, pairs, psnr, ssim, sweep
+from bench.quality import call_of, ladder, measured, overall_density, pairs, psnr, ssim, sweep, without
 from bench.quality_chart import chart, ran
 from diffusers_ext.evaluate.compare import Variant, run
 from diffusers_ext.evaluate.generate import Item
@@ -45,6 +47,24 @@ def test_sweep_on_an_image_model(pipe):
     assert any(r["density"] < 0.6 and r["ssim"] < 1 for r in rows), "sparse attention was at work"
     panels = chart(found).axes
     assert len(panels) == 2 and panels[0].lines
+
+
+def test_rows_of_one_method_are_made_again_beside_the_others(pipe, tmp_path, monkeypatch):
+    facts, file = {"model": "tiny", "n": 1}, tmp_path / "quality.json"
+    monkeypatch.setattr("bench.quality.ladder", lambda grid: [dx.CLEAR(2), dx.RectifiedSparse(block=16)])
+    whole = {**facts, **sweep(pipe, ITEMS, CALL, 2)}
+    file.write_text(json.dumps(whole))
+    before = without("rectified", file, facts)
+    assert [row["method"] for row in before["rows"]] == ["clear", "clear"]
+    before["rows"][0]["density"] = 0.125  # would be another if it were made again
+    again = sweep(pipe, ITEMS, CALL, 2, before)["rows"]
+    assert [row["density"] for row in again] == [0.125] + [row["density"] for row in whole["rows"][1:]]
+    with pytest.raises(ValueError, match="made with another n; leave --method out"):
+        without("rectified", file, facts | {"n": 2})
+    with pytest.raises(ValueError, match="no rows of gna; it has those of clear, rectified"):
+        without("gna", file, facts)
+    with pytest.raises(ValueError, match="dense pictures are judged otherwise"):
+        sweep(pipe, ITEMS, CALL, 2, before | {"dense": {}})
 
 
 def test_what_hides_nothing_equals_the_dense_pictures(pipe):

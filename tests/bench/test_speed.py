@@ -22,7 +22,7 @@ def test_batches_and_threads_give_the_same_pictures(monkeypatch):
     assert torch.get_num_threads() == before
     assert [(r.threads, r.batch, r.pictures) for r in rows] == [(1, 1, 2), (1, 16, 2)]
     assert rows[0].off == 0 and rows[1].off <= 1 and all(r.seconds > 0 for r in rows)
-    assert rows[0].right == rows[1].right
+    assert abs(rows[0].right - rows[1].right) <= 1, "a step of 255 may tip a verdict, hardly two"
 
 
 @pytest.mark.parametrize("shape, kind", [((8, 8, 3), Image.fromarray), ((2, 8, 8, 3), Clip)])

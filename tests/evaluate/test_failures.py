@@ -9,7 +9,7 @@ from diffusers_ext.errors import ConflictError
 from diffusers_ext.evaluate.failures import bad_weight, hits_all, out_of_memory, reason_of
 from diffusers_ext.evaluate.generate import BrokenImageError, Item, applied, generate
 from diffusers_ext.evaluate.watch import Watch
-from tests import faults
+from tests import picture_faults as faults
 from tests.tiny_models import wan
 
 CALL = {"height": 16, "width": 16, "num_inference_steps": 1, "guidance_scale": 1.0, "max_sequence_length": 16}

@@ -51,12 +51,22 @@ def test_seeds_of_one_prompt_count_for_less():
     assert prompts(0.05, 0.2, seeds=4, alike=1.0) == alone
 
 
-def test_the_design_effect_is_the_variance_of_clustered_differences():
-    """Differences that share half of their variance within a prompt: 1 + 3 / 2 at four seeds."""
-    rng = np.random.default_rng(1)
-    shared, own = rng.normal(size=(20_000, 1)), rng.normal(size=(20_000, 4))
-    means = ((shared + own) / sqrt(2)).mean(1)
-    assert means.var() * 4 == pytest.approx(1 + 3 * 0.5, rel=0.05)
+def test_prompts_with_seeds_that_are_alike_see_as_much_as_unrelated_pairs():
+    """Simulated: differences of 1, -1 and 0 that two seeds of a prompt share in half of the cases.
+
+    The variance of their mean over the prompts that are asked for is that of the pairs they stand for.
+    """
+    change, discordant, seeds, alike = 0.05, 0.2, 4, 0.5
+    count = prompts(change, discordant, seeds, alike)
+    rng, values = np.random.default_rng(1), [1, -1, 0]
+    odds = [(discordant + change) / 2, (discordant - change) / 2, 1 - discordant]
+    shape = 2000, count
+    shared = rng.choice(values, p=odds, size=(*shape, 1))
+    own = rng.choice(values, p=odds, size=(*shape, seeds))
+    # A seed takes the difference of its prompt or one of its own; two of a prompt are alike if both take it.
+    common = rng.random((*shape, seeds)) < np.sqrt(alike)
+    means = np.where(common, shared, own).mean((1, 2))
+    assert means.var() == pytest.approx((discordant - change**2) / pairs(change, discordant), rel=0.08)
 
 
 def test_unrelated_accuracies_differ_most():

@@ -51,6 +51,6 @@ def test_results_with_a_method_hold_plain_and_the_pairs(pipe, tmp_path):
     found = results(variant, judged, plain)
     assert set(found["tasks"]["counting"]) == {"accuracy", "low", "high", "n"}
     assert found["overall"]["n"] == found["plain"]["overall"]["n"] == found["paired"]["overall"]["n"] == 12
-    assert found["methods"][0]["name"] == "softpag" and found["methods"][0]["scale"] == 3.0
+    assert found["methods"][0]["name"] == "softpag" and found["methods"][0]["scale"] == 1.0
     alone = results(PLAIN, plain)
     assert alone["methods"] == [] and "paired" not in alone

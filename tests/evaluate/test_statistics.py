@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,25 @@ def test_bootstrap_matches_the_normal_approximation_and_repeats():
     half = 1.96 * values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
     assert bootstrap(values, range(400)) == (low, high)
+
+
+def test_bootstrap_weighs_prompts_by_their_images():
+    """Uneven prompts against all resamples, each once; means of prompts that weigh the same lie elsewhere."""
+    sizes = {"a": 1, "b": 6, "c": 2, "d": 3, "e": 1}
+    values = {
+        "a": [1.0],
+        "b": [0.0, 1.0, 0.0, 0.0, 1.0, 0.0],
+        "c": [1.0, 1.0],
+        "d": [-1.0, 0.0, 1.0],
+        "e": [-1.0],
+    }
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    found = bootstrap([v for some in values.values() for v in some], groups, level=0.8, draws=40_000)
+    every = list(product(sizes, repeat=len(sizes)))
+    means = [np.mean([v for name in names for v in values[name]]) for names in every]
+    assert found == pytest.approx(np.quantile(means, [0.1, 0.9]), abs=0.01)
+    even = [np.mean([np.mean(values[name]) for name in names]) for names in every]
+    assert np.abs(np.quantile(means, [0.1, 0.9]) - np.quantile(even, [0.1, 0.9])).min() > 0.05
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from diffusers_ext.evaluate.tune import assignments, best, main
+from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.evaluate.tune import assignments, best, halves, main
 from diffusers_ext.presets import preset
-from diffusers_ext.zoo.suites import VIDEO_TASKS
+from diffusers_ext.zoo.suites import IMAGE_TASKS, VIDEO_TASKS
 
 
 def test_every_combination_comes_once():
@@ -32,6 +33,28 @@ def test_the_file_is_a_preset(saved_model, tmp_path):
     assert found["found_on"]["suite"] == "tuning" and found["overall"]["n"] == 6
     method = preset(str(tmp_path), "softpag")
     assert method.scale == found["settings"]["scale"] == 1.0
+
+
+def test_the_best_is_confirmed_on_prompts_that_had_no_part_in_the_choice(saved_model, tmp_path, capsys):
+    main(str(saved_model), grid=["scale=[1.0, 2.0]"], n=1, confirm=2, steps=1, device="cpu", out=tmp_path)
+    found = json.loads((tmp_path / "softpag.json").read_text())
+    assert found["overall"]["n"] == 6 and found["confirmed"]["paired"]["n"] == 12
+    assert found["confirmed"]["n"] == 2 and found["confirmed"]["plain"]["n"] == 12
+    lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()[1:]]
+    asked = {scale: set() for scale in (None, 1.0, 2.0)}
+    for line in lines:
+        (scale,) = [m["scale"] for m in json.loads(line["variant"])] or [None]
+        asked[scale].add((line["prompt"], line["seed"]))
+    assert asked[None] == asked[1.0] and len(asked[1.0]) == 18 and len(asked[2.0]) == 6
+    assert asked[2.0] < asked[1.0], "the loser is not asked again"
+    assert "on 12 other prompts: 0 points" in capsys.readouterr().out
+
+
+def test_halves_are_taken_task_by_task():
+    asked = questions("tuning", 5, 3)
+    first, others = halves(asked, 2)
+    assert first == questions("tuning", 2, 3) and len(others) == 3 * len(IMAGE_TASKS)
+    assert {*first, *others} == {*asked} and not {*first} & {*others}
 
 
 def test_a_model_is_asked_its_own_tasks(saved_clip_model, tmp_path):

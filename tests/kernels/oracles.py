@@ -56,7 +56,15 @@ def radial_paper(grid, sink):
 
 
 def radial_release(grid, decay, sink, floor=128):
-    """Token rule of the published code, told as it computes: by float comparison."""
+    """The published code's token rule, but neighbouring frames see each other whole at any size."""
+    frames, s = grid[0], grid[1] * grid[2]
+    return radial_code(grid, decay, sink, floor) | _frames(frames, s, lambda i, j, k, m: abs(i - j) == 1)
+
+
+def radial_code(grid, decay, sink, floor=128):
+    """Token rule of the published code as it computes, by float comparison. Its 128 is no setting there: at
+    fewer tokens a frame it thins out frame distance 1 as well.
+    """
     frames, s = grid[0], grid[1] * grid[2]
     power = 1
     while power <= s:
@@ -64,11 +72,11 @@ def radial_release(grid, decay, sink, floor=128):
 
     def sees(i, j, k, m):
         d = abs(i - j)
-        if j < sink or d <= 1:
+        if j < sink:
             return True
-        base = power / 2 ** (math.floor(math.log2(d)) + 1)
+        base = power / 2 ** (math.floor(math.log2(d)) + 1 if d else 0)
         kept = base >= 128 or d % int(128 / base) == 0
-        return kept and abs(k - m) <= max(base * decay, floor)
+        return kept and (d <= 1 or abs(k - m) <= max(base * decay, floor))
 
     return _frames(frames, s, sees)
 

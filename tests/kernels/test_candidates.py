@@ -52,15 +52,36 @@ def test_the_plan_lists_every_block_and_text_starts_one(grid, text, tile, keep, 
 
 
 def test_without_neighbours_counts_are_exact():
-    """31 blocks of 4, the last of 1 token, and 7 text tokens in 2 blocks; 9 blocks are kept."""
+    """31 blocks of 4, the last of 1 token, and 7 text tokens in 2 blocks; 9 columns are kept at least, of
+    which the text can be one.
+    """
     facts = Candidates((1, 11, 11), 7, (1, 2, 2), (1, 2, 2), 0.3, touching=False)
     found = facts.survey()
     # 30 rows of grid tokens, then 2 that hold text and see all
-    assert (found.s_q, found.s_kv, found.visited) == (128, 131, 30 * (9 + 2) + 2 * 33)
-    assert facts.pairs == 121 * (36 + 7) + 7 * 128
+    assert (found.s_q, found.s_kv, found.visited) == (128, 131, 30 * (8 + 2) + 2 * 33)
+    assert facts.pairs == 121 * (32 + 7) + 7 * 128
     assert found.visited / (32 * 33) == found.block_density
-    # text is cut off in every row; the ragged block is in 9 of 31 rows on average, and in both text rows
-    assert found.full == found.visited - 32 - round(30 * 9 / 31) - 2
+    # text is cut off in every row; the ragged block is in 8 of 31 rows on average, and in both text rows
+    assert found.full == found.visited - 32 - round(30 * 8 / 31) - 2
+
+
+@pytest.mark.parametrize("keep, text, columns, blocks", [
+    (0.3, 0, 9, 9), (0.3, 7, 9, 8),  # the text takes the place of a block
+    (0.0, 0, 1, 1), (0.0, 7, 1, 0),  # or of the only one
+    (1.0, 0, 31, 31), (1.0, 7, 32, 31),  # but where all are kept
+])  # fmt: skip
+def test_the_text_is_one_of_the_columns_that_a_row_keeps(keep, text, columns, blocks):
+    facts = Candidates((1, 11, 11), text, (1, 2, 2), (1, 2, 2), keep, touching=False, text_rows=False)
+    found = facts.survey()
+    assert facts.least == columns and facts.build().least == columns
+    assert found.visited == 31 * (blocks + (2 if text else 0))
+    assert facts.pairs == 121 * (min(4 * blocks, 121) + text)
+
+
+def test_a_single_block_is_never_dropped():
+    """There is nothing to choose from, so attention is dense."""
+    facts = Candidates((1, 3, 3), 5, (1, 4, 4), (1, 4, 4), 0.1, touching=False, text_rows=False)
+    assert facts.pairs == 9 * (9 + 5)
 
 
 def test_pairs_of_everything_kept_are_all():

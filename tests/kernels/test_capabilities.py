@@ -47,3 +47,23 @@ def test_triton_in_its_interpreter(monkeypatch, change, words):
 def test_unknown_back_ends():
     with pytest.raises(ValueError, match="no back-end 'flash'; use triton, reference, flex"):
         choose(CPU, "flash")
+
+
+@pytest.mark.parametrize("platform, found", [("linux", "DEFAULT"), ("linux", "SVE256"), ("darwin", "AVX2")])
+def test_cpus_that_flex_attention_is_not_built_for(monkeypatch, platform, found):
+    """torch ends in a trace of its compiler there."""
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: found)
+    words = (
+        f"needs AVX2 on a CPU and does not run on macOS, torch finds {found} on {platform}; use the reference"
+    )
+    with pytest.raises(ValueError, match=words):
+        choose(CPU, "flex")
+
+
+def test_flex_attention_without_a_compiler(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"no g\+\+ on the path; use the reference"):
+        choose(CPU, "flex")

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 import diffusers_ext as dx
 from diffusers_ext.kernels.strips import cut
 from diffusers_ext.parallel import patch_parallel
+from tests import needs
+from tests.close import alike as close
 from tests.kernels import oracles
 from tests.parallel.cases import CASES, LAYERS, RANKS, picture, work
 from tests.processors.masked import Instead, attention
 from tests.tiny_models import flux, sd3
 
+pytestmark = needs.processes
 EXACT = [name for name, case in CASES.items() if case.text_merge == "exact"]
 MEAN = [name for name in CASES if name not in EXACT]
 CLEAR = dx.CLEAR(radius=2, backend="reference")
@@ -26,10 +29,6 @@ def answers(tmp_path_factory):
     mp.get_context("forkserver").set_forkserver_preload(["tests.parallel.cases"])
     mp.start_processes(work, (str(folder),), RANKS, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
-
-
-def close(got, wanted):
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -80,7 +79,9 @@ def test_a_whole_pipeline(answers):
 @torch.no_grad()
 def test_the_model_is_left_as_it_was(answers):
     plain = flux.transformer(**LAYERS)(**flux.inputs(height=6))[0]
-    assert all(torch.equal(found["plain again"], plain) for found in answers)
+    for found in answers:
+        assert torch.equal(found["plain again"], found["plain"])
+        close(found["plain again"], plain)  # another process, with other threads
 
 
 def test_the_reference_is_taken_where_it_is_asked_for(answers):

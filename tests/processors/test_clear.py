@@ -7,16 +7,12 @@ import torch
 
 import diffusers_ext as dx
 
+from ..close import alike as close
 from ..hosts import HOSTS, host
 from ..kernels import oracles
 from .masked import by_mask
 
 IMAGES = [h.name for h in HOSTS if not h.video]
-ULPS = 512  # fp32, accumulated over layers and three steps
-
-
-def close(got, wanted):
-    assert (got - wanted).abs().max() <= ULPS * torch.finfo(torch.float32).eps * wanted.abs().max()
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -17,10 +17,10 @@ from diffusers_ext.processors import far
 from diffusers_ext.settings import build
 
 from .. import needs
+from ..close import alike as close
 from ..hosts import host
 from ..kernels import oracles
 from .masked import Instead
-from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
 
@@ -225,7 +225,7 @@ def test_a_disk_over_the_grid_still_adds_far_tokens():
 
 
 @pytest.mark.slow
-@needs.compiler
+@needs.flex
 def test_flex_gives_the_same():
     layout = layout_of((1, 8, 12), 3, front=False)
     q, k, v = (x.float().requires_grad_(False) for x in tensors(layout))

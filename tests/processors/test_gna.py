@@ -8,10 +8,10 @@ import torch
 
 import diffusers_ext as dx
 
+from ..close import alike as close
 from ..hosts import every_host, host
 from ..kernels import oracles
 from .masked import by_mask
-from .test_clear import close
 
 
 @every_host
@@ -109,6 +109,16 @@ def test_bad_settings(settings, words):
 @pytest.mark.parametrize("window", [np.array([8, 8]), range(8, 10)])
 def test_windows_of_any_sequence(window):
     assert dx.GNA(window=window) == dx.GNA(window=[int(n) for n in window])
+
+
+@pytest.mark.parametrize("stride, density", [((2, 8, 8), 0.125), ((1, 1, 1), 0.406)])
+def test_whole_tiles_are_sliding_tile_attention_where_windows_move_by_a_tile(stride, density):
+    """A window of one tile is that tile alone; token by token it moves over its neighbours."""
+    grid, tile = (4, 16, 16), (2, 8, 8)
+    method = dx.GNA(tile, stride, reduce="block")
+    assert dx.plan(dx.Grid(*grid), method).token_density == pytest.approx(density, abs=0.51e-3)
+    alone = torch.equal(method.recipe(grid).bitmap(), torch.eye(8, dtype=torch.bool))
+    assert alone == (density == 0.125)
 
 
 def test_a_window_larger_than_the_grid_is_refused_and_the_model_left_as_it_was():

@@ -8,11 +8,11 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, RunContext
 
+from ..close import alike as close
 from ..hosts import host
 from ..kernels import oracles
 from . import masked
 from .masked import by_mask
-from .test_clear import close
 from .test_sparse import SITE, dense, layout_of, tensors
 
 LONG = {  # 5 x 4 x 8 or 5 x 4 x 4 tokens

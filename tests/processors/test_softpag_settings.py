@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import diffusers_ext as dx
 from diffusers_ext.settings import as_dict
 
+from ..hosts import every_host, host
 from ..tiny_models import sd3, unet, wan
 from .test_softpag import LAYER
 
@@ -18,7 +20,7 @@ from .test_softpag import LAYER
         (dict(strength=1.5), r"strength must lie in \[0, 1\], got 1.5"),
         (dict(strength=float("nan")), "strength takes a number or a list of numbers or null, got nan"),
         (dict(heads={"a": {0: -0.1}}), r"strength must lie in \[0, 1\], got -0.1"),
-        (dict(scale=30), r"scale must lie in \[0, 20\], got 30.0; 3 is usual"),
+        (dict(scale=30), r"scale must lie in \[0, 20\], got 30.0; 1 to 3 is usual"),
         (dict(scale=-0.1), r"scale must lie in \[0, 20\], got -0.1"),
         (dict(scale=float("inf")), "scale takes a number, got inf"),
         (dict(scale=float("nan")), "scale takes a number, got nan"),
@@ -60,6 +62,78 @@ def test_numbers_of_numpy_are_numbers():
 def test_unknown_modules_and_heads(heads, match):
     with pytest.raises(dx.MethodError, match=match):
         dx.apply(sd3.transformer(), dx.SoftPAG(heads=heads))
+
+
+# By hand: the mid block of a U-Net, else of n layers that with n // 2 before it. Of 2 the last; of 2 double
+# and 3 single ones (flux), or 2 and 2 (hunyuan-video), the first single one.
+MID = "unet.mid_block.attentions.0.transformer_blocks"
+DEFAULT = {
+    "sd3": ["transformer.transformer_blocks.1.attn"],
+    "sd3.5": ["transformer.transformer_blocks.1.attn"],
+    "sd": [f"{MID}.0.attn1"],
+    "sdxl": [f"{MID}.0.attn1", f"{MID}.1.attn1"],
+    "flux": ["transformer.single_transformer_blocks.0.attn"],
+    "flux-dev": ["transformer.single_transformer_blocks.0.attn"],
+    "wan": ["transformer.blocks.1.attn1"],
+    "wan2.2": ["transformer.blocks.1.attn1", "transformer_2.blocks.1.attn1"],
+    "hunyuan-video": ["transformer.single_transformer_blocks.0.attn"],
+    "skyreels": ["transformer.single_transformer_blocks.0.attn"],
+    "mochi": ["transformer.transformer_blocks.1.attn1"],
+}
+
+
+@every_host
+def test_the_default_layer_is_the_middle_one(host):
+    with dx.apply(host.build(), dx.SoftPAG()) as session:
+        assert [site["path"] for site in session.report().to_dict()["sites"]] == DEFAULT[host.name]
+
+
+def test_a_layer_with_two_attention_modules_counts_once():
+    """Of 4 layers the third; of their 6 modules the fourth would be the second one's image-only attention."""
+    model = sd3.transformer(num_layers=4, qk_norm="rms_norm", dual_attention_layers=(0, 1))
+    with dx.apply(model, dx.SoftPAG()) as session:
+        assert [site["path"] for site in session.report().to_dict()["sites"]] == ["transformer_blocks.2.attn"]
+
+
+@every_host
+def test_a_module_may_be_named_by_its_path_in_the_pipeline(host):
+    """The path has the effect of the name, with heads and their own strengths as well."""
+    component = "unet" if host.name in ("sd", "sdxl") else "transformer"
+    pipe, seen = host.build(), []
+    stock = host.run(pipe, steps=host.least_steps)
+    for layer in (host.layer, f"{component}.{host.layer}"):
+        with dx.apply(pipe, dx.SoftPAG(heads={layer: {0: 1.0, 2: 0.5}})) as session:
+            seen.append(host.run(pipe, steps=host.least_steps))
+            assert session.report().extra_passes >= 1
+    assert torch.equal(*seen) and not torch.equal(stock, seen[0])
+
+
+def test_a_path_chooses_one_of_two_denoisers():
+    pipe = host("wan2.2").build()
+    for component in ("transformer", "transformer_2"):
+        with dx.apply(pipe, dx.SoftPAG(heads={f"{component}.blocks.1.attn1": None})) as session:
+            (site,) = session.report().to_dict()["sites"]
+        assert site["path"] == f"{component}.blocks.1.attn1"
+
+
+def test_what_guides_nothing_calls_the_denoiser_no_oftener():
+    model, calls = sd3.transformer(), []
+    model.proj_out.register_forward_hook(lambda *_: calls.append(1))  # the last part of every pass
+    cases = [
+        dict(scale=0.0),
+        dict(scale=0.0, heads={LAYER: None}),
+        dict(strength=0.0),
+        dict(heads={LAYER: [0, 1]}, strength=[0.0, 0.0]),
+        dict(heads={LAYER: {0: 0.0}}),
+    ]
+    for settings in cases:
+        with dx.apply(model, dx.SoftPAG(**settings)):
+            model(**sd3.inputs(2))
+        assert len(calls) == 1, settings
+        calls.clear()
+    with dx.apply(model, dx.SoftPAG()):
+        model(**sd3.inputs(2))
+    assert len(calls) == 2, "the count sees an extra pass"
 
 
 def test_cross_attention_is_refused():

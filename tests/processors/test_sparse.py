@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusers_ext as dx
+from diffusers_ext.admission import denoisers
 from diffusers_ext.core import Layout, RunContext, Site
 
 from .. import needs
+from ..close import alike as close
 from ..hosts import every_host, host, processors
 from ..kernels import oracles
 from . import masked
-from .test_clear import close
 
 SITE = Site("blocks.0.attn", 0, 2, 8, "joint", "transformer")
 
@@ -114,15 +115,33 @@ def test_all_steps_dense_is_the_plain_pipeline():
         assert {s.why for s in session.report().sites} == {"dense steps so far"}
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
-def test_dense_layers_are_the_first(name):
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("sd3", ["transformer_blocks.0.attn"]),
+        ("sd3.5", ["transformer_blocks.0.attn", "transformer_blocks.0.attn2"]),
+        ("sd", ["down_blocks.0.attentions.0.transformer_blocks.0.attn1"]),
+        ("flux", ["transformer_blocks.0.attn"]),
+        ("wan", ["blocks.0.attn1"]),
+        ("wan2.2", ["blocks.0.attn1"]),
+        ("hunyuan-video", ["transformer_blocks.0.attn"]),
+        ("mochi", ["transformer_blocks.0.attn1"]),
+    ],
+)
+def test_dense_layers_are_the_first_of_each_denoiser(name, kept):
+    """Layers, not modules: SD3.5 has two in one."""
     tiny = host(name)
     pipe = tiny.build()
-    method = dx.GNA(window=(2, 2, 2) if name == "wan" else (2, 2), dense_steps=0, dense_layers=1)
-    before = processors(pipe.transformer)
-    with dx.apply(pipe, method):
-        kept = [n for n, p in processors(pipe.transformer).items() if p is before[n] and "attn2" not in n]
-    assert kept == [next(iter(before))]
+    before = {c: processors(m) for c, m in denoisers(pipe).items()}
+    method = dx.GNA((2, 2, 2) if tiny.video else (2, 2), dense_steps=0)
+    found = {}
+    for count in (0, 1):
+        with dx.apply(pipe, replace(method, dense_layers=count)):
+            for component, model in denoisers(pipe).items():
+                own = {n for n, p in processors(model).items() if p is before[component][n]}
+                found[component, count] = own
+    for component in before:
+        assert found[component, 1] - found[component, 0] == set(kept)
 
 
 @every_host
@@ -262,7 +281,7 @@ def core(method=None):
     [
         dx.CLEAR(radius=2, backend="reference"),
         dx.RectifiedSparse(keep=0.3, block=16, backend="reference", dense_steps=0),
-        pytest.param(dx.CLEAR(radius=2, backend="flex"), marks=[pytest.mark.slow, needs.compiler]),
+        pytest.param(dx.CLEAR(radius=2, backend="flex"), marks=[pytest.mark.slow, needs.flex]),
     ],
     ids=lambda method: f"{method.name}-{method.backend}",
 )
@@ -278,7 +297,7 @@ def test_every_back_end_follows_autocast(method, monkeypatch):
 
 
 @pytest.mark.slow
-@needs.compiler
+@needs.flex
 def test_flex_gives_the_pictures_of_the_reference():
     tiny = host("sd3")
     pipe, pictures = tiny.build(), []
@@ -301,6 +320,7 @@ def test_masks_sequences_without_a_grid_and_foreign_tokens_are_refused():
         core()(q, k, v, None, line)
 
 
+@needs.flex
 def test_flex_cannot_hide_the_padding_of_prompts():
     tiny = host("hunyuan-video")
     pipe = tiny.build()

@@ -49,8 +49,8 @@ def test_touching_objects_of_two_colours_are_split():
 @pytest.mark.parametrize(
     "asked, reason",
     [
-        ("a red circle and a blue square", "found a red circle and a blue square"),
-        ("a red circle left of a blue square", "found a red circle and a blue square"),
+        ("a red circle and a blue square", "found a blue square and a red circle"),  # in a fixed order
+        ("a red circle left of a blue square", "found a blue square and a red circle"),
         ("a red circle right of a blue square", "a red circle is not right of a blue square"),
         ("a red circle above a blue square", "a red circle is not above a blue square"),
         ("a red circle", "found an extra blue square"),
@@ -61,7 +61,7 @@ def test_touching_objects_of_two_colours_are_split():
 def test_verdicts_say_why(asked, reason):
     image = picture("a red circle and a blue square", (18.0, 32.0, 9.0), (46.0, 34.0, 9.0))
     verdict = verify(image, parse(asked))
-    assert verdict.reason == reason.replace("found a red circle and a blue square", verdict.reason)
+    assert verdict.reason == reason
     assert verdict.correct == (
         asked in ("a red circle and a blue square", "a red circle left of a blue square")
     )

@@ -5,6 +5,10 @@ much weight and the others none. Pooled queries and keys estimate the whole map 
 becomes `gain_i * out_i + bias_i`, where `bias_i` adds the mean values of those dropped blocks whose estimate
 can be trusted, with the weight that the estimate gives them, and `gain_i` takes that weight off the rest.
 
+All text together is one column of `P`. It is ranked among the blocks and counts both in the number of columns
+that a row keeps and in the share of attention that they hold, as in the published code; its keys are visited
+wherever it ranks.
+
 All shapes are static and nothing waits for the GPU.
 """
 
@@ -59,8 +63,8 @@ def select(
 ) -> Selection:
     """Blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]`, which lie in the order of the shortlist.
 
-    A row keeps what `shortlist` says and, with `mass`, at least as many blocks as hold that share of the
-    estimated attention. `scale` is that of attention.
+    A row keeps what `shortlist` says and, with `mass`, at least as many columns, blocks of the grid or the
+    text, as hold that share of the estimated attention. `scale` is that of attention.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale
@@ -83,11 +87,11 @@ def _select(
     text_logits = q_mean @ text.permute(0, 2, 3, 1).to(dots.dtype) * scale
     text_logits = text_logits.masked_fill(_hidden_text(shortlist), -torch.inf)
     share = estimate(dots * scale, text_logits, shortlist.counts)
-    kept = critical(share, shortlist.least, mass) | shortlist.always
+    kept = critical(share, shortlist.least, mass)[..., :-1] | shortlist.always
     noise = (spreads(q, q_mean, shortlist.block_q) @ k_mean.mT).abs()
     noise += (q_mean @ spreads(k, k_mean, shortlist.block_k).mT).abs()
     # Scale and number of pairs are in signal and noise alike, so they cancel.
-    share = share.masked_fill(kept | (dots.abs() <= noise), 0.0)
+    share = share[..., :-1].masked_fill(kept | (dots.abs() <= noise), 0.0)
     texts = kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(shortlist))
     kept = torch.cat([texts, kept] if shortlist.text_first else [kept, texts], -1)
     row_ptr, col = compact(kept, shortlist.entries)
@@ -95,20 +99,22 @@ def _select(
 
 
 def estimate(logits: Tensor, text_logits: Tensor, counts: Tensor) -> Tensor:
-    """Share of attention of every block of grid tokens, `[..., NV]`; text takes what is missing to one.
+    """Share of attention of every block of grid tokens, then of the text: `[..., NV + 1]`, 1 in sum.
 
     `logits [..., NV]` are those of pooled keys, which stand for `counts [NV]` tokens each, hence the
     logarithm; `text_logits [..., T]` those of single text keys ("isolated": averaged, they would lose their
-    peaks).
+    peaks). Without text, or where a mask hides all of it, its share is 0.
     """
     weighted = logits + counts.to(logits.dtype).log()
-    return torch.cat([weighted, text_logits], -1).softmax(-1)[..., : logits.shape[-1]]
+    text = text_logits.logsumexp(-1, keepdim=True)
+    return torch.cat([weighted, text], -1).softmax(-1)
 
 
 def critical(share: Tensor, least: int, mass: float | None = None) -> Tensor:
-    """bool like `share [..., NV]`: the `least` largest, or as many more as pass `mass` together.
+    """bool like `share [..., C]`, columns of one row: the `least` largest, or as many more as pass `mass`
+    together.
 
-    The block that passes it is kept too; of equal blocks the first ones.
+    The column that passes it is kept too; of equal columns the first ones.
     """
     order = share.argsort(dim=-1, descending=True, stable=True)
     rank = torch.arange(share.shape[-1], device=share.device)

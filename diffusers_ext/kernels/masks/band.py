@@ -41,7 +41,9 @@ def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -
     """Band of the published code and hence of the published videos.
 
     It starts from the power of two above the frame, halves once more than the formula, shrinks by `decay`, is
-    never narrower than a block of `floor` tokens, and thins out frames by a rule in units of 128 tokens.
+    never narrower than a block of `floor` tokens, and thins out frames by a rule in units of 128 tokens. One
+    departure: frames of fewer than 128 tokens see their neighbours whole, while the code, whose 128 does not
+    follow the size of the block, thins out frame distance 1 there as well.
     """
     out = []
     for d in range(frames):

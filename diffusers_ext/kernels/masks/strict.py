@@ -3,8 +3,10 @@
 For every pair of frames that a block touches, a column is well filled if more than a third of the block's
 rows see it; the block is kept if more than 0.6 of the columns that anyone sees are well filled. Kept blocks
 are computed whole, so the result neither contains the band nor is contained in it. The published code fills a
-canvas per frame pair; the counts have a closed form. It takes whole blocks only: a shorter last one counts
-here by the rows that it has.
+canvas per frame pair; the counts have a closed form. Two departures. The code takes whole blocks only: a
+shorter last one counts here by the rows that it has. Its canvas has as many blocks as a frame fills, so where
+a frame begins inside a block and reaches into one more, the code drops that last piece (56 of 65 025 blocks
+at 480 x 832 pixels and 81 frames); here it is judged as the others are.
 """
 
 from fractions import Fraction

@@ -13,8 +13,6 @@ from diffusers_ext.kernels.plan import from_mask
 from diffusers_ext.kernels.recipe import Recipe
 from tests import needs
 
-pytestmark = needs.compiler
-
 RECIPES = {
     "disk and text": Recipe(Disk(3), (1, 9, 14), 5, 16, 16, (1, 4, 4), (1, 4, 4)),
     "window": Recipe(Window((3, 10, 9), (3, 5, 4)), (3, 10, 9), 0, 32, 16),
@@ -36,10 +34,12 @@ def check(recipe, dtype, error):
     torch.testing.assert_close(out[:, asks], wanted[:, asks], atol=error, rtol=0)
 
 
+@needs.flex
 def test_it_equals_the_reference():
     check(RECIPES["disk and text"], torch.float32, 5e-6)
 
 
+@needs.flex
 @pytest.mark.slow  # each case compiles C++ for some ten seconds
 @pytest.mark.parametrize("dtype, error", [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
@@ -58,6 +58,7 @@ def test_the_mask_has_the_blocks_of_the_plan():
         assert sorted([*partial.tolist(), *full.tolist()]) == listed.tolist()
 
 
+@needs.flex
 def test_what_it_cannot_do_it_says():
     plan = RECIPES["disk and text"].build()
     q, k, v = (x.requires_grad_() for x in tensors(plan, torch.float32))

@@ -16,7 +16,8 @@ from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan
 from diffusers_ext.kernels.recipe import Recipe
 
-from .test_reference import close, dense, mask_of, tensors
+from ...close import close
+from .test_reference import dense, mask_of, tensors
 
 GRID, TEXT = (2, 5, 6), 25
 LENGTHS = (4, 25, 0)  # of the prompts of a batch
@@ -46,11 +47,11 @@ def test_equal_to_masked_dense_attention_with_gradients(name):
     out, _ = ops.attention(*inputs, plan.hiding(seen))
     real = plan.q_coord >= 0
     wanted = dense(*inputs, (mask_of(plan) & seen[:, None])[:, None])[:, real]
-    close(out[:, real], wanted, torch.float32)
+    close(out[:, real], wanted, dtype=torch.float32)
     weight = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
     grads = torch.autograd.grad((out[:, real] * weight).sum(), inputs)
     for got, want in zip(grads, torch.autograd.grad((wanted * weight).sum(), inputs), strict=True):
-        close(got, want, torch.float32)
+        close(got, want, dtype=torch.float32)
 
 
 @every_plan
@@ -85,8 +86,8 @@ def test_a_plan_for_every_row_and_head():
     out, lse = ops.attention(q, k, v, many.hiding(seen), with_lse=True)
     wanted, wanted_lse = ops.attention(q, k, v, plan.hiding(seen), with_lse=True)
     real = plan.q_coord >= 0
-    torch.testing.assert_close(out[:, real], wanted[:, real])
-    torch.testing.assert_close(lse[:, :, real], wanted_lse[:, :, real])
+    close(out[:, real], wanted[:, real])
+    close(lse[:, :, real], wanted_lse[:, :, real])
 
 
 def test_another_batch_is_refused():

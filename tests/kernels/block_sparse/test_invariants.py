@@ -13,7 +13,7 @@ from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.recipe import Recipe
 
-ULPS = 64
+from ...close import close
 
 
 def tensors(tokens, dtype=torch.float64):
@@ -21,10 +21,6 @@ def tensors(tokens, dtype=torch.float64):
     return [
         torch.randn(2, tokens, 2, 16, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3)
     ]
-
-
-def close(got, wanted):
-    assert (got - wanted).abs().max() <= ULPS * torch.finfo(got.dtype).eps * wanted.abs().max()
 
 
 def sdpa(q, k, v):

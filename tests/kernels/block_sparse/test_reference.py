@@ -16,7 +16,7 @@ from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan, from_mask
 from diffusers_ext.kernels.recipe import Recipe
 
-ULPS = 64  # allowed error in units of the rounding of a dtype, relative to the largest value
+from ...close import close
 
 
 def tensors(s_q, s_kv, heads=2, dim=16, batch=2, dtype=torch.float64, seed=0):
@@ -30,11 +30,6 @@ def tensors(s_q, s_kv, heads=2, dim=16, batch=2, dtype=torch.float64, seed=0):
 def dense(q, k, v, seen):
     q, k, v = (x.transpose(1, 2).double() for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)
-
-
-def close(got, wanted, dtype=None):
-    limit = ULPS * torch.finfo(dtype or got.dtype).eps * wanted.abs().max()
-    assert (got.double() - wanted).abs().max() <= limit
 
 
 def mask_of(plan):
@@ -66,7 +61,7 @@ def test_precisions_and_head_sizes(dtype, dim):
     q, k, v = tensors(plan.s_q, plan.s_kv, dim=dim, dtype=dtype)
     out, _ = attention(q, k, v, plan)
     assert out.dtype == dtype
-    close(out, dense(q, k, v, mask_of(plan)), dtype)
+    close(out, dense(q, k, v, mask_of(plan)), dtype=dtype)
 
 
 def test_gradients():

@@ -1,5 +1,6 @@
-"""Choice of blocks and rectification: against the paper told token by token, hand-made cases, invariants."""
+"""Choice of blocks and rectification: against the published rule, hand-made cases, invariants."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,15 +15,11 @@ from diffusers_ext.kernels.block_sparse.select import compact, critical, estimat
 from diffusers_ext.kernels.candidates import Candidates
 from diffusers_ext.kernels.geometry import PAD
 
-from .rectified import attend, constant_in_blocks, dense, oracle, tensors
+from ...close import close
+from .rectified import attend, constant_in_blocks, dense, oracle, tensors, with_text_at
 
-ULPS = 64
 FACTS = Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, touching=False)  # 105 tokens, text apart
 MASS = 0.4
-
-
-def close(got, wanted):
-    assert (got - wanted).abs().max() <= ULPS * torch.finfo(got.dtype).eps * wanted.abs().max()
 
 
 @st.composite
@@ -34,12 +31,16 @@ def cases(draw):
     return Candidates(grid, text, draw(tiles), draw(tiles), keep, near, first), mass, draw(st.integers(0, 99))
 
 
+TEXT_AT = st.sampled_from([-20.0, -2.0, 0.0, 1.0, 3.0, 20.0])  # logits of the text over those of the grid
+
+
 @settings(max_examples=60, deadline=None)
-@given(cases())
-def test_any_size_against_the_paper_token_by_token(case):
+@given(cases(), TEXT_AT)
+def test_any_size_against_the_published_rule_token_by_token(case, logit):
     facts, mass, seed = case
     shortlist = facts.build()
     q, k, v = tensors(shortlist, B=1, seed=seed)
+    q, k = with_text_at(q, k, facts.text, logit)
     out, found = attend(q, k, v, shortlist, mass)
     wanted, kept = oracle(q, k, v, facts, mass)
     assert torch.equal(found.kept[..., : kept.shape[-1]], kept)
@@ -58,12 +59,65 @@ def test_blocks_of_equal_tokens_give_dense_attention_whatever_is_kept(case):
     close(out, dense(q, k, v, shortlist))
 
 
+LAYOUTS = {  # grid, text, whether it comes first, how much of it a mask hides
+    "text behind": ((3, 4, 5), 9, False, 0),
+    "text behind a ragged block": ((3, 5, 7), 9, False, 0),
+    "text in front": ((3, 4, 5), 16, True, 0),
+    "text in front of a ragged block": ((3, 5, 7), 16, True, 0),
+    "no text": ((3, 5, 7), 0, False, 0),
+    "masked text": ((3, 5, 7), 9, False, 5),
+    "masked text in front": ((3, 5, 7), 16, True, 11),
+    "hidden text": ((3, 5, 7), 9, False, 9),
+}
+
+
+@pytest.mark.parametrize("logit", [-3.0, 1.0, 4.0])  # the text holds a hundredth to nearly all
+@pytest.mark.parametrize("keep, mass", [(0.25, None), (0.0, 0.3), (0.25, 0.5)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_text_is_ranked_among_the_blocks(layout, keep, mass, logit):
+    grid, text, front, hidden = LAYOUTS[layout]
+    facts = Candidates(grid, text, (2, 2, 2), (2, 2, 2), keep, False, False, False, hidden > 0)
+    behind = facts.build()
+    q, k, v = tensors(behind, H=1)
+    q, k = with_text_at(q, k, text, logit)
+    seen = torch.arange(text).expand(2, -1) >= torch.tensor([[hidden], [0]])
+    wanted, kept = oracle(q, k, v, facts, mass, seen)
+    shortlist = facts.leading().build() if front else behind
+    if front:
+        k, v = (torch.cat([x[:, x.shape[1] - text :], x[:, : facts.tokens]], 1) for x in (k, v))
+    every = torch.ones(2, shortlist.s_kv, dtype=torch.bool)
+    every[:, shortlist.text_keys] = seen
+    shortlist = replace(shortlist, k_coord=shortlist.k_coord.masked_fill(~every, PAD))
+    out, found = attend(q, k, v, shortlist, mass)
+    assert torch.equal(found.kept[..., shortlist.grid_blocks], kept) and not kept.all()
+    close(out, wanted)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.46, 0.7, 0.95])
+def test_text_that_holds_much_leaves_fewer_blocks_and_never_more(share):
+    """HunyuanVideo's preset on a small grid of 40 blocks, 8 columns a row: at most one less for the text."""
+    facts = Candidates((2, 20, 32), 64, (2, 4, 4), (2, 4, 4), 0.2, touching=False, text_rows=False)
+    shortlist = facts.build()
+    q, k, v = (torch.randn(1, n, 1, 16, generator=torch.Generator().manual_seed(0)).double() / 4
+               for n in (shortlist.s_q, shortlist.s_kv, shortlist.s_kv))  # fmt: skip
+    q, k = with_text_at(q, k, 64, math.log(share / (1 - share) * facts.tokens / 64))
+    found = select(q, k, v, shortlist, 0.3)
+    _, kept = oracle(q, k, v, facts, 0.3)
+    ran = found.kept[..., shortlist.grid_blocks]
+    assert torch.equal(ran, kept)
+    assert set(ran.sum(-1).flatten().tolist()) == {7} if share > 0.2 else min(ran.sum(-1).flatten()) >= 7
+
+
 def test_estimate_by_hand():
     """Equal logits: shares go by tokens, 4 + 4 + 2 in blocks and 2 of text."""
     share = estimate(torch.zeros(3), torch.zeros(2), torch.tensor([4, 4, 2]))
-    torch.testing.assert_close(share, torch.tensor([4.0, 4.0, 2.0]) / 12)
+    torch.testing.assert_close(share, torch.tensor([4.0, 4.0, 2.0, 2.0]) / 12)
     share = estimate(torch.tensor([2.0]).log(), torch.tensor([3.0]).log(), torch.tensor([5]))
-    torch.testing.assert_close(share, torch.tensor([10 / 13]))
+    torch.testing.assert_close(share, torch.tensor([10 / 13, 3 / 13]))
+    for none in (torch.empty(0), torch.tensor([-torch.inf])):
+        share = estimate(torch.zeros(2), none, torch.tensor([3, 1]))
+        torch.testing.assert_close(share[:2], torch.tensor([0.75, 0.25]))
+        assert share[2] == 0
 
 
 @pytest.mark.parametrize(
@@ -78,6 +132,12 @@ def test_estimate_by_hand():
 def test_critical_by_hand(least, mass, kept):
     found = critical(torch.tensor([0.25, 0.5, 0.0625, 0.125]), least, mass)
     assert found.nonzero().flatten().tolist() == kept
+
+
+def test_text_that_holds_enough_adds_no_block():
+    """The last column, the text, holds 0.72: it passes 0.3 alone, and with one of eight blocks it is two."""
+    share = torch.tensor([0.05, 0.05, 0.04, 0.04, 0.03, 0.03, 0.02, 0.02, 0.72])
+    assert critical(share, 2, 0.3).nonzero().flatten().tolist() == [0, 8]
 
 
 def test_of_equal_blocks_the_first_are_kept():
@@ -95,12 +155,12 @@ def test_compact_by_hand():
 def test_shares_of_grid_and_text_are_one():
     counts = FACTS.build().counts
     logits = torch.randn(2, 3, 14, dtype=torch.float64)
-    share = estimate(logits, logits.new_empty(2, 3, 0), counts)
-    close(share.sum(-1), torch.ones(2, 3, dtype=torch.float64))
-    # single keys in place of blocks are their own means, so the estimate is the map itself
-    text = torch.randn(2, 3, 5, dtype=torch.float64)
-    exact = torch.cat([logits, text], -1).softmax(-1)
-    close(estimate(logits, text, torch.ones(14)), exact[..., :14])
+    for text in (torch.randn(2, 3, 5, dtype=torch.float64), logits.new_empty(2, 3, 0)):
+        close(estimate(logits, text, counts).sum(-1), torch.ones(2, 3, dtype=torch.float64))
+        # single keys in place of blocks are their own means, so the estimate is the map itself
+        exact = torch.cat([logits, text], -1).softmax(-1)
+        exact = torch.cat([exact[..., :14], exact[..., 14:].sum(-1, keepdim=True)], -1)
+        close(estimate(logits, text, torch.ones(14)), exact)
 
 
 @pytest.mark.parametrize("facts, mass", [
@@ -108,12 +168,15 @@ def test_shares_of_grid_and_text_are_one():
     (Candidates((3, 5, 7), 0, (2, 2, 4), (1, 2, 4), 0.0), 1.0),
     (Candidates((1, 2, 3), 4, (1, 2, 4), (1, 2, 4), 0.1), None),  # a single block
 ])  # fmt: skip
-def test_keeping_all_is_dense_attention_bit_for_bit_without_rectification(facts, mass):
+def test_keeping_all_is_dense_attention_without_rectification(facts, mass):
+    """The same lists without gain and bias give the same bits; one list for all heads adds up otherwise."""
     shortlist = facts.build()
     q, k, v = tensors(shortlist, dtype=torch.float32)
     out, found = attend(q, k, v, shortlist, mass)
     assert bool(found.kept.all()) and bool((found.gain == 1).all()) and not found.bias.any()
-    assert torch.equal(out, reference.attention(q, k, v, shortlist)[0])
+    lists = replace(shortlist, row_ptr=found.row_ptr, col=found.col)
+    assert torch.equal(out, reference.attention(q, k, v, lists)[0])
+    close(out, reference.attention(q, k, v, shortlist)[0])
     close(out, dense(q, k, v, shortlist))
 
 
@@ -128,7 +191,7 @@ def test_gain_lies_between_the_share_of_text_and_one():
     for seed in range(5):
         q, k, v = tensors(shortlist, seed=seed)
         gain = select(q, k, v, shortlist).gain
-        text_share = 1 - estimate_of(q, k, shortlist).sum(-1)
+        text_share = estimate_of(q, k, shortlist)[..., -1]
         assert bool((gain > 0).all()) and bool((gain <= 1).all()) and bool((gain < 0.9).any())
         assert bool((gain >= text_share - 1e-15).all())
 
@@ -205,8 +268,11 @@ def test_heads_in_turn_are_all_heads_at_once(monkeypatch):
     q, k, v = tensors(shortlist, H=5)
     whole = select(q, k, v, shortlist, MASS)
     monkeypatch.setattr(module, "BUDGET", 4 * 2 * 2 * shortlist.always.numel())  # two heads
-    for x, y in zip(select(q, k, v, shortlist, MASS), whole, strict=True):
-        assert torch.equal(x, y)
+    in_turn = select(q, k, v, shortlist, MASS)
+    for name in ("row_ptr", "col", "kept"):
+        assert torch.equal(getattr(in_turn, name), getattr(whole, name))
+    for name in ("gain", "bias"):  # batches of products of another size
+        close(getattr(in_turn, name), getattr(whole, name))
 
 
 def test_batch_rows_choose_for_themselves():
@@ -222,9 +288,12 @@ def test_counts_by_hand():
     """10 tokens, as queries in blocks of 4 and keys in blocks of 2, and 3 of text in two blocks more."""
     shortlist = Candidates((1, 1, 10), 3, (1, 1, 4), (1, 1, 2), 0.5, touching=False).build()
     q, k, v = tensors(shortlist, B=1, H=1)
-    found = select(q, k, v, shortlist)
-    # 2 of 5 blocks of the grid are kept, all of two tokens; of the text only the first block is full
-    assert found.count(shortlist).tolist() == [10 * (4 + 3), 10 * 13, 3 * (2 + 1), 3 * (2 + 2)]
+    # 2 of 5 blocks of the grid are kept, all of two tokens, or 1 and the text; of the text only the first
+    # block is full
+    for logit, blocks in ((-9.0, 2), (9.0, 1)):
+        found = select(*with_text_at(q, k, 3, logit), v, shortlist)
+        pairs, visited = 10 * (2 * blocks + 3), 3 * (blocks + 2)
+        assert found.count(shortlist).tolist() == [pairs, 10 * 13, 3 * (blocks + 1), visited]
 
 
 def test_shapes_do_not_depend_on_the_data():

@@ -9,6 +9,7 @@ from diffusers_ext.kernels.masks.band import NEVER, Band, paper_reach, release_r
 from diffusers_ext.kernels.recipe import Recipe
 
 from .. import oracles
+from . import seen
 
 
 def test_reach_of_the_release():
@@ -58,12 +59,26 @@ def test_token_densities_of_the_published_configurations(frames, size, decay, si
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(1, 6), st.integers(0, 2), st.floats(0.1, 3.0))
 def test_every_token_sees_its_neighbouring_frames_and_more_decay_never_hides(frames, h, w, sink, decay):
-    mask = oracles.radial_release((frames, h, w), decay, sink, floor=4)
-    wider = oracles.radial_release((frames, h, w), decay * 1.5, sink, floor=4)
+    grid = (frames, h, w)
+    mask, wider = (
+        seen(Band(release_reach(frames, h * w, x, floor=4), w, sink), grid) for x in (decay, decay * 1.5)
+    )
     assert bool((wider | ~mask).all())
-    close = (torch.arange(frames)[:, None] - torch.arange(frames)).abs() <= 1
-    everywhere = close.repeat_interleave(h * w, 0).repeat_interleave(h * w, 1)
-    assert bool(mask[everywhere].all())
+    frame = torch.arange(frames).repeat_interleave(h * w)
+    assert bool(mask[(frame[:, None] - frame).abs() <= 1].all())
+
+
+@pytest.mark.parametrize("size", [(3, 5), (8, 16)])
+def test_below_128_tokens_a_frame_only_neighbouring_frames_differ_from_the_published_code(size):
+    """The code drops frame distance 1 there; from 128 tokens on the rules are the same."""
+    grid, per_frame = (4, *size), size[0] * size[1]
+    ours = seen(Band(release_reach(4, per_frame, 0.3, floor=4), size[1], 1), grid)
+    code = oracles.radial_code(grid, 0.3, 1, floor=4)
+    frame = torch.arange(4).repeat_interleave(per_frame)
+    differ = (frame[:, None] - frame).abs() == 1 if per_frame < 128 else torch.tensor(False)
+    assert torch.equal(ours & ~differ, code & ~differ)
+    sink = frame < 1
+    assert torch.equal(ours & ~code, differ & ~sink.expand_as(ours))
 
 
 def test_a_large_decay_is_dense_while_no_frame_is_dropped():

@@ -1,7 +1,10 @@
 """CLEAR's disk: numbers of tokens, and the table of sizes."""
 
 import pytest
+import torch
 
+from diffusers_ext.kernels import geometry
+from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.recipe import Recipe
 
@@ -10,12 +13,16 @@ from diffusers_ext.kernels.recipe import Recipe
     "radius, tokens", [(1, 1), (2, 9), (3, 25), (4, 45), (8, 193), (16, 793), (32, 3205)]
 )
 def test_tokens_of_a_disk(radius, tokens):
-    """A token in the middle of a grid larger than the disk, against the whole and against its neighbours."""
-    size = 2 * radius + 5
-    middle = sum(
-        (y - size // 2) ** 2 + (x - size // 2) ** 2 < radius**2 for y in range(size) for x in range(size)
+    """A token in the middle of a grid larger than the disk sees as many; one in a corner, a quarter."""
+    size, rule = 2 * radius + 5, Disk(radius)
+    coord = geometry.coded(torch.arange(size**2), (1, size, size))
+    middle, corner = (
+        visible(rule.kind, rule.params, rule.table(), coord[place], coord)
+        for place in (size * (size // 2) + size // 2, 0)
     )
-    assert middle == tokens
+    assert int(middle.sum()) == tokens
+    along = radius - 1  # on each of four half axes
+    assert int(corner.sum()) == (tokens - 1 - 4 * along) // 4 + 2 * along + 1
 
 
 # FLUX with 512 text tokens: side of the grid, radius, token density, blocks of 128 in rows, in tiles of 8 x

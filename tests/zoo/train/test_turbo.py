@@ -12,6 +12,7 @@ from diffusers_ext.zoo.train import pairs, parts, runs, turbo
 from diffusers_ext.zoo.train.config import TurboConfig
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.turbo import TurboObjective, clean, matching_loss
+from tests.close import alike, close
 
 TINY = TurboConfig(samples=64, batch=8, warmup=8, first=1, reuse=100, log_every=1, evaluate_every=10**9)
 CALL = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0}
@@ -73,7 +74,7 @@ def test_one_step_of_the_stock_pipeline_is_the_student(teacher, tmp_path):
         text = pipe.encode_prompt(prompt, "cpu", 1, False)[0]
         expected = -pipe.unet(noise, torch.tensor(999), text).sample
     assert torch.equal(images[0], images[1])
-    torch.testing.assert_close(images[0], expected)
+    alike(images[0], expected)
 
 
 def test_a_critic_that_agrees_with_the_teacher_moves_nothing(teacher, tmp_path):
@@ -92,7 +93,7 @@ def test_matching_moves_pictures_from_the_critic_to_the_teacher():
     made.requires_grad_()
     matching_loss(made, real, fake).backward()
     scale = (made - real).abs().mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(made.grad, ((fake - real) / scale / made.numel()).detach())
+    close(made.grad, ((fake - real) / scale / made.numel()).detach())
 
 
 def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypatch):

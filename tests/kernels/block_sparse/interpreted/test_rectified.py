@@ -7,7 +7,15 @@ import torch
 
 from diffusers_ext.kernels.block_sparse import reference
 from diffusers_ext.kernels.candidates import Candidates
-from tests.kernels.block_sparse.rectified import attend, constant_in_blocks, dense, tensors
+from diffusers_ext.kernels.geometry import PAD
+from tests.kernels.block_sparse.rectified import (
+    attend,
+    constant_in_blocks,
+    dense,
+    oracle,
+    tensors,
+    with_text_at,
+)
 
 FACTS = Candidates((1, 7, 11), 9, (1, 4, 4), (1, 4, 4), 0.3, touching=False)  # 77 tokens
 
@@ -25,6 +33,23 @@ def test_kernel_against_the_reference_in_double_precision(D, dtype, tolerance):
     want, _ = reference.attention(*exact, plan, gain=found.gain.double(), bias=found.bias.double())
     assert out.dtype == dtype and not out.isnan().any() and 0 < found.kept.double().mean() < 1
     assert (out - want).abs().max() < tolerance * want.abs().max()
+
+
+@pytest.mark.parametrize("logit", [-3.0, 3.0])  # the text holds little, or most
+@pytest.mark.parametrize("text, hidden", [(9, 0), (9, 4), (0, 0)])
+def test_kernel_against_the_published_rule(text, hidden, logit):
+    facts = replace(FACTS, text=text, masked_text=hidden > 0)
+    shortlist = facts.build()
+    q, k, v = tensors(shortlist, B=1, H=1, D=32)
+    q, k = with_text_at(q, k, text, logit)
+    seen = torch.arange(text)[None] >= hidden
+    wanted, kept = oracle(q, k, v, facts, 0.4, seen)
+    every = torch.ones(1, shortlist.s_kv, dtype=torch.bool)
+    every[:, shortlist.text_keys] = seen
+    shortlist = replace(shortlist, k_coord=shortlist.k_coord.masked_fill(~every, PAD))
+    out, found = attend(*(x.float() for x in (q, k, v)), shortlist, 0.4)
+    assert torch.equal(found.kept[..., shortlist.grid_blocks], kept) and not kept.all()
+    assert (out - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 def test_blocks_of_equal_tokens_give_dense_attention():

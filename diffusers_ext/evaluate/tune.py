@@ -111,6 +111,7 @@ def main(
             before, after = (
                 answer(pipe, v, others, call, store, batch, watch=watch) for v in (Variant("plain"), variant)
             )
+            making.end(watch)
             chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}
     found = {"suite": "tuning", "n": n, "seed": seed, **marks(home), "call": call}
     write_json(

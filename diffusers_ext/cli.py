@@ -2,8 +2,10 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +20,8 @@ from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.train import train
 from .zoo.train.stop import interrupting
+
+OURS = "diffusers_ext: "  # how warnings of a session begin
 
 
 class OneLineErrors(Group):
@@ -89,4 +93,15 @@ for command in (plan, train, methods, families, doctor):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line; exits with 0, with 1 where a picture could not be made, 2 after a user error."""
-    app(args=None if argv is None else list(argv), prog_name="diffusers-ext")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", OURS)
+        warnings.showwarning = partial(_in_one_line, warnings.showwarning)
+        app(args=None if argv is None else list(argv), prog_name="diffusers-ext")
+
+
+def _in_one_line(shown: Callable[..., None], message: Warning | str, *where: Any, **more: Any) -> None:
+    """Our own warnings as a sentence without the line of code that they come from."""
+    if str(message).startswith(OURS):
+        typer.echo(f"warning: {str(message).removeprefix(OURS)}", err=True)
+    else:
+        shown(message, *where, **more)

@@ -62,11 +62,8 @@ def test_a_size_that_fails_leaves_the_others(tmp_path, monkeypatch):
         main(["--largest", "4096", "--out", str(tmp_path)])
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
-    assert [(r["method"], r["tokens"]) for r in record["rows"]] == [
-        (method, tokens)
-        for tokens in growth.SIZES
-        for method in METHODS
-        if (method, tokens) != ("radial", 1024)
+    assert [r["method"] for r in record["rows"]] == [
+        method for tokens in growth.SIZES for method in METHODS if (method, tokens) != ("radial", 1024)
     ]
     assert "ZeroDivisionError" in record["failed"]["radial 1024 reference"] and record["waiting"] == []
     assert set(record["exponents"]) == {"clear r=8, reference", "gna 17x17, reference", "dense"}

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test test-newest-torch slow lint format bench-cpu gpu gpu-tests gpu-bench gpu-kernels gpu-blocks clean
+.PHONY: setup demo test test-newest-torch test-settings slow lint format bench-cpu gpu gpu-tests gpu-kernels gpu-blocks clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,13 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+
+# The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
+SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \
+	ONEDNN_MAX_CPU_ISA=SSE41,MKL_CBWR=COMPATIBLE,OMP_NUM_THREADS=4
+test-settings: $(STAMP)
+	@for setting in $(SETTINGS); do \
+	echo $$setting; env $$(echo $$setting | tr , ' ') $(MAKE) --no-print-directory test || exit 1; done
 
 # The fast tests with the newest torch of the index and all else as pinned: an early word of what changes there. On Linux
 # that is a CUDA build, some 3 GB with its libraries, which runs on a CPU as well.
@@ -52,26 +59,18 @@ format: $(STAMP)
 bench-cpu: $(STAMP)
 	$(BIN)/python -m bench.guidance_cost --device cpu
 	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.commands
 	$(BIN)/python -m bench.rectified_error
 
-# Each part runs alone, for machines that are lent for minutes, and leaves its results when it is stopped. MINUTES=9
-# ends the longest one in time; run again, it goes on from there.
-gpu: gpu-tests gpu-bench
+# bench.gpu knows the parts; without .venv and index call it as it is: python3 -m bench.gpu. Results go to out/gpu, and
+# MINUTES=8 ends it in time.
+GPU := $(BIN)/python -m bench.gpu --strict --minutes $(or $(MINUTES),60)
 
-gpu-tests: $(STAMP)
-	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
-	'error: the tests marked gpu need a GPU that torch.cuda can use, there is none; for the others run make test')"
-	$(BIN)/python -m pytest -m gpu
+gpu: $(STAMP)
+	$(GPU)
 
-gpu-bench: gpu-kernels gpu-blocks
-
-gpu-kernels: $(STAMP)
-	$(BIN)/python -m bench.guidance_cost --device cuda
-	$(BIN)/python -m bench.sparse_kernels --device cuda
-	$(BIN)/python -m bench.growth --device cuda
-
-gpu-blocks: $(STAMP)
-	$(BIN)/python -m bench.blocks --device cuda $(if $(MINUTES),--minutes $(MINUTES))
+gpu-tests gpu-kernels gpu-blocks: gpu-%: $(STAMP)
+	$(GPU) --only $*
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out dist build .pytest_cache .ruff_cache

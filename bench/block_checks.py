@@ -98,7 +98,9 @@ def _cells(x: Tensor, layout: Layout, edge: int) -> Tensor:
 
 
 def _rectified_error(core: RectifiedCore, call: Call) -> float:
-    laid = core.last if call.mask is None else core.last.hiding(call.mask, call.q.shape[0])
+    laid = core.last
+    if call.mask is not None:
+        laid = laid.hiding(call.mask, call.q.shape[0], call.layout)
     q, out = (x.index_select(1, laid.queries) for x in (call.q, call.out))
     k, v = (core.in_order(x, laid, call.layout) for x in (call.k, call.v))
     found = select(q, k, v, laid.plan, core.method.p_remaining)

@@ -6,12 +6,13 @@
 
 Each case is a slice of a model (`slices.py`) at a size of its preset, with the settings of the preset; dense
 first steps and layers are left out, so what is timed is a sparse step. Dense and sparse calls alternate,
-each after a flush of the cache, first as they are and then with compiled blocks (on a CPU only if asked
-for by `--modes`, and traced into whole graphs without compiling further). `expect` follows from the share of
-attention in the time and from the gain that `dx.plan` predicts for it. Beside every time stands the error of
-sampled rows of attention against explicit masks in fp32 (`block_checks.py`); our dense processors and the
-host's, compiled blocks and others have to agree as well. Rows are written at once, and kept by later runs as
-long as the sources that they depend on are the same.
+each after a flush of the cache. All cases run as they are, then all with compiled blocks, which take longer
+(on a CPU only if asked for by `--modes`, and traced into whole graphs without compiling further). `expect`
+follows from the share of attention in the time and from the gain that `dx.plan` predicts for it. Beside every
+time stands the error of sampled rows of attention against explicit masks in fp32 (`block_checks.py`); our
+dense processors and the host's, compiled blocks and others have to agree as well. Rows are written at once,
+and kept by later runs as long as the sources that they depend on are the same. A case that fails is a line
+with its error.
 """
 
 import argparse
@@ -33,9 +34,10 @@ from diffusers_ext.core import Method
 
 from .block_cases import Case, cases, tiny_cases
 from .block_checks import Recorder, call_error
+from .ledger import Ledger
 from .rows import TOLERANCE, rms_ratio
 from .slices import SLICES, twin
-from .timing import RESULTS, Stopwatch, machine, results_file, save
+from .timing import RESULTS, Stopwatch, machine, results_file
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
@@ -223,39 +225,33 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     dtype, modes = (torch.bfloat16, MODES) if cuda else (torch.float32, MODES[:1])
     modes = args.modes or modes
     path = results_file(args.out, "blocks", where)
-    rows = {} if args.restart else kept(path)
+    done = {} if args.restart else kept(path)
+    wanted = {(case.name, mode): case for mode in modes for case in chosen}
+    labels = {key: " ".join(key) for key in wanted if key not in done}
+    ledger = Ledger(path, where, labels.values())
+    ledger.rows = list(done.values())
     print(
         f"{'case':60} {'mode':8} {'tokens':>7} {'density':>7} {'share':>6} {'attn.':>6} {'plan':>6} "
         f"{'expect':>6} {'gain':>6} {'quartiles':>12} {'dense ms':>9} {'sparse ms':>9} "
         f"{'error':>8} {'drift':>8}  check"
     )
-    began, broken, built = time.monotonic(), {}, None
-    waiting = 0
-    for case in chosen:
-        done = {mode: rows[case.name, mode] for mode in modes if (case.name, mode) in rows}
-        for row in done.values():
-            show(row)
-        if not (left := [mode for mode in modes if mode not in done]):
+    began, built = time.monotonic(), None
+    for key, case in wanted.items():
+        if key in done:
+            show(done[key])
             continue
         if args.minutes is not None and time.monotonic() - began >= 60 * args.minutes:
-            waiting += 1
             continue
-        if built is None or built[0] != case.model:
-            built = None  # frees the other slice first
-            built = case.model, SLICES[case.model].build(case.tiny, args.device, dtype)
-        try:
-            for row in measure(case, built[1], args.device, dtype, left):
-                rows[row.key] = row
-                save(path, where, rows.values())
+        with ledger.case(labels[key]):
+            if built is None or built[0] != case.model:
+                built = None  # frees the other slice first
+                built = case.model, SLICES[case.model].build(case.tiny, args.device, dtype)
+            for row in measure(case, built[1], args.device, dtype, [key[1]]):
+                ledger.add(row)
                 show(row)
-        except (RuntimeError, ValueError) as error:  # the cases after it are worth their time on a GPU
-            broken[case.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            print(f"{case.name:60} FAILED: {broken[case.name]}", flush=True)
-    if waiting:
-        print(f"Cases left after {args.minutes} minutes: {waiting}; run again to go on.")
-    if broken or not all(row.ok for row in rows.values()):
-        raise SystemExit("error: a check failed, see the table; the times beside it mean nothing.")
-    return list(rows.values())
+    if ledger.waiting:
+        print(f"Cases left after {args.minutes} minutes: {len(ledger.waiting)}; run again to go on.")
+    return ledger.finish()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 from diffusers_ext import zoo
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import percent
+from diffusers_ext.evaluate.words import percent
 from diffusers_ext.metadata import write_json
 from diffusers_ext.zoo.mistakes import KINDS
 

@@ -16,7 +16,7 @@ from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
-from . import cards, plans, targets
+from . import cards, judge_labels, plans, targets
 from . import distillation as distilled
 from . import one_step as single
 from . import speed as fast
@@ -159,6 +159,11 @@ def reward() -> str:
     )
 
 
+def judge() -> str:
+    """How often the judge errs on pictures that models draw, from the committed labels and verdicts."""
+    return judge_labels.told(json.loads(judge_labels.VERDICTS.read_text()))
+
+
 def growth() -> str:
     """Time against tokens on a CPU, from the committed run: fitted exponents and the longest sequence."""
     found = json.loads((RESULTS / "growth-cpu-x86_64.json").read_text())
@@ -208,6 +213,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "power-prompts": prompts_table,
         "detector": detector,
         "hidden": hidden,
+        "judge": judge,
         "clip-held-out": clip_held_out,
         "clip-detector": clip_detector,
         "distillation": distillation,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from diffusers_ext.commands import options as opt
 from diffusers_ext.commands.eval import model_folder
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import Variant, difference, percent
+from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.weights import marks
+from diffusers_ext.evaluate.words import difference, percent
 from diffusers_ext.metadata import output_folder
 
 if TYPE_CHECKING:

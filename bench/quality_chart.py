@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.plot import COLOURS, MARKERS, blank, points, tidy
+from diffusers_ext.evaluate.words import change
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,8 +79,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines = []
     for row in (r for r in rows if not r["settings"]["dense_steps"]):
         pair, after = row["paired"], warm[_setting(row)]
-        change = f"{100 * pair['difference']:+.0f} ({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f})"
-        figures = [f"{row['density']:.2f}", _decibels(row), f"{row['ssim']:.2f}", _right(row), change]
+        figures = [f"{row['density']:.2f}", _decibels(row), f"{row['ssim']:.2f}", _right(row), change(pair)]
         lines.append([_setting(row), *figures, _decibels(after), _right(after)])
     dense = found["dense"]["overall"]
     said = f"Dense: {100 * dense['accuracy']:.0f} % of {dense['n']} pictures are right."

@@ -11,8 +11,7 @@ kept the same code must give dense attention. On a CPU, in less than a minute.
 
 import argparse
 import itertools
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +22,9 @@ from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.candidates import Candidates
 
-RESULTS = Path(__file__).parent / "results"
+from .ledger import Ledger
+from .timing import RESULTS, machine
+
 GRIDS = {"image": ((1, 45, 45), (1, 8, 8)), "video": ((7, 15, 20), (2, 4, 8))}  # tokens, and those of a block
 KEEP = (0.1, 0.2, 0.4)
 NOISE = (0.0, 0.3, 0.6)
@@ -103,26 +104,21 @@ def main(args: list[str] | None = None) -> list[Row]:
     parser.add_argument("--only", choices=GRIDS, help="one of the grids")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args(args)
-    rows = []
+    fields = itertools.product([chosen.only] if chosen.only else GRIDS, LOGITS, NOISE)
+    cases = {f"{name} logits={logits} noise={noise}": (name, noise, logits) for name, logits, noise in fields}
+    ledger = Ledger(
+        chosen.out / "rectified_error.json", machine("cpu"), cases, heads=HEADS, head_dim=HEAD_DIM
+    )
     print("grid   logits  noise  keep  density   sparse  rectified   gain  check")
-    for name, logits, noise in itertools.product([chosen.only] if chosen.only else GRIDS, LOGITS, NOISE):
-        for r in measure(name, noise, logits):
-            rows.append(r)
-            print(
-                f"{r.grid:5} {r.logits:7.1f} {r.noise:6.1f} {r.keep:5.2f} {r.density:8.3f} "
-                f"{r.sparse_error:8.3f} {r.rectified_error:10.3f} {r.gain:6.2f}  {r.check}"
-            )
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "torch": torch.__version__,
-        "heads": HEADS,
-        "head_dim": HEAD_DIM,
-        "rows": [asdict(r) for r in rows],
-    }
-    (chosen.out / "rectified_error.json").write_text(json.dumps(record, indent=1) + "\n")
-    if any(r.check == "FAILED" for r in rows):
-        raise SystemExit("error: a check failed, see the table; the errors beside it mean nothing.")
-    return rows
+    for label, case in cases.items():
+        with ledger.case(label):
+            for r in measure(*case):
+                ledger.add(r)
+                print(
+                    f"{r.grid:5} {r.logits:7.1f} {r.noise:6.1f} {r.keep:5.2f} {r.density:8.3f} "
+                    f"{r.sparse_error:8.3f} {r.rectified_error:10.3f} {r.gain:6.2f}  {r.check}"
+                )
+    return ledger.finish(lambda row: row.check != "FAILED")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from diffusers_ext.evaluate.video import still
 from diffusers_ext.metadata import versions
 from diffusers_ext.zoo.train.export import hardware
 
-from .timing import RESULTS, machine, results_file, save
+from .ledger import Ledger
+from .timing import RESULTS, machine, results_file
 
 BATCHES = (1, 16)
 PICTURES = 16
@@ -121,17 +122,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    where, rows = machine("cpu"), []
-    cpu = hardware().rpartition(", ")[0]
+    where = machine("cpu")
+    facts = {"hardware": hardware().rpartition(", ")[0], "versions": versions()}
+    ledger = Ledger(results_file(args.out, "speed", where), where, args.models, **facts)
     for model in args.models:
-        rows += measure(model, args.threads, args.rounds)
-        for row in rows[-len(args.threads) * len(BATCHES) :]:
-            print(
-                f"{row.model:<16} {row.threads} thread(s), batch {row.batch:>2}: {row.seconds:.3f} s each, "
-                f"off by {row.off}, {row.right} of {row.pictures} right",
-                flush=True,
-            )
-        save(results_file(args.out, "speed", where), where, rows, hardware=cpu, versions=versions())
+        with ledger.case(model):
+            for row in measure(model, args.threads, args.rounds):
+                ledger.add(row)
+                print(
+                    f"{row.model:<16} {row.threads} thread(s), batch {row.batch:>2}: {row.seconds:.3f} s "
+                    f"each, off by {row.off}, {row.right} of {row.pictures} right",
+                    flush=True,
+                )
+    ledger.finish(lambda row: True)
 
 
 if __name__ == "__main__":

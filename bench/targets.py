@@ -10,7 +10,8 @@ from typing import Any
 from diffusers_ext import zoo
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import percent
+from diffusers_ext.evaluate.words import percent
+from diffusers_ext.evaluate.words import points as in_points
 
 RESULTS = Path(__file__).parent / "results"
 BANDS = {"single_object": (0.92, 1.0), "two_object": (0.45, 0.85)}  # hard enough to leave room, not hopeless
@@ -63,7 +64,12 @@ def _student() -> Iterator[list[str]]:
         if model == STUDENT:
             gap = overall[TEACHER, suite] - share
             aim = f"within {100 * GAP:.0f} points of {TEACHER}"
-            yield [aim, f"{STUDENT}, {suite}", f"{100 * gap:.0f} points below", "yes" if gap <= GAP else "no"]
+            yield [
+                aim,
+                f"{STUDENT}, {suite}",
+                f"{in_points(gap).lstrip('+')} points below",
+                "yes" if gap <= GAP else "no",
+            ]
 
 
 def _plain() -> list[dict[str, Any]]:

@@ -1,12 +1,9 @@
-"""What timed benches share: a stopwatch, the name of the machine, and results that outlive a stop."""
+"""What timed benches share: a stopwatch, the name of the machine and of their files."""
 
-import json
 import platform
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,12 +47,3 @@ def machine(device: str) -> str:
 def results_file(folder: Path, bench: str, machine: str) -> Path:
     """Where a bench keeps what it measured on a machine."""
     return folder / f"{bench}-{machine.replace(' ', '-').lower()}.json"
-
-
-def save(path: Path, machine: str, rows: Iterable[Any], **facts: Any) -> None:
-    """Writes the rows (dataclasses) so far as a whole file: a stop never leaves half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"torch": torch.__version__, "device": machine, **facts, "rows": [asdict(r) for r in rows]}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)

@@ -3,12 +3,19 @@
 import inspect
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
+from . import guided, inputs, memory
+from .errors import MethodError
+from .sizes import check_size, cut_of
+
 SEED_LIMIT = 2**63
-MAX_PIXELS = 2**26  # 8192 x 8192; above it the host dies in an allocation, not in a sentence
+
+
+class CallError(ValueError):
+    """A pipeline cannot make what a call asks for, whatever the seed."""
 
 
 def seed_of(text: str | int) -> int:
@@ -22,81 +29,97 @@ def seed_of(text: str | int) -> int:
     return seed
 
 
-def arguments(pipe: Any, defaults: Mapping[str, Any], **asked: Any) -> dict[str, Any]:
-    """Arguments for `pipe(...)`: `defaults` of the model, then what was asked (`None` means not asked).
+def arguments(
+    pipe: Any,
+    defaults: Mapping[str, Any],
+    *,
+    given: Sequence[str] = (),
+    unread: bool = False,
+    **asked: Any,
+) -> dict[str, Any]:
+    """Arguments for `pipe(...)`: `defaults` of the model, then what was asked (`None` means not asked). Those
+    named in `given` are added later.
 
-    Raises `ValueError` for an argument that the pipeline does not take and for sizes it cannot make.
+    Defaults that have no effect on this call are left out. Raises `ValueError` for what was asked and has
+    none (unless `unread` allows it), for an argument that the pipeline does not take, for sizes it cannot
+    make, and for a pipeline that needs more than a prompt.
     """
+    inputs.check(pipe, given)
     known = inspect.signature(type(pipe).__call__).parameters
     asked = {k: v for k, v in asked.items() if v is not None}
     for name in asked:
         if name not in known:
             raise ValueError(f"{type(pipe).__name__} takes no {name}; leave it out")
-    call = {k: v for k, v in defaults.items() if k in known} | asked
-    steps = call.get("num_inference_steps", 1)
+    own = {k: v for k, v in defaults.items() if k in known}
+    steps = (own | asked).get("num_inference_steps", 1)
     if not 1 <= steps <= 1000:
         raise ValueError(f"the number of steps must lie between 1 and 1000, got {steps}; 15 to 50 is usual")
-    if not math.isfinite(call.get("guidance_scale", 1.0)):
-        raise ValueError(
-            f"the guidance scale must be a finite number, got {call['guidance_scale']}; 1 switches it off"
+    for name in guided.SCALES:
+        if not math.isfinite(scale := (own | asked).get(name, 1.0)):
+            raise ValueError(
+                f"the {name.replace('_', ' ')} must be a finite number, got {scale}; 1 switches it off"
+            )
+    call = own | asked if unread else guided.read(pipe, own, asked)
+    check_size(pipe, call)
+    memory.check(pipe, call)
+    return _exact(pipe, call)
+
+
+def _exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
+    """`call` with the area of its picture for pipelines that would scale every size to one of their own."""
+    if "max_area" not in inspect.signature(type(pipe).__call__).parameters or "max_area" in call:
+        return call
+    usual = cut_of(pipe)
+    area = (call.get("height") or usual.height) * (call.get("width") or usual.width)
+    return call | {"max_area": area}
+
+
+def run(pipe: Any, prompts: Sequence[str], call: Mapping[str, Any], **more: Any) -> Any:
+    """What `pipe` gives for `prompts`, with a negative prompt for each of them.
+
+    Raises `ValueError` where the host fails for want of a picture or video that was not given, and where it
+    made another size than was asked.
+    """
+    if (negative := call.get("negative_prompt")) is not None:
+        call = {**call, "negative_prompt": [negative] * len(prompts)}
+    try:
+        made = pipe(prompt=list(prompts), **call, **more)
+    except (AttributeError, TypeError, ValueError) as error:
+        # Ours says what is wrong by itself.
+        if isinstance(error, MethodError) or (known := inputs.blame(pipe, call, error)) is None:
+            raise
+        raise CallError(str(known)) from error
+    except ZeroDivisionError as error:
+        raise CallError(
+            f"{type(pipe).__name__} cannot divide its schedule into {call.get('num_inference_steps')} "
+            "steps; ask for more"
+        ) from error
+    _check_made(pipe, call, made)
+    return made
+
+
+def _check_made(pipe: Any, call: Mapping[str, Any], made: Any) -> None:
+    pictures = getattr(made, "frames", getattr(made, "images", None))
+    if pictures is None and not isinstance(made, tuple):
+        raise CallError(
+            f"{type(pipe).__name__} makes neither images nor videos, which is all that is kept here"
         )
-    check_size(pipe, call.get("height"), call.get("width"))
-    check_frames(pipe, call.get("num_frames"))
-    return call
+    if not hasattr(pictures, "shape") or call.get("output_type") == "latent":
+        return
+    names = ("num_frames", "height", "width")[5 - pictures.ndim :] if pictures.ndim in (4, 5) else ()
+    found = dict(zip(names, pictures.shape[1:-1], strict=True))
+    other = {name: call[name] for name in found if call.get(name) not in (None, found[name])}
+    if other:
+        raise CallError(
+            f"{type(pipe).__name__} made {' and '.join(f'{name} {found[name]}' for name in other)} where "
+            f"{' and '.join(f'{name} {value}' for name, value in other.items())} was asked; ask for what "
+            "it makes, or leave it out"
+        )
 
 
 def makes_videos(pipe: Any) -> bool:
     """Whether a pipeline returns frames instead of one image."""
     return "num_frames" in inspect.signature(type(pipe).__call__).parameters
-
-
-def check_frames(pipe: Any, frames: int | None) -> None:
-    """Raises `ValueError` with the nearest valid number of frames; `None` leaves it to the pipeline."""
-    unit = getattr(pipe, "vae_scale_factor_temporal", 1)
-    if frames is not None and (frames < 1 or (frames - 1) % unit):
-        near = max(round((frames - 1) / unit), 0) * unit + 1
-        raise ValueError(
-            f"{type(pipe).__name__} needs a number of frames that is 1 more than a multiple of {unit}, "
-            f"got {frames}; the nearest is {near}"
-        )
-
-
-def check_size(pipe: Any, height: int | None, width: int | None) -> None:
-    """Raises `ValueError` with the nearest valid size in px; `None` leaves a side to the pipeline."""
-    unit, limit = size_unit(pipe), size_limit(pipe)
-    for side, value in (("height", height), ("width", width)):
-        if value is None:
-            continue
-        near = min(max(round(value / unit), 1) * unit, limit or MAX_PIXELS)
-        if value < 1 or value % unit or (limit and value > limit):
-            rule = f"a multiple of {unit} px" + (f" up to {limit}" if limit else "")
-            raise ValueError(
-                f"{type(pipe).__name__} needs a {side} that is {rule}, got {value}; the nearest is {near}"
-            )
-    if height and width and height * width > MAX_PIXELS:
-        raise ValueError(
-            f"an image may have up to {MAX_PIXELS} px, got {height} x {width}; ask for a smaller one"
-        )
-
-
-def size_unit(pipe: Any) -> int:
-    """Image sides must be a multiple of this, in px."""
-    if (spatial := getattr(pipe, "vae_scale_factor_spatial", None)) is not None:
-        patch = getattr(getattr(pipe.transformer, "config", None), "patch_size", 1)
-        # Video pipelines refuse sides off 16 px, whatever their autoencoder could do.
-        return math.lcm(16, spatial * (patch if isinstance(patch, int) else patch[-1]))
-    scale = getattr(pipe, "vae_scale_factor", 1)
-    processor = getattr(pipe, "image_processor", None)
-    # Flux states its packed 2x2 patches in the image processor, SD3 in `patch_size`.
-    own = processor.config.vae_scale_factor if processor is not None else 1
-    return max(scale * (getattr(pipe, "patch_size", None) or 1), own)
-
-
-def size_limit(pipe: Any) -> int | None:
-    """Longest side in px where the position table of the denoiser ends, else `None`."""
-    denoiser = getattr(pipe, "transformer", None)
-    table = getattr(getattr(denoiser, "config", None), "pos_embed_max_size", None)
-    return table * size_unit(pipe) if table else None
 
 
 def cut_text(pipe: Any, prompt: str, call: Mapping[str, Any]) -> list[str]:

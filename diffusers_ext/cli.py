@@ -1,34 +1,55 @@
 """The `diffusers-ext` command: help, version and the one place where errors become a sentence."""
 
-from collections.abc import Sequence
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from .commands import making
 from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
 from .commands.listing import doctor, families, methods
+from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.train import train
+from .zoo.train.stop import interrupting
+
+OURS = "diffusers_ext: "  # how warnings of a session begin
 
 
-class OneLineErrors(TyperGroup):
-    """Errors of the user end in one line and exit code 2; `--debug` shows where they came from."""
+class OneLineErrors(Group):
+    """Errors of the user end in one line and exit code 2; `--debug` shows where they came from.
+
+    Ctrl-C, SIGTERM and SIGHUP end in one line and the exit code of the signal, 128 and its number.
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        torch = sys.modules.get("torch")
+        threads = torch.get_num_threads() if torch else None
         try:
-            return super().invoke(ctx)
+            with interrupting():
+                return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read our lines has gone, as head does
+            raise
         except (ValueError, OSError) as error:  # MethodError is a ValueError
             if ctx.params.get("debug"):
                 raise
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
-        except KeyboardInterrupt:
-            typer.echo("stopped; files already written are complete", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            with suppress(OSError):  # after SIGHUP the terminal may be gone
+                typer.echo(str(error) or "stopped; files already written are complete", err=True)
+            raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from None
+        finally:
+            if threads is not None:  # of a process that goes on, such as a notebook
+                torch.set_num_threads(threads)
 
 
 app = typer.Typer(
@@ -37,6 +58,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Inference-time methods for Hugging Face diffusers pipelines.",
 )
 
@@ -52,20 +74,34 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="DIFFUSERS_EXT_DEBUG", help="Show tracebacks.")
+        bool, typer.Option("--debug", envvar="DIFFUSERS_EXT_DEBUG", help="Show where errors come from.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Options before the command."""
+    making.debug.set(debug)
 
 
 for command in (generate, compare, demo):
-    app.command()(command)
-app.command("eval")(evaluate)  # the function may not bear the name of a builtin
+    app.command(cls=Command)(command)
+app.command("eval", cls=Command)(evaluate)  # the function may not bear the name of a builtin
 for command in (plan, train, methods, families, doctor):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; exits with 0, or with 2 after a user error."""
-    app(args=None if argv is None else list(argv), prog_name="diffusers-ext")
+    """Runs the command line; exits with 0, with 1 where a picture could not be made, 2 after a user error."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", OURS)
+        warnings.showwarning = partial(_in_one_line, warnings.showwarning)
+        app(args=None if argv is None else list(argv), prog_name="diffusers-ext")
+
+
+def _in_one_line(shown: Callable[..., None], message: Warning | str, *where: Any, **more: Any) -> None:
+    """Our own warnings as a sentence without the line of code that they come from."""
+    if str(message).startswith(OURS):
+        typer.echo(f"warning: {str(message).removeprefix(OURS)}", err=True)
+    else:
+        shown(message, *where, **more)

@@ -136,6 +136,8 @@ def _nearest(
     shape, text = advice["grid"], advice.get("text", 0)
     grids = [Grid(*shape, text)]
     if tokens is not None:
+        if not _made(tokens, tokens.size(shape)):
+            return {}
         advice |= tokens.size(shape)
         grids += list(tokens.grids(tokens.size(shape) | {"text": text}).values())[1:]
     for changes in (settings, {}):
@@ -178,8 +180,12 @@ def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
     """The end of a sentence about grids, where it is known what a pixel is."""
     if tokens is None or not grids:
         return ""
-    sizes = " and ".join("{height} x {width}".format(**tokens.size(grid, level)) for grid in grids)
-    return f" ({sizes} px)"
+    sizes = [size for grid in grids if _made(tokens, size := tokens.size(grid, level))]
+    return f" ({' and '.join('{height} x {width}'.format(**size) for size in sizes)} px)" if sizes else ""
+
+
+def _made(tokens: Tokens, size: dict[str, int]) -> bool:
+    return all(tokens.why_not(name, value) is None for name, value in size.items())
 
 
 def _tile(tile: Any) -> tuple[Tile, Tile] | None:

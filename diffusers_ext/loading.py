@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
@@ -17,26 +18,29 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeline:
-    """A stock diffusers pipeline.
+    """A stock diffusers pipeline, ready to be called with a prompt.
 
     `name_or_path` is a name of the zoo ("shapes-sd3"), a folder written by `save_pretrained`, or a Hub id
     ("black-forest-labs/FLUX.1-dev"), tried in this order. `kwargs` go to `DiffusionPipeline.from_pretrained`.
     Models of the zoo, and folders with a card from training, are checked against their sha256. Those of the
-    zoo come in float32 unless `dtype` says otherwise. Code inside a repository is never run unless you pass
-    `trust_remote_code=True` yourself.
+    zoo come in float32 unless `dtype` says otherwise. Called without arguments, those and folders with a card
+    use the size, steps and scales they were trained for (`zoo.calling`). Code inside a repository is never
+    run unless you pass `trust_remote_code=True` yourself.
 
     Raises `ValueError` for an unknown name and for other weights than those of the card, `OSError` for a
-    folder or Hub id that cannot be read.
+    folder or Hub id that cannot be read, naming the file, and for weights that lack a part of the model.
     """
     from diffusers import DiffusionPipeline
 
     from . import zoo
+    from .zoo import calling
 
     name = os.fspath(name_or_path)
     folder = locate(name)
     if folder is None:
         with hub_errors(name):
-            return DiffusionPipeline.from_pretrained(name, **kwargs)
+            folder = Path(DiffusionPipeline.download(name, **kwargs))
+        return _read(name, folder, kwargs)
     # Training alone writes sums, of about 10 MB; other folders, which may hold gigabytes, are not read twice.
     if name in zoo.MODELS or "sha256" in zoo.card(folder):
         zoo.verify_weights(folder)
@@ -45,20 +49,31 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
 
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-    try:
-        kwargs = _lent(folder, kwargs) | kwargs
-        return DiffusionPipeline.from_pretrained(str(folder), **kwargs)
-    except OSError as error:
-        raise OSError(f"the model folder {name!r} cannot be read ({_short(error)}); copy it again") from error
+    if homes := zoo.borrowed(folder):
+        kwargs = _lent(homes, kwargs) | kwargs
+    pipe = _read(str(folder), folder, kwargs)
+    if call := zoo.own_call(name):
+        calling.give(pipe, call)
+    return pipe
 
 
-def _lent(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The components that the folder leaves to another model of the zoo, unless `kwargs` has them."""
+def _read(name: str, folder: Path, kwargs: Mapping[str, Any]) -> DiffusionPipeline:
+    """The pipeline in a folder, by the path or Hub id that it goes by."""
     from diffusers import DiffusionPipeline
 
-    from . import zoo
+    from . import damage
 
-    homes = zoo.borrowed(folder)
+    damage.check_files(folder, kwargs)
+    with folder_errors(name, damage.pickles(folder, kwargs)):
+        pipe = DiffusionPipeline.from_pretrained(name, **kwargs)
+    damage.check_keys(pipe, folder, kwargs)
+    return pipe
+
+
+def _lent(homes: Mapping[str, Path], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The components that are in folders of another model of the zoo, unless `kwargs` has them."""
+    from diffusers import DiffusionPipeline
+
     if not homes.keys() - kwargs.keys():
         return {}
     (lender,) = {home.parent for home in homes.values()}
@@ -107,6 +122,24 @@ def locate(name: str) -> Path | None:
         f"unknown model {name!r}: the zoo has {', '.join(zoo.MODELS)}; "
         "pass one of these, a folder, or a Hub id such as 'black-forest-labs/FLUX.1-dev'"
     )
+
+
+@contextmanager
+def folder_errors(name: str, pickles: Sequence[Path]) -> Iterator[None]:
+    """What fails while a folder is read as an `OSError` of one sentence; arguments of the caller aside.
+
+    `pickles` are the files in it that the host reads only as far as they hold nothing but tensors.
+    """
+    from .damage import to_convert
+
+    try:
+        yield
+    except Exception as error:  # each library has its own for files that it cannot read
+        if isinstance(error, TypeError | ValueError) and not isinstance(error, json.JSONDecodeError):
+            raise
+        if pickles:
+            raise OSError(to_convert(pickles[0])) from error
+        raise OSError(f"the model folder {name!r} cannot be read ({_short(error)}); copy it again") from error
 
 
 @contextmanager

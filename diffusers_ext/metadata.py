@@ -11,6 +11,8 @@ from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import unwritable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -49,8 +51,29 @@ def is_media(path: Path) -> bool:
     return (guess_type(path.name)[0] or "").split("/")[0] in ("image", "video") and not path.is_dir()
 
 
+def subfolder(base: Path, *names: str) -> Path:
+    """A folder below `base`, made where it is missing. Raises `OSError` in one sentence, also where `base`
+    itself is gone: half of a result in a new folder would look like all of it.
+    """
+    folder = base
+    try:
+        for name in names:
+            folder = folder / name
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file or none: temporary file, flush to disk, rename."""
+    """Writes a whole file or none: temporary file, flush to disk, rename; `OSError` in one sentence."""
+    try:
+        _replace(path, data)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -96,6 +119,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{os.fspath(path)!r} holds no {CHUNK} record; it was not written by generate, or was stripped"
         )
     return json.loads(text)
+
+
+def has_record(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a whole PNG with a record inside."""
+    try:
+        return bool(read(path))
+    except (OSError, SyntaxError, ValueError):  # Pillow raises all three for damaged files
+        return False
 
 
 def parameters(record: Mapping[str, Any]) -> str:

@@ -201,11 +201,15 @@ def _tokens(table: Any, path: Path) -> Tokens:
         if key not in hints:
             near = nearest_names(key, hints, 1)[0]
             raise MethodError(f"{path}: tokens has no {key!r}; nearest is {near!r}.")
-        low = 0 if key in ("frames", "text", "levels") else 1
+        low = 0 if key in ("frames", "text", "levels", "unit_px", "most") else 1
         fitted = _fit(value, hints[key], f"{path}: tokens.{key}")
         if fitted == [] or min(fitted if isinstance(fitted, list) else [fitted]) < low:
             raise MethodError(f"{path}: tokens.{key} must be {low} or more, got {value}.")
-    return Tokens(**{key: tuple(value) if key == "levels" else value for key, value in table.items()})
+        if key == "most" and len(fitted) != 3:
+            raise MethodError(
+                f"{path}: tokens.most has one number each for time, height and width, got {value}."
+            )
+    return Tokens(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
 def _fit(value: Any, hint: Any, key: str) -> Any:

@@ -1,8 +1,9 @@
 """From pixels and frames to tokens: grids by hand, of well-known models, and of pipelines."""
 
 import inspect
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .admission import denoisers
@@ -41,7 +42,9 @@ class Grid:
 class Tokens:
     """How a model cuts a picture or a video: `edge_px` of a token, `frames` a latent frame stands for (0 for
     images), `text` tokens in the sequence, and the usual size in px and frames. `levels` are those of a U-Net
-    that has attention, finest first: how often the grid is halved there, rounding up.
+    that has attention, finest first: how often the grid is halved there, rounding up. `unit_px`: sides are
+    multiples of it, of a token where it is 0. `most`: tokens along time, height and width for which the model
+    has positions, 0 where they never end.
     """
 
     edge_px: int
@@ -51,6 +54,8 @@ class Tokens:
     width: int
     num_frames: int = 1
     levels: tuple[int, ...] = (0,)
+    unit_px: int = 0
+    most: tuple[int, int, int] = (0, 0, 0)
 
     def grid(self, size: Mapping[str, int | None]) -> Grid:
         """The finest grid of a size; raises `MethodError` for sizes without a token, or of no whole number of
@@ -79,30 +84,35 @@ class Tokens:
             raise MethodError(
                 f"This model makes images, got num_frames={values['num_frames']}; leave it out."
             )
-        if min(values["height"], values["width"]) < self.edge_px or values["num_frames"] < 1:
-            raise MethodError(
-                f"A token is {self.edge_px} x {self.edge_px} px here, got {values['height']} x "
-                f"{values['width']} px and {values['num_frames']} frames; the smallest size is one token."
-            )
-        self._check_whole(values)
+        for name in ("height", "width", "num_frames"):
+            if (why := self.why_not(name, values[name])) is not None:
+                raise MethodError(f"This model {why}.")
         t = (values["num_frames"] - 1) // self.frames + 1 if self.frames else 1
         sides = values["height"] // self.edge_px, values["width"] // self.edge_px
         return {
             level: Grid(t, *(-(-side // 2**level) for side in sides), values["text"]) for level in self.levels
         }
 
-    def _check_whole(self, values: Mapping[str, int]) -> None:
-        rules = [("height", 0, self.edge_px, "px"), ("width", 0, self.edge_px, "px")]
-        if self.frames:
-            rules.append(("num_frames", 1, self.frames, "frames"))
-        for name, first, step, unit in rules:
-            below = (values[name] - first) // step * step + first
-            if below != values[name]:
-                rule = f"a multiple of {step} {unit}" if not first else f"1 more than a multiple of {step}"
-                raise MethodError(
-                    f"This model needs a {name} that is {rule}, got {values[name]}; the nearest are {below} "
-                    f"and {below + step}."
-                )
+    def why_not(self, name: str, value: int) -> str | None:
+        """`None`, or what the model needs of a `height`, `width` or `num_frames` and which are nearest."""
+        frames = name == "num_frames"
+        first, step = (1, self.frames or 1) if frames else (0, self.unit_px or self.edge_px)
+        tokens = self.most[("num_frames", "height", "width").index(name)]
+        last = (tokens - 1) * step + 1 if frames else tokens * self.edge_px // step * step
+        least = first or step
+        if value >= least and (value - first) % step == 0 and not (tokens and value > last):
+            return None
+        rule = f"1 more than a multiple of {step}" if frames else f"a multiple of {step} px"
+        if step == 1:
+            rule = "1 or more"
+        below = max((value - first) // step * step + first, least)
+        near = sorted({min(n, last) if tokens else n for n in (below, below + step)})
+        if value < least or len(near) == 1:
+            near = near[:1]
+        return (
+            f"needs a {name} that is {rule}{f' up to {last}' if tokens else ''}, got {value}; the nearest "
+            f"{'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}"
+        )
 
     def size(self, grid: tuple[int, int, int], level: int | None = None) -> dict[str, int]:
         """Pixels and frames of a grid, the finest one or that of a level."""
@@ -115,29 +125,118 @@ def of_pipeline(pipe: Any, method: Method | None = None) -> Tokens:
     """How a pipeline cuts its pictures; with the levels of a U-Net that `method` would act on, or all."""
     component, model = next(iter(denoisers(pipe).items()))
     family = family_of(model).name
-    call = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
-    latent_px = _first(pipe, "vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_scale_factor")
-    side = getattr(pipe, "default_sample_size", None) or getattr(model.config, "sample_size", None)
-    side = (side[0] if isinstance(side, (tuple, list)) else side or 0) * latent_px
-    height = call.get("height") or getattr(pipe, "default_height", side)
-    width = call.get("width") or getattr(pipe, "default_width", side)
+    tokens = cut_of(pipe)
+    call = _defaults(pipe)
     if family == "unet":
         sites = family_of(model).sites(model, component)
         picked = [s for s in sites if s.kind != "cross"] if method is None else method.select(sites)
         levels = {halvings(site.name, len(model.config.down_block_types)) for site in picked}
-        return Tokens(latent_px, 0, 0, height, width, levels=tuple(sorted(levels)))
-    if family == "flux":
-        return Tokens(latent_px * 2, 0, call["max_sequence_length"], height, width)  # packed two by two
-    patch = model.config.patch_size
+        return replace(tokens, levels=tuple(sorted(levels)))
+    if family == "wan":  # keeps the text out of the sequence
+        return tokens
+    before = pipe.tokenizer_max_length if family == "sd3" else 0  # CLIP's tokens, then those of T5
+    return replace(tokens, text=before + call["max_sequence_length"])
+
+
+def cut_of(pipe: Any) -> Tokens:
+    """How any pipeline cuts its pictures, by its own attributes and the config of its denoiser, without what
+    only the families know: text and levels.
+    """
+    call = _defaults(pipe)
+    model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    config = getattr(model, "config", {})
+    latent_px = _first(
+        pipe,
+        "vae_scale_factor_spatial",
+        "vae_spatial_scale_factor",
+        "vae_spatial_compression_ratio",
+        "vae_scale_factor",
+    )
+    patch = config.get("patch_size") or 1
+    depth = config.get("patch_size_t") or 1
+    if not isinstance(patch, int):
+        depth, patch = patch[0], patch[-1]
+    # Pipelines that pack patches of their own, such as FLUX.1, state it in the image processor.
+    processor = getattr(getattr(pipe, "image_processor", None), "config", None)
+    edge_px = max(latent_px * patch, getattr(processor, "vae_scale_factor", 1))
+    frames = 0
     if "num_frames" in call:
-        depth, patch = patch[:2] if family == "wan" else (getattr(model.config, "patch_size_t", 1), patch)
-        frames = depth * _first(pipe, "vae_scale_factor_temporal", "vae_temporal_scale_factor")
-        text = 0 if family == "wan" else call["max_sequence_length"]  # Wan keeps it out of the sequence
-        return Tokens(latent_px * patch, frames, text, height, width, call["num_frames"])
-    text = pipe.tokenizer_max_length + call["max_sequence_length"]  # CLIP's tokens, then those of T5
-    return Tokens(latent_px * patch, 0, text, height, width)
+        edge_px = latent_px * patch
+        frames = (depth or 1) * _first(
+            pipe, "vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio"
+        )
+    side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    side = (side[0] if isinstance(side, (tuple, list)) else side or 0) * latent_px
+    return Tokens(
+        edge_px,
+        frames,
+        0,
+        call.get("height") or getattr(pipe, "default_height", side),
+        call.get("width") or getattr(pipe, "default_width", side),
+        call.get("num_frames") or 1,
+        unit_px=_unit_px(pipe, edge_px),
+        most=_most(model, config),
+    )
+
+
+def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for a `height`, `width` or `num_frames` in `call` that a pipeline cannot make, with
+    the nearest it can, and for defaults that the tables of its denoiser do not reach.
+    """
+    tokens = cut_of(pipe)
+    names = [name for name in ("height", "width", "num_frames") if name in _defaults(pipe)]
+    for name in sorted(names, key=lambda name: call.get(name) is None):  # what was asked comes first
+        asked = call.get(name)
+        value = getattr(tokens, name) if asked is None else asked
+        if (value or asked is not None) and (why := tokens.why_not(name, value)) is not None:
+            own = "" if asked is not None else ", its default"
+            raise ValueError(f"{type(pipe).__name__} {why.replace(f'got {value}', f'got {value}{own}')}")
+
+
+def _defaults(pipe: Any) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
+
+
+def _unit_px(pipe: Any, edge_px: int) -> int:
+    """The least multiple of a token that the host's own check of sizes takes, 0 for that of one token."""
+    return next((edge_px * n for n in (2, 4, 8, 16) if _host_takes(pipe, edge_px * n)), 0) * (
+        not _host_takes(pipe, edge_px)
+    )
+
+
+def _host_takes(pipe: Any, side: int) -> bool:
+    if not hasattr(pipe, "check_inputs"):
+        return True
+    usual = _defaults(pipe)
+    given = {"prompt": "a", "height": side, "width": side}
+    names = inspect.signature(pipe.check_inputs).parameters
+    try:
+        pipe.check_inputs(**{name: given.get(name, usual.get(name)) for name in names})
+    except ValueError as error:
+        return "divisible" not in str(error)  # it may complain about what we left out
+    except (TypeError, AttributeError):
+        return True
+    return True
+
+
+def _most(model: Any, config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Tokens along time, height and width where the tables of positions of a denoiser end, 0 for no table."""
+    if n := config.get("rope_max_seq_len"):
+        return n, n, n
+    if n := config.get("pos_embed_max_size"):
+        table = getattr(getattr(model, "pos_embed", None), "pos_embed", None)
+        if table is not None and table.ndim == 3 and table.shape[1] == n:  # AuraFlow counts all positions
+            n = math.isqrt(n)
+        return 0, n, n
+    if lens := config.get("axes_lens"):  # Lumina: text, height, width
+        return 0, *lens[-2:]
+    if (sizes := config.get("max_size")) and (patch := config.get("patch_size")):  # Cosmos: in latents
+        tokens = tuple(n // p for n, p in zip(sizes, patch, strict=True))
+        # Its rotary table is as long as the longest axis, that of learned positions as each.
+        return tokens if config.get("extra_pos_embed_type") else (max(tokens),) * 3
+    return 0, 0, 0
 
 
 def _first(pipe: Any, *names: str) -> int:
     """The first attribute that is there: pipelines of different ages call the same number differently."""
-    return next(getattr(pipe, name) for name in names if getattr(pipe, name, None))
+    return next((found for name in names if (found := getattr(pipe, name, None))), 1)

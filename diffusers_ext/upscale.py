@@ -14,14 +14,16 @@ from typing import Any
 from PIL.Image import Image, Resampling
 
 from .admission import denoisers, session_of
-from .call import arguments, check_size, makes_videos
+from .call import arguments, makes_videos
 from .core import Method
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import family_of
 from .forecast import plan
 from .report import Report
 from .session import apply
+from .sizes import check_size
 from .values import fit
+from .zoo import calling
 
 # Where a family keeps the module that reads `theta` anew in each call; others bake it into tables.
 ROTARY = {"flux": "pos_embed"}
@@ -79,9 +81,12 @@ def staged(
         )
     with ntk(pipe, ntk_factor):  # says now what it would say after the first stage
         pass
-    first = arguments(pipe, {}, **call, height=sizes[0][0], width=sizes[0][1])
+    first = arguments(pipe, {}, unread=True, **call, height=sizes[0][0], width=sizes[0][1])
     repeat = _image_to_image(pipe, shift) if len(sizes) > 1 else None
-    rest = arguments(repeat, {}, **call | dict(later or {})) if repeat is not None else {}
+    own = {name: value for name, value in calling.of(pipe).items() if name not in OURS}
+    rest = {}
+    if repeat is not None:
+        rest = arguments(repeat, own, given=("image",), unread=True, **call | dict(later or {}))
 
     pictures, report = _run(pipe, methods, prompt=prompt, **first)
     stages, reports = [pictures], [report]
@@ -150,7 +155,7 @@ def _check_pipeline(pipe: Any, sizes: list[tuple[int, ...]], methods: Sequence[M
                 "close the session and pass methods=."
             )
     for height, width in sizes:
-        check_size(pipe, height, width)
+        check_size(pipe, {"height": height, "width": width})
         for method in methods:
             if hasattr(method, "recipe"):
                 plan(pipe, method, height=height, width=width)

@@ -19,7 +19,7 @@ def test_compare(cli, saved_model, tmp_path):
         "compare", "a red square", "-m", saved_model, *CALL, *words, "--out", tmp_path / "out"
     )
     assert (code, err) == (0, "")
-    assert files(tmp_path / "out") == ["compare.png", "report.html", "results.json"]
+    assert files(tmp_path / "out") == ["compare.png", "pictures", "report.html", "results.json"]
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     items = [(p, s) for p in ("a red square", "two blue stars", "a cat") for s in (0, 1)]
     for label in ("plain", "softpag"):
@@ -27,7 +27,7 @@ def test_compare(cli, saved_model, tmp_path):
         assert [(i["prompt"], i["seed"]) for i in images] == items
         assert found["methods"][label]["overall"]["n"] == 4
     assert found["paired"]["softpag"]["overall"]["n"] == 4
-    assert "softpag minus plain: +0 points" in out
+    assert "softpag minus plain: 0 wins, 0 losses of 4" in out and "0 of 4 right" in out and "%" not in out
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_demo_prompts_are_a_dozen_held_out_ones_of_every_task():
 def test_demo(cli, tmp_path):
     code, out, err = cli("demo", "--out", tmp_path)
     assert (code, err) == (0, "")
-    assert files(tmp_path) == ["compare.png", "report.html", "results.json"]
+    assert files(tmp_path) == ["compare.png", "pictures", "report.html", "results.json"]
     found = json.loads((tmp_path / "results.json").read_text())
     assert [i["prompt"] for i in found["methods"]["plain"]["images"]] == list(demo.PROMPTS)
     assert found["methods"]["plain"]["overall"]["n"] == found["methods"]["softpag"]["overall"]["n"] == 12

@@ -111,11 +111,11 @@ def test_a_long_prompt_is_warned_about(cli, saved_model, tmp_path):
 @pytest.mark.parametrize(
     "words, match",
     [
-        (["--seed", "-1"], "a seed must be a whole number from 0 to 2**63 - 1, got '-1'"),
+        (["--seed", "-2"], "a seed must be a whole number from 0 to 2**63 - 1, got '-2'"),
         (["--seed", "1.5"], "got '1.5'"),
         (["--seed", str(2**63 - 1), "--num-images", "2"], "got 9223372036854775808"),
         (["--num-images", "0"], "--num-images must be 1 or more"),
-        (["--height", "30"], "the nearest is 32"),
+        (["--height", "30"], "the nearest are 28 and 32"),
         (["--guidance-scale", "nan"], "guidance scale must be a finite number"),
         (["--method", "softpg"], "unknown method 'softpg'; the methods are softpag"),
         (["--set", "scale=3"], "needs a method"),
@@ -190,3 +190,12 @@ def test_a_model_trained_anew_is_called_as_it_was_trained(cli, saved_model, tmp_
     assert cli("generate", "a", "-m", folder, "--guidance-scale", 3, "--out", tmp_path / "out")[0] == 0
     (path,) = (tmp_path / "out").glob("*.png")
     assert read(path)["call"] == {"num_inference_steps": 2, "guidance_scale": 3.0}
+
+
+def test_a_method_that_changed_nothing_is_said_in_one_line(cli, saved_model, tmp_path):
+    words = ["--model", saved_model, "--steps", 2, "--seed", 1, "--out", tmp_path]
+    method = ["--method", "clear", "--set", "dense_steps=9", "--set", "backend=reference"]
+    code, _, err = cli("generate", "a red circle", *words, *method)
+    said = [line for line in err.splitlines() if "changed nothing" in line]
+    assert code == 0 and len(said) == 1
+    assert said[0].startswith("warning: clear changed nothing in this run: dense_steps=9 keeps all of its 2")

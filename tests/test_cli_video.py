@@ -45,8 +45,10 @@ def test_what_does_not_fit_is_one_line(refused, saved_clip_model, saved_model, t
     base = ["generate", PROMPT, "-m", saved_clip_model, "--out", tmp_path / "x.mp4"]
     unfit = refused(*base, "--method", "clear")
     assert "radial" in unfit.lower() and "gna" in unfit.lower()
-    assert "1 more than a multiple of 2, got 8; the nearest is 9" in refused(*base, "--num-frames", 8)
-    assert "multiple of 16 px, got 40" in refused(*base, "--width", 40)
+    assert "1 more than a multiple of 2 up to 127, got 8; the nearest are 7 and 9" in refused(
+        *base, "--num-frames", 8
+    )
+    assert "multiple of 16 px up to 256, got 40" in refused(*base, "--width", 40)
     assert "name a folder instead" in refused(*base, "--num-images", 2)
     assert "--fps must lie between" in refused(*base, "--fps", 0)
     assert "makes videos, which --out writes as .mp4 or .gif" in refused(*base[:-1], tmp_path / "x.png")

@@ -145,8 +145,14 @@ def test_levels_of_odd_grids_are_rounded_up_as_in_the_model():
 @pytest.mark.parametrize(
     "size, words",
     [
-        ({"width": 1288}, "width that is a multiple of 16 px, got 1288; the nearest are 1280 and 1296"),
-        ({"num_frames": 2}, "num_frames that is 1 more than a multiple of 4, got 2; the nearest are 1 and 5"),
+        (
+            {"width": 1288},
+            "width that is a multiple of 16 px up to 16384, got 1288; the nearest are 1280 and 1296",
+        ),
+        (
+            {"num_frames": 2},
+            "num_frames that is 1 more than a multiple of 4 up to 4093, got 2; the nearest are 1 and 5",
+        ),
     ],
 )
 def test_sizes_between_tokens_are_refused_with_the_nearest(size, words):
@@ -226,7 +232,7 @@ def test_every_field_is_there_and_readable():
         (dx.Grid(1, 8, 8), dx.CLEAR(), {"height": 64}, "a size already, got height"),
         ("flux", dx.CLEAR(), {"hight": 64}, "nearest is 'height'"),
         ("flux", dx.CLEAR(), {"num_frames": 5}, "makes images"),
-        ("flux", dx.CLEAR(), {"height": 8}, "16 x 16 px"),
+        ("flux", dx.CLEAR(), {"height": 8}, "a multiple of 16 px, got 8; the nearest is 16"),
         ("wan2.1", dx.CLEAR(), {}, "Radial"),
         ("flux", dx.Radial(), {}, "CLEAR"),
         ("flux", dx.GNA((65, 8)), {}, "axis h of 64 tokens; the largest window there is 64"),

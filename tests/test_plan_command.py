@@ -6,6 +6,7 @@ import pytest
 
 from diffusers_ext.cli import main
 from diffusers_ext.commands import plan as command
+from diffusers_ext.kernels.recipe import Recipe
 
 
 @pytest.fixture
@@ -77,11 +78,11 @@ def test_a_saved_model(plan, saved_model):
         (("30x30", "--method", "clear", "--height", "64"), "a size already"),
         (
             ("wan2.1", "--method", "radial", "--preset", "--height", "481"),
-            "a height that is a multiple of 16 px, got 481; the nearest are 480 and 496",
+            "a height that is a multiple of 16 px up to 16384, got 481; the nearest are 480 and 496",
         ),
         (
             ("wan2.1", "--method", "radial", "--preset", "--frames", "80"),
-            "a num_frames that is 1 more than a multiple of 4, got 80; the nearest are 77 and 81",
+            "a num_frames that is 1 more than a multiple of 4 up to 4093, got 80; the nearest are 77 and 81",
         ),
     ],
 )
@@ -102,8 +103,8 @@ def test_errors_are_one_line(plan, arguments, words):
         ("1x2000000", "--method", "clear"),
     ],
 )
-def test_plans_of_minutes_are_refused_before_they_begin(plan, arguments, monkeypatch):
-    monkeypatch.setattr("diffusers_ext.forecast.plan", lambda *_, **__: pytest.fail("a plan was begun"))
+def test_plans_of_minutes_are_refused_before_a_block_is_counted(plan, arguments, monkeypatch):
+    monkeypatch.setattr(Recipe, "_blocks", lambda self: pytest.fail("blocks were counted"))
     code, out, error = plan(*arguments)
     assert (code, out) == (2, "") and error.count("\n") == 1 and "up to 268435456 pairs of blocks" in error
 

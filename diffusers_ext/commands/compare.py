@@ -1,11 +1,14 @@
 """`diffusers-ext compare`: the same prompts and seeds with several methods, side by side."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from . import making
 from . import options as opt
+from .seeds import seed_of
 
 REPORT = "report.html"
 
@@ -14,29 +17,37 @@ def compare(
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
     model: opt.Model = "shapes-sd3",
     methods: Annotated[
-        str, typer.Option("--methods", help="Columns, as plain,softpag; a+b applies both.")
+        str, typer.Option("--methods", help="The columns, as plain,softpag. Write a+b to apply both.")
     ] = "plain,softpag",
     settings: opt.Settings = None,
     preset: opt.Preset = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as 0,1,2.")] = "0",
-    prompts_file: Annotated[Path | None, typer.Option("--prompts-file", help="One prompt a line.")] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Seeds of the noise, as 0,1,2. With -1 one is drawn and printed.")
+    ] = "0",
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts-file", help="A text file with one prompt a line.")
+    ] = None,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
+    true_cfg_scale: opt.TrueCfg = None,
     height: opt.Height = None,
     width: opt.Width = None,
     negative: opt.Negative = None,
     batch: opt.Batch = 4,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    threads: opt.Threads = None,
     out: opt.Out = "out/compare",
+    named: making.Prompt = None,
 ) -> None:
-    """Compare methods at equal prompts and seeds: compare.png, report.html and results.json."""
-    from ..call import seed_of
+    """Compare methods at equal prompts and seeds, in compare.png, report.html and results.json.
 
+    Finished pictures are skipped when the same command runs again.
+    """
     numbers = [seed_of(s) for s in seeds.split(",") if s.strip()]
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"--seeds takes different whole numbers, got {seeds!r}; for example --seeds 0,1,2")
-    wanted = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
+    wanted = [*(prompts or []), *(named or []), *(read_prompts(prompts_file) if prompts_file else [])]
     if not wanted:
         raise ValueError("compare needs a prompt, got none; write one in quotes or pass --prompts-file FILE")
     side_by_side(
@@ -49,6 +60,7 @@ def compare(
         asked={
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
+            "true_cfg_scale": true_cfg_scale,
             "height": height,
             "width": width,
             "negative_prompt": negative,
@@ -56,6 +68,7 @@ def compare(
         batch=batch,
         device=device,
         dtype=dtype,
+        threads=threads,
         out=out,
         title=f"{model}: {methods.replace(',', ', ')}",
     )
@@ -75,16 +88,17 @@ def side_by_side(
     dtype: str | None,
     out: str | Path,
     title: str,
+    threads: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Runs and writes one comparison; returns what `results.json` holds."""
-    from tqdm import tqdm
-
-    from ..call import arguments, cut_text
-    from ..evaluate import sites
+    from ..call import arguments
+    from ..evaluate import record, sites
+    from ..evaluate.claim import claim
     from ..evaluate.compare import lines, run
     from ..evaluate.generate import Item
     from ..evaluate.grid import grid
+    from ..evaluate.kept import Kept
     from ..evaluate.report import html
     from ..evaluate.store import FILE
     from ..metadata import output_folder, versions, write_bytes, write_image, write_json
@@ -92,27 +106,60 @@ def side_by_side(
     opt.refuse_other(out, "an eval", FILE)
     columns, known = opt.variants(methods, settings, model, preset)
     folder = output_folder(out)
-    pipe = opt.open_model(model, device, dtype)
+    pipe = opt.open_model(model, device, dtype, threads)
     call = arguments(pipe, opt.defaults(model), **asked)
-    for prompt in prompts:
-        for sentence in cut_text(pipe, prompt, call):
-            opt.warn(sentence)
+    opt.warn_of_texts(pipe, model, prompts, call)
     items = [Item(p, s) for p in prompts for s in seeds]
-    bar = tqdm(total=len(items) * len(columns), unit="image", disable=not opt.show_progress())
-    with bar, sites.unlogged():
-        comparison = run(pipe, columns, items, call, batch, bar.update)
-    results = {"model": model, "call": call, **comparison.to_dict(), "versions": versions()}
-    ran = comparison.ran()
-    told = sites.compared(sites.sentences, ran)
-    write_image(folder / "compare.png", grid(comparison))
-    write_bytes(folder / REPORT, html(comparison, results, title, (*notes, *known, *told)).encode())
-    write_json(folder / "results.json", results)
+    watch = making.watch(len(items) * len(columns))
+    with claim(folder, "compare"), watch, sites.unlogged():
+        kept = Kept(folder, record.shared(pipe, model, (), call))
+        comparison = run(pipe, columns, items, call, batch, kept=kept, watch=watch)
+        if not watch.finished:
+            making.end(watch)
+        results = {
+            "model": model,
+            "call": call,
+            **kept.facts(),
+            **comparison.to_dict(),
+            "versions": versions(),
+        }
+        ran = comparison.ran()
+        told = sites.compared(sites.sentences, ran)
+        if replaces(folder / "results.json", results):
+            watch.say(
+                f"warning: {folder} held another comparison; its compare.png, {REPORT} and results.json are "
+                "replaced, its pictures stay"
+            )
+        write_image(folder / "compare.png", grid(comparison))
+        write_bytes(folder / REPORT, html(comparison, results, title, (*notes, *known, *told)).encode())
+        write_json(folder / "results.json", results)
     for line in [*known, *lines(results), *told]:
         typer.echo(line)
     for sentence in sites.compared(sites.warnings, ran):
         opt.warn(sentence)
     typer.echo(f"wrote {folder / 'compare.png'}, {REPORT} and results.json")
+    making.end(watch)
     return results
+
+
+def replaces(path: Path, results: dict[str, Any]) -> bool:
+    """Whether the results at `path` tell of other settings, or of pictures that `results` do not have."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        old, new = (_told(r) for r in (before, json.loads(json.dumps(results))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of something else
+        return False
+    return not old <= new
+
+
+def _told(results: dict[str, Any]) -> set[str]:
+    """Every picture that results tell of, with its settings."""
+    common = [results.get(key) for key in ("weights", "configs", "dtype", "device", "call")]
+    return {
+        json.dumps([common, facts["methods"], image["prompt"], image["seed"]], sort_keys=True)
+        for facts in results["methods"].values()
+        for image in [*facts["images"], *facts.get("failed", [])]
+    }
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -7,15 +7,24 @@ from typing import Annotated
 
 import typer
 
+from . import making
 from . import options as opt
 from .compare import REPORT
+from .seeds import seed_of
 
 
 def evaluate(
     model: opt.Model = "shapes-sd3",
-    suite: Annotated[str, typer.Option("--suite", help="train-like, held-out or tuning.")] = "held-out",
-    n: Annotated[int, typer.Option("--n", help="Prompts per task.")] = 40,
-    seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Fixes prompts and noise.")] = "0",
+    suite: Annotated[
+        str, typer.Option("--suite", help="One of train-like, held-out and tuning.")
+    ] = "held-out",
+    n: Annotated[int, typer.Option("--n", help="Number of prompts per task.")] = 40,
+    seed: Annotated[
+        str,
+        typer.Option(
+            "--seed", metavar="INTEGER", help="Fixes prompts and noise. With -1 a seed is drawn and printed."
+        ),
+    ] = "0",
     method: opt.Methods = None,
     settings: opt.Settings = None,
     preset: opt.Preset = None,
@@ -24,17 +33,20 @@ def evaluate(
     batch: opt.Batch = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    threads: opt.Threads = None,
     out: opt.Out = "out/eval",
 ) -> None:
-    """Measure accuracy per task on a prompt suite, with a chart and a gallery; resumes by itself."""
-    from tqdm import tqdm
+    """Measure accuracy per task on a prompt suite, with a chart and a gallery.
 
-    from ..call import arguments, seed_of
+    Finished pictures are skipped when the same command runs again.
+    """
+    from ..call import arguments
     from ..evaluate import sites
+    from ..evaluate.claim import claim
     from ..evaluate.compare import Variant
     from ..evaluate.outputs import rows, write
     from ..evaluate.pictures import Pictures
-    from ..evaluate.run import answer, column, key, results
+    from ..evaluate.run import answer, both, column, key, results
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
     from ..evaluate.weights import marks
@@ -42,35 +54,42 @@ def evaluate(
     from ..metadata import output_folder, versions
     from ..settings import PLAIN
 
-    asked = questions(suite, n, seed_of(seed), opt.tasks(model))
+    number = seed_of(seed)
+    asked = questions(suite, n, number, opt.tasks(model))
     methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
     opt.refuse_other(out, "a comparison", REPORT)
     folder, home = output_folder(out), model_folder(model)
-    pipe = opt.open_model(model, device, dtype)
+    pipe = opt.open_model(model, device, dtype, threads)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
-    identity = marks(home) | {"call": call, "dtype": str(pipe.dtype)}
-    store, pictures = Store(folder, identity), Pictures(folder)
+    identity = marks(home) | {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
-    bar = tqdm(total=len(asked) * (1 + bool(methods)), unit="image", disable=not opt.show_progress())
-    with bar, sites.unlogged():
-        run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch)
+    watch = making.watch(len(asked) * (1 + bool(methods)))
+    with claim(folder, "eval"), watch, sites.unlogged():
+        store, pictures = Store(folder, identity), Pictures(folder)
+        run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch, watch=watch)
         # The method goes first: one that does not fit the model says so before the plain pictures are made.
-        judged = run(variant=other if methods else plain, tick=bar.update, pictures=pictures)
-        base = run(variant=plain, tick=bar.update, pictures=pictures) if methods else judged
-    if all(j.correct is None for j in judged):
-        raise ValueError(f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}")
-    ran = sites.kept(folder, key(other))
-    found = {
-        "model": model,
-        "suite": suite,
-        "n": n,
-        "seed": seed_of(seed),
-        **identity,
-        **results(other, judged, base if methods else None, ran),
-        "versions": versions(),
-    }
-    columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
-    files = write(folder, found, *columns)
+        judged = run(variant=other if methods else plain, pictures=pictures)
+        base = run(variant=plain, pictures=pictures) if methods else judged
+        judged, base = both(judged, base)
+        if not judged:
+            making.end(watch)
+        if all(j.correct is None for j in judged):
+            raise ValueError(
+                f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}"
+            )
+        ran = sites.kept(folder, key(other))
+        found = {
+            "model": model,
+            "suite": suite,
+            "n": n,
+            "seed": number,
+            **identity,
+            **results(other, judged, base if methods else None, ran),
+            **making.lost(watch),
+            "versions": versions(),
+        }
+        columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
+        files = write(folder, found, *columns)
     for line in [*notes, *aligned(rows(found, other.label or PLAIN))]:
         typer.echo(line)
     for line in sites.sentences(ran):
@@ -78,6 +97,7 @@ def evaluate(
     for sentence in sites.warnings(ran):
         opt.warn(sentence)
     typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
+    making.end(watch)
 
 
 def model_folder(name: str) -> Path:

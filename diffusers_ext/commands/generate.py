@@ -1,124 +1,213 @@
 """`diffusers-ext generate`: one prompt to pictures or clips that tell how they were made."""
 
-import hashlib
-import json
-from typing import Annotated, Any
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import making, seeds
 from . import options as opt
+
+if TYPE_CHECKING:
+    from ..evaluate.generate import Item, Picture
+    from ..evaluate.unfinished import Unfinished
+    from ..evaluate.watch import Watch
+    from .target import Target
+
+FAILED = ".failed.json"  # beside where the picture would be
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
     model: opt.Model = "shapes-sd3",
     method: opt.Methods = None,
     settings: opt.Settings = None,
     preset: opt.Preset = None,
-    seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Noise of the first image.")] = "0",
-    num_images: Annotated[int, typer.Option("--num-images", help="Images, with seeds counting up.")] = 1,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            "--seed",
+            metavar="INTEGER",
+            help="Seed of the noise of the first image. Without it, or with -1, one is drawn and printed.",
+        ),
+    ] = None,
+    num_images: Annotated[
+        int, typer.Option("--num-images", help="Number of images; their seeds count up from the first.")
+    ] = 1,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
+    true_cfg_scale: opt.TrueCfg = None,
     height: opt.Height = None,
     width: opt.Width = None,
     negative: opt.Negative = None,
     batch: opt.Batch = 1,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
-    num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
-    fps: Annotated[float | None, typer.Option("--fps", help="Frames a second of a video; 8.")] = None,
+    threads: opt.Threads = None,
+    num_frames: Annotated[
+        int | None,
+        typer.Option("--num-frames", help="Number of frames of a video. The model's own when left out."),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option("--fps", help="Frames a second of a video. 8 when left out.")
+    ] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="PATH", help="Folder, or a .png, .mp4 or .gif file.")
+        str, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a .png, .mp4 or .gif file.")
     ] = "out",
-    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Settings inside a PNG.")] = True,
+    embed: Annotated[
+        bool, typer.Option("--embed/--no-embed", help="Write the settings into a PNG as well, or not.")
+    ] = True,
+    named: making.Prompt = None,
 ) -> None:
-    """Make images or videos of one prompt; each file has a JSON file beside it, a PNG carries it inside."""
-    from ..call import arguments, cut_text, makes_videos, seed_of
+    """Make images or videos of one prompt, with all settings in a JSON file beside each.
+
+    Finished ones are skipped when the same command runs again.
+    """
+    from ..call import arguments, makes_videos, seed_of
+    from ..evaluate import record
+    from ..evaluate.generate import Item
+    from ..evaluate.unfinished import Unfinished
     from ..loading import locate
     from .target import Target
 
-    first = seed_of(seed)
+    (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
-    seeds = [seed_of(first + i) for i in range(num_images)]
+    first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
+    seed_of(first + num_images - 1)
     methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
     target = Target.of(out, num_images)
-    pipe = opt.open_model(model, device, dtype)
+    pipe = opt.open_model(model, device, dtype, threads)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(
         pipe,
         opt.defaults(model),
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
+        true_cfg_scale=true_cfg_scale,
         height=height,
         width=width,
         negative_prompt=negative,
         num_frames=num_frames,
     )
-    for sentence in cut_text(pipe, prompt, call):
-        opt.warn(sentence)
-    _make(pipe, model, prompt, seeds, methods, notes, call, batch, target, embed)
+    opt.warn_of_texts(pipe, model, [prompt], call)
+    common = record.shared(pipe, model, methods, call) | ({"fps": target.fps} if target.fps else {})
+    run = Unfinished(target.folder, {"prompt": prompt, **record.shaping(common)}, num_images, first)
+    # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
+    with run if seed is None and num_images > 1 else nullcontext() as resumed:
+        if resumed is not None:
+            first = resumed.seed
+        said = None if seed is not None and not seeds.is_random(seed) else _said(first, resumed)
+        items = [Item(prompt, first + i) for i in range(num_images)]
+        lead = [*([said] if said else []), *notes]
+        watch = _make(pipe, items, methods, common, call, batch, target, embed, lead)
+        if watch.failures and resumed is not None:
+            resumed.keep()
+    making.end(watch)
+
+
+def _said(first: int, resumed: "Unfinished | None") -> str:
+    """The line about a seed that nobody gave."""
+    if resumed is not None and resumed.found:
+        return f"seed {first}, of the same command that did not end; --seed -1 draws another"
+    return f"seed {first}, drawn at random; --seed {first} makes the same again"
 
 
 def _make(
     pipe: Any,
-    model: str,
-    prompt: str,
-    seeds: list[int],
+    items: list["Item"],
     methods: tuple[Any, ...],
-    notes: list[str],
+    common: dict[str, Any],
     call: dict[str, Any],
     batch: int,
-    target: Any,
+    target: "Target",
     embed: bool,
-) -> None:
-    from ..evaluate.generate import Item, applied
+    lead: list[str],
+) -> "Watch":
+    """Makes what is not finished, and writes each picture when it is there; `lead` are the first lines."""
+    from ..evaluate import record
+    from ..evaluate.generate import applied
     from ..evaluate.generate import generate as make
+
+    records = {item: record.of(item, common) for item in items}
+    paths = {item: target.path(record.name(made)) for item, made in records.items()}
+    todo = [item for item in records if not _finished(paths[item], records[item], embed)]
+    watch = making.watch(len(records), "clip" if target.fps else "image")
+    with watch, applied(pipe, methods if todo else ()) as session:
+        if len(todo) < len(records):
+            _flush(watch, lead)
+        for item in records:
+            if item not in todo:
+                watch.line(f"{paths[item]}  seed {item.seed}, finished before")
+        watch.skip(len(records) - len(todo))
+        for pictures in make(pipe, todo, call, batch, watch):
+            _flush(
+                watch, lead
+            )  # not before: some methods refuse in the first call, and a refusal is one line
+            for p in pictures:
+                if target.stem and paths[p.item].exists():
+                    watch.say(f"warning: {paths[p.item]} held another picture and is replaced")
+                report = session.report().to_dict() if session else None
+                says = _write(paths[p.item], p, records[p.item], report, target.fps, embed)
+                if p.flags:
+                    watch.say(f"warning: {paths[p.item].name} looks wrong: {', '.join(p.flags)}")
+                watch.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
+            watch.tick(len(pictures))
+        _flush(watch, lead)
+        for failed in watch.failures:
+            _note(paths[failed.item], records[failed.item], failed.reason)
+        if session:
+            watch.line(str(session.report()))
+    return watch
+
+
+def _flush(watch: "Watch", lines: list[str]) -> None:
+    while lines:
+        watch.line(lines.pop(0))
+
+
+def _write(
+    path: Path, picture: "Picture", made: dict[str, Any], report: Any, fps: float | None, embed: bool
+) -> str:
+    """Writes a picture and, last, what is beside it; returns the verdict in words."""
     from ..evaluate.score import judge
     from ..evaluate.video import Clip
-    from ..metadata import slug, versions, write_image, write_json
-    from ..settings import as_dict
+    from ..metadata import write_image, write_json
     from ..video import write_video
 
-    shared = {
-        "prompt": prompt,
-        "model": model,
-        "pipeline": type(pipe).__name__,
-        "methods": [as_dict(m) for m in methods],
-        "call": call,
+    image = picture.image
+    judged = judge(image, picture.item.prompt, picture.item.seed)
+    made = made | {"size": list(image.size), "flags": list(picture.flags)}
+    beside = made | {
+        "seconds": round(picture.seconds, 4),
+        "report": report,
+        "verdict": {"correct": judged.correct, "reason": judged.reason},
     }
-    with applied(pipe, methods) as session:
-        for line in notes:  # not before: a refusal is one line
-            typer.echo(line)
-        for pictures in make(pipe, [Item(prompt, s) for s in seeds], call, batch):
-            for p in pictures:
-                # The name depends on all that shapes the picture, so other settings never overwrite it.
-                record = {**shared, "seed": p.item.seed}
-                mark = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()[
-                    :8
-                ]
-                path = target.path(f"{slug(prompt)}-{p.item.seed}-{mark}")
-                judged = judge(p.image, prompt, p.item.seed)
-                record |= {"size": list(p.image.size), "versions": versions(), "flags": list(p.flags)}
-                sidecar = record | {
-                    "seconds": round(p.seconds, 4),
-                    "device": str(pipe.device),
-                    "report": session.report().to_dict() if session else None,
-                    "verdict": {"correct": judged.correct, "reason": judged.reason},
-                }
-                if isinstance(p.image, Clip):
-                    sidecar |= {"frames": len(p.image.frames), "fps": target.fps}
-                    write_video(path, p.image.frames, target.fps)
-                else:
-                    write_image(path, p.image, record if embed else None)
-                write_json(path.with_suffix(".json"), sidecar)
-                if p.flags:
-                    opt.warn(f"{path.name} looks wrong: {', '.join(p.flags)}")
-                says = (
-                    ""
-                    if judged.correct is None
-                    else ("; right: " if judged.correct else "; wrong: ") + judged.reason
-                )
-                typer.echo(f"{path}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
-        if session:
-            typer.echo(session.report())
+    # A picture without its JSON file counts as unfinished; one beside that of another picture would not.
+    path.with_suffix(".json").unlink(missing_ok=True)
+    if isinstance(image, Clip):
+        beside |= {"frames": len(image.frames)}
+        write_video(path, image.frames, fps)
+    else:
+        write_image(path, image, made if embed else None)
+    write_json(path.with_suffix(".json"), beside)
+    path.with_suffix(FAILED).unlink(missing_ok=True)
+    return "" if judged.correct is None else f"; {'right' if judged.correct else 'wrong'}: {judged.reason}"
+
+
+def _note(path: Path, made: dict[str, Any], reason: str) -> None:
+    """Writes why a picture could not be made, where the next run that makes it takes it away."""
+    from ..metadata import write_json
+
+    write_json(path.with_suffix(FAILED), made | {"failed": reason})
+
+
+def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
+    """Whether the file is there, of the same record, and with or without the settings inside as asked."""
+    from ..evaluate.record import finished
+    from ..metadata import has_record
+
+    if finished(path, made) is None:
+        return False
+    return path.suffix != ".png" or has_record(path) == embed

@@ -6,14 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def methods(as_json: Json = False) -> None:
+def methods(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Methods to show; all of them without a name.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List methods with their settings, defaults, ranges and units."""
     from ..processors import METHODS
 
-    found = [describe_method(name) for name in METHODS]
+    found = [describe_method(name) for name in names or METHODS]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

@@ -1,6 +1,7 @@
 """Options that several commands share, and the steps they have in common."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,13 @@ import typer
 if TYPE_CHECKING:
     from ..evaluate.compare import Variant
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Zoo name, local folder or Hub id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a local folder or a Hub id.")]
 Methods = Annotated[
-    list[str] | None, typer.Option("--method", help="Method to apply; may come several times.")
+    list[str] | None, typer.Option("--method", help="A method to apply. It may come several times.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Setting of a method, as scale=3 or softpag.scale=3."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of a method, as scale=3 or softpag.scale=3."),
 ]
 Preset = Annotated[
     bool | None,
@@ -28,22 +29,59 @@ Preset = Annotated[
         show_default=False,
     ),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="Classifier-free guidance scale.")]
-Height = Annotated[int | None, typer.Option("--height", help="px")]
-Width = Annotated[int | None, typer.Option("--width", help="px")]
-Negative = Annotated[str | None, typer.Option("--negative", help="Negative prompt.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Number of denoising steps. The model's own when left out.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale", help="Scale of classifier-free guidance. The model's own when left out."
+    ),
+]
+TrueCfg = Annotated[
+    float | None,
+    typer.Option(
+        "--true-cfg-scale",
+        help="Guidance scale of models that embed another one, such as FLUX.1. Off when left out.",
+    ),
+]
+Height = Annotated[int | None, typer.Option("--height", help="Height in px. The model's own when left out.")]
+Width = Annotated[int | None, typer.Option("--width", help="Width in px. The model's own when left out.")]
+Negative = Annotated[
+    str | None,
+    typer.Option("--negative", help="What not to draw, the negative prompt, for models that guide with one."),
+]
 # Text, since an empty name as a path would be the current folder.
-Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Output folder.")]
-Batch = Annotated[int, typer.Option("--batch", help="Images at a time.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; the best one when left out.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="The output folder.")]
+Batch = Annotated[int, typer.Option("--batch", help="Number of images that are made at a time.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="One of cpu, cuda and mps. CUDA when left out, where there is a GPU."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="CPU threads of torch. Models of shapes world run on one, unless OMP_NUM_THREADS is set.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="One of float32, bfloat16 and float16. That of the weights when left out."),
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def open_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
-    """The pipeline on its device; the hosts' bars and hints about absent extras are switched off."""
+def open_model(
+    name: str, device: str | None = None, dtype: str | None = None, threads: int | None = None
+) -> Any:
+    """The pipeline on its device; the hosts' bars and hints about absent extras are switched off.
+
+    torch computes on `threads` until the command ends; `None` means one for models of shapes world, unless
+    OMP_NUM_THREADS is set, and otherwise what torch chooses.
+    """
     import logging
 
     import torch
@@ -52,6 +90,7 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None) -
     from ..loading import load
 
     quiet_hosts()
+    _use_threads(name, threads)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if device is None:
@@ -68,6 +107,15 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None) -
     return pipe
 
 
+def _use_threads(name: str, threads: int | None) -> None:
+    from .. import zoo
+    from ..zoo.train import use_threads
+
+    # Layers of shapes world are so small that a second thread costs more than it brings.
+    alone = threads is None and zoo.of_world(name) and "OMP_NUM_THREADS" not in os.environ
+    use_threads(1 if alone else threads)
+
+
 def quiet_hosts() -> None:
     """Switches off the bars of the hosts and hints about absent extras."""
     import diffusers
@@ -82,9 +130,7 @@ def defaults(name: str) -> dict[str, Any]:
     """Call arguments that a zoo model, shipped or trained anew, was trained for; none for other models."""
     from .. import zoo
 
-    if name in zoo.MODELS:
-        return dict(zoo.MODELS[name].call)
-    return zoo.card(Path(name).expanduser()).get("call", {})
+    return zoo.own_call(name)
 
 
 def tasks(name: str) -> tuple[str, ...]:
@@ -95,6 +141,44 @@ def tasks(name: str) -> tuple[str, ...]:
     if name in zoo.MODELS:
         return zoo.MODELS[name].tasks or IMAGE_TASKS
     return tuple(zoo.card(Path(name).expanduser()).get("tasks") or IMAGE_TASKS)
+
+
+def warn_of_texts(pipe: Any, model: str, prompts: Sequence[str], call: dict[str, Any]) -> None:
+    """Warnings of what a model will not understand or read of its prompts, the negative one included."""
+    from ..call import cut_text
+
+    texts = [*prompts, *filter(None, [call.get("negative_prompt")])]
+    for sentence in [*unknown_words(model, prompts), *(s for t in texts for s in cut_text(pipe, t, call))]:
+        warn(sentence)
+
+
+def unknown_words(model: str, prompts: Sequence[str]) -> list[str]:
+    """One sentence where a model of shapes world is asked for `prompts` outside its grammar, else none."""
+    from .. import zoo
+    from ..zoo.captions import parse as of_pictures
+    from ..zoo.motion import parse as of_clips
+
+    if not zoo.of_world(model):
+        return []
+    clips = "num_frames" in defaults(model)
+    others = []
+    for prompt in prompts:
+        try:
+            (of_clips if clips else of_pictures)(prompt)
+        except ValueError:
+            others.append(prompt)
+    if not others:
+        return []
+    known = (
+        ("a red circle moves left", "a blue star")
+        if clips
+        else ("a red circle and a blue square", "two green stars")
+    )
+    which = f"{others[0]!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+    return [
+        f"{model} knows sentences such as {' or '.join(map(repr, known))}; {which} "
+        f"{'are' if len(others) > 1 else 'is'} none of them"
+    ]
 
 
 def chosen(

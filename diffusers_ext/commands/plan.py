@@ -14,18 +14,18 @@ MOST_PAIRS = 1 << 28  # of blocks: a plan looks at each, at about ten million a 
 
 
 def plan(
-    target: Annotated[str, typer.Argument(help="Preset, model, or a grid of tokens as 21x45x80.")],
-    method: Annotated[str, typer.Option("--method", help="Sparse method.")],
+    target: Annotated[str, typer.Argument(help="A preset, a model, or a grid of tokens as 21x45x80.")],
+    method: Annotated[str, typer.Option("--method", help="A sparse method.")],
     settings: Settings = None,
     preset: Preset = None,
     height: Height = None,
     width: Width = None,
-    frames: Annotated[int | None, typer.Option("--frames", help="Frames of a video.")] = None,
-    text: Annotated[int | None, typer.Option("--text", help="Text tokens in the sequence.")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", help="Number of frames of a video.")] = None,
+    text: Annotated[int | None, typer.Option("--text", help="Number of text tokens in the sequence.")] = None,
     tile: Annotated[
         str | None, typer.Option("--tile", metavar="TxHxW[,TxHxW]", help="Tiles of queries and of keys.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Tell what a sparse method would do at a size; no model runs."""
     from ..forecast import plan as forecast

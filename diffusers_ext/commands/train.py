@@ -19,28 +19,43 @@ def train(
             "--out",
             "-o",
             metavar="PATH",
-            help=f"Folder of runs, NAME is made in it; for {STUDENT} the student's.",
+            help=f"Folder of runs, in which NAME is made. For {STUDENT} the student's folder.",
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Stop after this time; resumable.")
+        float | None,
+        typer.Option(
+            "--minutes",
+            help="Stop after this time, which counts everything from the start. The next run goes on.",
+        ),
     ] = None,
-    samples: Annotated[int | None, typer.Option("--samples", help="Length of the run, in pictures.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", help="Length of the run in pictures. The recipe's when left out."),
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Samples a step; the recipe's suits a CPU, a GPU takes 512.")
+        int | None,
+        typer.Option(
+            "--batch", help="Samples a step. The recipe's when left out, which suits a CPU; a GPU takes 512."
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Number of CPU threads. All cores when left out.")
+    ] = None,
     decay_now: Annotated[
         bool, typer.Option("--decay-now", help="Let the learning rate fall to nothing from here on.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from the checkpoint.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on from the checkpoint, or begin again.")
+    ] = True,
     start: Annotated[
         str | None,
-        typer.Option("--start", help="Weights to begin with: a model of the zoo or a folder; not for CLEAR."),
+        typer.Option("--start", help="Weights to begin with, a model of the zoo or a folder. Not for CLEAR."),
     ] = None,
     seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Fixes data and noise.")] = "0",
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help=f"Whom {STUDENT} distils; shapes-sd3 when left out.")
+        str | None,
+        typer.Option("--teacher", help=f"The model that {STUDENT} distils. shapes-sd3 when left out."),
     ] = None,
     settings: opt.Settings = None,
 ) -> None:
@@ -49,7 +64,8 @@ def train(
     `clear` distils a trained one for CLEAR with the settings of --set.
     """
     from ..call import seed_of
-    from ..metadata import output_folder
+    from ..evaluate.claim import claim
+    from ..metadata import output_folder, subfolder
     from ..zoo.train import use_threads
     from ..zoo.train.fit import Run
 
@@ -66,7 +82,8 @@ def train(
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
         folder = output_folder(Path("runs") / STUDENT if out is None else out)
-        written = distill.run(teacher or "shapes-sd3", settings or [], folder, how)
+        with claim(folder, "train"):
+            written = distill.run(teacher or "shapes-sd3", settings or [], folder, how)
     else:
         from ..zoo.train import run
 
@@ -76,7 +93,8 @@ def train(
             )
         begin = None if start is None else _start(start)
         folder = output_folder("runs" if out is None else out)
-        written = run(name, folder, minutes, samples, None, resume, number, decay_now, begin, batch)
+        with claim(subfolder(folder, name), "train"):
+            written = run(name, folder, minutes, samples, None, resume, number, decay_now, begin, batch)
     typer.echo(f"wrote {written}")
 
 

@@ -9,9 +9,14 @@ from . import sites
 from .generate import Item, applied, generate
 from .score import Judged, compare, judge, summarise
 from .video import still
+from .words import difference, right
+from .words import percent as percent  # callers have it from here, beside `difference`
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .kept import Kept
+    from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the comparison."""
+    """One picture of the comparison; one that could not be made has no image, and its verdict is why."""
 
     label: str
-    image: "Image"
+    image: "Image | None"
     judged: Judged
 
 
@@ -49,14 +54,19 @@ class Comparison:
         """Plain data for `results.json`; the first variant is what the others are paired with."""
         methods = {}
         for variant, row, report in zip(self.variants, self.cells, self.reports, strict=True):
-            judged = [c.judged for c in row]
+            judged = [c.judged for c in row if c.image is not None]
             methods[variant.label] = {
                 "methods": [as_dict(m) for m in variant.methods],
                 **summarise(judged),
-                "seconds_per_image": sum(j.seconds for j in judged) / len(judged),
+                "seconds_per_image": sum(j.seconds for j in judged) / len(judged) if judged else None,
                 "report": report,
                 "images": [asdict(j) for j in judged],
             }
+            if len(judged) < len(row):
+                lost = [c.judged for c in row if c.image is None]
+                methods[variant.label]["failed"] = [
+                    {"prompt": j.prompt, "seed": j.seed, "reason": j.reason} for j in lost
+                ]
         first = [c.judged for c in self.cells[0]]
         pairs = {
             v.label: {"against": self.variants[0].label, **compare(first, [c.judged for c in row])}
@@ -72,8 +82,13 @@ def run(
     call: Mapping[str, Any],
     batch: int = 1,
     tick: Callable[[int], object] = lambda done: None,
+    kept: "Kept | None" = None,
+    watch: "Watch | None" = None,
 ) -> Comparison:
     """Makes every item with every variant; `tick` hears how many pictures were just done.
+
+    What `kept` knows is not made again, and what is made is kept at once. `watch` is told of failures, which
+    without it are raised (`evaluate.generate`).
 
     Raises `ValueError` for variants with the same label and for no prompts, `MethodError` as `apply` does.
     """
@@ -83,18 +98,30 @@ def run(
             f"a comparison needs one prompt or more and variants with different names, got {len(items)} "
             f"prompts and {', '.join(labels) or 'no variants'}; name each variant once"
         )
+    if watch is not None:
+        tick = watch.tick
     cells, reports = [], []
     for variant in variants:
-        row: list[Cell] = []
-        with applied(pipe, variant.methods) as session:
-            for pictures in generate(pipe, items, call, batch):
+        row, report = kept.find(variant, items) if kept else ({}, None)
+        (tick if watch is None else watch.skip)(len(row))
+        todo = [item for item in items if item not in row]
+        with applied(pipe, variant.methods if todo else ()) as session:
+            for pictures in generate(pipe, todo, call, batch, watch):
+                report = session.report().to_dict() if session else None
                 for p in pictures:
                     judged = judge(p.image, p.item.prompt, p.item.seed, p.seconds)
-                    row.append(Cell(variant.label, still(p.image), judged))
+                    row[p.item] = Cell(variant.label, still(p.image), judged)
+                    if kept:
+                        kept.add(variant, row[p.item], report)
                 tick(len(pictures))
-            reports.append(session.report().to_dict() if session else None)
-        cells.append(tuple(row))
+        reasons = {f.item: f.reason for f in watch.failures} if watch else {}
+        cells.append(tuple(row.get(i) or _failed(variant, i, reasons[i]) for i in items))
+        reports.append(report)
     return Comparison(tuple(variants), tuple(items), tuple(cells), tuple(reports))
+
+
+def _failed(variant: Variant, item: Item, reason: str) -> Cell:
+    return Cell(variant.label, None, Judged(item.prompt, item.seed, None, None, reason))
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
@@ -102,24 +129,12 @@ def lines(results: Mapping[str, Any]) -> list[str]:
     width = max(map(len, results["methods"]))
     out = []
     for label, facts in results["methods"].items():
-        overall, pace = facts["overall"], f"{facts['seconds_per_image']:.2f} s an image"
-        right = f"{percent(overall)} of {overall['n']} right" if overall else "no ground truth"
-        out.append(f"{label:<{width}}  {right}, {pace}")
+        if facts["seconds_per_image"] is None:
+            out.append(f"{label:<{width}}  no picture could be made")
+            continue
+        told = right(facts["overall"]) if facts["overall"] else "no ground truth"
+        out.append(f"{label:<{width}}  {told}, {facts['seconds_per_image']:.2f} s an image")
     for label, facts in results["paired"].items():
         if facts["overall"]:
             out.append(f"{label} minus {facts['against']}: {difference(facts['overall'])}")
     return out
-
-
-def percent(entry: Mapping[str, Any]) -> str:
-    """`58 % (32 to 81)`: an accuracy and its 95 % interval."""
-    return f"{100 * entry['accuracy']:.0f} % ({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
-
-
-def difference(entry: Mapping[str, Any]) -> str:
-    """`+8 points (-12 to +28), 2 wins, 1 loss, p = 1.00`: a paired difference in words."""
-    wins, losses = entry["wins"], entry["losses"]
-    return (
-        f"{100 * entry['difference']:+.0f} points ({100 * entry['low']:+.0f} to {100 * entry['high']:+.0f}), "
-        f"{wins} win{'s' * (wins != 1)}, {losses} loss{'es' * (losses != 1)}, p = {entry['p']:.2g}"
-    )

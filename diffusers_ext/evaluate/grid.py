@@ -16,6 +16,7 @@ LABEL = 190  # px of the column with the prompts
 GAP = 10
 LINE = 16  # px
 MOST = 4  # lines of a verdict, which take a little less
+FAILED = "could not be made"
 INK, PALE, GOOD, BAD = "#1a1a1a", "#6b6b6b", "#1b7f3b", "#b3261e"
 
 
@@ -23,7 +24,7 @@ def grid(comparison: Comparison) -> Image.Image:
     """Draws the comparison; a verdict is told in words and colour, so that no reader depends on colour."""
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     columns = len(comparison.variants)
-    first = comparison.cells[0][0].image
+    first = next(cell.image for column in comparison.cells for cell in column if cell.image)
     height = ceil(SIDE * first.height / first.width)
     header, ruler = 2 * GAP + LINE, ImageDraw.Draw(Image.new("L", (1, 1)))
     said = [[_verdict(ruler, cell, small) for cell in column] for column in comparison.cells]
@@ -49,6 +50,8 @@ def _verdict(
     draw: ImageDraw.ImageDraw, cell: Cell, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> list[str]:
     """The lines under a picture; none without a ground truth."""
+    if cell.image is None:
+        return wrap(draw, FAILED, font, SIDE, MOST)
     if cell.judged.correct is None:
         return []
     return wrap(draw, verdict_text(cell.judged.correct, cell.judged.reason), font, SIDE, MOST)
@@ -64,9 +67,10 @@ def _cell(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     x, y = corner
-    enlarge = cell.image.width < size[0]
-    kind = Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS
-    canvas.paste(cell.image.convert("RGB").resize(size, kind), corner)
+    if cell.image is not None:
+        enlarge = cell.image.width < size[0]
+        kind = Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS
+        canvas.paste(cell.image.convert("RGB").resize(size, kind), corner)
     if not lines:
         return
     colour = GOOD if cell.judged.correct else BAD

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..metadata import write_bytes, write_json
 from . import sites
-from .compare import difference, percent
 from .gallery import Column, gallery
 from .plot import accuracies, save
+from .words import difference, enough, part, percent
 
 
 def write(folder: Path, found: Mapping[str, Any], ours: Column, plain: Column | None = None) -> list[Path]:
@@ -55,7 +55,7 @@ def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
     call = ", ".join(f"{k} {v}" for k, v in found["call"].items())
     return (
         f"{found['suite']} prompts, {found['n']} a task, seed {found['seed']}; {call}.",
-        f"Intervals hold 95 %; {pace}.",
+        f"Intervals hold 95 %; {pace}." if enough(found["overall"]) else f"{pace[0].upper()}{pace[1:]}.",
         *sites.sentences(found.get("sites", {})),
     )
 
@@ -67,4 +67,4 @@ def _entry(facts: Mapping[str, Any] | None, task: str) -> Any:
 
 
 def _swapped(entry: Mapping[str, Any]) -> str:
-    return f", swapped {100 * entry['swapped']:.0f} %" if "swapped" in entry else ""
+    return f", swapped {part(entry['swapped'], entry['n'])}" if "swapped" in entry else ""

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..metadata import slug, write_image
+from ..metadata import slug, subfolder, write_image
 from .generate import Item
 from .video import Clip, still
 
@@ -20,7 +20,7 @@ class Pictures:
     """A PNG per variant, prompt and seed under `FOLDER`; each is written whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / FOLDER
+        self.home, self.folder = folder, folder / FOLDER
 
     def path(self, variant: str, item: Item) -> Path:
         """Where the picture of `variant` (as the store names it) lies, whether or not it has been made."""
@@ -34,5 +34,5 @@ class Pictures:
     def add(self, variant: str, item: Item, image: Image | Clip) -> None:
         """Keeps one picture, or the frames of a clip on a sheet; it is on the disk when this returns."""
         path = self.path(variant, item)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        subfolder(self.home, FOLDER, path.parent.name)
         write_image(path, still(image), {"prompt": item.prompt, "seed": item.seed})

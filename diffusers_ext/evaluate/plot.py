@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..metadata import write_bytes
+from .words import enough
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +52,9 @@ def points(
     """Adds points in percent at `entries[i][key]` with bars from `low` to `high`; `place` picks the look."""
     y = [100 * e[key] for e in entries]
     # Percentile intervals need not hold the point; a bar of negative length would be refused.
-    below = [max(v - 100 * e["low"], 0) for v, e in zip(y, entries, strict=True)]
-    above = [max(100 * e["high"] - v, 0) for v, e in zip(y, entries, strict=True)]
+    # Fewer than ten pictures get none: it would be as long as the axis.
+    below = [max(v - 100 * e["low"], 0) * enough(e) for v, e in zip(y, entries, strict=True)]
+    above = [max(100 * e["high"] - v, 0) * enough(e) for v, e in zip(y, entries, strict=True)]
     axes.errorbar(
         x,
         y,

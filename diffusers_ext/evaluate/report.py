@@ -8,8 +8,8 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from .compare import difference, percent
 from .page import figure, notes, page
+from .words import difference, enough, percent
 
 if TYPE_CHECKING:
     from .compare import Cell, Comparison
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks: Sequence[str] = ()) -> str:
     """The whole page; `results` is `comparison.to_dict()` with whatever else belongs into `results.json`."""
     settings = {label: facts["methods"] for label, facts in results["methods"].items()}
+    entries = [facts["overall"] for facts in results["methods"].values()]
+    intervals = ", with 95 % intervals" * any(e and enough(e) for e in entries)
     body = f"""{notes(remarks)}
-<h2>Right pictures, with 95 % intervals</h2>
+<h2>Right pictures{intervals}</h2>
 <div class="scroll">{_accuracies(results)}</div>
 {_pairs(results)}
 <h2>Pictures</h2>
@@ -36,7 +38,7 @@ def _accuracies(results: Mapping[str, Any]) -> str:
     for label, facts in results["methods"].items():
         entries = [facts["overall"], *(facts["tasks"].get(t) for t in tasks)]
         numbers = "".join(f'<td class="number">{_share(e)}</td>' for e in entries)
-        pace = f"{facts['seconds_per_image']:.2f}"
+        pace = "" if facts["seconds_per_image"] is None else f"{facts['seconds_per_image']:.2f}"
         rows.append(f'<tr><th>{escape(label)}</th>{numbers}<td class="number">{pace}</td></tr>')
     heads = "".join(f"<th>{escape(t.replace('_', ' '))}</th>" for t in ["overall", *tasks])
     return f"<table><tr><th></th>{heads}<th>s an image</th></tr>{''.join(rows)}</table>"
@@ -45,6 +47,8 @@ def _accuracies(results: Mapping[str, Any]) -> str:
 def _share(entry: Mapping[str, Any] | None) -> str:
     if not entry:
         return "no ground truth"
+    if not enough(entry):
+        return escape(percent(entry))
     share, interval = escape(percent(entry)).split(" (")
     return f"{share} of {entry['n']}<br>({interval}"
 
@@ -57,7 +61,9 @@ def _pairs(results: Mapping[str, Any]) -> str:
     ]
     if not lines:
         return ""
-    note = "Same prompts and seeds; a win is right where the other is wrong; p is McNemar's exact test."
+    note = "Same prompts and seeds; a win is right where the other is wrong."
+    if any(f["overall"] and enough(f["overall"]) for f in results["paired"].values()):
+        note += " p is McNemar's exact test."
     return f'<ul>{"".join(lines)}</ul><p class="note">{note}</p>'
 
 
@@ -71,6 +77,8 @@ def _pictures(comparison: Comparison) -> str:
 
 
 def _figure(cell: Cell) -> str:
+    if cell.image is None:
+        return f'<b class="bad">could not be made</b><br>{escape(cell.judged.reason)}'
     buffer = BytesIO()
     cell.image.save(buffer, format="PNG")
     return figure(cell.judged, cell.label, buffer.getvalue(), cell.image.width)

@@ -191,7 +191,7 @@ def reward_folder(name: str) -> Path:
 
 def table(found: dict[str, Any]) -> list[str]:
     """The printed figures of the results."""
-    from .compare import percent
+    from .words import FEWEST, percent
 
     columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
     lines = [f"{'mistake':<10}" + "".join(f" {f'{what}, {change}':<20}" for change, what in columns)]
@@ -200,9 +200,10 @@ def table(found: dict[str, Any]) -> list[str]:
         lines.append(f"{kind:<10}" + "".join(cells))
     one = found["painted"]["overall"]
     if one["auc"] is not None:
+        interval = f" ({one['low']:.0%} to {one['high']:.0%})" * (one["prompts"] >= FEWEST)
         lines.append(
             f"painted by {found['painted']['model']}: the right one of two for a prompt scores higher in "
-            f"{one['auc']:.0%} ({one['low']:.0%} to {one['high']:.0%}), {one['prompts']} prompts"
+            f"{one['auc']:.0%}{interval}, {one['prompts']} prompts"
         )
     return [line.rstrip() for line in lines]
 

@@ -13,6 +13,7 @@ from .pictures import Pictures
 from .score import Judged, compare, judge, summarise
 from .store import Store
 from .suite import Question
+from .watch import Watch
 
 
 def key(variant: Variant) -> str:
@@ -29,11 +30,13 @@ def answer(
     batch: int = 8,
     tick: Callable[[int], object] = lambda done: None,
     pictures: Pictures | None = None,
+    watch: Watch | None = None,
 ) -> list[Judged]:
     """Verdicts in the order of `questions`; what the store knows is not made again.
 
     With `pictures` they are kept, too, and what the store knows without a picture is made again. Where the
-    methods ran is kept beside the store (`sites.kept`).
+    methods ran is kept beside the store (`sites.kept`). With `watch`, which is told of them, questions whose
+    picture cannot be made are left out; without it the first failure is raised (`evaluate.generate`).
     """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
@@ -43,10 +46,12 @@ def answer(
         if store.get(name, item.prompt, item.seed) is None
         or (pictures is not None and not pictures.has(name, item))
     ]
-    tick(len(questions) - len(todo))
+    if watch is not None:
+        tick = watch.tick
+    (tick if watch is None else watch.skip)(len(questions) - len(todo))
     if todo:
         with applied(pipe, variant.methods) as session:
-            for made in generate(pipe, todo, call, batch):
+            for made in generate(pipe, todo, call, batch, watch):
                 for p in made if pictures is not None else ():
                     pictures.add(name, p.item, p.image)
                 judged = [judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in made]
@@ -54,7 +59,8 @@ def answer(
                     sites.keep(store.path.parent, name, ran)
                 store.add(name, judged)
                 tick(len(made))
-    return [store.done[name, q.item.prompt, q.item.seed] for q in questions]
+    found = [store.get(name, q.item.prompt, q.item.seed) for q in questions]
+    return [judged for judged in found if judged is not None]
 
 
 def column(variant: Variant, judged: Sequence[Judged], pictures: Pictures) -> Column:
@@ -85,3 +91,10 @@ def results(
     if ran:
         found["sites"] = ran
     return found
+
+
+def both(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
+    """The verdicts of two variants on the pictures that both have, in the order of the first."""
+    other = {(j.prompt, j.seed): j for j in second}
+    found = [j for j in first if (j.prompt, j.seed) in other]
+    return found, [other[j.prompt, j.seed] for j in found]

@@ -9,12 +9,16 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ..errors import unwritable
 from ..values import fit
 from .score import Judged
 
 FILE = "items.jsonl"
-LATER = ("configs",)  # keys of an identity that older folders lack: they know no better, and stay usable
-_TYPES = {"variant": str, **get_type_hints(Judged)}
+LATER = (
+    "configs",
+    "device",
+)  # keys of an identity that older folders lack: they know no better, and stay usable
+TYPES = {"variant": str, **get_type_hints(Judged)}
 _NEEDED = ("variant", *(f.name for f in fields(Judged) if f.default is MISSING))
 
 
@@ -23,7 +27,8 @@ class Store:
 
     The first line is the identity of the run, written with the first verdict: a run that is refused before
     claims no folder. A folder that holds another one raises `ValueError`: figures of different weights must
-    not mix. So does a line that is no verdict; a last one cut short by a crash is dropped.
+    not mix. So does a line that is no verdict; a last one cut short by a crash is dropped. What two
+    writers at once have left in older folders is read: of equal lines the last, and no second first line.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -35,6 +40,8 @@ class Store:
         if lines:
             self._check(lines[0])
         for number, line in enumerate(lines[1:], start=2):
+            if line == lines[0]:
+                continue
             try:
                 variant, judged = _verdict(line)
             except ValueError as error:
@@ -57,10 +64,15 @@ class Store:
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        with self.path.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            # What was begun must still be there: verdicts without the first line would belong to no model.
+            flags = os.O_WRONLY | os.O_APPEND | (0 if self._begun else os.O_CREAT)
+            with os.fdopen(os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def _lines(self) -> list[Any]:
         raw = self.path.read_bytes()
@@ -100,9 +112,9 @@ def _verdict(line: Any) -> tuple[str, Judged]:
         raise ValueError(f"it must be an object, got {_short(line)}")
     if missing := [key for key in _NEEDED if key not in line]:
         raise ValueError(f"it has no {missing[0]!r}")
-    if unknown := [key for key in line if key not in _TYPES]:
+    if unknown := [key for key in line if key not in TYPES]:
         raise ValueError(f"it has an unknown {unknown[0]!r}")
-    values = {key: fit(value, _TYPES[key], key) for key, value in line.items()}
+    values = {key: fit(value, TYPES[key], key) for key, value in line.items()}
     return values.pop("variant"), Judged(**values)
 
 

@@ -1,4 +1,6 @@
-"""The README's tables from committed result files: `python -m diffusers_ext.evaluate.table [FILES...]`."""
+"""The tables of docs/evaluation.md from committed result files: `python -m diffusers_ext.evaluate.table
+[FILES...]`.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +12,7 @@ import typer
 from ..zoo.suites import TASKS
 from . import sites
 from .blocks import insert, markdown
-from .compare import difference, percent
+from .words import change, difference, narrow, part, percent, right
 
 BLOCK = "results"
 WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights"
@@ -59,25 +61,24 @@ def _order(found: Mapping[str, Any]) -> tuple[str, str, bool]:
 
 def _models(plain: Sequence[Mapping[str, Any]]) -> str:
     tasks = [t for t in TASKS if any(t in p["tasks"] for p in plain)]
-    heads = ["model", "steps, CFG", "prompts", *(SHORT.get(t, t) for t in tasks), "all", "s", "MiB"]
+    heads = ["model", "steps, CFG", "prompts", *(SHORT.get(t, t) for t in tasks), "all", "MiB"]
     rows = []
     for p in plain:
-        shares = [_share(p["tasks"].get(t)) for t in tasks]
+        shares = [narrow(p["tasks"].get(t)) for t in tasks]
         head = [p["model"], _steps(p["call"]), f"{p['suite']}, {p['n']} each"]
-        tail = [_share(p["overall"]), f"{p['seconds_per_image']:.2f}", _size(p["model"])]
+        tail = [narrow(p["overall"]), _size(p["model"])]
         rows.append([*head, *shares, *tail])
     return markdown(heads, rows)
 
 
 def _methods(found: Sequence[Mapping[str, Any]]) -> str:
-    heads = ["model", "steps, CFG", "prompts", "method", "plain", "with it", "change in points", "p", "s"]
+    heads = ["model", "steps, CFG", "prompts", "method", "plain", "with it", "change in points", "p"]
     rows = []
     for f in sorted(found, key=_order):
         pair = f["paired"]["overall"]
-        change = f"{100 * pair['difference']:+.0f} ({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f})"
         head = [f["model"], _steps(f["call"]), f"{f['suite']}, {f['overall']['n']}", _method(f)]
-        shares = [_share(f["plain"]["overall"]), _share(f["overall"])]
-        rows.append([*head, *shares, change, f"{pair['p']:.2g}", f"{f['seconds_per_image']:.2f}"])
+        shares = [narrow(f["plain"]["overall"]), narrow(f["overall"])]
+        rows.append([*head, *shares, change(pair), f"{pair['p']:.2g}"])
     return markdown(heads, rows)
 
 
@@ -86,18 +87,13 @@ def _swaps(p: Mapping[str, Any]) -> bool:
 
 
 def _swapped(plain: Sequence[Mapping[str, Any]]) -> str:
-    parts = [
-        f"{p['model']} ({_steps(p['call'])}) {p['suite']} {100 * p['tasks']['color_attr']['swapped']:.0f} %"
-        for p in plain
-    ]
+    parts = [f"{p['model']} ({_steps(p['call'])}) {p['suite']} {_share_swapped(p)}" for p in plain]
     return f"Pictures of the task colours that only exchange the two colours: {', '.join(parts)}."
 
 
-def _share(entry: Mapping[str, Any] | None) -> str:
-    """`58 (32-81)`: percent with the interval, as narrow as it gets."""
-    return (
-        f"{100 * entry['accuracy']:.0f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})" if entry else ""
-    )
+def _share_swapped(p: Mapping[str, Any]) -> str:
+    entry = p["tasks"]["color_attr"]
+    return part(entry["swapped"], entry["n"])
 
 
 def _steps(call: Mapping[str, Any]) -> str:
@@ -127,11 +123,11 @@ def committed(model: str, suite: str) -> list[str]:
     for found in load(result_files()):
         if (found["model"], found["suite"]) != (model, suite):
             continue
-        share = f"{percent(found['overall'])} of {found['overall']['n']} pictures right"
+        share = right(found["overall"], "pictures")
         text = f"Measured on {suite} prompts, CFG {_guidance(found['call'])}: {_method(found)} {share}"
         if plain := found.get("plain"):
-            change = difference(found["paired"]["overall"])
-            text += f", plain {percent(plain['overall'])}; {_method(found)} minus plain {change}"
+            pairs = difference(found["paired"]["overall"])
+            text += f", plain {percent(plain['overall'])}; {_method(found)} minus plain {pairs}"
         lines.append(text + ".")
     return lines
 
@@ -145,11 +141,11 @@ def main(
     files: Annotated[
         list[Path] | None, typer.Argument(help="results.json files; all committed ones if none.")
     ] = None,
-    readme: Annotated[Path, typer.Option(help="Page with the two markers.")] = Path("README.md"),
+    page: Annotated[Path, typer.Option(help="Page with the two markers.")] = Path("docs/evaluation.md"),
 ) -> None:
-    """Put the tables of results into README.md."""
+    """Put the tables of results into a page."""
     table = render(load(files or result_files()))
-    readme.write_text(insert(readme.read_text(), table, BLOCK))
+    page.write_text(insert(page.read_text(), table, BLOCK))
     typer.echo(table)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..commands import making
 from ..commands import options as opt
 
 if TYPE_CHECKING:
@@ -72,41 +73,45 @@ def main(
     out: opt.Out = "out/tune",
 ) -> None:
     """Try settings on the tuning suite and write the best ones to METHOD.json."""
-    from tqdm import tqdm
-
     from ..call import arguments
     from ..commands.eval import model_folder
     from ..metadata import output_folder, write_json
     from ..settings import as_dict, build
-    from .compare import Variant, difference, percent
+    from .claim import claim
+    from .compare import Variant
     from .run import answer
     from .score import compare, summarise
     from .store import Store
     from .suite import questions
     from .weights import marks
+    from .words import difference, percent
 
     variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
     asked, others = halves(questions("tuning", n + confirm, seed, opt.tasks(model)), n)
     folder, home = output_folder(out), model_folder(model)
     pipe = opt.open_model(model, device)
     call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
-    store = Store(folder, marks(home) | {"call": call, "dtype": str(pipe.dtype)})
     tried = []
-    total = len(asked) * (1 + len(variants)) + 2 * len(others)
-    with tqdm(total=total, unit="image", disable=not opt.show_progress()) as bar:
-        plain = answer(pipe, Variant("plain"), asked, call, store, batch, bar.update)
+    watch = making.watch(len(asked) * (1 + len(variants)) + 2 * len(others))
+    with claim(folder, "tune"), watch:
+        store = Store(
+            folder, marks(home) | {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
+        )
+        plain = answer(pipe, Variant("plain"), asked, call, store, batch, watch=watch)
         for variant in variants:
-            judged = answer(pipe, variant, asked, call, store, batch, bar.update)
+            judged = answer(pipe, variant, asked, call, store, batch, watch=watch)
+            making.end(watch)  # settings are not chosen on a part of the prompts
             settings = {k: v for k, v in as_dict(variant.methods[0]).items() if k != "name"}
             pair = compare(plain, judged)["overall"]
             tried.append({"settings": settings, "overall": summarise(judged)["overall"], "paired": pair})
-            bar.write(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
+            watch.line(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
         chosen = best(tried)
         if others:
             variant = variants[tried.index(chosen)]
             before, after = (
-                answer(pipe, v, others, call, store, batch, bar.update) for v in (Variant("plain"), variant)
+                answer(pipe, v, others, call, store, batch, watch=watch) for v in (Variant("plain"), variant)
             )
+            making.end(watch)
             chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}
     found = {"suite": "tuning", "n": n, "seed": seed, **marks(home), "call": call}
     write_json(

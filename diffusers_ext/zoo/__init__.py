@@ -88,6 +88,18 @@ def path(name: str) -> Path:
     return WEIGHTS / name
 
 
+def own_call(name: str) -> dict[str, Any]:
+    """Call arguments that a model, of the zoo or in a folder of training, was made for; `{}` for others."""
+    if name in MODELS:
+        return dict(MODELS[name].call)
+    return dict(card(Path(name).expanduser()).get("call", {}))
+
+
+def of_world(name: str) -> bool:
+    """Whether a model draws shapes world: it is shipped, or its folder was written by our training."""
+    return name in MODELS or {"call", "sha256"} <= card(Path(name).expanduser()).keys()
+
+
 def load_reward(name: str, **kwargs: Any) -> ShapesCLIP:
     """A reward of the zoo by its name, ready to `score(images, prompts)`; `kwargs` go to `ShapesCLIP`."""
     if name not in REWARDS:

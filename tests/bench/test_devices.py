@@ -10,11 +10,13 @@ import torch
 
 import bench
 
-BENCHES = [p.stem for p in sorted(Path(bench.__file__).parent.glob("*.py")) if '"--device"' in p.read_text()]
+BENCHES = [
+    p.stem for p in sorted(Path(bench.__file__).parent.glob("*.py")) if 'argument("--device"' in p.read_text()
+]
 
 
 def test_the_timed_benches_are_among_them():
-    assert set(BENCHES) >= {"blocks", "growth", "guidance_cost", "sparse_kernels"}
+    assert set(BENCHES) >= {"blocks", "gpu", "gpu_tests", "growth", "guidance_cost", "sparse_kernels"}
 
 
 @pytest.mark.parametrize("name", BENCHES)

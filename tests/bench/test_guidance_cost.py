@@ -27,8 +27,8 @@ def tiny(device):
         return {k: v for k, v in call.items() if k != "return_dict"}
 
     return {
-        "SD3": (sd3.transformer(num_layers=4), images, [4]),
-        "FLUX": (flux.transformer(), stopped, [4, 6]),
+        "SD3": (lambda: sd3.transformer(num_layers=4), images, [4]),
+        "FLUX": (flux.transformer, stopped, [4, 6]),
     }
 
 
@@ -40,3 +40,17 @@ def test_a_stopped_run_leaves_its_rows(tmp_path, monkeypatch):
     rows = json.loads(path.read_text())["rows"]
     assert [(r["model"], r["tokens"]) for r in rows] == [("SD3", 16)] * 4 + [("FLUX", 16)] * 4
     assert all((r["error"] == 0) == (r["expected"] == 1) and r["check"] != "FAILED" for r in rows)
+
+
+def test_a_model_that_cannot_be_built_leaves_the_other(tmp_path, monkeypatch):
+    def broken(device):
+        known = tiny(device)
+        first = lambda: sd3.transformer(num_layers=-1), *known["SD3"][1:]
+        return {"SD3": first, "FLUX": (*known["FLUX"][:2], [4])}
+
+    monkeypatch.setattr(guidance_cost, "models", broken)
+    with pytest.raises(SystemExit, match="error: 4 of the cases failed"):
+        run(tmp_path)
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    assert [r["model"] for r in record["rows"]] == ["FLUX"] * 4 and len(record["failed"]) == 4

@@ -23,8 +23,17 @@ def test_every_block_is_used_and_every_marker_known():
 
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.name)
 def test_links_lead_to_files(page):
-    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    for link in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text()):
+        name, _, place = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not place or place in headings(target.read_text()), link
+
+
+def headings(text):
+    """Names that headings can be linked by, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_each_image_task_is_explained():

@@ -58,5 +58,15 @@ def test_figures_and_reasons_are_told():
     assert "right: found a red square" in found.text
     assert f"wrong: {made.cells[1][0].judged.reason}" in found.text
     assert "no ground truth: the prompt is not in the grammar" in found.text
-    assert "100 % of 2(34 to 100)" in found.text and "50 % of 2(9 to 91)" in found.text
-    assert "minus plain: -50 points" in found.text
+    assert "2 of 2" in found.text and "1 of 2" in found.text and "%" not in found.text
+    assert "minus plain: 0 wins, 1 loss of 2" in found.text and "McNemar" not in found.text
+
+
+def test_ten_pictures_and_more_have_percentages():
+    made = comparison()
+    results = made.to_dict()
+    for facts in (*results["methods"].values(), *results["paired"].values()):
+        facts["overall"]["n"] = 10
+    text = html(made, results, "ten")
+    assert "100 % of 10<br>(34 to 100)" in text and "minus plain: -50 points (" in text
+    assert "with 95 % intervals" in text and "McNemar" in text

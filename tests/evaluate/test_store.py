@@ -33,6 +33,24 @@ def test_a_crash_in_the_first_line_starts_over(tmp_path):
     assert len(Store(tmp_path, IDENTITY).done) == 4
 
 
+def test_what_two_writers_left_is_read(tmp_path):
+    """Both began with the identity, and made the same pictures."""
+    first, second = Store(tmp_path, IDENTITY), Store(tmp_path, IDENTITY)
+    for store in (first, second):
+        store.add("[]", ITEMS)
+    assert (tmp_path / FILE).read_text().count("weights") == 2
+    assert list(Store(tmp_path, IDENTITY).done.values()) == ITEMS
+
+
+def test_a_store_that_was_removed_is_not_begun_in_the_middle(tmp_path):
+    store = Store(tmp_path, IDENTITY)
+    store.add("[]", ITEMS[:2])
+    (tmp_path / FILE).unlink()
+    with pytest.raises(OSError, match="cannot write"):
+        store.add("[]", ITEMS[2:])
+    assert not list(tmp_path.iterdir())
+
+
 def test_repeated_lines_are_harmless(tmp_path):
     store = Store(tmp_path, IDENTITY)
     store.add("[]", ITEMS)

@@ -11,7 +11,7 @@ from diffusers_ext.evaluate.table import BLOCK, load, render, result_files
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.processors.softpag import SoftPAG
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 def measured(with_method):
@@ -32,10 +32,10 @@ def cells(text):
 
 def test_models_stand_apart_from_methods():
     models, methods = cells(render([measured(False), measured(True)]))
-    assert models[0] == ["model", "steps, CFG", "prompts", "one", "all", "s", "MiB"]
-    assert models[2:] == [
-        ["shapes-x", "?, 4", "held-out, 10 each", "60 (31-83)", "60 (31-83)", "0.00", ""]
-    ], "the plain figures of both runs are the same"
+    assert models[0] == ["model", "steps, CFG", "prompts", "one", "all", "MiB"]
+    assert models[2:] == [["shapes-x", "?, 4", "held-out, 10 each", "60 (31-83)", "60 (31-83)", ""]], (
+        "the plain figures of both runs are the same"
+    )
     assert methods[2][3:6] == ["softpag", "60 (31-83)", "80 (49-94)"]
     assert methods[2][6].startswith("+20 (") and methods[2][7] == "0.5"
     for table in (models, methods):
@@ -75,15 +75,15 @@ def test_command(tmp_path):
     page, file = tmp_path / "page.md", tmp_path / "results.json"
     page.write_text("\n".join(markers(BLOCK)) + "\n")
     file.write_text(json.dumps(measured(True)))
-    command = [sys.executable, "-m", "diffusers_ext.evaluate.table", str(file), "--readme", str(page)]
+    command = [sys.executable, "-m", "diffusers_ext.evaluate.table", str(file), "--page", str(page)]
     subprocess.run(command, check=True, capture_output=True)
     begin, end = markers(BLOCK)
     assert page.read_text() == f"{begin}\n{render([measured(True)])}\n{end}\n"
 
 
-def test_readme_shows_the_committed_results():
+def test_the_page_shows_the_committed_results():
     assert result_files(), "no result file lies beside the weights"
-    assert insert(README.read_text(), render(load(result_files())), BLOCK) == README.read_text()
+    assert insert(PAGE.read_text(), render(load(result_files())), BLOCK) == PAGE.read_text()
 
 
 def test_committed_results_describe_the_committed_weights():

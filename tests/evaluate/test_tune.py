@@ -47,7 +47,7 @@ def test_the_best_is_confirmed_on_prompts_that_had_no_part_in_the_choice(saved_m
         asked[scale].add((line["prompt"], line["seed"]))
     assert asked[None] == asked[1.0] and len(asked[1.0]) == 18 and len(asked[2.0]) == 6
     assert asked[2.0] < asked[1.0], "the loser is not asked again"
-    assert "on 12 other prompts: +0 points" in capsys.readouterr().out
+    assert "on 12 other prompts: 0 points" in capsys.readouterr().out
 
 
 def test_halves_are_taken_task_by_task():

@@ -149,11 +149,7 @@ def fit(
             except Stopped:
                 spent += time.perf_counter() - ticked
                 save()
-                bar.write(
-                    f"stopped after step {step}, while data for the next one was prepared; the same command "
-                    "goes on from here",
-                    file=sys.stderr,
-                )
+                bar.write(_stopped(step, ", while data for the next one was prepared"), file=sys.stderr)
                 return False
             with accelerator.autocast():
                 loss = objective.loss(*(x.to(accelerator.device) for x in inputs))
@@ -192,8 +188,13 @@ def fit(
                 if figures:
                     log.write(step=step, samples=step * recipe.batch, seconds=spent, exact=dict(figures))
             if (stop.asked or over) and not done:
+                bar.write(_stopped(step), file=sys.stderr)
                 return False
     return True
+
+
+def _stopped(step: int, where: str = "") -> str:
+    return f"stopped after step {step}{where}; the checkpoint is written, the same command goes on from here"
 
 
 def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> dict[str, int]:

@@ -19,13 +19,16 @@ def test_runs_and_checks_itself(tmp_path):
     assert {row.case.split()[1] for row in found} == {"clear", "rectified"}
 
 
-def test_what_was_measured_is_kept_when_a_later_case_fails(tmp_path, monkeypatch):
-    last = replace(sparse_kernels.cases()[0], name="tiny broken", head_dim=-1)
-    monkeypatch.setattr(sparse_kernels, "cases", lambda: [CLEAR, last])
-    with pytest.raises(RuntimeError):
+def test_a_case_that_fails_in_the_middle_leaves_the_others(tmp_path, monkeypatch, capsys):
+    broken = replace(CLEAR, name="tiny broken", head_dim=-1)
+    monkeypatch.setattr(sparse_kernels, "cases", lambda: [CLEAR, broken, RECTIFIED])
+    with pytest.raises(SystemExit, match=r"^error: 1 of the cases failed \(tiny broken\); see the table\.$"):
         sparse_kernels.main(["--device", "cpu", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("sparse_kernels-*.json")
-    assert [row["case"] for row in json.loads(path.read_text())["rows"]] == [CLEAR.name]
+    record = json.loads(path.read_text())
+    assert [row["case"] for row in record["rows"]] == [CLEAR.name, RECTIFIED.name]
+    (told,) = record["failed"].values()
+    assert told.startswith("RuntimeError: ") and f"FAILED: {told}" in capsys.readouterr().out
 
 
 CLEAR, RECTIFIED = sparse_kernels.cases()[:2]

@@ -1,0 +1,92 @@
+"""One part of a run on a lent machine: a module of `bench` in a process of its own, with a deadline."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from .gpu_summary import Outcome
+from .timing import machine, results_file
+
+ROOT = Path(__file__).parents[1]
+GRACE = 5.0  # seconds between asking a part to end and killing it
+TICK = 0.1  # seconds between two looks at a part
+ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")  # of a command, of a traceback
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of `bench` that takes `--device` and `--out`.
+
+    `share` is that of the time, relative to the other parts; `cpu` are the words that make it tiny on a CPU.
+    """
+
+    name: str
+    group: str
+    share: float
+    cpu: tuple[str, ...] = ()
+
+
+def run(
+    part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, asked: Event
+) -> Outcome:
+    """Runs a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
+    words = [sys.executable, "-m", f"bench.{part.name}", "--device", device, "--out", str(out)]
+    words += part.cpu if device == "cpu" else ()
+    path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
+    before = path.stat().st_mtime_ns if path.is_file() else None
+    found = Outcome(part.name, "done", deadline_s=limit_s)
+    with (out / "log.txt").open("ab") as log:
+        log.write(f"\n== {' '.join(words[1:])}\n".encode())
+        log.flush()
+        begin, clock = log.tell(), time.monotonic()
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            while process.poll() is None and not asked.is_set() and time.monotonic() - clock < limit_s:
+                asked.wait(TICK)
+            code = process.poll()
+        finally:
+            end(process)
+    found.seconds = time.monotonic() - clock
+    if code is None and asked.is_set():
+        found.state, found.why = "interrupted", "the run was asked to end; what it had measured is kept"
+    elif code is None:
+        found.state, found.why = "stopped", f"stopped after {limit_s:.0f} s; what it had measured is kept"
+    elif code:
+        found.state = "failed"
+        found.why = last_words(out / "log.txt", begin) or f"it ended with code {code} and said nothing"
+    found.seconds = time.monotonic() - clock
+    if path.is_file() and path.stat().st_mtime_ns != before:
+        record = json.loads(path.read_text())
+        found.rows, found.failed, found.waiting = len(record["rows"]), record["failed"], record["waiting"]
+    return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a part and all that it has started."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(GRACE)
+        except ProcessLookupError:  # all have ended
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def last_words(path: Path, begin: int) -> str:
+    """What a log says last of an error from a place on, or its last line where it speaks of none."""
+    with path.open("rb") as log:
+        log.seek(begin)
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if ERROR.match(line)), lines[-1] if lines else "")

@@ -1,0 +1,83 @@
+"""What became of the parts of a run on a lent machine, as JSON and as a table with sentences."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .timing import machine
+
+
+@dataclass
+class Outcome:
+    """What became of a part.
+
+    `state` is done, failed, stopped (at its deadline), interrupted or left out, `why` a sentence for all but
+    the first. `rows` counts what is in its record, `failed` has a sentence by case, `waiting` names the cases
+    that it did not come to.
+    """
+
+    part: str
+    state: str
+    why: str = ""
+    seconds: float = 0.0
+    deadline_s: float = 0.0
+    rows: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+
+
+def facts(device: str) -> dict[str, Any]:
+    """What times depend on besides the code."""
+    found = {"device": machine(device), "python": platform.python_version(), "torch": torch.__version__}
+    for package in ("triton", "diffusers", "transformers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if device != "cpu":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), **driver()}
+    return found
+
+
+def driver() -> dict[str, str]:
+    """Driver and clocks as nvidia-smi has them; empty where it is missing."""
+    asked = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
+    try:
+        words = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+        said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(asked.split(","), map(str.strip, said.splitlines()[0].split(",")), strict=False))
+
+
+def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
+    """Writes both summaries; gives the text of `summary.md`."""
+    record = about | {"parts": [asdict(outcome) for outcome in outcomes]}
+    text = summary(about, outcomes)
+    for name, content in (("summary.json", json.dumps(record, indent=1) + "\n"), ("summary.md", text)):
+        part = out / f"{name}.part"
+        part.write_text(content)
+        part.replace(out / name)
+    return text
+
+
+def summary(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
+    """What ran, what failed and with which sentence, what was left out."""
+    lines = [", ".join(f"{name} {value}" for name, value in about.items()), ""]
+    lines += ["| part | state | rows | failed | left | seconds | of |", "|---|---|---|---|---|---|---|"]
+    for o in outcomes:
+        counts = f"{o.rows} | {len(o.failed)} | {len(o.waiting)} | {o.seconds:.0f} | {o.deadline_s:.0f}"
+        lines.append(f"| {o.part} | {o.state} | {counts} |")
+    lines.append("")
+    for o in outcomes:
+        lines += [f"- {o.part}: {o.why}"] if o.why else []
+        lines += [f"  - {case}: {why}" for case, why in o.failed.items()]
+        lines += [f"  - left out: {', '.join(o.waiting)}"] if o.waiting else []
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,121 @@
+"""The tests marked `gpu`, those of the kernels first, with a record after every test.
+
+    python -m bench.gpu_tests --device cuda --out DIR
+    python -m bench.gpu_tests --device cpu --out DIR        those of the same files that a CPU can do
+
+What pytest prints goes to the terminal; `tests-MACHINE.json` has a row for each test that ended, a sentence
+for each that failed, and the names of those that still wait. With pytest-xdist they share the GPU.
+"""
+
+import argparse
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from .ledger import Ledger
+from .timing import RESULTS, machine, results_file
+
+ROOT = Path(__file__).parents[1]
+FIRST = (
+    "test_block_sparse.py",
+    "test_rectified.py",
+    "test_far.py",
+    "test_presets.py",
+)  # what all others run on
+WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test: `outcome` is passed, failed or skipped; `why` for the last two."""
+
+    test: str
+    outcome: str
+    seconds: float
+    why: str
+
+
+class Recorder:
+    """A plugin of pytest that keeps a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.items:
+            self.ledger.waiting = [item.nodeid for item in session.items]
+            self.ledger.save()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
+        if not self.ledger.rows:
+            self.ledger.waiting = list(ids)
+            self.ledger.save()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.ledger.failed[report.nodeid] = reason(report)
+            self.ledger.save()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if (report.when == "setup" and report.passed) or (report.when == "teardown" and not report.failed):
+            return  # the call itself follows, or has been counted
+        why = "" if report.passed else reason(report)
+        if report.failed:
+            self.ledger.failed[report.nodeid] = why
+        if report.nodeid in self.ledger.waiting:
+            self.ledger.waiting.remove(report.nodeid)
+        self.ledger.add(Row(report.nodeid, report.outcome, report.duration, why))
+
+
+def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """One line of why a test failed or was skipped."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        text = crash.message
+    elif isinstance(report.longrepr, tuple):
+        text = report.longrepr[2]
+    else:
+        text = str(report.longrepr or "").strip().rpartition("\n")[2]
+    return next((line.strip() for line in text.splitlines() if line.strip()), report.outcome)
+
+
+def files() -> list[Path]:
+    """The files of tests, the kernels' own first."""
+    found = sorted((ROOT / "tests/gpu").glob("test_*.py"))
+    found.sort(key=lambda path: FIRST.index(path.name) if path.name in FIRST else len(FIRST))
+    return found
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("files", nargs="*", type=Path, help="files of tests, all of tests/gpu if left out")
+    parser.add_argument("--only", default="", help="words that pytest -k understands")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
+    args = parser.parse_args(arguments)
+    where, cuda = machine(args.device), args.device != "cpu"
+    if not args.files:
+        import_module("tests.conftest")  # what keeps every test from running is said by its own error
+    ledger = Ledger(results_file(args.out, "tests", where), where, ())
+    words = ["-m", "gpu" if cuda else "not gpu and not slow", "-k", args.only]
+    words += map(str, args.files or files())
+    workers = min(WORKERS, (os.cpu_count() or 1) // 2)
+    if cuda and workers > 1 and find_spec("xdist"):
+        words += ["-n", str(workers)]
+    code = pytest.main(words, plugins=[Recorder(ledger)])
+    ledger.save()
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not ledger.failed:
+        raise SystemExit(f"error: pytest ended with {pytest.ExitCode(code).name}; see what it printed.")
+    return ledger.finish(lambda row: row.outcome != "failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the commands that make pictures share: the watch over a run, and how it ends where some failed."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+
+if TYPE_CHECKING:
+    from ..evaluate.watch import Watch
+
+
+debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the command that runs
+
+
+# As diffusers and other tools have it; here prompts need no name.
+Prompt = Annotated[list[str] | None, typer.Option("--prompt", hidden=True)]
+
+
+def prompts(
+    command: str, given: Sequence[str], named: Sequence[str] | None, most: int | None = None
+) -> list[str]:
+    """The prompts of a command, with or without `--prompt`; raises `ValueError` for none and too many."""
+    found = [*given, *(named or [])]
+    if not found:
+        raise ValueError(f'{command} needs a prompt, got none; write one, as {command} "a red circle"')
+    if most is not None and len(found) > most:
+        raise ValueError(
+            f"{command} takes {most} prompt, got {len(found)}: {', '.join(map(repr, found))}; put quotes "
+            "around it, or use compare for several"
+        )
+    return found
+
+
+def watch(total: int, unit: str = "image") -> "Watch":
+    """A watch over `total` items, with a bar where someone looks; `--debug` shows the cause."""
+    from ..evaluate.watch import Watch
+
+    return Watch(total, unit, show=opt.show_progress(), debug=debug.get())
+
+
+def lost(watch: "Watch") -> dict[str, Any]:
+    """`failed` for a results file: prompt, seed and reason of what could not be made."""
+    rows = [{"prompt": f.item.prompt, "seed": f.item.seed, "reason": f.reason} for f in watch.failures]
+    return {"failed": rows} if rows else {}
+
+
+def end(watch: "Watch") -> None:
+    """Ends the command with exit code 1 where a picture could not be made; each was named before."""
+    if count := len(watch.failures):
+        rest = "the others are complete" if watch.finished else "nothing was written"
+        typer.echo(
+            f"error: {count} of {watch.total} {watch.unit}s could not be made, {rest}; the same command "
+            "tries these again and no others",
+            err=True,
+        )
+        raise typer.Exit(1)

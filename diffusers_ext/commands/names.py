@@ -1,0 +1,84 @@
+"""Names that people bring from other tools, an example for each command, and help without cut lines."""
+
+import copy
+import inspect
+from types import MappingProxyType
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+# Our name -> names of diffusers' arguments and of AUTOMATIC1111, where a command has no such option itself.
+ALIASES = MappingProxyType(
+    {
+        "--steps": ("--num-inference-steps", "--num-steps", "--sampling-steps"),
+        "--guidance-scale": ("--cfg", "--cfg-scale"),
+        "--negative": ("--negative-prompt",),
+        "--num-images": ("-n", "--num-images-per-prompt", "--batch-count"),
+        "--n": ("-n",),
+        "--batch": ("--batch-size",),
+        "--height": ("-H",),
+        "--width": ("-W",),
+        "--num-frames": ("--frames",),
+        "--frames": ("--num-frames",),
+        "--seeds": ("--seed",),
+        "--dtype": ("--torch-dtype",),
+        "--out": ("--output", "--output-dir"),
+    }
+)
+EXAMPLES = MappingProxyType(
+    {
+        "generate": 'diffusers-ext generate "a red circle" --method softpag --seed 7 -n 4',
+        "compare": 'diffusers-ext compare "two blue stars" --methods plain,softpag --seeds 0,1',
+        "demo": "diffusers-ext demo --out my-demo",
+        "eval": "diffusers-ext eval --model shapes-sd --method softpag --n 20",
+        "plan": "diffusers-ext plan flux.1 --method clear --height 2048 --width 2048",
+        "train": "diffusers-ext train shapes-sd3 --minutes 30 --out runs",
+        "methods": "diffusers-ext methods softpag",
+        "families": "diffusers-ext families --json",
+        "doctor": "diffusers-ext doctor",
+    }
+)
+
+
+class Command(TyperCommand):
+    """A command that also takes the names in `ALIASES`, which its help lists at the end."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)
+        for alias, option in self._aliases(ctx).items():
+            hidden = copy.copy(option)
+            hidden.opts, hidden.secondary_opts = [alias], []
+            hidden.add_to_parser(parser, ctx)
+        return parser
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        super().format_epilog(ctx, formatter)
+        others: dict[str, list[str]] = {}
+        for alias, option in self._aliases(ctx).items():
+            others.setdefault(max(option.opts, key=len), []).append(alias)
+        if others:
+            with formatter.section("Other names"):
+                formatter.write_dl([(name, f"Also {', '.join(also)}.") for name, also in others.items()])
+        if self.name in EXAMPLES:
+            with formatter.section("Example"):
+                formatter.write(f"  {EXAMPLES[self.name]}\n")
+
+    def _aliases(self, ctx: Any) -> dict[str, Any]:
+        """Alias -> option, where no option of the command has that name."""
+        options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
+        own = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+        named = ((alias, o) for o in options for name in o.opts for alias in ALIASES.get(name, ()))
+        return {alias: option for alias, option in named if alias not in own}
+
+
+class Group(TyperGroup):
+    """A list of commands with whole sentences, wrapped where the line ends."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            first = inspect.cleandoc(command.help or "").split("\n\n")[0]
+            rows.append((name, " ".join(first.split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)

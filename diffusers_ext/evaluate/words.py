@@ -1,0 +1,65 @@
+"""Figures in words: the one place that formats accuracies and points, and leaves them out where few pictures
+prove nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+FEWEST = 10  # pictures; below, an interval is as wide as the scale, and a share reads like a finding
+
+
+def enough(entry: Mapping[str, Any]) -> bool:
+    """Whether so many pictures stand behind an entry that percentages and intervals say something."""
+    return entry.get("n", FEWEST) >= FEWEST
+
+
+def percent(entry: Mapping[str, Any]) -> str:
+    """`58 % (32 to 81)`: an accuracy and its 95 % interval; `3 of 4` for fewer than ten pictures."""
+    if not enough(entry):
+        return _count(entry["accuracy"], entry["n"])
+    return f"{100 * entry['accuracy']:.0f} % ({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
+
+
+def right(entry: Mapping[str, Any], things: str = "") -> str:
+    """`58 % (32 to 81) of 12 right`, or `3 of 4 right`; `things` go before the last word."""
+    of = f" of {entry['n']}" if enough(entry) else ""
+    return f"{percent(entry)}{of}{things and f' {things}'} right"
+
+
+def narrow(entry: Mapping[str, Any] | None) -> str:
+    """`58 (32-81)`: percent with the interval, as narrow as it gets; nothing for no entry."""
+    if not entry:
+        return ""
+    if not enough(entry):
+        return _count(entry["accuracy"], entry["n"])
+    return f"{100 * entry['accuracy']:.0f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})"
+
+
+def part(share: float, n: int) -> str:
+    """`30 %` of `n` pictures, or `3 of 4`."""
+    return f"{100 * share:.0f} %" if n >= FEWEST else _count(share, n)
+
+
+def points(difference: float) -> str:
+    """`+8`, `-12` or `0`: a difference of shares in points. Zero has no sign."""
+    text = f"{100 * difference:+.0f}"
+    return text if text.strip("+-0") else "0"
+
+
+def change(entry: Mapping[str, Any]) -> str:
+    """`+8 (-12 to +28)`: a paired difference in points and its interval."""
+    return f"{points(entry['difference'])} ({points(entry['low'])} to {points(entry['high'])})"
+
+
+def difference(entry: Mapping[str, Any]) -> str:
+    """`+8 points (-12 to +28), 2 wins, 1 loss, p = 1`: a paired difference; of few pairs wins and losses."""
+    wins, losses = entry["wins"], entry["losses"]
+    pairs = f"{wins} win{'s' * (wins != 1)}, {losses} loss{'es' * (losses != 1)}"
+    if not enough(entry):
+        return f"{pairs} of {entry['n']}"
+    size, interval = change(entry).split(" ", 1)
+    return f"{size} points {interval}, {pairs}, p = {entry['p']:.2g}"
+
+
+def _count(share: float, n: int) -> str:
+    return f"{round(share * n)} of {n}"

@@ -97,7 +97,10 @@ def test_closing_between_two_steps_is_the_end_of_the_methods(case):
 def test_closing_inside_a_pass_leaves_nothing_behind(name, visit):
     case = host(name)
     pipe = case.build()
-    plain, before = case.run(pipe, cfg=True), state_of(pipe)
+    calls = []
+    with faults.in_modules(faults.layers(case, pipe), lambda: calls.append(0)):
+        plain = case.run(pipe, cfg=True)
+    before = state_of(pipe)
     session, visits = dx.apply(pipe, softpag(case), sparse(case)), []
 
     def close():
@@ -107,6 +110,7 @@ def test_closing_inside_a_pass_leaves_nothing_behind(name, visit):
 
     with faults.in_modules(faults.layers(case, pipe), close):
         case.run(pipe, cfg=True)
+    assert len(visits) == len(calls) + visit, "a perturbed pass began after the session was closed"
     assert same_state(before, state_of(pipe))
     assert torch.equal(case.run(pipe, cfg=True), plain)
 

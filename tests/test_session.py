@@ -235,3 +235,14 @@ def test_report_counts_passes_and_reads_after_close():
     assert [s.path for s in report.sites] == [f"transformer.{h.layer}"] and report.sites[0].calls == 8
     assert report.to_dict()["methods"][0]["heads"] == {h.layer: [0, 1]}
     assert "4 extra passes" in str(report)
+
+
+def test_report_counts_both_denoisers():
+    h = host("wan2.2")
+    pipe = h.build()
+    with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})) as session:
+        h.run(pipe, cfg=True, steps=3)
+    report = session.report()
+    assert (report.denoiser_calls, report.extra_passes) == (6, 3)
+    calls = {site.path: site.calls for site in report.sites}  # three a step: two of the host, one perturbed
+    assert sum(calls.values()) == 9 and all(calls[f"{c}.{h.layer}"] for c in ("transformer", "transformer_2"))

@@ -8,7 +8,7 @@ import pytest
 
 import diffusers_ext as dx
 
-KNOWN = {"scale": 1.5, "stop": 0.75}
+KNOWN = {"scale": 1.5, "scope": "all"}
 LINE = "softpag: the settings that are known for "
 
 
@@ -46,14 +46,14 @@ def run(request, cli, tmp_path):
 
 def test_known_settings_are_the_default(run, tuned_model):
     known = dataclasses.asdict(dx.SoftPAG(**KNOWN))
-    told = [f"{LINE}{tuned_model} (scale 1.5, stop 0.75); --no-preset leaves them"]
+    told = [f"{LINE}{tuned_model} (scale 1.5, scope all); --no-preset leaves them"]
     assert run(tuned_model) == (known, told) == run(tuned_model, "--preset")
     assert run(tuned_model, "--no-preset") == (dataclasses.asdict(dx.SoftPAG()), [])
 
 
 def test_what_is_set_goes_first_and_leaves_the_rest(run, tuned_model):
     known = dataclasses.asdict(dx.SoftPAG(**KNOWN | {"scale": 2.5}))
-    told = [f"{LINE}{tuned_model} (stop 0.75); --no-preset leaves them"]
+    told = [f"{LINE}{tuned_model} (scope all); --no-preset leaves them"]
     for key in ("scale", "softpag.scale"):
         assert run(tuned_model, "--set", f"{key}=2.5") == (known, told)
     own = dataclasses.asdict(dx.SoftPAG(scale=2.5))

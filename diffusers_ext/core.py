@@ -178,6 +178,12 @@ def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str
 
 
 def step_window(start: float, stop: float, steps: int) -> range:
-    """Indices of the steps that begin in `[start, stop)`, fractions of `steps`; none where there is none."""
+    """Indices of the steps from `start` to `stop`, fractions of `steps`.
+
+    The step that holds `start` is always one of them, unless both are the same: then there is none.
+    """
+    if start == stop:
+        return range(0)
     first, end = (math.floor(share * steps + 1e-9) for share in (start, stop))
-    return range(first, end)
+    first = min(first, steps - 1)
+    return range(first, max(end, first + 1))

@@ -19,6 +19,25 @@ from tests import picture_faults as faults
 SMALL = ["--steps", "1", "-H", "32", "-W", "32"]
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heard():
+    """Signals act as in a terminal: a shell that runs tests in the background has SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_heard():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def begin(*words, **kwargs):
     code = "from diffusers_ext.cli import main; main()"
     return subprocess.Popen(
@@ -106,7 +125,7 @@ def test_once_is_after_the_current_image_and_twice_at_once(
             os.kill(os.getpid(), number)
 
     from_the_inside(monkeypatch, stop)
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    before = [signal.getsignal(n) for n in SIGNALS]
     ended, _, err = cli("generate", "a", "-m", saved_model, *SMALL, "-n", 4, "--seed", 0, "--out", tmp_path)
     assert ended == code and len(list(tmp_path.glob("*.png"))) == made and "stopped; " in err
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before

@@ -280,10 +280,9 @@ def test_threads_with_named_branches_keep_their_own_names():
             "dense_steps=12 keeps all of its 3 steps dense",
         ),
         (dx.CLEAR(radius=40, backend="reference"), "clear hides nothing on this grid"),
-        (dx.SoftPAG(start=0.5, stop=0.5), "none of its 3 steps begins between start=0.5 and stop=0.5"),
-        (dx.SoftPAG(start=0.4, stop=0.5), "set them further apart"),
+        (dx.SoftPAG(start=0.5, stop=0.5), "none of its 3 steps lies between start=0.5 and stop=0.5"),
     ],
-    ids=["dense steps", "nothing hidden", "empty window", "narrow window"],
+    ids=["dense steps", "nothing hidden", "empty window"],
 )
 def test_a_method_that_changed_nothing_says_so_once(method, match, recwarn):
     h = host("sd3")

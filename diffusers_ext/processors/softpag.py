@@ -146,8 +146,8 @@ class SoftPAG:
         if self._is_off():
             return None
         return (
-            f"none of its {run.steps} steps begins between start={self.start} and stop={self.stop}; set "
-            "them further apart"
+            f"none of its {run.steps} steps lies between start={self.start} and stop={self.stop}; set "
+            "them apart"
         )
 
     def _is_off(self) -> bool:

@@ -26,7 +26,7 @@ def test_models_are_drawn_in_turn_and_guided_steps_count_twice(carded_model):
 
 
 def test_the_table_gives_shares_of_the_teacher():
-    right = {"T, 1 step": judged([0, 0]), "T, 15 steps": judged([1, 1]), "S": judged([1, 0])}
+    right = {"T, 1 step": judged([0] * 10), "T, 15 steps": judged([1] * 10), "S": judged([1, 0] * 5)}
     facts = {"calls": 1, "seconds": 0.01, "spread": 0.15}
     found = results(right, [("T, 15 steps", "S")]) | {
         "card": {"samples": 64, "steps": 2, "hours": 0.1, "hardware": "a machine"},

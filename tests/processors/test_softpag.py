@@ -140,7 +140,7 @@ def test_default_strength_follows_the_number_of_heads():
 def test_step_window(name, start, stop, passes):
     h = host(name)
     pipe = h.build()
-    silent = nullcontext() if passes else nothing_changed("none of its 6 steps begins between")
+    silent = nullcontext() if passes else nothing_changed("none of its 6 steps lies between")
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}, start=start, stop=stop)) as session, silent:
         h.run(pipe, cfg=True, steps=6)
     assert session.report().extra_passes == passes

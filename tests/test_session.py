@@ -246,3 +246,14 @@ def test_report_counts_both_denoisers():
     assert (report.denoiser_calls, report.extra_passes) == (6, 3)
     calls = {site.path: site.calls for site in report.sites}  # three a step: two of the host, one perturbed
     assert sum(calls.values()) == 9 and all(calls[f"{c}.{h.layer}"] for c in ("transformer", "transformer_2"))
+
+
+def test_seconds_of_the_host_and_of_extra_passes_are_kept_apart():
+    h = host("sd3")
+    pipe = h.build()
+    with dx.apply(pipe) as session:
+        h.run(pipe, steps=1)
+    assert session.report().extra_seconds == 0 < session.report().seconds
+    with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})) as session:
+        h.run(pipe, steps=1)
+    assert 0 < session.report().extra_seconds != session.report().seconds > 0

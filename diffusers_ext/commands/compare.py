@@ -15,7 +15,7 @@ REPORT = "report.html"
 
 def compare(
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
-    model: opt.Model = "shapes-sd3",
+    model: opt.Model = opt.MODEL,
     methods: Annotated[
         str, typer.Option("--methods", help="The columns, as plain,softpag. Write a+b to apply both.")
     ] = "plain,softpag",

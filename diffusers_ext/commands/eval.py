@@ -14,7 +14,7 @@ from .seeds import seed_of
 
 
 def evaluate(
-    model: opt.Model = "shapes-sd3",
+    model: opt.Model = opt.MODEL,
     suite: Annotated[
         str, typer.Option("--suite", help="One of train-like, held-out and tuning.")
     ] = "held-out",

@@ -20,7 +20,7 @@ FAILED = ".failed.json"  # beside where the picture would be
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
-    model: opt.Model = "shapes-sd3",
+    model: opt.Model = opt.MODEL,
     method: opt.Methods = None,
     settings: opt.Settings = None,
     preset: opt.Preset = None,

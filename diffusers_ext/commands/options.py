@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from ..evaluate.compare import Variant
 
+MODEL = "shapes-sd"  # of the zoo, the one that draws most prompts right
 Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a local folder or a Hub id.")]
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="A method to apply. It may come several times.")

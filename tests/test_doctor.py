@@ -97,6 +97,8 @@ def test_backends_without_a_gpu_say_so(no_gpu, monkeypatch, tmp_path):
     compiler = tmp_path / "g++"
     compiler.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     found = findings("attention back-ends")
     states = {name: f.state for name, f in found.items()}
     assert states == {

@@ -308,7 +308,7 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def _as_given(
     call: Mapping[str, Any], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments `call`, by position and by name as `args` and `kwargs` came: what lies below may tell."""
+    """The arguments `call` in the form of `args` and `kwargs`: wrappers below may read positions."""
     names = list(inspect.signature(type(module).forward).parameters)[1 : len(args) + 1]
     return tuple(call[name] for name in names), {name: call[name] for name in kwargs}
 

@@ -87,7 +87,7 @@ def run(
 ) -> Comparison:
     """Makes every item with every variant; `tick` hears how many pictures were just done.
 
-    What `kept` knows is not made again, and what is made is kept at once. `watch` is told of failures, which
+    What `kept` knows is not made again, and what is made is kept at once. `watch` hears of failures, which
     without it are raised (`evaluate.generate`).
 
     Raises `ValueError` for variants with the same label and for no prompts, `MethodError` as `apply` does.

@@ -37,7 +37,7 @@ class Kept:
         return record.of(item, {**self.common, "methods": [as_dict(m) for m in variant.methods]})
 
     def path(self, variant: Variant, item: Item) -> Path:
-        """Where that picture lies, whether or not it has been made."""
+        """Where that picture is stored, whether or not it has been made."""
         name = record.name(self.record(variant, item))
         return self.home / FOLDER / slug(variant.label) / f"{name}.png"
 

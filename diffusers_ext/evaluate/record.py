@@ -1,4 +1,4 @@
-"""All that shapes a picture, as one record: it names the file, lies inside it, and says if it is finished."""
+"""All that shapes a picture, as one record. It names the file, is stored in it, and marks it finished."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def name(record: Mapping[str, Any]) -> str:
 
 
 def finished(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What lies beside the picture at `path`, where that picture is complete and of this record, else `None`.
+    """The record beside the picture at `path`, if that picture is complete and of this record, else `None`.
 
     The JSON file beside a picture is written last.
     """

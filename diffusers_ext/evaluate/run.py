@@ -35,7 +35,7 @@ def answer(
     """Verdicts in the order of `questions`; what the store knows is not made again.
 
     With `pictures` they are kept, too, and what the store knows without a picture is made again. Where the
-    methods ran is kept beside the store (`sites.kept`). With `watch`, which is told of them, questions whose
+    methods ran is kept beside the store (`sites.kept`). With `watch`, which hears of them, questions whose
     picture cannot be made are left out; without it the first failure is raised (`evaluate.generate`).
     """
     name = key(variant)

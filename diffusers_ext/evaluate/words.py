@@ -9,7 +9,7 @@ FEWEST = 10  # pictures; below, an interval is as wide as the scale, and a share
 
 
 def enough(entry: Mapping[str, Any]) -> bool:
-    """Whether so many pictures stand behind an entry that percentages and intervals say something."""
+    """Whether enough pictures stand behind an entry that percentages and intervals say something."""
     return entry.get("n", FEWEST) >= FEWEST
 
 

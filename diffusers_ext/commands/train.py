@@ -65,7 +65,7 @@ def train(
     """
     from ..call import seed_of
     from ..evaluate.claim import claim
-    from ..metadata import output_folder, subfolder
+    from ..outputs.files import output_folder, subfolder
     from ..zoo.train import use_threads
     from ..zoo.train.fit import Run
 

@@ -28,8 +28,8 @@ class Target:
     def of(cls, out: str | Path, count: int) -> Target:
         """Read `out`, which names a folder, or one file by a known ending.
 
-        The folder is made and proven writable. Raises `ValueError` for an empty name, for more than one picture
-        in a file, and for endings of other pictures and videos.
+        The folder is made and proven writable. Raises `ValueError` for an empty name, for several pictures in
+        one file, and for endings of other pictures and videos.
         """
         path = Path(out)
         suffix = path.suffix.lower()

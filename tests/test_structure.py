@@ -143,6 +143,8 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
     presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
+    pages = sorted(PACKAGE.glob("evaluate/templates/*.html"))
+    assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
     assert weights == {*zoo.MODELS, *zoo.REWARDS}
 

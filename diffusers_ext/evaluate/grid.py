@@ -1,4 +1,4 @@
-"""The comparison as one PNG: a column per variant, a row per prompt and seed, verdicts under the pictures."""
+"""Draw a comparison as one PNG: a column per variant, a row per prompt and seed, verdicts under pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INK, PALE, GOOD, BAD = "#1a1a1a", "#6b6b6b", "#1b7f3b", "#b3261e"
 
 
 def grid(comparison: Comparison) -> Image.Image:
-    """Draws the comparison; a verdict is told in words and colour, so that no reader depends on colour."""
+    """Draw the comparison; a verdict has words as well as a colour, so that no reader depends on colour."""
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     columns = len(comparison.variants)
     first = next(cell.image for column in comparison.cells for cell in column if cell.image)
@@ -49,7 +49,7 @@ def grid(comparison: Comparison) -> Image.Image:
 def _verdict(
     draw: ImageDraw.ImageDraw, cell: Cell, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> list[str]:
-    """The lines under a picture; none without a ground truth."""
+    """Return the lines under a picture; there are none without a ground truth."""
     if cell.image is None:
         return wrap(draw, FAILED, font, SIDE, MOST)
     if cell.judged.correct is None:
@@ -80,7 +80,7 @@ def _cell(
 
 
 def verdict_text(correct: bool, reason: str) -> str:
-    """`right`, or `wrong:` with the detector's reason."""
+    """Return `right`, or `wrong:` with the reason of the detector."""
     return "right" if correct else f"wrong: {reason}"
 
 
@@ -91,7 +91,7 @@ def wrap(
     width: int,
     most: int,
 ) -> list[str]:
-    """`text` in at most `most` lines of `width` px; what does not fit ends in three dots."""
+    """Break `text` into at most `most` lines of `width` px; longer text ends in three dots."""
     lines, words = [""], [p for w in text.split() for p in _pieces(draw, w, font, width)]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..outputs.files import slug, subfolder, write_json
 from ..outputs.record import write_image
 from ..settings import as_dict
-from ..values import fit
 from . import record
 from .generate import Item
+from .pictures import FOLDER
 from .score import Judged
 
 if TYPE_CHECKING:
     from .compare import Cell, Variant
-
-FOLDER = "pictures"
 
 
 class Kept:
@@ -77,9 +75,9 @@ def _open(path: Path) -> Any:
 
 
 def _judged(beside: Mapping[str, Any]) -> Judged | None:
-    from .store import TYPES
+    from .store import judged
 
     try:
-        return Judged(**{k: fit(v, TYPES[k], k) for k, v in beside["judged"].items()})
+        return judged(beside["judged"])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -59,8 +59,8 @@ def paired(
     """Compare two lists of verdicts item by item.
 
     `groups` names the prompt of each item. Images of one prompt are not independent, so the interval draws
-    prompts again where one comes more than once. Otherwise it is Newcombe's, which has a width even where nothing
-    differs. McNemar's `p` always treats items as independent.
+    prompts again where one comes more than once. Otherwise it is Newcombe's, which has a width even where
+    nothing differs. McNemar's `p` always treats items as independent.
     """
     if len(a) != len(b) or (groups is not None and len(groups) != len(a)):
         raise ValueError(

@@ -54,7 +54,8 @@ def _verdict(
         return wrap(draw, FAILED, font, SIDE, MOST)
     if cell.judged.correct is None:
         return []
-    return wrap(draw, verdict_text(cell.judged.correct, cell.judged.reason), font, SIDE, MOST)
+    text = "right" if cell.judged.correct else f"wrong: {cell.judged.reason}"
+    return wrap(draw, text, font, SIDE, MOST)
 
 
 def _cell(
@@ -77,11 +78,6 @@ def _cell(
     draw.rectangle((x - 2, y - 2, x + size[0] + 1, y + size[1] + 1), outline=colour, width=2)
     for i, line in enumerate(lines):
         draw.text((x, y + size[1] + 3 + i * (LINE - 2)), line, colour, font)
-
-
-def verdict_text(correct: bool, reason: str) -> str:
-    """Return `right`, or `wrong:` with the reason of the detector."""
-    return "right" if correct else f"wrong: {reason}"
 
 
 def wrap(

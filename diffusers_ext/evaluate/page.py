@@ -6,7 +6,6 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from .grid import verdict_text
 from .score import Judged
 
 
@@ -27,12 +26,10 @@ class Figure:
 
 def figure(judged: Judged, label: str, png: bytes, width: int) -> Figure:
     """Prepare the picture of the variant `label`, whose file holds `width` px."""
-    kind = "" if judged.correct is None else ("good" if judged.correct else "bad")
-    text = judged.reason if judged.correct is None else verdict_text(judged.correct, judged.reason)
-    if judged.correct:
-        text = f"right: {judged.reason}"
+    kind = {None: "", True: "good", False: "bad"}[judged.correct]
+    verdict = {None: "", True: "right: ", False: "wrong: "}[judged.correct]
     return Figure(
-        text=text,
+        text=verdict + judged.reason,
         source="data:image/png;base64," + base64.b64encode(png).decode(),
         alt=f"{judged.prompt}, {label}, seed {judged.seed}",
         kind=kind,

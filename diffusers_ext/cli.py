@@ -18,7 +18,9 @@ from .commands.generate import generate
 from .commands.listing import doctor, families, methods
 from .commands.names import Command, Group
 from .commands.plan import plan
+from .commands.reward import reward
 from .commands.train import train
+from .commands.tune import tune
 from .zoo.train.stop import interrupting
 
 OURS = "diffusers_ext: "  # how warnings of a session begin
@@ -87,7 +89,7 @@ def options(
 for command in (generate, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # the function may not bear the name of a builtin
-for command in (plan, train, methods, families, doctor):
+for command in (tune, reward, plan, train, methods, families, doctor):
     app.command(cls=Command)(command)
 
 

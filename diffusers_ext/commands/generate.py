@@ -68,7 +68,7 @@ def generate(
     from ..evaluate import record
     from ..evaluate.generate import Item
     from ..evaluate.unfinished import Unfinished
-    from ..loading import locate
+    from ..models.checkpoint import Checkpoint
     from .target import Target
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
@@ -76,13 +76,14 @@ def generate(
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
     seed_of(first + num_images - 1)
-    methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
+    checkpoint = Checkpoint.resolve(model)
+    methods, notes = opt.chosen(checkpoint, method or [], settings or [], preset)
     target = Target.of(out, num_images)
-    pipe = opt.open_model(model, device, dtype, threads)
+    pipe = checkpoint.load(device, dtype, threads)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(
         pipe,
-        opt.defaults(model),
+        checkpoint.call,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         true_cfg_scale=true_cfg_scale,
@@ -91,8 +92,8 @@ def generate(
         negative_prompt=negative,
         num_frames=num_frames,
     )
-    opt.warn_of_texts(pipe, model, [prompt], call)
-    common = record.shared(pipe, model, methods, call) | ({"fps": target.fps} if target.fps else {})
+    opt.warn_of_texts(checkpoint, pipe, [prompt], call)
+    common = record.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
     run = Unfinished(target.folder, {"prompt": prompt, **record.shaping(common)}, num_images, first)
     # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:

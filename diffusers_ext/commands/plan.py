@@ -29,10 +29,11 @@ def plan(
 ) -> None:
     """Tell what a sparse method would do at a size; no model runs."""
     from ..forecast import plan as forecast
+    from ..models.checkpoint import Checkpoint
 
     grid = _numbers(target)
     known = preset if grid is None else bool(preset)  # nothing is known for a grid
-    (built,), notes = chosen(target, None, [method], settings or [], known)
+    (built,), notes = chosen(Checkpoint.unchecked(target), [method], settings or [], known)
     size = {"height": height, "width": width, "num_frames": frames}
     if grid is None:
         size["text"] = text
@@ -45,13 +46,13 @@ def plan(
 
 
 def _target(name: str, grid: tuple[int, ...] | None, text: int) -> Any:
+    from ..models.checkpoint import Checkpoint
     from ..presets import of_name
     from ..sizes import Grid
-    from .options import open_model
 
     if grid is not None:
         return Grid(*(1,) * (3 - len(grid)), *grid, text=text)
-    return name if of_name(name) else open_model(name, "cpu")
+    return name if of_name(name) else Checkpoint.resolve(name).load("cpu")
 
 
 def _check_blocks(

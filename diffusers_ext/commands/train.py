@@ -77,8 +77,9 @@ def train(
     use_threads(threads)
     if name == STUDENT:
         from .. import distill
+        from ..models.logs import quiet_libraries
 
-        opt.quiet_hosts()
+        quiet_libraries()
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
         folder = output_folder(Path("runs") / STUDENT if out is None else out)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers_ext as dx
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.metadata import output_folder, versions, write_json
 from diffusers_ext.models.checkpoint import Checkpoint

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusers_ext.evaluate.compare import Variant
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.reward import check_painter
@@ -30,6 +29,7 @@ from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.metadata import output_folder, slug, versions, write_json
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.rewards import ShapesCLIP
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import TASKS
 

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.generate import Item, generate
-from diffusers_ext.evaluate.video import Clip
+from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.metadata import output_folder, versions, write_json
 from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.sampling.clip import Clip
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import captions, motion
 from diffusers_ext.zoo.captions import COLOURS, PLURALS, SHAPES
 from diffusers_ext.zoo.detect import verify

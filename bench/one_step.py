@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.metadata import output_folder, versions, write_json
 from diffusers_ext.models.checkpoint import Checkpoint

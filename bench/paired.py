@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers_ext.evaluate.blocks import markdown
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.store import Store

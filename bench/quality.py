@@ -26,14 +26,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import diffusers_ext as dx
-from diffusers_ext.evaluate.compare import Comparison, Variant, run
-from diffusers_ext.evaluate.generate import Item, generate
+from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.compare import Comparison, run
+from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.metadata import output_folder, slug, versions, write_json
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.presets import tokens_of
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings import as_dict
 
 from .block_checks import Recorder

@@ -23,9 +23,9 @@ from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.video import still
 from diffusers_ext.metadata import versions
 from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.sampling.clip import still
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.train.export import hardware
 

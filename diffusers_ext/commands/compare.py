@@ -101,12 +101,12 @@ def side_by_side(
     from ..evaluate import record, sites
     from ..evaluate.claim import claim
     from ..evaluate.compare import lines, run
-    from ..evaluate.generate import Item
     from ..evaluate.grid import grid
     from ..evaluate.kept import Kept
     from ..evaluate.report import html
     from ..evaluate.store import FILE
     from ..metadata import output_folder, versions, write_bytes, write_image, write_json
+    from ..sampling.items import Item
 
     opt.refuse_other(out, "an eval", FILE)
     columns, known = opt.variants(methods, settings, model, preset)

@@ -41,8 +41,8 @@ def evaluate(
     """
     from ..call import arguments
     from ..evaluate import sites
+    from ..evaluate.cells import Variant
     from ..evaluate.claim import claim
-    from ..evaluate.compare import Variant
     from ..evaluate.outputs import rows, write
     from ..evaluate.pictures import Pictures
     from ..evaluate.run import answer, both, column, key, results

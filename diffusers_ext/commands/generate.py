@@ -10,9 +10,9 @@ from . import making, seeds
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..evaluate.generate import Item, Picture
     from ..evaluate.unfinished import Unfinished
     from ..evaluate.watch import Watch
+    from ..sampling.items import Item, Picture
     from .target import Target
 
 FAILED = ".failed.json"  # beside where the picture would be
@@ -66,9 +66,9 @@ def generate(
     """
     from ..call import arguments, makes_videos, seed_of
     from ..evaluate import record
-    from ..evaluate.generate import Item
     from ..evaluate.unfinished import Unfinished
     from ..models.checkpoint import Checkpoint
+    from ..sampling.items import Item
     from .target import Target
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
@@ -173,8 +173,8 @@ def _write(
 ) -> str:
     """Writes a picture and, last, what is beside it; returns the verdict in words."""
     from ..evaluate.score import judge
-    from ..evaluate.video import Clip
     from ..metadata import write_image, write_json
+    from ..sampling.clip import Clip
     from ..video import write_video
 
     image = picture.image

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..evaluate.compare import Variant
+    from ..evaluate.cells import Variant
     from ..models.checkpoint import Checkpoint
 
 MODEL = "shapes-sd"  # of the zoo, the one that draws most prompts right
@@ -125,7 +125,7 @@ def variants(
     names: str, settings: Sequence[str], model: "Checkpoint", preset: bool | None
 ) -> tuple[list["Variant"], list[str]]:
     """Read `plain,softpag,a+b` as variants, with what `chosen` says. A method gets the settings naming it."""
-    from ..evaluate.compare import Variant
+    from ..evaluate.cells import Variant
     from ..settings import PLAIN, once
 
     labels = [label.strip() for label in names.split(",") if label.strip()]

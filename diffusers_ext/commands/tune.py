@@ -31,8 +31,8 @@ def tune(
 ) -> None:
     """Try settings on the tuning suite and write the best ones to METHOD.json."""
     from ..call import arguments
+    from ..evaluate.cells import Variant
     from ..evaluate.claim import claim
-    from ..evaluate.compare import Variant
     from ..evaluate.run import answer
     from ..evaluate.score import compare, summarise
     from ..evaluate.store import Store

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..metadata import slug, subfolder, write_image, write_json
+from ..sampling.items import Item
 from ..settings import as_dict
 from ..values import fit
 from . import record
-from .generate import Item
 from .score import Judged
 
 if TYPE_CHECKING:
-    from .compare import Cell, Variant
+    from .cells import Cell, Variant
 
 FOLDER = "pictures"
 
@@ -43,7 +43,7 @@ class Kept:
 
     def find(self, variant: Variant, items: Sequence[Item]) -> tuple[dict[Item, Cell], dict[str, Any] | None]:
         """Finished pictures with their verdicts, and the last report of the session that made them."""
-        from .compare import Cell
+        from .cells import Cell
 
         found, report = {}, None
         for item in items:

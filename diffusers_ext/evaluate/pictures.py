@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..metadata import slug, subfolder, write_image
-from .generate import Item
-from .video import Clip, still
+from ..sampling.clip import Clip, still
+from ..sampling.items import Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image

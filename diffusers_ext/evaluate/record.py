@@ -10,8 +10,8 @@ from typing import Any
 
 from ..metadata import slug, versions
 from ..models.checkpoint import Checkpoint
+from ..sampling.items import Item
 from ..settings import as_dict
-from .generate import Item
 
 # Packages whose versions move pixels; a later one makes its pictures beside the earlier ones.
 _MOVING = ("diffusers_ext", "torch", "diffusers", "transformers")

@@ -110,7 +110,8 @@ def painted(
     import torch
 
     from ..call import SEED_LIMIT
-    from .generate import Item, generate
+    from ..sampling.items import Item
+    from .generate import generate
     from .score import judge
 
     asked = [(q, (samples * q.item.seed + k) % SEED_LIMIT) for q in questions for k in range(samples)]

@@ -8,9 +8,10 @@ import pytest
 import diffusers_ext as dx
 from bench.quality import call_of, ladder, measured, overall_density, pairs, psnr, ssim, sweep, without
 from bench.quality_chart import chart, ran
-from diffusers_ext.evaluate.compare import Variant, run
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.compare import run
 from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.sampling.items import Item
 from tests.tiny_models import unet, wan
 
 ITEMS = [Item("a red circle", 1), Item("a blue square", 2)]

@@ -10,8 +10,8 @@ from PIL import Image
 from bench import speed
 from bench.speed import Row, measure, told
 from bench.timing import RESULTS
-from diffusers_ext.evaluate.generate import Item, Picture
-from diffusers_ext.evaluate.video import Clip
+from diffusers_ext.sampling.clip import Clip
+from diffusers_ext.sampling.items import Item, Picture
 from diffusers_ext.zoo import catalogue
 
 

@@ -9,9 +9,9 @@ import torch
 
 from diffusers_ext import SoftPAG
 from diffusers_ext.evaluate import record
-from diffusers_ext.evaluate.generate import Item
 from diffusers_ext.evaluate.weights import fingerprint, quick
 from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.sampling.items import Item
 
 ITEM = Item("a red circle", 3)
 

@@ -102,6 +102,18 @@ def test_import_directions(path):
         assert parts - {part} <= ALLOWED[part]
 
 
+def test_nothing_below_the_command_line_imports_it():
+    faces = {PACKAGE / "cli.py", PACKAGE / "__main__.py", *(PACKAGE / "commands").glob("*.py")}
+    for path in {*PACKAGE.rglob("*.py")} - faces:
+        assert not imported_parts(path) & {"cli", "commands"}, path
+
+
+def test_making_a_picture_loads_nothing_that_scores_it():
+    code = "import sys, diffusers_ext.evaluate.generate as g; g.generate; "
+    code += "print([m for m in sys.modules if m.startswith('diffusers_ext.zoo.')])"
+    assert fresh(code) == "[]"
+
+
 def test_no_method_names_a_model_class():
     from diffusers_ext.families import FAMILIES
 

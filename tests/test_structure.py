@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import catalogue
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "diffusers_ext"
@@ -103,6 +103,18 @@ def test_import_directions(path):
         assert parts - {part} <= ALLOWED[part]
 
 
+def test_nothing_below_the_command_line_imports_it():
+    faces = {PACKAGE / "cli.py", PACKAGE / "__main__.py", *(PACKAGE / "commands").glob("*.py")}
+    for path in {*PACKAGE.rglob("*.py")} - faces:
+        assert not imported_parts(path) & {"cli", "commands"}, path
+
+
+def test_making_a_picture_loads_nothing_that_scores_it():
+    code = "import sys, diffusers_ext.evaluate.generate as g; g.generate; "
+    code += "print([m for m in sys.modules if m.startswith('diffusers_ext.zoo.')])"
+    assert fresh(code) == "[]"
+
+
 def test_no_method_names_a_model_class():
     from diffusers_ext.families import FAMILIES
 
@@ -146,7 +158,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     pages = sorted(PACKAGE.glob("evaluate/templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*zoo.MODELS, *zoo.REWARDS}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
 
 
 def test_kernels_distribution_is_not_shadowed():

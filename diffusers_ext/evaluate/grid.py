@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from .compare import Cell, Comparison
+    from .cells import Cell
+    from .compare import Comparison
 
 SIDE = 192  # px of a picture in the grid; small ones are enlarged without smoothing
 LABEL = 190  # px of the column with the prompts

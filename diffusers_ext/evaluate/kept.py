@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..outputs.files import slug, subfolder, write_json
 from ..outputs.record import write_image
+from ..sampling.items import Item
 from ..settings import as_dict
 from . import record
-from .generate import Item
 from .pictures import FOLDER
 from .score import Judged
 
 if TYPE_CHECKING:
-    from .compare import Cell, Variant
+    from .cells import Cell, Variant
 
 
 class Kept:
@@ -42,7 +42,7 @@ class Kept:
 
     def find(self, variant: Variant, items: Sequence[Item]) -> tuple[dict[Item, Cell], dict[str, Any] | None]:
         """Finished pictures with their verdicts, and the last report of the session that made them."""
-        from .compare import Cell
+        from .cells import Cell
 
         found, report = {}, None
         for item in items:

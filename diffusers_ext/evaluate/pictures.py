@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..outputs.files import slug, subfolder
 from ..outputs.record import write_image
-from .generate import Item
-from .video import Clip, still
+from ..sampling.clip import Clip, still
+from ..sampling.items import Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image

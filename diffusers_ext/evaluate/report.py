@@ -11,7 +11,8 @@ from .page import Figure, figure, render
 from .words import difference, enough, percent
 
 if TYPE_CHECKING:
-    from .compare import Cell, Comparison
+    from .cells import Cell
+    from .compare import Comparison
 
 
 def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks: Sequence[str] = ()) -> str:

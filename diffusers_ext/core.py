@@ -7,10 +7,11 @@ imports anything of ours.
 
 import difflib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -106,68 +107,91 @@ class RunContext:
 Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, Layout | None], Tensor]
 
 
-class Method(Protocol):
-    """A frozen dataclass of settings that knows how to act on a site.
+class Method(ABC):
+    """A method: settings that know how to act on a site. Subclasses are frozen dataclasses as a rule.
 
-    Two optional attributes: `reads_layout` (taken to be true), whether its cores look at the layout they are
-    given; `order_free` (taken to be false), whether they do with grid tokens in any order, or ask for one.
+    `reads_layout` says whether its cores look at the layout they get. `order_free` says that grid tokens may
+    come in any order, or that its cores ask for one.
     """
+
+    __slots__ = ()
 
     name: ClassVar[str]
     slots: ClassVar[frozenset[Slot]]
+    reads_layout: ClassVar[bool] = True
+    order_free: ClassVar[bool] = False
 
+    @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Sites to act on, out of all the sites of all denoisers; raises `MethodError` where the settings
-        name none.
+        """The sites to act on, out of the sites of all denoisers.
+
+        Raises `MethodError` where the settings name none.
         """
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
         """`None` where the site is usable, else one sentence for the error and the doctor."""
+        return None
 
+    @abstractmethod
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         """The core of this site, wrapped around the one below."""
 
 
-class ReportingCore(Protocol):
-    """A core with a schedule of its own and something to say about itself; sessions look for both names."""
-
-    def begin_call(self, like: Tensor) -> None:
-        """Called before each call of the denoiser, outside compiled regions, with the run up to date; `like`
-        has the device and dtype of the latents.
-        """
-
-    def describe(self) -> dict[str, Any]:
-        """Fields of `SiteReport` about what ran last."""
-
-    def idle(self) -> str | None:
-        """Why the run that is in its last step has been that of the plain model here, or `None`."""
-
-
-class OrderingCore(ReportingCore, Protocol):
-    """A core that puts tokens into an order of its own; sessions look for the name."""
-
-    def order(self) -> Order | str | None:
-        """The order for grid tokens in the call that has begun; `None` where any will do, a sentence where it
-        has to be that of the host.
-        """
-
-
-class Guidance(Method, Protocol):
+class Guidance(Method):
     """A method with the `DENOISER` slot: one more pass over the conditional rows, combined linearly."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def active(self, run: RunContext) -> bool:
         """Whether the current step needs the extra pass."""
 
     def idle(self, run: RunContext) -> str | None:
         """Why no step of a run needed the extra pass, unless the settings switch it off."""
+        return None
 
     def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
-        """Prepares the bound cores for an extra pass over `rows` conditional rows, on the device and dtype of
-        `like`.
+        """Prepares the bound cores for an extra pass over `rows` conditional rows.
+
+        `like` has the device and dtype of the pass.
         """
 
+    @abstractmethod
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
         """What to add to the guided prediction, given the two predictions `[B, ...]`."""
+
+
+class ReportingCore:
+    """A core that prepares itself for each call and reports about itself; a plain core is any function."""
+
+    def begin_call(self, like: Tensor) -> None:
+        """Prepares for a call of the denoiser, outside compiled regions and with the run up to date.
+
+        `like` has the device and dtype of the latents.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of `SiteReport` about what ran last."""
+        return {}
+
+    def idle(self) -> str | None:
+        """Why the run that is in its last step was that of the plain model here, or `None`."""
+        return None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Attention of one site, as `Core`."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
+
+
+class OrderingCore(ReportingCore):
+    """A core that puts tokens into an order of its own."""
+
+    def order(self) -> Order | str | None:
+        """The order for grid tokens in the call that has begun.
+
+        `None` where any order will do, a sentence where it has to be that of the host.
+        """
+        return None
 
 
 def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str]:

@@ -5,7 +5,7 @@ and the prediction back. Exact where positions travel with the tokens (`Family.t
 looks at single tokens; whatever is not known not to keeps the order of the host.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,16 +30,18 @@ WEIGHTS_ONLY = frozenset(
 class Hoisting:
     """Decides for each call of one denoiser whether tokens are put in order once, and does it.
 
-    `own` is the name of our hook on the denoiser. The session sets `cores`, those that ask for an order, and
-    `bound`, the names of methods that may count on the host's.
+    `cores` are those that ask for an order, `bound` names the methods that may count on the host's, and
+    `own` is the name of our hook on the denoiser.
     """
 
-    def __init__(self, family: Family, run: RunContext, own: str) -> None:
+    def __init__(
+        self, family: Family, run: RunContext, cores: Sequence[OrderingCore], bound: Sequence[str], own: str
+    ) -> None:
         self.family = family
         self.run = run
+        self.cores = cores
+        self.bound = bound
         self.own = own
-        self.cores: list[OrderingCore] = []
-        self.bound: list[str] = []
 
     def around(
         self, module: nn.Module, call: Mapping[str, Any], forward: Callable[..., Any]
@@ -78,7 +80,7 @@ class Hoisting:
             return "layers differ in the order that they need"
         if self.bound:
             return f"{', '.join(self.bound)} may count on the order of the host"
-        axes = getattr(self.family, "token_axes", None)
+        axes = self.family.token_axes
         if axes is None:
             return f"{type(module).__name__} makes the tokens itself"
         if any(call[name].shape[axis] != len(first.tokens) for name, axis in axes.items()):

@@ -11,7 +11,7 @@ from accelerate.hooks import remove_hook_from_module
 
 import diffusers_ext as dx
 from diffusers_ext.admission import denoisers, session_of
-from diffusers_ext.core import Slot
+from diffusers_ext.core import Method, Slot
 
 from .hosts import every_host, host, processors
 from .tiny_models import flux, sd3
@@ -189,15 +189,12 @@ def test_state_dict_keys_stay():
 def test_inputs_act_before_the_core_and_outputs_after_it_in_any_order():
     """Toy methods of three slots: the result must be that of `output(core(inputs))`."""
 
-    class Toy:
+    class Toy(Method):
         def __init__(self, slot, wrap):
             self.name, self.slots, self.wrap = slot.value, frozenset({slot}), wrap
 
         def select(self, sites):
             return [s for s in sites if s.name == "transformer_blocks.0.attn"]
-
-        def why_not(self, site, layout):
-            return None
 
         def bind(self, site, run, inner):
             return self.wrap(inner)

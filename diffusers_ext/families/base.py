@@ -1,7 +1,8 @@
 """What every model family provides, and the processor they share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,34 +85,41 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-class Family(Protocol):
-    """Facts and arithmetic of one denoiser class; stateless.
+class Family(ABC):
+    """Facts and arithmetic of one denoiser class; stateless. Each family is one file and inherits from this.
 
-    Denoisers that take their tokens one by one, positions included, have two facts more: `token_axes`, the
-    forward arguments with an entry for each grid token and their axes of tokens, and `order_free`, those that
-    have none (of dictionaries, the entries).
+    A denoiser takes its tokens one by one where positions travel with them. Then `token_axes` names the
+    forward arguments with an entry for each grid token, with their axes of tokens. `order_free` names those
+    without such an entry; of dictionaries it names the entries.
     """
 
     name: ClassVar[str]
     denoisers: ClassVar[tuple[str, ...]]  # class names of the denoisers it knows
     stock: ClassVar[frozenset[str]]  # class names of the host processors it reproduces bit for bit
     cfg: ClassVar[Literal["batch", "two_calls"]]  # how the host's pipelines run classifier-free guidance
-    unbatched: ClassVar[frozenset[str]]  # forward arguments without a batch axis
+    unbatched: ClassVar[frozenset[str]] = frozenset()  # forward arguments without a batch axis
+    token_axes: ClassVar[Mapping[str, int] | None] = None
+    order_free: ClassVar[frozenset[str]] = frozenset()
 
+    @abstractmethod
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Every attention module of the denoiser, in model order."""
 
+    @abstractmethod
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
         """Our processor for one site, with the dense core."""
 
+    @abstractmethod
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """The joint layout of a denoiser call, from its arguments by name."""
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
-        """The timestep of a denoiser call on the scale of `scheduler.timesteps`."""
+        """The timestep of a denoiser call, `[B]` or a scalar, on the scale of `scheduler.timesteps`."""
+        return call["timestep"]
 
     def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
+        """The number of rows of a denoiser call."""
+        return call["hidden_states"].shape[0]
 
 
 def with_prediction(out: Any, prediction: Tensor) -> Any:

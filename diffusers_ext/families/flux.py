@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import UnsupportedError
-from .base import DispatchProcessor
+from .base import DispatchProcessor, Family
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_flux import FluxAttention
@@ -58,7 +58,7 @@ class FluxProcessor(DispatchProcessor):
         return image, attn.to_add_out(text.contiguous())
 
 
-class FluxFamily:
+class FluxFamily(Family):
     """`FluxTransformer2DModel`, with and without guidance embedding."""
 
     name: ClassVar[str] = "flux"
@@ -93,7 +93,6 @@ class FluxFamily:
         return sites
 
     def processor(self, site: Site, run: RunContext) -> FluxProcessor:
-        """Our processor for one site, with the dense core."""
         return FluxProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -118,10 +117,6 @@ class FluxFamily:
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
         """`[B]`, undoing the division by 1000 that every Flux pipeline does."""
         return call["timestep"].float() * 1000
-
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
 
 
 def _project(attn: FluxAttention, x: Tensor) -> list[Tensor]:

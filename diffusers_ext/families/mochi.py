@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import SDPAProcessor
+from .base import Family, SDPAProcessor
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import MochiAttention
@@ -81,14 +81,13 @@ class MochiProcessor(SDPAProcessor):
         return torch.cat(rows)
 
 
-class MochiFamily:
+class MochiFamily(Family):
     """`MochiTransformer3DModel`."""
 
     name: ClassVar[str] = "mochi"
     denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"MochiAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """One joint attention a block."""
@@ -99,7 +98,6 @@ class MochiFamily:
         ]
 
     def processor(self, site: Site, run: RunContext) -> MochiProcessor:
-        """Our processor for one site, with the dense core."""
         return MochiProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -109,14 +107,6 @@ class MochiFamily:
         tokens = grid[0] * grid[1] * grid[2]
         text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
         return Layout(grid, text, slice(0, tokens), masked_text=True)
-
-    def timestep(self, call: Mapping[str, Any]) -> Tensor:
-        """`[B]`, on the scale of the scheduler, which counts up from 0 here."""
-        return call["timestep"]
-
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
 
 
 def _project(attn: MochiAttention, x: Tensor, *projections: nn.Module) -> list[Tensor]:

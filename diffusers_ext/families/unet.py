@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import FamilyProcessor, SDPAProcessor, split_heads
+from .base import Family, FamilyProcessor, SDPAProcessor, split_heads
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -97,7 +97,7 @@ class FusedUNetProcessor(UNetProcessor):
         return attn.to_q(image), *attn.to_kv(text).chunk(2, dim=-1)
 
 
-class UNetFamily:
+class UNetFamily(Family):
     """`UNet2DConditionModel`: SD 1, SD 2, SDXL and their kin with the same transformer blocks."""
 
     name: ClassVar[str] = "unet"
@@ -135,16 +135,12 @@ class UNetFamily:
         ]
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
-        return (FusedUNetProcessor if getattr(site, "fused", False) else UNetProcessor)(site, run)
+        return (FusedUNetProcessor if isinstance(site, UNetSite) and site.fused else UNetProcessor)(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """The grid of the latents `sample [B, C, H, W]`; each site hands its core that of its own level."""
         h, w = call["sample"].shape[-2:]
         return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
-
-    def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
-        """A scalar, or `[B]`, on the scale of the scheduler."""
-        return call["timestep"]
 
     def batch(self, call: Mapping[str, Any]) -> int:
         return call["sample"].shape[0]

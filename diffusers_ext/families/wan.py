@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import DispatchProcessor
+from .base import DispatchProcessor, Family
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -60,14 +60,13 @@ class WanProcessor(DispatchProcessor):
         return attn.to_out[1](attn.to_out[0](out))
 
 
-class WanFamily:
+class WanFamily(Family):
     """`WanTransformer3DModel`; Wan 2.2 pipelines hold two of them."""
 
     name: ClassVar[str] = "wan"
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"WanAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Self- and cross-attention of each block in turn."""
@@ -80,7 +79,6 @@ class WanFamily:
         return sites
 
     def processor(self, site: Site, run: RunContext) -> WanProcessor:
-        """Our processor for one site, with the dense core."""
         return WanProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -95,10 +93,6 @@ class WanFamily:
         """`[B]`; with a timestep per token (Wan 2.2 5B) given frames stand at 0, the rest at the maximum."""
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
-
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
 
 
 def _project(attn: WanAttention, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:

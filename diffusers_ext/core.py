@@ -9,7 +9,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
@@ -30,10 +30,11 @@ class Slot(Enum):
 class Layout:
     """Where things lie in one attention sequence.
 
-    `grid` is `(t, h, w)` in tokens (an image has `t == 1`); `text` and `vision` slice the sequence axis of
-    `q, k, v [B, N, H, D]`. `text` is empty where the sequence holds no text. `masked_text`: calls come with a
+    `grid` is `(t, h, w)` in tokens (an image has `t == 1`). `text` and `vision` slice the sequence axis of
+    `q, k, v [B, N, H, D]`; `text` is empty where the sequence holds no text. `masked_text`: calls come with a
     mask `[B, 1, 1, N]` that hides text keys only, those of the padding of prompts. `raster=False`: the tokens
-    are not the rows of one grid, which is then `(1, 1, N)` for want of a better one.
+    are not the rows of one grid, which is then `(1, 1, N)` for want of a better one. `cross_text` slices the
+    keys `[B, L, H, D]` of cross-attention, which are not in the sequence; comparisons leave it out.
     """
 
     grid: tuple[int, int, int]
@@ -41,6 +42,14 @@ class Layout:
     vision: slice
     masked_text: bool = False
     raster: bool = True
+    cross_text: slice | None = field(default=None, compare=False)
+
+    def text_keys(self, kind: Literal["self", "joint", "cross"]) -> slice | None:
+        """Where the text lies among the keys of a site of this kind.
+
+        The slice is empty in self-attention, and `None` means that the text of cross-attention is not known.
+        """
+        return self.cross_text if kind == "cross" else self.text
 
     @property
     def tokens(self) -> int:

@@ -1,7 +1,7 @@
 """What every model family provides, and the processor they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
+from . import latents
+
+Select = Callable[[Sequence[Site]], list[Site]]  # the sites that a method picks
 
 
 class FamilyProcessor:
@@ -98,6 +101,7 @@ class Family(ABC):
     stock: ClassVar[frozenset[str]]  # class names of the host processors it reproduces bit for bit
     cfg: ClassVar[Literal["batch", "two_calls"]]  # how the host's pipelines run classifier-free guidance
     unbatched: ClassVar[frozenset[str]] = frozenset()  # forward arguments without a batch axis
+    rotary: ClassVar[str | None] = None  # path of the module that reads `theta` anew in each call, if any
     token_axes: ClassVar[Mapping[str, int] | None] = None
     order_free: ClassVar[frozenset[str]] = frozenset()
 
@@ -120,6 +124,43 @@ class Family(ABC):
     def batch(self, call: Mapping[str, Any]) -> int:
         """The number of rows of a denoiser call."""
         return call["hidden_states"].shape[0]
+
+    def text_tokens(self, pipe: Any) -> int:
+        """How many text tokens stand in the attention sequence of a pipeline, padding included."""
+        return latents.defaults(pipe)["max_sequence_length"]
+
+    def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
+        """How often the grid of latents is halved at the sites that `select` picks, finest first."""
+        return (0,)
+
+    def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """The shape of the latents that `pipe(**call)` draws.
+
+        It is `[B, C, H, W]`, or `[B, C, T, H, W]` of a video, where the pipeline does not pack them.
+        """
+        size, config = latents.size(pipe, call), latents.config_of(pipe)
+        channels = config.get("out_channels") or config["in_channels"]
+        sides = (size[name] // latents.spatial(pipe) for name in ("height", "width"))
+        video = "num_frames" in latents.defaults(pipe)
+        frames = [(size["num_frames"] - 1) // latents.temporal(pipe) + 1] if video else []
+        return (latents.rows(call), channels, *frames, *sides)
+
+    def decode(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """The pictures of the latents `x` at the end of `pipe(**call)`, from 0 to 1, with gradients.
+
+        They are those of `output_type="pt"`: `[B, 3, H, W]`, or `[B, T, 3, H, W]` of a video. Watermarks and
+        safety checkers are left out. Raises `UnsupportedError` for a pipeline without an autoencoder.
+        """
+        vae = latents.autoencoder(pipe)
+        pictures = latents.decoded(vae, self.to_autoencoder(pipe, x, call))
+        if pictures.ndim == 5:
+            return pipe.video_processor.postprocess_video(pictures, output_type="pt")
+        return pipe.image_processor.postprocess(pictures, output_type="pt")
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """The latents `x` of a pipeline on the scale, and in the shape, that its autoencoder decodes."""
+        config = pipe.vae.config
+        return x / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
 
 def with_prediction(out: Any, prediction: Tensor) -> Any:

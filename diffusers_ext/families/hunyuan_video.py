@@ -99,6 +99,9 @@ class HunyuanVideoFamily(Family):
         text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
         return Layout(grid, text, slice(0, tokens), masked_text=True)
 
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        return x.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
+
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], tokens: int) -> Tensor:
     """Turns the first `tokens` rows of `x [B, S, H, D]`; text has no place on the grid."""

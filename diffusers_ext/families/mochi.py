@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
+from . import latents
 from .base import Family, SDPAProcessor
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class MochiFamily(Family):
         tokens = grid[0] * grid[1] * grid[2]
         text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
         return Layout(grid, text, slice(0, tokens), masked_text=True)
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        if (known := latents.statistics(pipe.vae, x)) is None:
+            return x / pipe.vae.config.scaling_factor
+        mean, std = known
+        return x * std / pipe.vae.config.scaling_factor + mean
 
 
 def _project(attn: MochiAttention, x: Tensor, *projections: nn.Module) -> list[Tensor]:

@@ -145,6 +145,10 @@ class SD3Family(Family):
             vision=slice(0, h * w),
         )
 
+    def text_tokens(self, pipe: Any) -> int:
+        """CLIP's tokens, then those of T5."""
+        return pipe.tokenizer_max_length + super().text_tokens(pipe)
+
 
 def _is_fused(processor: Any) -> bool:
     return (

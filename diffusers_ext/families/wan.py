@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
+from . import latents
 from .base import DispatchProcessor, Family
 
 if TYPE_CHECKING:
@@ -87,12 +88,30 @@ class WanFamily(Family):
             size // p
             for size, p in zip(call["hidden_states"].shape[2:], model.config.patch_size, strict=True)
         )
-        return Layout((t, h, w), slice(0, 0), slice(0, t * h * w))
+        words = slice(0, call["encoder_hidden_states"].shape[1])  # image tokens have keys of their own
+        return Layout((t, h, w), slice(0, 0), slice(0, t * h * w), cross_text=words)
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
         """`[B]`; with a timestep per token (Wan 2.2 5B) given frames stand at 0, the rest at the maximum."""
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
+
+    def text_tokens(self, pipe: Any) -> int:
+        """None: the text is in the keys of cross-attention."""
+        return 0
+
+    def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """`[B, C, T, H, W]`; the host rounds sides down to whole tokens and frames up to whole latents."""
+        size, px, config = latents.size(pipe, call), latents.spatial(pipe), latents.config_of(pipe)
+        _, *patch = config["patch_size"]
+        sides = (size[name] // (px * p) * p for name, p in zip(("height", "width"), patch, strict=True))
+        frames = size["num_frames"] // latents.temporal(pipe) + 1
+        return (latents.rows(call), config["out_channels"], frames, *sides)
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        x = x.to(pipe.vae.dtype)
+        mean, std = latents.statistics(pipe.vae, x)
+        return x / (1.0 / std) + mean  # divided as in the host, for its bits
 
 
 def _project(attn: WanAttention, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:

@@ -79,7 +79,7 @@ ALLOWED = {
         "values",
         "zoo",
     },
-    "overview": {"admission", "core", "families"},
+    "overview": {"admission", "core", "families", "report"},
     "parallel": {
         "admission",
         "core",

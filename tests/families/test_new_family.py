@@ -5,6 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, Site
@@ -17,7 +18,8 @@ from ..close import alike
 from ..hosts import processors
 from ..kernels import oracles
 from ..processors.masked import by_mask
-from ..tiny_models.parts import image_vae, seeded, t5, tokenizer
+from ..tiny_models.parts import image_vae, noise, seeded, t5, tokenizer
+from .mixins import ModelTests
 
 CALL = dict(
     height=32,
@@ -60,13 +62,7 @@ class PixArtFamily(Family):
 FAMILY = PixArtFamily()
 
 
-@pytest.fixture
-def known(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "PixArtTransformer2DModel", f"{__name__}:FAMILY")
-
-
-@pytest.fixture
-def pipe():
+def transformer():
     config = dict(
         num_attention_heads=4,
         attention_head_dim=8,
@@ -79,15 +75,43 @@ def pipe():
         patch_size=2,
         num_embeds_ada_norm=1000,
     )
+    return seeded(lambda: PixArtTransformer2DModel(**config), 0)
+
+
+def inputs(batch=1, seed=0, *, height=8, width=12, text=7, dtype=torch.float32):
+    draw = noise(seed, dtype)
+    return {
+        "hidden_states": draw(batch, 4, height, width),
+        "encoder_hidden_states": draw(batch, text, 32),
+        "timestep": torch.full((batch,), 500.0, dtype=dtype),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        "return_dict": False,
+    }
+
+
+@pytest.fixture
+def known(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "PixArtTransformer2DModel", f"{__name__}:FAMILY")
+
+
+@pytest.fixture
+def pipe():
     pipe = PixArtSigmaPipeline(
         tokenizer=tokenizer(32),
         text_encoder=t5(2),
         vae=image_vae(use_quant_conv=False, use_post_quant_conv=False),
-        transformer=seeded(lambda: PixArtTransformer2DModel(**config), 0),
+        transformer=transformer(),
         scheduler=DPMSolverMultistepScheduler(),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.mark.usefixtures("known")
+class TestPixArt(ModelTests):
+    family, stock = FAMILY, AttnProcessor2_0
+    build, inputs = staticmethod(transformer), staticmethod(inputs)
+    odd = ({"height": 6, "width": 10, "text": 1}, {"height": 2, "width": 2})
 
 
 def picture(pipe, output_type="latent"):

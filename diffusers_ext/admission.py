@@ -128,6 +128,7 @@ def _check_kind(method: Any) -> None:
     kind = type(method).__name__
     if not isinstance(method, Method):
         if hasattr(method, "slots") and hasattr(method, "bind"):
+            kind = method.__name__ if isinstance(method, type) else kind
             raise MethodError(
                 f"apply() takes methods that inherit from diffusers_ext.core.Method, got {kind}, which has "
                 f"its names only; write class {kind}(Method)."

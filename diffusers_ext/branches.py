@@ -88,7 +88,7 @@ class BranchName(StateManager):
 
 
 class Branches:
-    """Tells conditional from unconditional calls of one denoiser.
+    """Knows which calls of one denoiser are conditional and which are not.
 
     `cfg="auto"` asks the pipeline that calls. A name given by its `cache_context` wins; without one, calls at
     the same point of a trajectory alternate, conditional first, as in every known pipeline with two calls.

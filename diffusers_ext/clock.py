@@ -52,7 +52,7 @@ class Clock:
         run.sigma = self._sigmas[place] if place < len(self._sigmas) else None
 
     def point(self) -> tuple[int, int | None]:
-        """Tells two calls at one timestep apart: the run (its schedule) and the place in it."""
+        """Identifies a point of a trajectory by the run (its schedule) and the place in it."""
         return id(self._table), self._place
 
     def _load(self, scheduler: Any, table: Tensor) -> None:

@@ -92,7 +92,7 @@ class Order:
 
 
 class RunContext:
-    """What the current denoiser call is about; one per session, written by the hook, read by cores.
+    """The current denoiser call of a session, as the hook writes it and cores read it.
 
     Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
     """
@@ -107,7 +107,7 @@ class RunContext:
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
-        # Grid tokens lie in the order that the cores asked for, for the whole call; else in raster order.
+        # Grid tokens are in the order that the cores asked for during this call; else in raster order.
         self.hoisted: bool = False
         self.order: str = ""  # how tokens came into that order in the last call that asked, for the report
 

@@ -1,8 +1,8 @@
-"""Grid tokens in the order of the plans for a whole call of a denoiser, in place of gathers in every layer.
+"""Puts grid tokens in the order of the plans once for a call of a denoiser, not in every layer.
 
-All but attention is token-wise and dense attention takes any order, so the input is put into the order once
-and the prediction back. Exact where positions travel with the tokens (`Family.token_axes`) and nobody else
-looks at single tokens; whatever is not known not to keeps the order of the host.
+All but attention is token-wise, and dense attention takes any order. So the input is put into the order once,
+and the prediction back. This is exact where positions travel with the tokens (`Family.token_axes`) and nothing
+else looks at single tokens. Wherever that is not known, the order of the host stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ class Hoisting:
         self, module: nn.Module, call: Mapping[str, Any], forward: Callable[..., Any]
     ) -> Callable[..., Any] | None:
         """A forward that takes arguments by name and runs the one below in the order of the cores, or `None`
-        where the call has to stay as it is; `run.order` tells why, unless no core asks for an order.
+        where the call has to stay as it is. `run.order` then says why, unless no core asks for an order.
         """
         wishes = list({id(wish): wish for core in self.cores if (wish := core.order()) is not None}.values())
         if not wishes:

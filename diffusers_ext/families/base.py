@@ -101,7 +101,7 @@ class Family(ABC):
     stock: ClassVar[frozenset[str]]  # class names of the host processors it reproduces bit for bit
     cfg: ClassVar[Literal["batch", "two_calls"]]  # how the host's pipelines run classifier-free guidance
     unbatched: ClassVar[frozenset[str]] = frozenset()  # forward arguments without a batch axis
-    rotary: ClassVar[str | None] = None  # path of the module that reads `theta` anew in each call, if any
+    rotary: ClassVar[str | None] = None  # path of the module that reads `theta` in each call, if any
     token_axes: ClassVar[Mapping[str, int] | None] = None
     order_free: ClassVar[frozenset[str]] = frozenset()
 

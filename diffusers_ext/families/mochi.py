@@ -21,7 +21,7 @@ class MochiProcessor(SDPAProcessor):
     """Follows `MochiAttnProcessor2_0` of `diffusers.models.attention_processor`.
 
     The host attends row by row of the batch, each with as many text tokens as its prompt has, and returns
-    zeros in place of the rest. Cores get whole batches instead, with the text of each prompt in front of its
+    zeros in place of the rest. Cores get all rows at once, with the text of each prompt in front of its
     padding and a mask that hides the padding.
     """
 

@@ -101,7 +101,7 @@ class WanFamily(Family):
         return 0
 
     def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
-        """`[B, C, T, H, W]`; the host rounds sides down to whole tokens and frames up to whole latents."""
+        """`[B, C, T, H, W]`; the host rounds sides down to tokens and frames up to latents."""
         size, px, config = latents.size(pipe, call), latents.spatial(pipe), latents.config_of(pipe)
         _, *patch = config["patch_size"]
         sides = (size[name] // (px * p) * p for name, p in zip(("height", "width"), patch, strict=True))

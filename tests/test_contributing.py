@@ -24,7 +24,7 @@ from .tiny_models.parts import noise, seeded
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 # Folders and files that a later part of the package brings.
-COMING = {"sampling/", "app/", "tests/families/mixins", "tests/sampling/", "tests/rewards/"}
+COMING = {"sampling/", "app/", "tests/sampling/", "tests/rewards/"}
 
 
 def skeleton(heading, monkeypatch):

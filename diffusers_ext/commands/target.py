@@ -44,7 +44,7 @@ class Target:
         return cls(output_folder(path.parent), path.stem, suffix)
 
     def suited(self, model: str, video: bool, fps: float | None) -> Target:
-        """The same with its kind of file settled; raises `ValueError` where that does not suit the model."""
+        """Return the same with its kind of file settled; raises `ValueError` if the model makes another."""
         kind, suffixes = ("videos", SUFFIXES) if video else ("images", (PNG,))
         suffix = self.suffix or suffixes[0]
         if suffix not in suffixes:
@@ -60,5 +60,5 @@ class Target:
         return replace(self, suffix=suffix, fps=fps)
 
     def path(self, stem: str) -> Path:
-        """The file, under `stem` unless another was named."""
+        """Return the path of the file, under `stem` unless another was named."""
         return self.folder / f"{self.stem or stem}{self.suffix}"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeline:
-    """A stock diffusers pipeline, ready to be called with a prompt.
+    """Load a stock diffusers pipeline, ready to be called with a prompt.
 
     `name_or_path` is a name of the zoo ("shapes-sd3"), a folder written by `save_pretrained`, or a Hub id
     ("black-forest-labs/FLUX.1-dev"), tried in this order. `kwargs` go to `DiffusionPipeline.from_pretrained`.

@@ -130,16 +130,16 @@ def side_by_side(
             "versions": versions(),
         }
         ran = comparison.ran()
-        told = sites.compared(sites.sentences, ran)
+        ran_where = sites.compared(sites.sentences, ran)
         if replaces(folder / "results.json", results):
             watch.say(
                 f"warning: {folder} held another comparison; its compare.png, {REPORT} and results.json are "
                 "replaced, its pictures stay"
             )
         write_image(folder / "compare.png", grid(comparison))
-        write_text(folder / REPORT, html(comparison, results, title, (*notes, *known, *told)))
+        write_text(folder / REPORT, html(comparison, results, title, (*notes, *known, *ran_where)))
         write_json(folder / "results.json", results)
-    for line in [*known, *lines(results), *told]:
+    for line in [*known, *lines(results), *ran_where]:
         typer.echo(line)
     for sentence in sites.compared(sites.warnings, ran):
         opt.warn(sentence)
@@ -149,17 +149,17 @@ def side_by_side(
 
 
 def replaces(path: Path, results: dict[str, Any]) -> bool:
-    """Whether the results at `path` tell of other settings, or of pictures that `results` do not have."""
+    """Return whether the results at `path` have other settings, or pictures that `results` lack."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        old, new = (_told(r) for r in (before, json.loads(json.dumps(results))))
+        old, new = (_pictures(r) for r in (before, json.loads(json.dumps(results))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of something else
         return False
     return not old <= new
 
 
-def _told(results: dict[str, Any]) -> set[str]:
-    """Every picture that results tell of, with its settings."""
+def _pictures(results: dict[str, Any]) -> set[str]:
+    """Return every picture in results, with its settings."""
     common = [results.get(key) for key in ("weights", "configs", "dtype", "device", "call")]
     return {
         json.dumps([common, facts["methods"], image["prompt"], image["seed"]], sort_keys=True)
@@ -169,7 +169,7 @@ def _told(results: dict[str, Any]) -> set[str]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line, UTF-8 with or without byte-order mark; blank lines are left out."""
+    """Read one prompt a line, UTF-8 with or without byte-order mark. Blank lines are left out."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

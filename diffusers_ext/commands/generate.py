@@ -1,4 +1,4 @@
-"""`diffusers-ext generate`: one prompt to pictures or clips that tell how they were made."""
+"""`diffusers-ext generate`: one prompt to pictures or clips, with a record of how they were made."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -109,7 +109,7 @@ def generate(
 
 
 def _said(first: int, resumed: "Unfinished | None") -> str:
-    """The line about a seed that nobody gave."""
+    """Write the line about a seed that nobody gave."""
     if resumed is not None and resumed.found:
         return f"seed {first}, of the same command that did not end; --seed -1 draws another"
     return f"seed {first}, drawn at random; --seed {first} makes the same again"
@@ -126,7 +126,7 @@ def _make(
     embed: bool,
     lead: list[str],
 ) -> "Watch":
-    """Makes what is not finished, and writes each picture when it is there; `lead` are the first lines."""
+    """Make what is not finished, and write each picture when it is made. `lead` are the first lines."""
     from ..evaluate import record
     from ..evaluate.generate import applied
     from ..evaluate.generate import generate as make
@@ -171,7 +171,7 @@ def _flush(watch: "Watch", lines: list[str]) -> None:
 def _write(
     path: Path, picture: "Picture", made: dict[str, Any], report: Any, fps: float | None, embed: bool
 ) -> str:
-    """Writes a picture and, last, what is beside it; returns the verdict in words."""
+    """Write a picture and, last, the JSON file beside it; return the verdict in words."""
     from ..evaluate.score import judge
     from ..outputs.files import write_json
     from ..outputs.record import write_image
@@ -199,14 +199,14 @@ def _write(
 
 
 def _note(path: Path, made: dict[str, Any], reason: str) -> None:
-    """Writes why a picture could not be made, where the next run that makes it takes it away."""
+    """Write why a picture could not be made. The next run that makes it removes the file."""
     from ..outputs.files import write_json
 
     write_json(path.with_suffix(FAILED), made | {"failed": reason})
 
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
-    """Whether the file is there, of the same record, and with or without the settings inside as asked."""
+    """Return whether the file exists, with the same record, and with the settings inside if `embed`."""
     from ..evaluate.record import finished
     from ..outputs.record import has_record
 

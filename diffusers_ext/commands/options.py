@@ -110,8 +110,8 @@ def _source(method: Any, table: dict[str, Any] | None, model: str, settings: Seq
         own = f"{name}: no settings are known for {model}, so its own defaults hold; --set changes them"
         return "" if given else own
     kept = [f"{k} {_brief(v)}" for k, v in table.items() if k not in given and v != usual[k]]
-    told = f" ({', '.join(kept)})" if kept else ""
-    return f"{name}: the settings that are known for {model}{told}; --no-preset leaves them"
+    values = f" ({', '.join(kept)})" if kept else ""
+    return f"{name}: the settings that are known for {model}{values}; --no-preset leaves them"
 
 
 def _brief(value: Any) -> str:

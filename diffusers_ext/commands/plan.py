@@ -27,7 +27,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Tell what a sparse method would do at a size; no model runs."""
+    """Forecast what a sparse method would do at a size; no model runs."""
     from ..forecast import plan as forecast
     from ..models.checkpoint import Checkpoint
 

@@ -1,8 +1,8 @@
 """Puts grid tokens in the order of the plans once for a call of a denoiser, not in every layer.
 
 All but attention is token-wise, and dense attention takes any order. So the input is put into the order once,
-and the prediction back. This is exact where positions travel with the tokens (`Family.token_axes`) and nothing
-else looks at single tokens. Wherever that is not known, the order of the host stays.
+and the prediction back. This is exact where positions travel with the tokens (`Family.token_axes`) and where
+nothing else looks at single tokens. Wherever that is not known, the order of the host stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence

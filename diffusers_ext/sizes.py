@@ -133,8 +133,7 @@ def cut_of(pipe: Any) -> Tokens:
 
     What only a family knows is left out: text and levels.
     """
-    model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
-    config = latents.config_of(pipe)
+    model, config = latents.denoiser_of(pipe), latents.config_of(pipe)
     patch = config.get("patch_size") or 1
     depth = config.get("patch_size_t") or 1
     if not isinstance(patch, int):

@@ -151,11 +151,15 @@ class Family(ABC):
         They are those of `output_type="pt"`: `[B, 3, H, W]`, or `[B, T, 3, H, W]` of a video. Watermarks and
         safety checkers are left out. Raises `UnsupportedError` for a pipeline without an autoencoder.
         """
-        vae = latents.autoencoder(pipe)
+        vae = self.autoencoder(pipe)
         pictures = latents.decoded(vae, self.to_autoencoder(pipe, x, call))
         if pictures.ndim == 5:
             return pipe.video_processor.postprocess_video(pictures, output_type="pt")
         return pipe.image_processor.postprocess(pictures, output_type="pt")
+
+    def autoencoder(self, pipe: Any) -> nn.Module:
+        """The autoencoder that `decode` runs, as the host runs it."""
+        return latents.autoencoder(pipe)
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         """The latents `x` of a pipeline on the scale, and in the shape, that its autoencoder decodes."""

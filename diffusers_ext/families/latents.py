@@ -11,10 +11,14 @@ from torch import Tensor
 from ..errors import UnsupportedError
 
 
+def denoiser_of(pipe: Any) -> Any:
+    """The denoiser of a pipeline, the first where there are two, or `None`."""
+    return getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+
+
 def config_of(pipe: Any) -> Mapping[str, Any]:
     """The config of the denoiser of a pipeline."""
-    model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
-    return getattr(model, "config", {})
+    return getattr(denoiser_of(pipe), "config", {})
 
 
 def spatial(pipe: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -159,17 +160,13 @@ class UNetFamily(Family):
         picked = [s for s in sites if s.kind != "cross"] if select is None else select(sites)
         return tuple(sorted({halvings(site.name, len(model.down_blocks)) for site in picked}))
 
-    def decode(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
-        """As in other families; an autoencoder that overflows in half precision runs in fp32 meanwhile."""
+    def autoencoder(self, pipe: Any) -> nn.Module:
+        """A copy in fp32 where that of SDXL overflows in fp16: gradients need its weights after the call."""
         vae = latents.autoencoder(pipe)
-        if not (hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and vae.config.force_upcast):
-            return super().decode(pipe, x, call)
-        try:
-            return super().decode(pipe, x.to(vae.to(torch.float32).dtype), call)
-        finally:
-            vae.to(torch.float16)
+        return copy.deepcopy(vae).float() if _overflows(pipe) else vae
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        x = x.float() if _overflows(pipe) else x
         if (known := latents.statistics(pipe.vae, x)) is None:
             return x / pipe.vae.config.scaling_factor
         mean, std = known
@@ -197,6 +194,12 @@ def halvings(name: str, blocks: int) -> int:
     if part == "mid_block":
         return blocks - 1
     return int(number) if part == "down_blocks" else blocks - 1 - int(number)
+
+
+def _overflows(pipe: Any) -> bool:
+    """Whether the host decodes in fp32 with an autoencoder in fp16, as pipelines of SDXL do."""
+    vae = pipe.vae
+    return hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and bool(vae.config.force_upcast)
 
 
 def _is_fused(processor: Any) -> bool:

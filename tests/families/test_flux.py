@@ -175,6 +175,12 @@ def test_ids_of_another_size_are_refused(batched):
         assert torch.equal(outputs(model, call), wanted)
 
 
+def test_packed_latents_of_another_size_are_refused():
+    latents = torch.zeros(1, 8 * 12, 16)
+    with pytest.raises(dx.MethodError, match="8 x 8 tokens, got 96 tokens; give the height and width"):
+        FAMILY.decode(tiny.pipeline(), latents, {"height": 32, "width": 32})
+
+
 @pytest.mark.parametrize("order", ["column-major", "shuffled"])
 def test_layout_of_another_order_is_one_row(order):
     call = tiny.inputs()

@@ -127,6 +127,22 @@ def test_bits_equal_stock_in_a_pipeline(sdxl):
     assert torch.equal(stock, sample())
 
 
+def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_fp32():
+    """As SDXL's; the host casts it for the time of the call, which gradients would not survive."""
+    pipe = unet.pipeline(sdxl=True)
+    pipe.vae.to(torch.float16)
+    call = dict(height=16, width=24, num_inference_steps=1, return_dict=False)
+    latents, picture = (
+        pipe("a", **call, generator=torch.Generator().manual_seed(0), output_type=kind)[0]
+        for kind in ("latent", "pt")
+    )
+    leaf = latents.clone().requires_grad_()
+    made = FAMILY.decode(pipe, leaf, call)
+    assert torch.equal(made, picture) and pipe.vae.dtype == torch.float16
+    (gradient,) = torch.autograd.grad(made.mean(), leaf)
+    assert gradient.abs().max() > 0
+
+
 def test_sites():
     sites = FAMILY.sites(unet.unet(), "unet")
     assert [s.name.replace(".attentions", "").replace(".transformer_blocks", "") for s in sites] == [

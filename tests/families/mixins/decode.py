@@ -1,6 +1,9 @@
 """A family draws latents of the shape that its pipeline draws, and makes the pictures that it makes."""
 
+import pytest
 import torch
+
+from diffusers_ext.errors import UnsupportedError
 
 from ... import hosts
 from .config import Config
@@ -38,6 +41,13 @@ class DecodeTests(Config):
         assert torch.equal(made, pictures)
         (gradient,) = torch.autograd.grad(made.mean(), leaf)
         assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+    def test_latents_without_an_autoencoder_are_refused(self):
+        host = hosts.host(self.host)
+        pipe = host.build()
+        pipe.vae = None
+        with pytest.raises(UnsupportedError, match="without one; load the pipeline with its vae"):
+            self.family.decode(pipe, torch.zeros(1, 4, 8, 8), host.size)
 
     def _state_statistics(self, vae):
         """Where an autoencoder states mean and deviation, those of tiny ones would change nothing."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffusers_ext.core import Core, Layout, RunContext, Site, Slot
+from diffusers_ext.core import Core, Layout, Method, RunContext, Site, Slot
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.masks import visible
@@ -39,7 +39,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Recorder:
+class Recorder(Method):
     """A method that keeps the last call of every self- and joint attention module, by name in `kept`."""
 
     name: ClassVar[str] = "recorder"
@@ -49,9 +49,6 @@ class Recorder:
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         return [site for site in sites if site.kind != "cross"]
-
-    def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        return None
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         def core(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_ext import zoo
-from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.video import still
-from diffusers_ext.metadata import versions
+from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.outputs.record import versions
+from diffusers_ext.sampling.clip import still
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.train.export import hardware
 
 from .ledger import Ledger
@@ -56,8 +56,8 @@ class Row:
 
 def measure(model: str, threads: Sequence[int], rounds: int) -> list[Row]:
     """A row for each number of threads and batch size."""
-    pipe, call = opt.open_model(model, None), opt.defaults(model)
-    tasks = opt.tasks(model)
+    checkpoint = Checkpoint.resolve(model)
+    pipe, call, tasks = checkpoint.load(), checkpoint.call, checkpoint.tasks
     asked = [q.item for q in questions("train-like", -(-PICTURES // len(tasks)), 0, tasks)][:PICTURES]
     cases = [(n, batch) for n in threads for batch in BATCHES]
     took: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(zoo.MODELS), choices=list(zoo.MODELS))
+    parser.add_argument("--models", nargs="+", default=list(catalogue.MODELS), choices=list(catalogue.MODELS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, torch.get_num_threads()])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)

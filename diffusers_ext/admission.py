@@ -6,12 +6,11 @@ from typing import Any
 from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
-from . import hook as hooks
-from .core import Method, Site, Slot
+from .core import Guidance, Method, Site, Slot
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import FAMILIES, family_of
 from .families.base import Family
-from .hoist import host_parts, replaced_forward
+from .registration import NAME
 
 COMPONENTS = ("unet", "transformer", "transformer_2")
 
@@ -46,7 +45,7 @@ def denoisers(target: Any) -> dict[str, nn.Module]:
 def session_of(model: nn.Module) -> Any:
     """The `Session` in force on a denoiser, or `None`."""
     registry = getattr(model, "_diffusers_hook", None)
-    hook = registry.get_hook(hooks.NAME) if isinstance(registry, HookRegistry) else None
+    hook = registry.get_hook(NAME) if isinstance(registry, HookRegistry) else None
     return hook.session if hook is not None else None
 
 
@@ -105,13 +104,7 @@ def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozense
     """
     selected = {}
     for method in methods:
-        if isinstance(method, type) and hasattr(method, "slots"):
-            raise MethodError(
-                f"apply() takes methods with their settings, got the class {method.__name__}; add brackets: "
-                f"{method.__name__}()."
-            )
-        if not hasattr(method, "slots"):
-            raise MethodError(f"apply() takes methods such as SoftPAG(...), got {type(method).__name__}.")
+        _check_kind(method)
         picked = method.select(sites)
         if not picked:
             raise MethodError(
@@ -125,41 +118,38 @@ def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozense
     return selected
 
 
-def check_conflicts(
-    methods: tuple[Method, ...], selected: dict[int, frozenset[Site]], found: list[Denoiser]
-) -> None:
-    """Raises `ConflictError` for two owners of a slot, and for guidance under a cache."""
-    for i, first in enumerate(methods):
-        for second in methods[i + 1 :]:
-            if Slot.DENOISER in first.slots & second.slots:
-                raise ConflictError(
-                    f"{first.name} and {second.name} both add a guidance pass and only one can; "
-                    "merge their head sets into one method."
-                )
-            shared = selected[id(first)] & selected[id(second)]
-            if Slot.CORE in first.slots & second.slots and shared:
-                names = ", ".join(sorted(s.path for s in shared))
-                raise ConflictError(
-                    f"{first.name} and {second.name} both decide how attention is computed at {names}; "
-                    "give each its own layers."
-                )
-    for method in methods:
-        for denoiser in found:
-            if Slot.DENOISER in method.slots and getattr(denoiser.model, "is_cache_enabled", False):
-                raise ConflictError(hooks.cache_conflict(method.name, type(denoiser.model).__name__))
-            if Slot.DENOISER in method.slots:
-                part = replaced_forward(denoiser.model, host_parts(denoiser.model))
-                if part is not None:
-                    raise ConflictError(hooks.forward_conflict(method.name, part))
+def _check_kind(method: Any) -> None:
+    """Raises `MethodError` for what is no method, or guidance without the slot that says so."""
+    if isinstance(method, type) and issubclass(method, Method):
+        raise MethodError(
+            f"apply() takes methods with their settings, got the class {method.__name__}; add brackets: "
+            f"{method.__name__}()."
+        )
+    kind = type(method).__name__
+    if not isinstance(method, Method):
+        if hasattr(method, "slots") and hasattr(method, "bind"):
+            kind = method.__name__ if isinstance(method, type) else kind
+            raise MethodError(
+                f"apply() takes methods that inherit from diffusers_ext.core.Method, got {kind}, which has "
+                f"its names only; write class {kind}(Method)."
+            )
+        raise MethodError(f"apply() takes methods such as SoftPAG(...), got {kind}.")
+    for name in ("name", "slots"):
+        if not hasattr(method, name):
+            raise MethodError(f"A method has a name and slots, got {kind} without {name}; set {kind}.{name}.")
+    if (Slot.DENOISER in method.slots) != isinstance(method, Guidance):
+        raise MethodError(
+            f"A method with the slot DENOISER inherits from diffusers_ext.core.Guidance, and no other does, "
+            f"got {kind} with only one of the two; add the other, or leave both out."
+        )
 
 
-def check_stock(denoiser: Denoiser, touched: list[Site], modules: dict[str, nn.Module]) -> None:
+def check_stock(denoiser: Denoiser, touched: list[Site]) -> None:
     """Raises `UnsupportedError` where a touched module runs a processor that we do not reproduce."""
-    foreign = {
-        site.path: type(modules[site.name].processor).__name__
-        for site in touched
-        if type(modules[site.name].processor).__name__ not in denoiser.family.stock
+    running = {
+        site.path: type(denoiser.model.get_submodule(site.name).processor).__name__ for site in touched
     }
+    foreign = {path: name for path, name in running.items() if name not in denoiser.family.stock}
     if foreign:
         path, name = next(iter(foreign.items()))
         raise UnsupportedError(

@@ -1,11 +1,13 @@
 """Which branch of classifier-free guidance (CFG) a denoiser call computes, and which pipeline makes it."""
 
 import sys
+import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffusers import DiffusionPipeline, ModularPipeline
+from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor
 
 from .errors import UnsupportedError
@@ -57,8 +59,36 @@ class Calls:
         return new
 
 
+class _NoState(BaseState):
+    """Placeholder state: only the context name of the manager is read."""
+
+    def reset(self) -> None:
+        pass
+
+
+class BranchName(StateManager):
+    """The cache context that the host set in this thread, whose name is that of a branch."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+        super().__init__(_NoState)
+
+    @property
+    def _context(self) -> Any:
+        return getattr(self._thread, "context", None)
+
+    @_context.setter
+    def _context(self, context: Any) -> None:
+        self._thread.context = context
+
+    @property
+    def name(self) -> str | None:
+        """The name of the branch, where the host gave one."""
+        return None if self._context is None else self._context.name
+
+
 class Branches:
-    """Tells conditional from unconditional calls of one denoiser.
+    """Knows which calls of one denoiser are conditional and which are not.
 
     `cfg="auto"` asks the pipeline that calls. A name given by its `cache_context` wins; without one, calls at
     the same point of a trajectory alternate, conditional first, as in every known pipeline with two calls.

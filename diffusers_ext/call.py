@@ -1,4 +1,4 @@
-"""What is asked of a host pipeline, checked before the first step: sizes, steps, seeds, prompt length."""
+"""What is asked of a pipeline, checked before the first step: sizes, steps, seeds, prompt length."""
 
 import inspect
 import logging
@@ -19,7 +19,7 @@ class CallError(ValueError):
 
 
 def seed_of(text: str | int) -> int:
-    """A seed from user input; raises `ValueError` unless it is a whole number in [0, 2**63)."""
+    """Read a seed from user input; raises `ValueError` unless it is an integer in [0, 2**63)."""
     try:
         seed = int(str(text).strip())
     except ValueError:
@@ -37,12 +37,12 @@ def arguments(
     unread: bool = False,
     **asked: Any,
 ) -> dict[str, Any]:
-    """Arguments for `pipe(...)`: `defaults` of the model, then what was asked (`None` means not asked). Those
-    named in `given` are added later.
+    """Return the arguments for `pipe(...)`: `defaults` of the model, then what was `asked`.
 
-    Defaults that have no effect on this call are left out. Raises `ValueError` for what was asked and has
-    none (unless `unread` allows it), for an argument that the pipeline does not take, for sizes it cannot
-    make, and for a pipeline that needs more than a prompt.
+    `None` means not asked. Arguments named in `given` are added later by the caller. Defaults that have no
+    effect on this call are left out. Raises `ValueError` for what was asked and has none (unless `unread`
+    allows it), for an argument that the pipeline does not take, for sizes it cannot make, and for a pipeline
+    that needs more than a prompt.
     """
     inputs.check(pipe, given)
     known = inspect.signature(type(pipe).__call__).parameters
@@ -66,7 +66,7 @@ def arguments(
 
 
 def _exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
-    """`call` with the area of its picture for pipelines that would scale every size to one of their own."""
+    """Add the area of the picture to `call` for pipelines that would scale every size to their own."""
     if "max_area" not in inspect.signature(type(pipe).__call__).parameters or "max_area" in call:
         return call
     usual = cut_of(pipe)
@@ -75,10 +75,10 @@ def _exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(pipe: Any, prompts: Sequence[str], call: Mapping[str, Any], **more: Any) -> Any:
-    """What `pipe` gives for `prompts`, with a negative prompt for each of them.
+    """Call `pipe` with `prompts`, and a negative prompt for each of them.
 
-    Raises `ValueError` where the host fails for want of a picture or video that was not given, and where it
-    made another size than was asked.
+    Raises `ValueError` if the pipeline lacks a picture or video that was not given, and if it made another
+    size than was asked.
     """
     if (negative := call.get("negative_prompt")) is not None:
         call = {**call, "negative_prompt": [negative] * len(prompts)}
@@ -118,12 +118,12 @@ def _check_made(pipe: Any, call: Mapping[str, Any], made: Any) -> None:
 
 
 def makes_videos(pipe: Any) -> bool:
-    """Whether a pipeline returns frames instead of one image."""
+    """Return whether a pipeline makes frames instead of one image."""
     return "num_frames" in inspect.signature(type(pipe).__call__).parameters
 
 
 def cut_text(pipe: Any, prompt: str, call: Mapping[str, Any]) -> list[str]:
-    """One sentence for each tokenizer limit that the prompt exceeds, showing what the model will not read."""
+    """Write a sentence for each tokenizer limit that the prompt exceeds, with what will not be read."""
     cuts: dict[tuple[int, int, str], list[str]] = {}
     for suffix in ("", "_2", "_3"):
         tokenizer = getattr(pipe, f"tokenizer{suffix}", None)
@@ -152,7 +152,7 @@ def cut_text(pipe: Any, prompt: str, call: Mapping[str, Any]) -> list[str]:
 
 
 class CutTextSaid(logging.Filter):
-    """Drops the host's lines about truncation, one per tokenizer and batch, where `cut_text` has said it."""
+    """Drop diffusers' lines about truncation, one per tokenizer and batch. `cut_text` has said it before."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "was truncated because" not in record.getMessage()

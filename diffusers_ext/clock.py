@@ -1,6 +1,5 @@
-"""Time under a session: which step a denoiser call belongs to, and how long calls take."""
+"""Which step of a run a denoiser call belongs to."""
 
-import time
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -53,7 +52,7 @@ class Clock:
         run.sigma = self._sigmas[place] if place < len(self._sigmas) else None
 
     def point(self) -> tuple[int, int | None]:
-        """Tells two calls at one timestep apart: the run (its schedule) and the place in it."""
+        """Identifies a point of a trajectory by the run (its schedule) and the place in it."""
         return id(self._table), self._place
 
     def _load(self, scheduler: Any, table: Tensor) -> None:
@@ -86,40 +85,3 @@ class Clocks:
     def of(self, pipe: Any) -> Clock:
         """The clock of a pipeline, or that of a denoiser which no known pipeline calls."""
         return self._bare if pipe is None else self._own.setdefault(pipe, Clock())
-
-
-class Stopwatch:
-    """Seconds spent inside `with watch:`, summed.
-
-    On a GPU the work is enqueued, not done, when the block ends: events are recorded and read only when
-    `seconds` is asked for, so that measuring makes nobody wait.
-    """
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._pairs: list[tuple[Any, Any]] = []
-        self._began: Any = None
-
-    def __enter__(self) -> None:
-        self._began = _event() if torch.cuda.is_initialized() else time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        if isinstance(self._began, float):
-            self._seconds += time.perf_counter() - self._began
-        else:
-            self._pairs.append((self._began, _event()))
-
-    @property
-    def seconds(self) -> float:
-        """Waits for what is still running on the GPU."""
-        for began, ended in self._pairs:
-            ended.synchronize()
-            self._seconds += began.elapsed_time(ended) / 1000
-        self._pairs.clear()
-        return self._seconds
-
-
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event

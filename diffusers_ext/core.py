@@ -7,10 +7,11 @@ imports anything of ours.
 
 import difflib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -29,10 +30,11 @@ class Slot(Enum):
 class Layout:
     """Where things lie in one attention sequence.
 
-    `grid` is `(t, h, w)` in tokens (an image has `t == 1`); `text` and `vision` slice the sequence axis of
-    `q, k, v [B, N, H, D]`. `text` is empty where the sequence holds no text. `masked_text`: calls come with a
+    `grid` is `(t, h, w)` in tokens (an image has `t == 1`). `text` and `vision` slice the sequence axis of
+    `q, k, v [B, N, H, D]`; `text` is empty where the sequence holds no text. `masked_text`: calls come with a
     mask `[B, 1, 1, N]` that hides text keys only, those of the padding of prompts. `raster=False`: the tokens
-    are not the rows of one grid, which is then `(1, 1, N)` for want of a better one.
+    are not the rows of one grid, which is then `(1, 1, N)` for want of a better one. `cross_text` slices the
+    keys `[B, L, H, D]` of cross-attention, which are not in the sequence; comparisons leave it out.
     """
 
     grid: tuple[int, int, int]
@@ -40,6 +42,14 @@ class Layout:
     vision: slice
     masked_text: bool = False
     raster: bool = True
+    cross_text: slice | None = field(default=None, compare=False)
+
+    def text_keys(self, kind: Literal["self", "joint", "cross"]) -> slice | None:
+        """Where the text lies among the keys of a site of this kind.
+
+        The slice is empty in self-attention, and `None` means that the text of cross-attention is not known.
+        """
+        return self.cross_text if kind == "cross" else self.text
 
     @property
     def tokens(self) -> int:
@@ -82,7 +92,7 @@ class Order:
 
 
 class RunContext:
-    """What the current denoiser call is about; one per session, written by the hook, read by cores.
+    """The current denoiser call of a session, as the hook writes it and cores read it.
 
     Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
     """
@@ -97,7 +107,7 @@ class RunContext:
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
-        # Grid tokens lie in the order that the cores asked for, for the whole call; else in raster order.
+        # Grid tokens are in the order that the cores asked for during this call; else in raster order.
         self.hoisted: bool = False
         self.order: str = ""  # how tokens came into that order in the last call that asked, for the report
 
@@ -106,68 +116,91 @@ class RunContext:
 Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, Layout | None], Tensor]
 
 
-class Method(Protocol):
-    """A frozen dataclass of settings that knows how to act on a site.
+class Method(ABC):
+    """A method: settings that know how to act on a site. Subclasses are frozen dataclasses as a rule.
 
-    Two optional attributes: `reads_layout` (taken to be true), whether its cores look at the layout they are
-    given; `order_free` (taken to be false), whether they do with grid tokens in any order, or ask for one.
+    `reads_layout` says whether its cores look at the layout they get. `order_free` says that grid tokens may
+    come in any order, or that its cores ask for one.
     """
+
+    __slots__ = ()
 
     name: ClassVar[str]
     slots: ClassVar[frozenset[Slot]]
+    reads_layout: ClassVar[bool] = True
+    order_free: ClassVar[bool] = False
 
+    @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Sites to act on, out of all the sites of all denoisers; raises `MethodError` where the settings
-        name none.
+        """The sites to act on, out of the sites of all denoisers.
+
+        Raises `MethodError` where the settings name none.
         """
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
         """`None` where the site is usable, else one sentence for the error and the doctor."""
+        return None
 
+    @abstractmethod
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         """The core of this site, wrapped around the one below."""
 
 
-class ReportingCore(Protocol):
-    """A core with a schedule of its own and something to say about itself; sessions look for both names."""
-
-    def begin_call(self, like: Tensor) -> None:
-        """Called before each call of the denoiser, outside compiled regions, with the run up to date; `like`
-        has the device and dtype of the latents.
-        """
-
-    def describe(self) -> dict[str, Any]:
-        """Fields of `SiteReport` about what ran last."""
-
-    def idle(self) -> str | None:
-        """Why the run that is in its last step has been that of the plain model here, or `None`."""
-
-
-class OrderingCore(ReportingCore, Protocol):
-    """A core that puts tokens into an order of its own; sessions look for the name."""
-
-    def order(self) -> Order | str | None:
-        """The order for grid tokens in the call that has begun; `None` where any will do, a sentence where it
-        has to be that of the host.
-        """
-
-
-class Guidance(Method, Protocol):
+class Guidance(Method):
     """A method with the `DENOISER` slot: one more pass over the conditional rows, combined linearly."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def active(self, run: RunContext) -> bool:
         """Whether the current step needs the extra pass."""
 
     def idle(self, run: RunContext) -> str | None:
         """Why no step of a run needed the extra pass, unless the settings switch it off."""
+        return None
 
     def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
-        """Prepares the bound cores for an extra pass over `rows` conditional rows, on the device and dtype of
-        `like`.
+        """Prepares the bound cores for an extra pass over `rows` conditional rows.
+
+        `like` has the device and dtype of the pass.
         """
 
+    @abstractmethod
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
         """What to add to the guided prediction, given the two predictions `[B, ...]`."""
+
+
+class ReportingCore:
+    """A core that prepares itself for each call and reports about itself; a plain core is any function."""
+
+    def begin_call(self, like: Tensor) -> None:
+        """Prepares for a call of the denoiser, outside compiled regions and with the run up to date.
+
+        `like` has the device and dtype of the latents.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of `SiteReport` about what ran last."""
+        return {}
+
+    def idle(self) -> str | None:
+        """Why the run that is in its last step was that of the plain model here, or `None`."""
+        return None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        """Attention of one site, as `Core`."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
+
+
+class OrderingCore(ReportingCore):
+    """A core that puts tokens into an order of its own."""
+
+    def order(self) -> Order | str | None:
+        """The order for grid tokens in the call that has begun.
+
+        `None` where any order will do, a sentence where it has to be that of the host.
+        """
+        return None
 
 
 def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .zoo import INDEX
+from .zoo.cards import INDEX
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 HEADER_LIMIT = 100_000_000  # bytes; safetensors takes no longer ones
@@ -16,7 +16,7 @@ OTHER_FORMATS = (".ckpt", ".pt", ".pth", ".pkl", ".bin", ".h5", ".msgpack", ".on
 
 
 def check_files(folder: Path, kwargs: Mapping[str, Any]) -> None:
-    """Raises `OSError` for the first file of a pipeline folder that cannot be what it is called.
+    """Raise `OSError` for the first file of a pipeline folder that cannot be what it is called.
 
     `kwargs` are those of `from_pretrained`; components in them are not read from the folder. Only the
     beginnings of weights are read.
@@ -43,7 +43,7 @@ def check_files(folder: Path, kwargs: Mapping[str, Any]) -> None:
 
 
 def check_keys(pipe: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
-    """Raises `OSError` for parts of a loaded pipeline that its weights do not have, which would be random."""
+    """Raise `OSError` for parts of a loaded pipeline that its weights lack, which would be random."""
     from torch import nn
 
     for name, model in pipe.components.items():
@@ -75,14 +75,14 @@ def check_keys(pipe: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
 
 
 def _missing_keys(kind: type, home: Path, kwargs: Mapping[str, Any]) -> list[str]:
-    """By the loader of the class itself, which loads once more."""
+    """List the missing tensors by loading once more with the loader of the class."""
     local = {"variant": kwargs["variant"]} if kwargs.get("variant") else {}
     _, info = kind.from_pretrained(str(home), output_loading_info=True, **local)
     return sorted(info["missing_keys"])
 
 
 def _class(entry: list[str]) -> type | None:
-    """The class of a component in the index; `None` for code that is not part of the hosts."""
+    """Return the class of a component in the index; `None` outside diffusers and transformers."""
     homes = {"diffusers": "diffusers", "transformers": "transformers"}
     try:
         return getattr(import_module(homes.get(entry[0], f"diffusers.pipelines.{entry[0]}")), entry[1], None)
@@ -91,7 +91,7 @@ def _class(entry: list[str]) -> type | None:
 
 
 def _check_parts(kind: type, home: Path, kwargs: Mapping[str, Any]) -> None:
-    """Raises `OSError` where the files of a component do not suffice for its class."""
+    """Raise `OSError` if the files of a component do not suffice for its class."""
     from torch import nn
 
     if issubclass(kind, nn.Module):
@@ -125,7 +125,7 @@ def _check_parts(kind: type, home: Path, kwargs: Mapping[str, Any]) -> None:
 
 
 def _weights(home: Path, kwargs: Mapping[str, Any]) -> Iterator[Path]:
-    """Files that the host would read for a model, there or not: safetensors, else pickles."""
+    """List the files that diffusers would read for a model, present or not: safetensors, else pickles."""
     asked = kwargs.get("variant")
     endings = (["safetensors"] if kwargs.get("use_safetensors") is not False else []) + ["bin"]
     for ending in endings:
@@ -146,9 +146,9 @@ def _weights(home: Path, kwargs: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _check_index(home: Path, files: list[Path]) -> None:
-    """Raises `OSError` where the index of several files names a tensor that its file does not hold.
+    """Raise `OSError` if the index of several files names a tensor that its file does not hold.
 
-    The host believes the index.
+    diffusers trusts the index.
     """
     for listed in sorted(home.glob("*.index*.json")):
         names = _read_json(listed).get("weight_map", {})
@@ -171,13 +171,13 @@ def _check_weights(file: Path) -> None:
 
 
 def pickles(folder: Path, kwargs: Mapping[str, Any]) -> list[Path]:
-    """Weights of a pipeline folder that would be read as pickles."""
+    """List the weights of a pipeline folder that would be read as pickles."""
     homes = [home for home in sorted(folder.iterdir()) if home.is_dir() and home.name not in kwargs]
     return [file for home in homes for file in _weights(home, kwargs) if file.suffix == ".bin"]
 
 
 def to_convert(file: Path) -> str:
-    """A sentence about weights in a format that is not read, or not safely."""
+    """Write a sentence about weights in a format that is not read, or not safely."""
     return (
         f"{str(file)!r} cannot be read safely, since only safetensors and plain tensors are; if you "
         "trust where it "
@@ -187,7 +187,7 @@ def to_convert(file: Path) -> str:
 
 
 def _header(file: Path) -> set[str]:
-    """Names of the tensors in a safetensors file; raises `OSError` where it is none, or not all of one."""
+    """Return the names of the tensors in a safetensors file; raises `OSError` if it is none or cut off."""
     if why := _disguise(file):
         raise OSError(why)
     size = file.stat().st_size
@@ -207,7 +207,7 @@ def _header(file: Path) -> set[str]:
 
 
 def _disguise(file: Path) -> str | None:
-    """A sentence about a file that is something else altogether."""
+    """Write a sentence about a file that is something else altogether; `None` for others."""
     if file.stat().st_size == 0:
         return f"{str(file)!r} is empty; copy it again"
     with file.open("rb") as stream:

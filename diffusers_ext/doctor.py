@@ -33,10 +33,10 @@ def examine() -> list[Finding]:
 
 
 def _versions() -> list[Finding]:
-    from . import __version__
+    from .outputs.record import own_version
 
     found = [
-        Finding("versions", "diffusers-ext", "ok", __version__),
+        Finding("versions", "diffusers-ext", "ok", own_version()),
         Finding(
             "versions", "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
         ),
@@ -147,17 +147,17 @@ def _backends() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from . import zoo
+    from .zoo import cards, catalogue
 
     found = []
-    for name in (*zoo.MODELS, *zoo.REWARDS):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS):
         try:
             folder = _folder(name)
         except FileNotFoundError as error:
             found.append(Finding("models", name, "missing", str(error)))
             continue
         try:
-            zoo.verify_weights(folder)
+            cards.verify_weights(folder)
         except (ValueError, OSError) as error:
             found.append(Finding("models", name, "broken", str(error)))
         else:
@@ -167,12 +167,12 @@ def _models() -> list[Finding]:
 
 def _folder(name: str) -> Path:
     """Of a pipeline or a reward of the zoo; raises `FileNotFoundError` where it is not installed."""
-    from . import zoo
-    from .loading import locate
+    from .models.checkpoint import Checkpoint
+    from .zoo import catalogue
 
-    if name in zoo.MODELS:
-        return locate(name)
-    folder = zoo.path(name)
+    if name in catalogue.MODELS:
+        return Checkpoint.resolve(name).folder
+    folder = catalogue.path(name)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no reward; install the package again, or run 'diffusers-ext train {name}'"

@@ -1,4 +1,4 @@
-"""Which arguments of guidance a pipeline reads at given values, by the host's own rule for it."""
+"""Which arguments of guidance a pipeline reads at given values, by the pipeline's own rule."""
 
 import ast
 import copy
@@ -16,15 +16,15 @@ ON = 100.0  # a scale at which every pipeline that has CFG runs it
 
 
 def uses_cfg(pipe: Any, call: Mapping[str, Any]) -> bool | None:
-    """Whether `pipe(**call)` computes an unconditional prediction; `None` where the host does not say.
+    """Return whether `pipe(**call)` computes an unconditional prediction; `None` if its code does not say.
 
-    The rule is that of the host: its property `do_classifier_free_guidance`, or the expression that
+    The rule is the pipeline's own: its property `do_classifier_free_guidance`, or the expression that
     `__call__` assigns to a variable of such a name, with the values of this call.
     """
     values = {
         name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()
     } | dict(call)
-    probe = copy.copy(pipe)  # the host keeps the values of a call on the pipeline
+    probe = copy.copy(pipe)  # pipelines store the values of a call on themselves
     for name in values:
         if name.endswith("guidance_scale"):
             object.__setattr__(probe, f"_{name}", values[name])
@@ -37,7 +37,7 @@ def uses_cfg(pipe: Any, call: Mapping[str, Any]) -> bool | None:
     for name, rule in _rules(type(pipe)):
         try:
             scope[name] = eval(rule, vars(inspect.getmodule(type(pipe))), scope)
-        except (NameError, TypeError, AttributeError):  # it needs what the host computes on the way
+        except (NameError, TypeError, AttributeError):  # it needs what `__call__` computes on the way
             continue
         if name in _DECIDING:
             found = bool(scope[name])
@@ -48,7 +48,7 @@ def uses_cfg(pipe: Any, call: Mapping[str, Any]) -> bool | None:
 
 @cache
 def _rules(pipeline: type) -> tuple[tuple[str, Any], ...]:
-    """What `__call__` assigns to the variables that decide about CFG, in order, where it calls nothing."""
+    """Collect what `__call__` assigns to the variables that decide about CFG, if it calls nothing for it."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(pipeline.__call__)))
     found = []
     for node in ast.walk(tree):
@@ -61,7 +61,7 @@ def _rules(pipeline: type) -> tuple[tuple[str, Any], ...]:
 
 
 def switch(pipe: Any, call: Mapping[str, Any]) -> str | None:
-    """The argument that switches CFG on and off in this pipeline, `None` where no scale does."""
+    """Return the argument that switches CFG on and off in this pipeline, or `None`."""
     known = inspect.signature(type(pipe).__call__).parameters
     call = {**call, "negative_prompt": call.get("negative_prompt") or ""}
     for name in SCALES:
@@ -72,7 +72,7 @@ def switch(pipe: Any, call: Mapping[str, Any]) -> str | None:
 
 
 def embeds_guidance(pipe: Any) -> bool | None:
-    """Whether the denoiser takes the guidance scale as an input; `None` where its kind has no such input."""
+    """Return whether the denoiser takes the guidance scale as an input; `None` if its class never does."""
     for part in ("transformer", "unet"):
         config = getattr(getattr(pipe, part, None), "config", {})
         if "guidance_embeds" in config:
@@ -83,7 +83,7 @@ def embeds_guidance(pipe: Any) -> bool | None:
 
 
 def read(pipe: Any, own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` arguments of the model, then those `asked`, without arguments of guidance that are not read.
+    """Merge `own` arguments of the model and those `asked`, without arguments of guidance that are not read.
 
     Raises `ValueError` for an argument that was asked and is not read at these values.
     """
@@ -128,7 +128,7 @@ def _instead(by: str | None) -> str:
 
 
 def _check_off(pipe: Any, scale: float) -> None:
-    """Raises `ValueError` for a scale that looks like a strength and switches guidance off."""
+    """Raise `ValueError` for a scale that looks like a strength and switches guidance off."""
     if scale not in (0, 1):
         raise ValueError(
             f"guidance_scale {scale:g} switches guidance off in {type(pipe).__name__}; ask for more, or "

@@ -1,11 +1,11 @@
-"""Grid tokens in the order of the plans for a whole call of a denoiser, in place of gathers in every layer.
+"""Puts grid tokens in the order of the plans once for a call of a denoiser, not in every layer.
 
-All but attention is token-wise and dense attention takes any order, so the input is put into the order once
-and the prediction back. Exact where positions travel with the tokens (`Family.token_axes`) and nobody else
-looks at single tokens; whatever is not known not to keeps the order of the host.
+All but attention is token-wise, and dense attention takes any order. So the input is put into the order once,
+and the prediction back. This is exact where positions travel with the tokens (`Family.token_axes`) and where
+nothing else looks at single tokens. Wherever that is not known, the order of the host stays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,22 +30,24 @@ WEIGHTS_ONLY = frozenset(
 class Hoisting:
     """Decides for each call of one denoiser whether tokens are put in order once, and does it.
 
-    `own` is the name of our hook on the denoiser. The session sets `cores`, those that ask for an order, and
-    `bound`, the names of methods that may count on the host's.
+    `cores` are those that ask for an order, `bound` names the methods that may count on the host's, and
+    `own` is the name of our hook on the denoiser.
     """
 
-    def __init__(self, family: Family, run: RunContext, own: str) -> None:
+    def __init__(
+        self, family: Family, run: RunContext, cores: Sequence[OrderingCore], bound: Sequence[str], own: str
+    ) -> None:
         self.family = family
         self.run = run
+        self.cores = cores
+        self.bound = bound
         self.own = own
-        self.cores: list[OrderingCore] = []
-        self.bound: list[str] = []
 
     def around(
         self, module: nn.Module, call: Mapping[str, Any], forward: Callable[..., Any]
     ) -> Callable[..., Any] | None:
         """A forward that takes arguments by name and runs the one below in the order of the cores, or `None`
-        where the call has to stay as it is; `run.order` tells why, unless no core asks for an order.
+        where the call has to stay as it is. `run.order` then says why, unless no core asks for an order.
         """
         wishes = list({id(wish): wish for core in self.cores if (wish := core.order()) is not None}.values())
         if not wishes:
@@ -78,7 +80,7 @@ class Hoisting:
             return "layers differ in the order that they need"
         if self.bound:
             return f"{', '.join(self.bound)} may count on the order of the host"
-        axes = getattr(self.family, "token_axes", None)
+        axes = self.family.token_axes
         if axes is None:
             return f"{type(module).__name__} makes the tokens itself"
         if any(call[name].shape[axis] != len(first.tokens) for name, axis in axes.items()):

@@ -1,64 +1,33 @@
-"""The one hook on a denoiser: reads the call, counts outside compiled regions, and makes the extra guidance
-pass.
-"""
+"""The one hook on a denoiser: reads each call, counts it, and makes the extra pass of guidance."""
 
 import inspect
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
+from diffusers.hooks.hooks import ModelHook
 from torch import Tensor, nn
 
-from .branches import Branches, Calls, calling_pipeline
-from .clock import Clocks, Stopwatch
+from .branches import Branches, BranchName, Calls, calling_pipeline
+from .clock import Clocks
+from .conflicts import check_second_pass
 from .core import Core, Guidance, ReportingCore, RunContext, Site
 from .errors import ConflictError, UnsupportedError
-from .families.base import Family, FamilyProcessor, take_rows, with_prediction
-from .hoist import Hoisting, replaced_forward
-
-NAME = "diffusers_ext"
-
-
-class _Pass(BaseState):
-    """Placeholder state: only the context name of the manager is read."""
-
-    def reset(self) -> None:
-        pass
-
-
-class _OwnContext(StateManager):
-    """The cache context that the host set in this thread."""
-
-    def __init__(self) -> None:
-        self._thread = threading.local()
-        super().__init__(_Pass)
-
-    @property
-    def _context(self) -> Any:
-        return getattr(self._thread, "context", None)
-
-    @_context.setter
-    def _context(self, context: Any) -> None:
-        self._thread.context = context
-
-    @property
-    def name(self) -> str | None:
-        """The name of the branch, where the host gave one."""
-        return None if self._context is None else self._context.name
+from .families.base import take_rows, with_prediction
+from .hoist import Hoisting, host_parts
+from .stopwatch import Stopwatch
+from .swap import Swap
 
 
 class DenoiserHook(ModelHook):
     """Runs one denoiser under a session.
 
     Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
-    more with `run.perturbed` set and adds `delta` to every row. Classifier-free guidance weights its branches
-    by numbers that sum to one, so the same `delta` on all of them comes out as exactly one `delta`, whatever
-    the host's scale is.
+    more with `run.perturbed` set, and adds `delta` to every row. Classifier-free guidance weights its
+    branches by numbers that sum to one. So one `delta` comes out, whatever the host's scale is.
 
-    Several threads may call, each with a pipeline of its own: calls take turns, and what is kept from call to
+    Several threads may call, each with a pipeline of its own. Calls take turns, and what is kept from call to
     call is kept for each pipeline.
     """
 
@@ -67,31 +36,32 @@ class DenoiserHook(ModelHook):
     def __init__(
         self,
         session: Any,
-        family: Family,
+        swap: Swap,
         branches: Branches,
+        hoisting: Hoisting,
+        scheduled: Sequence[ReportingCore],
         guidance: Guidance | None,
-        cores: Mapping[Site, Core],
-        placed: Mapping[Site, tuple[nn.Module, FamilyProcessor]],
-        parts: Mapping[str, nn.Module],
+        guided: Mapping[Site, Core],
     ) -> None:
+        """`scheduled` cores prepare for each call; `guided` are the cores that `guidance` bound here."""
         super().__init__()
         self.session = session  # found here by summary() and remove()
-        self.family = family
+        self.family = branches.family
         self.run: RunContext = session.run
         self.clocks: Clocks = session.clocks
+        self.swap = swap
         self.branches = branches
+        self.hoisting = hoisting
+        self.scheduled = scheduled
         self.guidance = guidance
-        self.cores = dict(cores)
-        self.placed = dict(placed)  # site -> its attention module and our processor
-        self.parts = dict(parts)  # the host's own modules inside the denoiser, by path
-        self.scheduled: list[ReportingCore] = []  # cores that want to know of each call; set by the session
-        self.hoisting = Hoisting(family, self.run, NAME)
+        self.guided = dict(guided)
+        self.parts = host_parts(swap.model)
         self.calls = 0
         self.extra_passes = 0
         self.host_watch = Stopwatch()
         self.extra_watch = Stopwatch()
-        # cache_context() of the host's pipelines writes "cond" or "uncond" here
-        self._context = _OwnContext()
+        # cache_context() of the host's pipelines writes "cond" or "uncond" here, by this name
+        self._context = BranchName()
         self._made: WeakKeyDictionary[Any, Calls] = WeakKeyDictionary()  # by calling pipeline
         self._made_bare = Calls()
 
@@ -140,7 +110,7 @@ class DenoiserHook(ModelHook):
         if self.guidance is None or not self.guidance.active(self.run):
             with self.host_watch:
                 return forward(*args, **kwargs)
-        self._refuse_conflicts(module)
+        check_second_pass(self.guidance, module, self.parts)
         if call.get("skip_layers") is not None or self.run.pass_ == "uncond":
             # Skip-layer guidance subtracts its prediction from the conditional one: the same delta cancels.
             with self.host_watch:
@@ -156,7 +126,7 @@ class DenoiserHook(ModelHook):
         if self.session.closed:  # while the host's pass ran: the perturbed one would find no cores
             return out
         cond = _prediction(out)[rows]
-        self.guidance.begin_pass(self.cores, cond.shape[0], cond)
+        self.guidance.begin_pass(self.guided, cond.shape[0], cond)
         perturbed = self._perturbed(forward, *_as_given(again, module, args, kwargs))
         self.clocks.of(pipe).extra_passes += 1
         made.delta = self.guidance.delta(cond, perturbed)
@@ -213,12 +183,8 @@ class DenoiserHook(ModelHook):
 
     def _check_processors(self, pipe: Any) -> None:
         """Raises where a method would be passed by, since our processors are gone from its sites."""
-        foreign = {
-            site: method.name
-            for method, sites in self.session.acting
-            for site in sites
-            if site in self.placed and self.placed[site][0].processor is not self.placed[site][1]
-        }
+        gone = self.swap.gone()
+        foreign = {site: method.name for method, sites in self.session.acting for site in sites & gone}
         pag = getattr(pipe, "do_perturbed_attention_guidance", False)
         if not foreign and not (pag and self.guidance is not None):
             return
@@ -236,65 +202,6 @@ class DenoiserHook(ModelHook):
             f"{names}: processors of {', '.join(paths)} were replaced after apply(), so the method would "
             "miss them; close the session and apply again."
         )
-
-    def _refuse_conflicts(self, module: nn.Module) -> None:
-        if getattr(module, "is_cache_enabled", False):
-            raise ConflictError(cache_conflict(self.guidance.name, type(module).__name__))
-        if (part := replaced_forward(module, self.parts)) is not None:
-            raise ConflictError(forward_conflict(self.guidance.name, part))
-
-
-def cache_conflict(method: str, denoiser: str) -> str:
-    """Why a diffusers cache and a guidance method cannot share a denoiser."""
-    return (
-        f"{method} runs the denoiser twice per step, which would poison the residuals kept by the cache "
-        f"enabled on {denoiser}; call disable_cache() first."
-    )
-
-
-def forward_conflict(method: str, part: str) -> str:
-    """Why a replaced `forward` inside a denoiser and a guidance method cannot go together."""
-    return (
-        f"{method} runs the denoiser twice per step, but forward of {part} was replaced, as caches such as "
-        "DeepCache do, and what is kept from one pass would be used in the other; put the forward of the "
-        "model back (disable the cache)."
-    )
-
-
-def install(model: nn.Module, hook: ModelHook, name: str = NAME) -> Callable[[], str | None]:
-    """Registers a hook; the undo that it returns restores `forward`, or says in a sentence why not.
-
-    accelerate's offload hooks keep what they wrapped in `_old_forward` and put it back after each pipeline
-    call, so ours has to sit below them, or it would be gone from the second image on.
-    """
-    had_registry = hasattr(model, "_diffusers_hook")
-    registry = HookRegistry.check_if_exists_or_initialize(model)
-    offload = model.forward if hasattr(model, "_old_forward") else None
-    if offload is not None:
-        model.forward = model._old_forward
-    registry.register_hook(hook, name)
-    registry.invalidate_child_registries_cache()
-    installed = model.forward
-    if offload is not None:
-        model._old_forward, model.forward = installed, offload
-
-    def undo() -> str | None:
-        top, later = model.forward, registry._hook_order[-1:] != [name]
-        registry.remove_hook(name, recurse=False)  # makes `forward` what was below ours
-        registry.invalidate_child_registries_cache()
-        if top is not installed and not later:
-            below, model.forward = model.forward, top
-            if getattr(model, "_old_forward", None) is not installed:
-                return f"{type(model).__name__}.forward was replaced after apply(); it was left as it is"
-            model._old_forward = below
-        if not registry.hooks:
-            if not had_registry:
-                del model._diffusers_hook
-            if getattr(vars(model).get("forward"), "__func__", None) is type(model).forward:
-                del model.forward  # the class has the same one
-        return None
-
-    return undo
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import nn
 
-# Media that the pipelines of the host take. Some are required although they have a default of `None`.
+# Media that the pipelines of diffusers take. Some are required although they have a default of `None`.
 MEDIA = ("image", "mask_image", "control_image", "control_mask", "original_image", "video", "control_video")
-# Those that many pipelines take and can do without, so that only a failure tells.
+# Media that many pipelines take and can do without, so that only a failure shows the need.
 RARELY_NEEDED = ("images", "reference_image", "conditioning_frames", "conditions", "mask")
 
 
 @cache
 def missing(pipeline: type) -> tuple[str, ...]:
-    """Arguments without which `pipeline` cannot be called, besides a prompt.
+    """Return the arguments without which `pipeline` cannot be called, besides a prompt.
 
     They are those without a default, and media with a default of `None` that neither their annotation nor a
     test in `__call__` allows to be `None`.
@@ -41,7 +41,7 @@ def _optional(pipeline: type, name: str) -> bool:
 
 @cache
 def _tests(pipeline: type) -> tuple[frozenset[str], frozenset[str]]:
-    """Names that `__call__` compares with `None`, and those for which it raises where they are."""
+    """Return the names that `__call__` compares with `None`, and those for which it raises if they are."""
     tests, refusals = set(), set()
     for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(pipeline.__call__)))):
         compares = isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot)
@@ -54,7 +54,7 @@ def _tests(pipeline: type) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def check(pipe: Any, given: Sequence[str] = ()) -> None:
-    """Raises `ValueError` for a pipeline that a prompt and the arguments named in `given` do not run."""
+    """Raise `ValueError` for a pipeline that a prompt and the arguments named in `given` do not run."""
     pipeline = type(pipe)
     if "prompt" not in inspect.signature(pipeline.__call__).parameters:
         raise ValueError(
@@ -65,10 +65,10 @@ def check(pipe: Any, given: Sequence[str] = ()) -> None:
 
 
 def blame(pipe: Any, call: dict[str, Any], error: Exception) -> ValueError | None:
-    """A `ValueError` for media that were not given where they are what `error` is about, else `None`.
+    """Return a `ValueError` about media that were not given if `error` comes from that, else `None`.
 
-    They are where the host met them as `None`, names one, or never asks whether there is one; and only before
-    a model of the pipeline ran.
+    It does if the pipeline met one of them as `None`, names one, or never asks whether there is one. Errors
+    raised after a model of the pipeline ran do not count.
     """
     within, trace = [], error.__traceback__
     while trace is not None:

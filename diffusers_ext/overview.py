@@ -1,4 +1,4 @@
-"""`summary`: what a pipeline offers to methods and what is applied to it now."""
+"""`summary` says what a pipeline offers to methods, and which of them are in force."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,30 +6,33 @@ from typing import Any
 from .admission import denoisers, session_of
 from .core import Site
 from .families import family_of
+from .report import table
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Denoisers of a target: `(component, class name, family, sites, session)` each."""
+    """The denoisers of a target, each as `(component, class name, family, sites, session)`."""
 
     denoisers: tuple[tuple[str, str, str, tuple[Site, ...], Any], ...]
 
     def __str__(self) -> str:
         lines = []
         for component, cls, family, sites, session in self.denoisers:
-            lines.append(
-                f"{component or 'denoiser'}: {cls} (family {family}), {len(sites)} attention modules"
-            )
-            lines += [f"  {s.name}  {s.kind}  {s.heads} heads x {s.head_dim}" for s in sites]
-            lines.append(
-                f"  applied: {', '.join(map(repr, session.methods)) or 'no method' if session else 'nothing'}"
-            )
+            count = "1 attention module" if len(sites) == 1 else f"{len(sites)} attention modules"
+            lines.append(f"{component or 'The denoiser'} is a {cls} (family {family}) with {count}.")
+            rows = [(s.name, s.kind, s.heads, s.head_dim) for s in sites]
+            lines += table(("Module", "Kind", "Heads", "Channels a head"), rows)
+            none = "none, but a session is open" if session else "none"
+            methods = ", ".join(map(repr, session.methods if session else ()))
+            lines.append(f"Methods in force: {methods or none}.")
         return "\n".join(lines)
 
 
 def summary(target: Any) -> Summary:
-    """Families, sites, heads and the methods in force; raises `UnsupportedError` for a class no family "
-    "knows."""
+    """Describes the denoisers of a target: family, attention modules and the methods in force.
+
+    Raises `UnsupportedError` for a class that no family knows.
+    """
     rows = []
     for component, model in denoisers(target).items():
         family = family_of(model)

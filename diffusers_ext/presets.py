@@ -1,7 +1,7 @@
 """What is known of well-known models: token geometry and settings of methods, a TOML file for each model.
 
-Settings that were tuned lie beside the weights as `METHOD.json` and go before those of the file. Files in
-settings are named from the folder that the settings lie in.
+Tuned settings are stored beside the weights as `METHOD.json`. They take precedence over those of the TOML
+file. Paths in settings are relative to the folder of the file that holds them.
 """
 
 import json
@@ -27,7 +27,7 @@ FORMATS = ("diffusers", "bf16", "fp16", "fp32", "fp8", "int8", "8bit", "int4", "
 
 @dataclass(frozen=True)
 class Preset:
-    """`names` that the model has besides `name`, `tokens` where known, `settings` of each method."""
+    """The names of a model, how it cuts pictures into tokens if known, and the settings of each method."""
 
     name: str
     names: tuple[str, ...] = ()
@@ -36,7 +36,9 @@ class Preset:
 
 
 def preset(target: Any, method: str) -> Method:
-    """`method`, by its name on the command line, with the settings for a model: `preset(pipe, "softpag")`.
+    """Build a method, by its name on the command line, with the settings for a model.
+
+    For example `preset(pipe, "softpag")`.
 
     `target` is a pipeline that was loaded by name, a preset, a model of the zoo, a folder, the name of a
     checkpoint or a TOML file. Raises `ValueError` where nothing is known of the model, or of the method.
@@ -46,8 +48,9 @@ def preset(target: Any, method: str) -> Method:
 
 
 def tokens_of(target: Any, method: Method | None = None) -> Tokens:
-    """How a preset, a checkpoint or a pipeline cuts its pictures, as `of_pipeline`; raises `MethodError` for
-    names nobody knows.
+    """Return how a preset, a checkpoint or a pipeline cuts its pictures, as `of_pipeline` does.
+
+    Raises `MethodError` for an unknown name.
     """
     if isinstance(target, (str, os.PathLike)):
         name = os.fspath(target)
@@ -63,9 +66,7 @@ def tokens_of(target: Any, method: Method | None = None) -> Tokens:
 
 
 def of_model(target: Any, folder: Path | None = None) -> Preset:
-    """What `known` gives; raises `MethodError` naming the presets where nothing is known, or the one of a
-    related model.
-    """
+    """Return what `known` does; where that is `None`, raise `MethodError` naming presets to take instead."""
     name = _name(target)
     if (found := known(name, folder)) is not None:
         return found
@@ -80,11 +81,11 @@ def of_model(target: Any, folder: Path | None = None) -> Preset:
 
 
 def known(target: Any, folder: Path | None = None) -> Preset | None:
-    """The preset of a model, as `preset` takes it, or `None`; `folder` is where the weights lie, if known.
+    """Return the preset of a model, as `preset` takes it, or `None`. `folder` holds the weights, if known.
 
-    The whole name is compared, word by word and without words of the format: `org/Wan2.1-T2V-14B-Diffusers`
-    is `wan2.1`, the 1.3B is another model. A method that has settings beside the weights has those alone.
-    Raises `MethodError` for files that cannot be read.
+    All words of the name are compared except those of the format: `org/Wan2.1-T2V-14B-Diffusers` is `wan2.1`,
+    and the 1.3B is another model. A method with settings beside the weights takes only those. Raises
+    `MethodError` for files that cannot be read.
     """
     name = _name(target)
     tuned = _tuned(_folder(name) if folder is None else folder)
@@ -107,15 +108,15 @@ def _name(target: Any) -> str:
 
 
 def _folder(name: str) -> Path | None:
-    from . import zoo
+    from .zoo import catalogue
 
-    if name in zoo.MODELS:
-        return zoo.path(name)
+    if name in catalogue.MODELS:
+        return catalogue.path(name)
     return Path(name) if Path(name).is_dir() else None
 
 
 def _tuned(folder: Path | None) -> dict[str, dict[str, Any]]:
-    """Settings by method out of `METHOD.json`, as the tuning command writes it."""
+    """Read settings by method from `METHOD.json`, as `diffusers-ext tune` writes it."""
     files = {name: folder / f"{name}.json" for name in METHODS} if folder else {}
     return {name: _settings(name, _written(path), path) for name, path in files.items() if path.is_file()}
 
@@ -129,14 +130,14 @@ def _written(path: Path) -> Any:
 
 
 def of_name(name: str) -> Preset | None:
-    """What `find` gives, or the preset that is called as a checkpoint is, but for words of the format."""
+    """Return what `find` does, or the preset named like a checkpoint, apart from words of the format."""
     words = tuple(word for word in _words(Path(name).name) if word not in FORMATS)
     checkpoint = (p for p in shipped().values() if words in map(_words, (p.name, *p.names)))
     return find(name) or next(checkpoint, None)
 
 
 def _within(text: str) -> Preset | None:
-    """The preset with the longest of the names that occur in `text`, word by word."""
+    """Return the preset with the longest of the names that occur in `text`, word by word."""
     words = _words(text)
     names = {_words(name): p for p in shipped().values() for name in (p.name, *p.names)}
     runs = {words[a:b] for a in range(len(words)) for b in range(a + 1, len(words) + 1)}
@@ -153,20 +154,21 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def find(name: str) -> Preset | None:
-    """The preset that is called so, or the one in a file `*.toml`; `None` where there is none."""
+    """Return the preset of that name, or the one in a file `*.toml`; `None` if there is none."""
     if name.endswith(".toml"):
         return read(Path(name))
     return next((p for p in shipped().values() if name.lower() in (p.name, *p.names)), None)
 
 
 def shipped() -> dict[str, Preset]:
-    """The presets of the package by name."""
+    """Read the presets of the package by name."""
     return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def read(path: Path) -> Preset:
-    """One file: `names`, the table `tokens`, and a table for each method; raises `MethodError`, naming the
-    file, for what it cannot mean.
+    """Read one file: `names`, the table `tokens`, and a table for each method.
+
+    Raises `MethodError`, naming the file, for what it cannot mean.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -199,8 +201,8 @@ def _tokens(table: Any, path: Path) -> Tokens:
         )
     for key, value in table.items():
         if key not in hints:
-            near = nearest_names(key, hints, 1)[0]
-            raise MethodError(f"{path}: tokens has no {key!r}; nearest is {near!r}.")
+            closest = nearest_names(key, hints, 1)[0]
+            raise MethodError(f"{path}: tokens has no {key!r}; nearest is {closest!r}.")
         low = 0 if key in ("frames", "text", "levels", "unit_px", "most") else 1
         fitted = _fit(value, hints[key], f"{path}: tokens.{key}")
         if fitted == [] or min(fitted if isinstance(fitted, list) else [fitted]) < low:

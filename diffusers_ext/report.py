@@ -1,15 +1,18 @@
 """What a session did, for people and for sidecar files."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One swapped attention module. `calls` counts outside compiled regions; `density` is the number of pairs
-    of tokens that see each other over that of dense attention, more than 1 where far tokens, extra keys, add
-    more than is hidden; `full_share` is the share of visited blocks which need no check inside; `order` tells
-    how tokens came into the order of the blocks.
+    """One attention module that runs our processor.
+
+    `calls` counts outside compiled regions. `density` is the number of pairs of tokens that see each other,
+    over that of dense attention; extra keys can bring it above 1. `full_share` is the share of the visited
+    blocks that need no check inside. `why` says why this back-end runs, `order` how tokens came into the
+    order of the blocks.
     """
 
     path: str
@@ -47,23 +50,54 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [
-            "methods: "
-            f"{', '.join(map(repr, self.methods)) or 'none (dense processors, bit-equal to the host)'}"
-        ]
-        width = max((len(s.path) for s in self.sites), default=0)
-        for s in self.sites:
-            lines.append(
-                f"  {s.path:<{width}}  {s.kind:<5}  {s.heads} heads  {s.backend} ({s.why}), density "
-                f"{s.density:.2f} ({s.full_share:.0%} of the blocks full), {s.order}{', ' if s.order else ''}"
-                f"{'+'.join(s.methods) or 'plain'}, {s.calls} calls"
+        methods = ", ".join(map(repr, self.methods)) or "none, so attention is the host's, bit for bit"
+        share = self.extra_seconds / self.seconds if self.extra_passes else 0.0
+        cost = f", which took {share:.2f} times as long as those calls" if self.extra_passes else ""
+        rows = [
+            (
+                site.path,
+                site.kind,
+                site.heads,
+                " + ".join(site.methods) or "none",
+                site.calls,
+                site.backend,
+                f"{site.density:.2f}",
+                f"{site.full_share:.0%}",
+                site.why,
+                site.order or "as in the host",
             )
-        cost = (
-            f", {self.extra_seconds / self.seconds:.2f} of the time of the host's"
-            if self.extra_passes
-            else ""
+            for site in self.sites
+        ]
+        return "\n".join(
+            [
+                f"Methods: {methods}.",
+                f"The host called the denoiser {_times(self.denoiser_calls)}; guidance added "
+                f"{self.extra_passes} extra pass{'' if self.extra_passes == 1 else 'es'}{cost}.",
+                *table(COLUMNS, rows),
+            ]
         )
-        lines.append(
-            f"  denoiser: {self.denoiser_calls} calls of the host, {self.extra_passes} extra passes{cost}"
-        )
-        return "\n".join(lines)
+
+
+COLUMNS = (
+    "Module",
+    "Kind",
+    "Heads",
+    "Methods",
+    "Calls",
+    "Back-end",
+    "Density",
+    "Full blocks",
+    "Why this back-end",
+    "Order of tokens",
+)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of a text table with its headings; no line where there are no rows."""
+    cells = [[str(cell) for cell in row] for row in ([columns, *rows] if rows else [])]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(n) for c, n in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

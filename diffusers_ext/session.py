@@ -1,22 +1,25 @@
-"""`apply`: plan, check for conflicts, swap processors, hook the denoiser; and put everything back exactly."""
+"""`apply` puts methods on a pipeline: it checks, swaps processors and hooks the denoiser; all is undone."""
 
 import html
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-from . import hook as hooks
-from .admission import Denoiser, check_conflicts, check_stock, denoisers, inspect, select, session_of
+from .admission import Denoiser, check_stock, denoisers, inspect, select, session_of
 from .branches import Branches, Cfg
 from .clock import Clock, Clocks
-from .core import Core, Method, ReportingCore, RunContext, Site, Slot
+from .conflicts import check_conflicts
+from .core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, Site, Slot
 from .errors import MethodError
-from .families.base import FamilyProcessor
-from .hoist import host_parts
+from .families.base import Family, FamilyProcessor
+from .hoist import Hoisting
+from .hook import DenoiserHook
+from .registration import NAME, install
 from .report import Report, SiteReport
+from .swap import Swap
 from .versions import check as check_versions
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
@@ -61,24 +64,24 @@ class Session:
         self.lock = threading.RLock()  # calls of the denoisers take turns: they share `run`
         self.closed = False
         self._remarked: set[int] = set()
-        self._stock: list[tuple[nn.Module, Any]] = []  # every attention module with what belongs in it
-        self._swapped: list[tuple[Site, nn.Module, Any, FamilyProcessor]] = []
-        self._undo: list[Any] = []
-        self._hooks: list[hooks.DenoiserHook] = []
+        self._final: Report | None = None
+        self._swaps: list[Swap] = []
+        self._undo: list[Callable[[], str | None]] = []
+        self._hooks: list[DenoiserHook] = []
         self._reporting: dict[Site, ReportingCore] = {}
         self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
         self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
         self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
         self.acting = [(m, self._selected[id(m)]) for m in self.methods]
-        guidance = [m for m in self.methods if Slot.DENOISER in m.slots]
-        check_conflicts(self.methods, self._selected, self._denoisers)
-        pipe = None if isinstance(target, nn.Module) else target
-        self._pipe = pipe
-        for denoiser in self._denoisers if guidance else ():
-            Branches(cfg, pipe, denoiser.family).check(pipe, guidance[0].name)
+        guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
+        check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
+        self._pipe = None if isinstance(target, nn.Module) else target
+        branches = [Branches(cfg, self._pipe, d.family) for d in self._denoisers]
+        for each in branches if guidance is not None else ():
+            each.check(self._pipe, guidance.name)
         try:
-            for denoiser in self._denoisers:
-                self._install(denoiser, cfg, guidance[0] if guidance else None)
+            for denoiser, each in zip(self._denoisers, branches, strict=True):
+                self._install(denoiser, each, guidance)
         except BaseException:
             self.close()
             raise
@@ -97,38 +100,26 @@ class Session:
         self.run.perturbed = False
         self._final = self.report()
         notes = [note for undo in reversed(self._undo) if (note := undo())]
-        foreign = []
-        for site, module, old, ours in self._swapped:
-            if module.processor is ours:
-                if hasattr(old, "_attention_backend"):  # may have been chosen while ours was in its place
-                    old._attention_backend = ours._attention_backend
-                _set_processor(module, old)
-            else:
-                foreign.append(site.path)
-        if foreign:
+        if foreign := [site.path for swap in self._swaps for site in swap.restore()]:
             sites = ", ".join(foreign)
             notes.append(f"the processors of {sites} were replaced by someone else and are left as they are")
-        self._clean_backups()
         notes += self._orphans()
         if notes:
             warnings.warn(f"diffusers_ext: {'; '.join(notes)}.", stacklevel=2)
 
     def put_back(self) -> None:
-        """Puts the processors of an open session back where the host exchanged them for a call that is then
-        refused: it would not take its own out.
-        """
-        for module, processor in self._stock:
-            if module.processor is not processor:
-                _set_processor(module, processor)
+        """Undoes what the host exchanged for a call that is then refused, as `Swap.put_back`."""
+        for swap in self._swaps:
+            swap.put_back()
 
     def remark(self, clock: Clock) -> None:
         """Warns once of each method that changed nothing in the run which is in its last step."""
         if self.run.step is None or self.run.step + 1 < self.run.steps:
             return
         for method in self.methods:
-            cores = [c for c in self._cores[id(method)].values() if hasattr(c, "idle")]
+            cores = [c for c in self._cores[id(method)].values() if isinstance(c, ReportingCore)]
             reasons = [core.idle() for core in cores]
-            if Slot.DENOISER in method.slots and not clock.extra_passes:
+            if isinstance(method, Guidance) and not clock.extra_passes:
                 reasons.append(method.idle(self.run))
             if not reasons or None in reasons or id(method) in self._remarked:
                 continue
@@ -154,24 +145,16 @@ class Session:
             for d in self._denoisers
             if self._pipe is not None and not _holds(getattr(self._pipe, d.component, None), d.model)
         ]
-        unseen = not any(hook.calls for hook in self._hooks) and any(ours.calls for *_, ours in self._swapped)
-        if self._hooks and unseen:
+        ran = any(ours.calls for swap in self._swaps for ours in swap.processors.values())
+        if self._hooks and ran and not any(hook.calls for hook in self._hooks):
             notes.append(
                 "the hook on the denoiser was removed while the session was open, so guidance did not run"
             )
         return notes
 
-    def _clean_backups(self) -> None:
-        """UNet and SD3 keep the processors they had before fusing; ours must not come back from there."""
-        stock = {id(ours): old for _, _, old, ours in self._swapped}
-        for denoiser in self._denoisers:
-            kept = getattr(denoiser.model, "original_attn_processors", None)
-            for name, processor in (kept or {}).items():
-                kept[name] = stock.get(id(processor), processor)
-
     def report(self) -> Report:
         """What ran where, so far; also after `close()`."""
-        if self.closed and hasattr(self, "_final"):
+        if self._final is not None:
             return self._final
         return Report(
             methods=self.methods,
@@ -184,7 +167,8 @@ class Session:
                     calls=ours.calls,
                     **(self._reporting[site].describe() if site in self._reporting else {}),
                 )
-                for site, _, _, ours in self._swapped
+                for swap in self._swaps
+                for site, ours in swap.processors.items()
             ),
             denoiser_calls=sum(h.calls for h in self._hooks),
             extra_passes=sum(h.extra_passes for h in self._hooks),
@@ -205,61 +189,45 @@ class Session:
             f"{method!r}; pass one of session.methods."
         )
 
-    def _install(self, denoiser: Denoiser, cfg: Cfg, guidance: Any) -> None:
-        modules = dict(denoiser.model.named_modules())
-        touched = [
-            s
-            for s in denoiser.sites
-            if not self.methods or any(s in self._selected[id(m)] for m in self.methods)
-        ]
-        check_stock(denoiser, touched, modules)
-        cores: dict[Site, Any] = {}
-        placed: dict[Site, tuple[nn.Module, FamilyProcessor]] = {}
-        for site in touched:
-            module = modules[site.name]
-            old = module.processor
-            ours = denoiser.family.processor(site, self.run)
-            ours._attention_backend = getattr(old, "_attention_backend", None)
-            for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
-                if site in self._selected[id(method)]:
-                    ours.reads_layout |= getattr(method, "reads_layout", True)
-                    ours.core = method.bind(site, self.run, ours.core)
-                    self._cores[id(method)][site] = ours.core
-                    if method is guidance:
-                        cores[site] = ours.core
-                    if hasattr(ours.core, "describe"):
-                        self._reporting[site] = ours.core
-            placed[site] = module, ours
-            _set_processor(module, ours)
-            self._swapped.append((site, module, old, ours))
-        self._stock += [(modules[s.name], modules[s.name].processor) for s in denoiser.sites]
-        hook = hooks.DenoiserHook(
+    def _install(self, denoiser: Denoiser, branches: Branches, guidance: Guidance | None) -> None:
+        """Swaps the processors of the sites that methods act on, all sites without methods; adds the hook."""
+        family, sites = denoiser.family, list(denoiser.sites)
+        if self.methods:
+            sites = [s for s in sites if any(s in self._selected[id(m)] for m in self.methods)]
+        check_stock(denoiser, sites)
+        swap = Swap(denoiser.model, denoiser.sites)
+        self._swaps.append(swap)
+        swap.put({site: self._processor(family, site) for site in sites})
+        scheduled = [self._reporting[site] for site in sites if site in self._reporting]
+        ordering = [core for core in scheduled if isinstance(core, OrderingCore)]
+        acting = [m for m in self.methods if self._selected[id(m)] & set(sites)]
+        bound = [m.name for m in acting if not m.order_free]
+        guided = self._cores[id(guidance)] if guidance is not None else {}
+        guided = {site: core for site, core in guided.items() if site in swap.processors}
+        hook = DenoiserHook(
             self,
-            denoiser.family,
-            Branches(cfg, self._pipe, denoiser.family),
-            guidance if cores else None,
-            cores,
-            placed,
-            host_parts(denoiser.model),
+            swap,
+            branches,
+            Hoisting(family, self.run, ordering, bound, NAME),
+            scheduled,
+            guidance if guided else None,
+            guided,
         )
-        hook.scheduled = [self._reporting[site] for site in touched if site in self._reporting]
-        hook.hoisting.cores = [core for core in hook.scheduled if hasattr(core, "order")]
-        hook.hoisting.bound = [
-            method.name
-            for method in self.methods
-            if not getattr(method, "order_free", False) and self._selected[id(method)] & set(touched)
-        ]
-        self._undo.append(hooks.install(denoiser.model, hook))
+        self._undo.append(install(denoiser.model, hook, NAME))
         self._hooks.append(hook)
+
+    def _processor(self, family: Family, site: Site) -> FamilyProcessor:
+        """Our processor of a site, with the cores of all methods that act there."""
+        ours = family.processor(site, self.run)
+        for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
+            if site in self._selected[id(method)]:
+                ours.reads_layout |= method.reads_layout
+                ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
+                if isinstance(ours.core, ReportingCore):
+                    self._reporting[site] = ours.core
+        return ours
 
 
 def _holds(current: Any, model: nn.Module) -> bool:
     """Whether a component is a denoiser, or wraps it (torch.compile, PEFT)."""
     return isinstance(current, nn.Module) and any(part is model for part in current.modules())
-
-
-def _set_processor(module: nn.Module, processor: Any) -> None:
-    if hasattr(module, "set_processor"):
-        module.set_processor(processor)
-    else:
-        module.processor = processor

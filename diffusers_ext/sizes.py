@@ -9,8 +9,7 @@ from typing import Any
 from .admission import denoisers
 from .core import Method, nearest_names
 from .errors import MethodError
-from .families import family_of
-from .families.unet import halvings
+from .families import family_of, latents
 from .values import fit, fit_fields
 
 
@@ -124,59 +123,30 @@ class Tokens:
 def of_pipeline(pipe: Any, method: Method | None = None) -> Tokens:
     """How a pipeline cuts its pictures; with the levels of a U-Net that `method` would act on, or all."""
     component, model = next(iter(denoisers(pipe).items()))
-    family = family_of(model).name
-    tokens = cut_of(pipe)
-    call = _defaults(pipe)
-    if family == "unet":
-        sites = family_of(model).sites(model, component)
-        picked = [s for s in sites if s.kind != "cross"] if method is None else method.select(sites)
-        levels = {halvings(site.name, len(model.config.down_block_types)) for site in picked}
-        return replace(tokens, levels=tuple(sorted(levels)))
-    if family == "wan":  # keeps the text out of the sequence
-        return tokens
-    before = pipe.tokenizer_max_length if family == "sd3" else 0  # CLIP's tokens, then those of T5
-    return replace(tokens, text=before + call["max_sequence_length"])
+    family = family_of(model)
+    levels = family.levels(model, component, None if method is None else method.select)
+    return replace(cut_of(pipe), text=family.text_tokens(pipe), levels=levels)
 
 
 def cut_of(pipe: Any) -> Tokens:
-    """How any pipeline cuts its pictures, by its own attributes and the config of its denoiser, without what
-    only the families know: text and levels.
+    """How any pipeline cuts its pictures, by its own attributes and the config of its denoiser.
+
+    What only a family knows is left out: text and levels.
     """
-    call = _defaults(pipe)
-    model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
-    config = getattr(model, "config", {})
-    latent_px = _first(
-        pipe,
-        "vae_scale_factor_spatial",
-        "vae_spatial_scale_factor",
-        "vae_spatial_compression_ratio",
-        "vae_scale_factor",
-    )
+    model, config = latents.denoiser_of(pipe), latents.config_of(pipe)
     patch = config.get("patch_size") or 1
     depth = config.get("patch_size_t") or 1
     if not isinstance(patch, int):
         depth, patch = patch[0], patch[-1]
-    # Pipelines that pack patches of their own, such as FLUX.1, state it in the image processor.
+    # Some pipelines pack patches of their own and state it in the image processor.
     processor = getattr(getattr(pipe, "image_processor", None), "config", None)
-    edge_px = max(latent_px * patch, getattr(processor, "vae_scale_factor", 1))
+    edge_px = max(latents.spatial(pipe) * patch, getattr(processor, "vae_scale_factor", 1))
     frames = 0
-    if "num_frames" in call:
-        edge_px = latent_px * patch
-        frames = (depth or 1) * _first(
-            pipe, "vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio"
-        )
-    side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
-    side = (side[0] if isinstance(side, (tuple, list)) else side or 0) * latent_px
-    return Tokens(
-        edge_px,
-        frames,
-        0,
-        call.get("height") or getattr(pipe, "default_height", side),
-        call.get("width") or getattr(pipe, "default_width", side),
-        call.get("num_frames") or 1,
-        unit_px=_unit_px(pipe, edge_px),
-        most=_most(model, config),
-    )
+    if "num_frames" in latents.defaults(pipe):
+        edge_px = latents.spatial(pipe) * patch
+        frames = (depth or 1) * latents.temporal(pipe)
+    size = latents.size(pipe, {})
+    return Tokens(edge_px, frames, 0, **size, unit_px=_unit_px(pipe, edge_px), most=_most(model, config))
 
 
 def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
@@ -184,17 +154,13 @@ def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
     the nearest it can, and for defaults that the tables of its denoiser do not reach.
     """
     tokens = cut_of(pipe)
-    names = [name for name in ("height", "width", "num_frames") if name in _defaults(pipe)]
+    names = [name for name in ("height", "width", "num_frames") if name in latents.defaults(pipe)]
     for name in sorted(names, key=lambda name: call.get(name) is None):  # what was asked comes first
         asked = call.get(name)
         value = getattr(tokens, name) if asked is None else asked
         if (value or asked is not None) and (why := tokens.why_not(name, value)) is not None:
             own = "" if asked is not None else ", its default"
             raise ValueError(f"{type(pipe).__name__} {why.replace(f'got {value}', f'got {value}{own}')}")
-
-
-def _defaults(pipe: Any) -> dict[str, Any]:
-    return {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
 
 
 def _unit_px(pipe: Any, edge_px: int) -> int:
@@ -207,7 +173,7 @@ def _unit_px(pipe: Any, edge_px: int) -> int:
 def _host_takes(pipe: Any, side: int) -> bool:
     if not hasattr(pipe, "check_inputs"):
         return True
-    usual = _defaults(pipe)
+    usual = latents.defaults(pipe)
     given = {"prompt": "a", "height": side, "width": side}
     names = inspect.signature(pipe.check_inputs).parameters
     try:
@@ -235,8 +201,3 @@ def _most(model: Any, config: Mapping[str, Any]) -> tuple[int, int, int]:
         # Its rotary table is as long as the longest axis, that of learned positions as each.
         return tokens if config.get("extra_pos_embed_type") else (max(tokens),) * 3
     return 0, 0, 0
-
-
-def _first(pipe: Any, *names: str) -> int:
-    """The first attribute that is there: pipelines of different ages call the same number differently."""
-    return next((found for name in names if (found := getattr(pipe, name, None))), 1)

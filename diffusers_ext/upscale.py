@@ -17,7 +17,7 @@ from .admission import denoisers, session_of
 from .call import arguments, makes_videos
 from .core import Method
 from .errors import ConflictError, MethodError, UnsupportedError
-from .families import family_of
+from .families import every_family, family_of
 from .forecast import plan
 from .report import Report
 from .session import apply
@@ -25,8 +25,6 @@ from .sizes import check_size
 from .values import fit
 from .zoo import calling
 
-# Where a family keeps the module that reads `theta` anew in each call; others bake it into tables.
-ROTARY = {"flux": "pos_embed"}
 # Arguments of pipelines that are given by `sizes` and `strength`, or could not fit every stage.
 OURS = ("height", "width", "image", "strength", "latents", "output_type", "return_dict")
 
@@ -124,13 +122,13 @@ def ntk(target: Any, factor: float) -> Iterator[None]:
 
 
 def _rotary(model: Any) -> Any:
-    family = family_of(model).name
-    if family not in ROTARY:
+    if (path := family_of(model).rotary) is None:
+        known = ", ".join(family.name for family in every_family() if family.rotary is not None)
         raise UnsupportedError(
             f"An NTK factor stretches rotary positions that are computed in each call, as in "
-            f"{', '.join(ROTARY)}, but {type(model).__name__} has others; leave ntk_factor at 1."
+            f"{known}, but {type(model).__name__} has others; leave ntk_factor at 1."
         )
-    return getattr(model, ROTARY[family])
+    return model.get_submodule(path)
 
 
 def _check_arguments(call: Mapping[str, Any], later: Mapping[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """What apply() refuses, and that a refusal leaves nothing behind."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from diffusers import ContextParallelConfig, FirstBlockCacheConfig
 from diffusers.models._modeling_parallel import ParallelConfig
 
 import diffusers_ext as dx
+from diffusers_ext.core import Method, Slot
 
 from .hosts import host, processors
 from .test_session import same_state, state_of
@@ -49,6 +53,71 @@ def test_pipeline_without_denoiser_lists_the_known_ones():
         dx.UnsupportedError, match=r"none of the components unet, transformer.*WanTransformer3DModel"
     ):
         dx.apply(object(), dx.SoftPAG())
+
+
+class OnlyTheNames:
+    """Has all that a method has, and does not inherit from it."""
+
+    name, slots = "names", frozenset({Slot.OBSERVE})
+
+    def select(self, sites):
+        return list(sites)
+
+    def why_not(self, site, layout):
+        return None
+
+    def bind(self, site, run, inner):
+        return inner
+
+
+class Inherits(OnlyTheNames, Method):
+    pass
+
+
+class Unnamed(Inherits):
+    @property
+    def name(self):
+        raise AttributeError("name")
+
+
+class GuidesInSecret(Inherits):
+    slots = frozenset({Slot.DENOISER})
+
+
+@pytest.mark.parametrize(
+    ("method", "match"),
+    [
+        (OnlyTheNames, r"inherit from diffusers_ext\.core\.Method, got OnlyTheNames.*write class OnlyThe"),
+        (Unnamed, r"got Unnamed without name; set Unnamed\.name"),
+        (GuidesInSecret, r"DENOISER inherits from diffusers_ext\.core\.Guidance.*got GuidesInSecret"),
+    ],
+)
+def test_a_method_of_a_user_that_is_none_is_told_what_to_inherit(method, match):
+    refused(sd3.transformer(), method(), error=dx.MethodError, match=match)
+    dx.apply(sd3.transformer(), Inherits()).close()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Method):
+    """Settings without a `__dict__`."""
+
+    name: ClassVar[str] = "settings"
+    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
+
+    strength: float = 1.0
+
+    def select(self, sites):
+        return list(sites)
+
+    def bind(self, site, run, inner):
+        return inner
+
+
+def test_a_method_may_be_a_frozen_dataclass_with_slots():
+    method = Settings(0.5)
+    assert not hasattr(method, "__dict__") and method.reads_layout and not method.order_free
+    with dx.apply(sd3.transformer(), method) as session:
+        assert session.report().to_dict()["methods"] == [{"name": "settings", "strength": 0.5}]
 
 
 def test_not_a_method():

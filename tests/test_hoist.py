@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import diffusers_ext as dx
-from diffusers_ext.core import Slot
+from diffusers_ext.core import Method, Slot
 from diffusers_ext.hoist import ONCE
 
 from .close import alike as close
@@ -40,7 +40,7 @@ by_name = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.n
 
 
 @dataclass(frozen=True)
-class Looker:
+class Looker(Method):
     """A method that sees tokens and does not say that their order is nothing to it."""
 
     name = "looker"
@@ -48,9 +48,6 @@ class Looker:
 
     def select(self, sites):
         return sites[-1:]
-
-    def why_not(self, site, layout):
-        return None
 
     def bind(self, site, run, inner):
         return lambda *call: inner(*call)

@@ -18,20 +18,20 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_ext as dx
-from diffusers_ext.core import step_window
+from diffusers_ext.core import Method, Slot, step_window
 from diffusers_ext.families.base import take_rows
 
 from .hosts import every_host, host
 from .tiny_models import flux, sd3, unet, wan
 
 
-class Recorder:
+class Recorder(Method):
     """A method that only watches: notes the run context at each call of its sites."""
 
     name = "recorder"
+    slots = frozenset({Slot.OBSERVE})
 
     def __init__(self):
-        self.slots = frozenset({dx_slot("OBSERVE")})
         self.seen = []
 
     def select(self, sites):
@@ -40,21 +40,12 @@ class Recorder:
             for c in {s.component for s in sites}
         ]
 
-    def why_not(self, site, layout):
-        return None
-
     def bind(self, site, run, inner):
         def core(q, k, v, mask, layout):
             self.seen.append((site.component, run.pass_, run.step, run.steps, run.sigma, q.shape[0]))
             return inner(q, k, v, mask, layout)
 
         return core
-
-
-def dx_slot(name):
-    from diffusers_ext.core import Slot
-
-    return Slot[name]
 
 
 def watch(pipe, run):

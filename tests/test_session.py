@@ -11,7 +11,7 @@ from accelerate.hooks import remove_hook_from_module
 
 import diffusers_ext as dx
 from diffusers_ext.admission import denoisers, session_of
-from diffusers_ext.core import Slot
+from diffusers_ext.core import Method, Slot
 
 from .hosts import every_host, host, processors
 from .tiny_models import flux, sd3
@@ -189,15 +189,12 @@ def test_state_dict_keys_stay():
 def test_inputs_act_before_the_core_and_outputs_after_it_in_any_order():
     """Toy methods of three slots: the result must be that of `output(core(inputs))`."""
 
-    class Toy:
+    class Toy(Method):
         def __init__(self, slot, wrap):
             self.name, self.slots, self.wrap = slot.value, frozenset({slot}), wrap
 
         def select(self, sites):
             return [s for s in sites if s.name == "transformer_blocks.0.attn"]
-
-        def why_not(self, site, layout):
-            return None
 
         def bind(self, site, run, inner):
             return self.wrap(inner)
@@ -218,8 +215,9 @@ def test_inputs_act_before_the_core_and_outputs_after_it_in_any_order():
 def test_summary_shows_sites_heads_and_what_is_applied():
     pipe = host("wan2.2").build()
     text = str(dx.summary(pipe))
-    assert "transformer_2: WanTransformer3DModel (family wan)" in text
-    assert "blocks.0.attn1  self  4 heads" in text and "applied: nothing" in text
+    assert "transformer_2 is a WanTransformer3DModel (family wan) with 4 attention modules." in text
+    assert "Module          Kind   Heads  Channels a head\nblocks.0.attn1  self   4      16\n" in text
+    assert text.count("Methods in force: none.") == 2
     with dx.apply(pipe, dx.SoftPAG(scale=2.5)):
         assert str(dx.summary(pipe)).count("scale=2.5") == 2
     assert str(dx.summary(pipe)) == text
@@ -234,7 +232,13 @@ def test_report_counts_passes_and_reads_after_close():
     assert (report.denoiser_calls, report.extra_passes) == (4, 4)
     assert [s.path for s in report.sites] == [f"transformer.{h.layer}"] and report.sites[0].calls == 8
     assert report.to_dict()["methods"][0]["heads"] == {h.layer: [0, 1]}
-    assert "4 extra passes" in str(report)
+    first, second, heads, row = str(report).splitlines()
+    assert first.startswith("Methods: SoftPAG(heads=")
+    assert second.startswith(
+        "The host called the denoiser 4 times; guidance added 4 extra passes, which took "
+    )
+    assert heads.split("  ")[0] == "Module"
+    assert row.split()[:5] == [f"transformer.{h.layer}", "joint", "4", "softpag", "8"]
 
 
 def test_report_counts_both_denoisers():

@@ -20,7 +20,7 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_ext as dx
-from diffusers_ext.core import Slot
+from diffusers_ext.core import Method, Slot
 
 from .hosts import host
 from .tiny_models import unet
@@ -52,7 +52,7 @@ def cases():
             yield pytest.param(cls, {}, [951, 701, 401, 201, 51], id=f"{cls.__name__}-custom")
 
 
-class Steps:
+class Steps(Method):
     """A method that only watches: notes step and number of steps at each call of one module."""
 
     name = "steps"
@@ -63,9 +63,6 @@ class Steps:
 
     def select(self, sites):
         return [next(s for s in sites if s.kind != "cross")]
-
-    def why_not(self, site, layout):
-        return None
 
     def bind(self, site, run, inner):
         def core(*call):

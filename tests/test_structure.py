@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import catalogue
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "diffusers_ext"
@@ -19,6 +19,7 @@ PACKAGE = ROOT / "diffusers_ext"
 ALLOWED = {
     "errors": set(),
     "core": set(),
+    "outputs": {"errors"},
     "kernels": set(),
     "families": {"core", "errors", "kernels"},
     "values": {"errors"},
@@ -26,20 +27,37 @@ ALLOWED = {
     "report": set(),
     "versions": {"errors"},
     "clock": {"core"},
+    "stopwatch": set(),
+    "registration": set(),
     "branches": {"errors", "families"},
     "hoist": {"core", "families"},
-    "hook": {"branches", "clock", "core", "errors", "families", "hoist"},
-    "admission": {"core", "errors", "families", "hoist", "hook"},
+    "swap": {"core", "families"},
+    "conflicts": {"core", "errors", "hoist"},
+    "hook": {
+        "branches",
+        "clock",
+        "conflicts",
+        "core",
+        "errors",
+        "families",
+        "hoist",
+        "stopwatch",
+        "swap",
+    },
+    "admission": {"core", "errors", "families", "registration"},
     "session": {
         "admission",
         "branches",
         "clock",
+        "conflicts",
         "core",
         "errors",
         "families",
         "hoist",
         "hook",
+        "registration",
         "report",
+        "swap",
         "versions",
     },
     "guided": set(),
@@ -62,8 +80,18 @@ ALLOWED = {
         "values",
         "zoo",
     },
-    "overview": {"admission", "core", "families"},
-    "parallel": {"admission", "core", "errors", "families", "hook", "kernels", "processors", "session"},
+    "overview": {"admission", "core", "families", "report"},
+    "parallel": {
+        "admission",
+        "core",
+        "errors",
+        "families",
+        "hook",
+        "kernels",
+        "processors",
+        "registration",
+        "session",
+    },
     "zoo": {"errors"},
     "rewards": {"errors", "zoo"},
 }
@@ -100,6 +128,18 @@ def test_import_directions(path):
             if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()
         }
         assert parts - {part} <= ALLOWED[part]
+
+
+def test_nothing_below_the_command_line_imports_it():
+    faces = {PACKAGE / "cli.py", PACKAGE / "__main__.py", *(PACKAGE / "commands").glob("*.py")}
+    for path in {*PACKAGE.rglob("*.py")} - faces:
+        assert not imported_parts(path) & {"cli", "commands"}, path
+
+
+def test_making_a_picture_loads_nothing_that_scores_it():
+    code = "import sys, diffusers_ext.evaluate.generate as g; g.generate; "
+    code += "print([m for m in sys.modules if m.startswith('diffusers_ext.zoo.')])"
+    assert fresh(code) == "[]"
 
 
 def test_no_method_names_a_model_class():
@@ -142,8 +182,10 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
     presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
+    pages = sorted(PACKAGE.glob("evaluate/templates/*.html"))
+    assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*zoo.MODELS, *zoo.REWARDS}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
 
 
 def test_kernels_distribution_is_not_shadowed():

@@ -1,4 +1,4 @@
-"""`diffusers-ext generate`: one prompt to pictures or clips that tell how they were made."""
+"""`diffusers-ext generate`: one prompt to pictures or clips, with a record of how they were made."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,10 +10,10 @@ from . import making, seeds
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..evaluate.generate import Item, Picture
     from ..evaluate.unfinished import Unfinished
     from ..evaluate.watch import Watch
-    from .target import Target
+    from ..outputs.target import Target
+    from ..sampling.items import Item, Picture
 
 FAILED = ".failed.json"  # beside where the picture would be
 
@@ -66,23 +66,24 @@ def generate(
     """
     from ..call import arguments, makes_videos, seed_of
     from ..evaluate import record
-    from ..evaluate.generate import Item
     from ..evaluate.unfinished import Unfinished
-    from ..loading import locate
-    from .target import Target
+    from ..models.checkpoint import Checkpoint
+    from ..outputs.target import Target
+    from ..sampling.items import Item
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
     seed_of(first + num_images - 1)
-    methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
+    checkpoint = Checkpoint.resolve(model)
+    methods, notes = opt.chosen(checkpoint, method or [], settings or [], preset)
     target = Target.of(out, num_images)
-    pipe = opt.open_model(model, device, dtype, threads)
+    pipe = checkpoint.load(device, dtype, threads)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(
         pipe,
-        opt.defaults(model),
+        checkpoint.call,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         true_cfg_scale=true_cfg_scale,
@@ -91,8 +92,8 @@ def generate(
         negative_prompt=negative,
         num_frames=num_frames,
     )
-    opt.warn_of_texts(pipe, model, [prompt], call)
-    common = record.shared(pipe, model, methods, call) | ({"fps": target.fps} if target.fps else {})
+    opt.warn_of_texts(checkpoint, pipe, [prompt], call)
+    common = record.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
     run = Unfinished(target.folder, {"prompt": prompt, **record.shaping(common)}, num_images, first)
     # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
@@ -108,7 +109,7 @@ def generate(
 
 
 def _said(first: int, resumed: "Unfinished | None") -> str:
-    """The line about a seed that nobody gave."""
+    """Write the line about a seed that nobody gave."""
     if resumed is not None and resumed.found:
         return f"seed {first}, of the same command that did not end; --seed -1 draws another"
     return f"seed {first}, drawn at random; --seed {first} makes the same again"
@@ -125,7 +126,7 @@ def _make(
     embed: bool,
     lead: list[str],
 ) -> "Watch":
-    """Makes what is not finished, and writes each picture when it is there; `lead` are the first lines."""
+    """Make what is not finished, and write each picture when it is made. `lead` are the first lines."""
     from ..evaluate import record
     from ..evaluate.generate import applied
     from ..evaluate.generate import generate as make
@@ -170,11 +171,12 @@ def _flush(watch: "Watch", lines: list[str]) -> None:
 def _write(
     path: Path, picture: "Picture", made: dict[str, Any], report: Any, fps: float | None, embed: bool
 ) -> str:
-    """Writes a picture and, last, what is beside it; returns the verdict in words."""
+    """Write a picture and, last, the JSON file beside it; return the verdict in words."""
     from ..evaluate.score import judge
-    from ..evaluate.video import Clip
-    from ..metadata import write_image, write_json
-    from ..video import write_video
+    from ..outputs.files import write_json
+    from ..outputs.record import write_image
+    from ..outputs.video import write_video
+    from ..sampling.clip import Clip
 
     image = picture.image
     judged = judge(image, picture.item.prompt, picture.item.seed)
@@ -197,16 +199,16 @@ def _write(
 
 
 def _note(path: Path, made: dict[str, Any], reason: str) -> None:
-    """Writes why a picture could not be made, where the next run that makes it takes it away."""
-    from ..metadata import write_json
+    """Write why a picture could not be made. The next run that makes it removes the file."""
+    from ..outputs.files import write_json
 
     write_json(path.with_suffix(FAILED), made | {"failed": reason})
 
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
-    """Whether the file is there, of the same record, and with or without the settings inside as asked."""
+    """Return whether the file exists, with the same record, and with the settings inside if `embed`."""
     from ..evaluate.record import finished
-    from ..metadata import has_record
+    from ..outputs.record import has_record
 
     if finished(path, made) is None:
         return False

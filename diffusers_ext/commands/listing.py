@@ -33,7 +33,7 @@ def methods(
 
 
 def describe_method(name: str) -> dict[str, Any]:
-    """Name, first line of the docstring and settings of one method, as plain data."""
+    """Return name, first line of the docstring and settings of one method, as plain data."""
     from typing import get_type_hints
 
     from ..settings import describe, method_class
@@ -64,7 +64,7 @@ def families(as_json: Json = False) -> None:
 
 
 def known_families() -> dict[str, dict[str, Any]]:
-    """Per denoiser class: family, how it is guided, and the pipelines whose constructor takes it."""
+    """Return for each denoiser class its family, how it is guided, and the pipelines that take it."""
     from importlib import import_module
 
     from ..families import FAMILIES
@@ -80,7 +80,7 @@ def known_families() -> dict[str, dict[str, Any]]:
 
 
 def _pipelines() -> dict[str, list[str]]:
-    """Denoiser class name to the names of diffusers' text-to-anything pipelines that are built from it."""
+    """Map the name of a denoiser class to those of diffusers' text-to-anything pipelines built from it."""
     import re
 
     from diffusers.pipelines import auto_pipeline
@@ -96,7 +96,7 @@ def _pipelines() -> dict[str, list[str]]:
 
 
 def _in_folder(family: str, cls: str) -> list[str]:
-    """Pipelines with the denoiser `cls` for which diffusers has no table, in the folder of their family."""
+    """List pipelines with the denoiser `cls` in the folder of their family, if diffusers has no table."""
     from importlib import import_module
 
     folder = import_module(f"diffusers.pipelines.{family}")
@@ -105,7 +105,7 @@ def _in_folder(family: str, cls: str) -> list[str]:
 
 
 def _models(pipeline: type) -> set[str]:
-    """Class names of the models that the constructor of a pipeline takes."""
+    """Return the class names of the models that the constructor of a pipeline takes."""
     import inspect
     import re
 

@@ -1,4 +1,4 @@
-"""What the commands that make pictures share: the watch over a run, and how it ends where some failed."""
+"""What the commands that make pictures share: the watch over a run, and how it ends if some failed."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -22,7 +22,10 @@ Prompt = Annotated[list[str] | None, typer.Option("--prompt", hidden=True)]
 def prompts(
     command: str, given: Sequence[str], named: Sequence[str] | None, most: int | None = None
 ) -> list[str]:
-    """The prompts of a command, with or without `--prompt`; raises `ValueError` for none and too many."""
+    """Return the prompts of a command, with or without `--prompt`.
+
+    Raises `ValueError` for none and too many.
+    """
     found = [*given, *(named or [])]
     if not found:
         raise ValueError(f'{command} needs a prompt, got none; write one, as {command} "a red circle"')
@@ -35,20 +38,20 @@ def prompts(
 
 
 def watch(total: int, unit: str = "image") -> "Watch":
-    """A watch over `total` items, with a bar where someone looks; `--debug` shows the cause."""
+    """Make a watch over `total` items, with a bar on a terminal. `--debug` shows causes of failures."""
     from ..evaluate.watch import Watch
 
     return Watch(total, unit, show=opt.show_progress(), debug=debug.get())
 
 
 def lost(watch: "Watch") -> dict[str, Any]:
-    """`failed` for a results file: prompt, seed and reason of what could not be made."""
+    """Return `failed` for a results file: prompt, seed and reason of what could not be made."""
     rows = [{"prompt": f.item.prompt, "seed": f.item.seed, "reason": f.reason} for f in watch.failures]
     return {"failed": rows} if rows else {}
 
 
 def end(watch: "Watch") -> None:
-    """Ends the command with exit code 1 where a picture could not be made; each was named before."""
+    """End the command with exit code 1 if a picture could not be made; each was named before."""
     if count := len(watch.failures):
         rest = "the others are complete" if watch.finished else "nothing was written"
         typer.echo(

@@ -9,17 +9,20 @@ _BITS = 32  # short enough to be typed again
 
 
 def is_random(text: str) -> bool:
-    """Whether a random seed is asked for."""
+    """Return whether a random seed is asked for."""
     return text.strip() == RANDOM
 
 
 def random_seed() -> int:
-    """A seed that nobody chose, from the system's source of randomness."""
+    """Draw a seed from the system's source of randomness."""
     return secrets.randbits(_BITS)
 
 
 def seed_of(text: str) -> int:
-    """The number that was given, or a random one, which is printed; `ValueError` for anything else."""
+    """Return the number that was given, or a random one, which is printed.
+
+    Raises `ValueError` for any other text.
+    """
     from ..call import seed_of
 
     if not is_random(text):

@@ -65,7 +65,7 @@ def train(
     """
     from ..call import seed_of
     from ..evaluate.claim import claim
-    from ..metadata import output_folder, subfolder
+    from ..outputs.files import output_folder, subfolder
     from ..zoo.train import use_threads
     from ..zoo.train.fit import Run
 
@@ -77,8 +77,9 @@ def train(
     use_threads(threads)
     if name == STUDENT:
         from .. import distill
+        from ..models.logs import quiet_libraries
 
-        opt.quiet_hosts()
+        quiet_libraries()
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
         folder = output_folder(Path("runs") / STUDENT if out is None else out)
@@ -100,10 +101,12 @@ def train(
 
 def _start(name: str) -> Path:
     """Folder of the weights that a run begins with."""
-    from .. import zoo
+    from ..zoo import catalogue
 
-    folder = zoo.path(name) if name in (*zoo.MODELS, *zoo.REWARDS) else Path(name).expanduser()
+    folder = (
+        catalogue.path(name) if name in (*catalogue.MODELS, *catalogue.REWARDS) else Path(name).expanduser()
+    )
     if not folder.is_dir():
-        known = ", ".join((*zoo.MODELS, *zoo.REWARDS))
+        known = ", ".join((*catalogue.MODELS, *catalogue.REWARDS))
         raise ValueError(f"--start takes a folder or one of {known}, got {name!r}; give one that is there")
     return folder

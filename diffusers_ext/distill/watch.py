@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..core import Core, Layout, RunContext, Site, Slot
+from ..core import Core, Layout, Method, RunContext, Site, Slot
 
 
 @dataclass(frozen=True)
-class Watch:
+class Watch(Method):
     """Outputs `[B, N, H, D]` of every `every`-th attention module, text rows included, by name in `kept`.
 
     Each call of the model replaces what the one before left.
@@ -25,9 +25,6 @@ class Watch:
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         return [site for site in sites if site.kind != "cross"][:: self.every]
-
-    def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        return None
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         def core(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:

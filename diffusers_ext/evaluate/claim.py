@@ -22,11 +22,11 @@ class FolderInUseError(ValueError):
 
 @contextmanager
 def claim(folder: Path, command: str, name: str = FILE) -> Iterator[None]:
-    """In this context nobody else can claim `folder`.
+    """Keep other processes from claiming `folder` while the context is open.
 
-    The lock is one of the operating system on the file `name`, which tells who holds it: it ends with its
-    process, so a file that a killed one left behind is taken over. Raises `FolderInUseError` with command,
-    process, machine and time of the holder.
+    The lock is one of the operating system on the file `name`, which says who holds it. It ends with its
+    process, so the file of a killed process is taken over. Raises `FolderInUseError` with command, process,
+    machine and time of the holder.
     """
     path = folder / name
     file = locked(path)
@@ -44,7 +44,7 @@ def claim(folder: Path, command: str, name: str = FILE) -> Iterator[None]:
 
 
 def locked(path: Path) -> BinaryIO | None:
-    """The file, locked; `None` where another process holds it."""
+    """Open and lock the file; `None` if another process holds it."""
     while True:
         try:
             file = path.open("a+b")
@@ -61,7 +61,7 @@ def locked(path: Path) -> BinaryIO | None:
 
 
 def release(path: Path, file: BinaryIO) -> None:
-    """Removes what `locked` gave while it is locked, so that nobody locks a file that is about to go."""
+    """Remove the file while it is locked, so that nobody locks a file that is about to be removed."""
     with suppress(OSError):  # the folder may be gone; Windows removes no open file
         path.unlink(missing_ok=True)
     file.close()
@@ -80,7 +80,7 @@ def _sign(file: BinaryIO, command: str) -> None:
 
 
 def _who(path: Path) -> str:
-    """The holder in words."""
+    """Describe the holder in words."""
     facts: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         facts = dict(json.loads(path.read_text()))

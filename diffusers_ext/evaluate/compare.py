@@ -4,36 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..sampling.clip import still
+from ..sampling.items import Item
 from ..settings import as_dict
 from . import sites
-from .generate import Item, applied, generate
+from .cells import Cell, Variant
+from .generate import applied, generate
 from .score import Judged, compare, judge, summarise
-from .video import still
 from .words import difference, right
-from .words import percent as percent  # callers have it from here, beside `difference`
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from .kept import Kept
     from .watch import Watch
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One column of a comparison; no methods means the stock pipeline."""
-
-    label: str
-    methods: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One picture of the comparison; one that could not be made has no image, and its verdict is why."""
-
-    label: str
-    image: "Image | None"
-    judged: Judged
 
 
 @dataclass(frozen=True)
@@ -46,12 +28,12 @@ class Comparison:
     reports: tuple[dict[str, Any] | None, ...]
 
     def ran(self) -> dict[str, sites.Sites]:
-        """Where the methods of each variant ran, by its label; stock pipelines are left out."""
+        """Return where the methods of each variant ran, by its label. Stock pipelines are left out."""
         pairs = zip(self.variants, self.reports, strict=True)
         return {v.label: sites.of(v.methods, report) for v, report in pairs if report}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for `results.json`; the first variant is what the others are paired with."""
+        """Return plain data for `results.json`. The others are paired with the first variant."""
         methods = {}
         for variant, row, report in zip(self.variants, self.cells, self.reports, strict=True):
             judged = [c.judged for c in row if c.image is not None]
@@ -85,10 +67,10 @@ def run(
     kept: "Kept | None" = None,
     watch: "Watch | None" = None,
 ) -> Comparison:
-    """Makes every item with every variant; `tick` hears how many pictures were just done.
+    """Make every item with every variant; `tick` is called with the number of pictures just done.
 
-    What `kept` knows is not made again, and what is made is kept at once. `watch` hears of failures, which
-    without it are raised (`evaluate.generate`).
+    Pictures in `kept` are not made again, and new ones are stored there at once. Failures are reported to
+    `watch`; without it they are raised, as `evaluate.generate` does.
 
     Raises `ValueError` for variants with the same label and for no prompts, `MethodError` as `apply` does.
     """
@@ -125,15 +107,15 @@ def _failed(variant: Variant, item: Item, reason: str) -> Cell:
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
-    """The printed summary of `Comparison.to_dict()`: one line per variant, one per pair."""
+    """Write the summary of `Comparison.to_dict()`: one line per variant, one per pair."""
     width = max(map(len, results["methods"]))
     out = []
     for label, facts in results["methods"].items():
         if facts["seconds_per_image"] is None:
             out.append(f"{label:<{width}}  no picture could be made")
             continue
-        told = right(facts["overall"]) if facts["overall"] else "no ground truth"
-        out.append(f"{label:<{width}}  {told}, {facts['seconds_per_image']:.2f} s an image")
+        figures = right(facts["overall"]) if facts["overall"] else "no ground truth"
+        out.append(f"{label:<{width}}  {figures}, {facts['seconds_per_image']:.2f} s an image")
     for label, facts in results["paired"].items():
         if facts["overall"]:
             out.append(f"{label} minus {facts['against']}: {difference(facts['overall'])}")

@@ -10,9 +10,9 @@ from typing import Any
 from ..call import CallError
 from ..errors import MethodError
 
-# Beside torch.OutOfMemoryError: the allocators of CPU, MPS and the CUDA libraries raise plain RuntimeErrors.
+# Besides torch.OutOfMemoryError: the allocators of CPU, MPS and the CUDA libraries raise RuntimeErrors.
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "STATUS_ALLOC_FAILED", "Unable to allocate")
-_CHECKS = "check_inputs"  # where hosts refuse arguments, before anything is made
+_CHECKS = "check_inputs"  # where pipelines refuse arguments, before anything is made
 
 
 class BrokenImageError(ValueError):
@@ -24,7 +24,7 @@ class BadWeightsError(BrokenImageError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
+    """Return whether an error says that memory ran out, on any device."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -33,10 +33,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def hits_all(error: BaseException) -> bool:
-    """Whether every other picture would fail in the same way, so that there is no use in going on.
+    """Return whether every other picture would fail in the same way, so that going on is useless.
 
     True for methods that do not fit, for weights with NaN, for arguments that the pipeline refuses, and for a
-    device that is lost (after an illegal access every later call on it fails).
+    device that is lost: after an illegal access every later call on it fails.
     """
     import torch
 
@@ -52,7 +52,7 @@ def hits_all(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Gives back what a failed call has left; to be called when its exception is gone."""
+    """Free the memory of a failed call. Call it when the exception is gone."""
     import torch
 
     gc.collect()
@@ -61,7 +61,7 @@ def free_memory() -> None:
 
 
 def reason_of(error: BaseException, pipe: Any, call: Mapping[str, Any], about: str) -> str:
-    """One sentence about an error of a call for one picture, with the next step; `about` names it."""
+    """Describe an error of a call in one sentence with the next step. `about` names the picture."""
     if out_of_memory(error):
         return f"out of memory for one {_thing(call)} in {_dtype(pipe)} ({about}); {_smaller(pipe, call)}"
     first = next(iter(str(error).strip().splitlines()), "")
@@ -70,7 +70,7 @@ def reason_of(error: BaseException, pipe: Any, call: Mapping[str, Any], about: s
 
 
 def broken(what: str, about: str, pipe: Any, call: Mapping[str, Any]) -> BrokenImageError:
-    """The error for NaN and all-black pictures, with what to do about it; it costs a look at the weights."""
+    """Build the error for NaN and all-black pictures, with the next step. This reads all weights."""
     if (bad := bad_weight(pipe)) is not None:
         return BadWeightsError(
             f"the pipeline returned {what} ({about}), since its weights hold NaN or infinity, first in "
@@ -91,7 +91,7 @@ def _milder(pipe: Any, call: Mapping[str, Any]) -> str:
 
 
 def bad_weight(pipe: Any) -> str | None:
-    """Name of the first parameter of a pipeline that is not finite, else `None`."""
+    """Return the name of the first parameter of a pipeline that is not finite, or `None`."""
     import torch
 
     for part, model in getattr(pipe, "components", {}).items():
@@ -103,8 +103,8 @@ def bad_weight(pipe: Any) -> str | None:
 
 
 def _guided(pipe: Any) -> bool:
-    """Whether a method with an extra pass, and so with a scale, is in force."""
-    from ..hook import NAME
+    """Return whether a method with an extra pass, and so with a scale, is applied."""
+    from ..registration import NAME
 
     registries = [getattr(m, "_diffusers_hook", None) for m in getattr(pipe, "components", {}).values()]
     hooks = [r.get_hook(NAME) for r in registries if r is not None]

@@ -7,43 +7,44 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..metadata import slug, subfolder, write_image, write_json
+from ..outputs.files import slug, subfolder, write_json
+from ..outputs.record import write_image
+from ..sampling.items import Item
 from ..settings import as_dict
-from ..values import fit
 from . import record
-from .generate import Item
+from .pictures import FOLDER
 from .score import Judged
 
 if TYPE_CHECKING:
-    from .compare import Cell, Variant
-
-FOLDER = "pictures"
+    from .cells import Cell, Variant
 
 
 class Kept:
-    """A PNG and a JSON file for each picture under `FOLDER`/variant; `common` is what all have in common, as
-    `record.shared` gives it. Pictures of other settings have other names and stay.
+    """Store a PNG and a JSON file for each picture, under `FOLDER`/variant.
+
+    `common` is what all pictures share, as from `record.shared`. Pictures of other settings have other names
+    and stay.
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any]) -> None:
         self.home, self.common = folder, common
 
     def facts(self) -> dict[str, Any]:
-        """What tells the model and the machine in a results file."""
+        """Return what identifies the model and the machine in a results file."""
         return {key: self.common[key] for key in ("weights", "configs", "dtype", "device")}
 
     def record(self, variant: Variant, item: Item) -> dict[str, Any]:
-        """All that shapes the picture of `item` under `variant`."""
+        """Return all that shapes the picture of `item` under `variant`."""
         return record.of(item, {**self.common, "methods": [as_dict(m) for m in variant.methods]})
 
     def path(self, variant: Variant, item: Item) -> Path:
-        """Where that picture is stored, whether or not it has been made."""
+        """Return where that picture is stored, whether or not it has been made."""
         name = record.name(self.record(variant, item))
         return self.home / FOLDER / slug(variant.label) / f"{name}.png"
 
     def find(self, variant: Variant, items: Sequence[Item]) -> tuple[dict[Item, Cell], dict[str, Any] | None]:
-        """Finished pictures with their verdicts, and the last report of the session that made them."""
-        from .compare import Cell
+        """Read finished pictures with their verdicts, and the last report of the session that made them."""
+        from .cells import Cell
 
         found, report = {}, None
         for item in items:
@@ -56,7 +57,7 @@ class Kept:
         return found, report
 
     def add(self, variant: Variant, cell: Cell, report: Mapping[str, Any] | None) -> None:
-        """Keeps one picture; it is on the disk when this returns."""
+        """Store one picture. It is on the disk when this returns."""
         item = Item(cell.judged.prompt, cell.judged.seed)
         made, path = self.record(variant, item), self.path(variant, item)
         subfolder(self.home, FOLDER, path.parent.name)
@@ -65,7 +66,7 @@ class Kept:
 
 
 def _open(path: Path) -> Any:
-    """The picture, or `None` where the file is damaged."""
+    """Read a picture; `None` if the file is damaged."""
     from PIL import Image
 
     try:
@@ -76,9 +77,9 @@ def _open(path: Path) -> Any:
 
 
 def _judged(beside: Mapping[str, Any]) -> Judged | None:
-    from .store import TYPES
+    from .store import judged
 
     try:
-        return Judged(**{k: fit(v, TYPES[k], k) for k, v in beside["judged"].items()})
+        return judged(beside["judged"])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..sampling.items import Item
 from ..settings import PLAIN, as_dict
 from . import sites
-from .compare import Variant
+from .cells import Variant
 from .gallery import Column
-from .generate import Item, applied, generate
+from .generate import applied, generate
 from .pictures import Pictures
 from .score import Judged, compare, judge, summarise
 from .store import Store
@@ -17,7 +18,7 @@ from .watch import Watch
 
 
 def key(variant: Variant) -> str:
-    """What tells the pictures of one variant from those of another: its methods with all settings."""
+    """Return the text that identifies the pictures of a variant: its methods with all settings."""
     return json.dumps([as_dict(m) for m in variant.methods], sort_keys=True)
 
 
@@ -32,11 +33,11 @@ def answer(
     pictures: Pictures | None = None,
     watch: Watch | None = None,
 ) -> list[Judged]:
-    """Verdicts in the order of `questions`; what the store knows is not made again.
+    """Return verdicts in the order of `questions`. Those in the store are not made again.
 
-    With `pictures` they are kept, too, and what the store knows without a picture is made again. Where the
-    methods ran is kept beside the store (`sites.kept`). With `watch`, which hears of them, questions whose
-    picture cannot be made are left out; without it the first failure is raised (`evaluate.generate`).
+    `pictures` stores the pictures, too; those that it lacks are made again. Where the methods ran is stored
+    beside the verdicts (`sites.kept`). Failures are reported to `watch` and left out; without it
+    the first one is raised.
     """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
@@ -64,7 +65,7 @@ def answer(
 
 
 def column(variant: Variant, judged: Sequence[Judged], pictures: Pictures) -> Column:
-    """A variant as the gallery wants it; its pictures are read from the disk one by one."""
+    """Return a variant as a column of the gallery. Its pictures are read from the disk one by one."""
     name = key(variant)
     return Column(
         variant.label or PLAIN, judged, lambda j: pictures.path(name, Item(j.prompt, j.seed)).read_bytes()
@@ -77,8 +78,9 @@ def results(
     plain: Sequence[Judged] | None = None,
     ran: sites.Sites | None = None,
 ) -> dict[str, Any]:
-    """`tasks`, `overall`, seconds; with `plain` also its figures and the paired comparison. `ran`, where the
-    methods ran, becomes `sites`.
+    """Return `tasks`, `overall` and seconds; with `plain` also its figures and the paired comparison.
+
+    `ran` says where the methods ran and becomes `sites`.
     """
     found: dict[str, Any] = {
         "methods": [as_dict(m) for m in variant.methods],
@@ -94,7 +96,7 @@ def results(
 
 
 def both(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
-    """The verdicts of two variants on the pictures that both have, in the order of the first."""
+    """Return the verdicts of two variants on the pictures that both have, in the order of the first."""
     other = {(j.prompt, j.seed): j for j in second}
     found = [j for j in first if (j.prompt, j.seed) in other]
     return found, [other[j.prompt, j.seed] for j in found]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from ..metadata import write_json
+from ..outputs.files import write_json
 
 FILE = "sites.json"
 DENSE = "dense"
@@ -18,7 +18,7 @@ Sites = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """The modules of each method that decides how attention is computed, out of `Report.to_dict()`."""
+    """Pick the modules of each method that computes attention out of `Report.to_dict()`."""
     from ..core import Slot  # brings torch
 
     fields = "path", "backend", "why", "density", "full_share"
@@ -31,7 +31,7 @@ def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, li
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Keeps sparse methods that stay dense from saying so, for commands that do it in `sentences`."""
+    """Keep sparse methods that stay dense from logging it, for commands that print `sentences`."""
     log = logging.getLogger("diffusers_ext")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -46,22 +46,22 @@ def unlogged() -> Iterator[None]:
 
 
 def keep(folder: Path, variant: str, sites: Sites) -> None:
-    """Puts the modules of a variant beside the verdicts: a resumed run may have nothing left to run."""
+    """Store the modules of a variant beside the verdicts; a resumed run may have nothing left to run."""
     write_json(folder / FILE, _read(folder) | {variant: sites})
 
 
 def kept(folder: Path, variant: str) -> dict[str, list[dict[str, Any]]]:
-    """What `keep` wrote; empty for a variant without methods that compute attention."""
+    """Read what `keep` wrote; empty for a variant without methods that compute attention."""
     return _read(folder).get(variant, {})
 
 
 def idle(sites: Sites) -> list[str]:
-    """Names of the methods that left attention dense in every module."""
+    """Name the methods that left attention dense in every module."""
     return [name for name, own in sites.items() if all(s["backend"] == DENSE for s in own)]
 
 
 def sentences(sites: Sites) -> list[str]:
-    """A sentence a method: `clear: reference at 6 of 6 modules (asked for, density 0.18 to 0.50).`"""
+    """Write a sentence per method: `clear: reference at 6 of 6 modules (asked for, density 0.18 to 0.50).`"""
     out = []
     for name, own in sites.items():
         kinds: dict[tuple[str, str], list[float]] = {}
@@ -76,7 +76,7 @@ def sentences(sites: Sites) -> list[str]:
 
 
 def warnings(sites: Sites) -> list[str]:
-    """A sentence for each method that did nothing, with the next step; `sentences` has the reasons."""
+    """Write a sentence for each method that did nothing, with the next step."""
     return [
         f"{name} left attention dense in all modules, so its pictures show nothing of it; change its "
         f"settings, or name a back-end, as --set {name}.backend=reference, where only the gain is in doubt"
@@ -84,16 +84,18 @@ def warnings(sites: Sites) -> list[str]:
     ]
 
 
-def compared(tell: Callable[[Sites], list[str]], ran: Mapping[str, Sites]) -> list[str]:
-    """What `tell` says of the methods of each variant, `ran` by label; after the label where variants with
-    the same method differ, else once.
+def compared(write: Callable[[Sites], list[str]], ran: Mapping[str, Sites]) -> list[str]:
+    """Apply `write` to the methods of each variant and collect the sentences.
+
+    A sentence is prefixed by the label of its variant if variants with the same method differ. Otherwise it
+    appears once. `ran` holds the modules by label.
     """
-    said = [(label, name, tell({name: run[name]})) for label, run in ran.items() for name in run]
+    said = [(label, name, write({name: run[name]})) for label, run in ran.items() for name in run]
     kinds = {name: {tuple(texts) for _, other, texts in said if other == name} for _, name, _ in said}
-    told = [
+    lines = [
         f"{label}: {text}" if len(kinds[name]) > 1 else text for label, name, texts in said for text in texts
     ]
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(lines))
 
 
 def _reason(backend: str, why: str, densities: Sequence[float]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..call import SEED_LIMIT
+from ..sampling.items import Item
 from ..zoo.suites import IMAGE_TASKS, SPLITS, TASKS, suite
-from .generate import Item
 
 # The place of a task numbers its noise, and committed results name that noise: new tasks go to the end.
 _FIRST = ("single_object", "two_object", "three_object", "counting", "position")
@@ -23,7 +23,7 @@ class Question:
 
 
 def questions(name: str, n: int, seed: int = 0, tasks: Sequence[str] = IMAGE_TASKS) -> list[Question]:
-    """`n` questions for each task, task by task; the first ones stay the same when `n` grows.
+    """Return `n` questions for each task, task by task. The first ones stay the same when `n` grows.
 
     Raises `ValueError` for an unknown suite or task and for `n` outside 1..10000.
     """
@@ -44,7 +44,7 @@ def questions(name: str, n: int, seed: int = 0, tasks: Sequence[str] = IMAGE_TAS
 
 
 def noise(name: str, task: str, seed: int) -> int:
-    """Noise seed of a task's first picture; none comes twice within a suite or between suites of one seed."""
+    """Return the noise seed of a task's first picture. No seed comes twice in the suites of one `seed`."""
     place = seed * len(SPLITS) + SPLITS.index(name)
     if task in _FIRST:
         return (place * len(_FIRST) + _FIRST.index(task)) * _MOST

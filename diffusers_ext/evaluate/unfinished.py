@@ -13,12 +13,12 @@ from . import claim
 
 
 class Unfinished:
-    """`with Unfinished(folder, record, count, seed) as run:`; `run.seed` is that of an earlier run of the
-    same pictures that did not end, else the `seed` given, and `run.found` says which.
+    """Find the seed of an earlier run of the same pictures that did not end.
 
-    A hidden file in `folder` stands for the run. It is locked while that goes on, so that a second run beside
-    it takes a seed of its own. It stays where `keep` was called and after exceptions other than `ValueError`,
-    which refuses a run before anything was made.
+    In `with Unfinished(folder, record, count, seed) as run:`, `run.seed` is that seed, or `seed` if there was
+    no such run. `run.found` says which. A hidden file in `folder` stands for the run. It is locked while the
+    run goes on, so a second run beside it takes its own seed. The file stays after `keep` and after
+    exceptions other than `ValueError`, which refuses a run before anything was made.
     """
 
     def __init__(self, folder: Path, record: Mapping[str, Any], count: int, seed: int) -> None:
@@ -37,7 +37,7 @@ class Unfinished:
         return self
 
     def keep(self) -> None:
-        """Pictures are missing: the next run of the same command is to make them."""
+        """Keep the file, since pictures are missing that the next run of the same command is to make."""
         self._keep = True
 
     def __exit__(

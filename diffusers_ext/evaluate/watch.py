@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a bar with steps and the estimated end, what failed, and when to stop."""
+"""What a run says while it goes: a bar with steps and the estimated end, what failed, and when to stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..zoo.train.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
-    from .generate import Failed
+    from ..sampling.items import Failed
 
 AGAIN = "run the same command again to make the rest, which skips what is finished"
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
@@ -25,10 +25,10 @@ def _stderr(text: str) -> None:
 
 
 class Watch:
-    """`with Watch(12, "image", show=True) as watch:`; `total` items in all, a bar where `show` is set.
+    """Follow a run of `total` items, with a bar if `show` is set: `with Watch(12, "image") as watch:`.
 
-    `tick` hears of items that are finished, `fail` of those that cannot be made. A request to stop (Ctrl-C,
-    SIGTERM, SIGHUP) is honoured by `begin`, between two batches.
+    `tick` counts items that are finished, `fail` those that cannot be made. `begin`, between two batches,
+    honours a request to stop (Ctrl-C, SIGTERM, SIGHUP).
     """
 
     def __init__(
@@ -62,59 +62,59 @@ class Watch:
             self._bar.close()
 
     def begin(self, size: int) -> None:
-        """A batch of `size` comes next. Raises `Interrupted` where someone asked to stop."""
+        """Announce a batch of `size` items. Raises `Interrupted` if someone asked to stop."""
         if self._stop.asked:
             done = f"{self.finished} of {self.total} {self.unit}s are finished and complete"
             raise Interrupted(f"stopped; {done}; {AGAIN}", self._stop.number)
         self._size = size
-        self._tell(0.0, "")
+        self._move(0.0, "")
 
     def hooks(self, pipe: Any) -> dict[str, Any]:
-        """Arguments of a call by which its steps are heard; none where nobody looks or the host has none."""
+        """Return arguments of a call that report its steps, if there is a bar and the pipeline takes them."""
         if not self._show or "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
             return {}
         return {"callback_on_step_end": self._step}
 
     def _step(self, pipe: Any, step: int, timestep: Any, state: Mapping[str, Any]) -> Mapping[str, Any]:
         steps = max(getattr(pipe, "num_timesteps", 0) or 0, step + 1)
-        self._tell((step + 1) / steps, f", step {step + 1} of {steps}")
+        self._move((step + 1) / steps, f", step {step + 1} of {steps}")
         return state
 
     def tick(self, count: int) -> None:
-        """`count` items are finished, made now or found finished."""
+        """Count items that are finished, whether made in this run or before."""
         self.finished += count
         self._size = 0
-        self._tell(0.0, "")
+        self._move(0.0, "")
 
     def skip(self, count: int) -> None:
-        """`count` items were found finished, which is said."""
+        """Count items that an earlier run finished, and say so."""
         self.tick(count)
         if count:
             verb = "was" if count == 1 else "were"
             self.line(f"{count} of {self.total} {self.unit}s {verb} finished before, nothing to do for them")
 
     def fail(self, failed: Failed) -> None:
-        """Keeps a failure and says so at once."""
+        """Record a failure and say so at once."""
         self.failures.append(failed)
         self.say(f"failed: {failed.reason}")
 
     def trace(self, error: BaseException) -> None:
-        """Shows where an error came from, if that was asked for."""
+        """Show where an error came from, if `debug` is set."""
         if self.debug:
             self.say("".join(traceback.format_exception(error)).rstrip())
 
     def say(self, text: str) -> None:
-        """One line on stderr, above the bar."""
+        """Print one line on stderr, above the bar."""
         with self._above():
             self._say(text)
 
     def line(self, text: str) -> None:
-        """One line on stdout, above the bar."""
+        """Print one line on stdout, above the bar."""
         with self._above():
             print(text, flush=True)
 
-    def _tell(self, share: float, step: str) -> None:
-        """Moves the bar; `share` is how much of the current batch is done, 0..1."""
+    def _move(self, share: float, step: str) -> None:
+        """Move the bar. `share` is how much of the current batch is done, 0..1."""
         if not self._show:
             return
         past = self.finished + len(self.failures)
@@ -127,7 +127,7 @@ class Watch:
 
     @contextmanager
     def _above(self) -> Iterator[None]:
-        """Takes the bar away while a line is written."""
+        """Remove the bar while a line is written."""
         with suppress(OSError):
             self._bar.clear()
         yield

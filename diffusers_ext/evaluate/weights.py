@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from .. import zoo
+from ..zoo import cards
 
 _WEIGHTS = (".safetensors", ".bin")
-_WHOLE = 2**28  # bytes of weights that are read whole, in about half a second
+_WHOLE = 2**28  # bytes of weights that are read completely, in about half a second
 _SAMPLES, _PIECE = (
     256,
     2**14,
@@ -17,13 +17,15 @@ TEXTS = (".json", ".jinja", ".model", ".txt")  # endings of configs, schedulers 
 
 
 def marks(folder: Path) -> dict[str, str]:
-    """What tells the results of the pipeline in `folder` from those of others: `weights` and `configs`."""
+    """Return the checksums that identify the pipeline in `folder`: `weights` and `configs`."""
     return {"weights": fingerprint(folder), "configs": configs(folder)}
 
 
 def quick(folder: Path) -> str:
-    """`fingerprint` for models up to `_WHOLE`; of larger ones, whose files would take longer to read than a
-    picture to make, a sha256 over names, sizes and samples of the weight files, marked as such.
+    """Return `fingerprint` for models up to `_WHOLE`, and a checksum of samples for larger ones.
+
+    Files of large models would take longer to read than a picture takes to make. So the sha256 is over names,
+    sizes and samples of the weight files, and is marked as such.
     """
     files = [f for kind in _WEIGHTS for f in folder.rglob(f"*{kind}")]
     sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in files}
@@ -40,22 +42,26 @@ def quick(folder: Path) -> str:
 
 
 def configs(folder: Path) -> str:
-    """sha256 over names and contents of a pipeline's index and of its components' configs, schedulers and
-    tokenizers, those of borrowed components included: equal weights make other pictures with others. What
-    lies beside the components, such as a card, does not count."""
-    index = folder / zoo.INDEX
+    """Return a sha256 over a pipeline's index and its components' configs, schedulers and tokenizers.
+
+    Borrowed components count as well: equal weights make other pictures with other configs. Files beside the
+    components, such as a card, do not count.
+    """
+    index = folder / cards.INDEX
     own = {name: folder / name for name in json.loads(index.read_text(encoding="utf-8"))}
-    files = {zoo.INDEX: index}
-    for name, home in (own | zoo.borrowed(folder)).items():
+    files = {cards.INDEX: index}
+    for name, home in (own | cards.borrowed(folder)).items():
         files |= {f"{name}/{f.name}": f for f in home.glob("*") if f.suffix in TEXTS}
     return _total(files)
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over names and contents of a model folder's weight files, those of components that it shares
-    with another model of the zoo included; raises `ValueError` without any."""
+    """Return a sha256 over names and contents of a model's weight files, those of shared components included.
+
+    Raises `ValueError` if there are none.
+    """
     files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*.safetensors")}
-    files |= {name: file for name, file in zoo.all_weights(folder).items() if name not in files}
+    files |= {name: file for name, file in cards.all_weights(folder).items() if name not in files}
     if not files:
         raise ValueError(
             f"an evaluated model needs safetensors weights, {str(folder)!r} has none; save it with them"
@@ -66,5 +72,5 @@ def fingerprint(folder: Path) -> str:
 def _total(files: Mapping[str, Path]) -> str:
     total = hashlib.sha256()
     for name in sorted(files, key=PurePosixPath):
-        total.update(f"{name} {zoo.sha256(files[name])}\n".encode())
+        total.update(f"{name} {cards.sha256(files[name])}\n".encode())
     return total.hexdigest()

@@ -9,25 +9,25 @@ FEWEST = 10  # pictures; below, an interval is as wide as the scale, and a share
 
 
 def enough(entry: Mapping[str, Any]) -> bool:
-    """Whether enough pictures stand behind an entry that percentages and intervals say something."""
+    """Return whether an entry rests on enough pictures for percentages and intervals to mean something."""
     return entry.get("n", FEWEST) >= FEWEST
 
 
 def percent(entry: Mapping[str, Any]) -> str:
-    """`58 % (32 to 81)`: an accuracy and its 95 % interval; `3 of 4` for fewer than ten pictures."""
+    """Write an accuracy and its 95 % interval, `58 % (32 to 81)`; `3 of 4` for fewer than ten pictures."""
     if not enough(entry):
         return _count(entry["accuracy"], entry["n"])
     return f"{100 * entry['accuracy']:.0f} % ({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
 
 
 def right(entry: Mapping[str, Any], things: str = "") -> str:
-    """`58 % (32 to 81) of 12 right`, or `3 of 4 right`; `things` go before the last word."""
+    """Write `58 % (32 to 81) of 12 right`, or `3 of 4 right`; `things` go before the last word."""
     of = f" of {entry['n']}" if enough(entry) else ""
     return f"{percent(entry)}{of}{things and f' {things}'} right"
 
 
 def narrow(entry: Mapping[str, Any] | None) -> str:
-    """`58 (32-81)`: percent with the interval, as narrow as it gets; nothing for no entry."""
+    """Write percent with the interval in few characters, `58 (32-81)`; nothing for no entry."""
     if not entry:
         return ""
     if not enough(entry):
@@ -36,23 +36,23 @@ def narrow(entry: Mapping[str, Any] | None) -> str:
 
 
 def part(share: float, n: int) -> str:
-    """`30 %` of `n` pictures, or `3 of 4`."""
+    """Write a share of `n` pictures, `30 %` or `3 of 4`."""
     return f"{100 * share:.0f} %" if n >= FEWEST else _count(share, n)
 
 
 def points(difference: float) -> str:
-    """`+8`, `-12` or `0`: a difference of shares in points. Zero has no sign."""
+    """Write a difference of shares in points, `+8`, `-12` or `0`. Zero has no sign."""
     text = f"{100 * difference:+.0f}"
     return text if text.strip("+-0") else "0"
 
 
 def change(entry: Mapping[str, Any]) -> str:
-    """`+8 (-12 to +28)`: a paired difference in points and its interval."""
+    """Write a paired difference in points and its interval, `+8 (-12 to +28)`."""
     return f"{points(entry['difference'])} ({points(entry['low'])} to {points(entry['high'])})"
 
 
 def difference(entry: Mapping[str, Any]) -> str:
-    """`+8 points (-12 to +28), 2 wins, 1 loss, p = 1`: a paired difference; of few pairs wins and losses."""
+    """Write a paired difference, `+8 points (-12 to +28), 2 wins, 1 loss, p = 1`; few pairs as counts."""
     wins, losses = entry["wins"], entry["losses"]
     pairs = f"{wins} win{'s' * (wins != 1)}, {losses} loss{'es' * (losses != 1)}"
     if not enough(entry):

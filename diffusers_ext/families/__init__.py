@@ -1,4 +1,4 @@
-"""Model families: one file each, found by the class name of the denoiser, imported only when met."""
+"""Model families: one file each, and a line here with the class of its denoiser; imported when met."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,24 @@ FAMILIES: dict[str, str] = {
 
 
 def family_of(model: Any) -> "Family":
-    """The family of a denoiser, by its class or a base class; raises `UnsupportedError` naming the known
-    ones.
+    """The family of a denoiser, by its class or a base class.
+
+    Raises `UnsupportedError` naming the known classes.
     """
     for cls in type(model).__mro__:
         if target := FAMILIES.get(cls.__name__):
-            module, name = target.split(":")
-            return getattr(import_module(module), name)
+            return _load(target)
     raise UnsupportedError(
         f"No family knows the denoiser class {type(model).__name__}; known are {', '.join(FAMILIES)}: "
         "pass a pipeline or a denoiser of one of them."
     )
+
+
+def every_family() -> "list[Family]":
+    """All families, which imports each of them."""
+    return [_load(target) for target in dict.fromkeys(FAMILIES.values())]
+
+
+def _load(target: str) -> "Family":
+    module, name = target.split(":")
+    return getattr(import_module(module), name)

@@ -1,7 +1,8 @@
 """What every model family provides, and the processor they share."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
+from . import latents
+
+Select = Callable[[Sequence[Site]], list[Site]]  # the sites that a method picks
 
 
 class FamilyProcessor:
@@ -84,34 +88,83 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-class Family(Protocol):
-    """Facts and arithmetic of one denoiser class; stateless.
+class Family(ABC):
+    """Facts and arithmetic of one denoiser class; stateless. Each family is one file and inherits from this.
 
-    Denoisers that take their tokens one by one, positions included, have two facts more: `token_axes`, the
-    forward arguments with an entry for each grid token and their axes of tokens, and `order_free`, those that
-    have none (of dictionaries, the entries).
+    A denoiser takes its tokens one by one where positions travel with them. Then `token_axes` names the
+    forward arguments with an entry for each grid token, with their axes of tokens. `order_free` names those
+    without such an entry; of dictionaries it names the entries.
     """
 
     name: ClassVar[str]
     denoisers: ClassVar[tuple[str, ...]]  # class names of the denoisers it knows
     stock: ClassVar[frozenset[str]]  # class names of the host processors it reproduces bit for bit
     cfg: ClassVar[Literal["batch", "two_calls"]]  # how the host's pipelines run classifier-free guidance
-    unbatched: ClassVar[frozenset[str]]  # forward arguments without a batch axis
+    unbatched: ClassVar[frozenset[str]] = frozenset()  # forward arguments without a batch axis
+    rotary: ClassVar[str | None] = None  # path of the module that reads `theta` in each call, if any
+    token_axes: ClassVar[Mapping[str, int] | None] = None
+    order_free: ClassVar[frozenset[str]] = frozenset()
 
+    @abstractmethod
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Every attention module of the denoiser, in model order."""
 
+    @abstractmethod
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
         """Our processor for one site, with the dense core."""
 
+    @abstractmethod
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """The joint layout of a denoiser call, from its arguments by name."""
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
-        """The timestep of a denoiser call on the scale of `scheduler.timesteps`."""
+        """The timestep of a denoiser call, `[B]` or a scalar, on the scale of `scheduler.timesteps`."""
+        return call["timestep"]
 
     def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
+        """The number of rows of a denoiser call."""
+        return call["hidden_states"].shape[0]
+
+    def text_tokens(self, pipe: Any) -> int:
+        """How many text tokens stand in the attention sequence of a pipeline, padding included."""
+        return latents.defaults(pipe)["max_sequence_length"]
+
+    def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
+        """How often the grid of latents is halved at the sites that `select` picks, finest first."""
+        return (0,)
+
+    def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """The shape of the latents that `pipe(**call)` draws.
+
+        It is `[B, C, H, W]`, or `[B, C, T, H, W]` of a video, where the pipeline does not pack them.
+        """
+        size, config = latents.size(pipe, call), latents.config_of(pipe)
+        channels = config.get("out_channels") or config["in_channels"]
+        sides = (size[name] // latents.spatial(pipe) for name in ("height", "width"))
+        video = "num_frames" in latents.defaults(pipe)
+        frames = [(size["num_frames"] - 1) // latents.temporal(pipe) + 1] if video else []
+        return (latents.rows(call), channels, *frames, *sides)
+
+    def decode(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """The pictures of the latents `x` at the end of `pipe(**call)`, from 0 to 1, with gradients.
+
+        They are those of `output_type="pt"`: `[B, 3, H, W]`, or `[B, T, 3, H, W]` of a video. Watermarks and
+        safety checkers are left out. Raises `UnsupportedError` for a pipeline without an autoencoder.
+        """
+        vae = self.autoencoder(pipe)
+        pictures = latents.decoded(vae, self.to_autoencoder(pipe, x, call))
+        if pictures.ndim == 5:
+            return pipe.video_processor.postprocess_video(pictures, output_type="pt")
+        return pipe.image_processor.postprocess(pictures, output_type="pt")
+
+    def autoencoder(self, pipe: Any) -> nn.Module:
+        """The autoencoder that `decode` runs, as the host runs it."""
+        return latents.autoencoder(pipe)
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """The latents `x` of a pipeline on the scale, and in the shape, that its autoencoder decodes."""
+        config = pipe.vae.config
+        return x / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
 
 def with_prediction(out: Any, prediction: Tensor) -> Any:

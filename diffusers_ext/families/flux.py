@@ -10,8 +10,9 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from ..errors import UnsupportedError
-from .base import DispatchProcessor
+from ..errors import MethodError, UnsupportedError
+from . import latents
+from .base import DispatchProcessor, Family
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_flux import FluxAttention
@@ -58,7 +59,7 @@ class FluxProcessor(DispatchProcessor):
         return image, attn.to_add_out(text.contiguous())
 
 
-class FluxFamily:
+class FluxFamily(Family):
     """`FluxTransformer2DModel`, with and without guidance embedding."""
 
     name: ClassVar[str] = "flux"
@@ -67,6 +68,7 @@ class FluxFamily:
     stock: ClassVar[frozenset[str]] = frozenset({"FluxAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
+    rotary: ClassVar[str] = "pos_embed"
     token_axes: ClassVar[dict[str, int]] = {"hidden_states": 1, "img_ids": -2}
     # all others but residuals of ControlNets; "scale" is that of LoRA, in joint_attention_kwargs
     order_free: ClassVar[frozenset[str]] = frozenset(
@@ -93,7 +95,6 @@ class FluxFamily:
         return sites
 
     def processor(self, site: Site, run: RunContext) -> FluxProcessor:
-        """Our processor for one site, with the dense core."""
         return FluxProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -119,9 +120,22 @@ class FluxFamily:
         """`[B]`, undoing the division by 1000 that every Flux pipeline does."""
         return call["timestep"].float() * 1000
 
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
+    def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """`[B, N, C]`: each token packs 2 x 2 latents."""
+        h, w = _tokens(pipe, call)
+        return latents.rows(call), h * w, pipe.transformer.config.in_channels
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """Unpacks `x [B, N, C]`; raises `MethodError` for latents of another size than that of the call."""
+        h, w = _tokens(pipe, call)
+        if x.shape[1] != h * w:
+            raise MethodError(
+                f"Packed latents become a picture of the height and width of the call, {h} x {w} tokens, got "
+                f"{x.shape[1]} tokens; give the height and width that they were made for."
+            )
+        x = x.unflatten(1, (h, w)).unflatten(3, (-1, 2, 2))
+        x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return super().to_autoencoder(pipe, x, call)
 
 
 def _project(attn: FluxAttention, x: Tensor) -> list[Tensor]:
@@ -141,6 +155,12 @@ def _project_text(attn: FluxAttention, x: Tensor) -> list[Tensor]:
     else:
         qkv = attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)
     return [y.unflatten(-1, (-1, attn.head_dim)) for y in qkv]
+
+
+def _tokens(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of tokens in the picture that `pipe(**call)` makes."""
+    size, edge = latents.size(pipe, call), 2 * latents.spatial(pipe)
+    return size["height"] // edge, size["width"] // edge
 
 
 def _raster(ids: Tensor) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import DispatchProcessor
+from .base import DispatchProcessor, Family
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -66,7 +66,7 @@ class HunyuanVideoProcessor(DispatchProcessor):
         return attn.to_out[1](attn.to_out[0](video)), attn.to_add_out(text)
 
 
-class HunyuanVideoFamily:
+class HunyuanVideoFamily(Family):
     """`HunyuanVideoTransformer3DModel`: text to video, and image to video in its two forms.
 
     A given first frame comes as channels (`latent_concat`) or as tokens of the grid (`token_replace`), so the
@@ -77,7 +77,6 @@ class HunyuanVideoFamily:
     denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideoTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"HunyuanVideoAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Double blocks, then single blocks, as they run; the token refiner sees only text and is left."""
@@ -89,7 +88,6 @@ class HunyuanVideoFamily:
         return sites
 
     def processor(self, site: Site, run: RunContext) -> HunyuanVideoProcessor:
-        """Our processor for one site, with the dense core."""
         return HunyuanVideoProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -101,13 +99,8 @@ class HunyuanVideoFamily:
         text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
         return Layout(grid, text, slice(0, tokens), masked_text=True)
 
-    def timestep(self, call: Mapping[str, Any]) -> Tensor:
-        """`[B]`, already on the scale of the scheduler."""
-        return call["timestep"]
-
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        return x.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
 
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], tokens: int) -> Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import SDPAProcessor
+from . import latents
+from .base import Family, SDPAProcessor
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import MochiAttention
@@ -20,7 +21,7 @@ class MochiProcessor(SDPAProcessor):
     """Follows `MochiAttnProcessor2_0` of `diffusers.models.attention_processor`.
 
     The host attends row by row of the batch, each with as many text tokens as its prompt has, and returns
-    zeros in place of the rest. Cores get whole batches instead, with the text of each prompt in front of its
+    zeros in place of the rest. Cores get all rows at once, with the text of each prompt in front of its
     padding and a mask that hides the padding.
     """
 
@@ -81,14 +82,13 @@ class MochiProcessor(SDPAProcessor):
         return torch.cat(rows)
 
 
-class MochiFamily:
+class MochiFamily(Family):
     """`MochiTransformer3DModel`."""
 
     name: ClassVar[str] = "mochi"
     denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"MochiAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """One joint attention a block."""
@@ -99,7 +99,6 @@ class MochiFamily:
         ]
 
     def processor(self, site: Site, run: RunContext) -> MochiProcessor:
-        """Our processor for one site, with the dense core."""
         return MochiProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -110,13 +109,11 @@ class MochiFamily:
         text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
         return Layout(grid, text, slice(0, tokens), masked_text=True)
 
-    def timestep(self, call: Mapping[str, Any]) -> Tensor:
-        """`[B]`, on the scale of the scheduler, which counts up from 0 here."""
-        return call["timestep"]
-
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        if (known := latents.statistics(pipe.vae, x)) is None:
+            return x / pipe.vae.config.scaling_factor
+        mean, std = known
+        return x * std / pipe.vae.config.scaling_factor + mean
 
 
 def _project(attn: MochiAttention, x: Tensor, *projections: nn.Module) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import UnsupportedError
-from .base import FamilyProcessor, SDPAProcessor, split_heads
+from .base import Family, FamilyProcessor, SDPAProcessor, split_heads
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -95,7 +95,7 @@ class FusedJointProcessor(JointProcessor):
         return q, k, v
 
 
-class SD3Family:
+class SD3Family(Family):
     """`SD3Transformer2DModel`: SD3 and SD3.5, with and without image-only attention in the first layers."""
 
     name: ClassVar[str] = "sd3"
@@ -103,7 +103,6 @@ class SD3Family:
     # SD3IPAdapterJointAttnProcessor2_0 holds weights, the PAG ones change the result
     stock: ClassVar[frozenset[str]] = frozenset({"JointAttnProcessor2_0", "FusedJointAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Layer by layer, the joint attention before the image-only one: the order in which they run."""
@@ -127,7 +126,7 @@ class SD3Family:
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
         """Raises `UnsupportedError` for image-only attention of a fused model, which breaks the host too."""
-        if not getattr(site, "fused", False):
+        if not (isinstance(site, SD3Site) and site.fused):
             return JointProcessor(site, run)
         if site.kind == "self":
             raise UnsupportedError(
@@ -146,12 +145,9 @@ class SD3Family:
             vision=slice(0, h * w),
         )
 
-    def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
-        """`[B]`, already on the scale of the scheduler."""
-        return call["timestep"]
-
-    def batch(self, call: Mapping[str, Any]) -> int:
-        return call["hidden_states"].shape[0]
+    def text_tokens(self, pipe: Any) -> int:
+        """CLIP's tokens, then those of T5."""
+        return pipe.tokenizer_max_length + super().text_tokens(pipe)
 
 
 def _is_fused(processor: Any) -> bool:

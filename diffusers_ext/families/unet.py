@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import FamilyProcessor, SDPAProcessor, split_heads
+from . import latents
+from .base import Family, FamilyProcessor, SDPAProcessor, Select, split_heads
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -97,7 +100,7 @@ class FusedUNetProcessor(UNetProcessor):
         return attn.to_q(image), *attn.to_kv(text).chunk(2, dim=-1)
 
 
-class UNetFamily:
+class UNetFamily(Family):
     """`UNet2DConditionModel`: SD 1, SD 2, SDXL and their kin with the same transformer blocks."""
 
     name: ClassVar[str] = "unet"
@@ -135,19 +138,39 @@ class UNetFamily:
         ]
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
-        return (FusedUNetProcessor if getattr(site, "fused", False) else UNetProcessor)(site, run)
+        return (FusedUNetProcessor if isinstance(site, UNetSite) and site.fused else UNetProcessor)(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """The grid of the latents `sample [B, C, H, W]`; each site hands its core that of its own level."""
         h, w = call["sample"].shape[-2:]
-        return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
-
-    def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
-        """A scalar, or `[B]`, on the scale of the scheduler."""
-        return call["timestep"]
+        context = call.get("encoder_hidden_states")
+        words = None if context is None else slice(0, context.shape[1])
+        return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w), cross_text=words)
 
     def batch(self, call: Mapping[str, Any]) -> int:
         return call["sample"].shape[0]
+
+    def text_tokens(self, pipe: Any) -> int:
+        """None: the text is in the keys of cross-attention."""
+        return 0
+
+    def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
+        """Counted from the latents, so the finest attention may be at level 1 or 2."""
+        sites = self.sites(model, component)
+        picked = [s for s in sites if s.kind != "cross"] if select is None else select(sites)
+        return tuple(sorted({halvings(site.name, len(model.down_blocks)) for site in picked}))
+
+    def autoencoder(self, pipe: Any) -> nn.Module:
+        """A copy in fp32 where that of SDXL overflows in fp16: gradients need its weights after the call."""
+        vae = latents.autoencoder(pipe)
+        return copy.deepcopy(vae).float() if _overflows(pipe) else vae
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        x = x.float() if _overflows(pipe) else x
+        if (known := latents.statistics(pipe.vae, x)) is None:
+            return x / pipe.vae.config.scaling_factor
+        mean, std = known
+        return x * std / pipe.vae.config.scaling_factor + mean
 
 
 def at_level(layout: Layout, tokens: int) -> Layout | None:
@@ -161,7 +184,8 @@ def at_level(layout: Layout, tokens: int) -> Layout | None:
         h, w = (h + 1) // 2, (w + 1) // 2
     if h * w != tokens:
         return None
-    return Layout(grid=(1, h, w), text=slice(0, 0), vision=slice(0, h * w))
+    vision = slice(0, h * w)
+    return Layout(grid=(1, h, w), text=slice(0, 0), vision=vision, cross_text=layout.cross_text)
 
 
 def halvings(name: str, blocks: int) -> int:
@@ -170,6 +194,12 @@ def halvings(name: str, blocks: int) -> int:
     if part == "mid_block":
         return blocks - 1
     return int(number) if part == "down_blocks" else blocks - 1 - int(number)
+
+
+def _overflows(pipe: Any) -> bool:
+    """Whether the host decodes in fp32 with an autoencoder in fp16, as pipelines of SDXL do."""
+    vae = pipe.vae
+    return hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and bool(vae.config.force_upcast)
 
 
 def _is_fused(processor: Any) -> bool:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import DispatchProcessor
+from . import latents
+from .base import DispatchProcessor, Family
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -60,14 +61,13 @@ class WanProcessor(DispatchProcessor):
         return attn.to_out[1](attn.to_out[0](out))
 
 
-class WanFamily:
+class WanFamily(Family):
     """`WanTransformer3DModel`; Wan 2.2 pipelines hold two of them."""
 
     name: ClassVar[str] = "wan"
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"WanAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
-    unbatched: ClassVar[frozenset[str]] = frozenset()
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Self- and cross-attention of each block in turn."""
@@ -80,7 +80,6 @@ class WanFamily:
         return sites
 
     def processor(self, site: Site, run: RunContext) -> WanProcessor:
-        """Our processor for one site, with the dense core."""
         return WanProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
@@ -89,16 +88,30 @@ class WanFamily:
             size // p
             for size, p in zip(call["hidden_states"].shape[2:], model.config.patch_size, strict=True)
         )
-        return Layout((t, h, w), slice(0, 0), slice(0, t * h * w))
+        words = slice(0, call["encoder_hidden_states"].shape[1])  # image tokens have keys of their own
+        return Layout((t, h, w), slice(0, 0), slice(0, t * h * w), cross_text=words)
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
         """`[B]`; with a timestep per token (Wan 2.2 5B) given frames stand at 0, the rest at the maximum."""
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
 
-    def batch(self, call: Mapping[str, Any]) -> int:
-        """Number of rows of a denoiser call."""
-        return call["hidden_states"].shape[0]
+    def text_tokens(self, pipe: Any) -> int:
+        """None: the text is in the keys of cross-attention."""
+        return 0
+
+    def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """`[B, C, T, H, W]`; the host rounds sides down to tokens and frames up to latents."""
+        size, px, config = latents.size(pipe, call), latents.spatial(pipe), latents.config_of(pipe)
+        _, *patch = config["patch_size"]
+        sides = (size[name] // (px * p) * p for name, p in zip(("height", "width"), patch, strict=True))
+        frames = size["num_frames"] // latents.temporal(pipe) + 1
+        return (latents.rows(call), config["out_channels"], frames, *sides)
+
+    def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        x = x.to(pipe.vae.dtype)
+        mean, std = latents.statistics(pipe.vae, x)
+        return x / (1.0 / std) + mean  # divided as in the host, for its bits
 
 
 def _project(attn: WanAttention, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..core import Core, Layout, RunContext, Site, Slot
+from ..core import Core, Layout, Method, ReportingCore, RunContext, Site, Slot
 from ..errors import UnsupportedError
 from ..kernels import geometry
 from ..kernels.block_sparse import ops
@@ -44,7 +44,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class StripMethod:
+class StripMethod(Method):
     """`clear` on strips, as sessions want methods; its settings are all that a report copies."""
 
     clear: CLEAR
@@ -82,15 +82,12 @@ class Laid:
     density: float
 
 
-class StripCore:
+class StripCore(ReportingCore):
     """Attention of one site for the queries of one strip and for the text."""
 
     def __init__(self, clear: CLEAR, site: Site, split: Split) -> None:
         self.clear, self.site, self.split = clear, site, split
         self.last: Laid | None = None
-
-    def begin_call(self, like: Tensor) -> None:
-        """Nothing to prepare: the hook has written the split."""
 
     def describe(self) -> dict[str, Any]:
         """What ran last, for the report; the density is that of the whole picture."""

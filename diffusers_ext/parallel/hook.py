@@ -11,9 +11,9 @@ from ..errors import UnsupportedError
 from ..families import family_of
 from ..families.base import with_prediction
 from ..hook import by_name
-from ..hook import install as install_hook
 from ..kernels.strips import cut
 from ..processors.clear import CLEAR
+from ..registration import install as install_hook
 from .core import Split
 from .exchange import gathered, stacked
 
@@ -77,7 +77,7 @@ def install(model: nn.Module, hook: StripHook) -> Callable[[], str | None]:
     """Registers the hook above the session's; returns the undo. Raises `UnsupportedError` as `patch_parallel`
     says.
     """
-    if not getattr(family_of(model), "token_axes", None):
+    if not family_of(model).token_axes:
         raise UnsupportedError(
             f"patch_parallel cuts the tokens that a denoiser takes, but {type(model).__name__} takes latents "
             "and cuts them up inside; FLUX.1 is supported."

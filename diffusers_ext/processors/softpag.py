@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core import Core, Layout, RunContext, Site, Slot, nearest_names, step_window
+from ..core import Core, Guidance, Layout, RunContext, Site, Slot, nearest_names, step_window
 from ..errors import MethodError, UnsupportedError
 from ..kernels.image_block import image_block
 from ..values import fit_fields
@@ -21,7 +21,7 @@ from .head_sets import HeadSet
 
 
 @dataclass(frozen=True)
-class SoftPAG:
+class SoftPAG(Guidance):
     """Perturbed-attention guidance on chosen heads: `guided + scale * (cond - perturbed)`.
 
     With the host's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from ..core import Core, Layout, RunContext, Site, Slot
+from ..core import Core, Layout, Method, RunContext, Site, Slot
 from ..errors import MethodError, UnsupportedError
 from ..kernels.capabilities import BACKENDS
 from ..kernels.geometry import Grid, check_grid
@@ -50,7 +50,7 @@ def tokens_or_tiles() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseMethod:
+class SparseMethod(Method):
     """Settings and selection that every sparse method has; subclasses give `recipe` and `refuses`."""
 
     name: ClassVar[str]

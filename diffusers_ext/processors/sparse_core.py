@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..core import Core, Layout, Order, RunContext, Site
+from ..core import Core, Layout, Order, OrderingCore, RunContext, Site
 from ..errors import UnsupportedError
 from ..kernels.block_sparse import ops
 from ..kernels.block_sparse.autocast import dtype_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .sparse import SparseMethod
 
 
-class SparseCore:
+class SparseCore(OrderingCore):
     """Attention of one site over the blocks of a plan."""
 
     def __init__(self, method: "SparseMethod", site: Site, run: RunContext, inner: Core) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def give(pipe: Any, call: Mapping[str, Any]) -> None:
-    """Makes `call` the default arguments of `pipe(...)`; what a caller passes wins.
+    """Make `call` the default arguments of `pipe(...)`; what a caller passes wins.
 
     The class of `pipe` becomes a subclass of the stock one with the same name and the same code, so that
     `isinstance`, `from_pipe` and what `save_pretrained` writes are as before. Only the defaults in the
@@ -18,7 +18,7 @@ def give(pipe: Any, call: Mapping[str, Any]) -> None:
 
 
 def of(pipe: Any) -> dict[str, Any]:
-    """The default arguments that `give` has put on a pipeline, `{}` for a stock one."""
+    """Return the default arguments that `give` has put on a pipeline, `{}` for a stock one."""
     return dict(getattr(type(pipe), "_own_call", {}))
 
 
@@ -35,7 +35,7 @@ def _subclass(stock: type, call: dict[str, Any]) -> type:
 
 
 def _with_defaults(function: Any, call: Mapping[str, Any]) -> Any:
-    """A copy of a function with other defaults, without gradients where the original is without."""
+    """Copy a function with other defaults, without gradients if the original is without."""
     import torch
 
     inner = inspect.unwrap(function)
@@ -60,7 +60,7 @@ def _with_defaults(function: Any, call: Mapping[str, Any]) -> Any:
 
 
 def _reduce(pipe: Any, protocol: int) -> tuple[Any, ...]:
-    """For `copy` and `pickle`, which look classes up by name."""
+    """Support `copy` and `pickle`, which look classes up by name."""
     (stock,) = type(pipe).__bases__
     return _empty, (stock, of(pipe)), vars(pipe)
 

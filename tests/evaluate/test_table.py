@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from diffusers_ext.evaluate.blocks import insert, markers
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.run import results
 from diffusers_ext.evaluate.score import Judged
 from diffusers_ext.evaluate.table import BLOCK, load, render, result_files

@@ -11,11 +11,11 @@ from torch._dynamo.utils import counters
 
 from diffusers_ext.core import RunContext
 from diffusers_ext.families.base import Family, FamilyProcessor
-from diffusers_ext.session import _set_processor as set_processor
+from diffusers_ext.swap import set_processor
 
 
 def install(model: nn.Module, family: Family, call: Mapping[str, Any]) -> list[FamilyProcessor]:
-    """Our processors on every site, told the layout of `call`."""
+    """Puts our processors on every site, with the layout of `call`."""
     run = RunContext()
     run.layout = family.layout(model, call)
     processors = [family.processor(site, run) for site in family.sites(model, "transformer")]

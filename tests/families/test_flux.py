@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxIPAdapterAttnProcessor
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout
@@ -11,7 +11,29 @@ from diffusers_ext.families.flux import FAMILY
 
 from ..close import alike
 from ..tiny_models import flux as tiny
-from .parity import assert_parity, graphs, install, outputs
+from .mixins import FamilyTests
+from .mixins.backend import BackendTests
+from .mixins.compile import CompileTests
+from .mixins.config import TEXT_TOO
+from .parity import assert_parity, install, outputs
+
+
+class TestFlux(FamilyTests, BackendTests, CompileTests):
+    family, stock, adapted, host = FAMILY, FluxAttnProcessor, TEXT_TOO, "flux"
+    build, inputs = staticmethod(tiny.transformer), staticmethod(tiny.inputs)
+    odd = ({"height": 5, "width": 3, "text": 5}, {"height": 1, "width": 7}, {"height": 9, "width": 1})
+    scaled_by = "joint_attention_kwargs"
+
+    @staticmethod
+    def to_compile():
+        return tiny.transformer(num_layers=3, num_single_layers=4)
+
+    @staticmethod
+    def calls():
+        return [tiny.inputs(), tiny.inputs(seed=1), tiny.inputs(height=6, width=4)]
+
+    def check_graphs(self, counts):
+        assert len(set(counts)) == 1, "neither a new step nor a turned grid may recompile"
 
 
 def key_mask(batch, length):
@@ -93,15 +115,6 @@ def test_single_block_rows_are_text_then_image():
     assert layout.text == slice(0, 7) and layout.vision == slice(7, 31)
 
 
-def test_compiles_to_as_many_graphs_as_the_host():
-    calls = [tiny.inputs(), tiny.inputs(seed=1), tiny.inputs(height=6, width=4)]
-    size = dict(num_layers=3, num_single_layers=4)
-    stock = graphs(tiny.transformer(**size), None, calls)
-    ours = graphs(tiny.transformer(**size), FAMILY, calls)
-    assert ours == stock
-    assert len(set(ours)) == 1, "neither a new step nor a turned grid may recompile"
-
-
 def test_sites():
     sites = FAMILY.sites(tiny.transformer(), "transformer")
     assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn" for i in range(2)] + [
@@ -160,6 +173,12 @@ def test_ids_of_another_size_are_refused(batched):
         with pytest.raises(dx.UnsupportedError, match=words):
             outputs(model, call | {"img_ids": ids[None] if batched else ids})
         assert torch.equal(outputs(model, call), wanted)
+
+
+def test_packed_latents_of_another_size_are_refused():
+    latents = torch.zeros(1, 8 * 12, 16)
+    with pytest.raises(dx.MethodError, match="8 x 8 tokens, got 96 tokens; give the height and width"):
+        FAMILY.decode(tiny.pipeline(), latents, {"height": 32, "width": 32})
 
 
 @pytest.mark.parametrize("order", ["column-major", "shuffled"])

@@ -1,8 +1,11 @@
 """HunyuanVideo: our processors give the host's bits, and the family knows where everything lies."""
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 
 from diffusers_ext.core import Layout
 from diffusers_ext.errors import UnsupportedError
@@ -10,12 +13,32 @@ from diffusers_ext.families import family_of
 from diffusers_ext.families.hunyuan_video import FAMILY
 
 from ..tiny_models import hunyuan_video as tiny
+from .mixins import FamilyTests
+from .mixins.backend import BackendTests
+from .mixins.compile import CompileTests
+from .mixins.config import TEXT_TOO
 from .parity import assert_parity, graphs, install, outputs
 
 IMAGE_TO_VIDEO = {
     "latent_concat": (dict(in_channels=9, image_condition_type="latent_concat"), dict(channels=9)),
     "token_replace": (dict(image_condition_type="token_replace"), {}),
 }
+
+
+class TestHunyuanVideo(FamilyTests, BackendTests, CompileTests):
+    family, stock, adapted = FAMILY, HunyuanVideoAttnProcessor2_0, TEXT_TOO
+    host = "hunyuan-video"
+    build = to_compile = staticmethod(tiny.transformer)
+    inputs = staticmethod(partial(tiny.inputs, lengths=(5, 3, 4)))
+    odd = ({"frames": 1, "height": 3, "width": 5}, {"frames": 7, "height": 3, "width": 1})
+    scaled_by = "attention_kwargs"
+
+    @staticmethod
+    def calls():
+        return [tiny.inputs(), tiny.inputs(seed=1, lengths=(6,))]
+
+    def check_graphs(self, counts):
+        assert counts[0] == counts[1], "neither a new step nor a longer prompt may recompile"
 
 
 @pytest.mark.parametrize("guidance", [None, 6.0], ids=["no-guidance", "guidance-embed"])
@@ -88,14 +111,10 @@ def test_rows_are_video_then_text(stack):
     assert torch.equal(outputs(model, call), plain)
 
 
-@pytest.mark.parametrize("turned", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_compiles_to_as_many_graphs_as_the_host(turned):
-    calls = [tiny.inputs(), tiny.inputs(seed=1, lengths=(6,))]
-    calls += [tiny.inputs(height=6, width=4)] if turned else []
-    stock = graphs(tiny.transformer(), None, calls)
-    ours = graphs(tiny.transformer(), FAMILY, calls)
-    assert ours == stock
-    assert ours[0] == ours[1], "neither a new step nor a longer prompt may recompile"
+@pytest.mark.slow
+def test_compiles_a_turned_grid_to_as_many_graphs_as_the_host():
+    calls = [*TestHunyuanVideo.calls(), tiny.inputs(height=6, width=4)]
+    assert graphs(tiny.transformer(), FAMILY, calls) == graphs(tiny.transformer(), None, calls)
 
 
 def test_sites():

@@ -1,15 +1,27 @@
 """Mochi: our processors give the host's bits, and the family knows where everything lies."""
 
+from functools import partial
+
 import pytest
 import torch
-from diffusers.models.attention_processor import MochiAttention
+from diffusers.models.attention_processor import MochiAttention, MochiAttnProcessor2_0
 from torch._dynamo.utils import counters
 
 from diffusers_ext.core import Layout
 from diffusers_ext.families.mochi import FAMILY
 
 from ..tiny_models import mochi as tiny
+from .mixins import FamilyTests
+from .mixins.config import TEXT_TOO
 from .parity import assert_parity, install, outputs
+
+
+class TestMochi(FamilyTests):
+    family, stock, adapted, host = FAMILY, MochiAttnProcessor2_0, TEXT_TOO, "mochi"
+    build = staticmethod(tiny.transformer)
+    inputs = staticmethod(partial(tiny.inputs, lengths=(5, 3, 4)))
+    odd = tuple({"frames": t, "height": h, "width": w} for t, h, w in [(1, 3, 5), (5, 1, 3), (7, 3, 1)])
+    scaled_by = "attention_kwargs"
 
 
 @pytest.mark.parametrize("lengths", [(5, 3), (7, 1), (0, 7)], ids=str)
@@ -18,12 +30,6 @@ from .parity import assert_parity, install, outputs
 def test_parity(batch, dtype, lengths):
     model = tiny.transformer().to(dtype)
     assert_parity(model, FAMILY, tiny.inputs(batch, lengths=lengths, dtype=dtype))
-
-
-@pytest.mark.parametrize("grid", [(1, 3, 5), (5, 1, 3), (7, 3, 1)], ids=str)
-def test_parity_on_odd_grids(grid):
-    frames, height, width = grid
-    assert_parity(tiny.transformer(), FAMILY, tiny.inputs(2, frames=frames, height=height, width=width))
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)

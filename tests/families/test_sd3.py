@@ -2,51 +2,62 @@
 
 import pytest
 import torch
-from peft import LoraConfig
+from diffusers.models.attention_processor import JointAttnProcessor2_0
 
 from diffusers_ext.core import Layout, RunContext
 from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.families.base import take_rows
-from diffusers_ext.families.sd3 import FAMILY, FusedJointProcessor
+from diffusers_ext.families.sd3 import FAMILY, FusedJointProcessor, JointProcessor
 
 from ..close import alike
 from ..tiny_models import sd3
-from .parity import assert_parity, graphs, install, outputs
+from .mixins import FamilyTests
+from .mixins.compile import CompileTests
+from .mixins.config import TEXT_TOO
+from .mixins.fused import FusedTests
+from .mixins.parity import ParityTests
+from .parity import install
 
 SD35 = dict(qk_norm="rms_norm", dual_attention_layers=(0, 1))
-CONFIGS = {"sd3": {}, "qk_norm": dict(qk_norm="rms_norm"), "sd35_medium": SD35}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_bits_equal_stock(config, batch, dtype):
-    assert_parity(sd3.transformer(**config).to(dtype), FAMILY, sd3.inputs(batch, dtype=dtype))
+class Case:
+    family, stock, adapted = FAMILY, JointAttnProcessor2_0, TEXT_TOO
+    unfused, fused = JointProcessor, FusedJointProcessor
+    inputs = staticmethod(sd3.inputs)
+    odd = tuple({"height": h, "width": w, "text": text} for h, w, text in [(6, 10, 1), (7, 9, 13), (2, 2, 7)])
+    scaled_by = "joint_attention_kwargs"
 
 
-@pytest.mark.parametrize(("height", "width", "text"), [(6, 10, 1), (7, 9, 13), (2, 2, 7)])
-def test_bits_equal_stock_at_odd_sizes(height, width, text):
-    assert_parity(sd3.transformer(**SD35), FAMILY, sd3.inputs(2, height=height, width=width, text=text))
+class TestSD3(Case, FamilyTests, FusedTests):
+    host = "sd3"
+    build = staticmethod(sd3.transformer)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("config", [{}, CONFIGS["qk_norm"]], ids=["sd3", "qk_norm"])
-def test_bits_equal_fused_stock(config, batch, dtype):
-    model = sd3.transformer(**config).to(dtype)
-    model.fuse_qkv_projections()
-    assert {type(FAMILY.processor(s, RunContext())) for s in FAMILY.sites(model, "")} == {FusedJointProcessor}
-    assert_parity(model, FAMILY, sd3.inputs(batch, dtype=dtype))
+class TestNormsOfQueriesAndKeys(Case, ParityTests, FusedTests):
+    @staticmethod
+    def build():
+        return sd3.transformer(qk_norm="rms_norm")
 
 
-def test_fused_projections_left_over_after_unfusing_are_not_used():
-    model = sd3.transformer(qk_norm="rms_norm")
-    model.fuse_qkv_projections()
-    model.unfuse_qkv_projections()
-    for block in model.transformer_blocks:
-        assert block.attn.fused_projections  # the host leaves the flag up
-        block.attn.to_q.weight.mul_(1.5)
-    assert_parity(model, FAMILY, sd3.inputs(2))
+class TestSD35Medium(Case, FamilyTests, CompileTests):
+    host = "sd3.5"
+
+    @staticmethod
+    def build():
+        return sd3.transformer(**SD35)
+
+    def to_compile(self):
+        model = self.build()
+        model._repeated_blocks = ["JointTransformerBlock"]  # the host lists none for SD3
+        return model
+
+    @staticmethod
+    def calls():
+        return [sd3.inputs(2), sd3.inputs(2, height=12), sd3.inputs(2, height=16)]
+
+    def check_graphs(self, counts):
+        assert counts[0] == 2  # the last layer, without text output, is a graph of its own
 
 
 def test_fused_image_only_attention_is_refused():
@@ -57,20 +68,6 @@ def test_fused_image_only_attention_is_refused():
         UnsupportedError, match=r"transformer\.transformer_blocks\.0\.attn2.*unfuse_qkv_projections"
     ):
         FAMILY.processor(site, RunContext())
-
-
-@pytest.mark.parametrize("scale", [None, 0.5])
-def test_bits_equal_stock_with_lora(scale):
-    model = sd3.transformer(**SD35)
-    call = sd3.inputs(2)
-    plain = outputs(model, call)
-    targets = ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "to_out.0"]
-    # init_lora_weights=False draws B at random, so that the adapters act
-    model.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
-    if scale is not None:
-        call["joint_attention_kwargs"] = {"scale": scale}
-    assert not torch.equal(plain, outputs(model, call))
-    assert_parity(model, FAMILY, call)
 
 
 def test_bits_equal_stock_in_a_pipeline():
@@ -139,17 +136,6 @@ def test_call_facts():
     assert torch.equal(FAMILY.timestep(call), torch.full((3,), 500.0))
     row = take_rows(call, 3, slice(1, 2), FAMILY.unbatched)
     alike(model(**row)[0], model(**call)[0][1:2])
-
-
-def test_compiles_to_as_many_graphs_as_stock():
-    def counted(family):
-        model = sd3.transformer(**SD35)
-        model._repeated_blocks = ["JointTransformerBlock"]  # the host lists none for SD3
-        return graphs(model, family, [sd3.inputs(2), sd3.inputs(2, height=12), sd3.inputs(2, height=16)])
-
-    stock = counted(None)
-    assert stock[0] == 2  # the last layer, without text output, is a graph of its own
-    assert counted(FAMILY) == stock
 
 
 @torch.no_grad()

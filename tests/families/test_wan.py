@@ -1,15 +1,50 @@
 """Wan: our processors give the host's bits, and the family knows where everything lies."""
 
+from functools import partial
+
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from diffusers_ext.core import Layout
 from diffusers_ext.families.wan import FAMILY, TEXT_TOKENS, WanProcessor
 
 from ..tiny_models import wan as tiny
-from .parity import assert_parity, graphs, install, outputs
+from .mixins import FamilyTests, ModelTests
+from .mixins.backend import BackendTests
+from .mixins.compile import CompileTests
+from .mixins.lora import LoRATests
+from .parity import assert_parity, install, outputs
 
 IMAGE_TOKENS = 5
+
+
+class TestWan(FamilyTests, BackendTests, CompileTests):
+    family, stock, host = FAMILY, WanAttnProcessor, "wan"
+    build, inputs = staticmethod(tiny.transformer), staticmethod(tiny.inputs)
+    odd = tuple(
+        {"frames": t, "height": h, "width": w} for t, h, w in [(1, 3, 5), (5, 1, 3), (3, 5, 1), (7, 3, 3)]
+    )
+    scaled_by = "attention_kwargs"
+
+    @staticmethod
+    def to_compile():
+        return tiny.transformer(num_layers=12)
+
+    @staticmethod
+    def calls():
+        sizes = {"height": 6, "width": 4}, {"height": 5, "width": 7}
+        return [tiny.inputs(), tiny.inputs(seed=1), *(tiny.inputs(**size) for size in sizes)]
+
+    def check_graphs(self, counts):
+        assert counts[:3] == [1, 1, 1], "12 layers, a new step and a turned grid share one graph"
+
+
+class TestWanImageToVideo(ModelTests, LoRATests, BackendTests):
+    family, stock, adapted = FAMILY, WanAttnProcessor, ("add_k_proj", "add_v_proj")
+    build = staticmethod(partial(tiny.transformer, **tiny.IMAGE_TO_VIDEO))
+    inputs = staticmethod(partial(tiny.inputs, text=TEXT_TOKENS, image=IMAGE_TOKENS))
+    odd = ({"frames": 1, "height": 3, "width": 5},)
 
 
 def image_to_video(batch=1, **call):
@@ -18,22 +53,13 @@ def image_to_video(batch=1, **call):
     return tiny.transformer(**tiny.IMAGE_TO_VIDEO), call
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_parity(batch, task, fused):
+def test_parity_with_fused_projections(batch, task):
     model, call = (tiny.transformer(), tiny.inputs(batch)) if task == "t2v" else image_to_video(batch)
-    if fused:
-        model.fuse_qkv_projections()
-        assert model.blocks[0].attn1.fused_projections and model.blocks[0].attn2.fused_projections
+    model.fuse_qkv_projections()
+    assert model.blocks[0].attn1.fused_projections and model.blocks[0].attn2.fused_projections
     assert_parity(model, FAMILY, call)
-
-
-@pytest.mark.parametrize("grid", [(1, 3, 5), (5, 1, 3), (3, 5, 1), (7, 3, 3)], ids=str)
-def test_parity_on_odd_grids(grid):
-    frames, height, width = grid
-    call = tiny.inputs(2, frames=frames, height=height, width=width)
-    assert_parity(tiny.transformer(), FAMILY, call)
 
 
 def test_parity_where_patches_leave_a_rest():
@@ -103,19 +129,6 @@ def test_core_gets_the_text_branch_only():
     for i in range(2):
         assert seen[f"blocks.{i}.attn1"] == (video, video, video, None, layout)
         assert seen[f"blocks.{i}.attn2"] == (video, text, text, None, layout)
-
-
-def test_compiles_to_as_many_graphs_as_the_host():
-    calls = [
-        tiny.inputs(),
-        tiny.inputs(seed=1),
-        tiny.inputs(height=6, width=4),
-        tiny.inputs(height=5, width=7),
-    ]
-    stock = graphs(tiny.transformer(num_layers=12), None, calls)
-    ours = graphs(tiny.transformer(num_layers=12), FAMILY, calls)
-    assert ours == stock
-    assert stock[:3] == [1, 1, 1], "12 layers, a new step and a turned grid share one graph"
 
 
 def test_sites():

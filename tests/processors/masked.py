@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusers_ext.core import Core, Layout, RunContext, Site, Slot
+from diffusers_ext.core import Core, Layout, Method, RunContext, Site, Slot
 
 
 def attention(
@@ -26,7 +26,7 @@ def attention(
 
 
 @dataclass(frozen=True)
-class Instead:
+class Instead(Method):
     """A method that puts `attend` in place of self- and joint attention: an oracle for whole models."""
 
     name: ClassVar[str] = "instead"

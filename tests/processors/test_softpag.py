@@ -113,9 +113,10 @@ def test_the_layer_output_is_linear_in_u():
 
 def test_unnamed_heads_stay():
     model, call = sd3.transformer(), sd3.inputs(1)
-    with dx.apply(model, dx.SoftPAG(heads={LAYER: [1]}, strength=1.0)) as session:
+    method = dx.SoftPAG(heads={LAYER: [1]}, strength=1.0)
+    with dx.apply(model, method) as session:
         model(**call)
-        core = session._swapped[0][3].core
+        (core,) = session.cores(method).values()
     assert core.picked.tolist() == [1] and core.weight[0, 0, :, 0].nonzero().tolist() == [[1]]
 
 

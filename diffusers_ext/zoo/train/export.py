@@ -11,7 +11,8 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import CARD, INDEX, MODELS, checksums, path, weight_files
+from ..cards import CARD, INDEX, checksums, weight_files
+from ..catalogue import MODELS, path
 from . import identity
 from .config import Schedule
 from .fit import FULL_LOG, Objective, averaged

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import WEIGHTS, path, sha256
+from ..cards import sha256
+from ..catalogue import WEIGHTS, path
 from . import identity
 from .fit import Run
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import WEIGHTS, sha256
+from ..cards import sha256
+from ..catalogue import WEIGHTS
 from . import identity
 from .fit import Run
 from .parts import FILE, VAE, as_shipped, autoencoder, cache, compiles, given, teacher_of, trained

@@ -27,7 +27,7 @@ from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.video import still
 from diffusers_ext.metadata import versions
-from diffusers_ext.zoo.train.export import hardware
+from diffusers_ext.zoo.train.machine import hardware
 
 from .ledger import Ledger
 from .timing import RESULTS, machine, results_file

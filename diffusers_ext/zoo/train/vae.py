@@ -11,9 +11,10 @@ import numpy as np
 from ..detect import verify
 from ..models import build_vae, normalise
 from ..render import training_sample
+from .average import averaged
+from .checkpoint import generator, load_checkpoint
 from .config import VAEConfig
-from .fit import averaged
-from .loop import Log, generator, load_checkpoint
+from .log import Log
 
 if TYPE_CHECKING:
     import torch
@@ -61,16 +62,22 @@ class VAEObjective:
         return {}
 
     def export(self, run: Path) -> AutoencoderKL:
-        """Write the averaged weights, with normalised latents, to `run`/vae and their quality to the log."""
+        """Write the averaged weights, with the statistics of the latents, to `run`/vae, and their quality to
+        the log.
+        """
         state = load_checkpoint(run / "checkpoint.pt")
         averaged(self, state)
         vae = self.vae.to("cpu").eval()
-        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        quality = self.finish(vae)
         samples = state["step"] * self.recipe.batch
-        quality = measure(vae, self.recipe.probe)
         Log(run / "log.jsonl").write(step=state["step"], samples=samples, seconds=state["seconds"], **quality)
         vae.save_pretrained(run / "vae")
         return vae
+
+    def finish(self, vae: AutoencoderKL) -> dict[str, float]:
+        """Put the statistics of the latents into the trained `vae`, and measure it."""
+        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        return measure(vae, self.recipe.probe)
 
 
 def pictures(seed: int, first: int, count: int) -> torch.Tensor:

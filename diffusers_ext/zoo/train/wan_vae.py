@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,8 @@ from ..clips import FRAMES, training_clip
 from ..models import build_wan_vae
 from ..models.wan import CHANNELS, LATENT, set_statistics, start_without_motion
 from ..track import verify_clip
+from .checkpoint import generator
 from .config import WanVAEConfig
-from .fit import averaged
-from .loop import Log, generator, load_checkpoint
 from .vae import PROBE_SEED, VAEObjective
 
 if TYPE_CHECKING:
@@ -68,18 +66,9 @@ class WanVAEObjective(VAEObjective):
         error, kl = seen - movies, 0.5 * (mean.square() + var - 1 - log).mean()
         return (weight * (error.square() + self.recipe.l1 * error.abs())).mean() + self.recipe.kl * kl
 
-    def export(self, run: Path) -> AutoencoderKLWan:
-        """Write the averaged weights, with the statistics of the latents, to `run`/vae and their quality to
-        the log."""
-        state = load_checkpoint(run / "checkpoint.pt")
-        averaged(self, state)
-        vae = self.vae.to("cpu").eval()
+    def finish(self, vae: AutoencoderKLWan) -> dict[str, float]:
         set_statistics(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
-        samples = state["step"] * self.recipe.batch
-        quality = measure(vae, self.recipe.probe)
-        Log(run / "log.jsonl").write(step=state["step"], samples=samples, seconds=state["seconds"], **quality)
-        vae.save_pretrained(run / "vae")
-        return vae
+        return measure(vae, self.recipe.probe)
 
 
 def single_frames_as_pictures(vae: AutoencoderKLWan) -> None:

@@ -12,7 +12,7 @@ from diffusers_ext import zoo
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.words import percent
-from diffusers_ext.metadata import write_json
+from diffusers_ext.outputs.files import write_json
 from diffusers_ext.zoo.mistakes import KINDS
 
 RESULTS = Path(__file__).parent / "results"

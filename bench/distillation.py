@@ -19,7 +19,8 @@ from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.metadata import output_folder, versions, write_json
+from diffusers_ext.outputs.files import output_folder, write_json
+from diffusers_ext.outputs.record import versions
 from diffusers_ext.settings import as_dict
 
 from .paired import results, table, verdicts

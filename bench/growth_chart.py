@@ -16,7 +16,7 @@ import torch
 from diffusers_ext.evaluate.plot import COLOURS, MARKERS, blank, tidy
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.metadata import write_bytes
+from diffusers_ext.outputs.files import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np

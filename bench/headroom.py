@@ -29,7 +29,8 @@ from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import Question, questions
 from diffusers_ext.evaluate.weights import fingerprint, marks
-from diffusers_ext.metadata import output_folder, slug, versions, write_json
+from diffusers_ext.outputs.files import output_folder, slug, write_json
+from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo.suites import TASKS
 
 from .headroom_chart import chart, judges

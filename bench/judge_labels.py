@@ -26,7 +26,8 @@ from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import Item, generate
 from diffusers_ext.evaluate.video import Clip
 from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.metadata import output_folder, versions, write_json
+from diffusers_ext.outputs.files import output_folder, write_json
+from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo import captions, motion
 from diffusers_ext.zoo.captions import COLOURS, PLURALS, SHAPES
 from diffusers_ext.zoo.detect import verify

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from diffusers_ext.evaluate.statistics import accuracy
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.loading import locate
-from diffusers_ext.metadata import output_folder, slug, write_json
+from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.zoo.captions import Object
 from diffusers_ext.zoo.detect import Found
 

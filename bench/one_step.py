@@ -28,7 +28,8 @@ from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.metadata import output_folder, versions, write_json
+from diffusers_ext.outputs.files import output_folder, write_json
+from diffusers_ext.outputs.record import versions
 
 from .paired import results, table, verdicts
 

@@ -17,7 +17,7 @@ from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.evaluate.words import difference, percent
-from diffusers_ext.metadata import output_folder
+from diffusers_ext.outputs.files import output_folder
 
 if TYPE_CHECKING:
     from diffusers_ext.evaluate.score import Judged

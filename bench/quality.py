@@ -34,7 +34,8 @@ from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.metadata import output_folder, slug, versions, write_json
+from diffusers_ext.outputs.files import output_folder, slug, write_json
+from diffusers_ext.outputs.record import versions
 from diffusers_ext.presets import tokens_of
 from diffusers_ext.settings import as_dict
 

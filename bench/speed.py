@@ -26,7 +26,7 @@ from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.video import still
-from diffusers_ext.metadata import versions
+from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo.train.machine import hardware
 
 from .ledger import Ledger

@@ -33,10 +33,10 @@ def examine() -> list[Finding]:
 
 
 def _versions() -> list[Finding]:
-    from . import __version__
+    from .outputs.record import own_version
 
     found = [
-        Finding("versions", "diffusers-ext", "ok", __version__),
+        Finding("versions", "diffusers-ext", "ok", own_version()),
         Finding(
             "versions", "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
         ),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusers_ext.cli import main
-from diffusers_ext.metadata import read
+from diffusers_ext.outputs.record import read
 
 from .test_cli import CALL, files
 

@@ -12,7 +12,7 @@ import typer.main
 
 from diffusers_ext.cli import app
 from diffusers_ext.commands.names import ALIASES, EXAMPLES
-from diffusers_ext.metadata import read
+from diffusers_ext.outputs.record import read
 
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)

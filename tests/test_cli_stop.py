@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_ext.cli import main
-from diffusers_ext.metadata import read
+from diffusers_ext.outputs.record import read
 from tests import picture_faults as faults
 
 SMALL = ["--steps", "1", "-H", "32", "-W", "32"]

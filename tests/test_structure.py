@@ -19,6 +19,7 @@ PACKAGE = ROOT / "diffusers_ext"
 ALLOWED = {
     "errors": set(),
     "core": set(),
+    "outputs": {"errors"},
     "kernels": set(),
     "families": {"core", "errors", "kernels"},
     "values": {"errors"},

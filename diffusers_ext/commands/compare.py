@@ -101,7 +101,8 @@ def side_by_side(
     from ..evaluate.kept import Kept
     from ..evaluate.report import html
     from ..evaluate.store import FILE
-    from ..metadata import output_folder, versions, write_bytes, write_image, write_json
+    from ..outputs.files import output_folder, write_json, write_text
+    from ..outputs.record import versions, write_image
 
     opt.refuse_other(out, "an eval", FILE)
     columns, known = opt.variants(methods, settings, model, preset)
@@ -131,7 +132,7 @@ def side_by_side(
                 "replaced, its pictures stay"
             )
         write_image(folder / "compare.png", grid(comparison))
-        write_bytes(folder / REPORT, html(comparison, results, title, (*notes, *known, *told)).encode())
+        write_text(folder / REPORT, html(comparison, results, title, (*notes, *known, *told)))
         write_json(folder / "results.json", results)
     for line in [*known, *lines(results), *told]:
         typer.echo(line)

@@ -51,7 +51,8 @@ def evaluate(
     from ..evaluate.suite import questions
     from ..evaluate.weights import marks
     from ..loading import locate
-    from ..metadata import output_folder, versions
+    from ..outputs.files import output_folder
+    from ..outputs.record import versions
     from ..settings import PLAIN
 
     number = seed_of(seed)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..evaluate.generate import Item, Picture
     from ..evaluate.unfinished import Unfinished
     from ..evaluate.watch import Watch
-    from .target import Target
+    from ..outputs.target import Target
 
 FAILED = ".failed.json"  # beside where the picture would be
 
@@ -69,7 +69,7 @@ def generate(
     from ..evaluate.generate import Item
     from ..evaluate.unfinished import Unfinished
     from ..loading import locate
-    from .target import Target
+    from ..outputs.target import Target
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
     if num_images < 1:
@@ -173,8 +173,9 @@ def _write(
     """Writes a picture and, last, what is beside it; returns the verdict in words."""
     from ..evaluate.score import judge
     from ..evaluate.video import Clip
-    from ..metadata import write_image, write_json
-    from ..video import write_video
+    from ..outputs.files import write_json
+    from ..outputs.record import write_image
+    from ..outputs.video import write_video
 
     image = picture.image
     judged = judge(image, picture.item.prompt, picture.item.seed)
@@ -198,7 +199,7 @@ def _write(
 
 def _note(path: Path, made: dict[str, Any], reason: str) -> None:
     """Writes why a picture could not be made, where the next run that makes it takes it away."""
-    from ..metadata import write_json
+    from ..outputs.files import write_json
 
     write_json(path.with_suffix(FAILED), made | {"failed": reason})
 
@@ -206,7 +207,7 @@ def _note(path: Path, made: dict[str, Any], reason: str) -> None:
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
     """Whether the file is there, of the same record, and with or without the settings inside as asked."""
     from ..evaluate.record import finished
-    from ..metadata import has_record
+    from ..outputs.record import has_record
 
     if finished(path, made) is None:
         return False

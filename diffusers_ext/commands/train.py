@@ -66,7 +66,7 @@ def train(
     from .. import distill
     from ..call import seed_of
     from ..evaluate.claim import claim
-    from ..metadata import output_folder, subfolder
+    from ..outputs.files import output_folder, subfolder
     from ..zoo.train import run, use_threads
     from ..zoo.train.fit import Run
 

@@ -31,7 +31,7 @@ def run(
     and teachers that do not fit, or are not those of the run in `out`, `OSError` where a folder cannot be
     read.
     """
-    from ..metadata import write_json
+    from ..outputs.files import write_json
     from ..settings import build
     from ..zoo import checksums, weight_files
     from ..zoo.train import use_threads
@@ -142,7 +142,7 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
 
 
 def _write_far(objective: Any, out: Path) -> None:
-    from ..metadata import write_json
+    from ..outputs.files import write_json
     from ..processors import far
     from ..zoo import CARD, checksums, weight_files
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..metadata import slug, subfolder, write_image, write_json
+from ..outputs.files import slug, subfolder, write_json
+from ..outputs.record import write_image
 from ..settings import as_dict
 from ..values import fit
 from . import record

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metadata import write_bytes, write_json
+from ..outputs.files import write_json, write_text
 from . import sites
 from .gallery import Column, gallery
 from .plot import accuracies, save
@@ -16,10 +16,10 @@ from .words import difference, enough, part, percent
 def write(folder: Path, found: Mapping[str, Any], ours: Column, plain: Column | None = None) -> list[Path]:
     """Writes all files, results.json last: where it is, the others are, too. Returns their paths."""
     made = [folder / "table.md", *save(accuracies(found, ours.label), folder / "accuracy")]
-    write_bytes(made[0], (markdown(found, ours.label) + "\n").encode())
+    write_text(made[0], markdown(found, ours.label) + "\n")
     title = f"{found['model']}: {ours.label} on {found['suite']} prompts"
     made.append(folder / "gallery.html")
-    write_bytes(made[-1], gallery(title, ours, plain, remarks(found, ours.label)).encode())
+    write_text(made[-1], gallery(title, ours, plain, remarks(found, ours.label)))
     made.append(folder / "results.json")
     write_json(made[-1], found)
     return made

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..metadata import slug, subfolder, write_image
+from ..outputs.files import slug, subfolder
+from ..outputs.record import write_image
 from .generate import Item
 from .video import Clip, still
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..metadata import write_bytes
+from ..outputs.files import write_bytes
 from .words import enough
 
 if TYPE_CHECKING:

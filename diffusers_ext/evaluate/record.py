@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metadata import slug, versions
+from ..outputs.files import slug
+from ..outputs.record import versions
 from ..settings import as_dict
 from .generate import Item
 

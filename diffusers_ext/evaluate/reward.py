@@ -102,7 +102,8 @@ def main(
     """Measure a reward against the ground truth and write SUITE.json."""
     from ..call import arguments
     from ..commands.eval import model_folder
-    from ..metadata import output_folder, versions, write_json
+    from ..outputs.files import output_folder, write_json
+    from ..outputs.record import versions
     from ..zoo.reward import ShapesCLIP
     from .suite import questions
     from .weights import fingerprint

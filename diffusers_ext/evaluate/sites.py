@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from ..metadata import write_json
+from ..outputs.files import write_json
 
 FILE = "sites.json"
 DENSE = "dense"

@@ -75,7 +75,7 @@ def main(
     """Try settings on the tuning suite and write the best ones to METHOD.json."""
     from ..call import arguments
     from ..commands.eval import model_folder
-    from ..metadata import output_folder, write_json
+    from ..outputs.files import output_folder, write_json
     from ..settings import as_dict, build
     from .claim import claim
     from .compare import Variant

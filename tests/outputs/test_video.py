@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_ext.video import check, write_video
+from diffusers_ext.outputs.video import check, write_video
 
 
 def movie(height, width, frames=9):
@@ -72,7 +72,7 @@ def test_without_ffmpeg_the_extra_is_named(monkeypatch):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    import diffusers_ext.video as video
+    from diffusers_ext.outputs import video
 
     monkeypatch.setattr(video, "mp4", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,65 +1,15 @@
+"""Files are complete or absent, and folders are checked before any work is done."""
+
 import json
 import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from diffusers_ext.metadata import (
-    output_folder,
-    parameters,
-    read,
-    slug,
-    versions,
-    write_bytes,
-    write_image,
-    write_json,
-)
+from diffusers_ext.outputs.files import output_folder, replacing, slug, write_bytes, write_json
 
 NOBODY = 65534  # the user that owns nothing
-
-RECORD = {
-    "prompt": 'ein Kreis, "日本" ☂ \x00 and a tab\t',
-    "call": {"num_inference_steps": 15, "guidance_scale": 4.0, "negative_prompt": "blau"},
-    "methods": [{"name": "softpag", "heads": {"a.b": [0, 2]}}],
-    "seed": 2**63 - 1,
-    "size": [64, 64],
-    "model": "shapes-sd3",
-}
-
-
-@pytest.fixture
-def image():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8))
-
-
-def test_record_and_pixels_come_back(tmp_path, image):
-    write_image(tmp_path / "a.png", image, RECORD)
-    assert read(tmp_path / "a.png") == RECORD
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(image))
-
-
-def test_a_large_record_comes_back(tmp_path, image):
-    write_image(tmp_path / "a.png", image, RECORD | {"prompt": "x" * 200_000})
-    assert len(read(tmp_path / "a.png")["prompt"]) == 200_000
-
-
-def test_viewers_find_the_usual_block(tmp_path, image):
-    write_image(tmp_path / "a.png", image, RECORD | {"prompt": "a red circle"})
-    text = Image.open(tmp_path / "a.png").text["parameters"]
-    assert text == parameters(RECORD | {"prompt": "a red circle"})
-    first, second, third = text.splitlines()
-    assert (first, second) == ("a red circle", "Negative prompt: blau")
-    assert third.startswith("Steps: 15, CFG scale: 4.0, Seed: 9223372036854775807, Size: 64x64")
-
-
-def test_no_record_when_none_is_wanted(tmp_path, image):
-    write_image(tmp_path / "a.png", image)
-    assert Image.open(tmp_path / "a.png").text == {}
-    with pytest.raises(ValueError, match="holds no diffusers_ext record"):
-        read(tmp_path / "a.png")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -74,6 +24,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_bytes(path, b"half")
     assert json.loads(path.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_an_exception_in_the_block_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_missing_folders_are_made_only_on_request(tmp_path):
+    with pytest.raises(OSError, match=r"its folder .* was removed"), replacing(tmp_path / "new" / "a"):
+        pass
+    with replacing(tmp_path / "new" / "a", parents=True) as file:
+        file.write(b"x")
+    assert os.listdir(tmp_path / "new") == ["a"]
 
 
 def test_json_is_strict(tmp_path):
@@ -138,13 +105,3 @@ def test_read_only_folder(read_only_folder):
 def test_slugs_are_harmless(text):
     assert set(slug(text)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert 1 <= len(slug(text)) <= 40
-
-
-def test_versions_name_what_matters():
-    import torch
-
-    import diffusers_ext
-
-    found = versions()
-    assert found["torch"] == torch.__version__ and found["diffusers_ext"] == diffusers_ext.__version__
-    assert "diffusers" in found and "python" in found

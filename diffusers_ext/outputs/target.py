@@ -1,12 +1,12 @@
-"""Where the files of `generate` go, and whether their kind suits the model."""
+"""Decide where the files of `generate` go, and check that their kind suits the model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..metadata import is_media, output_folder
-from ..video import SUFFIXES, check
+from .files import is_media, output_folder
+from .video import SUFFIXES, check
 
 PNG = ".png"
 FPS = 8.0  # frames a second of videos, unless asked otherwise
@@ -14,7 +14,10 @@ FPS = 8.0  # frames a second of videos, unless asked otherwise
 
 @dataclass(frozen=True)
 class Target:
-    """`folder`; the file's `stem` and `suffix` where one was named; `fps` of videos, `None` for pictures."""
+    """A target is a `folder`, with `stem` and `suffix` where `--out` named one file.
+
+    `fps` is that of videos, and `None` for pictures.
+    """
 
     folder: Path
     stem: str | None = None
@@ -23,10 +26,10 @@ class Target:
 
     @classmethod
     def of(cls, out: str | Path, count: int) -> Target:
-        """`out` names a folder, or one file by a known ending; the folder is made and proven writable.
+        """Read `out`, which names a folder, or one file by a known ending.
 
-        Raises `ValueError` for no name, for more than one picture in a file and for endings of other pictures
-        and videos.
+        The folder is made and proven writable. Raises `ValueError` for an empty name, for several pictures in
+        one file, and for endings of other pictures and videos.
         """
         path = Path(out)
         suffix = path.suffix.lower()
@@ -44,7 +47,7 @@ class Target:
         return cls(output_folder(path.parent), path.stem, suffix)
 
     def suited(self, model: str, video: bool, fps: float | None) -> Target:
-        """The same with its kind of file settled; raises `ValueError` where that does not suit the model."""
+        """Settle the kind of file; raises `ValueError` where `--out` does not suit the model."""
         kind, suffixes = ("videos", SUFFIXES) if video else ("images", (PNG,))
         suffix = self.suffix or suffixes[0]
         if suffix not in suffixes:
@@ -60,5 +63,5 @@ class Target:
         return replace(self, suffix=suffix, fps=fps)
 
     def path(self, stem: str) -> Path:
-        """The file, under `stem` unless another was named."""
+        """Return the file, under `stem` unless another was named."""
         return self.folder / f"{self.stem or stem}{self.suffix}"

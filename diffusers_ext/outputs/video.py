@@ -1,4 +1,4 @@
-"""Clips as mp4 or gif: the true frame size, the true pace, whole files only."""
+"""Write clips as mp4 or gif with the true frame size and the true pace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .metadata import write_bytes
+from .files import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ _GIF_MOST = 50  # frames a second; players slow down what asks for delays under 
 
 
 def check(suffix: str, fps: float) -> None:
-    """Raises `ValueError` for what cannot be written, before any work is done."""
+    """Raise `ValueError` for what cannot be written, before any work is done."""
     if suffix not in SUFFIXES:
         raise ValueError(
             f"a video is written as {' or '.join(SUFFIXES)}, got {suffix!r}; choose one of these"
@@ -32,13 +32,16 @@ def check(suffix: str, fps: float) -> None:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Writes uint8 frames [T, H, W, 3] in the format that the suffix of `path` names, whole or not at all."""
+    """Write uint8 frames `[T, H, W, 3]` in the format that the suffix of `path` names."""
     check(path.suffix, fps)
     write_bytes(path, mp4(frames, fps) if path.suffix == ".mp4" else gif(frames, fps))
 
 
 def mp4(frames: np.ndarray, fps: float) -> bytes:
-    """H.264. Exporters that round sides to 16 px scale the picture; here every side stays as it is."""
+    """Encode H.264.
+
+    Exporters that round sides to 16 px scale the picture; here every side stays as it is.
+    """
     height, width = frames.shape[1:3]
     # Every player shows yuv420p, but it halves the resolution of colours and so needs even sides.
     even = height % 2 == width % 2 == 0
@@ -63,7 +66,10 @@ def mp4(frames: np.ndarray, fps: float) -> bytes:
 
 
 def gif(frames: np.ndarray, fps: float) -> bytes:
-    """Endless loop. Delays are whole hundredths of a second; they alternate so that the pace is right."""
+    """Encode an endless loop.
+
+    Delays are integer hundredths of a second; they alternate so that the pace is right.
+    """
     from PIL import Image
 
     ends = [round(100 * (i + 1) / fps) for i in range(len(frames))]

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffusers_ext import zoo
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.words import percent
 from diffusers_ext.outputs.files import write_json
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.mistakes import KINDS
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +49,7 @@ APART = ("name", "model", "pipeline", "licence", "call", "config", "schedule", "
 
 def results(name: str) -> dict[str, Any]:
     """What was measured of a model, by suite: shares of right pictures, or of right preferences."""
-    if name in zoo.REWARDS:
+    if name in catalogue.REWARDS:
         found = json.loads(REWARD.read_text())
         shares = {
             f"{what}, {change}": {kind: _share(found[change][what][kind]) for kind in (*KINDS, "overall")}
@@ -70,7 +70,7 @@ def results(name: str) -> dict[str, Any]:
 
 def card(name: str) -> dict[str, Any]:
     """card.json with the results in it."""
-    found = json.loads((zoo.path(name) / zoo.CARD).read_text())
+    found = json.loads((catalogue.path(name) / cards.CARD).read_text())
     sums = found.pop("sha256")
     return {**found, "results": results(name), "sha256": sums}
 
@@ -116,13 +116,13 @@ def preferences(found: Mapping[str, Any]) -> str:
 
 def write() -> None:
     """Bring every card up to date."""
-    for name in (*zoo.MODELS, *zoo.REWARDS):
-        write_json(zoo.path(name) / zoo.CARD, card(name))
-        (zoo.path(name) / "README.md").write_text(page(name))
+    for name in (*catalogue.MODELS, *catalogue.REWARDS):
+        write_json(catalogue.path(name) / cards.CARD, card(name))
+        (catalogue.path(name) / "README.md").write_text(page(name))
 
 
 def _plain(name: str) -> list[Mapping[str, Any]]:
-    files = sorted((zoo.path(name) / "results").glob("*.json"))
+    files = sorted((catalogue.path(name) / "results").glob("*.json"))
     return table.plain(table.load(files))
 
 
@@ -134,17 +134,17 @@ def _front(name: str) -> str:
     kind = {"shapes-wan": "text-to-video", "shapes-clip": "zero-shot-image-classification"}
     lines = [
         "license: apache-2.0",
-        f"library_name: {'transformers' if name in zoo.REWARDS else 'diffusers'}",
+        f"library_name: {'transformers' if name in catalogue.REWARDS else 'diffusers'}",
         f"pipeline_tag: {kind.get(name, 'text-to-image')}",
     ]
     return "\n".join(["---", *lines, "---"])
 
 
 def _use(name: str, facts: Mapping[str, Any]) -> str:
-    if name in zoo.REWARDS:
+    if name in catalogue.REWARDS:
         return (
-            f'from diffusers_ext import zoo\n\nprompts = ["{CAPTION}"] * len(images)\n'
-            f'cosines = zoo.load_reward("{name}").score(images, prompts)'
+            f'import diffusers_ext as dx\n\nprompts = ["{CAPTION}"] * len(images)\n'
+            "cosines = dx.rewards.ShapesCLIP().score(images, prompts)"
         )
     call = f"call = dict({', '.join(f'{key}={value!r}' for key, value in facts['call'].items())})"
     if len(call) > LINE:
@@ -157,7 +157,7 @@ def _use(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def _measured(name: str) -> str:
-    if name in zoo.REWARDS:
+    if name in catalogue.REWARDS:
         found = json.loads(REWARD.read_text())
         told = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
         return f"{told}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.settings import as_dict
+from diffusers_ext.zoo import cards
 
 from .paired import results, table, verdicts
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/distillation"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    card, out = zoo.card(Path(args.student)), output_folder(args.out)
+    card, out = cards.card(Path(args.student)), output_folder(args.out)
     if "teacher" not in card:
         parser.error(f"{args.student} has no card that names its teacher; give what 'train clear' wrote")
     teacher, method = card["teacher"]["name"], dx.preset(args.student, "clear")

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.generate import Item
@@ -31,6 +30,8 @@ from diffusers_ext.evaluate.suite import Question, questions
 from diffusers_ext.evaluate.weights import fingerprint, marks
 from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.rewards import ShapesCLIP
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import TASKS
 
 from .headroom_chart import chart, judges
@@ -144,8 +145,10 @@ def reward(name: str) -> Scorer:
     """A learned reward of the zoo as a scorer; `SystemExit` in one sentence where there is none."""
     import torch
 
+    if name not in catalogue.REWARDS:
+        raise SystemExit(f"error: unknown reward {name!r}; the zoo has {', '.join(catalogue.REWARDS)}")
     try:
-        model = zoo.load_reward(name)
+        model = ShapesCLIP()
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -183,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench = Bench(args.model, pipe, asked, args.work / label, args.batch)
         found = {
             "model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, **bench.identity,
-            "rewards": {name: fingerprint(zoo.path(name)) for name in scorers},
+            "rewards": {name: fingerprint(catalogue.path(name)) for name in scorers},
             "call": bench.call, "best_of": best_of(bench, args.best_of, scorers),
             "guidance": sweep(bench, "guidance_scale", args.scales),
             "steps": sweep(bench, "num_inference_steps", args.steps), "versions": versions(),

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.commands.eval import model_folder
 from diffusers_ext.evaluate.blocks import markdown
@@ -30,6 +29,7 @@ from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.zoo import cards
 
 from .paired import results, table, verdicts
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     home, out = model_folder(args.student), output_folder(args.out)
-    card = zoo.card(home)
+    card = cards.card(home)
     if "teacher" not in card or args.noises < 2:
         parser.error("a student has a card that names its teacher, and a spread takes two noises or more")
     teacher, student = card["teacher"]["name"], Path(args.student).name

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import generate
@@ -27,6 +26,7 @@ from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.video import still
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.train.machine import hardware
 
 from .ledger import Ledger
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(zoo.MODELS), choices=list(zoo.MODELS))
+    parser.add_argument("--models", nargs="+", default=list(catalogue.MODELS), choices=list(catalogue.MODELS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, torch.get_num_threads()])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)

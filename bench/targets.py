@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers_ext import zoo
 from diffusers_ext.evaluate import table
 from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.words import percent
 from diffusers_ext.evaluate.words import points as in_points
+from diffusers_ext.zoo import catalogue
 
 RESULTS = Path(__file__).parent / "results"
 BANDS = {"single_object": (0.92, 1.0), "two_object": (0.45, 0.85)}  # hard enough to leave room, not hopeless
@@ -74,4 +74,4 @@ def _student() -> Iterator[list[str]]:
 
 def _plain() -> list[dict[str, Any]]:
     found = table.plain(table.load(table.result_files()))
-    return [f for f in found if f["model"] in zoo.MODELS]
+    return [f for f in found if f["model"] in catalogue.MODELS]

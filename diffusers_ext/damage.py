@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .zoo import INDEX
+from .zoo.cards import INDEX
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 HEADER_LIMIT = 100_000_000  # bytes; safetensors takes no longer ones

@@ -147,17 +147,17 @@ def _backends() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from . import zoo
+    from .zoo import cards, catalogue
 
     found = []
-    for name in (*zoo.MODELS, *zoo.REWARDS):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS):
         try:
             folder = _folder(name)
         except FileNotFoundError as error:
             found.append(Finding("models", name, "missing", str(error)))
             continue
         try:
-            zoo.verify_weights(folder)
+            cards.verify_weights(folder)
         except (ValueError, OSError) as error:
             found.append(Finding("models", name, "broken", str(error)))
         else:
@@ -167,12 +167,12 @@ def _models() -> list[Finding]:
 
 def _folder(name: str) -> Path:
     """Of a pipeline or a reward of the zoo; raises `FileNotFoundError` where it is not installed."""
-    from . import zoo
     from .loading import locate
+    from .zoo import catalogue
 
-    if name in zoo.MODELS:
+    if name in catalogue.MODELS:
         return locate(name)
-    folder = zoo.path(name)
+    folder = catalogue.path(name)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no reward; install the package again, or run 'diffusers-ext train {name}'"

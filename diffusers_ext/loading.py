@@ -32,8 +32,7 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
     """
     from diffusers import DiffusionPipeline
 
-    from . import zoo
-    from .zoo import calling
+    from .zoo import calling, cards, catalogue
 
     name = os.fspath(name_or_path)
     folder = locate(name)
@@ -42,17 +41,17 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
             folder = Path(DiffusionPipeline.download(name, **kwargs))
         return _read(name, folder, kwargs)
     # Training alone writes sums, of about 10 MB; other folders, which may hold gigabytes, are not read twice.
-    if name in zoo.MODELS or "sha256" in zoo.card(folder):
-        zoo.verify_weights(folder)
-    if name in zoo.MODELS:
+    if name in catalogue.MODELS or "sha256" in cards.card(folder):
+        cards.verify_weights(folder)
+    if name in catalogue.MODELS:
         import torch
 
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-    if homes := zoo.borrowed(folder):
+    if homes := cards.borrowed(folder):
         kwargs = _lent(homes, kwargs) | kwargs
     pipe = _read(str(folder), folder, kwargs)
-    if call := zoo.own_call(name):
+    if call := cards.own_call(name):
         calling.give(pipe, call)
     return pipe
 
@@ -85,26 +84,26 @@ def _lent(homes: Mapping[str, Path], kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def locate(name: str) -> Path | None:
     """Folder of a zoo name or local model, `None` for what can only be a Hub id; raises as `load` does."""
-    from . import zoo
+    from .zoo import cards, catalogue
 
-    if name in zoo.REWARDS:
+    if name in catalogue.REWARDS:
         raise ValueError(
             f"load() gives pipelines and {name!r} is a reward, which scores pictures; "
-            f"get it with diffusers_ext.zoo.load_reward({name!r})"
+            f"get it with diffusers_ext.rewards.ShapesCLIP()"
         )
-    if name in zoo.MODELS:
-        folder = Path(zoo.path(name))
-        if not (folder / zoo.INDEX).is_file():
+    if name in catalogue.MODELS:
+        folder = Path(catalogue.path(name))
+        if not (folder / cards.INDEX).is_file():
             raise FileNotFoundError(
-                f"the weights of {name!r} are not installed ({folder} has no {zoo.INDEX}); "
+                f"the weights of {name!r} are not installed ({folder} has no {cards.INDEX}); "
                 f"run 'diffusers-ext train {name}' and pass the folder it writes"
             )
         return folder
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        if not (folder / zoo.INDEX).is_file():
+        if not (folder / cards.INDEX).is_file():
             raise FileNotFoundError(
-                f"a model folder needs a {zoo.INDEX}, {name!r} has none; pass what save_pretrained() wrote"
+                f"a model folder needs a {cards.INDEX}, {name!r} has none; pass what save_pretrained() wrote"
             )
         return folder
     if folder.is_file():
@@ -119,7 +118,7 @@ def locate(name: str) -> Path | None:
             f"there is no model folder {name!r}; check the path or pass a zoo name or a Hub id"
         )
     raise ValueError(
-        f"unknown model {name!r}: the zoo has {', '.join(zoo.MODELS)}; "
+        f"unknown model {name!r}: the zoo has {', '.join(catalogue.MODELS)}; "
         "pass one of these, a folder, or a Hub id such as 'black-forest-labs/FLUX.1-dev'"
     )
 

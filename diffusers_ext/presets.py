@@ -107,10 +107,10 @@ def _name(target: Any) -> str:
 
 
 def _folder(name: str) -> Path | None:
-    from . import zoo
+    from .zoo import catalogue
 
-    if name in zoo.MODELS:
-        return zoo.path(name)
+    if name in catalogue.MODELS:
+        return catalogue.path(name)
     return Path(name) if Path(name).is_dir() else None
 
 

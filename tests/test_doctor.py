@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_ext import zoo
 from diffusers_ext.doctor import PACKAGES, examine, why_no_flex
 from diffusers_ext.versions import NEEDED
+from diffusers_ext.zoo import catalogue
 
 
 def findings(section):
@@ -142,14 +142,14 @@ def test_flex_attention_needs_avx2_on_a_cpu(no_gpu, monkeypatch):
 
 def test_models_ok_missing_and_broken(tmp_path, monkeypatch):
     names = "shapes-sd3", "shapes-clip"  # a pipeline and a reward
-    assert set(names) <= set(findings("models")) == {*zoo.MODELS, *zoo.REWARDS}
+    assert set(names) <= set(findings("models")) == {*catalogue.MODELS, *catalogue.REWARDS}
 
     def states():
         found = findings("models")
         return [found[name].state for name in names]
 
     assert states() == ["ok", "ok"]
-    monkeypatch.setattr(zoo, "path", lambda name: tmp_path)
+    monkeypatch.setattr(catalogue, "path", lambda name: tmp_path)
     assert states() == ["missing", "missing"]
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "config.json").write_text("{}")

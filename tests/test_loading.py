@@ -9,9 +9,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
 from diffusers_ext.commands import options
 from diffusers_ext.loading import locate
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.suites import IMAGE_TASKS
 
 
@@ -135,8 +135,8 @@ def flip(file):
 
 @pytest.mark.parametrize("damage", [flip, lambda file: os.truncate(file, 1000)], ids=["edited", "truncated"])
 def test_folders_with_a_card_of_training_are_checked_against_it(copy, damage):
-    sums = zoo.checksums(zoo.weight_files(copy), copy)
-    (copy / zoo.CARD).write_text(json.dumps({"sha256": sums}))
+    sums = cards.checksums(cards.weight_files(copy), copy)
+    (copy / cards.CARD).write_text(json.dumps({"sha256": sums}))
     assert dx.load(copy)
     damage(copy / "vae" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match=r"sha256 of .*vae/.* must match card\.json.*another folder"):
@@ -145,21 +145,21 @@ def test_folders_with_a_card_of_training_are_checked_against_it(copy, damage):
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '{"call": "text", "tasks": "text-to-image", "sha256": "0f"}'])
 def test_a_card_of_another_project_says_nothing(copy, text):
-    (copy / zoo.CARD).write_text(text)
+    (copy / cards.CARD).write_text(text)
     assert dx.load(copy)
     assert options.defaults(str(copy)) == {} and options.tasks(str(copy)) == IMAGE_TASKS
 
 
 def test_a_damaged_card_is_one_sentence(copy):
-    (copy / zoo.CARD).write_text('{"sha256": ')
+    (copy / cards.CARD).write_text('{"sha256": ')
     for read in (dx.load, options.defaults, options.tasks):
         with pytest.raises(ValueError, match=r"card\.json is no JSON in UTF-8 .*; restore or delete it"):
             read(str(copy))
 
 
 def test_edited_zoo_weights_are_refused(tmp_path, monkeypatch):
-    folder = shutil.copytree(zoo.path("shapes-sd3"), tmp_path / "shapes-sd3")
+    folder = shutil.copytree(catalogue.path("shapes-sd3"), tmp_path / "shapes-sd3")
     flip(next(folder.glob("transformer/*.safetensors")))
-    monkeypatch.setattr(zoo, "path", lambda name: folder)
+    monkeypatch.setattr(catalogue, "path", lambda name: folder)
     with pytest.raises(ValueError, match="sha256"):
         dx.load("shapes-sd3")

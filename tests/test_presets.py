@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
 from diffusers_ext.loading import load
 from diffusers_ext.presets import FOLDER, find, known, of_model, read, shipped, tokens_of
 from diffusers_ext.settings import build
 from diffusers_ext.sizes import of_pipeline
+from diffusers_ext.zoo import catalogue
 
 FILES = sorted(FOLDER.glob("*.toml"))
 SIZES = {"height", "width", "num_frames"}
@@ -36,7 +36,7 @@ def written(tmp_path):
 
 def test_there_is_a_file_for_each_model():
     assert set(shipped()) == {path.stem for path in FILES} == MODELS | ZOO
-    assert all(find(name) for name in zoo.MODELS)
+    assert all(find(name) for name in catalogue.MODELS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -125,7 +125,7 @@ def test_settings_of_a_related_model_are_not_taken_in_silence(text, kin):
 
 def test_shipped_models_of_the_zoo_are_cut_as_their_preset_says():
     """But for text and clips: pipelines have stock lengths of T5 and video, the zoo its own."""
-    for name, model in zoo.MODELS.items():
+    for name, model in catalogue.MODELS.items():
         pipe = load(name)
         tokens = find(name).tokens
         own = {k: v for k, v in model.call.items() if "num_frames" in model.call and k in SIZES}
@@ -142,17 +142,19 @@ def test_untrained_models_of_the_zoo_too():
     of_clips = of_pipeline(wan.build_wan(wan.build_wan_vae()))
     tokens = find("shapes-wan").tokens
     assert (of_clips.edge_px, of_clips.frames, of_clips.text) == (tokens.edge_px, tokens.frames, tokens.text)
-    for name, model in zoo.MODELS.items():
+    for name, model in catalogue.MODELS.items():
         tokens, sizes = find(name).tokens, SIZES & model.call.keys()
         assert all(getattr(tokens, key) == model.call[key] for key in sizes)
 
 
 def test_settings_beside_the_weights_go_first(saved_model, tmp_path):
-    for name in zoo.MODELS:
-        tuned = json.loads((zoo.path(name) / "softpag.json").read_text())["settings"]
+    for name in catalogue.MODELS:
+        tuned = json.loads((catalogue.path(name) / "softpag.json").read_text())["settings"]
         assert dataclasses.asdict(dx.preset(name, "softpag")) == tuned
         tables = find(name).settings
-        assert not [m for m in tables if (zoo.path(name) / f"{m}.json").exists()], "a setting is there twice"
+        assert not [m for m in tables if (catalogue.path(name) / f"{m}.json").exists()], (
+            "a setting is there twice"
+        )
     folder = shutil.copytree(saved_model, tmp_path / "nobody-knows-it")
     with pytest.raises(dx.MethodError, match="No preset fits"):
         dx.preset(str(folder), "softpag")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import diffusers_ext
-from diffusers_ext import zoo
 from diffusers_ext.evaluate import table
 from diffusers_ext.processors import METHODS
+from diffusers_ext.zoo import catalogue
 
 from .tiny_models import unet
 
@@ -75,8 +75,8 @@ def test_models_draw_as_shown(code):
 
 
 def test_every_model_of_the_zoo_has_a_row():
-    assert all(rows_with(name) for name in (*zoo.MODELS, *zoo.REWARDS))
-    assert [re.match(r'dx\.load\("([\w-]+)"', code)[1] for code in LOADS] == list(zoo.MODELS)
+    assert all(rows_with(name) for name in (*catalogue.MODELS, *catalogue.REWARDS))
+    assert [re.match(r'dx\.load\("([\w-]+)"', code)[1] for code in LOADS] == list(catalogue.MODELS)
 
 
 def test_the_reward_scores_as_shown():
@@ -159,7 +159,7 @@ def faster(method):
 
 
 def test_figures_of_methods_are_those_of_the_committed_runs():
-    softpag = json.loads((zoo.path("shapes-sd3") / "results" / "held-out.json").read_text())
+    softpag = json.loads((catalogue.path("shapes-sd3") / "results" / "held-out.json").read_text())
     with_it, without = percent(softpag["overall"]), percent(softpag["plain"]["overall"])
     assert with_it == without, "SoftPAG's row says that nothing changes"
     distilled = json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text())["variants"]

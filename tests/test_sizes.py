@@ -7,10 +7,10 @@ import torch
 from diffusers import AuraFlowTransformer2DModel, CosmosTransformer3DModel, FluxKontextPipeline
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
 from diffusers_ext.call import arguments, run
 from diffusers_ext.presets import find
 from diffusers_ext.sizes import Tokens, _most, check_size, cut_of, of_pipeline
+from diffusers_ext.zoo import catalogue
 from tests.hosts import every_host, host
 from tests.tiny_models import flux, sd3, unet, wan
 
@@ -91,7 +91,7 @@ def test_the_last_size_of_a_table_runs_and_the_next_does_not():
         pipe("a", num_frames=17, **call)
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", catalogue.MODELS)
 def test_presets_of_the_zoo_know_the_same_limits(name):
     pipe, tokens = dx.load(name), find(name).tokens
     found = cut_of(pipe)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import catalogue
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "diffusers_ext"
@@ -144,7 +144,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*zoo.MODELS, *zoo.REWARDS}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
 
 
 def test_kernels_distribution_is_not_shadowed():

@@ -109,11 +109,11 @@ def open_model(
 
 
 def _use_threads(name: str, threads: int | None) -> None:
-    from .. import zoo
+    from ..zoo import cards
     from ..zoo.train import use_threads
 
     # Layers of shapes world are so small that a second thread costs more than it brings.
-    alone = threads is None and zoo.of_world(name) and "OMP_NUM_THREADS" not in os.environ
+    alone = threads is None and cards.of_world(name) and "OMP_NUM_THREADS" not in os.environ
     use_threads(1 if alone else threads)
 
 
@@ -129,19 +129,19 @@ def quiet_hosts() -> None:
 
 def defaults(name: str) -> dict[str, Any]:
     """Call arguments that a zoo model, shipped or trained anew, was trained for; none for other models."""
-    from .. import zoo
+    from ..zoo import cards
 
-    return zoo.own_call(name)
+    return cards.own_call(name)
 
 
 def tasks(name: str) -> tuple[str, ...]:
     """Task classes that a model is judged on: what the zoo says, else its card, else those of images."""
-    from .. import zoo
+    from ..zoo import cards, catalogue
     from ..zoo.suites import IMAGE_TASKS
 
-    if name in zoo.MODELS:
-        return zoo.MODELS[name].tasks or IMAGE_TASKS
-    return tuple(zoo.card(Path(name).expanduser()).get("tasks") or IMAGE_TASKS)
+    if name in catalogue.MODELS:
+        return catalogue.MODELS[name].tasks or IMAGE_TASKS
+    return tuple(cards.card(Path(name).expanduser()).get("tasks") or IMAGE_TASKS)
 
 
 def warn_of_texts(pipe: Any, model: str, prompts: Sequence[str], call: dict[str, Any]) -> None:
@@ -155,11 +155,11 @@ def warn_of_texts(pipe: Any, model: str, prompts: Sequence[str], call: dict[str,
 
 def unknown_words(model: str, prompts: Sequence[str]) -> list[str]:
     """One sentence where a model of shapes world is asked for `prompts` outside its grammar, else none."""
-    from .. import zoo
+    from ..zoo import cards
     from ..zoo.captions import parse as of_pictures
     from ..zoo.motion import parse as of_clips
 
-    if not zoo.of_world(model):
+    if not cards.of_world(model):
         return []
     clips = "num_frames" in defaults(model)
     others = []

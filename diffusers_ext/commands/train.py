@@ -97,10 +97,12 @@ def train(
 
 def _start(name: str) -> Path:
     """Return the folder of the weights that a run begins with."""
-    from .. import zoo
+    from ..zoo import catalogue
 
-    folder = zoo.path(name) if name in (*zoo.MODELS, *zoo.REWARDS) else Path(name).expanduser()
+    folder = (
+        catalogue.path(name) if name in (*catalogue.MODELS, *catalogue.REWARDS) else Path(name).expanduser()
+    )
     if not folder.is_dir():
-        known = ", ".join((*zoo.MODELS, *zoo.REWARDS))
+        known = ", ".join((*catalogue.MODELS, *catalogue.REWARDS))
         raise ValueError(f"--start takes a folder or one of {known}, got {name!r}; give one that is there")
     return folder

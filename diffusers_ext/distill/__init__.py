@@ -33,7 +33,7 @@ def run(
     """
     from ..outputs.files import write_json
     from ..settings import build
-    from ..zoo import checksums, weight_files
+    from ..zoo.cards import checksums, weight_files
     from ..zoo.train import use_threads
     from ..zoo.train.export import export
     from ..zoo.train.fit import fit
@@ -79,7 +79,7 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
     import torch
 
     from ..loading import load, locate
-    from ..zoo import card
+    from ..zoo.cards import card
     from ..zoo.tokenizer import build_tokenizer
 
     home = locate(name)
@@ -144,7 +144,7 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
 def _write_far(objective: Any, out: Path) -> None:
     from ..outputs.files import write_json
     from ..processors import far
-    from ..zoo import CARD, checksums, weight_files
+    from ..zoo.cards import CARD, checksums, weight_files
 
     far.write(out / FAR, objective.far, objective.method.downsample)
     card = json.loads((out / CARD).read_text())

@@ -185,9 +185,9 @@ def painted(
 
 def reward_folder(name: str) -> Path:
     """Folder of a reward of the zoo or a folder as it is."""
-    from .. import zoo
+    from ..zoo import catalogue
 
-    return zoo.path(name) if name in zoo.REWARDS else Path(name)
+    return catalogue.path(name) if name in catalogue.REWARDS else Path(name)
 
 
 def table(found: dict[str, Any]) -> list[str]:

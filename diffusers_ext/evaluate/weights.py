@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from .. import zoo
+from ..zoo import cards
 
 _WEIGHTS = (".safetensors", ".bin")
 _WHOLE = 2**28  # bytes of weights that are read whole, in about half a second
@@ -43,10 +43,10 @@ def configs(folder: Path) -> str:
     """sha256 over names and contents of a pipeline's index and of its components' configs, schedulers and
     tokenizers, those of borrowed components included: equal weights make other pictures with others. What
     lies beside the components, such as a card, does not count."""
-    index = folder / zoo.INDEX
+    index = folder / cards.INDEX
     own = {name: folder / name for name in json.loads(index.read_text(encoding="utf-8"))}
-    files = {zoo.INDEX: index}
-    for name, home in (own | zoo.borrowed(folder)).items():
+    files = {cards.INDEX: index}
+    for name, home in (own | cards.borrowed(folder)).items():
         files |= {f"{name}/{f.name}": f for f in home.glob("*") if f.suffix in TEXTS}
     return _total(files)
 
@@ -55,7 +55,7 @@ def fingerprint(folder: Path) -> str:
     """sha256 over names and contents of a model folder's weight files, those of components that it shares
     with another model of the zoo included; raises `ValueError` without any."""
     files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*.safetensors")}
-    files |= {name: file for name, file in zoo.all_weights(folder).items() if name not in files}
+    files |= {name: file for name, file in cards.all_weights(folder).items() if name not in files}
     if not files:
         raise ValueError(
             f"an evaluated model needs safetensors weights, {str(folder)!r} has none; save it with them"
@@ -66,5 +66,5 @@ def fingerprint(folder: Path) -> str:
 def _total(files: Mapping[str, Path]) -> str:
     total = hashlib.sha256()
     for name in sorted(files, key=PurePosixPath):
-        total.update(f"{name} {zoo.sha256(files[name])}\n".encode())
+        total.update(f"{name} {cards.sha256(files[name])}\n".encode())
     return total.hexdigest()

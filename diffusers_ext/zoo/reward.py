@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import path, verify_weights
+from .cards import verify_weights
+from .catalogue import path
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from diffusers_ext.zoo import CARD
+from diffusers_ext.zoo.cards import CARD
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from bench.clip_detector import main, read, readings, summary, takes
 from bench.judges import NOTHING, RESULTS
 from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.zoo import WEIGHTS
+from diffusers_ext.zoo.catalogue import WEIGHTS
 from diffusers_ext.zoo.clips import FRAMES, render_clip, sample_take
 from diffusers_ext.zoo.motion import parse
 from diffusers_ext.zoo.suites import VIDEO_TASKS

@@ -6,8 +6,8 @@ import pytest
 from bench.detector import hidden, is_crowded, main, read, scenes, summary
 from bench.judges import NOTHING, RESULTS, nearby
 from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.zoo import WEIGHTS
 from diffusers_ext.zoo.captions import COLOURS, SHAPES, parse
+from diffusers_ext.zoo.catalogue import WEIGHTS
 from diffusers_ext.zoo.detect import detect
 from diffusers_ext.zoo.render import render
 from diffusers_ext.zoo.scenes import Background, Scene

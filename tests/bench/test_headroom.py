@@ -6,9 +6,9 @@ import pytest
 
 from bench.headroom import RESULTS, Bench, again, best_of, chosen, interval, main, oracle, reward, sweep
 from bench.headroom_chart import chart
-from diffusers_ext import zoo
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint, marks
+from diffusers_ext.zoo import catalogue
 
 RIGHT = np.random.default_rng(0).random((6, 5)) < 0.4
 SCORES = np.random.default_rng(1).normal(size=RIGHT.shape)
@@ -92,9 +92,9 @@ def test_rewards_are_not_asked_about_clips(saved_clip_model, tmp_path):
 @pytest.mark.parametrize("model", ["shapes-sd3", "shapes-wan"])
 def test_the_committed_charts_are_of_the_weights_that_ship(model):
     found = json.loads((RESULTS / f"headroom-{model}.json").read_text())
-    assert marks(zoo.path(model)).items() <= found.items(), f"run bench.headroom --model {model} again"
+    assert marks(catalogue.path(model)).items() <= found.items(), f"run bench.headroom --model {model} again"
     for name, mark in found["rewards"].items():
-        assert fingerprint(zoo.path(name)) == mark, f"run bench.headroom --model {model} again"
+        assert fingerprint(catalogue.path(name)) == mark, f"run bench.headroom --model {model} again"
 
 
 def test_the_learned_reward_chooses_better_than_chance_and_worse_than_the_oracle():

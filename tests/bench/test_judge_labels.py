@@ -14,10 +14,10 @@ from bench.judge_labels import (
     told,
     wanted,
 )
-from diffusers_ext import zoo
 from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.captions import parse
 from diffusers_ext.zoo.render import draw
 
@@ -65,7 +65,7 @@ def test_unsure_labels_have_several_readings():
 
 def test_the_labels_are_of_the_shipped_weights_their_call_and_a_seed_of_their_own():
     for model, weights in KNOWN["weights"].items():
-        assert weights == fingerprint(zoo.path(model))
+        assert weights == fingerprint(catalogue.path(model))
         assert KNOWN["call"][model] == opt.defaults(model)
         mine = [entry for entry in KNOWN["labels"] if entry["model"] == model]
         tasks = opt.tasks(model)

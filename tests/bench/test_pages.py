@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bench.pages import ASKS, BLOCKS, RESULTS, ROOT, filled, pages
-from diffusers_ext import zoo
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import IMAGE_TASKS
 
 
@@ -48,12 +48,12 @@ def test_a_page_that_is_behind_is_noticed():
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("quality-*.json")), ids=lambda f: f.stem)
 def test_quality_was_measured_on_the_shipped_weights_and_call(file):
     found = json.loads(file.read_text())
-    shipped = json.loads((zoo.path(found["model"]) / "results" / "held-out.json").read_text())
+    shipped = json.loads((catalogue.path(found["model"]) / "results" / "held-out.json").read_text())
     assert (found["weights"], found["call"]) == (shipped["weights"], shipped["call"])
 
 
 def test_the_step_was_measured_on_the_shipped_weights():
     found = json.loads((RESULTS / "one_step-shapes-sd-turbo.json").read_text())
     for name, weights in found["weights"].items():
-        shipped = json.loads((zoo.path(name) / "results" / "held-out.json").read_text())
+        shipped = json.loads((catalogue.path(name) / "results" / "held-out.json").read_text())
         assert weights == shipped["weights"]

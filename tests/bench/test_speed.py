@@ -10,9 +10,9 @@ from PIL import Image
 from bench import speed
 from bench.speed import Row, measure, told
 from bench.timing import RESULTS
-from diffusers_ext import zoo
 from diffusers_ext.evaluate.generate import Item, Picture
 from diffusers_ext.evaluate.video import Clip
+from diffusers_ext.zoo import catalogue
 
 
 def test_batches_and_threads_give_the_same_pictures(monkeypatch):
@@ -44,7 +44,7 @@ def test_the_table_tells_the_fastest_way():
 def test_the_committed_run_keeps_the_promise_of_every_model():
     """A picture in less than 2 s and a clip in less than 15 s, also one at a time on one thread."""
     rows = [Row(**row) for row in json.loads((RESULTS / "speed-cpu-x86_64.json").read_text())["rows"]]
-    assert {row.model for row in rows} == set(zoo.MODELS)
+    assert {row.model for row in rows} == set(catalogue.MODELS)
     assert max(row.seconds for row in rows if row.model != "shapes-wan") < 2
     assert max(row.seconds for row in rows) < 15
     assert max(row.off for row in rows) <= 2 and max(row.eval_200 for row in rows) < 600

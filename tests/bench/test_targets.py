@@ -3,7 +3,7 @@
 import pytest
 
 from bench.targets import told, verdict
-from diffusers_ext import zoo
+from diffusers_ext.zoo import catalogue
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_share_may_be_too_high():
 
 def test_every_model_has_its_aims():
     text = told()
-    for name in (*zoo.MODELS, *zoo.REWARDS):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS):
         rows = [row for row in text.splitlines() if f"| {name}, " in row]
-        assert len(rows) == (1 if name in zoo.REWARDS else 2 if name == "shapes-sd-turbo" else 4), name
+        assert len(rows) == (1 if name in catalogue.REWARDS else 2 if name == "shapes-sd-turbo" else 4), name
     assert text.count("judge 99 % exact") == 2

@@ -13,9 +13,10 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 import diffusers_ext as dx
-from diffusers_ext import distill, zoo
+from diffusers_ext import distill
 from diffusers_ext.distill import objective as objectives
 from diffusers_ext.distill.objective import DistilConfig, DistilObjective
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.train import latents
 from diffusers_ext.zoo.train.checkpoint import save_atomically
 from diffusers_ext.zoo.train.fit import Run, fit
@@ -162,14 +163,16 @@ def written(tmp_path_factory):
 
 
 def test_the_student_is_a_stock_pipeline_with_a_card(written):
-    zoo.verify_weights(written)
-    card = json.loads((written / zoo.CARD).read_text())
-    sums = zoo.checksums(zoo.weight_files(zoo.path("shapes-sd3")), zoo.path("shapes-sd3"))
+    cards.verify_weights(written)
+    card = json.loads((written / cards.CARD).read_text())
+    sums = cards.checksums(cards.weight_files(catalogue.path("shapes-sd3")), catalogue.path("shapes-sd3"))
     file = "transformer/diffusion_pytorch_model.safetensors"
     assert card["teacher"] == {"name": "shapes-sd3", "transformer": sums[file]}
     assert (card["method"]["name"], card["method"]["radius"], card["steps"]) == ("clear", 2, 1)
-    assert card["call"] == dict(zoo.MODELS["shapes-sd3"].call) and {"hours", "hardware", "data"} <= set(card)
-    stock, teachers = (load_file(folder / file) for folder in (written, zoo.path("shapes-sd3")))
+    assert card["call"] == dict(catalogue.MODELS["shapes-sd3"].call) and {"hours", "hardware", "data"} <= set(
+        card
+    )
+    stock, teachers = (load_file(folder / file) for folder in (written, catalogue.path("shapes-sd3")))
     moved = {k for k in stock if not torch.equal(stock[k], teachers[k])}
     assert moved and all(".attn.to_" in k and "add" not in k for k in moved)
     assert {k: v for k, v in card["sha256"].items() if "encoder" in k or "vae" in k} == {
@@ -183,7 +186,7 @@ def test_the_student_reloads_and_gives_what_was_trained(written, teacher, cache)
     pipe.set_progress_bar_config(disable=True)
     method = dx.preset(str(written), "clear")
     assert (method.radius, method.downsample, method.backend) == (2, 4, "reference")
-    call = dict(zoo.MODELS["shapes-sd3"].call) | {"num_inference_steps": 2, "output_type": "np"}
+    call = dict(catalogue.MODELS["shapes-sd3"].call) | {"num_inference_steps": 2, "output_type": "np"}
 
     def picture(pipe):
         return pipe("a red circle", generator=torch.Generator().manual_seed(0), **call).images
@@ -212,7 +215,7 @@ def test_a_folder_belongs_to_one_teacher_method_and_seed(written, tmp_path):
         distill.run("shapes-sd3", ["radius=3"], written)
     with pytest.raises(ValueError, match=r"another seed, 0; choose"):
         distill.run("shapes-sd3", ["radius=2", "downsample=4"], written, Run(seed=1))
-    altered = shutil.copytree(zoo.path("shapes-sd3"), tmp_path / "altered")
+    altered = shutil.copytree(catalogue.path("shapes-sd3"), tmp_path / "altered")
     with pytest.raises(ValueError, match=r"another teacher, .*'name': 'shapes-sd3'"):
         distill.run(str(altered), ["radius=2", "downsample=4"], written)
 
@@ -257,8 +260,8 @@ def test_teachers_outside_the_shapes_world_are_refused(saved_model, tmp_path):
 
 
 def test_a_teacher_with_the_card_of_another_project_is_refused(tmp_path):
-    folder = shutil.copytree(zoo.path("shapes-sd3"), tmp_path / "teacher")
-    (folder / zoo.CARD).write_text("{}")
+    folder = shutil.copytree(catalogue.path("shapes-sd3"), tmp_path / "teacher")
+    (folder / cards.CARD).write_text("{}")
     with pytest.raises(ValueError, match=r"or a folder that .* wrote, got a StableDiffusion3Pipeline"):
         distill.open_teacher(str(folder))
 

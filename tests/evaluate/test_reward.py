@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_ext import zoo
 from diffusers_ext.evaluate.reward import agreement, main, preference, round_trip
 from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.rewards import ShapesCLIP
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.mistakes import KINDS
 from diffusers_ext.zoo.models import build_processor, build_reward
 
@@ -67,10 +68,10 @@ def test_the_round_trip_is_what_a_saved_picture_shows(pipe):
 def test_the_committed_figures_are_those_of_the_shipped_reward():
     file = Path(__file__).parents[2] / "bench" / "results" / "reward-shapes-clip-held-out.json"
     found = json.loads(file.read_text())
-    home = zoo.path("shapes-clip")
-    zoo.verify_weights(home)
+    home = catalogue.path("shapes-clip")
+    cards.verify_weights(home)
     assert found["weights"] == fingerprint(home)
-    again = preference(zoo.load_reward("shapes-clip").score, "held-out", 40, 1, {"drawn": None})["drawn"]
+    again = preference(ShapesCLIP().score, "held-out", 40, 1, {"drawn": None})["drawn"]
     for side in ("picture", "caption"):
         assert again[side]["overall"]["accuracy"] == pytest.approx(
             found["drawn"][side]["overall"]["accuracy"], abs=0.07

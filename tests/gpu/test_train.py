@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.train import latents, pairs
 from diffusers_ext.zoo.train.config import SDConfig, TurboConfig
 from diffusers_ext.zoo.train.fit import Run, fit
@@ -32,7 +32,7 @@ def first_loss_on_cpu(objective):
 def test_a_batch_of_512_and_its_distillation(tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 512)
     monkeypatch.setattr(pairs, "SHARD", 256)
-    vae = AutoencoderKL.from_pretrained(zoo.path("shapes-sd3") / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(catalogue.path("shapes-sd3") / "vae", torch_dtype=torch.float32)
     objective = SDObjective(vae, tmp_path / "cache", SDConfig(**SHORT, batch=512), compile=False)
     expected = first_loss_on_cpu(objective)
     assert fit(objective, tmp_path / "sd", Run())
@@ -41,7 +41,7 @@ def test_a_batch_of_512_and_its_distillation(tmp_path, monkeypatch):
 
     objective.pipe.to("cpu").save_pretrained(tmp_path / "teacher")
     teacher = StableDiffusionPipeline.from_pretrained(tmp_path / "teacher")
-    call = {**zoo.MODELS["shapes-sd"].call, "num_inference_steps": 2}
+    call = {**catalogue.MODELS["shapes-sd"].call, "num_inference_steps": 2}
     student = TurboObjective(
         teacher, tmp_path / "pairs", TurboConfig(**SHORT, batch=512), call=call, compile=True
     )

@@ -16,8 +16,7 @@ from diffusers import (
 )
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
-from diffusers_ext.zoo import calling
+from diffusers_ext.zoo import calling, catalogue
 
 
 def draw(pipe, prompt="a red circle", **call):
@@ -26,9 +25,9 @@ def draw(pipe, prompt="a red circle", **call):
     return made.frames[0] if hasattr(made, "frames") else made.images[0]
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", catalogue.MODELS)
 def test_a_call_without_arguments_is_the_usual_one(name):
-    model = zoo.MODELS[name]
+    model = catalogue.MODELS[name]
     pipe = dx.load(name)
     stock = getattr(diffusers, model.pipeline)
     assert isinstance(pipe, stock) and type(pipe).__name__ == model.pipeline
@@ -70,7 +69,7 @@ def test_it_saves_as_the_stock_class(tmp_path):
     pipe.save_pretrained(tmp_path / "copy")
     stock = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "copy")
     assert type(stock) is StableDiffusion3Pipeline
-    made = draw(stock, **zoo.MODELS["shapes-sd3"].call)
+    made = draw(stock, **catalogue.MODELS["shapes-sd3"].call)
     assert np.allclose(draw(pipe), made, atol=1e-4), (
         "weights that lie elsewhere in memory may round otherwise"
     )
@@ -98,7 +97,7 @@ def test_sessions_plans_and_gradients_see_the_same_pipeline():
     before = draw(pipe)
     with dx.apply(pipe, dx.SoftPAG(scale=2.0)) as session:
         assert not np.array_equal(draw(pipe), before)
-        assert session.report().extra_passes == zoo.MODELS["shapes-sd3"].call["num_inference_steps"]
+        assert session.report().extra_passes == catalogue.MODELS["shapes-sd3"].call["num_inference_steps"]
     assert np.array_equal(draw(pipe), before)
     wan = dx.load("shapes-wan")
     assert dx.plan(wan, dx.Radial()).grid == dx.plan("shapes-wan", dx.Radial()).grid == (5, 4, 4)

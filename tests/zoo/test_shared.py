@@ -8,22 +8,22 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
 from diffusers_ext.evaluate.weights import marks
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.models import refine
 from diffusers_ext.zoo.train.export import share
 
 FILE = "diffusion_pytorch_model.safetensors"
-CALL = {**zoo.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output_type": "pt"}
+CALL = {**catalogue.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output_type": "pt"}
 
 
 def folder_of(out, transformer):
     """shapes-sd3 with another transformer, saved whole, with a card."""
-    shutil.copytree(zoo.path("shapes-sd3"), out)
+    shutil.copytree(catalogue.path("shapes-sd3"), out)
     shutil.rmtree(out / "results")
     transformer.half().save_pretrained(out / "transformer")
-    sums = zoo.checksums(zoo.weight_files(out), out)
-    (out / zoo.CARD).write_text(json.dumps({"call": dict(CALL), "sha256": sums}))
+    sums = cards.checksums(cards.weight_files(out), out)
+    (out / cards.CARD).write_text(json.dumps({"call": dict(CALL), "sha256": sums}))
     return out
 
 
@@ -64,32 +64,32 @@ def test_components_of_the_caller_go_first(shared):
 
 def test_the_stock_class_takes_the_component_that_is_its_own(shared):
     own = SD3Transformer2DModel.from_pretrained(shared / "transformer")
-    pipe = StableDiffusion3Pipeline.from_pretrained(zoo.path("shapes-sd3"), transformer=own)
+    pipe = StableDiffusion3Pipeline.from_pretrained(catalogue.path("shapes-sd3"), transformer=own)
     assert pipe.transformer.config.patch_size == 1
 
 
 def test_borrowed_weights_are_checked_against_the_card(shared):
-    zoo.verify_weights(shared)
-    facts = json.loads((shared / zoo.CARD).read_text())
+    cards.verify_weights(shared)
+    facts = json.loads((shared / cards.CARD).read_text())
     facts["sha256"][f"vae/{FILE}"] = "0" * 64
-    (shared / zoo.CARD).write_text(json.dumps(facts))
+    (shared / cards.CARD).write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=f"sha256 of .*vae/{FILE} must match"):
         dx.load(shared)
 
 
 def test_nothing_in_common_is_nothing_to_share(tmp_path):
-    folder = shutil.copytree(zoo.path("shapes-wan"), tmp_path / "wan")
+    folder = shutil.copytree(catalogue.path("shapes-wan"), tmp_path / "wan")
     for part in ("tokenizer", "scheduler"):
         shutil.rmtree(folder / part)
     with pytest.raises(ValueError, match="a component of shapes-sd3, none is; keep the folder whole"):
         share(folder, "shapes-sd3")
-    assert (folder / "vae").is_dir() and "shares" not in zoo.card(folder)
+    assert (folder / "vae").is_dir() and "shares" not in cards.card(folder)
 
 
 def test_a_lender_that_the_zoo_does_not_have_lends_nothing(tmp_path):
-    (tmp_path / zoo.CARD).write_text(json.dumps({"shares": "shapes-dog"}))
-    (tmp_path / zoo.INDEX).write_text("{}")
-    assert zoo.borrowed(tmp_path) == {}
+    (tmp_path / cards.CARD).write_text(json.dumps({"shares": "shapes-dog"}))
+    (tmp_path / cards.INDEX).write_text("{}")
+    assert cards.borrowed(tmp_path) == {}
 
 
 def test_the_fine_model_begins_where_the_coarse_one_stands():

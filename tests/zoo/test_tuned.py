@@ -8,21 +8,26 @@ import json
 import pytest
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
 from diffusers_ext.evaluate.statistics import mcnemar
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.processors import METHODS
 from diffusers_ext.settings import as_dict
+from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import IMAGE_TASKS
 
-FILES = [file for name in zoo.MODELS for m in METHODS if (file := zoo.path(name) / f"{m}.json").exists()]
+FILES = [
+    file
+    for name in catalogue.MODELS
+    for m in METHODS
+    if (file := catalogue.path(name) / f"{m}.json").exists()
+]
 tuned = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 PROMPTS, ALPHA = 200, 0.05
 
 
 def test_compare_without_options_has_tuned_settings_on_every_model():
-    assert {path.parent.name for path in FILES if path.stem == "softpag"} == set(zoo.MODELS)
+    assert {path.parent.name for path in FILES if path.stem == "softpag"} == set(catalogue.MODELS)
 
 
 @tuned
@@ -40,11 +45,11 @@ def test_the_measurement_is_of_these_weights_these_settings_and_the_usual_call(p
     name, found = path.parent.name, json.loads(path.read_text())
     where, confirmed = found["found_on"], found["confirmed"]
     assert {key: where[key] for key in ("weights", "configs")} == marks(path.parent)
-    assert where["call"] == dict(zoo.MODELS[name].call) and where["suite"] == "tuning"
+    assert where["call"] == dict(catalogue.MODELS[name].call) and where["suite"] == "tuning"
     (chosen,) = [t for t in found["tried"] if t["settings"] == found["settings"]]
     assert chosen["overall"] == found["overall"] and chosen["paired"] == found["paired"]
     assert as_dict(dx.preset(name, path.stem)) == {"name": path.stem, **found["settings"]}
-    tasks = zoo.MODELS[name].tasks or IMAGE_TASKS
+    tasks = catalogue.MODELS[name].tasks or IMAGE_TASKS
     assert confirmed["paired"]["n"] == confirmed["n"] * len(tasks)
     asked = questions("tuning", where["n"] + confirmed["n"], where["seed"], tasks)
     assert found["overall"]["n"] + confirmed["paired"]["n"] == len({q.item for q in asked}), "no pair twice"

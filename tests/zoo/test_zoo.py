@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.models import build_sd3, build_vae
 from diffusers_ext.zoo.train.evaluate import picture_is_exact, score
 from diffusers_ext.zoo.train.export import save_half
@@ -20,8 +20,8 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("zoo") / "shapes-sd3"
     save_half(build_sd3(build_vae()), folder)
-    card = {"sha256": zoo.checksums(zoo.weight_files(folder), folder)}
-    (folder / zoo.CARD).write_text(json.dumps(card))
+    card = {"sha256": cards.checksums(cards.weight_files(folder), folder)}
+    (folder / cards.CARD).write_text(json.dumps(card))
     return folder
 
 
@@ -30,8 +30,8 @@ def size_of(folder):
 
 
 def test_intact_weights_pass(folder):
-    zoo.verify_weights(folder)
-    assert len(zoo.weight_files(folder)) == 5  # transformer, VAE and three text encoders
+    cards.verify_weights(folder)
+    assert len(cards.weight_files(folder)) == 5  # transformer, VAE and three text encoders
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_3"])
@@ -41,10 +41,10 @@ def test_a_damaged_file_is_named(folder, part):
     try:
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(ValueError, match=rf"sha256 of .*{part}/{file.name} must match"):
-            zoo.verify_weights(folder)
+            cards.verify_weights(folder)
         file.unlink()
         with pytest.raises(ValueError, match=rf"{part}/{file.name} .* found nothing"):
-            zoo.verify_weights(folder)
+            cards.verify_weights(folder)
     finally:
         file.write_bytes(whole)
 
@@ -53,26 +53,26 @@ def test_a_lora_beside_the_weights_is_no_business_of_the_card(folder):
     lora = folder / "pytorch_lora_weights.safetensors"
     lora.write_bytes(b"not ours")
     try:
-        zoo.verify_weights(folder)
+        cards.verify_weights(folder)
     finally:
         lora.unlink()
 
 
 def test_a_folder_without_card_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"card\.json"):
-        zoo.verify_weights(tmp_path)
-    (tmp_path / zoo.CARD).write_text("{}")
+        cards.verify_weights(tmp_path)
+    (tmp_path / cards.CARD).write_text("{}")
     with pytest.raises(FileNotFoundError, match="with checksums"):
-        zoo.verify_weights(tmp_path)
+        cards.verify_weights(tmp_path)
 
 
 def test_unknown_models_are_refused():
     with pytest.raises(ValueError, match="unknown zoo model 'shapes-sd4'; the zoo has shapes-sd3"):
-        zoo.path("shapes-sd4")
+        catalogue.path("shapes-sd4")
 
 
 def test_a_bare_load_computes_in_float32_and_agrees_with_an_explicit_one(folder):
-    call = {**zoo.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output_type": "np"}
+    call = {**catalogue.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output_type": "np"}
     images = []
     for kwargs in ({}, {"torch_dtype": torch.float32}):
         pipe = StableDiffusion3Pipeline.from_pretrained(folder, **kwargs)
@@ -95,26 +95,26 @@ def test_importing_the_zoo_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.REWARDS])
+@pytest.mark.parametrize("name", [*catalogue.MODELS, *catalogue.REWARDS])
 def test_shipped_weights_are_those_of_the_card_and_small(name):
-    folder = zoo.path(name)
-    zoo.verify_weights(folder)
-    assert zoo.card(folder)["sha256"].keys() == zoo.all_weights(folder).keys()
+    folder = catalogue.path(name)
+    cards.verify_weights(folder)
+    assert cards.card(folder)["sha256"].keys() == cards.all_weights(folder).keys()
     assert size_of(folder) < 10 * 2**20
 
 
 def test_the_zoo_is_smaller_than_forty_mebibytes():
-    assert size_of(zoo.WEIGHTS) < 40 * 2**20
+    assert size_of(catalogue.WEIGHTS) < 40 * 2**20
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", catalogue.MODELS)
 def test_a_shipped_model_draws_most_single_objects(name):
     """Held-out ones, by the stock class and the arguments on its card; one that shares components is a
     transformer for the folder that has the others."""
-    model, home, own = zoo.MODELS[name], zoo.path(name), {}
-    if lender := zoo.card(home).get("shares"):
+    model, home, own = catalogue.MODELS[name], catalogue.path(name), {}
+    if lender := cards.card(home).get("shares"):
         own["transformer"] = diffusers.SD3Transformer2DModel.from_pretrained(home / "transformer")
-        home = zoo.path(lender)
+        home = catalogue.path(lender)
     pipe = getattr(diffusers, model.pipeline).from_pretrained(home, **own)
     pipe.set_progress_bar_config(disable=True)
     exact = clip_is_exact if "num_frames" in model.call else picture_is_exact

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .. import MODELS
+from ..catalogue import MODELS
 from ..detect import verify
 from ..suites import IMAGE_TASKS, suite
 

@@ -10,7 +10,8 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import CARD, INDEX, MODELS, checksums, path, weight_files
+from ..cards import CARD, INDEX, checksums, weight_files
+from ..catalogue import MODELS, path
 from . import identity
 from .average import averaged
 from .checkpoint import load_checkpoint

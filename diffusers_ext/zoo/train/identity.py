@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import checksums, path, weight_files
+from ..cards import checksums, weight_files
+from ..catalogue import path
 
 
 def of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import path
+from ..catalogue import path
 from ..clips import sample_script
 from ..scenes import sample_spec
 from .machine import precision

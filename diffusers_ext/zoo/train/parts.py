@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import WEIGHTS, sha256
+from ..cards import sha256
+from ..catalogue import WEIGHTS
 from . import identity
 from .fit import Run
 

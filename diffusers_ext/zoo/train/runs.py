@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from .. import MODELS, sha256
+from ..cards import sha256
+from ..catalogue import MODELS
 from . import identity
 from .fit import Run
 from .machine import compiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import path
+from ..catalogue import path
 from ..models import build_sd
 from .average import restore
 from .checkpoint import generator

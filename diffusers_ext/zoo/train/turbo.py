@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import MODELS
+from ..catalogue import MODELS
 from .checkpoint import generator
 from .config import TurboConfig
 from .diffusion import DiffusionObjective

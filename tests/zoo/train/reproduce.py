@@ -7,12 +7,12 @@ import signal
 import torch
 from diffusers import AutoencoderKL
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import cards
 from diffusers_ext.zoo.train.fit import Run, fit
 
 
 def card_of(model):
-    return json.loads((model / zoo.CARD).read_text())
+    return json.loads((model / cards.CARD).read_text())
 
 
 def losses_of(log, steps):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusers_ext import zoo
-from diffusers_ext.zoo import models
+from diffusers_ext.zoo import cards, catalogue, models
 from diffusers_ext.zoo.captions import Object, Spec
 from diffusers_ext.zoo.mistakes import may_show
 from diffusers_ext.zoo.models import build_processor, build_vae
@@ -141,8 +140,8 @@ def test_every_parameter_gets_a_gradient_and_the_autoencoder_none(objective):
 def test_the_command_trains_a_reward_that_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "SHARD", 128)
     folder = run("shapes-clip", tmp_path, Run(samples=256))
-    zoo.verify_weights(folder)
-    card = json.loads((folder / zoo.CARD).read_text())
+    cards.verify_weights(folder)
+    card = json.loads((folder / cards.CARD).read_text())
     assert (card["model"], card["steps"], card["samples"]) == ("CLIPModel", 2, 256)
     image = torch.from_numpy(render(draw(0, 0, 2, 0)[0][0])[0]).permute(2, 0, 1)[None] / 255
     assert torch.isfinite(ShapesCLIP(folder).score(image, ["a red circle"])).all()
@@ -153,13 +152,13 @@ def test_the_command_trains_a_reward_that_loads(tmp_path, monkeypatch):
 def test_a_run_from_given_weights_leaves_the_text_half_alone(tmp_path, monkeypatch):
     """Text encoders of other models began with it."""
     monkeypatch.setattr(clip, "SHARD", 128)
-    home = zoo.path("shapes-clip")
+    home = catalogue.path("shapes-clip")
     folder = run("shapes-clip", tmp_path, Run(samples=256, start=home))
     old, new = (load_file(f / "model.safetensors") for f in (home, folder))
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {n for n in old if n.startswith("text_model.")} <= same
     assert "vision_model.encoder.layers.0.mlp.fc1.weight" not in same and "text_projection.weight" not in same
-    card = json.loads((folder / zoo.CARD).read_text())
-    assert card["start"] == {"name": "shapes-clip", "sha256": zoo.checksums(zoo.weight_files(home), home)}
+    card = json.loads((folder / cards.CARD).read_text())
+    assert card["start"] == {"name": "shapes-clip", "sha256": cards.checksums(cards.weight_files(home), home)}
     with pytest.raises(ValueError, match="another start"):
         run("shapes-clip", tmp_path, Run(samples=512, start=folder))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.train import identity
 
 START = {"name": "shapes-sd", "sha256": {"unet/model.safetensors": "01"}}
@@ -44,8 +44,8 @@ def test_a_start_may_be_renamed(tmp_path):
 
 
 def test_of_a_start_only_what_is_taken_counts():
-    home = zoo.path("shapes-sd")
-    sums = zoo.checksums(zoo.weight_files(home), home)
+    home = catalogue.path("shapes-sd")
+    sums = cards.checksums(cards.weight_files(home), home)
     file = "unet/diffusion_pytorch_model.safetensors"
     assert identity.of_start(home, ("unet",)) == {"name": "shapes-sd", "sha256": {file: sums[file]}}
     assert identity.of_start(home)["sha256"] == sums
@@ -54,7 +54,7 @@ def test_of_a_start_only_what_is_taken_counts():
 
 @pytest.mark.parametrize("name", ["shapes-sd", "shapes-wan"])
 def test_shipped_models_can_be_trained_again_from_the_text_they_began_with(name):
-    text = zoo.card(zoo.path(name))["text_encoder"]
+    text = cards.card(catalogue.path(name))["text_encoder"]
     assert text["sha256"] == identity.of_text(text["start"])
 
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.train.fit import FULL_LOG
 from diffusers_ext.zoo.train.machine import compiles, hardware
 from diffusers_ext.zoo.train.sd import SDObjective
 from diffusers_ext.zoo.train.sd3 import SD3Objective
 from tests.zoo.train.reproduce import card_of, losses_of, rerun
 
-IMAGE = [o for o in (SDObjective, SD3Objective) if (zoo.WEIGHTS / o.name / zoo.CARD).is_file()]
+IMAGE = [o for o in (SDObjective, SD3Objective) if (catalogue.WEIGHTS / o.name / cards.CARD).is_file()]
 # A run whose plan was changed on the way says so on its card; the plan on the card is then not the first one.
-ONE_PLAN = [o for o in IMAGE if not card_of(zoo.WEIGHTS / o.name).get("history")]
+ONE_PLAN = [o for o in IMAGE if not card_of(catalogue.WEIGHTS / o.name).get("history")]
 # Relative. The committed run saw its autoencoder in fp32; the shipped one is rounded to fp16, which changes
 # losses by 3e-4 at first (with the fp32 one all are equal to the last bit), and steps pile that up.
 SAME_MACHINE, OTHER_MACHINE = 1e-3, 1e-2  # of the first losses: matrix units round otherwise elsewhere
@@ -26,7 +26,7 @@ def test_at_least_one_model_was_trained_by_one_plan():
 @pytest.mark.slow
 @pytest.mark.parametrize("objective_class", ONE_PLAN, ids=lambda o: o.name)
 def test_two_hundred_steps_from_the_seed_give_the_logged_losses(objective_class, tmp_path):
-    model = zoo.WEIGHTS / objective_class.name
+    model = catalogue.WEIGHTS / objective_class.name
     card = card_of(model)
     _, _, threads = card["hardware"].rpartition(", ")
     before = torch.get_num_threads()

@@ -9,8 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
-from diffusers_ext import zoo
-from diffusers_ext.zoo import train
+from diffusers_ext.zoo import cards, catalogue, train
 from diffusers_ext.zoo.train import identity, runs
 from diffusers_ext.zoo.train.config import SDConfig
 from diffusers_ext.zoo.train.export import export
@@ -66,7 +65,7 @@ def test_the_stock_pipeline_samples_what_training_means(trained, steps):
     pipe = StableDiffusionPipeline.from_pretrained(trained[1])
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    call = {**zoo.MODELS["shapes-sd"].call, "num_inference_steps": steps, "output_type": "latent"}
+    call = {**catalogue.MODELS["shapes-sd"].call, "num_inference_steps": steps, "output_type": "latent"}
     stock = pipe(PROMPTS[1], latents=noise, **call).images
     ours = sample(pipe, noise, steps, call["guidance_scale"])
     torch.testing.assert_close(stock, ours, rtol=1e-4, atol=1e-4)
@@ -145,14 +144,14 @@ def test_training_lowers_the_loss(vae, objective, tmp_path):
 
 def test_the_export_loads_as_a_stock_pipeline_without_a_word(trained, capfd):
     _, model = trained
-    zoo.verify_weights(model)
+    cards.verify_weights(model)
     pipe = StableDiffusionPipeline.from_pretrained(model)
     assert "safety" not in capfd.readouterr().err
     assert pipe.safety_checker is None and not pipe.config.requires_safety_checker
     assert {p.dtype for p in pipe.unet.parameters()} == {torch.float32}
-    card = json.loads((model / zoo.CARD).read_text())
+    card = json.loads((model / cards.CARD).read_text())
     assert (card["pipeline"], card["steps"]) == ("StableDiffusionPipeline", 8)
-    assert card["call"] == dict(zoo.MODELS["shapes-sd"].call)
+    assert card["call"] == dict(catalogue.MODELS["shapes-sd"].call)
     assert sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) < 10_000_000
 
 
@@ -162,8 +161,8 @@ def test_card_and_log_of_an_export_suffice_to_begin_the_run_again(trained, tmp_p
     assert torch.equal(rerun(model, SDObjective, 3, tmp_path / "same"), logged)
     altered = tmp_path / "altered"
     shutil.copytree(model, altered)
-    card = json.loads((model / zoo.CARD).read_text())
-    (altered / zoo.CARD).write_text(json.dumps(card | {"config": card["config"] | {"lr": 2e-3}}))
+    card = json.loads((model / cards.CARD).read_text())
+    (altered / cards.CARD).write_text(json.dumps(card | {"config": card["config"] | {"lr": 2e-3}}))
     other = rerun(altered, SDObjective, 3, tmp_path / "other")
     assert other[0] == logged[0] and other[2] != logged[2]
 
@@ -185,11 +184,11 @@ def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae
     monkeypatch.setattr(SDObjective, "config", lambda _: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr(runs, "PROBE", 4)
-    home = zoo.path("shapes-sd")
+    home = catalogue.path("shapes-sd")
 
     def run(**how):
         folder = train.run("shapes-sd", tmp_path, Run(minutes=0, **how))
-        return json.loads((folder / zoo.CARD).read_text())
+        return json.loads((folder / cards.CARD).read_text())
 
     assert run(start=home)["steps"] == 1
     card = run()
@@ -215,7 +214,7 @@ def test_a_start_without_any_trained_part_is_refused(vae, tmp_path):
 
 
 def test_the_text_encoder_begins_as_the_reward_reads(vae, tmp_path):
-    reward = CLIPModel.from_pretrained(zoo.path("shapes-clip")).text_model.eval()
+    reward = CLIPModel.from_pretrained(catalogue.path("shapes-clip")).text_model.eval()
     fresh = SDObjective(vae, tmp_path, TINY, compile=False).pipe
     ids = fresh.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from diffusers_ext import zoo
+from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.train import run, use_threads
 from diffusers_ext.zoo.train.config import SD3Config
 from diffusers_ext.zoo.train.export import export, thin
@@ -106,9 +106,13 @@ def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, t
     objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
     objective.pipe.tokenizer("a red circle", padding="max_length")
     export(objective, whole, tmp_path / "model", "shapes-sd3", autoencoder="as given")
-    zoo.verify_weights(tmp_path / "model")
-    card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
-    assert (card["steps"], card["samples"], card["call"]) == (8, 32, dict(zoo.MODELS["shapes-sd3"].call))
+    cards.verify_weights(tmp_path / "model")
+    card = json.loads((tmp_path / "model" / cards.CARD).read_text())
+    assert (card["steps"], card["samples"], card["call"]) == (
+        8,
+        32,
+        dict(catalogue.MODELS["shapes-sd3"].call),
+    )
     assert card["autoencoder"] == "as given" and card["config"]["samples"] == 32
     StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
     tokenizer = json.loads((tmp_path / "model" / "tokenizer" / "tokenizer.json").read_text())

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import diffusers_ext as dx
-from diffusers_ext import zoo
-from diffusers_ext.zoo import train
+from diffusers_ext.zoo import cards, catalogue, train
 from diffusers_ext.zoo.train import runs
 from diffusers_ext.zoo.train.config import SD3FineConfig
 from diffusers_ext.zoo.train.fit import Run
@@ -61,8 +60,8 @@ def test_the_command_trains_a_pipeline_that_loads(tmp_path, monkeypatch, small_s
     monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr("diffusers_ext.zoo.train.sd3_fine.SD3FineConfig", lambda: replace(TINY))
     folder = train.run("shapes-sd3-256", tmp_path)
-    card = json.loads((folder / zoo.CARD).read_text())
-    sums = zoo.checksums(zoo.weight_files(zoo.path("shapes-sd3")), zoo.path("shapes-sd3"))
+    card = json.loads((folder / cards.CARD).read_text())
+    sums = cards.checksums(cards.weight_files(catalogue.path("shapes-sd3")), catalogue.path("shapes-sd3"))
     file = "transformer/diffusion_pytorch_model.safetensors"
     assert card["teacher"] == {"name": "shapes-sd3", "transformer": sums[file]}
     assert {k: v for k, v in card["sha256"].items() if k != file} == {

@@ -5,8 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffusers_ext import zoo
-from diffusers_ext.zoo import train
+from diffusers_ext.zoo import cards, catalogue, train
 from diffusers_ext.zoo.models import build_sd
 from diffusers_ext.zoo.train import pairs, parts, runs, turbo
 from diffusers_ext.zoo.train.config import TurboConfig
@@ -16,7 +15,7 @@ from tests.close import alike, close
 
 TINY = TurboConfig(samples=64, batch=8, warmup=8, first=1, reuse=100, log_every=1, evaluate_every=10**9)
 CALL = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0}
-ONE_STEP = {**zoo.MODELS["shapes-sd-turbo"].call, "output_type": "latent"}
+ONE_STEP = {**catalogue.MODELS["shapes-sd-turbo"].call, "output_type": "latent"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,9 +100,9 @@ def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypat
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
     folder = train.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
-    zoo.verify_weights(folder)
-    card = json.loads((folder / zoo.CARD).read_text())
-    sums = zoo.checksums(zoo.weight_files(tmp_path / "shapes-sd"), tmp_path / "shapes-sd")
+    cards.verify_weights(folder)
+    card = json.loads((folder / cards.CARD).read_text())
+    sums = cards.checksums(cards.weight_files(tmp_path / "shapes-sd"), tmp_path / "shapes-sd")
     assert card["teacher"] == {"name": "shapes-sd", "unet": sums["unet/diffusion_pytorch_model.safetensors"]}
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)

@@ -11,8 +11,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from PIL import Image
 from transformers import CLIPModel
 
-from diffusers_ext import zoo
-from diffusers_ext.zoo import train
+from diffusers_ext.zoo import cards, catalogue, train
 from diffusers_ext.zoo.clips import SIDE, training_still
 from diffusers_ext.zoo.models import build_wan, build_wan_vae
 from diffusers_ext.zoo.models.wan import CHANNELS, LATENT, normalised, set_statistics
@@ -48,7 +47,7 @@ TINY = WanConfig(
     text_steps=0, samples=8, batch=4, stills=4, warmup=4, first=1, log_every=1, evaluate_every=10**9
 )
 PROMPTS = ["a red circle moves left while a blue square grows", "a pink star"]
-CALL = zoo.MODELS["shapes-wan"].call
+CALL = catalogue.MODELS["shapes-wan"].call
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +126,8 @@ def test_a_run_resumes_and_exports_a_stock_pipeline(tmp_path, clip_vae, small_sh
     assert not fit(objective(), tmp_path / "run", Run(minutes=0))
     assert fit(objective(), tmp_path / "run", Run())
     export(objective(), tmp_path / "run", tmp_path / "model", "shapes-wan", tasks=list(VIDEO_TASKS))
-    zoo.verify_weights(tmp_path / "model")
-    card = json.loads((tmp_path / "model" / zoo.CARD).read_text())
+    cards.verify_weights(tmp_path / "model")
+    card = json.loads((tmp_path / "model" / cards.CARD).read_text())
     assert card["pipeline"] == "WanPipeline" and card["call"]["num_frames"] == 9
     pipe = WanPipeline.from_pretrained(tmp_path / "model")
     assert pipe.vae.config.latents_std == clip_vae.config.latents_std
@@ -144,7 +143,7 @@ def test_the_command_tells_data_tasks_and_whom_the_text_encoder_imitated(tmp_pat
     monkeypatch.setattr(WanObjective, "config", lambda _: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr(runs, "PROBE", 4)
-    card = json.loads((train.run("shapes-wan", tmp_path, Run(minutes=0)) / zoo.CARD).read_text())
+    card = json.loads((train.run("shapes-wan", tmp_path, Run(minutes=0)) / cards.CARD).read_text())
     reader = of_text("shapes-clip")
     assert card["text_encoder"] == {"start": "shapes-clip", "sha256": reader}
     assert card["tasks"] == list(VIDEO_TASKS) and "clips" in card["data"] and card["steps"] == 1
@@ -161,7 +160,7 @@ def test_the_text_encoder_first_learns_to_read_like_the_reward(clip_vae, tmp_pat
             got, want = encode(pipe, ids), reward(ids)[0]
         return (got - want)[got != 0].square().mean().item()
 
-    reward = CLIPModel.from_pretrained(zoo.path("shapes-clip")).text_model.eval()
+    reward = CLIPModel.from_pretrained(catalogue.path("shapes-clip")).text_model.eval()
     first = distance(12)
     assert first < 0.8 * distance(0)
     assert distance(12) == first, "found done on the disk"

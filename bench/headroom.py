@@ -9,7 +9,6 @@ better. Goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
 from pathlib import Path
@@ -35,8 +34,8 @@ from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import TASKS
 
 from .headroom_chart import chart, judges
+from .runner import parser_of
 
-RESULTS = Path(__file__).parent / "results"
 SUITE = "tuning"
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 STEPS = (2, 4, 8, 15, 30)
@@ -161,9 +160,7 @@ def reward(name: str) -> Scorer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="shapes-sd3")
     parser.add_argument("--n", type=int, default=20, help="prompts per task")
     parser.add_argument("--seed", type=int, default=0)
@@ -174,7 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default=None)
     parser.add_argument("--work", type=Path, default=Path("out/headroom"), help="pictures and verdicts")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     scorers = {name: reward(name) for name in args.reward}
     asked = questions(SUITE, args.n, args.seed, opt.tasks(args.model))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers_ext.commands import options as opt
 from diffusers_ext.commands.eval import model_folder
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
@@ -18,6 +17,8 @@ from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.evaluate.words import difference, percent
 from diffusers_ext.outputs.files import output_folder
+
+from .markdown import markdown
 
 if TYPE_CHECKING:
     from diffusers_ext.evaluate.score import Judged

@@ -45,6 +45,11 @@ SOURCES = (
 )
 MODES = "eager", "compiled"
 SECONDS, REPEATS = 3.0, 7  # of measuring dense and sparse in turns, and at least so many times
+LINE = (
+    "{case:60} {mode:8} {tokens:7} {density:.4f} {attention_share:.2f} {attention_gain:6.2f} "
+    "{predicted_gain:6.2f} {expected_gain:.2f} {gain:6.2f} {gain_low:6.2f} {gain_high:6.2f} "
+    "{dense_ms:9.2f} {sparse_ms:9.2f} {error:.1e} {drift:.1e} {backend:9} {why}"
+)
 
 
 @torch.no_grad()
@@ -144,27 +149,6 @@ def sources() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    return {
-        "case": f"{row['case']:60}",
-        "mode": f"{row['mode']:8}",
-        "tokens": f"{row['tokens']:7}",
-        "density": f"{row['density']:.4f}",
-        "share": f"{row['attention_share']:.2f}",
-        "attn.": f"{row['attention_gain']:6.2f}",
-        "plan": f"{row['predicted_gain']:6.2f}",
-        "expect": f"{row['expected_gain']:.2f}",
-        "gain": f"{row['gain']:6.2f}",
-        "quartiles": f"[{row['gain_low']:.2f}, {row['gain_high']:.2f}]",
-        "dense ms": f"{row['dense_ms']:9.2f}",
-        "sparse ms": f"{row['sparse_ms']:9.2f}",
-        "error": f"{row['error']:.1e}",
-        "drift": f"{row['drift']:.1e}",
-        "back-end": f"{row['backend']}: {row['why']}",
-    }
-
-
 def name(row: Row) -> str:
     """Return the name by which a later run finds a row."""
     return f"{row['case']} {row['mode']}"
@@ -188,7 +172,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         for mode in args.modes or modes
         for case in (cases() if cuda else tiny_cases())
     }
-    return run("blocks", wanted, args, show, sources=sources(), name=name)
+    return run("blocks", wanted, args, LINE, sources=sources(), name=name)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, int, int]] = {
     "plan, refused for its tiles": ("plan 21x45x80 --method gna --set window=[3,3,3] --tile 1x1x1", 2, 3),
     "demo": ("demo --out {out}", 0, 1),
 }
+LINE = "{command:32} {seconds:8.2f} {code}"
 
 
 def measure(name: str) -> list[Row]:
@@ -48,16 +49,11 @@ def measure(name: str) -> list[Row]:
     ]
 
 
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    return {"command": f"{row['command']:32}", "seconds": f"{row['seconds']:.2f}", "code": str(row["code"])}
-
-
 def main(arguments: list[str] | None = None) -> list[Row]:
     args = options(__doc__, device="cpu").parse_args(arguments)
     if not any(args.only in name for name in COMMANDS):
         raise SystemExit(f"error: no command has {args.only!r} in its name; they are {', '.join(COMMANDS)}.")
-    return run("commands", {name: partial(measure, name) for name in COMMANDS}, args, show)
+    return run("commands", {name: partial(measure, name) for name in COMMANDS}, args, LINE)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # and their size; few heads would l
 SIZES = (1024, 2304, 4096, 9216, 16384, 36864, 65536, 147456, 262144)
 METHODS = ("clear r=8", "gna 17x17", "radial")
 FRAMES = (16, 16), (16, 32), (32, 32)  # height and width of a clip's frames in tokens
+LINE = "{method:12} {backend:10} {tokens:7} {ms:9.2f} {dense_ms:9.2f} {speedup:.2f} {error:.1e}"
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -107,18 +108,16 @@ def measure(method: str, recipe: Recipe, backend: str, device: str) -> list[Row]
     error = sampled_error(q, k, v, sparse(q, k, v), plan)
     dense(q, k, v)
     dense_ms, ms = map(min, in_turns(watch, partial(dense, q, k, v), partial(sparse, q, k, v)))
-    return [
-        {
-            "method": method,
-            "backend": backend,
-            "tokens": plan.s_q,
-            "work": plan.visited * recipe.block_q * recipe.block_k,
-            "ms": ms,
-            "dense_ms": dense_ms,
-            "error": error,
-            "ok": error <= TOLERANCE[dtype],
-        }
-    ]
+    work = plan.visited * recipe.block_q * recipe.block_k
+    row = {
+        "method": method,
+        "backend": backend,
+        "tokens": plan.s_q,
+        "work": work,
+        "ms": ms,
+        "dense_ms": dense_ms,
+    }
+    return [row | {"error": error, "ok": error <= TOLERANCE[dtype]}]
 
 
 def slope(x: list[float], y: list[float]) -> float:
@@ -143,19 +142,6 @@ def fits(rows: list[Row]) -> dict[str, dict[str, float]]:
     if len(sizes) < 3:
         return found
     return found | {"dense": {"time": slope([float(n) for n in sizes], ms), "work": 2.0}}
-
-
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    return {
-        "method": f"{row['method']:12}",
-        "back-end": f"{row['backend']:10}",
-        "tokens": f"{row['tokens']:7}",
-        "ms": f"{row['ms']:9.2f}",
-        "dense ms": f"{row['dense_ms']:9.2f}",
-        "speedup": f"{row['dense_ms'] / row['ms']:.2f}",
-        "error": f"{row['error']:.1e}",
-    }
 
 
 def add_fits(ledger: Ledger) -> None:
@@ -189,7 +175,15 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         for backend in backends(args.device)
     }
     facts = {"threads": torch.get_num_threads(), "frame": sides, "exponents": {}}
-    return run("growth", cases, args, show, finish=add_fits, **facts)
+    return run(
+        "growth",
+        cases,
+        args,
+        LINE,
+        derive=lambda row: {"speedup": row["dense_ms"] / row["ms"]},
+        finish=add_fits,
+        **facts,
+    )
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ CASES = {
     "SoftPAG image_rows": ({"strength": 0.5}, 2.0),
     "SoftPAG image_block": ({"strength": 0.5, "scope": "image_block"}, 2.0),
 }  # settings of SoftPAG, and how many times the host's call is to be expected
+LINE = "{model:6} {tokens:6} {case:20} {ratio:.2f} {expected:.1f} {error:.2e}"
 
 
 def models(device: str) -> dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], list[int]]]:
@@ -94,29 +95,8 @@ def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, a
     same = expected == 1.0
     ok = (error == 0.0) if same else (error > 0 and bool(changed.isfinite().all()))
     check = ("bit-equal to the host" if same else "finite and different") if ok else "FAILED"
-    return [
-        {
-            "model": name,
-            "tokens": tokens,
-            "case": case,
-            "ratio": statistics.median(ratios),
-            "expected": expected,
-            "error": error,
-            "check": check,
-        }
-    ]
-
-
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    return {
-        "model": f"{row['model']:6}",
-        "tokens": f"{row['tokens']:6}",
-        "case": f"{row['case']:20}",
-        "time / host": f"{row['ratio']:.2f}",
-        "expected": f"{row['expected']:.1f}",
-        "max |diff|": f"{row['error']:.2e}",
-    }
+    row = {"model": name, "tokens": tokens, "case": case, "ratio": statistics.median(ratios)}
+    return [row | {"expected": expected, "error": error, "check": check}]
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -136,7 +116,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         for side in sides
         for case in CASES
     }
-    return run("guidance_cost", cases, args, show)
+    return run("guidance_cost", cases, args, LINE)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.reward import check_painter
 from diffusers_ext.evaluate.run import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
+from diffusers_ext.evaluate.statistics import bootstrap
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import Question, questions
 from diffusers_ext.evaluate.weights import fingerprint, marks
@@ -65,11 +66,10 @@ def chosen(right: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     return ranked @ leads
 
 
-def interval(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """Mean of one value per prompt, with the 95 % interval of a bootstrap over prompts."""
-    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
-    return {"accuracy": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+def interval(values: np.ndarray) -> dict[str, float]:
+    """Return the mean of one value per prompt, with the interval of a bootstrap over prompts."""
+    low, high = bootstrap(values, range(len(values)))
+    return {"accuracy": float(values.mean()), "low": low, "high": high, "n": len(values)}
 
 
 class Bench:

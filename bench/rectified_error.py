@@ -29,6 +29,10 @@ KEEP = (0.1, 0.2, 0.4)
 NOISE = (0.0, 0.3, 0.6)
 LOGITS = (1.0, 3.0)
 HEADS, HEAD_DIM, REACH = 4, 64, 3.0  # REACH in tokens: standard deviation of the blur that makes a field
+LINE = (
+    "{grid} {logits:.1f} {noise:.1f} {keep:.2f} {density:.3f} {sparse_error:.3f} {rectified_error:.3f} "
+    "{gain:.2f}"
+)
 
 
 def field(grid: tuple[int, int, int], channels: int, seed: int) -> Tensor:
@@ -86,20 +90,6 @@ def measure(name: str, noise: float, logits: float) -> list[Row]:
     return [row | {"check": check} for row in rows]
 
 
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    digits = {
-        "logits": 1,
-        "noise": 1,
-        "keep": 2,
-        "density": 3,
-        "sparse_error": 3,
-        "rectified_error": 3,
-        "gain": 2,
-    }
-    return {"grid": row["grid"]} | {name: f"{row[name]:.{n}f}" for name, n in digits.items()}
-
-
 def main(arguments: list[str] | None = None) -> list[Row]:
     args = options(__doc__, device="cpu").parse_args(arguments)
     cases = {
@@ -107,7 +97,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         for name, logits, noise in itertools.product(GRIDS, LOGITS, NOISE)
     }
     path = args.out / "rectified_error.json"
-    return run("rectified_error", cases, args, show, path=path, heads=HEADS, head_dim=HEAD_DIM)
+    return run("rectified_error", cases, args, LINE, path=path, heads=HEADS, head_dim=HEAD_DIM)
 
 
 if __name__ == "__main__":

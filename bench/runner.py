@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import torch
@@ -63,8 +64,9 @@ def run(
     bench: str,
     cases: Cases,
     args: argparse.Namespace,
-    show: Callable[[Row], Mapping[str, str]],
+    line: str,
     *,
+    derive: Callable[[Row], Row] = dict,
     path: Path | None = None,
     sources: str | None = None,
     name: Name = lambda row: row["case"],
@@ -74,9 +76,10 @@ def run(
     """Run the cases that `args.only` asks for, write the file of `bench` after every row, and return all
     rows.
 
-    `show` gives the cells of a line by their heads. Good rows with the same `sources`, found by their `name`,
-    are not measured again unless `args.restart` says so; `args.minutes` ends the run early. `finish` adds to
-    the facts of the file. Raises `SystemExit` with a sentence where a case failed or a row is not good.
+    `line` prints a row: a format of its fields and of what `derive` adds to them. Good rows with the same
+    `sources`, found by their `name`, are not measured again unless `args.restart` says so; `args.minutes`
+    ends the run early. `finish` adds to the facts of the file. Raises `SystemExit` with a sentence where a
+    case failed or a row is not good.
     """
     where = machine(args.device)
     wanted = {label: case for label, case in cases.items() if args.only in label}
@@ -87,7 +90,7 @@ def run(
     ledger = Ledger(path, where, [label for label in wanted if label not in done], **facts)
     ledger.rows = list(done.values())
     minutes, began = getattr(args, "minutes", None), time.monotonic()
-    table = Table(show)
+    table = Table(line, derive)
     for label, case in wanted.items():
         if label in done:
             table.add(done[label])
@@ -111,19 +114,18 @@ def kept(path: Path, sources: str, name: Name) -> dict[str, Row]:
 
 
 class Table:
-    """Lines on the terminal as rows come in, heads above the first."""
+    """Lines on the terminal as rows come in, heads above the first, the outcome of each verification last."""
 
-    def __init__(self, show: Callable[[Row], Mapping[str, str]]) -> None:
-        self.show, self.widths = show, []
+    def __init__(self, line: str, derive: Callable[[Row], Row]) -> None:
+        self.line, self.derive, self.begun = line, derive, False
 
     def add(self, row: Row) -> None:
-        """Print a row, with the outcome of its verification last."""
-        cells = self.show(row) | {"check": row.get("check") or ("ok" if good(row) else "FAILED")}
-        if not self.widths:
-            self.widths = [max(map(len, pair)) for pair in cells.items()]
-            self._print(list(cells))
-        self._print(list(cells.values()))
-
-    def _print(self, cells: list[str]) -> None:
-        line = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, self.widths, strict=True))
-        print(line.rstrip(), flush=True)
+        """Print a row."""
+        cells = [part for part in Formatter().parse(self.line) if part[1]]
+        texts = [format((row | self.derive(row))[name], spec) for _, name, spec, _ in cells]
+        heads = [name.replace("_", " ") for _, name, *_ in cells]
+        if not self.begun:
+            print("  ".join(f"{head:>{len(text)}}" for head, text in zip(heads, texts, strict=True)))
+            self.begun = True
+        outcome = row.get("check") or ("ok" if good(row) else "FAILED")
+        print("  ".join(f"{t:>{len(h)}}" for h, t in zip(heads, texts, strict=True)), outcome, flush=True)

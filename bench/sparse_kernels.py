@@ -39,6 +39,11 @@ from .timing import Stopwatch, in_turns
 DENSE = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
 SECONDS, REPEATS = 4.0, 5  # of measuring a case, and at least so many times
 
+LINE = (
+    "{case:34} {tokens:7} {token_density:.4f} {block_density:.4f} {full_share:.2f} {dense_backend:18} "
+    "{dense_ms:9.3f} {sparse_ms:9.3f} {speedup:.2f} {efficiency:.2f} {error:.1e}"
+)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -172,45 +177,24 @@ def measure(case: Case, device: str) -> list[Row]:
     repeats = 3 if device == "cpu" else REPEATS
     times = in_turns(watch, dense, sparse, repeats=repeats, seconds=SECONDS)
     dense_ms, sparse_ms = map(statistics.median, times)
-    return [
-        {
-            "case": case.name,
-            "tokens": plan.s_q,
-            "token_density": facts[0],
-            "block_density": facts[1],
-            "full_share": facts[2],
-            "dense_backend": backend,
-            "dense_ms": dense_ms,
-            "sparse_ms": sparse_ms,
-            "limit_ms": dense_ms * facts[1],
-            "error": error,
-            "ok": error <= TOLERANCE[dtype],
-        }
-    ]
+    names = "token_density", "block_density", "full_share"
+    row = {"case": case.name, "tokens": plan.s_q} | dict(zip(names, facts, strict=True))
+    row |= {"dense_backend": backend, "dense_ms": dense_ms, "sparse_ms": sparse_ms}
+    return [row | {"limit_ms": dense_ms * facts[1], "error": error, "ok": error <= TOLERANCE[dtype]}]
 
 
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    return {
-        "case": f"{row['case']:34}",
-        "tokens": f"{row['tokens']:7}",
-        "tok.dens": f"{row['token_density']:.4f}",
-        "blk.dens": f"{row['block_density']:.4f}",
-        "full": f"{row['full_share']:.2f}",
-        "dense by": row["dense_backend"],
-        "dense ms": f"{row['dense_ms']:9.3f}",
-        "sparse ms": f"{row['sparse_ms']:9.3f}",
-        "speedup": f"{row['dense_ms'] / row['sparse_ms']:.2f}",
-        "effic.": f"{row['limit_ms'] / row['sparse_ms']:.2f}",
-        "error": f"{row['error']:.1e}",
-    }
+def derive(row: Row) -> Row:
+    """Return what a line shows of a row besides its fields."""
+    speedup, efficiency = (row[name] / row["sparse_ms"] for name in ("dense_ms", "limit_ms"))
+    return {"speedup": speedup, "efficiency": efficiency}
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
     args = options(__doc__).parse_args(arguments)
     tiny = args.device == "cpu"
     chosen = [case for case in cases() if case.name.startswith("tiny") == tiny]
-    return run("sparse_kernels", {c.name: partial(measure, c, args.device) for c in chosen}, args, show)
+    runs = {case.name: partial(measure, case, args.device) for case in chosen}
+    return run("sparse_kernels", runs, args, LINE, derive=derive)
 
 
 if __name__ == "__main__":

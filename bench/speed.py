@@ -34,6 +34,7 @@ from .timing import Stopwatch, in_turns
 BATCHES = (1, 16)
 PICTURES = 16
 PROMPTS = 200  # whose seconds the table shows, without loading and judging
+LINE = "{model:16} {threads} {batch:2} {seconds:.3f} {off} {right} {pictures}"
 
 
 def measure(model: str, threads: Sequence[int], rounds: int) -> list[Row]:
@@ -97,12 +98,6 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     return f"{found['hardware']}, torch {found['torch']}.\n\n{table}"
 
 
-def show(row: Row) -> dict[str, str]:
-    """Return a line of the table."""
-    cells = {name: f"{row[name]:>{len(name)}}" for name in ("threads", "batch", "off", "right", "pictures")}
-    return {"model": f"{row['model']:<16}", "seconds": f"{row['seconds']:.3f}"} | cells
-
-
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = options(__doc__, device="cpu")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, torch.get_num_threads()])
@@ -110,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     args = parser.parse_args(arguments)
     facts = {"hardware": hardware().rpartition(", ")[0], "versions": versions()}
     cases = {model: partial(measure, model, args.threads, args.rounds) for model in catalogue.MODELS}
-    return run("speed", cases, args, show, **facts)
+    return run("speed", cases, args, LINE, **facts)
 
 
 if __name__ == "__main__":

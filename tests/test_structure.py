@@ -65,7 +65,7 @@ ALLOWED = {
     },
     "overview": {"admission", "core", "families"},
     "parallel": {"admission", "core", "errors", "families", "hook", "kernels", "processors", "session"},
-    "zoo": {"errors"},
+    "zoo": {"errors", "outputs"},
     "rewards": {"errors", "zoo"},
 }
 
@@ -145,6 +145,8 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
     assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
+    assert {n.split("/")[3] for n in names if n.endswith("/card.json")} == weights
+    assert not [n for n in names if n.endswith("training_log.jsonl")], "logs are for reruns from a checkout"
 
 
 def test_kernels_distribution_is_not_shadowed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,21 +19,26 @@ from .log import Log
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderKLWan
 
 PROBE_SEED = 1_000_001  # pictures that no training run draws
 
 
 class VAEObjective:
-    """Reconstruction of the pictures of the stream `seed`. Not compiled: on a CPU the compiled objective was
-    slower and did not learn."""
+    """Reconstruction of the pictures of the stream `seed`.
+
+    It is not compiled: on a CPU the compiled objective was slower and did not learn.
+    """
+
+    config: type[VAEConfig] = VAEConfig
+    build: Callable[[], AutoencoderKL | AutoencoderKLWan] = staticmethod(build_vae)
 
     def __init__(self, recipe: VAEConfig | None = None, *, seed: int = 0):
         import torch
 
-        self.recipe, self.seed = recipe or VAEConfig(), seed
+        self.recipe, self.seed = recipe or self.config(), seed
         torch.manual_seed(seed)
-        self.vae = build_vae()
+        self.vae = self.build()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return dict(self.vae.named_parameters())
@@ -51,11 +57,15 @@ class VAEObjective:
         noise = torch.randn(size, 4, 16, 16, generator=generator(self.seed, step))
         return pictures(self.seed, step * size, size), noise
 
-    def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode(images).latent_dist
+    def terms(self, seen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the error of what is decoded from a draw of the posterior, and the KL of the posterior."""
+        posterior = self.vae.encode(seen).latent_dist
         mean, var, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
-        seen = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        error, kl = seen - images, 0.5 * (mean.square() + var - 1 - log).mean()
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        return decoded - seen, 0.5 * (mean.square() + var - 1 - log).mean()
+
+    def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        error, kl = self.terms(images, noise)
         return error.square().mean() + self.recipe.l1 * error.abs().mean() + self.recipe.kl * kl
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:

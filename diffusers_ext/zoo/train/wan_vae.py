@@ -29,15 +29,12 @@ class WanVAEObjective(VAEObjective):
     SHORT, then of all. The autoencoder is causal and reads four frames at a time, so short clips teach nearly
     all at half the cost, and single ones all about space at a tenth."""
 
+    config, build = WanVAEConfig, staticmethod(build_wan_vae)
     recipe: WanVAEConfig
     vae: AutoencoderKLWan
 
     def __init__(self, recipe: WanVAEConfig | None = None, *, seed: int = 0):
-        import torch
-
-        self.recipe, self.seed = recipe or WanVAEConfig(), seed
-        torch.manual_seed(seed)
-        self.vae = build_wan_vae()
+        super().__init__(recipe, seed=seed)
         start_without_motion(self.vae)
 
     def prepare(self, device: torch.device) -> None:
@@ -60,10 +57,7 @@ class WanVAEObjective(VAEObjective):
         return movies[:, :, first : first + count], weight / weight.mean(), noise
 
     def loss(self, movies: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode(movies).latent_dist
-        mean, var, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
-        seen = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        error, kl = seen - movies, 0.5 * (mean.square() + var - 1 - log).mean()
+        error, kl = self.terms(movies, noise)
         return (weight * (error.square() + self.recipe.l1 * error.abs())).mean() + self.recipe.kl * kl
 
     def finish(self, vae: AutoencoderKLWan) -> dict[str, float]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import diffusers_ext as dx
-from diffusers_ext.commands import options as opt
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.settings import as_dict
@@ -53,7 +53,7 @@ def main() -> None:
     if "teacher" not in card:
         parser.error(f"{args.student} has no card that names its teacher; give what 'train clear' wrote")
     teacher, method = card["teacher"]["name"], dx.preset(args.student, "clear")
-    asked = questions(SUITE, args.n, args.seed, opt.tasks(teacher))
+    asked = questions(SUITE, args.n, args.seed, Checkpoint.resolve(teacher).tasks)
     judged = {
         label: verdicts(model, Variant(label, used), asked, args.cache, args.batch)
         for label, model, used in (

@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image
 
-from diffusers_ext.evaluate.generate import Item
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.store import FILE
+from diffusers_ext.sampling.items import Item
 
 PLAIN = "[]"  # the variant without methods
 COLUMNS = 6

@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusers_ext.commands import options as opt
-from diffusers_ext.evaluate.compare import Variant
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.reward import check_painter
@@ -27,10 +25,12 @@ from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.statistics import bootstrap
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import Question, questions
-from diffusers_ext.evaluate.weights import fingerprint, marks
+from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.rewards import ShapesCLIP
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import TASKS
 
@@ -75,12 +75,12 @@ def interval(values: np.ndarray) -> dict[str, float]:
 class Bench:
     """One model, its prompts, and a folder per setting of the call in which finished pictures stay."""
 
-    def __init__(self, model: str, pipe: Any, asked: Sequence[Question], folder: Path, batch: int) -> None:
-        from diffusers_ext.commands.eval import model_folder
-
+    def __init__(
+        self, model: Checkpoint, pipe: Any, asked: Sequence[Question], folder: Path, batch: int
+    ) -> None:
         self.pipe, self.asked, self.folder, self.batch = pipe, asked, folder, batch
-        self.call = opt.defaults(model)
-        self.identity = marks(model_folder(model)) | {"dtype": str(pipe.dtype)}
+        self.call = model.call
+        self.identity = {**model.marks, "dtype": str(pipe.dtype)}
 
     def run(self, seed: int = 0, **change: Any) -> tuple[list[Judged], list[Path]]:
         """Verdicts and pictures of every prompt under `change` of the call."""
@@ -173,13 +173,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("out/headroom"), help="pictures and verdicts")
     args = parser.parse_args(arguments)
     scorers = {name: reward(name) for name in args.reward}
-    asked = questions(SUITE, args.n, args.seed, opt.tasks(args.model))
     label = slug(args.model)
     try:
-        pipe = opt.open_model(args.model, args.device)
+        model = Checkpoint.resolve(args.model)
+        asked = questions(SUITE, args.n, args.seed, model.tasks)
+        pipe = model.load(args.device)
         if scorers:
             check_painter(args.model, pipe)
-        bench = Bench(args.model, pipe, asked, args.work / label, args.batch)
+        bench = Bench(model, pipe, asked, args.work / label, args.batch)
         found = {
             "model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, **bench.identity,
             "rewards": {name: fingerprint(catalogue.path(name)) for name in scorers},

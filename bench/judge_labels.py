@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from diffusers_ext.commands import options as opt
-from diffusers_ext.commands.eval import model_folder
-from diffusers_ext.evaluate.generate import Item, generate
-from diffusers_ext.evaluate.video import Clip
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.evaluate.generate import generate
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.sampling.clip import Clip
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import captions, motion
 from diffusers_ext.zoo.captions import COLOURS, PLURALS, SHAPES
 from diffusers_ext.zoo.detect import verify
@@ -96,7 +95,8 @@ def drawn(
     for model in models:
         places = [i for i, label in enumerate(labels) if label["model"] == model][:most]
         items = [Item(labels[i]["prompt"], labels[i]["seed"]) for i in places]
-        made = generate(opt.open_model(model), items, opt.defaults(model), BATCH)
+        checkpoint = Checkpoint.resolve(model)
+        made = generate(checkpoint.load(), items, checkpoint.call, BATCH)
         yield from zip(places, (p.image for batch in made for p in batch), strict=True)
 
 
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = json.loads(LABELS.read_text())
     labels = known["labels"]
     for model, weights in known["weights"].items():
-        if fingerprint(model_folder(model)) != weights:
+        if Checkpoint.resolve(model).fingerprint != weights:
             parser.error(f"the labels are of other weights of {model}; label its pictures again")
     images = [image for _, image in sorted(drawn(labels, known["weights"]), key=lambda pair: pair[0])]
     verdicts = [judged(i, label["prompt"]) for i, label in zip(images, labels, strict=True)]

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from diffusers_ext.evaluate.statistics import accuracy
 from diffusers_ext.evaluate.weights import fingerprint
-from diffusers_ext.loading import locate
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.zoo.captions import Object
 from diffusers_ext.zoo.detect import Found
@@ -192,7 +192,7 @@ def load_vae(model: str, kind: str) -> tuple[Any, dict[str, Any]]:
     import diffusers
 
     try:
-        folder = locate(model)
+        folder = Checkpoint.resolve(model).folder
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     if folder is None or not (folder / "vae").is_dir():

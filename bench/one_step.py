@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_ext.commands import options as opt
-from diffusers_ext.commands.eval import model_folder
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo import cards
@@ -42,8 +40,9 @@ class Drawer:
     """A model at a number of steps: `pictures(prompt, seeds)` are float [N, H, W, 3] in 0..1."""
 
     def __init__(self, model: str, steps: int):
-        self.pipe = opt.open_model(model)
-        self.call = opt.defaults(model) | {"num_inference_steps": steps}
+        checkpoint = Checkpoint.resolve(model)
+        self.pipe = checkpoint.load()
+        self.call = {**checkpoint.call, "num_inference_steps": steps}
         guided = self.call["guidance_scale"] > 1
         self.calls = steps * (1 + guided)  # of the U-Net for a picture
 
@@ -112,12 +111,13 @@ def main() -> None:
     parser.add_argument("--noises", type=int, default=8, help="pictures of each of them")
     parser.add_argument("--cache", type=Path, default=Path("out/one_step"))
     args = parser.parse_args()
-    home, out = model_folder(args.student), output_folder(args.out)
-    card = cards.card(home)
+    pupil, out = Checkpoint.resolve(args.student), output_folder(args.out)
+    card = cards.card(pupil.home)
     if "teacher" not in card or args.noises < 2:
         parser.error("a student has a card that names its teacher, and a spread takes two noises or more")
     teacher, student = card["teacher"]["name"], Path(args.student).name
-    asked = questions(SUITE, args.n, args.seed, opt.tasks(teacher))
+    tutor = Checkpoint.resolve(teacher)
+    asked = questions(SUITE, args.n, args.seed, tutor.tasks)
     runs = {f"{teacher}, {n} step{'s' * (n > 1)}": (teacher, n) for n in STEPS}
     reference = list(runs)[-1]
     runs[student] = args.student, 1
@@ -132,7 +132,7 @@ def main() -> None:
         "n": args.n,
         "seed": args.seed,
         "card": {key: card[key] for key in KEPT},
-        "weights": {student: fingerprint(home), teacher: fingerprint(model_folder(teacher))},
+        "weights": {student: pupil.fingerprint, teacher: tutor.fingerprint},
         "reference": reference,
         **results(judged, [(label, student) for label in list(runs)[:-1]]),
         "prompts": args.prompts,

@@ -8,14 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers_ext.commands import options as opt
-from diffusers_ext.commands.eval import model_folder
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.store import Store
-from diffusers_ext.evaluate.weights import marks
 from diffusers_ext.evaluate.words import difference, percent
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder
 
 from .markdown import markdown
@@ -29,11 +27,11 @@ def verdicts(
     model: str, variant: Variant, asked: Sequence[Question], cache: Path, batch: int, **call: Any
 ) -> list[Judged]:
     """Of one model with the methods of `variant`, in the order of `asked`; `call` goes over its defaults."""
-    pipe, call = opt.open_model(model), opt.defaults(model) | call
-    origin = marks(model_folder(model))
+    checkpoint = Checkpoint.resolve(model)
+    pipe, call, origin = checkpoint.load(), {**checkpoint.call, **call}, checkpoint.marks
     mark = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
     folder = output_folder(cache / origin["weights"][:12] / mark[:12])
-    store = Store(folder, origin | {"call": call})
+    store = Store(folder, {**origin, "call": call})
     return answer(pipe, variant, asked, call, store, batch)
 
 

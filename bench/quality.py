@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import diffusers_ext as dx
-from diffusers_ext.commands import options as opt
-from diffusers_ext.commands.eval import model_folder
-from diffusers_ext.evaluate.compare import Comparison, Variant, run
-from diffusers_ext.evaluate.generate import Item, generate
+from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.compare import Comparison, run
+from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.score import compare, summarise
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.presets import tokens_of
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings import as_dict
 
 from .block_checks import Recorder
@@ -209,10 +209,10 @@ def without(method: str, file: Path, facts: Mapping[str, Any]) -> dict[str, Any]
     return before | {"rows": rows}
 
 
-def call_of(model: str, pipe: Any) -> dict[str, Any]:
+def call_of(model: Checkpoint, pipe: Any) -> dict[str, Any]:
     """Call arguments of a model, by its card; the steps are the pipeline's own where it has none."""
     usual = inspect.signature(pipe.__call__).parameters["num_inference_steps"].default
-    return {"num_inference_steps": usual} | opt.defaults(model)
+    return {"num_inference_steps": usual, **model.call}
 
 
 def main() -> None:
@@ -225,11 +225,12 @@ def main() -> None:
     parser.add_argument("--method", help="make the rows of this method alone again")
     args = parser.parse_args()
     try:
-        items = [q.item for q in questions(SUITE, args.n, args.seed, opt.tasks(args.model))]
-        pipe = opt.open_model(args.model, args.device)
-        call = call_of(args.model, pipe)
+        model = Checkpoint.resolve(args.model)
+        items = [q.item for q in questions(SUITE, args.n, args.seed, model.tasks)]
+        pipe = model.load(args.device)
+        call = call_of(model, pipe)
         facts = {"model": args.model, "suite": SUITE, "n": args.n, "seed": args.seed, "call": call}
-        facts |= {"weights": fingerprint(model_folder(args.model)), "dtype": str(pipe.dtype)}
+        facts |= {"weights": model.fingerprint, "dtype": str(pipe.dtype)}
         home = output_folder(args.out) / f"quality-{slug(args.model)}"
         before = without(args.method, home.with_suffix(".json"), facts) if args.method else None
         found = {**facts, **sweep(pipe, items, call, args.batch, before), "versions": versions()}

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.video import still
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.sampling.clip import still
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.train.machine import hardware
 
@@ -43,8 +43,8 @@ def measure(model: str, threads: Sequence[int], rounds: int) -> list[Row]:
     `seconds` are those of a picture or clip; `off` is the largest difference from pictures made alone, in
     steps of 255.
     """
-    pipe, call = opt.open_model(model, None), opt.defaults(model)
-    tasks = opt.tasks(model)
+    checkpoint = Checkpoint.resolve(model)
+    pipe, call, tasks = checkpoint.load(), checkpoint.call, checkpoint.tasks
     asked = [q.item for q in questions("train-like", -(-PICTURES // len(tasks)), 0, tasks)][:PICTURES]
     cases = [(n, batch) for n in threads for batch in BATCHES]
     made: dict[tuple[int, int], list[Any]] = {}

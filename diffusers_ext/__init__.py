@@ -1,9 +1,9 @@
-"""Inference-time methods for Hugging Face diffusers pipelines. Everything public is named here and loaded on
-use.
-"""
+"""Apply inference-time methods to diffusers pipelines. Everything public is named here and loaded on use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .processors import METHODS
 
 __version__ = "0.1.0"
 
@@ -35,11 +35,7 @@ _HOME = {
     "preset": ".presets",
     "staged": ".upscale",
     "Grid": ".sizes",
-    "SoftPAG": ".processors.softpag",
-    "CLEAR": ".processors.clear",
-    "GNA": ".processors.gna",
-    "Radial": ".processors.radial",
-    "RectifiedSparse": ".processors.rectified",
+    **{name: module for module, name in (place.split(":") for place in METHODS.values())},
     "Layout": ".core",
     "RunContext": ".core",
     "Site": ".core",

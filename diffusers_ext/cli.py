@@ -18,8 +18,10 @@ from .commands.generate import generate
 from .commands.listing import doctor, families, methods
 from .commands.names import Command, Group
 from .commands.plan import plan
+from .commands.reward import reward
 from .commands.train import train
-from .zoo.train.stop import interrupting
+from .commands.tune import tune
+from .zoo.train.stop import Interrupted, interrupting
 
 OURS = "diffusers_ext: "  # how warnings of a session begin
 
@@ -46,7 +48,8 @@ class OneLineErrors(Group):
         except KeyboardInterrupt as error:
             with suppress(OSError):  # after SIGHUP the terminal may be gone
                 typer.echo(str(error) or "stopped; files already written are complete", err=True)
-            raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from None
+            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            raise typer.Exit(128 + number) from None
         finally:
             if threads is not None:  # of a process that goes on, such as a notebook
                 torch.set_num_threads(threads)
@@ -87,12 +90,12 @@ def options(
 for command in (generate, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # the function may not bear the name of a builtin
-for command in (plan, train, methods, families, doctor):
+for command in (tune, reward, plan, train, methods, families, doctor):
     app.command(cls=Command)(command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; exits with 0, with 1 where a picture could not be made, 2 after a user error."""
+    """Run the command line. Exit codes: 0; 1 if a picture could not be made; 2 after a user error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("default", OURS)
         warnings.showwarning = partial(_in_one_line, warnings.showwarning)
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _in_one_line(shown: Callable[..., None], message: Warning | str, *where: Any, **more: Any) -> None:
-    """Our own warnings as a sentence without the line of code that they come from."""
+    """Show our own warnings as a sentence, without the line of code that they come from."""
     if str(message).startswith(OURS):
         typer.echo(f"warning: {str(message).removeprefix(OURS)}", err=True)
     else:

@@ -167,11 +167,11 @@ def _models() -> list[Finding]:
 
 def _folder(name: str) -> Path:
     """Of a pipeline or a reward of the zoo; raises `FileNotFoundError` where it is not installed."""
-    from .loading import locate
+    from .models.checkpoint import Checkpoint
     from .zoo import catalogue
 
     if name in catalogue.MODELS:
-        return locate(name)
+        return Checkpoint.resolve(name).folder
     folder = catalogue.path(name)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(

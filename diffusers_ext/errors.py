@@ -1,24 +1,22 @@
-"""What can go wrong, in messages that say what, the rule, what came and the next step: a method that does not
-fit a model, a file that cannot be written.
-"""
+"""Errors of the package. Each message names what went wrong, the rule, the value it got and the next step."""
 
 import os
 
 
 class MethodError(ValueError):
-    """A method cannot be used as asked."""
+    """Raised where a method cannot be used as asked."""
 
 
 class ConflictError(MethodError):
-    """Two methods, or a method and a feature of the host, want the same seam."""
+    """Raised where two methods, or a method and a feature of diffusers, want the same slot."""
 
 
 class UnsupportedError(MethodError):
-    """The model, or the state it is in, has no place for the method."""
+    """Raised where a model, or the state it is in, cannot take the method."""
 
 
 def unwritable(path: str | os.PathLike[str], error: BaseException) -> OSError:
-    """The sentence about a file that could not be written during a run: full disk, removed folder."""
+    """Explain in one sentence why a file could not be written during a run: full disk, removed folder."""
     folder, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(folder):
         return OSError(

@@ -1,4 +1,4 @@
-"""Which versions of other packages this one was tested with, and whether those installed are among them."""
+"""Know which versions of other packages this one was tested with, and compare those installed with them."""
 
 import warnings
 from functools import cache
@@ -16,6 +16,7 @@ NEEDED = {
     "safetensors": ">=0.5",
     "packaging": ">=24",
     "typer": ">=0.16",
+    "jinja2": ">=3.1",
     "tqdm": ">=4.66",
     "numpy": ">=2",
     "scipy": ">=1.14",
@@ -28,7 +29,7 @@ SESSION = ("torch", "diffusers", "transformers", "accelerate")  # what a session
 
 
 def installed(package: str) -> str | None:
-    """The version that is installed, or `None`."""
+    """Return the version that is installed, or `None`."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -36,7 +37,7 @@ def installed(package: str) -> str | None:
 
 
 def misfit(package: str, version: str) -> str | None:
-    """`"older"` below the range of a package, `"newer"` above it, `None` inside or where there is no range.
+    """Return `"older"` below the range of a package, `"newer"` above it, `None` inside it or without a range.
 
     Builds, development versions and candidates count as the release that they are named after.
     """
@@ -45,7 +46,7 @@ def misfit(package: str, version: str) -> str | None:
 
     try:
         release = Version(version).base_version
-    except InvalidVersion:  # of someone's own build; nothing can be said
+    except InvalidVersion:  # a build with a name of its own; it cannot be compared
         return None
     broken = {s.operator for s in SpecifierSet(RANGES.get(package, "")) if not s.contains(release)}
     if not broken:
@@ -54,15 +55,15 @@ def misfit(package: str, version: str) -> str | None:
 
 
 def remedy(*packages: str) -> str:
-    """What to run for versions inside the ranges."""
+    """Return the command that installs versions inside the ranges."""
     return "pip install " + " ".join(f"'{name}{RANGES[name]}'" for name in packages)
 
 
 @cache
 def check() -> None:
-    """Compares what a session runs on with the tested ranges; a process that passed is not asked again.
+    """Compare the packages that a session runs on with the tested ranges, once in a process that passes.
 
-    Raises `UnsupportedError` below a minimum; above a cap warns.
+    Raises `UnsupportedError` below a minimum and warns above a cap.
     """
     found = {name: version for name in SESSION if (version := installed(name)) is not None}
     for kind in ("older", "newer"):

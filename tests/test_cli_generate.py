@@ -146,7 +146,7 @@ def test_unknown_model_and_missing_folder(refused, tmp_path):
 def test_an_unwritable_folder_is_found_before_any_work(refused, tmp_path, monkeypatch, command):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(
-        "diffusers_ext.commands.options.open_model", lambda *_: pytest.fail("the model was loaded")
+        "diffusers_ext.models.checkpoint.Checkpoint.load", lambda *_: pytest.fail("the model was loaded")
     )
     line = refused(*command, "--out", tmp_path / "file" / "below")
     assert "cannot write to the output folder" in line
@@ -155,17 +155,17 @@ def test_an_unwritable_folder_is_found_before_any_work(refused, tmp_path, monkey
 def test_nan_writes_nothing(refused, saved_model, tmp_path, monkeypatch):
     import torch
 
-    from diffusers_ext import loading
+    from diffusers_ext.models.checkpoint import Checkpoint
 
-    load = loading.load
+    read = Checkpoint.read
 
     def broken(*args, **kwargs):
-        pipe = load(*args, **kwargs)
+        pipe = read(*args, **kwargs)
         with torch.no_grad():
             pipe.transformer.proj_out.bias.fill_(float("nan"))
         return pipe
 
-    monkeypatch.setattr(loading, "load", broken)
+    monkeypatch.setattr(Checkpoint, "read", broken)
     assert "NaN or infinity" in refused("generate", "a", "-m", saved_model, *CALL, "--out", tmp_path)
     assert files(tmp_path) == []
 
@@ -174,7 +174,7 @@ def test_ctrl_c_is_one_line(cli, saved_model, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffusers_ext.commands.options.open_model", interrupt)
+    monkeypatch.setattr("diffusers_ext.models.checkpoint.Checkpoint.load", interrupt)
     code, out, err = cli("generate", "a", "-m", saved_model, "--out", tmp_path)
     assert (code, out, err) == (130, "", "stopped; files already written are complete\n")
 

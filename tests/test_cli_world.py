@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from diffusers_ext.commands import options
+from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.models.prompts import unknown_words
 
 OUTSIDE = "a lighthouse at dusk"
 
@@ -97,4 +98,4 @@ def test_python_keeps_its_threads():
     before = torch.get_num_threads()
     dx.load("shapes-sd-turbo")
     assert torch.get_num_threads() == before
-    assert options.unknown_words("org/model", ["anything"]) == []
+    assert unknown_words(Checkpoint.resolve("org/model"), ["anything"]) == []

@@ -9,8 +9,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import diffusers_ext as dx
-from diffusers_ext.commands import options
-from diffusers_ext.loading import locate
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.suites import IMAGE_TASKS
 
@@ -62,13 +61,14 @@ def test_folder_without_index_and_single_file(tmp_path):
 
 
 def test_only_owner_and_name_is_a_hub_id():
-    assert locate("owner/name-1.5_x") is None
-    assert locate("shapes-sd3").name == "shapes-sd3"
+    assert Checkpoint.resolve("owner/name-1.5_x").folder is None
+    assert Checkpoint.resolve("shapes-sd3").folder.name == "shapes-sd3"
 
 
 def test_a_hub_id_offline_is_one_sentence(tmp_path):
-    code = "from diffusers_ext import load\nfrom diffusers_ext.commands.eval import model_folder\n"
-    code += "for get in (load, model_folder):\n  try: get('nobody/nothing')\n  except OSError as e: print(e)"
+    code = "from diffusers_ext import load\nfrom diffusers_ext.models.checkpoint import Checkpoint\n"
+    code += "for get in (load, lambda name: Checkpoint.resolve(name).home):\n  try: get('nobody/nothing')\n"
+    code += "  except OSError as e: print(e)"
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == 2 * [
@@ -147,12 +147,17 @@ def test_folders_with_a_card_of_training_are_checked_against_it(copy, damage):
 def test_a_card_of_another_project_says_nothing(copy, text):
     (copy / cards.CARD).write_text(text)
     assert dx.load(copy)
-    assert options.defaults(str(copy)) == {} and options.tasks(str(copy)) == IMAGE_TASKS
+    model = Checkpoint.resolve(copy)
+    assert model.call == {} and model.tasks == IMAGE_TASKS and not model.of_world
 
 
 def test_a_damaged_card_is_one_sentence(copy):
     (copy / cards.CARD).write_text('{"sha256": ')
-    for read in (dx.load, options.defaults, options.tasks):
+    for read in (
+        dx.load,
+        lambda name: Checkpoint.resolve(name).call,
+        lambda name: Checkpoint.resolve(name).tasks,
+    ):
         with pytest.raises(ValueError, match=r"card\.json is no JSON in UTF-8 .*; restore or delete it"):
             read(str(copy))
 

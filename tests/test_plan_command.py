@@ -45,7 +45,7 @@ def test_the_settings_of_a_preset(plan):
 
 
 def test_a_checkpoint_that_a_preset_names_is_not_fetched(plan, monkeypatch):
-    monkeypatch.setattr("diffusers_ext.commands.options.open_model", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr("diffusers_ext.models.checkpoint.Checkpoint.load", lambda *_: pytest.fail("fetched"))
     words = ["--method", "clear", "--json"]
     assert plan("black-forest-labs/FLUX.1-dev", *words)[:2] == plan("flux", *words)[:2]
 

@@ -126,7 +126,7 @@ def test_install_lines_name_this_project_and_extras_that_exist():
 
 
 def test_versions_are_those_of_the_project():
-    sentence = re.search(r"Needs (.*?) or newer", README)[1]
+    sentence = re.search(r"needs (.*?) or newer", README)[1]
     told = dict(re.findall(r"(\w+) (\d+(?:\.\d+)?)", sentence))
     assert told.pop("Python") == PROJECT["requires-python"].removeprefix(">=")
     for package, least in told.items():

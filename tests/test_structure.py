@@ -103,6 +103,18 @@ def test_import_directions(path):
         assert parts - {part} <= ALLOWED[part]
 
 
+def test_nothing_below_the_command_line_imports_it():
+    faces = {PACKAGE / "cli.py", PACKAGE / "__main__.py", *(PACKAGE / "commands").glob("*.py")}
+    for path in {*PACKAGE.rglob("*.py")} - faces:
+        assert not imported_parts(path) & {"cli", "commands"}, path
+
+
+def test_making_a_picture_loads_nothing_that_scores_it():
+    code = "import sys, diffusers_ext.evaluate.generate as g; g.generate; "
+    code += "print([m for m in sys.modules if m.startswith('diffusers_ext.zoo.')])"
+    assert fresh(code) == "[]"
+
+
 def test_no_method_names_a_model_class():
     from diffusers_ext.families import FAMILIES
 
@@ -143,6 +155,8 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
     presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
+    pages = sorted(PACKAGE.glob("evaluate/templates/*.html"))
+    assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
     assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
     assert {n.split("/")[3] for n in names if n.endswith("/card.json")} == weights

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import making
 from . import options as opt
 from .seeds import seed_of
+
+if TYPE_CHECKING:
+    from ..models.checkpoint import Checkpoint
 
 REPORT = "report.html"
 
@@ -44,6 +47,8 @@ def compare(
 
     Finished pictures are skipped when the same command runs again.
     """
+    from ..models.checkpoint import Checkpoint
+
     numbers = [seed_of(s) for s in seeds.split(",") if s.strip()]
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"--seeds takes different whole numbers, got {seeds!r}; for example --seeds 0,1,2")
@@ -51,9 +56,9 @@ def compare(
     if not wanted:
         raise ValueError("compare needs a prompt, got none; write one in quotes or pass --prompts-file FILE")
     side_by_side(
+        Checkpoint.resolve(model),
         list(dict.fromkeys(wanted)),
         numbers,
-        model=model,
         methods=methods,
         settings=settings or [],
         preset=preset,
@@ -75,10 +80,10 @@ def compare(
 
 
 def side_by_side(
+    model: "Checkpoint",
     prompts: list[str],
     seeds: list[int],
     *,
-    model: str,
     methods: str,
     settings: list[str],
     preset: bool | None,
@@ -91,25 +96,25 @@ def side_by_side(
     threads: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Runs and writes one comparison; returns what `results.json` holds."""
+    """Run and write one comparison; return what `results.json` holds."""
     from ..call import arguments
     from ..evaluate import record, sites
     from ..evaluate.claim import claim
     from ..evaluate.compare import lines, run
-    from ..evaluate.generate import Item
     from ..evaluate.grid import grid
     from ..evaluate.kept import Kept
     from ..evaluate.report import html
     from ..evaluate.store import FILE
     from ..outputs.files import output_folder, write_json, write_text
     from ..outputs.record import versions, write_image
+    from ..sampling.items import Item
 
     opt.refuse_other(out, "an eval", FILE)
     columns, known = opt.variants(methods, settings, model, preset)
     folder = output_folder(out)
-    pipe = opt.open_model(model, device, dtype, threads)
-    call = arguments(pipe, opt.defaults(model), **asked)
-    opt.warn_of_texts(pipe, model, prompts, call)
+    pipe = model.load(device, dtype, threads)
+    call = arguments(pipe, model.call, **asked)
+    opt.warn_of_texts(model, pipe, prompts, call)
     items = [Item(p, s) for p in prompts for s in seeds]
     watch = making.watch(len(items) * len(columns))
     with claim(folder, "compare"), watch, sites.unlogged():
@@ -118,7 +123,7 @@ def side_by_side(
         if not watch.finished:
             making.end(watch)
         results = {
-            "model": model,
+            "model": model.name,
             "call": call,
             **kept.facts(),
             **comparison.to_dict(),

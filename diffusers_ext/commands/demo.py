@@ -29,12 +29,13 @@ NOTE = (
 def demo(out: opt.Out = "out/demo") -> None:
     """Compare plain and SoftPAG on a dozen held-out prompts of shapes-sd3."""
     from ..evaluate.committed import committed
+    from ..models.checkpoint import Checkpoint
 
     notes = (NOTE, *committed(MODEL, "held-out"))
     side_by_side(
+        Checkpoint.resolve(MODEL),
         list(PROMPTS),
         [0],
-        model=MODEL,
         methods="plain,softpag",
         settings=[],
         preset=True,

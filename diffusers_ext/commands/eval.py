@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,27 +41,27 @@ def evaluate(
     """
     from ..call import arguments
     from ..evaluate import sites
+    from ..evaluate.cells import Variant
     from ..evaluate.claim import claim
-    from ..evaluate.compare import Variant
     from ..evaluate.outputs import rows, write
     from ..evaluate.pictures import Pictures
     from ..evaluate.run import answer, both, column, key, results
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
-    from ..evaluate.weights import marks
-    from ..loading import locate
+    from ..models.checkpoint import Checkpoint
     from ..outputs.files import output_folder
     from ..outputs.record import versions
     from ..settings import PLAIN
 
     number = seed_of(seed)
-    asked = questions(suite, n, number, opt.tasks(model))
-    methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
+    checkpoint = Checkpoint.resolve(model)
+    asked = questions(suite, n, number, checkpoint.tasks)
+    methods, notes = opt.chosen(checkpoint, method or [], settings or [], preset)
     opt.refuse_other(out, "a comparison", REPORT)
-    folder, home = output_folder(out), model_folder(model)
-    pipe = opt.open_model(model, device, dtype, threads)
-    call = arguments(pipe, opt.defaults(model), num_inference_steps=steps, guidance_scale=guidance_scale)
-    identity = marks(home) | {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
+    folder = output_folder(out)
+    pipe = checkpoint.load(device, dtype, threads)
+    call = arguments(pipe, checkpoint.call, num_inference_steps=steps, guidance_scale=guidance_scale)
+    identity = {**checkpoint.marks, "call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
     watch = making.watch(len(asked) * (1 + bool(methods)))
     with claim(folder, "eval"), watch, sites.unlogged():
@@ -101,22 +100,7 @@ def evaluate(
     making.end(watch)
 
 
-def model_folder(name: str) -> Path:
-    """The folder of a model; Hub models are fetched, since results name the sha256 of the files. Raises as
-    `load` does.
-    """
-    from ..loading import hub_errors, locate
-
-    folder = locate(name)
-    if folder is None:
-        from diffusers import DiffusionPipeline
-
-        with hub_errors(name):
-            folder = Path(DiffusionPipeline.download(name))
-    return folder
-
-
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Cells as lines with straight columns."""
+    """Write a table as lines, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table]

@@ -10,10 +10,10 @@ from . import making, seeds
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..evaluate.generate import Item, Picture
     from ..evaluate.unfinished import Unfinished
     from ..evaluate.watch import Watch
     from ..outputs.target import Target
+    from ..sampling.items import Item, Picture
 
 FAILED = ".failed.json"  # beside where the picture would be
 
@@ -66,23 +66,24 @@ def generate(
     """
     from ..call import arguments, makes_videos, seed_of
     from ..evaluate import record
-    from ..evaluate.generate import Item
     from ..evaluate.unfinished import Unfinished
-    from ..loading import locate
+    from ..models.checkpoint import Checkpoint
     from ..outputs.target import Target
+    from ..sampling.items import Item
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
     seed_of(first + num_images - 1)
-    methods, notes = opt.chosen(model, locate(model), method or [], settings or [], preset)
+    checkpoint = Checkpoint.resolve(model)
+    methods, notes = opt.chosen(checkpoint, method or [], settings or [], preset)
     target = Target.of(out, num_images)
-    pipe = opt.open_model(model, device, dtype, threads)
+    pipe = checkpoint.load(device, dtype, threads)
     target = target.suited(model, makes_videos(pipe), fps)
     call = arguments(
         pipe,
-        opt.defaults(model),
+        checkpoint.call,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         true_cfg_scale=true_cfg_scale,
@@ -91,8 +92,8 @@ def generate(
         negative_prompt=negative,
         num_frames=num_frames,
     )
-    opt.warn_of_texts(pipe, model, [prompt], call)
-    common = record.shared(pipe, model, methods, call) | ({"fps": target.fps} if target.fps else {})
+    opt.warn_of_texts(checkpoint, pipe, [prompt], call)
+    common = record.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
     run = Unfinished(target.folder, {"prompt": prompt, **record.shaping(common)}, num_images, first)
     # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
@@ -172,10 +173,10 @@ def _write(
 ) -> str:
     """Writes a picture and, last, what is beside it; returns the verdict in words."""
     from ..evaluate.score import judge
-    from ..evaluate.video import Clip
     from ..outputs.files import write_json
     from ..outputs.record import write_image
     from ..outputs.video import write_video
+    from ..sampling.clip import Clip
 
     image = picture.image
     judged = judge(image, picture.item.prompt, picture.item.seed)

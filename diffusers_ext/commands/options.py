@@ -1,7 +1,6 @@
 """Options that several commands share, and the steps they have in common."""
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..evaluate.compare import Variant
+    from ..evaluate.cells import Variant
+    from ..models.checkpoint import Checkpoint
 
 MODEL = "shapes-sd"  # of the zoo, the one that draws most prompts right
 Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a local folder or a Hub id.")]
@@ -72,142 +72,38 @@ Dtype = Annotated[
     typer.Option("--dtype", help="One of float32, bfloat16 and float16. That of the weights when left out."),
 ]
 
-DTYPES = ("float32", "bfloat16", "float16")
 
+def warn_of_texts(model: "Checkpoint", pipe: Any, prompts: Sequence[str], call: dict[str, Any]) -> None:
+    """Warn of what a model will not understand or read of its prompts, the negative one included."""
+    from ..models.prompts import misread
 
-def open_model(
-    name: str, device: str | None = None, dtype: str | None = None, threads: int | None = None
-) -> Any:
-    """The pipeline on its device; the hosts' bars and hints about absent extras are switched off.
-
-    torch computes on `threads` until the command ends; `None` means one for models of shapes world, unless
-    OMP_NUM_THREADS is set, and otherwise what torch chooses.
-    """
-    import logging
-
-    import torch
-
-    from ..call import CutTextSaid
-    from ..loading import load
-
-    quiet_hosts()
-    _use_threads(name, threads)
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = load(name, **({"dtype": getattr(torch, dtype)} if dtype else {}))
-    try:
-        pipe = pipe.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the device {device!r} cannot be used ({reason}); try --device cpu") from error
-    pipe.set_progress_bar_config(disable=True)
-    for handler in logging.getLogger("diffusers").handlers:
-        handler.addFilter(CutTextSaid())
-    return pipe
-
-
-def _use_threads(name: str, threads: int | None) -> None:
-    from ..zoo import cards
-    from ..zoo.train import use_threads
-
-    # Layers of shapes world are so small that a second thread costs more than it brings.
-    alone = threads is None and cards.of_world(name) and "OMP_NUM_THREADS" not in os.environ
-    use_threads(1 if alone else threads)
-
-
-def quiet_hosts() -> None:
-    """Switches off the bars of the hosts and hints about absent extras."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-
-
-def defaults(name: str) -> dict[str, Any]:
-    """Call arguments that a zoo model, shipped or trained anew, was trained for; none for other models."""
-    from ..zoo import cards
-
-    return cards.own_call(name)
-
-
-def tasks(name: str) -> tuple[str, ...]:
-    """Task classes that a model is judged on: what the zoo says, else its card, else those of images."""
-    from ..zoo import cards, catalogue
-    from ..zoo.suites import IMAGE_TASKS
-
-    if name in catalogue.MODELS:
-        return catalogue.MODELS[name].tasks or IMAGE_TASKS
-    return tuple(cards.card(Path(name).expanduser()).get("tasks") or IMAGE_TASKS)
-
-
-def warn_of_texts(pipe: Any, model: str, prompts: Sequence[str], call: dict[str, Any]) -> None:
-    """Warnings of what a model will not understand or read of its prompts, the negative one included."""
-    from ..call import cut_text
-
-    texts = [*prompts, *filter(None, [call.get("negative_prompt")])]
-    for sentence in [*unknown_words(model, prompts), *(s for t in texts for s in cut_text(pipe, t, call))]:
+    for sentence in misread(model, pipe, prompts, call):
         warn(sentence)
 
 
-def unknown_words(model: str, prompts: Sequence[str]) -> list[str]:
-    """One sentence where a model of shapes world is asked for `prompts` outside its grammar, else none."""
-    from ..zoo import cards
-    from ..zoo.captions import parse as of_pictures
-    from ..zoo.motion import parse as of_clips
-
-    if not cards.of_world(model):
-        return []
-    clips = "num_frames" in defaults(model)
-    others = []
-    for prompt in prompts:
-        try:
-            (of_clips if clips else of_pictures)(prompt)
-        except ValueError:
-            others.append(prompt)
-    if not others:
-        return []
-    known = (
-        ("a red circle moves left", "a blue star")
-        if clips
-        else ("a red circle and a blue square", "two green stars")
-    )
-    which = f"{others[0]!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
-    return [
-        f"{model} knows sentences such as {' or '.join(map(repr, known))}; {which} "
-        f"{'are' if len(others) > 1 else 'is'} none of them"
-    ]
-
-
 def chosen(
-    model: str,
-    home: Path | None,
+    model: "Checkpoint",
     names: Sequence[str],
     settings: Sequence[str],
     preset: bool | None,
 ) -> tuple[tuple[Any, ...], list[str]]:
-    """Methods by name with the settings that are known for a model, and a line for each that says so.
+    """Build methods with the settings that are known for a model, and return a line for each that says so.
 
-    `home` is the folder of the weights, if there is one. `preset` True refuses methods of which nothing is
-    known, False leaves what is known; `settings` go first.
+    `preset` True refuses methods of which nothing is known, False leaves what is known. `settings` go first.
     """
-    from ..presets import known, of_model
     from ..settings import build
 
     if preset is False or (preset is None and not names):
         return build(names, settings), []
-    found = (of_model if preset else known)(model, home)
+    found = model.required_preset() if preset else model.preset
     tables = found.settings if found else {}
     methods = build(names, settings, tables, required=bool(preset))
-    lines = (_source(m, tables.get(m.name), model, settings) for m in methods)
+    lines = (_source(m, tables.get(m.name), model.name, settings) for m in methods)
     return methods, [line for line in lines if line]
 
 
 def _source(method: Any, table: dict[str, Any] | None, model: str, settings: Sequence[str]) -> str:
-    """Where the settings of a method are from, "" where they were assigned and no others are known."""
+    """Say where the settings of a method come from; "" if they were assigned and no others are known."""
     name, usual = method.name, {f.name: f.default for f in dataclasses.fields(method)}
     given = {text.partition("=")[0].strip().removeprefix(f"{name}.") for text in settings} & usual.keys()
     if table is None:
@@ -219,25 +115,24 @@ def _source(method: Any, table: dict[str, Any] | None, model: str, settings: Seq
 
 
 def _brief(value: Any) -> str:
-    """A setting in few words: of heads their modules."""
+    """Write a setting in few words: heads by their modules."""
     if isinstance(value, dict):
         return " and ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def variants(
-    names: str, settings: Sequence[str], model: str, preset: bool | None
+    names: str, settings: Sequence[str], model: "Checkpoint", preset: bool | None
 ) -> tuple[list["Variant"], list[str]]:
-    """`plain,softpag,a+b` as variants, and what `chosen` says; a method gets the settings that name it."""
-    from ..evaluate.compare import Variant
-    from ..loading import locate
+    """Read `plain,softpag,a+b` as variants, with what `chosen` says. A method gets the settings naming it."""
+    from ..evaluate.cells import Variant
     from ..settings import PLAIN, once
 
     labels = [label.strip() for label in names.split(",") if label.strip()]
     for label in labels:
         once(label.split("+"))
     used = list(dict.fromkeys(n for label in labels if label != PLAIN for n in label.split("+")))
-    built, notes = chosen(model, locate(model), used, settings, preset)
+    built, notes = chosen(model, used, settings, preset)
     methods = dict(zip(used, built, strict=True))
     columns = [
         Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels
@@ -246,8 +141,8 @@ def variants(
 
 
 def refuse_other(out: str | Path, command: str, mark: str) -> None:
-    """Raises `ValueError` where the folder `out` holds the file `mark` of another command, whose
-    `results.json` would be lost.
+    """Raise `ValueError` if the folder `out` holds `mark`, a file of another command whose results would be
+    lost.
     """
     if (Path(out).expanduser() / mark).exists():
         raise ValueError(
@@ -257,10 +152,10 @@ def refuse_other(out: str | Path, command: str, mark: str) -> None:
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     typer.echo(f"warning: {text}", err=True)
 
 
 def show_progress() -> bool:
-    """Bars only where someone looks."""
+    """Return whether stderr is a terminal, so that someone sees a bar."""
     return sys.stderr.isatty()

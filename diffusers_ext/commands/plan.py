@@ -29,10 +29,11 @@ def plan(
 ) -> None:
     """Tell what a sparse method would do at a size; no model runs."""
     from ..forecast import plan as forecast
+    from ..models.checkpoint import Checkpoint
 
     grid = _numbers(target)
     known = preset if grid is None else bool(preset)  # nothing is known for a grid
-    (built,), notes = chosen(target, None, [method], settings or [], known)
+    (built,), notes = chosen(Checkpoint.unchecked(target), [method], settings or [], known)
     size = {"height": height, "width": width, "num_frames": frames}
     if grid is None:
         size["text"] = text
@@ -45,26 +46,29 @@ def plan(
 
 
 def _target(name: str, grid: tuple[int, ...] | None, text: int) -> Any:
+    from ..models.checkpoint import Checkpoint
     from ..presets import of_name
     from ..sizes import Grid
-    from .options import open_model
 
     if grid is not None:
         return Grid(*(1,) * (3 - len(grid)), *grid, text=text)
-    return name if of_name(name) else open_model(name, "cpu")
+    return name if of_name(name) else Checkpoint.resolve(name).load("cpu")
 
 
 def _check_blocks(
     target: Any, method: Any, tiles: tuple[tuple[int, ...], ...] | None, size: Mapping[str, int | None]
 ) -> None:
-    """Raises `ValueError` where a plan would take minutes, with the number of tokens that it can take."""
+    """Raise `ValueError` if a plan would take minutes, naming the number of tokens that it can take."""
     from ..presets import tokens_of
+    from ..processors.radial import Radial
+    from ..processors.rectified import RectifiedSparse
     from ..processors.sparse import default_tiles
     from ..sizes import Grid
 
     grid = target if isinstance(target, Grid) else tokens_of(target, method).grid(size)
     tokens = math.prod(grid.shape) + grid.text
-    if tiles is None and hasattr(method, "block"):  # short tiles follow each other closely
+    # Short tiles follow each other without padding.
+    if tiles is None and isinstance(method, (Radial, RectifiedSparse)):
         counts = [-(-tokens // method.block)] * 2
     else:
         counts = [_tile_count(grid.shape, grid.text, tile) for tile in tiles or default_tiles(grid.shape)]
@@ -82,7 +86,7 @@ def _tile_count(shape: tuple[int, ...], text: int, tile: tuple[int, ...]) -> int
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:
-    """`21x45x80` or `64x64`, else `None`."""
+    """Read `21x45x80` or `64x64`; `None` for any other text."""
     return tuple(map(int, text.split("x"))) if re.fullmatch(r"\d+(x\d+){1,2}", text) else None
 
 

@@ -66,6 +66,7 @@ def train(
     from .. import distill
     from ..call import seed_of
     from ..evaluate.claim import claim
+    from ..models.logs import quiet_libraries
     from ..outputs.files import output_folder, subfolder
     from ..zoo.train import run, use_threads
     from ..zoo.train.fit import Run
@@ -78,7 +79,7 @@ def train(
     how = Run(minutes, samples, decay_now, resume, number, batch=batch, start=begin)
     use_threads(threads)
     if name == STUDENT:
-        opt.quiet_hosts()
+        quiet_libraries()
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
         folder = output_folder(Path("runs") / STUDENT if out is None else out)

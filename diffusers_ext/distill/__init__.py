@@ -78,15 +78,14 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
     """
     import torch
 
-    from ..loading import load, locate
-    from ..zoo.cards import card
+    from ..models.checkpoint import Checkpoint
     from ..zoo.tokenizer import build_tokenizer
 
-    home = locate(name)
-    pipe = load(name, dtype=torch.float32) if home is not None else None
+    model = Checkpoint.resolve(name)
+    pipe = model.read(dtype=torch.float32) if model.folder is not None else None
     known = build_tokenizer().get_vocab()
     ours = type(pipe).__name__ == "StableDiffusion3Pipeline" and pipe.tokenizer.get_vocab() == known
-    if not ours or "call" not in (facts := card(home)):
+    if not ours or "call" not in model.card:
         came = "a model of the Hub" if pipe is None else f"a {type(pipe).__name__}"
         raise ValueError(
             "distillation draws its pictures from the shapes world and takes shapes-sd3 or a folder that "
@@ -94,7 +93,7 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
             "--teacher"
         )
     pipe.set_progress_bar_config(disable=True)
-    return home, pipe, facts["call"]
+    return model.folder, pipe, model.card["call"]
 
 
 def trainable(method: CLEAR, pipe: Any) -> CLEAR:

@@ -4,36 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..sampling.clip import still
+from ..sampling.items import Item
 from ..settings import as_dict
 from . import sites
-from .generate import Item, applied, generate
+from .cells import Cell, Variant
+from .generate import applied, generate
 from .score import Judged, compare, judge, summarise
-from .video import still
 from .words import difference, right
-from .words import percent as percent  # callers have it from here, beside `difference`
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from .kept import Kept
     from .watch import Watch
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One column of a comparison; no methods means the stock pipeline."""
-
-    label: str
-    methods: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One picture of the comparison; one that could not be made has no image, and its verdict is why."""
-
-    label: str
-    image: "Image | None"
-    judged: Judged
 
 
 @dataclass(frozen=True)

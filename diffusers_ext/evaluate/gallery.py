@@ -1,14 +1,14 @@
-"""The pictures behind the figures in one HTML file: wins and losses against plain, or failures by task."""
+"""Show the pictures behind the figures in one HTML file: wins and losses, or failures by task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from io import BytesIO
+from typing import Any
 
 from ..zoo.suites import TASKS
-from .page import figure, notes, page
+from .page import Figure, figure, render
 from .score import Judged
 
 MOST = 24  # pictures or pairs of a task that are shown
@@ -17,7 +17,7 @@ CHOICE = f"Up to {MOST} of a task are shown, the first of the suite, whose order
 
 @dataclass(frozen=True)
 class Column:
-    """A variant: its verdicts in the order of the suite, and where the PNG of each is read."""
+    """A column is a variant: its verdicts in the order of the suite, and a reader of the PNG of each."""
 
     label: str
     judged: Sequence[Judged]
@@ -25,33 +25,26 @@ class Column:
 
 
 def gallery(title: str, ours: Column, plain: Column | None = None, remarks: Sequence[str] = ()) -> str:
-    """The HTML page. With `plain`, pairs of which one is right; without, what `ours` got wrong."""
+    """Render the page: with `plain`, pairs of which one is right; without, what `ours` got wrong."""
     if plain is None:
         wrong = [(j,) for j in ours.judged if j.correct is False]
-        body = _section("Failures by task", wrong, (ours,), ours.judged)
+        sections = [_section("Failures by task", wrong, (ours,))]
     else:
         pairs = list(zip(plain.judged, ours.judged, strict=True))
         wins = [(a, b) for a, b in pairs if a.correct is False and b.correct]
         losses = [(a, b) for a, b in pairs if a.correct and b.correct is False]
         columns = plain, ours
-        body = _section(
-            f"Wins: {ours.label} is right where {plain.label} is wrong", wins, columns, ours.judged
-        )
-        body += _section(
-            f"Losses: {ours.label} is wrong where {plain.label} is right", losses, columns, ours.judged
-        )
-    return page(title, notes([*remarks, CHOICE]) + body)
+        sections = [
+            _section(f"Wins: {ours.label} is right where {plain.label} is wrong", wins, columns),
+            _section(f"Losses: {ours.label} is wrong where {plain.label} is right", losses, columns),
+        ]
+    return render("gallery.html", title, notes=[*remarks, CHOICE], sections=sections)
 
 
-def _section(
-    title: str,
-    rows: Sequence[tuple[Judged, ...]],
-    columns: tuple[Column, ...],
-    asked: Sequence[Judged],
-) -> str:
-    """A heading and, task by task, how many of the pictures these are and the first of them."""
-    parts = [f"<h2>{escape(title)}</h2>"]
-    none = []
+def _section(title: str, rows: Sequence[tuple[Judged, ...]], columns: tuple[Column, ...]) -> dict[str, Any]:
+    """A heading; for each task the number of such pictures and the first of them; the tasks without any."""
+    asked = columns[-1].judged
+    shelves, none = [], []
     for task in [t for t in TASKS if any(j.task == t for j in asked)]:
         own = [row for row in rows if row[0].task == task]
         if not own:
@@ -60,23 +53,20 @@ def _section(
         head = f"{task.replace('_', ' ')}: {len(own)} of {sum(j.task == task for j in asked)}"
         if swapped := sum(row[-1].swapped for row in own):
             head += f", {swapped} with the colours swapped"
-        items = "".join(_row(row, columns) for row in own[:MOST])
-        parts.append(f'<h3>{escape(head)}</h3>\n<ul class="shelf">{items}</ul>')
-    return "\n".join([*parts, notes([f"None in {', '.join(none)}."] if none else [])])
+        shelves.append({"title": head, "rows": [_row(row, columns) for row in own[:MOST]]})
+    return {"title": title, "shelves": shelves, "none": none}
 
 
-def _row(row: tuple[Judged, ...], columns: tuple[Column, ...]) -> str:
-    figures = "".join(_figure(j, c, named=len(columns) > 1) for j, c in zip(row, columns, strict=True))
-    asked = f"{escape(row[0].prompt)}<br><small>seed {row[0].seed}</small>"
-    return f'<li><p>{asked}</p><div class="pair">{figures}</div></li>\n'
+def _row(row: tuple[Judged, ...], columns: tuple[Column, ...]) -> tuple[Judged, list[tuple[str, Figure]]]:
+    """A verdict that has prompt and seed, and a figure for each column; one column needs no label."""
+    labels = [c.label if len(columns) > 1 else "" for c in columns]
+    return row[0], [(label, _figure(j, c)) for label, j, c in zip(labels, row, columns, strict=True)]
 
 
-def _figure(judged: Judged, column: Column, named: bool) -> str:
+def _figure(judged: Judged, column: Column) -> Figure:
     from PIL import Image
 
     png = column.png(judged)
     with Image.open(BytesIO(png)) as image:
         width = image.width
-    return (f"<div><b>{escape(column.label)}</b>" if named else "<div>") + (
-        figure(judged, column.label, png, width) + "</div>"
-    )
+    return figure(judged, column.label, png, width)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..call import run
+from ..sampling.clip import Clip
+from ..sampling.items import Failed, Item, Picture
 from .failures import BrokenImageError, broken, free_memory, hits_all, out_of_memory, reason_of
-from .video import Clip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,34 +23,8 @@ if TYPE_CHECKING:
 _GIVE_UP = 5  # failures of one kind before anything was made; more would be a waste of hours
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One picture to make."""
-
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture made; `seconds` is its share of the batch, `flags` names what looks suspicious."""
-
-    item: Item
-    image: Image | Clip
-    seconds: float
-    flags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A picture that could not be made; `reason` is one sentence with the next step."""
-
-    item: Item
-    reason: str
-
-
 def applied(pipe: Any, methods: Sequence[Any]) -> AbstractContextManager[Any]:
-    """`dx.apply`, or nothing at all without methods, so that plain means the stock processors."""
+    """Apply methods to a pipeline; without methods do nothing, so that plain means the stock processors."""
     if not methods:
         return nullcontext()
     from ..session import apply
@@ -64,7 +39,7 @@ def generate(
     batch: int = 1,
     watch: Watch | None = None,
 ) -> Iterator[list[Picture]]:
-    """Makes `items` in order, `batch` at a time, and yields each batch as it is done.
+    """Make `items` in order, `batch` at a time, and yield each batch as it is done.
 
     Every image has its own CPU generator, so its noise does not depend on the batch; pixels may differ by a
     rounding step.
@@ -120,7 +95,7 @@ class _Trouble:
 def _attempt(
     pipe: Any, part: Sequence[Item], call: Mapping[str, Any], watch: Watch | None
 ) -> list[Picture | Failed] | _Trouble:
-    """One batch. The exception of a call ends here, so that what its frames hold is free for the next try."""
+    """Make one batch. An exception of the call ends here, which frees the memory of its frames."""
     if watch is None:
         return [_picture(*facts, pipe, call) for facts in _run(pipe, part, call, {})]
     watch.begin(len(part))
@@ -147,7 +122,7 @@ def _attempt(
 def _run(
     pipe: Any, part: Sequence[Item], call: Mapping[str, Any], hooks: Mapping[str, Any]
 ) -> list[tuple[Item, np.ndarray, bool, float]]:
-    """Calls the pipeline: of each item its array, whether a safety checker hid it, and its seconds."""
+    """Call the pipeline; return for each item its array, whether a safety checker hid it, and its seconds."""
     import torch
 
     generators = [torch.Generator("cpu").manual_seed(item.seed) for item in part]
@@ -170,12 +145,12 @@ def _picture(
 
 
 def _kind(reason: str) -> str:
-    """What failures of one kind share: the fact, without the picture and the next step."""
+    """Return what failures of one kind share: the fact, without the picture and the next step."""
     return reason.partition(" (prompt")[0]
 
 
 def about(item: Item) -> str:
-    """Which picture a sentence is about."""
+    """Name the picture that a sentence is about."""
     return f"prompt {item.prompt[:60]!r}, seed {item.seed}"
 
 
@@ -185,7 +160,7 @@ def to_image(
     hidden: bool = False,
     error: Callable[[str], BrokenImageError] | None = None,
 ) -> Image | Clip:
-    """Float [H, W, 3] in 0..1 to a PIL image, [T, H, W, 3] to a clip, the host's own rounding.
+    """Turn float `[H, W, 3]` in 0..1 into a PIL image, `[T, H, W, 3]` into a clip, rounded as diffusers does.
 
     Raises `BrokenImageError` for NaN, infinity and nothing but black; `error` makes it of what was returned.
     """
@@ -212,5 +187,5 @@ def to_image(
 
 
 def flags_of(array: np.ndarray) -> tuple[str, ...]:
-    """Names of what is suspicious but not certainly wrong about float [H, W, 3] or [T, H, W, 3]."""
+    """Name what is suspicious, but not certainly wrong, about float `[H, W, 3]` or `[T, H, W, 3]`."""
     return ("constant",) if float(array.max() - array.min()) < 1 / 255 else ()

@@ -1,4 +1,4 @@
-"""The comparison as one PNG: a column per variant, a row per prompt and seed, verdicts under the pictures."""
+"""Draw a comparison as one PNG: a column per variant, a row per prompt and seed, verdicts under pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from .compare import Cell, Comparison
+    from .cells import Cell
+    from .compare import Comparison
 
 SIDE = 192  # px of a picture in the grid; small ones are enlarged without smoothing
 LABEL = 190  # px of the column with the prompts
@@ -21,7 +22,7 @@ INK, PALE, GOOD, BAD = "#1a1a1a", "#6b6b6b", "#1b7f3b", "#b3261e"
 
 
 def grid(comparison: Comparison) -> Image.Image:
-    """Draws the comparison; a verdict is told in words and colour, so that no reader depends on colour."""
+    """Draw the comparison; a verdict has words as well as a colour, so that no reader depends on colour."""
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     columns = len(comparison.variants)
     first = next(cell.image for column in comparison.cells for cell in column if cell.image)
@@ -49,12 +50,13 @@ def grid(comparison: Comparison) -> Image.Image:
 def _verdict(
     draw: ImageDraw.ImageDraw, cell: Cell, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> list[str]:
-    """The lines under a picture; none without a ground truth."""
+    """Return the lines under a picture; there are none without a ground truth."""
     if cell.image is None:
         return wrap(draw, FAILED, font, SIDE, MOST)
     if cell.judged.correct is None:
         return []
-    return wrap(draw, verdict_text(cell.judged.correct, cell.judged.reason), font, SIDE, MOST)
+    text = "right" if cell.judged.correct else f"wrong: {cell.judged.reason}"
+    return wrap(draw, text, font, SIDE, MOST)
 
 
 def _cell(
@@ -79,11 +81,6 @@ def _cell(
         draw.text((x, y + size[1] + 3 + i * (LINE - 2)), line, colour, font)
 
 
-def verdict_text(correct: bool, reason: str) -> str:
-    """`right`, or `wrong:` with the detector's reason."""
-    return "right" if correct else f"wrong: {reason}"
-
-
 def wrap(
     draw: ImageDraw.ImageDraw,
     text: str,
@@ -91,7 +88,7 @@ def wrap(
     width: int,
     most: int,
 ) -> list[str]:
-    """`text` in at most `most` lines of `width` px; what does not fit ends in three dots."""
+    """Break `text` into at most `most` lines of `width` px; longer text ends in three dots."""
     lines, words = [""], [p for w in text.split() for p in _pieces(draw, w, font, width)]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()

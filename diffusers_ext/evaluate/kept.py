@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..outputs.files import slug, subfolder, write_json
 from ..outputs.record import write_image
+from ..sampling.items import Item
 from ..settings import as_dict
-from ..values import fit
 from . import record
-from .generate import Item
+from .pictures import FOLDER
 from .score import Judged
 
 if TYPE_CHECKING:
-    from .compare import Cell, Variant
-
-FOLDER = "pictures"
+    from .cells import Cell, Variant
 
 
 class Kept:
@@ -44,7 +42,7 @@ class Kept:
 
     def find(self, variant: Variant, items: Sequence[Item]) -> tuple[dict[Item, Cell], dict[str, Any] | None]:
         """Finished pictures with their verdicts, and the last report of the session that made them."""
-        from .compare import Cell
+        from .cells import Cell
 
         found, report = {}, None
         for item in items:
@@ -77,9 +75,9 @@ def _open(path: Path) -> Any:
 
 
 def _judged(beside: Mapping[str, Any]) -> Judged | None:
-    from .store import TYPES
+    from .store import judged
 
     try:
-        return Judged(**{k: fit(v, TYPES[k], k) for k, v in beside["judged"].items()})
+        return judged(beside["judged"])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

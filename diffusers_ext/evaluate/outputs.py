@@ -1,4 +1,4 @@
-"""What `diffusers-ext eval` leaves: results.json, the table, the chart and the gallery."""
+"""Write the files of `diffusers-ext eval`: results.json, the table, the chart and the gallery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .words import difference, enough, part, percent
 
 
 def write(folder: Path, found: Mapping[str, Any], ours: Column, plain: Column | None = None) -> list[Path]:
-    """Writes all files, results.json last: where it is, the others are, too. Returns their paths."""
+    """Write all files and return their paths; results.json is last, so where it exists, the others do."""
     made = [folder / "table.md", *save(accuracies(found, ours.label), folder / "accuracy")]
     write_text(made[0], markdown(found, ours.label) + "\n")
     title = f"{found['model']}: {ours.label} on {found['suite']} prompts"
@@ -26,7 +26,7 @@ def write(folder: Path, found: Mapping[str, Any], ours: Column, plain: Column | 
 
 
 def rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
-    """The figures as words: a heading, a row per task, and overall."""
+    """Put the figures into words: a heading, a row for each task, and one for all tasks."""
     plain, paired = found.get("plain"), found.get("paired")
     heads = ["task", "prompts", label] if plain is None else ["task", "prompts", "plain", label, "difference"]
     out = [heads]
@@ -40,7 +40,7 @@ def rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
 
 
 def markdown(found: Mapping[str, Any], label: str) -> str:
-    """The same as a Markdown table, with what it was measured on below."""
+    """Write the figures as a Markdown table, with the conditions of the measurement below."""
     heads, *body = rows(found, label)
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     lines += [f"| {' | '.join([cells[0].replace('_', ' '), *cells[1:]])} |" for cells in body]
@@ -48,7 +48,7 @@ def markdown(found: Mapping[str, Any], label: str) -> str:
 
 
 def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
-    """What the figures were measured on and where the methods ran, one sentence each."""
+    """Say in a sentence each what the figures were measured on and where the methods ran."""
     pace = f"{label} takes {found['seconds_per_image']:.2f} s an image"
     if plain := found.get("plain"):
         pace += f", plain {plain['seconds_per_image']:.2f} s"

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation on disk, so that wins, losses and failures can be looked at afterwards."""
+"""Keep the pictures of an evaluation on disk, so that wins, losses and failures can be looked at."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..outputs.files import slug, subfolder
 from ..outputs.record import write_image
-from .generate import Item
-from .video import Clip, still
+from ..sampling.clip import Clip, still
+from ..sampling.items import Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,22 +18,22 @@ FOLDER = "pictures"
 
 
 class Pictures:
-    """A PNG per variant, prompt and seed under `FOLDER`; each is written whole or not at all."""
+    """A folder of pictures, with a PNG per variant, prompt and seed under `FOLDER`."""
 
     def __init__(self, folder: Path) -> None:
         self.home, self.folder = folder, folder / FOLDER
 
     def path(self, variant: str, item: Item) -> Path:
-        """Where the picture of `variant` (as the store names it) lies, whether or not it has been made."""
+        """Return the file of a picture, whether or not it exists; `variant` is the name in the store."""
         name = hashlib.sha256(variant.encode()).hexdigest()[:10]
         return self.folder / name / f"{slug(item.prompt, 100)}-{item.seed}.png"
 
     def has(self, variant: str, item: Item) -> bool:
-        """Whether the picture has been made."""
+        """Check whether the picture exists."""
         return self.path(variant, item).is_file()
 
     def add(self, variant: str, item: Item, image: Image | Clip) -> None:
-        """Keeps one picture, or the frames of a clip on a sheet; it is on the disk when this returns."""
+        """Write one picture, or the frames of a clip on a sheet; it is on the disk when this returns."""
         path = self.path(variant, item)
         subfolder(self.home, FOLDER, path.parent.name)
         write_image(path, still(image), {"prompt": item.prompt, "seed": item.seed})

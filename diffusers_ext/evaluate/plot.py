@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG: accuracies per task with their intervals, and what a method changes."""
+"""Draw charts as PNG and SVG: accuracies by task with their intervals, and the change of a method."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#4c566a", "#c2571a", "#1f6f8b", "#6a8f2f")  # told apart in print and by most colour-blind readers
+COLOURS = ("#4c566a", "#c2571a", "#1f6f8b", "#6a8f2f")  # distinct in print and by most colour-blind readers
 MARKERS = ("o", "s", "^", "D")
 
 
 def accuracies(found: Mapping[str, Any], label: str) -> Figure:
-    """Chart of a `results.json`: a point and a 95 % interval per task; with pairs, the differences below."""
+    """Draw a `results.json`: a point and a 95 % interval per task; with pairs, the differences below."""
     figure, paired = blank(7.5, 3.6 if "paired" not in found else 6.2), found.get("paired")
     upper = figure.subplots(2 if paired else 1, 1, squeeze=False, sharex=True)[:, 0]
     tasks = [*found["tasks"], "overall"]
@@ -49,7 +49,7 @@ def accuracies(found: Mapping[str, Any], label: str) -> Figure:
 def points(
     axes: Axes, x: Sequence[float], entries: Sequence[Mapping[str, Any]], key: str, label: str, place: int
 ) -> None:
-    """Adds points in percent at `entries[i][key]` with bars from `low` to `high`; `place` picks the look."""
+    """Add points in percent at `entries[i][key]` with bars from `low` to `high`; `place` picks the look."""
     y = [100 * e[key] for e in entries]
     # Percentile intervals need not hold the point; a bar of negative length would be refused.
     # Fewer than ten pictures get none: it would be as long as the axis.
@@ -67,21 +67,21 @@ def points(
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches, that needs no display and belongs to no global list."""
+    """Make an empty figure, sizes in inches, that needs no display and belongs to no global list."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def tidy(axes: Axes) -> None:
-    """The look that all charts share."""
+    """Give axes the look that all charts share."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path` with the endings .png and .svg; the same figure gives the same bytes."""
+    """Write `path` with the endings .png and .svg; the same figure gives the same bytes."""
     import matplotlib
 
     made = []

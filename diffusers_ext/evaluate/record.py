@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models.checkpoint import Checkpoint
 from ..outputs.files import slug
 from ..outputs.record import versions
+from ..sampling.items import Item
 from ..settings import as_dict
-from .generate import Item
 
 # Packages whose versions move pixels; a later one makes its pictures beside the earlier ones.
 _MOVING = ("diffusers_ext", "torch", "diffusers", "transformers")
@@ -22,17 +23,12 @@ _SHAPING = (
 )
 
 
-def shared(pipe: Any, model: str, methods: Sequence[Any], call: Mapping[str, Any]) -> dict[str, Any]:
-    """What the pictures of one run have in common. Reads the model's files, large ones in part."""
-    from ..commands.eval import model_folder
-    from .weights import configs, quick
-
-    home = model_folder(model)
+def shared(pipe: Any, model: Checkpoint, methods: Sequence[Any], call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the pictures of one run have in common. Reads the model's files, large ones in part."""
     return {
-        "model": model,
+        "model": model.name,
         "pipeline": type(pipe).__name__,
-        "weights": quick(home),
-        "configs": configs(home),
+        **model.quick_marks,
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "device": pipe.device.type,
         "methods": [as_dict(m) for m in methods],
@@ -42,27 +38,27 @@ def shared(pipe: Any, model: str, methods: Sequence[Any], call: Mapping[str, Any
 
 
 def of(item: Item, common: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of one picture, JSON data."""
+    """Return the record of one picture, as JSON data."""
     record = {"prompt": item.prompt, **common, "seed": item.seed}
     return json.loads(json.dumps(record, default=str))
 
 
 def shaping(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that tells its picture from others."""
+    """Return the part of a record that distinguishes its picture from others."""
     found = {key: record[key] for key in _SHAPING if record.get(key) is not None}
     found["versions"] = {k: v for k, v in record.get("versions", {}).items() if k in _MOVING}
     return found
 
 
 def name(record: Mapping[str, Any]) -> str:
-    """A file name without ending; it depends on all that shapes the picture, so no other setting has it."""
+    """Return a file name without ending. All that shapes the picture goes into it."""
     text = json.dumps(shaping(record), sort_keys=True)
     mark = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{slug(record['prompt'])}-{record['seed']}-{mark}"
 
 
 def finished(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record beside the picture at `path`, if that picture is complete and of this record, else `None`.
+    """Return the record beside the picture at `path` if the picture is complete and of `record`, else `None`.
 
     The JSON file beside a picture is written last.
     """

@@ -1,84 +1,70 @@
-"""The comparison as one HTML file that needs no other: pictures inside, text escaped, no scripts."""
+"""Write a comparison as one HTML file that needs no other, with the pictures inside."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from .page import figure, notes, page
+from .page import Figure, figure, render
 from .words import difference, enough, percent
 
 if TYPE_CHECKING:
-    from .compare import Cell, Comparison
+    from .cells import Cell
+    from .compare import Comparison
 
 
 def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks: Sequence[str] = ()) -> str:
-    """The whole page; `results` is `comparison.to_dict()` with whatever else belongs into `results.json`."""
-    settings = {label: facts["methods"] for label, facts in results["methods"].items()}
-    entries = [facts["overall"] for facts in results["methods"].values()]
-    intervals = ", with 95 % intervals" * any(e and enough(e) for e in entries)
-    body = f"""{notes(remarks)}
-<h2>Right pictures{intervals}</h2>
-<div class="scroll">{_accuracies(results)}</div>
-{_pairs(results)}
-<h2>Pictures</h2>
-<div class="scroll">{_pictures(comparison)}</div>
-<h2>Settings</h2>
-<pre>{escape(json.dumps({"call": results.get("call"), "variants": settings}, indent=1))}</pre>
-<pre>{escape(json.dumps(results.get("versions", {})))}</pre>"""
-    return page(title, body)
+    """Render the page; `results` is `comparison.to_dict()` with all else that `results.json` holds."""
+    methods, paired = results["methods"], [f for f in results["paired"].values() if f["overall"]]
+    tasks = list(dict.fromkeys(t for facts in methods.values() for t in facts["tasks"]))
+    test = "Same prompts and seeds; a win is right where the other is wrong."
+    if any(enough(facts["overall"]) for facts in paired):
+        test += " p is McNemar's exact test."
+    settings = {label: facts["methods"] for label, facts in methods.items()}
+    return render(
+        "comparison.html",
+        title,
+        notes=remarks,
+        intervals=any(f["overall"] and enough(f["overall"]) for f in methods.values()),
+        heads=[t.replace("_", " ") for t in ["overall", *tasks]],
+        accuracies=[
+            (label, [_share(e) for e in (facts["overall"], *map(facts["tasks"].get, tasks))], _pace(facts))
+            for label, facts in methods.items()
+        ],
+        pairs=[
+            f"{label} minus {facts['against']}: {difference(facts['overall'])}"
+            for label, facts in results["paired"].items()
+            if facts["overall"]
+        ],
+        test=test,
+        labels=[v.label for v in comparison.variants],
+        pictures=[
+            (item, [_figure(row[r]) for row in comparison.cells]) for r, item in enumerate(comparison.items)
+        ],
+        settings=json.dumps({"call": results.get("call"), "variants": settings}, indent=1),
+        versions=json.dumps(results.get("versions", {})),
+    )
 
 
-def _accuracies(results: Mapping[str, Any]) -> str:
-    tasks = list(dict.fromkeys(t for facts in results["methods"].values() for t in facts["tasks"]))
-    rows = []
-    for label, facts in results["methods"].items():
-        entries = [facts["overall"], *(facts["tasks"].get(t) for t in tasks)]
-        numbers = "".join(f'<td class="number">{_share(e)}</td>' for e in entries)
-        pace = "" if facts["seconds_per_image"] is None else f"{facts['seconds_per_image']:.2f}"
-        rows.append(f'<tr><th>{escape(label)}</th>{numbers}<td class="number">{pace}</td></tr>')
-    heads = "".join(f"<th>{escape(t.replace('_', ' '))}</th>" for t in ["overall", *tasks])
-    return f"<table><tr><th></th>{heads}<th>s an image</th></tr>{''.join(rows)}</table>"
-
-
-def _share(entry: Mapping[str, Any] | None) -> str:
+def _share(entry: Mapping[str, Any] | None) -> list[str]:
+    """Lines of a cell: the share, and its interval where there is one."""
     if not entry:
-        return "no ground truth"
+        return ["no ground truth"]
     if not enough(entry):
-        return escape(percent(entry))
-    share, interval = escape(percent(entry)).split(" (")
-    return f"{share} of {entry['n']}<br>({interval}"
+        return [percent(entry)]
+    share, interval = percent(entry).split(" (")
+    return [f"{share} of {entry['n']}", f"({interval}"]
 
 
-def _pairs(results: Mapping[str, Any]) -> str:
-    lines = [
-        f"<li>{escape(label)} minus {escape(facts['against'])}: {escape(difference(facts['overall']))}</li>"
-        for label, facts in results["paired"].items()
-        if facts["overall"]
-    ]
-    if not lines:
-        return ""
-    note = "Same prompts and seeds; a win is right where the other is wrong."
-    if any(f["overall"] and enough(f["overall"]) for f in results["paired"].values()):
-        note += " p is McNemar's exact test."
-    return f'<ul>{"".join(lines)}</ul><p class="note">{note}</p>'
+def _pace(facts: Mapping[str, Any]) -> str:
+    return "" if facts["seconds_per_image"] is None else f"{facts['seconds_per_image']:.2f}"
 
 
-def _pictures(comparison: Comparison) -> str:
-    heads = "".join(f"<th>{escape(v.label)}</th>" for v in comparison.variants)
-    rows = []
-    for r, item in enumerate(comparison.items):
-        cells = "".join(f"<td>{_figure(row[r])}</td>" for row in comparison.cells)
-        rows.append(f"<tr><th>{escape(item.prompt)}<br><small>seed {item.seed}</small></th>{cells}</tr>")
-    return f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>"
-
-
-def _figure(cell: Cell) -> str:
+def _figure(cell: Cell) -> Figure:
     if cell.image is None:
-        return f'<b class="bad">could not be made</b><br>{escape(cell.judged.reason)}'
+        return Figure(cell.judged.reason)
     buffer = BytesIO()
     cell.image.save(buffer, format="PNG")
     return figure(cell.judged, cell.label, buffer.getvalue(), cell.image.width)

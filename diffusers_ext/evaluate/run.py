@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..sampling.items import Item
 from ..settings import PLAIN, as_dict
 from . import sites
-from .compare import Variant
+from .cells import Variant
 from .gallery import Column
-from .generate import Item, applied, generate
+from .generate import applied, generate
 from .pictures import Pictures
 from .score import Judged, compare, judge, summarise
 from .store import Store

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..sampling.clip import Clip
 from ..zoo.captions import parse
 from ..zoo.scenes import SIZE
 from ..zoo.suites import TASKS
 from .statistics import accuracy, paired
-from .video import Clip, verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ..zoo.motion import Script
+    from ..zoo.track import ClipVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,10 @@ class Judged:
 def judge(
     image: Image | Clip, prompt: str, seed: int, seconds: float = 0.0, task: str | None = None
 ) -> Judged:
-    """Verdict of the ground-truth detector; none outside the grammar and for pictures of another size.
+    """Return the verdict of the detector; there is none outside the grammar and for other sizes.
 
-    `task` is the suite's task the prompt was drawn for; without it the prompt alone decides.
+    `task` is the task of the suite that the prompt was drawn for; without it the prompt decides.
     """
-    import numpy as np
-
-    from ..zoo.detect import verify
-
     if isinstance(image, Clip):
         found = verdict(image, prompt)
         if isinstance(found, str):
@@ -55,8 +54,28 @@ def judge(
         spec = parse(prompt)
     except ValueError:
         return Judged(prompt, seed, None, None, "no ground truth: the prompt is not in the grammar", seconds)
+    import numpy as np
+
+    from ..zoo.detect import verify  # brings scipy
+
     seen = verify(np.asarray(image.convert("RGB")), spec)
     return Judged(prompt, seed, task or spec.task, seen.correct, seen.reason, seconds, seen.swapped)
+
+
+def verdict(clip: Clip, prompt: str) -> tuple[Script, ClipVerdict] | str:
+    """Return what the ground truth says about a clip, or one sentence why it says nothing."""
+    from ..zoo.clips import SIDE
+    from ..zoo.motion import parse
+
+    if clip.size != (SIDE, SIDE):
+        return f"no ground truth: not a clip of {SIDE}x{SIDE} pixels"
+    try:
+        script = parse(prompt)
+    except ValueError:
+        return "no ground truth: the prompt is not in the grammar of clips"
+    from ..zoo.track import verify_clip  # brings scipy
+
+    return script, verify_clip(clip.frames, script)
 
 
 def summarise(judged: Sequence[Judged]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Intervals for an accuracy and for the paired difference of two accuracies."""
+"""Compute the intervals of the package: of an accuracy, of a paired difference and of a mean over groups."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """A share of successes and its Wilson interval, all in 0..1."""
+    """An accuracy is a share of successes with its Wilson interval, all in 0..1."""
 
     accuracy: float
     low: float
@@ -22,7 +22,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Difference `b - a` of accuracies on the same prompts and seeds; `p` is McNemar's exact, two-sided."""
+    """A paired difference `b - a` of accuracies on the same prompts and seeds.
+
+    `p` is that of McNemar's exact test, two-sided.
+    """
 
     difference: float
     low: float
@@ -35,7 +38,7 @@ class Paired:
 
 
 def accuracy(right: Sequence[bool], level: float = LEVEL) -> Accuracy:
-    """Accuracy of a list of verdicts; raises `ValueError` for an empty list."""
+    """Compute the accuracy of a list of verdicts; raises `ValueError` for an empty list."""
     n = len(right)
     if n == 0:
         raise ValueError("an accuracy needs at least one verdict, got none; ask for one prompt or more")
@@ -45,7 +48,7 @@ def accuracy(right: Sequence[bool], level: float = LEVEL) -> Accuracy:
 
 
 def wilson(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson score interval of `k` successes in `n` trials."""
+    """Compute the Wilson score interval of `k` successes in `n` trials."""
     low, high = binomtest(k, n).proportion_ci(level, method="wilson")
     return float(low), float(high)
 
@@ -55,8 +58,8 @@ def paired(
 ) -> Paired:
     """Compare two lists of verdicts item by item.
 
-    `groups` names the prompt of each item. Images of one prompt are not independent, so when a prompt comes
-    more than once the interval resamples whole prompts; otherwise it is Newcombe's, which stays honest where
+    `groups` names the prompt of each item. Images of one prompt are not independent, so the interval draws
+    prompts again where one comes more than once. Otherwise it is Newcombe's, which has a width even where
     nothing differs. McNemar's `p` always treats items as independent.
     """
     if len(a) != len(b) or (groups is not None and len(groups) != len(a)):
@@ -85,12 +88,15 @@ def paired(
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p-value of McNemar's test: the discordant pairs against a fair coin."""
+    """Compute the exact two-sided p-value of McNemar's test: the discordant pairs against a fair coin."""
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
 def newcombe(both: int, only_a: int, only_b: int, neither: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the paired difference `b - a`: Newcombe 1998 (Stat. Med. 17, 2635), method 10."""
+    """Compute the interval of the paired difference `b - a`.
+
+    Paper: Newcombe 1998 (Stat. Med. 17, 2635), method 10.
+    """
     n = both + only_a + only_b + neither
     k1, k2 = both + only_b, both + only_a  # successes of b and of a
     p1, p2 = k1 / n, k2 / n
@@ -113,7 +119,10 @@ def bootstrap(
     draws: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` when whole groups are drawn anew; repeatable by `seed`."""
+    """Compute the percentile interval of the mean of `values` when groups are drawn with replacement.
+
+    The same `seed` gives the same interval.
+    """
     index = {g: i for i, g in enumerate(dict.fromkeys(groups))}
     where = np.array([index[g] for g in groups])
     sums = np.bincount(where, weights=np.asarray(values, float))

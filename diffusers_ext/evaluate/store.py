@@ -1,4 +1,4 @@
-"""Finished verdicts on disk, a JSON line each, so that an interrupted evaluation goes on where it stopped."""
+"""Keep finished verdicts on disk, a JSON line each, so that an interrupted evaluation continues."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from ..values import fit
 from .score import Judged
 
 FILE = "items.jsonl"
-LATER = (
-    "configs",
-    "device",
-)  # keys of an identity that older folders lack: they know no better, and stay usable
-TYPES = {"variant": str, **get_type_hints(Judged)}
-_NEEDED = ("variant", *(f.name for f in fields(Judged) if f.default is MISSING))
+LATER = ("configs", "device")  # keys of an identity that older folders lack; such folders stay usable
+_TYPES = get_type_hints(Judged)
+_NEEDED = tuple(f.name for f in fields(Judged) if f.default is MISSING)
 
 
 class Store:
-    """Verdicts by (variant, prompt, seed) of one model with one set of weights and call arguments.
+    """A store holds verdicts by (variant, prompt, seed) of one model, one set of weights and one call.
 
-    The first line is the identity of the run, written with the first verdict: a run that is refused before
-    claims no folder. A folder that holds another one raises `ValueError`: figures of different weights must
-    not mix. So does a line that is no verdict; a last one cut short by a crash is dropped. What two
-    writers at once have left in older folders is read: of equal lines the last, and no second first line.
+    The first line is the identity of the run. It is written with the first verdict, so a run that is refused
+    before claims no folder. A folder of another identity raises `ValueError`, since figures of different
+    weights must not mix. So does a line that is no verdict; a last line cut short by a crash is dropped.
+    Two writers may have worked in one folder: of equal verdicts the last counts, and a second identity line
+    is skipped.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -43,29 +41,29 @@ class Store:
             if line == lines[0]:
                 continue
             try:
-                variant, judged = _verdict(line)
+                variant, verdict = _verdict(line)
             except ValueError as error:
                 raise ValueError(
                     f"line {number} of {str(self.path)!r} is no verdict: {error}; choose another --out"
                 ) from error
-            self.done[variant, judged.prompt, judged.seed] = judged
+            self.done[variant, verdict.prompt, verdict.seed] = verdict
 
-    def add(self, variant: str, judged: Sequence[Judged]) -> None:
-        """Keeps verdicts; they are on the disk when this returns."""
-        lines = [{"variant": variant, **asdict(j)} for j in judged]
+    def add(self, variant: str, verdicts: Sequence[Judged]) -> None:
+        """Append verdicts; they are on the disk when this returns."""
+        lines = [{"variant": variant, **asdict(j)} for j in verdicts]
         self._append(lines if self._begun else [self.identity, *lines])
         self._begun = True
-        for j in judged:
+        for j in verdicts:
             self.done[variant, j.prompt, j.seed] = j
 
     def get(self, variant: str, prompt: str, seed: int) -> Judged | None:
-        """The verdict, or `None` where the picture has not been made."""
+        """Return the verdict, or `None` where the picture has not been made."""
         return self.done.get((variant, prompt, seed))
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         try:
-            # What was begun must still be there: verdicts without the first line would belong to no model.
+            # A file that was begun must still exist: verdicts without the first line belong to no model.
             flags = os.O_WRONLY | os.O_APPEND | (0 if self._begun else os.O_CREAT)
             with os.fdopen(os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab") as file:
                 file.write(text.encode())
@@ -76,12 +74,12 @@ class Store:
 
     def _lines(self) -> list[Any]:
         raw = self.path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
+        complete = raw[: raw.rfind(b"\n") + 1]
+        if len(complete) < len(raw):
             with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+                file.truncate(len(complete))
         lines = []
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for number, line in enumerate(complete.splitlines(), start=1):
             try:
                 lines.append(json.loads(line))
             except ValueError as error:
@@ -110,12 +108,18 @@ def _verdict(line: Any) -> tuple[str, Judged]:
     """Variant and verdict of a line; raises `ValueError` with what is wrong about it."""
     if not isinstance(line, dict):
         raise ValueError(f"it must be an object, got {_short(line)}")
-    if missing := [key for key in _NEEDED if key not in line]:
+    if "variant" not in line:
+        raise ValueError("it has no 'variant'")
+    return fit(line["variant"], str, "variant"), judged({k: v for k, v in line.items() if k != "variant"})
+
+
+def judged(data: Mapping[str, Any]) -> Judged:
+    """Read a verdict from JSON data; raises `ValueError` with what is wrong about it."""
+    if missing := [key for key in _NEEDED if key not in data]:
         raise ValueError(f"it has no {missing[0]!r}")
-    if unknown := [key for key in line if key not in TYPES]:
+    if unknown := [key for key in data if key not in _TYPES]:
         raise ValueError(f"it has an unknown {unknown[0]!r}")
-    values = {key: fit(value, TYPES[key], key) for key, value in line.items()}
-    return values.pop("variant"), Judged(**values)
+    return Judged(**{key: fit(value, _TYPES[key], key) for key, value in data.items()})
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..zoo.train.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
-    from .generate import Failed
+    from ..sampling.items import Failed
 
 AGAIN = "run the same command again to make the rest, which skips what is finished"
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"

@@ -15,18 +15,6 @@ CARD, INDEX = "card.json", "model_index.json"
 _ENTRIES = MappingProxyType({"call": dict, "tasks": list, "sha256": dict})  # of a card that are read again
 
 
-def own_call(name: str) -> dict[str, Any]:
-    """Call arguments that a model, of the zoo or in a folder of training, was made for; `{}` for others."""
-    if name in MODELS:
-        return dict(MODELS[name].call)
-    return dict(card(Path(name).expanduser()).get("call", {}))
-
-
-def of_world(name: str) -> bool:
-    """Whether a model draws shapes world: it is shipped, or its folder was written by our training."""
-    return name in MODELS or {"call", "sha256"} <= card(Path(name).expanduser()).keys()
-
-
 def weight_files(folder: Path) -> list[Path]:
     """List the safetensors files of a model folder or of the parts of a pipeline, sorted."""
     return sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
@@ -35,8 +23,7 @@ def weight_files(folder: Path) -> list[Path]:
 def borrowed(folder: Path) -> dict[str, Path]:
     """Return the folders of the components that a pipeline takes from another shipped model, by name.
 
-    Components that two models have in common are stored once. The entry `shares` of the card names the
-    lender.
+    Components that two models have in common are stored once. The card names the lender under `shares`.
     """
     lender = MODELS.get(str(card(folder).get("shares")))
     if lender is None:

@@ -2,10 +2,10 @@ import pytest
 from PIL import Image
 
 from bench.failures import failures, main
-from diffusers_ext.evaluate.generate import Item
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.score import Judged
 from diffusers_ext.evaluate.store import Store
+from diffusers_ext.sampling.items import Item
 
 
 @pytest.fixture

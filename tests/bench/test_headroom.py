@@ -9,6 +9,7 @@ from bench.headroom_chart import chart
 from bench.ledger import RESULTS
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint, marks
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.zoo import catalogue
 
 RIGHT = np.random.default_rng(0).random((6, 5)) < 0.4
@@ -50,7 +51,7 @@ def test_seeds_of_a_prompt_share_no_noise():
 
 @pytest.fixture
 def bench(pipe, saved_model, tmp_path):
-    made = Bench(str(saved_model), pipe, questions("tuning", 1), tmp_path, batch=6)
+    made = Bench(Checkpoint.resolve(saved_model), pipe, questions("tuning", 1), tmp_path, batch=6)
     made.call = {"num_inference_steps": 1, "guidance_scale": 4.0, "max_sequence_length": 16}
     return made
 

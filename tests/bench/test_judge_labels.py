@@ -14,9 +14,9 @@ from bench.judge_labels import (
     to_markdown,
     wanted,
 )
-from diffusers_ext.commands import options as opt
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.captions import parse
 from diffusers_ext.zoo.render import draw
@@ -66,9 +66,10 @@ def test_unsure_labels_have_several_readings():
 def test_the_labels_are_of_the_shipped_weights_their_call_and_a_seed_of_their_own():
     for model, weights in KNOWN["weights"].items():
         assert weights == fingerprint(catalogue.path(model))
-        assert KNOWN["call"][model] == opt.defaults(model)
+        checkpoint = Checkpoint.resolve(model)
+        assert KNOWN["call"][model] == checkpoint.call
         mine = [entry for entry in KNOWN["labels"] if entry["model"] == model]
-        tasks = opt.tasks(model)
+        tasks = checkpoint.tasks
         asked = questions(KNOWN["suite"], len(mine) // len(tasks), KNOWN["seed"], tasks)
         assert sorted((e["task"], e["prompt"], e["seed"]) for e in mine) == sorted(
             (q.task, q.item.prompt, q.item.seed) for q in asked

@@ -2,7 +2,7 @@
 
 import diffusers_ext as dx
 from bench.paired import verdicts
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.suite import questions
 
 ASKED = questions("held-out", 1, 0, ("single_object", "counting"))

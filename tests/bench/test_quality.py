@@ -8,8 +8,10 @@ import pytest
 import diffusers_ext as dx
 from bench.quality import call_of, ladder, measured, overall_density, pairs, psnr, ssim, sweep, without
 from bench.quality_chart import chart, ran
-from diffusers_ext.evaluate.compare import Variant, run
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.compare import run
+from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.sampling.items import Item
 from tests.tiny_models import unet, wan
 
 ITEMS = [Item("a red circle", 1), Item("a blue square", 2)]
@@ -97,8 +99,8 @@ def test_modules_count_by_their_pairs():
 
 
 def test_a_folder_without_a_card_takes_the_steps_of_its_pipeline(pipe, saved_model):
-    assert call_of(str(saved_model), pipe) == {"num_inference_steps": 28}
-    assert call_of("shapes-sd3", pipe)["num_inference_steps"] == 15
+    assert call_of(Checkpoint.resolve(saved_model), pipe) == {"num_inference_steps": 28}
+    assert call_of(Checkpoint.resolve("shapes-sd3"), pipe)["num_inference_steps"] == 15
 
 
 def test_sweep_on_a_video_model():

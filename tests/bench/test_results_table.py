@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bench.markdown import insert, markers
 from bench.results_table import BLOCK, render
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.committed import load, result_files
-from diffusers_ext.evaluate.compare import Variant
 from diffusers_ext.evaluate.run import results
 from diffusers_ext.evaluate.score import Judged
 from diffusers_ext.evaluate.weights import fingerprint

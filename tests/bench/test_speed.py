@@ -8,8 +8,8 @@ from PIL import Image
 from bench import speed
 from bench.ledger import committed
 from bench.speed import PROMPTS, measure, to_markdown
-from diffusers_ext.evaluate.generate import Item, Picture
-from diffusers_ext.evaluate.video import Clip
+from diffusers_ext.sampling.clip import Clip
+from diffusers_ext.sampling.items import Item, Picture
 from diffusers_ext.zoo import catalogue
 
 

@@ -1,8 +1,10 @@
 import pytest
 
 from diffusers_ext import SoftPAG
-from diffusers_ext.evaluate.compare import Variant, difference, lines, percent, run
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.compare import lines, run
+from diffusers_ext.evaluate.words import difference, percent
+from diffusers_ext.sampling.items import Item
 
 CALL = {"num_inference_steps": 1, "max_sequence_length": 16}
 ITEMS = [Item("a red square", 0), Item("two blue stars", 1), Item("a cat", 2)]

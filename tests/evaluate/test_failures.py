@@ -6,9 +6,10 @@ import torch
 
 from diffusers_ext import SoftPAG
 from diffusers_ext.errors import ConflictError
-from diffusers_ext.evaluate.failures import bad_weight, hits_all, out_of_memory, reason_of
-from diffusers_ext.evaluate.generate import BrokenImageError, Item, applied, generate
+from diffusers_ext.evaluate.failures import BrokenImageError, bad_weight, hits_all, out_of_memory, reason_of
+from diffusers_ext.evaluate.generate import applied, generate
 from diffusers_ext.evaluate.watch import Watch
+from diffusers_ext.sampling.items import Item
 from tests import picture_faults as faults
 from tests.tiny_models import wan
 

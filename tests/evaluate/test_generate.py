@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from diffusers_ext import SoftPAG
-from diffusers_ext.evaluate.generate import BrokenImageError, Item, applied, flags_of, generate, to_image
+from diffusers_ext.evaluate.failures import BrokenImageError
+from diffusers_ext.evaluate.generate import applied, flags_of, generate, to_image
+from diffusers_ext.sampling.items import Item
 
 CALL = {"num_inference_steps": 2, "max_sequence_length": 16}
 ITEMS = [

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusers_ext.evaluate.compare import Cell, Comparison, Variant
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Cell, Variant
+from diffusers_ext.evaluate.compare import Comparison
 from diffusers_ext.evaluate.grid import BAD, GAP, GOOD, LABEL, SIDE, grid, wrap
 from diffusers_ext.evaluate.score import judge
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo.captions import parse
 from diffusers_ext.zoo.render import draw
 from tests.evaluate.pictures import comparison

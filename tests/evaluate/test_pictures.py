@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_ext.evaluate.compare import Variant
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.run import answer, column, key
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo.captions import parse
 from diffusers_ext.zoo.render import draw
 

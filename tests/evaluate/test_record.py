@@ -9,8 +9,9 @@ import torch
 
 from diffusers_ext import SoftPAG
 from diffusers_ext.evaluate import record
-from diffusers_ext.evaluate.generate import Item
 from diffusers_ext.evaluate.weights import fingerprint, quick
+from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.sampling.items import Item
 
 ITEM = Item("a red circle", 3)
 
@@ -22,7 +23,7 @@ def pipe(dtype=torch.float32, device="cpu"):
 @pytest.fixture
 def made(saved_model):
     def make(model=saved_model, item=ITEM, methods=(), call={"num_inference_steps": 2}, **facts):  # noqa: B006
-        return record.of(item, record.shared(pipe(**facts), str(model), methods, call))
+        return record.of(item, record.shared(pipe(**facts), Checkpoint.resolve(model), methods, call))
 
     return make
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_ext.evaluate.reward import agreement, main, preference, round_trip
+from diffusers_ext.commands.reward import reward
+from diffusers_ext.evaluate.reward import agreement, preference, round_trip
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.rewards import ShapesCLIP
 from diffusers_ext.zoo import cards, catalogue
@@ -44,7 +45,7 @@ def test_the_command_writes_its_figures(saved_model, tmp_path, capsys):
     build_reward().save_pretrained(home)
     build_processor().save_pretrained(home)
     out = tmp_path / "out"
-    main(str(home), "tuning", 2, str(saved_model), prompts=1, samples=2, steps=1, device="cpu", out=out)
+    reward(str(home), "tuning", 2, str(saved_model), prompts=1, samples=2, steps=1, device="cpu", out=out)
     found = json.loads((out / "tuning.json").read_text())
     assert found["weights"] == fingerprint(home)
     assert found["decoded"]["caption"]["colour"]["n"] == 2
@@ -54,7 +55,7 @@ def test_the_command_writes_its_figures(saved_model, tmp_path, capsys):
 
 def test_clips_are_refused(saved_clip_model, tmp_path):
     with pytest.raises(ValueError, match="makes clips; leave the reward out, or choose a model of pictures"):
-        main(model=str(saved_clip_model), device="cpu", out=tmp_path)
+        reward(model=str(saved_clip_model), device="cpu", out=tmp_path)
 
 
 def test_the_round_trip_is_what_a_saved_picture_shows(pipe):

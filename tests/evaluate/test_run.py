@@ -1,5 +1,5 @@
 from diffusers_ext import SoftPAG
-from diffusers_ext.evaluate.compare import Variant
+from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.run import answer, key, results
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import questions

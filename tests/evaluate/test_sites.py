@@ -7,11 +7,12 @@ import pytest
 
 from diffusers_ext import CLEAR, SoftPAG
 from diffusers_ext.evaluate import sites
-from diffusers_ext.evaluate.compare import Variant, run
-from diffusers_ext.evaluate.generate import Item
+from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.compare import run
 from diffusers_ext.evaluate.run import answer, key, results
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.sampling.items import Item
 
 CALL = {"num_inference_steps": 1, "max_sequence_length": 16}
 CLEAR_CALL = ["--method", "clear", "--set", "radius=2", "--steps", 1]

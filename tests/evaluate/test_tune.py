@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from diffusers_ext.commands.tune import tune
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.tune import assignments, best, halves, main
+from diffusers_ext.evaluate.tune import assignments, best, halves
 from diffusers_ext.presets import preset
 from diffusers_ext.zoo.suites import IMAGE_TASKS, VIDEO_TASKS
 
@@ -27,7 +28,7 @@ def test_the_first_of_equals_wins():
 
 
 def test_the_file_is_a_preset(saved_model, tmp_path):
-    main(str(saved_model), grid=["scale=[1.0, 2.0]"], n=1, steps=1, device="cpu", out=tmp_path)
+    tune(str(saved_model), grid=["scale=[1.0, 2.0]"], n=1, steps=1, device="cpu", out=tmp_path)
     found = json.loads((tmp_path / "softpag.json").read_text())
     assert [t["settings"]["scale"] for t in found["tried"]] == [1.0, 2.0]
     assert found["found_on"]["suite"] == "tuning" and found["overall"]["n"] == 6
@@ -36,7 +37,7 @@ def test_the_file_is_a_preset(saved_model, tmp_path):
 
 
 def test_the_best_is_confirmed_on_prompts_that_had_no_part_in_the_choice(saved_model, tmp_path, capsys):
-    main(str(saved_model), grid=["scale=[1.0, 2.0]"], n=1, confirm=2, steps=1, device="cpu", out=tmp_path)
+    tune(str(saved_model), grid=["scale=[1.0, 2.0]"], n=1, confirm=2, steps=1, device="cpu", out=tmp_path)
     found = json.loads((tmp_path / "softpag.json").read_text())
     assert found["overall"]["n"] == 6 and found["confirmed"]["paired"]["n"] == 12
     assert found["confirmed"]["n"] == 2 and found["confirmed"]["plain"]["n"] == 12
@@ -58,6 +59,6 @@ def test_halves_are_taken_task_by_task():
 
 
 def test_a_model_is_asked_its_own_tasks(saved_clip_model, tmp_path):
-    main(str(saved_clip_model), grid=["scale=[1.0]"], n=1, steps=1, device="cpu", out=tmp_path)
+    tune(str(saved_clip_model), grid=["scale=[1.0]"], n=1, steps=1, device="cpu", out=tmp_path)
     lines = (tmp_path / "items.jsonl").read_text().splitlines()[1:]
     assert {json.loads(line)["task"] for line in lines} == set(VIDEO_TASKS)

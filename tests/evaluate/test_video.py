@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from diffusers_ext.evaluate.generate import BrokenImageError, Item, to_image
+from diffusers_ext.evaluate.failures import BrokenImageError
+from diffusers_ext.evaluate.generate import to_image
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.score import judge, summarise
-from diffusers_ext.evaluate.video import Clip, still
+from diffusers_ext.sampling.clip import Clip, still
+from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo.clips import draw_clip
 from diffusers_ext.zoo.motion import parse
 

@@ -1,7 +1,8 @@
 """What a run shows on a terminal."""
 
-from diffusers_ext.evaluate.generate import Item, generate
+from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.watch import Watch
+from diffusers_ext.sampling.items import Item
 
 CALL = {"height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 1.0, "max_sequence_length": 16}
 

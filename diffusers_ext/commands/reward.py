@@ -1,0 +1,83 @@
+"""`diffusers-ext reward`: how well a reward agrees with the ground truth, by kind of mistake."""
+
+from typing import Annotated, Any
+
+import typer
+
+from . import options as opt
+
+
+def reward(
+    name: Annotated[str, typer.Option("--reward", help="Name in the zoo, or a folder.")] = "shapes-clip",
+    suite: Annotated[
+        str, typer.Option("--suite", help="One of train-like, held-out and tuning.")
+    ] = "held-out",
+    n: Annotated[int, typer.Option("--n", help="Number of pairs per kind of mistake.")] = 300,
+    model: opt.Model = "shapes-sd3",
+    prompts: Annotated[
+        int, typer.Option("--prompts", help="Number of prompts per task that the model draws.")
+    ] = 10,
+    samples: Annotated[int, typer.Option("--samples", help="Number of pictures for each prompt.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Fixes prompts and noise.")] = 0,
+    steps: opt.Steps = None,
+    batch: opt.Batch = 16,
+    device: opt.Device = None,
+    out: opt.Out = "out/reward",
+) -> None:
+    """Measure a reward against the ground truth and write SUITE.json."""
+    from ..call import arguments
+    from ..evaluate.reward import check_painter, painted, preference, reward_folder, round_trip
+    from ..evaluate.suite import questions
+    from ..evaluate.weights import fingerprint
+    from ..models.checkpoint import Checkpoint
+    from ..outputs.files import output_folder, write_json
+    from ..outputs.record import versions
+    from ..zoo.reward import ShapesCLIP
+
+    folder = output_folder(out)
+    checkpoint, home = Checkpoint.resolve(model), reward_folder(name)
+    painter = checkpoint.load(device)
+    check_painter(model, painter)
+    scorer = ShapesCLIP(home, device)
+    asked = questions(suite, prompts, seed, checkpoint.tasks)
+    call = arguments(painter, checkpoint.call, num_inference_steps=steps)
+    changes = {"drawn": None, "decoded": round_trip(painter.vae)}
+    found = {
+        "reward": name,
+        "weights": fingerprint(home),
+        "suite": suite,
+        "n": n,
+        "seed": seed,
+        **preference(scorer.score, suite, n, seed, changes),
+        "painted": {
+            "model": model,
+            "weights": checkpoint.fingerprint,
+            "call": call,
+            **painted(scorer.score, painter, call, asked, samples, batch),
+        },
+        "versions": versions(),
+    }
+    write_json(folder / f"{suite}.json", found)
+    for line in table(found):
+        typer.echo(line)
+    typer.echo(f"wrote {folder / f'{suite}.json'}")
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Write the figures of the results as lines."""
+    from ..evaluate.words import FEWEST, percent
+    from ..zoo.mistakes import KINDS
+
+    columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
+    lines = [f"{'mistake':<10}" + "".join(f" {f'{what}, {change}':<20}" for change, what in columns)]
+    for kind in [*KINDS, "overall"]:
+        cells = (f" {percent(found[change][what][kind]):<20}" for change, what in columns)
+        lines.append(f"{kind:<10}" + "".join(cells))
+    one = found["painted"]["overall"]
+    if one["auc"] is not None:
+        interval = f" ({one['low']:.0%} to {one['high']:.0%})" * (one["prompts"] >= FEWEST)
+        lines.append(
+            f"painted by {found['painted']['model']}: the right one of two for a prompt scores higher in "
+            f"{one['auc']:.0%}{interval}, {one['prompts']} prompts"
+        )
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,81 @@
+"""`diffusers-ext tune`: which settings of a method suit a model best, chosen on prompts made for that."""
+
+from typing import Annotated
+
+import typer
+
+from . import making
+from . import options as opt
+
+
+def tune(
+    model: opt.Model = "shapes-sd3",
+    method: Annotated[str, typer.Option("--method", help="The method whose settings are tried.")] = "softpag",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=[VALUE, ...]", help="Values to try, as JSON, as scale=[1,2,4]."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="Number of prompts per task to choose on.")] = 20,
+    confirm: Annotated[
+        int,
+        typer.Option(
+            "--confirm", help="Number of further prompts per task, on which the best is compared again."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Fixes prompts and noise.")] = 0,
+    steps: opt.Steps = None,
+    guidance_scale: opt.Guidance = None,
+    batch: opt.Batch = 16,
+    device: opt.Device = None,
+    out: opt.Out = "out/tune",
+) -> None:
+    """Try settings on the tuning suite and write the best ones to METHOD.json."""
+    from ..call import arguments
+    from ..evaluate.cells import Variant
+    from ..evaluate.claim import claim
+    from ..evaluate.run import answer
+    from ..evaluate.score import compare, summarise
+    from ..evaluate.store import Store
+    from ..evaluate.suite import questions
+    from ..evaluate.tune import assignments, best, confirmation, halves
+    from ..evaluate.words import difference, percent
+    from ..models.checkpoint import Checkpoint
+    from ..outputs.files import output_folder, write_json
+    from ..settings import as_dict, build
+
+    variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
+    checkpoint = Checkpoint.resolve(model)
+    asked, others = halves(questions("tuning", n + confirm, seed, checkpoint.tasks), n)
+    folder = output_folder(out)
+    pipe = checkpoint.load(device)
+    call = arguments(pipe, checkpoint.call, num_inference_steps=steps, guidance_scale=guidance_scale)
+    tried = []
+    watch = making.watch(len(asked) * (1 + len(variants)) + 2 * len(others))
+    with claim(folder, "tune"), watch:
+        facts = {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
+        store = Store(folder, {**checkpoint.marks, **facts})
+        plain = answer(pipe, Variant("plain"), asked, call, store, batch, watch=watch)
+        for variant in variants:
+            judged = answer(pipe, variant, asked, call, store, batch, watch=watch)
+            making.end(watch)  # settings are not chosen on a part of the prompts
+            settings = {k: v for k, v in as_dict(variant.methods[0]).items() if k != "name"}
+            pair = compare(plain, judged)["overall"]
+            tried.append({"settings": settings, "overall": summarise(judged)["overall"], "paired": pair})
+            watch.line(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
+        chosen = best(tried)
+        if others:
+            variant = variants[tried.index(chosen)]
+            before, after = (
+                answer(pipe, v, others, call, store, batch, watch=watch) for v in (Variant("plain"), variant)
+            )
+            making.end(watch)
+            chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}
+    found = {"suite": "tuning", "n": n, "seed": seed, **checkpoint.marks, "call": call}
+    write_json(
+        folder / f"{method}.json",
+        {**chosen, "found_on": found | {"plain": summarise(plain)["overall"]}, "tried": tried},
+    )
+    typer.echo(f"plain {percent(summarise(plain)['overall'])}, best {percent(chosen['overall'])}")
+    if others:
+        typer.echo(f"on {len(others)} other prompts: {difference(chosen['confirmed']['paired'])}")
+    typer.echo(f"wrote {folder / f'{method}.json'}; put it beside the weights to make it the preset")

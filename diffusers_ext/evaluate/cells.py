@@ -1,0 +1,28 @@
+"""The columns of a comparison, and the pictures in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .score import Judged
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of a comparison; no methods means the stock pipeline."""
+
+    label: str
+    methods: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of the comparison; one that could not be made has no image, and its verdict is why."""
+
+    label: str
+    image: Image | None
+    judged: Judged

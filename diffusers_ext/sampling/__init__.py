@@ -1,0 +1,1 @@
+"""Making pictures and clips with a stock pipeline; nothing here scores them."""

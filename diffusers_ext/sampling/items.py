@@ -1,0 +1,37 @@
+"""What is asked of a pipeline, and what came of it: a picture or a failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .clip import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture to make."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture made; `seconds` is its share of the batch, `flags` names what looks suspicious."""
+
+    item: Item
+    image: Image | Clip
+    seconds: float
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A picture that could not be made; `reason` is one sentence with the next step."""
+
+    item: Item
+    reason: str

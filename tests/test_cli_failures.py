@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from diffusers_ext import loading
+from diffusers_ext.models.checkpoint import Checkpoint
 from tests import picture_faults as faults
 
 SMALL = ["--steps", 1, "-H", 32, "-W", 32]
@@ -16,15 +16,15 @@ CLIP_PROMPT = "a red circle moves left"
 @pytest.fixture
 def broken(monkeypatch):
     """Lets `load` give pipelines with a fault; a list of the faults, so that a test sees what they saw."""
-    found, load = [], loading.load
+    found, read = [], Checkpoint.read
 
     def use(seeds, act):
         def faulty(*args, **kwargs):
-            pipe = load(*args, **kwargs)
+            pipe = read(*args, **kwargs)
             found.append(faults.Fault(pipe, seeds, act))
             return pipe
 
-        monkeypatch.setattr(loading, "load", faulty)
+        monkeypatch.setattr(Checkpoint, "read", faulty)
         return found
 
     return use

@@ -89,9 +89,9 @@ def test_a_signal_ends_a_run_after_the_current_image(saved_model, tmp_path, numb
 
 def from_the_inside(monkeypatch, act, after=1):
     """Runs `act` in the autoencoder of the picture after the first `after` ones."""
-    from diffusers_ext import loading
+    from diffusers_ext.models.checkpoint import Checkpoint
 
-    load, count = loading.load, [0]
+    read, count = Checkpoint.read, [0]
 
     def when(x, rows):
         count[0] += 1
@@ -99,11 +99,11 @@ def from_the_inside(monkeypatch, act, after=1):
             act()
 
     def faulty(*args, **kwargs):
-        pipe = load(*args, **kwargs)
+        pipe = read(*args, **kwargs)
         faults.Fault(pipe, range(2**63), when)
         return pipe
 
-    monkeypatch.setattr(loading, "load", faulty)
+    monkeypatch.setattr(Checkpoint, "read", faulty)
 
 
 @pytest.mark.parametrize(

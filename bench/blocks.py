@@ -42,7 +42,7 @@ from .timing import RESULTS, Stopwatch, machine, results_file
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     "diffusers_ext/kernels/**/*.py",
-    "diffusers_ext/processors/*.py",
+    "diffusers_ext/processors/**/*.py",
     "diffusers_ext/families/*.py",
     "bench/slices.py",
 )

@@ -42,7 +42,7 @@ from .block_checks import Recorder
 from .quality_chart import chart
 
 if TYPE_CHECKING:
-    from diffusers_ext.processors.sparse import SparseMethod
+    from diffusers_ext.processors.sparse.method import SparseMethod
 
 RESULTS = Path(__file__).parent / "results"
 SUITE = "held-out"

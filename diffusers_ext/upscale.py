@@ -19,6 +19,7 @@ from .core import Method
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import family_of
 from .forecast import plan
+from .processors.sparse.method import SparseMethod
 from .report import Report
 from .session import apply
 from .sizes import check_size
@@ -40,7 +41,7 @@ class Staged:
 
     @property
     def images(self) -> list[Image]:
-        """Of the last stage."""
+        """The pictures of the last stage."""
         return self.stages[-1]
 
 
@@ -157,7 +158,7 @@ def _check_pipeline(pipe: Any, sizes: list[tuple[int, ...]], methods: Sequence[M
     for height, width in sizes:
         check_size(pipe, {"height": height, "width": width})
         for method in methods:
-            if hasattr(method, "recipe"):
+            if isinstance(method, SparseMethod):
                 plan(pipe, method, height=height, width=width)
 
 

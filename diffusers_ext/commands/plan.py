@@ -59,7 +59,7 @@ def _check_blocks(
 ) -> None:
     """Raises `ValueError` where a plan would take minutes, with the number of tokens that it can take."""
     from ..presets import tokens_of
-    from ..processors.sparse import default_tiles
+    from ..processors.sparse.method import default_tiles
     from ..sizes import Grid
 
     grid = target if isinstance(target, Grid) else tokens_of(target, method).grid(size)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..families import family_of
-from ..processors.far import uniform
+from ..processors.sparse.pooled import uniform
 from ..session import Session, apply
 from ..zoo.train.config import FlowRecipe
 from ..zoo.train.diffusion import DiffusionObjective, flow_inputs
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
     from ..core import Site
-    from ..processors.sparse import SparseMethod
+    from ..processors.sparse.method import SparseMethod
 
 LEARN = "to_q", "to_k", "to_v", "to_out.0"  # of an attention module; those of the text stream stay
 PROBE = -1  # number of the step whose noise is never trained on
@@ -107,7 +107,7 @@ class DistilObjective(DiffusionObjective):
             session.close()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The projections of the image stream, and the weights of far tokens where the method has some."""
+        """Gives the projections of the image stream, and the weights of pooled tokens, if any."""
         far = {f"far.{site.name}": core.spatial_weight for site, core in self.far.items()}
         names = learning(self.pipe.transformer, self.sites)
         return {f"transformer.{name}": p for name, p in names.items()} | far

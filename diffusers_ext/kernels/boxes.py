@@ -58,7 +58,7 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
     boxes[0, owner, rank] = lo.int()
     boxes[1, owner, rank] = hi.int()
 
-    far = 1 << 20
+    beyond = 1 << 20
     held = [torch.zeros(count, dtype=torch.bool) for _ in range(3)]
     for flag, where in zip(held, (text, grid_token, pad), strict=True):
         flag[number[where]] = True
@@ -67,8 +67,8 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
     return Boxes(
         *boxes,
         there,
-        boxes[0].masked_fill(~there[..., None], far).amin(1),
-        boxes[1].masked_fill(~there[..., None], -far).amax(1),
+        boxes[0].masked_fill(~there[..., None], beyond).amin(1),
+        boxes[1].masked_fill(~there[..., None], -beyond).amax(1),
         *held,
     )
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind
+from . import Kind, Rule
 
 NEVER = -1
 
@@ -58,7 +58,7 @@ def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(Rule):
     """`reach[d]` in tokens at frame distance d, `NEVER` where frames do not meet; `width` of the grid."""
 
     reach: tuple[int, ...]
@@ -80,12 +80,12 @@ class Band:
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         qt, kt = (qlo[..., 0], qhi[..., 0]), (klo[..., 0], khi[..., 0])
         gap = torch.maximum(klo - qhi, qlo - khi)[..., 2].clamp(min=0)
-        far = torch.maximum(khi - qlo, qhi - klo)[..., 2]
+        farthest = torch.maximum(khi - qlo, qhi - klo)[..., 2]
         widest, narrowest = self._extremes
         touched = widest[self._distances(*qt, *kt)] >= gap
         # sink frames are seen anyway, so only the frames after them must lie within reach
         late = kt[0].clamp(min=self.sink_frames)
-        full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= far
+        full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= farthest
         return touched | (kt[0] < self.sink_frames), full | (kt[1] < self.sink_frames)
 
     def _distances(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind, no_table, same_axes
+from . import CountingRule, Kind
 
 AXES = ("t", "h", "w")
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(CountingRule):
     """All in tokens, along `(t, h, w)`; raises `ValueError` where an axis has no room for its window."""
 
     grid: Grid
@@ -52,12 +52,6 @@ class Window:
         """`(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
         return tuple(n for axis in self._axes() for n in axis)
 
-    def table(self) -> Tensor:
-        return no_table()
-
-    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return same_axes(t, h, w)
-
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         found = [
             _touch_axis(qlo[..., a], qhi[..., a], klo[..., a], khi[..., a], *axis)
@@ -72,7 +66,7 @@ class Window:
         return grid[0] * grid[1] * grid[2] * t * h * w
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """As `tiles.Shares`: the product of what the axes have; without dilation, which leaves gaps."""
+        """Visible pairs as the product of what the axes have; without dilation, which leaves gaps."""
         if max(self.dilation) > 1:
             raise ValueError(f"Tiles hold all groups of a dilation, got {self.dilation}; use 1.")
         out = torch.ones(len(qlo), dtype=torch.long)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind, no_table, same_axes
+from . import CountingRule, Kind
 
 
 @dataclass(frozen=True)
-class Disk:
+class Disk(CountingRule):
     """`radius` in tokens, at least 1."""
 
     radius: int
@@ -33,16 +33,10 @@ class Disk:
         """`(radius squared,)`."""
         return (self.radius**2,)
 
-    def table(self) -> Tensor:
-        return no_table()
-
-    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return same_axes(t, h, w)
-
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         gap = torch.maximum(klo - qhi, qlo - khi).clamp(min=0)[..., 1:]
-        far = torch.maximum(khi - qlo, qhi - klo)[..., 1:]
-        return gap.square().sum(-1) < self.radius**2, far.square().sum(-1) < self.radius**2
+        widest = torch.maximum(khi - qlo, qhi - klo)[..., 1:]
+        return gap.square().sum(-1) < self.radius**2, widest.square().sum(-1) < self.radius**2
 
     def pairs(self, grid: Grid) -> int:
         """Sum over offsets inside the disk of the number of tokens that have such a neighbour."""
@@ -53,7 +47,7 @@ class Disk:
         return t * t * int((inside * rows[:, None] * columns[None]).sum())
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """As `tiles.Shares`. Only sizes and the way from one box to the other matter, and those are few."""
+        """Visible pairs. Only sizes and the way from one box to the other matter, and those are few."""
         facts = torch.cat([klo - qlo, qhi - qlo + 1, khi - klo + 1], -1).long()
         frames = facts[:, 3] * facts[:, 6]
         kinds, which = facts[:, [1, 2, 4, 5, 7, 8]].unique(dim=0, return_inverse=True)

@@ -8,26 +8,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..geometry import Grid
-from . import Kind, no_table, same_axes
+from . import Kind, Rule
 
 
 @dataclass(frozen=True)
-class Near:
+class Neighbours(Rule):
     """A cube of three tokens an edge, clipped at the borders of the grid."""
 
     kind = Kind.NONE
     params: tuple[int, ...] = ()
 
-    def table(self) -> Tensor:
-        return no_table()
-
-    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return same_axes(t, h, w)
-
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         gap = (klo - qhi).maximum(qlo - khi)
-        far = (khi - qlo).maximum(qhi - klo)
-        return (gap <= 1).all(-1), (far <= 1).all(-1)
+        widest = (khi - qlo).maximum(qhi - klo)
+        return (gap <= 1).all(-1), (widest <= 1).all(-1)
 
     def pairs(self, grid: Grid) -> int:
         """Each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""

@@ -1,4 +1,6 @@
-"""The block rule of the published radial attention: a block counts if most of its columns are well filled.
+"""The block rule of the published radial attention (`shrinkMaskStrict` in its code).
+
+A block is kept if most of its columns are well filled.
 
 For every pair of frames that a block touches, a column is well filled if more than a third of the block's
 rows see it; the block is kept if more than 0.6 of the columns that anyone sees are well filled. Kept blocks
@@ -20,8 +22,8 @@ FILLED = Fraction(1, 3)
 KEPT = Fraction(6, 10)
 
 
-def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
-    """bool `[NQ, NK]` over the grid tokens in raster order."""
+def band_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
+    """Marks the blocks that are kept, bool `[NQ, NK]`, over the grid tokens in raster order."""
     count = -(-frames * per_frame // block)
     owner, frame, first, last = _segments(frames, per_frame, block)
     reach = torch.tensor(band.reach)

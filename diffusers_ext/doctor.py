@@ -103,22 +103,22 @@ def why_no_flash() -> str | None:
     return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
 
 
-def why_not(backend: str) -> str | None:
+def why_no_backend(backend: str) -> str | None:
     """Says why a block-sparse back-end cannot run a usual request on this machine, or `None`."""
     import torch
 
-    from .kernels.capabilities import Request, why_not
+    from .kernels import capabilities
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    why = why_not(backend, Request(device, torch.float16, 64, (128, 128)))
+    why = capabilities.why_not(backend, capabilities.Request(device, torch.float16, 64, (128, 128)))
     return why.rstrip(".") if why else None
 
 
 BACKENDS: dict[str, Callable[[], str | None]] = {
     "torch sdpa": lambda: None,
     "torch sdpa, flash kernel": why_no_flash,
-    "flex attention": partial(why_not, "flex"),
-    "triton": partial(why_not, "triton"),
+    "flex attention": partial(why_no_backend, "flex"),
+    "triton": partial(why_no_backend, "triton"),
 }
 
 

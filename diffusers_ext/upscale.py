@@ -26,7 +26,7 @@ from .sizes import check_size
 from .values import fit
 from .zoo import calling
 
-# Where a family keeps the module that reads `theta` anew in each call; others bake it into tables.
+# Where a family keeps the module that reads `theta` in each call; others bake it into tables.
 ROTARY = {"flux": "pos_embed"}
 # Arguments of pipelines that are given by `sizes` and `strength`, or could not fit every stage.
 OURS = ("height", "width", "image", "strength", "latents", "output_type", "return_dict")
@@ -57,7 +57,7 @@ def staged(
     later: Mapping[str, Any] | None = None,
     **call: Any,
 ) -> Staged:
-    """A picture at the first of `sizes`, `(height, width)` in px, then resized and redrawn at each other one.
+    """Draws a picture at the first of `sizes`, `(height, width)` in px, then redraws it at each other one.
 
     A later stage is the pipeline's own image-to-image class on the same components: bicubic resize, noise of
     `strength` (0 to 1, one for all or one for each), the rest of the steps. `methods`, one or several, are in
@@ -105,7 +105,7 @@ def staged(
 
 @contextmanager
 def ntk(target: Any, factor: float) -> Iterator[None]:
-    """Rotary positions with `theta` times `factor` on a pipeline or denoiser, restored on leaving.
+    """Multiplies `theta` of rotary positions by `factor` on a pipeline or denoiser, restored on leaving.
 
     Larger than 1, it stretches the low frequencies, so that more tokens fit the range of training. A factor
     of 1 changes nothing and suits every model. Raises `MethodError` for factors out of range,
@@ -187,7 +187,7 @@ def _strengths(strength: float | Sequence[float], stages: int) -> list[float]:
 
 
 def _image_to_image(pipe: Any, shift: float | None) -> Any:
-    """The host's image-to-image pipeline on the same components, with a scheduler of its own.
+    """Makes the host's image-to-image pipeline on the same components, with a scheduler of its own.
 
     The scheduler of the first pipeline would remember where image-to-image began.
     """

@@ -1,4 +1,4 @@
-"""Distils a sparse attention method: a copy of a model learns to give with it what the model gives without.
+"""Distils a sparse attention method: a copy of a model learns to give with it what the model gives alone.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
 2412.16112), and its published training code. Loss: flow matching + 0.5 * mean square between the velocities
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..families import family_of
+from ..processors.clear import CLEAR
 from ..processors.sparse.pooled import uniform
 from ..session import Session, apply
 from ..zoo.train.config import FlowRecipe
@@ -95,7 +96,8 @@ class DistilObjective(DiffusionObjective):
             apply(student, method, self.watches[0]),
             apply(self.teacher, self.watches[1]),
         ]
-        self.far = self.sessions[0].cores(method) if getattr(method, "downsample", 0) else {}
+        pools = isinstance(method, CLEAR) and method.downsample
+        self.far = self.sessions[0].cores(method) if pools else {}
         for core in self.far.values():
             start = core.spatial_weight
             core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())
@@ -126,7 +128,7 @@ class DistilObjective(DiffusionObjective):
         super().prepare(device)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
+        """Draws latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
         return self._draw(step, step * self.recipe.batch, progress)
 
     def _draw(self, step: int, used: int, progress: float) -> tuple[torch.Tensor, ...]:
@@ -147,7 +149,7 @@ class DistilObjective(DiffusionObjective):
         ids: torch.Tensor,
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Three mean squares: `flow` (to noise - latents), `velocity` and `attention` (to the teacher)."""
+        """Gives three mean squares: `flow` (to noise - latents), `velocity`, `attention` (to the teacher)."""
         import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:
@@ -166,7 +168,7 @@ class DistilObjective(DiffusionObjective):
         }
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
-        """The three terms on one batch of known pictures with noise of its own; no pictures."""
+        """Computes the three terms on one batch of known pictures, whose noise is never trained on."""
         with self.attention():
             return {name: value.item() for name, value in self.terms(*self.probe).items()}
 

@@ -34,12 +34,12 @@ class Boxes:
 
     @property
     def single(self) -> Tensor:
-        """Blocks that are one box, for which the outer box says it all."""
+        """Blocks that are one box, so that the outer box decides."""
         return self.there.sum(1) == 1
 
 
 def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, block: int) -> Boxes:
-    """Coordinates `[P]` of the places and flags of what is no grid token -> the boxes of every `block`."""
+    """Cuts every `block` places into boxes, from coordinates `[P]` and flags of what is no grid token."""
     places = text.shape[0]
     count = -(-places // block)
     number = torch.arange(places) // block
@@ -74,7 +74,7 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
 
 
 def classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`touched, full` of grid tokens for some query blocks and all key blocks.
+    """Decides `touched, full` of grid tokens for some query blocks and all key blocks.
 
     Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
     the rest goes by the boxes that they are made of.

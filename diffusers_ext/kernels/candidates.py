@@ -51,12 +51,12 @@ class DynamicPlan(BlockPlan):
 
     @property
     def order(self) -> Tensor:
-        """int32 `[NQ]`: in which order to launch rows; not cached, since lists change with every call."""
+        """Order in which to launch rows, int32 `[NQ]`; not cached, since lists change with every call."""
         return longest_first(self.row_ptr)
 
     @property
     def entries(self) -> Tensor:
-        """int32 `[NK]`: every key block as the lists name it, `block << 1 | full`."""
+        """Names of the key blocks in lists, `block << 1 | full`: int32 `[NK]`."""
         return self.col[0, : self.col.shape[1] // self.rows]
 
 

@@ -118,7 +118,7 @@ class PlanSpec(ABC):
         return math.prod(self.grid)
 
     def leading(self) -> Self:
-        """The same with the text keys first, where that leaves blocks of the grid as they are."""
+        """Puts the text keys first, where that leaves blocks of the grid as they are."""
         fills_blocks = self.text > 0 and self.text % self.block_k == 0
         return replace(self, text_first=True) if fills_blocks and self._text_can_lead else self
 
@@ -192,7 +192,7 @@ class BlockPlan:
 
     @cached_property
     def order(self) -> Tensor:
-        """int32 `[NQ]`: in which order to launch rows."""
+        """Order in which to launch rows, int32 `[NQ]`."""
         return longest_first(self.row_ptr)
 
     @property
@@ -201,7 +201,7 @@ class BlockPlan:
         return sum(x.numel() * x.element_size() for x in self._tensors().values())
 
     def hiding(self, seen: Tensor) -> "BlockPlan":
-        """The same blocks, in which row b of a batch sees no key but `seen [B, s_kv]`, bool.
+        """Hides all keys but `seen [B, s_kv]`, bool, from each row of a batch; blocks stay.
 
         FULL blocks do not ask; `PlanSpec.masked_text` keeps text out of them.
         """
@@ -210,11 +210,11 @@ class BlockPlan:
         return plan
 
     def of_rows(self, rows: slice) -> "BlockPlan":
-        """The plan of some rows of a batch; `k_coord` is `[B, 1, s_kv]` where they hide keys, 1 for heads."""
+        """Gives the plan of some rows of a batch; where they hide keys, `k_coord` is `[B, 1, s_kv]`."""
         return self if self.k_coord.ndim == 1 else replace(self, k_coord=self.k_coord[rows, None])
 
     def to(self, device: torch.device | str) -> "BlockPlan":
-        """The same plan on another device."""
+        """Moves the plan to another device."""
         return replace(self, **{name: x.to(device) for name, x in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -223,13 +223,13 @@ class BlockPlan:
 
 
 def longest_first(row_ptr: Tensor) -> Tensor:
-    """int32 `[NQ]`: longest rows first, by eights, neighbours together; `row_ptr` as in `BlockPlan`."""
+    """Orders rows by length in units of eight blocks, longest first, neighbours together: int32 `[NQ]`."""
     longest = row_ptr.diff(dim=1).amax(0)
     return (-(longest // 8)).argsort(stable=True).int()
 
 
 def from_mask(mask: Tensor, block_q: int = 64, block_k: int = 64) -> BlockPlan:
-    """The plan of any bool mask `[S_q, S_kv]`, looked up pair by pair in PARTIAL blocks; small ones only."""
+    """Makes the plan of a small bool mask `[S_q, S_kv]`, looked up pair by pair in PARTIAL blocks."""
     s_q, s_kv = mask.shape
     padded = torch.nn.functional.pad(mask, (0, -s_kv % block_k, 0, -s_q % block_q))
     tiles = padded.unflatten(0, (-1, block_q)).unflatten(2, (-1, block_k))

@@ -176,7 +176,7 @@ class RulePlanSpec(PlanSpec):
             vars(self)["_kept_pairs"] = int(queries @ torch.cat(kept))
 
     def _held_keys(self) -> Tensor:
-        """Grid tokens of each block of keys, `[NK]`, float64."""
+        """Counts grid tokens of each block of keys, `[NK]`, float64."""
         held = _held(self.k_order >= 0, self._texts()[1], self.block_k)
         return held.roll(self.text // self.block_k) if self.text_first else held
 
@@ -241,6 +241,6 @@ class RulePlanSpec(PlanSpec):
 
 
 def _held(there: Tensor, others: int, block: int) -> Tensor:
-    """`[blocks]`, float64: places of each block that are `there`; `others` come behind them."""
+    """Counts the places of each block that are `there`, `[blocks]`, float64; `others` come behind them."""
     there = torch.nn.functional.pad(there, (0, others + -(len(there) + others) % block))
     return there.view(-1, block).double().sum(1)

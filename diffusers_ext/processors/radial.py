@@ -26,10 +26,10 @@ class Radial(SparseMethod):
     blocks as the code does, cheaper and rougher. Raises `MethodError` for settings out of range,
     `UnsupportedError` for images.
 
-    Departures from the published code: frames of fewer than 128 tokens see their neighbouring frames whole,
-    where the code thins them out; a shorter last block counts the rows that it has, where the code takes
-    whole blocks only; and the last piece of a frame that begins inside a block is judged as the others are,
-    where the code can drop it.
+    Departures from the published code: frames of fewer than 128 tokens see all of their neighbouring frames,
+    where the code thins them out. A shorter last block counts the rows that it has, where the code takes full
+    blocks only. The last piece of a frame that begins inside a block follows the rule of the others, where
+    the code can drop it.
     """
 
     name: ClassVar[str] = "radial"

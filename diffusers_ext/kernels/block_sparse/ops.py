@@ -48,7 +48,7 @@ def block_sparse_forward(
     block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, with_lse: bool,
     triton: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """See `attention`; the plan as raw tensors, so that a graph holds nothing else."""
+    """Computes `attention` with the plan as raw tensors, so that a graph holds nothing else."""
     lists = row_ptr, col, order, q_coord, k_coord, table
     _check(q, k, v, *lists)
     if triton and _on_triton(q):

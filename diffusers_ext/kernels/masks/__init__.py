@@ -41,20 +41,20 @@ class Rule(ABC):
         """What the predicate of a kernel needs."""
 
     def table(self) -> Tensor:
-        """What a kernel looks up, int32; empty where the rule needs no table."""
+        """Makes what a kernel looks up, int32; empty where the rule needs no table."""
         return no_table()
 
     def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates in which boxes decide the rule; `t, h, w` themselves where it has no other."""
+        """Gives coordinates in which boxes decide the rule; `t, h, w` themselves where it has no other."""
         return t, h, w
 
     @abstractmethod
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
-        """`any`: some query of a box sees some key of the other; `full`: every query sees every key."""
+        """Says for two boxes whether some query sees some key, and whether every query sees every key."""
 
     @abstractmethod
     def pairs(self, grid: Grid) -> int:
-        """Visible (query, key) pairs among the tokens of the grid."""
+        """Counts visible (query, key) pairs among the tokens of the grid."""
 
 
 class CountingRule(Rule):
@@ -62,7 +62,7 @@ class CountingRule(Rule):
 
     @abstractmethod
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """Visible pairs of the tokens of two boxes, int64 `[n]`, from inclusive corners `[n, 3]`."""
+        """Counts visible pairs of the tokens of two boxes, int64 `[n]`, from inclusive corners `[n, 3]`."""
 
 
 def visible(kind: Kind, params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Neighbours: tokens at most one step apart on every axis, diagonals included.
 
-No kernel knows this rule. It tells planners which blocks touch each other; those are then visited whole.
+No kernel knows this rule. It shows planners which blocks touch each other; those are visited without checks.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,6 @@ class Neighbours(Rule):
         return (gap <= 1).all(-1), (widest <= 1).all(-1)
 
     def pairs(self, grid: Grid) -> int:
-        """Each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""
+        """Counts pairs: each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""
         t, h, w = (3 * n - 2 for n in grid)
         return t * h * w

@@ -152,7 +152,7 @@ def _models() -> list[Finding]:
 
 
 def _folder(name: str) -> Path:
-    """Finds the folder of a model of the zoo; raises `FileNotFoundError` where it is not installed."""
+    """Of a pipeline or a reward of the zoo; raises `FileNotFoundError` where it is not installed."""
     from . import zoo
     from .loading import locate
 

@@ -26,7 +26,7 @@ from .sizes import check_size
 from .values import fit
 from .zoo import calling
 
-# Where a family keeps the module that reads `theta` in each call; others bake it into tables.
+# Where a family keeps the module that reads `theta` anew in each call; others bake it into tables.
 ROTARY = {"flux": "pos_embed"}
 # Arguments of pipelines that are given by `sizes` and `strength`, or could not fit every stage.
 OURS = ("height", "width", "image", "strength", "latents", "output_type", "return_dict")

@@ -161,16 +161,16 @@ class RulePlanSpec(PlanSpec):
 
     def _walk(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields what `_blocks` does, and leaves the counts behind at the end of the one walk."""
-        visited = whole = 0
+        visited = unchecked = 0
         kept, held = [], self._held_keys() if self.snap else None
         for touched, full in self._blocks():
             visited += int(touched.sum())
-            whole += int((touched & full).sum())
+            unchecked += int((touched & full).sum())
             if self.snap:
                 kept.append(touched.double() @ held)
             yield touched, full
         s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
-        vars(self)["stats"] = self._stats(s_q, s_kv, visited, whole)
+        vars(self)["stats"] = self._stats(s_q, s_kv, visited, unchecked)
         if self.snap:
             queries = _held(self.q_order >= 0, self._texts()[0], self.block_q)
             vars(self)["_kept_pairs"] = int(queries @ torch.cat(kept))

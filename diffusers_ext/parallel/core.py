@@ -92,7 +92,7 @@ class StripCore:
         self.last: PlacedStrip | None = None
 
     def begin_call(self, like: Tensor) -> None:
-        """Prepares nothing: the hook has written the split."""
+        """Nothing to prepare: the hook has written the split."""
 
     def describe(self) -> dict[str, Any]:
         """Reports what ran last; the density is that of the whole picture."""

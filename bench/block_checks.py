@@ -16,7 +16,7 @@ from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.masks import visible
 from diffusers_ext.processors.rectified import RectifiedCore
-from diffusers_ext.processors.sparse_core import SparseCore
+from diffusers_ext.processors.sparse.core import SparseCore
 
 from .rows import rectified_error, row_error, sample
 
@@ -74,8 +74,8 @@ def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
     """Which keys some rows see, bool `[B or 1, 1, R, S]`; far keys last, seen by the grid alone."""
     layout, device = call.layout, call.q.device
     text = layout.text.stop - layout.text.start
-    recipe = core.method.recipe(layout.grid, text, text_rows=False)
-    rule = recipe.rule
+    spec = core.method.recipe(layout.grid, text, text_rows=False)
+    rule = spec.rule
     places = torch.full((call.q.shape[1],), geometry.TEXT, dtype=torch.int32)
     places[layout.vision] = geometry.coded(geometry.raster(layout.grid), layout.grid)
     places = places.to(device)
@@ -83,7 +83,7 @@ def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
     seen = visible(rule.kind, rule.params, table, places[rows, None], places[None])[None, None]
     if call.mask is not None:
         seen = seen & call.mask
-    far = (places[rows] != geometry.TEXT)[:, None].expand(-1, recipe.far)
+    far = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
     return torch.cat([seen, far.expand(*seen.shape[:2], -1, -1)], -1)
 
 
@@ -95,13 +95,13 @@ def _cells(x: Tensor, layout: Layout, edge: int) -> Tensor:
 
 
 def _rectified_error(core: RectifiedCore, call: Call) -> float:
-    laid = core.last
+    placed = core.last
     if call.mask is not None:
-        laid = laid.hiding(call.mask, call.q.shape[0], call.layout)
-    q, out = (x.index_select(1, laid.queries) for x in (call.q, call.out))
-    k, v = (core.in_order(x, laid, call.layout) for x in (call.k, call.v))
-    found = select(q, k, v, laid.plan, core.method.p_remaining)
-    return rectified_error(q, k, v, out, laid.plan, found)
+        placed = placed.hiding(call.mask, call.q.shape[0], call.layout)
+    q, out = (x.index_select(1, placed.queries) for x in (call.q, call.out))
+    k, v = (core.in_order(x, placed, call.layout) for x in (call.k, call.v))
+    found = select(q, k, v, placed.plan, core.method.p_remaining)
+    return rectified_error(q, k, v, out, placed.plan, found)
 
 
 def _text_error(call: Call) -> float:

@@ -39,7 +39,7 @@ from .timing import Stopwatch, in_turns
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     "diffusers_ext/kernels/**/*.py",
-    "diffusers_ext/processors/*.py",
+    "diffusers_ext/processors/**/*.py",
     "diffusers_ext/families/*.py",
     "bench/slices.py",
 )

@@ -30,7 +30,7 @@ from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from .ledger import Ledger, Row
 from .markdown import markdown
@@ -60,7 +60,7 @@ def frame(largest: int) -> tuple[int, int]:
     raise ValueError(f"clips of this bench have up to {most} tokens, got {largest}; choose a smaller size")
 
 
-def recipe(method: str, tokens: int, sides: tuple[int, int]) -> Recipe:
+def recipe(method: str, tokens: int, sides: tuple[int, int]) -> RulePlanSpec:
     """Return CLEAR and GNA on a square image, radial attention on clips with frames of `sides`.
 
     Rows and frames are complete, so there are up to `tokens` of them.
@@ -68,11 +68,11 @@ def recipe(method: str, tokens: int, sides: tuple[int, int]) -> Recipe:
     side, frames = math.isqrt(tokens), tokens // math.prod(sides)
     image, tile = (1, side, side), (1, 8, 8)
     if method == "clear r=8":
-        return Recipe(Disk(8), image, 0, 64, 64, tile, tile)
+        return RulePlanSpec(Disk(8), image, 0, 64, 64, tile, tile)
     if method == "gna 17x17":
-        return Recipe(Window(image, (1, 17, 17)), image, 0, 64, 64, tile, tile)
+        return RulePlanSpec(Window(image, (1, 17, 17)), image, 0, 64, 64, tile, tile)
     reach = release_reach(frames, math.prod(sides), 1.0)
-    return Recipe(Band(reach, sides[1]), (frames, *sides), 0, 64, 64)
+    return RulePlanSpec(Band(reach, sides[1]), (frames, *sides), 0, 64, 64)
 
 
 def backends(device: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
-def measure(method: str, recipe: Recipe, backend: str, device: str) -> list[Row]:
+def measure(method: str, recipe: RulePlanSpec, backend: str, device: str) -> list[Row]:
     """Return the row of one size of one method on one back-end, in turns with dense attention.
 
     Times are in ms, `work` in pairs multiplied.

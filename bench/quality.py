@@ -43,7 +43,7 @@ from .quality_chart import chart
 from .runner import parser_of
 
 if TYPE_CHECKING:
-    from diffusers_ext.processors.sparse import SparseMethod
+    from diffusers_ext.processors.sparse.method import SparseMethod
 
 SUITE = "held-out"
 SHARES = (0.25, 0.375, 0.5, 0.75)  # of the longer side of the grid

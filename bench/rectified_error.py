@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.block_sparse.select import select
-from diffusers_ext.kernels.candidates import Candidates
+from diffusers_ext.kernels.candidates import DynamicPlanSpec
 
 from .ledger import Row
 from .runner import options, run
@@ -76,13 +76,13 @@ def measure(name: str, noise: float, logits: float) -> list[Row]:
 
     rows = []
     for keep in (*KEEP, 1.0):
-        shortlist = Candidates(grid, 0, tile, tile, keep, touching=False).build()
-        found = select(q, k, v, shortlist)
-        plan = replace(shortlist, row_ptr=found.row_ptr, col=found.col)
+        candidates = DynamicPlanSpec(grid, 0, tile, tile, keep, touching=False).build()
+        found = select(q, k, v, candidates)
+        plan = replace(candidates, row_ptr=found.row_ptr, col=found.col)
         plain, _ = ops.attention(q, k, v, plan)
         mended, _ = ops.attention(q, k, v, plan, gain=found.gain, bias=found.bias)
         if keep < 1:
-            pairs, every, *_ = found.count(shortlist).tolist()
+            pairs, every, *_ = found.count(candidates).tolist()
             row = {"grid": name, "logits": logits, "noise": noise, "keep": keep, "density": pairs / every}
             row |= {"sparse_error": error(plain), "rectified_error": error(mended)}
             rows.append(row | {"gain": float(found.gain.mean())})

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.block_sparse.select import Selection
-from diffusers_ext.kernels.candidates import Shortlist
+from diffusers_ext.kernels.candidates import DynamicPlan
 from diffusers_ext.kernels.geometry import PAD
 from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.plan import BlockPlan
@@ -60,13 +60,13 @@ def sampled_error(q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: BlockPlan)
 
 
 def rectified_error(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, shortlist: Shortlist, found: Selection
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, candidates: DynamicPlan, found: Selection
 ) -> float:
     """Error of sampled rows of rectified attention over the blocks that were found, in the plan's order."""
     rows = sample(q.shape[1], q.device)
-    block = rows // shortlist.block_q
-    key_block = torch.arange(k.shape[1], device=q.device) // shortlist.block_k
-    there = shortlist.k_coord.view(-1, 1, 1, k.shape[1]) != PAD
+    block = rows // candidates.block_q
+    key_block = torch.arange(k.shape[1], device=q.device) // candidates.block_k
+    there = candidates.k_coord.view(-1, 1, 1, k.shape[1]) != PAD
     gain, bias = found.gain[:, :, block, None].float(), found.bias[:, :, block].float()
     seen = found.kept[:, :, block][..., key_block] & there
     return row_error(q[:, rows], k, v, out[:, rows], seen, gain, bias)
@@ -84,7 +84,7 @@ def gradient_error(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> float:
     return max(rms_ratio(x, y) for x, y in zip(got, want, strict=True))
 
 
-def attend_chosen(q: Tensor, k: Tensor, v: Tensor, shortlist: Shortlist, found: Selection) -> Tensor:
+def attend_chosen(q: Tensor, k: Tensor, v: Tensor, candidates: DynamicPlan, found: Selection) -> Tensor:
     """Attention over the blocks that `select` found, rectified: what the method runs behind its choice."""
-    plan = replace(shortlist, row_ptr=found.row_ptr, col=found.col)
+    plan = replace(candidates, row_ptr=found.row_ptr, col=found.col)
     return ops.attention(q, k, v, plan, gain=found.gain, bias=found.bias)[0]

@@ -23,13 +23,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.block_sparse.select import select
-from diffusers_ext.kernels.candidates import Candidates
+from diffusers_ext.kernels.candidates import DynamicPlanSpec
 from diffusers_ext.kernels.geometry import Grid
 from diffusers_ext.kernels.masks import Rule
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from .ledger import Row
 from .rows import TOLERANCE, attend_chosen, gradient_error, rectified_error, sampled_error
@@ -61,11 +61,11 @@ class Case:
     head_dim: int = 128
     grads: bool = False
 
-    def recipe(self) -> Recipe | Candidates:
+    def recipe(self) -> RulePlanSpec | DynamicPlanSpec:
         """What shapes the plan; text queries are part of it but for rectified attention."""
         if isinstance(self.rule, float):
-            return Candidates(self.grid, self.text, self.tile, self.tile, self.rule, text_rows=False)
-        return Recipe(self.rule, self.grid, self.text, self.block, self.block, self.tile, self.tile)
+            return DynamicPlanSpec(self.grid, self.text, self.tile, self.tile, self.rule, text_rows=False)
+        return RulePlanSpec(self.rule, self.grid, self.text, self.block, self.block, self.tile, self.tile)
 
 
 def _radial(grid: Grid, decay: float) -> Band:

@@ -1,11 +1,9 @@
 """What is installed, what can compute, what is missing and why; nothing is run on a device."""
 
-import importlib.util
 import platform
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +15,9 @@ State = Literal["ok", "newer", "missing", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor: `state` is ok, newer (than what was tested), missing (harmless until needed) or
-    broken (needs action).
+    """One line of the doctor.
+
+    `state` is ok, newer (than what was tested), missing (harmless until needed) or broken (needs action).
     """
 
     section: str
@@ -28,7 +27,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order of reading: versions, devices, back-ends, models."""
+    """Lists all findings, in the order of reading: versions, devices, back-ends, models."""
     return [*_versions(), *_devices(), *_backends(), *_models()]
 
 
@@ -45,7 +44,7 @@ def _versions() -> list[Finding]:
 
 
 def _version(package: str) -> tuple[State, str]:
-    """State and text of one package."""
+    """Gives state and text of one package."""
     version = installed(package)
     if version is None:
         if package in NEEDED:
@@ -84,7 +83,7 @@ def _devices() -> list[Finding]:
 
 
 def why_no_cuda() -> str | None:
-    """`None` where CUDA can be used, else one sentence."""
+    """Says in one sentence why CUDA cannot be used, or `None`."""
     import torch
 
     if torch.cuda.is_available():
@@ -94,32 +93,8 @@ def why_no_cuda() -> str | None:
     return "torch has CUDA but sees no device; check the driver with nvidia-smi"
 
 
-def why_no_flex() -> str | None:
-    """`None` where compiled flex attention can be used, else one sentence."""
-    import torch
-
-    if importlib.util.find_spec("torch.nn.attention.flex_attention") is None:
-        return f"torch {torch.__version__} has no flex attention; install torch 2.9 or newer"
-    if why_no_cuda() is None:
-        return why_no_triton()
-    if sys.platform == "darwin" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return "on a CPU torch has it for AVX2 alone, and not on macOS"
-    if not any(shutil.which(c) for c in ("c++", "g++", "clang++", "cl")):
-        return "compiling for the CPU needs a C++ compiler; install g++ or clang"
-    return None
-
-
-def why_no_triton() -> str | None:
-    """`None` where Triton kernels can run, else one sentence."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; it comes with CUDA builds of torch on Linux"
-    if reason := why_no_cuda():
-        return f"no GPU for it: {reason}"
-    return None
-
-
 def why_no_flash() -> str | None:
-    """`None` where flash attention inside torch's own attention can be used, else one sentence."""
+    """Says why torch's own attention cannot use its flash kernel, or `None`."""
     import torch
 
     if reason := why_no_cuda():
@@ -128,18 +103,29 @@ def why_no_flash() -> str | None:
     return None if major >= 8 else f"needs compute capability 8.0, this GPU has {major}.{minor}"
 
 
+def why_no_backend(backend: str) -> str | None:
+    """Says why a block-sparse back-end cannot run a usual request on this machine, or `None`."""
+    import torch
+
+    from .kernels import capabilities
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    why = capabilities.why_not(backend, capabilities.Request(device, torch.float16, 64, (128, 128)))
+    return why.rstrip(".") if why else None
+
+
 BACKENDS: dict[str, Callable[[], str | None]] = {
     "torch sdpa": lambda: None,
     "torch sdpa, flash kernel": why_no_flash,
-    "flex attention": why_no_flex,
-    "triton": why_no_triton,
+    "flex attention": partial(why_no_backend, "flex"),
+    "triton": partial(why_no_backend, "triton"),
 }
 
 
 def _backends() -> list[Finding]:
     found = []
-    for name, why_not in BACKENDS.items():
-        reason = why_not()
+    for name, reason_of in BACKENDS.items():
+        reason = reason_of()
         found.append(
             Finding("attention back-ends", name, "missing" if reason else "ok", reason or "can be used")
         )

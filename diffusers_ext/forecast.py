@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .core import Method
 from .errors import MethodError, UnsupportedError
+from .kernels.plan import PlanSpec
 from .presets import preset, tokens_of
+from .processors.sparse.method import SparseMethod
 from .sizes import Grid, Tokens
 from .values import fit
 
@@ -17,19 +18,23 @@ SIZES = ("grid", "text", "height", "width", "num_frames")
 
 @dataclass(frozen=True)
 class Forecast:
-    """A method on a grid.
+    """What a method would do on a grid.
 
-    `token_density`: pairs of tokens that see each other over those of dense attention; `block_density`: the
-    same of the blocks that a kernel visits, padding included. `far` tokens are extra keys, whose pairs and
-    blocks are added, so that either may exceed 1. `full_share`: visited blocks without checks inside;
-    `padded_tokens` fill the last blocks and short tiles. `predicted_speedup` of attention is that of a kernel
-    as fast as the dense one (real ones reach part of it), `ideal_speedup` would need blocks of one token;
-    `note` says where a real one is expected to gain nothing and `backend="auto"` to stay dense, where no
-    session takes the grid, and where padding adds more than 15 %. `memory_bytes` are those that a session
-    keeps of the plan, once for all layers and steps. `nearest` holds the closest sizes without padding; for
-    GNA also the closest settings with which no visited block needs a check, if all levels of a U-Net take
-    them. Disks (CLEAR) and bands (Radial) leave checks at any size, but for reduce="block". It is empty where
-    nothing is near.
+    `token_density`: pairs of tokens that see each other over those of dense attention. `block_density`: the
+    same of the blocks that a kernel visits, padding included. `far` counts CLEAR's pooled tokens. They are
+    extra keys, whose pairs and blocks are added, so that either density may exceed 1. `full_share`: visited
+    blocks without checks inside. `padded_tokens` fill the last blocks and short tiles.
+
+    `predicted_speedup` of attention is that of a kernel as fast as the dense one; real ones reach part of it.
+    `ideal_speedup` would need blocks of one token. `memory_bytes` are those that a session keeps of the plan,
+    once for all layers and steps.
+
+    `nearest` holds the closest sizes without padding. For GNA it also has the closest settings with which no
+    visited block needs a check, if all levels of a U-Net take them. Disks (CLEAR) and bands (Radial) leave
+    checks at any size, except with reduce="block". It is empty where nothing is close.
+
+    `note` says where a real kernel is expected to gain nothing and `backend="auto"` to stay dense, where no
+    session takes the grid, and where padding adds more than 15 %.
     """
 
     method: str
@@ -48,7 +53,7 @@ class Forecast:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Gives plain data for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -67,19 +72,20 @@ class Forecast:
 
 
 def plan(
-    target: Any, method: Method | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
+    target: Any, method: SparseMethod | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
 ) -> Forecast:
-    """What `method` would do on `target`: a pipeline, the name of a preset or of a checkpoint that it is for,
-    or `Grid(t, h, w, text=0)`. A `method` given by its name has the settings of `preset(target, method)`.
+    """Forecasts what `method` would do on `target`, without running a model.
 
-    `size` is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual
-    one. `tile` holds the tiles of queries and of keys, each `(t, h, w)`. No model runs. The forecast for a
-    U-Net is that of its finest attention, but the method has to fit the others as well. Raises `MethodError`
-    for settings and sizes that do not fit.
+    `target` is a pipeline, the name of a preset or of a checkpoint that it is for, or a
+    `Grid(t, h, w, text=0)`. A `method` given by its name has the settings of `preset(target, method)`. `size`
+    is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual one.
+    `tile` holds the tiles of queries and of keys, each `(t, h, w)`. The forecast for a U-Net is that of its
+    finest attention, but the method has to fit the others as well. Raises `MethodError` for settings and
+    sizes that do not fit.
     """
     if isinstance(method, str):
         method = preset(target, method)
-    if not hasattr(method, "recipe"):
+    if not isinstance(method, SparseMethod):
         name = getattr(method, "name", type(method).__name__)
         raise MethodError(f"plan() takes a sparse method such as GNA(...) or CLEAR(...), got {name}.")
     tokens = None if isinstance(target, Grid) else tokens_of(target, method)
@@ -94,41 +100,40 @@ def plan(
     for other in coarser:
         method.recipe(other.shape, other.text)  # raises where the settings do not fit
 
-    recipe = method.recipe(grid.shape, grid.text, True, tile)
-    survey = recipe.survey()
+    spec = method.recipe(grid.shape, grid.text, True, tile)
+    stats = spec.stats
     # Text queries run dense either way, so a session decides without them.
-    decisive = method.recipe(grid.shape, grid.text, False, tile).survey() if grid.text else survey
-    count = math.prod(grid.shape) + grid.text
-    rows, columns = -(-survey.s_q // recipe.block_q), -(-survey.s_kv // recipe.block_k)
-    tiles = (recipe.q_tile or (1, 1, recipe.block_q), recipe.k_tile or (1, 1, recipe.block_k))
+    decisive = method.recipe(grid.shape, grid.text, False, tile) if grid.text else spec
+    rows, columns = -(-stats.s_q // spec.block_q), -(-stats.s_kv // spec.block_k)
+    tiles = (spec.q_tile or (1, 1, spec.block_q), spec.k_tile or (1, 1, spec.block_k))
     nearest = _nearest(method, grid, tokens, tile, tiles)
-    padded = max(rows * recipe.block_q, columns * recipe.block_k - recipe.far) - count
+    padded = max(rows * spec.block_q, columns * spec.block_k - spec.extra_keys) - stats.tokens
     return Forecast(
         method=method.name,
         grid=grid.shape,
         text=grid.text,
-        tokens=count,
-        far=recipe.far,
-        token_density=recipe.pairs / count**2,
-        block_density=survey.block_density,
-        full_share=survey.full_share,
+        tokens=stats.tokens,
+        far=spec.extra_keys,
+        token_density=spec.pairs / stats.tokens**2,
+        block_density=stats.block_density,
+        full_share=stats.full_share,
         padded_tokens=padded,
-        ideal_speedup=count**2 / recipe.pairs,
-        predicted_speedup=count**2 / survey.work,
-        memory_bytes=decisive.recipe.plan_bytes(decisive) + _place_bytes(decisive),
+        ideal_speedup=stats.tokens**2 / spec.pairs,
+        predicted_speedup=stats.tokens**2 / stats.work,
+        memory_bytes=decisive.plan_bytes + _place_bytes(decisive),
         nearest=nearest,
-        note="; ".join(filter(None, (method.remark(decisive), _padding(padded / count, nearest)))),
+        note="; ".join(filter(None, (method.remark(decisive), _padding(padded / stats.tokens, nearest)))),
     )
 
 
 def _nearest(
-    method: Method,
+    method: SparseMethod,
     grid: Grid,
     tokens: Tokens | None,
     tile: tuple[Tile, Tile] | None,
     tiles: tuple[Tile, Tile],
 ) -> dict[str, Any]:
-    """The advice of a method for the `tiles` of a plan, without what some level of the model refuses."""
+    """Gives a method's advice for the `tiles` of a plan, without what some level of the model refuses."""
     advice = method.nearest(grid.shape, tiles, grid.text)
     settings = {name: advice.pop(name) for name in [*advice] if hasattr(method, name)}
     if not advice:
@@ -147,7 +152,7 @@ def _nearest(
     return {}
 
 
-def _takes(method: Method, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
+def _takes(method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
     try:
         method.recipe(grid.shape, grid.text, True, tile)
     except MethodError:
@@ -155,12 +160,13 @@ def _takes(method: Method, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
     return method.refuses(grid.shape) is None
 
 
-def _place_bytes(survey: Any) -> int:
-    """Of the numbers that bring tokens into the order of a plan and back, int64."""
-    recipe, order = survey.recipe, survey.recipe.q_order
+def _place_bytes(spec: PlanSpec) -> int:
+    """Counts the bytes of the numbers that bring tokens into plan order and back, int64."""
+    stats, order = spec.stats, spec.q_order
     # Where one order serves queries and keys, and is not that of the host, a whole call can run in it.
-    hoists = not recipe.far and order.equal(recipe.k_order) and order.min() >= 0 and (order.diff() != 1).any()
-    return 8 * (survey.s_q * (2 if hoists else 1) + survey.s_kv - recipe.far + math.prod(recipe.grid))
+    hoists = not spec.extra_keys and order.equal(spec.k_order)
+    hoists = hoists and order.min() >= 0 and (order.diff() != 1).any()
+    return 8 * (stats.s_q * (2 if hoists else 1) + stats.s_kv - spec.extra_keys + spec.grid_tokens)
 
 
 def _padding(share: float, nearest: dict[str, Any]) -> str:
@@ -177,7 +183,7 @@ def _named(nearest: dict[str, Any]) -> str:
 
 
 def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
-    """The end of a sentence about grids, where it is known what a pixel is."""
+    """Ends a sentence about grids with their sizes, where it is known what a pixel is."""
     if tokens is None or not grids:
         return ""
     sizes = [size for grid in grids if _made(tokens, size := tokens.size(grid, level))]

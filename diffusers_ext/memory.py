@@ -59,7 +59,7 @@ def check(pipe: Any, call: Mapping[str, Any]) -> None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had on a device; `None` where it does not say."""
+    """Finds the memory that is still free on a device; `None` where it does not say."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
@@ -85,7 +85,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def denoiser_bytes(pipe: Any, tokens: Tokens, size: Mapping[str, int]) -> int:
-    """Bytes that the states of the denoiser need at least, without maps of attention."""
+    """Counts the bytes that the states of the denoiser need at least, without maps of attention."""
     model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     if model is None:
         return 0
@@ -100,7 +100,7 @@ def denoiser_bytes(pipe: Any, tokens: Tokens, size: Mapping[str, int]) -> int:
 
 
 def decoder_bytes(vae: Any, video: bool) -> tuple[float, float]:
-    """Bytes at the peak of a decoder for each pixel of the picture, and for each of its frames besides.
+    """Measures bytes at the peak of a decoder for each pixel of the picture, and for each of its frames.
 
     They are measured on a few latents without contents. Both are 0 for a decoder that works in tiles, and for
     one that this does not suit.
@@ -124,7 +124,7 @@ def _gib(count: int) -> str:
 
 
 def _peak(vae: Any, side: int, *frames: int) -> tuple[float, int]:
-    """Bytes a pixel of the picture at the peak of a decoder, run on tensors without contents, and frames."""
+    """Measures bytes a pixel at the peak of a decoder, run on tensors without contents, and frames."""
     channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
     live = _Live()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

@@ -13,7 +13,7 @@ PLAIN = "plain"
 
 
 def method_class(name: str) -> type:
-    """The settings class of a method; raises `ValueError` with the known names."""
+    """Finds the settings class of a method; raises `ValueError` with the known names."""
     from .processors import METHODS
 
     if name not in METHODS:
@@ -36,7 +36,7 @@ def build(
     preset: Mapping[str, Mapping[str, Any]] | None = None,
     required: bool = True,
 ) -> tuple[Any, ...]:
-    """Methods by name, each once, with `key=value` or `method.key=value` settings, in the given order.
+    """Builds methods by name, each once, with `key=value` or `method.key=value` settings, in the given order.
 
     `preset` gives the settings, by method, that were not assigned. A key without a method goes to every
     method that has it. Raises `ValueError` for methods that are unknown or named twice, for unknown keys and
@@ -74,7 +74,7 @@ def build(
 
 
 def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The settings of a method in the file `source`; raises `ValueError`, naming it, where one is wrong."""
+    """Fits the settings of a method in the file `source`; raises `ValueError` with its name otherwise."""
     cls = method_class(name)
     hints, fitted = typing.get_type_hints(cls), {}
     for key, value in values.items():
@@ -85,7 +85,7 @@ def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]
 
 
 def convert(raw: str, hint: Any, key: str) -> Any:
-    """`raw` as JSON or plain text, turned into the annotated type; raises `ValueError` if it does not fit."""
+    """Converts JSON or plain text into the annotated type; raises `ValueError` if it does not fit."""
     try:
         value = json.loads(raw)
     except json.JSONDecodeError:
@@ -103,7 +103,7 @@ def convert(raw: str, hint: Any, key: str) -> Any:
 
 
 def as_dict(method: Any) -> dict[str, Any]:
-    """Name and settings of a method as plain JSON data."""
+    """Gives name and settings of a method as plain JSON data."""
     return {"name": method.name, **json.loads(json.dumps(dataclasses.asdict(method), default=str))}
 
 

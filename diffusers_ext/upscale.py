@@ -19,6 +19,7 @@ from .core import Method
 from .errors import ConflictError, MethodError, UnsupportedError
 from .families import every_family, family_of
 from .forecast import plan
+from .processors.sparse.method import SparseMethod
 from .report import Report
 from .session import apply
 from .sizes import check_size
@@ -38,7 +39,7 @@ class Staged:
 
     @property
     def images(self) -> list[Image]:
-        """Of the last stage."""
+        """The pictures of the last stage."""
         return self.stages[-1]
 
 
@@ -54,7 +55,7 @@ def staged(
     later: Mapping[str, Any] | None = None,
     **call: Any,
 ) -> Staged:
-    """A picture at the first of `sizes`, `(height, width)` in px, then resized and redrawn at each other one.
+    """Draws a picture at the first of `sizes`, `(height, width)` in px, then redraws it at each other one.
 
     A later stage is the pipeline's own image-to-image class on the same components: bicubic resize, noise of
     `strength` (0 to 1, one for all or one for each), the rest of the steps. `methods`, one or several, are in
@@ -102,7 +103,7 @@ def staged(
 
 @contextmanager
 def ntk(target: Any, factor: float) -> Iterator[None]:
-    """Rotary positions with `theta` times `factor` on a pipeline or denoiser, restored on leaving.
+    """Multiplies `theta` of rotary positions by `factor` on a pipeline or denoiser, restored on leaving.
 
     Larger than 1, it stretches the low frequencies, so that more tokens fit the range of training. A factor
     of 1 changes nothing and suits every model. Raises `MethodError` for factors out of range,
@@ -155,7 +156,7 @@ def _check_pipeline(pipe: Any, sizes: list[tuple[int, ...]], methods: Sequence[M
     for height, width in sizes:
         check_size(pipe, {"height": height, "width": width})
         for method in methods:
-            if hasattr(method, "recipe"):
+            if isinstance(method, SparseMethod):
                 plan(pipe, method, height=height, width=width)
 
 
@@ -184,7 +185,7 @@ def _strengths(strength: float | Sequence[float], stages: int) -> list[float]:
 
 
 def _image_to_image(pipe: Any, shift: float | None) -> Any:
-    """The host's image-to-image pipeline on the same components, with a scheduler of its own.
+    """Makes the host's image-to-image pipeline on the same components, with a scheduler of its own.
 
     The scheduler of the first pipeline would remember where image-to-image began.
     """

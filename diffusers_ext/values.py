@@ -13,8 +13,9 @@ from .errors import MethodError
 
 
 def fit_fields(settings: Any) -> None:
-    """Makes the fields of a frozen dataclass what they are annotated as; raises `MethodError` with the help
-    of the first that does not fit.
+    """Makes the fields of a frozen dataclass what they are annotated as.
+
+    Raises `MethodError` with the help of the first that does not fit.
     """
     hints = typing.get_type_hints(type(settings))
     for f in dataclasses.fields(settings):
@@ -27,7 +28,7 @@ def fit_fields(settings: Any) -> None:
 
 
 def fit(value: Any, hint: Any, key: str) -> Any:
-    """A value as the annotated type, arrays and sequences other than tuples as lists.
+    """Fits a value to the annotated type; arrays and sequences other than tuples become lists.
 
     Raises `ValueError`, naming `key`, if it does not fit.
     """
@@ -38,7 +39,7 @@ def fit(value: Any, hint: Any, key: str) -> Any:
 
 
 def describe(hint: Any, article: str = "") -> str:
-    """A type in words, for tables, or for sentences with the article "a "."""
+    """Describes a type in words, for tables, or for sentences with the article "a "."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(a, article) for a in args))
@@ -66,7 +67,7 @@ _EXAMPLES = (
 
 
 def example(hint: Any) -> Any:
-    """A value of the first type that a hint allows, for messages."""
+    """Gives a value of the first type that a hint allows, for messages."""
     words = describe(hint)
     return next((value for word, value in _EXAMPLES if words.startswith(word)), words.split(" | ")[0])
 

@@ -7,9 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_ext.doctor import PACKAGES, examine, why_no_flex
+import diffusers_ext as dx
+from diffusers_ext.core import RunContext
+from diffusers_ext.doctor import PACKAGES, examine
 from diffusers_ext.versions import NEEDED
 from diffusers_ext.zoo import catalogue
+
+from .processors.sparse.test_method import SITE, dense, layout_of, tensors
 
 
 def findings(section):
@@ -97,6 +101,8 @@ def test_backends_without_a_gpu_say_so(no_gpu, monkeypatch, tmp_path):
     compiler = tmp_path / "g++"
     compiler.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("CXX", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     found = findings("attention back-ends")
@@ -108,12 +114,12 @@ def test_backends_without_a_gpu_say_so(no_gpu, monkeypatch, tmp_path):
         "triton": "missing",
     }
     assert found["torch sdpa, flash kernel"].text.startswith("no GPU for it: torch")
-    assert found["triton"].text.startswith(("no GPU for it: torch", "triton is not installed"))
+    assert found["triton"].text.startswith(("Triton kernels need a CUDA device", "Triton is not installed"))
     compiler.unlink()
     flex = findings("attention back-ends")["flex attention"]
     assert (flex.state, flex.text) == (
         "missing",
-        "compiling for the CPU needs a C++ compiler; install g++ or clang",
+        "FlexAttention compiles C++ on a CPU, and there is no g++ on the path; use the reference",
     )
 
 
@@ -131,13 +137,21 @@ def test_backends_with_a_gpu(gpu, monkeypatch, capability, flash):
             importlib.util, "find_spec", lambda name, s=spec: s if name == "triton" else there(name)
         )
         found = findings("attention back-ends")
-        assert found["triton"].state == found["flex attention"].state == state
-        assert state == "ok" or found["triton"].text.startswith("triton is not installed")
+        assert found["flex attention"].state == state
+        assert found["triton"].state == (state if capability == (8, 0) else "missing")
+        assert state == "ok" or found["triton"].text.startswith("Triton is not installed")
+        assert flash == "ok" or state != "ok" or "compute capability 8.0, got 7.5" in found["triton"].text
 
 
-def test_flex_attention_needs_avx2_on_a_cpu(no_gpu, monkeypatch):
+def test_a_back_end_says_what_its_error_says(no_gpu, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert why_no_flex() == "on a CPU torch has it for AVX2 alone, and not on macOS"
+    method = dx.CLEAR(2, backend="flex")
+    core = method.bind(SITE, RunContext(), dense)
+    layout = layout_of((1, 5, 7), 0, front=False)
+    with pytest.raises(dx.UnsupportedError) as error:
+        core(*tensors(layout, batch=1), None, layout)
+    text = findings("attention back-ends")["flex attention"].text
+    assert text.startswith("FlexAttention needs AVX2 on a CPU") and str(error.value) == f"clear: {text}."
 
 
 def test_models_ok_missing_and_broken(tmp_path, monkeypatch):

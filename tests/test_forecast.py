@@ -11,8 +11,9 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout
+from diffusers_ext.kernels.capabilities import Choice
 from diffusers_ext.presets import find
-from diffusers_ext.processors.laid import lay_out
+from diffusers_ext.processors.sparse.placement import place
 from diffusers_ext.sizes import Tokens
 
 from .hosts import every_host, host
@@ -98,7 +99,7 @@ def test_the_grid_of_a_pipeline_is_the_one_that_runs(host):
     wanted = dx.plan(pipe, method, **host.size)
     with dx.apply(pipe, method) as session:
         host.run(pipe, steps=host.least_steps)
-        seen = [(laid.grid, laid.text) for laid in session.run.plans.values()]
+        seen = [(placed.grid, placed.text) for placed in session.run.plans.values()]
     # SD3 puts 32 tokens of CLIP in front of those that can be chosen.
     text = host.extra["max_sequence_length"] + 32 * host.name.startswith("sd3") if wanted.text else 0
     assert (wanted.grid, text) in seen
@@ -204,12 +205,13 @@ def test_memory_is_that_of_the_tensors_that_a_session_keeps(grid, method, text):
     tokens = math.prod(grid)
     method = replace(method, backend="reference")
     layout = Layout(grid, slice(tokens, tokens + text), slice(0, tokens))
-    laid = lay_out(method, layout, 64, torch.device("cpu"), torch.float32)
-    order = getattr(laid.order, "tokens", None)
-    tensors = [laid.queries, laid.keys, laid.back] + ([order] if order is not None else [])
+    spec = method.recipe(grid, text, text_rows=False)
+    placed = place(spec, Choice("reference", "asked for"), layout, torch.device("cpu"))
+    order = getattr(placed.order, "tokens", None)
+    tensors = [placed.queries, placed.keys, placed.inverse] + ([order] if order is not None else [])
     if method.name != "rectified":  # there lists, and hence the order of rows, change with every call
-        tensors.append(laid.plan.order)
-    kept = laid.plan.bytes + sum(x.nbytes for x in tensors)
+        tensors.append(placed.plan.order)
+    kept = placed.plan.bytes + sum(x.nbytes for x in tensors)
     assert dx.plan(dx.Grid(*grid, text), method).memory_bytes == kept
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from diffusers_ext.cli import main
 from diffusers_ext.commands import plan as command
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_errors_are_one_line(plan, arguments, words):
     ],
 )
 def test_plans_of_minutes_are_refused_before_a_block_is_counted(plan, arguments, monkeypatch):
-    monkeypatch.setattr(Recipe, "_blocks", lambda self: pytest.fail("blocks were counted"))
+    monkeypatch.setattr(RulePlanSpec, "_blocks", lambda self: pytest.fail("blocks were counted"))
     code, out, error = plan(*arguments)
     assert (code, out) == (2, "") and error.count("\n") == 1 and "up to 268435456 pairs of blocks" in error
 

@@ -66,7 +66,7 @@ ALLOWED = {
     "sizes": {"admission", "core", "errors", "families", "values"},
     "settings": {"core", "processors", "values"},
     "presets": {"core", "errors", "processors", "settings", "sizes", "values", "zoo"},
-    "forecast": {"core", "errors", "presets", "sizes", "values"},
+    "forecast": {"errors", "kernels", "presets", "processors", "sizes", "values"},
     "upscale": {
         "admission",
         "call",
@@ -74,6 +74,7 @@ ALLOWED = {
         "errors",
         "families",
         "forecast",
+        "processors",
         "report",
         "session",
         "sizes",
@@ -145,7 +146,7 @@ def test_making_a_picture_loads_nothing_that_scores_it():
 def test_no_method_names_a_model_class():
     from diffusers_ext.families import FAMILIES
 
-    for path in (PACKAGE / "processors").glob("*.py"):
+    for path in (PACKAGE / "processors").rglob("*.py"):
         assert not [name for name in FAMILIES if name in path.read_text()]
 
 

@@ -62,7 +62,7 @@ def _check_blocks(
     from ..presets import tokens_of
     from ..processors.radial import Radial
     from ..processors.rectified import RectifiedSparse
-    from ..processors.sparse import default_tiles
+    from ..processors.sparse.method import default_tiles
     from ..sizes import Grid
 
     grid = target if isinstance(target, Grid) else tokens_of(target, method).grid(size)

@@ -71,7 +71,7 @@ def run(
 
 
 def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
-    """Folder, pipeline in float32 and call defaults of a teacher.
+    """Opens a teacher: its folder, pipeline in float32 and call defaults.
 
     Raises `ValueError` for anything but a joint-attention model of the shapes world: the pictures that a
     student learns on are drawn there.
@@ -97,13 +97,13 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
 
 
 def trainable(method: CLEAR, pipe: Any) -> CLEAR:
-    """The method as a student learns it: a back-end with gradients, which never stays dense by itself.
+    """Gives the method as a student learns it: a back-end with gradients, which never stays dense by itself.
 
     Raises `ValueError` where nothing would be hidden, or some steps would stay dense.
     """
     import torch
 
-    from ..kernels.capabilities import Problem, choose
+    from ..kernels.capabilities import Request, choose
 
     if method.dense_steps:
         raise ValueError(
@@ -115,26 +115,26 @@ def trainable(method: CLEAR, pipe: Any) -> CLEAR:
     model = pipe.transformer.config
     side = model.sample_size // model.patch_size
     grid = (1, side, side)
-    recipe = method.recipe(grid)
-    if recipe.pairs == side**4 and not method.downsample:
-        whole = method.reduce == "block"
+    spec = method.recipe(grid)
+    if spec.pairs == side**4 and not method.downsample:
+        tiles = method.reduce == "block"
         raise ValueError(
-            f"a radius of {method.radius}{' in whole tiles' * whole} covers the grid of {side} x {side} "
+            f"a radius of {method.radius}{' in whole tiles' * tiles} covers the grid of {side} x {side} "
             "tokens, so there is nothing to distil; "
-            + ("use reduce=token" if whole else "choose a smaller one, 2 or 3 for instance")
+            + ("use reduce=token" if tiles else "choose a smaller one, 2 or 3 for instance")
         )
     if (why := method.refuses(grid)) is not None:
         raise ValueError(why)
     if method.backend != "auto":
         return method
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    blocks = recipe.block_q, recipe.block_k
-    choice = choose(Problem(device, torch.bfloat16, model.attention_head_dim, blocks))
+    blocks = spec.block_q, spec.block_k
+    choice = choose(Request(device, torch.bfloat16, model.attention_head_dim, blocks))
     return replace(method, backend=choice.name)
 
 
 def method_facts(method: CLEAR) -> dict[str, Any]:
-    """Name and settings as JSON data, without a file of weights to begin with."""
+    """Gives name and settings as JSON data, without a file of weights to begin with."""
     from ..settings import as_dict
 
     return {k: v for k, v in as_dict(method).items() if k != "weights"}
@@ -142,10 +142,10 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
 
 def _write_far(objective: Any, out: Path) -> None:
     from ..outputs.files import write_json
-    from ..processors import far
+    from ..processors.sparse import pooled
     from ..zoo.cards import CARD, checksums, weight_files
 
-    far.write(out / FAR, objective.far, objective.method.downsample)
+    pooled.write(out / FAR, objective.far, objective.method.downsample)
     card = json.loads((out / CARD).read_text())
     card["sha256"] = checksums(weight_files(out), out)
     write_json(out / CARD, card)

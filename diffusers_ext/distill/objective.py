@@ -1,4 +1,4 @@
-"""Distils a sparse attention method: a copy of a model learns to give with it what the model gives without.
+"""Distils a sparse attention method: a copy of a model learns to give with it what the model gives alone.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
 2412.16112), and its published training code. Loss: flow matching + 0.5 * mean square between the velocities
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..families import family_of
-from ..processors.far import uniform
+from ..processors.clear import CLEAR
+from ..processors.sparse.pooled import uniform
 from ..session import Session, apply
 from ..zoo.train.checkpoint import generator
 from ..zoo.train.config import FlowRecipe
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
     from ..core import Site
-    from ..processors.sparse import SparseMethod
+    from ..processors.sparse.method import SparseMethod
 
 LEARN = "to_q", "to_k", "to_v", "to_out.0"  # of an attention module; those of the text stream stay
 PROBE = -1  # number of the step whose noise is never trained on
@@ -95,7 +96,8 @@ class DistilObjective(DiffusionObjective):
             apply(student, method, self.watches[0]),
             apply(self.teacher, self.watches[1]),
         ]
-        self.far = self.sessions[0].cores(method) if getattr(method, "downsample", 0) else {}
+        pools = isinstance(method, CLEAR) and method.downsample
+        self.far = self.sessions[0].cores(method) if pools else {}
         for core in self.far.values():
             start = core.spatial_weight
             core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())
@@ -107,7 +109,7 @@ class DistilObjective(DiffusionObjective):
             session.close()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The projections of the image stream, and the weights of far tokens where the method has some."""
+        """Gives the projections of the image stream, and the weights of pooled tokens, if any."""
         far = {f"far.{site.name}": core.spatial_weight for site, core in self.far.items()}
         names = learning(self.pipe.transformer, self.sites)
         return {f"transformer.{name}": p for name, p in names.items()} | far
@@ -126,7 +128,7 @@ class DistilObjective(DiffusionObjective):
         super().prepare(device)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
+        """Draws latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
         return self._draw(step, step * self.recipe.batch, progress)
 
     def _draw(self, step: int, used: int, progress: float) -> tuple[torch.Tensor, ...]:
@@ -147,7 +149,7 @@ class DistilObjective(DiffusionObjective):
         ids: torch.Tensor,
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Three mean squares: `flow` (to noise - latents), `velocity` and `attention` (to the teacher)."""
+        """Gives three mean squares: `flow` (to noise - latents), `velocity`, `attention` (to the teacher)."""
         import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:
@@ -166,7 +168,7 @@ class DistilObjective(DiffusionObjective):
         }
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
-        """The three terms on one batch of known pictures with noise of its own; no pictures."""
+        """Computes the three terms on one batch of known pictures, whose noise is never trained on."""
         with self.attention():
             return {name: value.item() for name, value in self.terms(*self.probe).items()}
 

@@ -34,12 +34,12 @@ class Boxes:
 
     @property
     def single(self) -> Tensor:
-        """Blocks that are one box, for which the outer box says it all."""
+        """Blocks that are one box, so that the outer box decides."""
         return self.there.sum(1) == 1
 
 
 def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, block: int) -> Boxes:
-    """Coordinates `[P]` of the places and flags of what is no grid token -> the boxes of every `block`."""
+    """Cuts every `block` places into boxes, from coordinates `[P]` and flags of what is no grid token."""
     places = text.shape[0]
     count = -(-places // block)
     number = torch.arange(places) // block
@@ -58,7 +58,7 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
     boxes[0, owner, rank] = lo.int()
     boxes[1, owner, rank] = hi.int()
 
-    far = 1 << 20
+    beyond = 1 << 20
     held = [torch.zeros(count, dtype=torch.bool) for _ in range(3)]
     for flag, where in zip(held, (text, grid_token, pad), strict=True):
         flag[number[where]] = True
@@ -67,14 +67,14 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
     return Boxes(
         *boxes,
         there,
-        boxes[0].masked_fill(~there[..., None], far).amin(1),
-        boxes[1].masked_fill(~there[..., None], -far).amax(1),
+        boxes[0].masked_fill(~there[..., None], beyond).amin(1),
+        boxes[1].masked_fill(~there[..., None], -beyond).amax(1),
         *held,
     )
 
 
 def classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`touched, full` of grid tokens for some query blocks and all key blocks.
+    """Decides `touched, full` of grid tokens for some query blocks and all key blocks.
 
     Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
     the rest goes by the boxes that they are made of.

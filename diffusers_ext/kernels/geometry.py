@@ -1,4 +1,4 @@
-"""Token orders and coordinates: which grid cell lies at which place of a sequence.
+"""Token orders and coordinates: which grid cell is at which place of a sequence.
 
 A grid `(t, h, w)` is numbered in raster order, `w` fastest. An *order* is an index tensor `[P]`: the raster
 number of the token at each place, or -1 for padding. Coordinates travel packed, one int32 a token.
@@ -17,14 +17,14 @@ LIMITS = (511, 2047, 2047)  # t:10 | h:11 | w:11 bits, the sign bit belongs to t
 
 
 def raster(grid: Grid) -> Tensor:
-    """Rows after rows, frames after frames: `[t * h * w]`."""
+    """Orders tokens row after row, frame after frame: `[t * h * w]`."""
     return torch.arange(math.prod(grid))
 
 
 def tile_major(grid: Grid, tile: Grid, pad: bool = False) -> Tensor:
-    """Tile after tile, raster order inside each.
+    """Orders tokens tile after tile, in raster order inside each.
 
-    Tiles at the far edges are cut off by the grid. `pad=True` fills them up with -1, so that every
+    Tiles at the last edges are cut off by the grid. `pad=True` fills them up with -1, so that every
     `prod(tile)` places are one tile; otherwise the short tiles follow each other closely and the length stays
     that of the grid.
     """
@@ -39,7 +39,7 @@ def tile_major(grid: Grid, tile: Grid, pad: bool = False) -> Tensor:
 
 
 def inverse(order: Tensor) -> Tensor:
-    """Place of every token: `order[inverse(order)] == arange(tokens)`."""
+    """Finds the place of every token: `order[inverse(order)] == arange(tokens)`."""
     places = (order >= 0).nonzero().flatten()
     out = torch.empty_like(places)
     out[order[places]] = places
@@ -47,25 +47,25 @@ def inverse(order: Tensor) -> Tensor:
 
 
 def coordinates(order: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """`t, h, w` of the token at each place, each `[P]`; -1 where there is padding."""
+    """Gives `t, h, w` of the token at each place, each `[P]`; -1 where there is padding."""
     _, h, w = grid
     token = order.clamp(min=0)
     return tuple(torch.where(order < 0, -1, c) for c in (token // (h * w), token // w % h, token % w))
 
 
 def pack(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """One int32 a token, `t << 22 | h << 11 | w`; the caller keeps within `LIMITS`."""
+    """Packs coordinates into one int32 a token, `t << 22 | h << 11 | w`; the caller keeps within `LIMITS`."""
     return (t.to(torch.int32) << 22) | (h.to(torch.int32) << 11) | w.to(torch.int32)
 
 
 def coded(order: Tensor, grid: Grid, text: int = 0) -> Tensor:
-    """Packed coordinates of the tokens of an order, PAD for padding, and of text behind: `[P + text]`."""
+    """Packs the coordinates of an order, with PAD for padding and TEXT behind: `[P + text]`."""
     code = pack(*coordinates(order, grid)).masked_fill(order < 0, PAD)
     return torch.cat([code, code.new_full((text,), TEXT)])
 
 
 def unpack(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`t, h, w` of packed coordinates; meaningless for the sentinels."""
+    """Unpacks `t, h, w`; meaningless for the sentinels."""
     return code >> 22, (code >> 11) & 2047, code & 2047
 
 

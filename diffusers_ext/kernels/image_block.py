@@ -15,11 +15,12 @@ def image_block(
     text: slice,
     heads: Tensor | None = None,
 ) -> Tensor:
-    """Image rows that see themselves and the text: softmax over `{self i} + text`, without an `S x S` mask.
+    """Attends from image rows to themselves and the text, without an `S x S` mask.
 
-    `q, k, v [B, S, H, D]` -> `[B, N, H, D]`. With `s_i = q_i.k_i / sqrt(D)` and text logits `l`, the output
-    is `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`. `mask` is that of
-    scaled_dot_product_attention over the whole sequence; `heads` are the head numbers of `q` in it.
+    `q, k, v [B, S, H, D]` -> `[B, N, H, D]`, softmax over `{self i} + text`. With `s_i = q_i.k_i / sqrt(D)`
+    and text logits `l`, the output is `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`.
+    `mask` is that of scaled_dot_product_attention over the full sequence; `heads` are the head numbers of `q`
+    in it.
     """
     scale = q.shape[-1] ** -0.5
     qi, ki, vi = (x[:, image].transpose(1, 2) for x in (q, k, v))

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def merge(outs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over all keys from softmaxes over disjoint parts of them.
+    """Joins softmaxes over disjoint parts of the keys to that over all of them.
 
     `outs [G, B, N, H, D]` and their natural log-sum-exps `lses [G, B, H, N]` -> `out [B, N, H, D]` in the
     dtype of `outs` and `lse [B, H, N]`: `lse = logsumexp_g lse_g`, `out = sum_g exp(lse_g - lse) out_g`. A

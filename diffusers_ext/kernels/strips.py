@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from .masks.disk import Disk
-from .recipe import Recipe
+from .recipe import RulePlanSpec
 
 
 def cut(rows: int, strips: int) -> list[tuple[int, int]]:
-    """First row and the one behind the last of each strip, heights differing by at most one.
+    """Cuts rows into strips whose heights differ by at most one: first row, and the one behind the last.
 
     Raises `ValueError` for more strips than rows.
     """
@@ -24,7 +24,7 @@ def cut(rows: int, strips: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class StripRecipe(Recipe):
+class StripPlanSpec(RulePlanSpec):
     """A plan whose grid queries are those in rows `first` to `last - 1` of the grid; keys are the whole grid.
 
     `text_keys=False` leaves the text out of the keys. With `first == last` all queries are text.
@@ -37,23 +37,23 @@ class StripRecipe(Recipe):
 
     @cached_property
     def q_order(self) -> Tensor:
-        """As in `Recipe`, for the queries of the strip."""
+        """Raster number of the grid token at each query place of the strip, -1 for padding."""
         _, _, w = self.grid
         if self.first == self.last:
             return torch.empty(0, dtype=torch.long)
-        strip = Recipe(self.rule, (1, self.last - self.first, w), q_tile=self.q_tile, pad=self.pad)
+        strip = RulePlanSpec(self.rule, (1, self.last - self.first, w), q_tile=self.q_tile, pad=self.pad)
         return torch.where(strip.q_order < 0, -1, strip.q_order + self.first * w)
 
     @property
     def pairs(self) -> int:
-        """Visible pairs of tokens of these queries."""
+        """Pairs of tokens that these queries see."""
         _, h, w = self.grid
         dy = torch.arange(self.first, self.last)[:, None] - torch.arange(h)
         dx = torch.arange(w)
         inside = dy[..., None] ** 2 + dx**2 < self.rule.radius**2
-        near = int((inside * ((w - dx) * (1 + (dx > 0)))).sum())
+        pairs = int((inside * ((w - dx) * (1 + (dx > 0)))).sum())
         text_q, text_k = self._texts()
-        return near + (self.last - self.first) * w * text_k + text_q * (h * w + text_k)
+        return pairs + (self.last - self.first) * w * text_k + text_q * (h * w + text_k)
 
     def _texts(self) -> tuple[int, int]:
         return self.text if self.text_rows else 0, self.text if self.text_keys else 0

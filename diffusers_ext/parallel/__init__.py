@@ -1,8 +1,8 @@
 """CLEAR on several devices: each process has a horizontal strip of the picture.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112), patch-wise multi-GPU inference. Besides attention a denoiser treats each token by itself, so its
-input is cut into strips, its output put together, and only keys and values near the borders travel between.
+2412.16112), patch-wise multi-GPU inference. Besides attention a denoiser treats each token by itself. So its
+input is cut into strips and its output put together. Only keys and values beside the borders are sent.
 The paper averages what each device makes of the text; `text_merge="exact"` merges by log-sum-exp instead.
 """
 

@@ -14,14 +14,15 @@ from ..core import Core, Layout, Method, ReportingCore, RunContext, Site, Slot
 from ..errors import UnsupportedError
 from ..kernels import geometry
 from ..kernels.block_sparse import ops
-from ..kernels.capabilities import Problem, choose
+from ..kernels.capabilities import Request, choose
 from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
 from ..kernels.merge import merge
 from ..kernels.plan import BlockPlan
-from ..kernels.strips import StripRecipe
+from ..kernels.recipe import RulePlanSpec
+from ..kernels.strips import StripPlanSpec
 from ..processors.clear import CLEAR
-from ..processors.sparse import default_tiles
+from ..processors.sparse.method import default_tiles
 from .exchange import Strips, stacked, with_halo
 
 TextMerge = Literal["exact", "mean"]
@@ -39,7 +40,7 @@ class Split:
 
     @property
     def rank(self) -> int:
-        """Ours."""
+        """The rank of this process."""
         return dist.get_rank(self.group)
 
 
@@ -66,9 +67,10 @@ class StripMethod(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class Laid:
-    """Plans of the two kinds of queries; `queries` and `keys` are places in the strip and in the strip with
-    its halo.
+class PlacedStrip:
+    """Plans of the two kinds of queries, with the positions of their tokens.
+
+    `queries` are positions in the strip, `keys` in the strip with its halo.
     """
 
     image: BlockPlan
@@ -76,7 +78,7 @@ class Laid:
     queries: Tensor
     keys: Tensor
     own: Tensor
-    back: Tensor
+    inverse: Tensor
     backend: str
     why: str
     density: float
@@ -87,10 +89,10 @@ class StripCore(ReportingCore):
 
     def __init__(self, clear: CLEAR, site: Site, split: Split) -> None:
         self.clear, self.site, self.split = clear, site, split
-        self.last: Laid | None = None
+        self.last: PlacedStrip | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What ran last, for the report; the density is that of the whole picture."""
+        """Reports what ran last; the density is that of the whole picture."""
         if self.last is None:
             return {"why": "not called yet"}
         facts = {name: getattr(self.last, name) for name in ("backend", "why", "density")}
@@ -115,74 +117,74 @@ class StripCore(ReportingCore):
             q = q * math.sqrt(math.log(joint) / math.log(self.clear.train_tokens))
         both = torch.cat([k, v], dim=-1)
         rows = both[:, vision].unflatten(1, (last - first, width))
-        near, above = with_halo(rows, split.strips, self.clear.radius - 1, split.group)
-        laid = self.last = self._laid(near.shape[1], above, text.stop - text.start, q)
+        around, above = with_halo(rows, split.strips, self.clear.radius - 1, split.group)
+        placed = self.last = self._plans_of(around.shape[1], above, text.stop - text.start, q)
 
-        keys = torch.cat([near.flatten(1, 2).index_select(1, laid.keys), both[:, text]], dim=1)
-        attend = partial(ops.attention, with_lse=True, triton=laid.backend == "triton")
-        image, _ = attend(q[:, vision].index_select(1, laid.queries), *keys.chunk(2, -1), laid.image)
-        image = image.index_select(1, laid.back)
-        if laid.text is None:
+        keys = torch.cat([around.flatten(1, 2).index_select(1, placed.keys), both[:, text]], dim=1)
+        attend = partial(ops.attention, with_lse=True, triton=placed.backend == "triton")
+        image, _ = attend(q[:, vision].index_select(1, placed.queries), *keys.chunk(2, -1), placed.image)
+        image = image.index_select(1, placed.inverse)
+        if placed.text is None:
             return image
-        keys = torch.cat([both[:, vision].index_select(1, laid.own), both[:, text]], dim=1)
-        keys = keys[:, : laid.text.s_kv]
-        out = self._everyone(*attend(q[:, text], *keys.chunk(2, -1), laid.text))
+        keys = torch.cat([both[:, vision].index_select(1, placed.own), both[:, text]], dim=1)
+        keys = keys[:, : placed.text.s_kv]
+        out = self._everyone(*attend(q[:, text], *keys.chunk(2, -1), placed.text))
         return torch.cat([out, image] if text.start < vision.start else [image, out], dim=1)
 
     def _everyone(self, out: Tensor, lse: Tensor) -> Tensor:
-        """Text rows over all strips: exactly, or as the mean of the ranks' own."""
+        """Joins text rows over all strips: exactly, or as the mean of the ranks' own."""
         part = torch.cat([out.float(), lse.transpose(1, 2)[..., None]], dim=-1)
         parts = stacked(part, self.split.group)
         outs, lses = parts[..., :-1], parts[..., -1].transpose(-1, -2)
         merged = outs.mean(0) if self.split.text_merge == "mean" else merge(outs, lses)[0]
         return merged.to(out.dtype)
 
-    def _laid(self, rows: int, above: int, text: int, q: Tensor) -> Laid:
+    def _plans_of(self, rows: int, above: int, text: int, q: Tensor) -> PlacedStrip:
         first, last = self.split.strips[self.split.rank]
         key = self.split.grid, rows, above, last - first, text, self.site.head_dim, q.device, q.dtype
         if key not in self.split.plans:
-            self.split.plans[key] = self._lay(rows, above, last - first, text, q)
+            self.split.plans[key] = self._place(rows, above, last - first, text, q)
         return self.split.plans[key]
 
-    def _lay(self, rows: int, above: int, own: int, text: int, q: Tensor) -> Laid:
+    def _place(self, rows: int, above: int, own: int, text: int, q: Tensor) -> PlacedStrip:
         _, height, width = self.split.grid
         tile, _ = default_tiles(self.split.grid)
         tiles = {"q_tile": tile, "k_tile": tile}
-        recipes = [
-            StripRecipe(
+        specs = [
+            StripPlanSpec(
                 Disk(self.clear.radius), (1, rows, width), text,
                 **tiles, pad=filled, text_rows=False, first=above, last=above + own,
             )
             for filled in (False, True)
         ]  # fmt: skip
-        recipe = min(recipes, key=lambda r: r.survey().work)
-        blocks = recipe.block_q, recipe.block_k
+        spec = min(specs, key=lambda s: s.stats.work)
+        blocks = spec.block_q, spec.block_k
         try:
-            choice = choose(Problem(q.device, q.dtype, q.shape[-1], blocks), self.clear.backend)
-            geometry.check_grid(recipe.grid)
+            choice = choose(Request(q.device, q.dtype, q.shape[-1], blocks), self.clear.backend)
+            geometry.check_grid(spec.grid)
         except ValueError as error:
             raise UnsupportedError(f"{self.clear.name}: {error}") from error
-        whole = self.clear.recipe(self.split.grid, text, text_rows=False)
+        picture = RulePlanSpec(spec.rule, self.split.grid, text, text_rows=False)  # for its pairs
         # Text keys are the same everywhere and count once; the mean of the paper counts them everywhere.
         texts = replace(
-            recipe, grid=(1, own, width), pad=False, text_rows=True, first=0, last=0,
+            spec, grid=(1, own, width), pad=False, text_rows=True, first=0, last=0,
             text_keys=self.split.rank == 0 or self.split.text_merge == "mean",
         )  # fmt: skip
-        plans = [recipe.build(q.device), texts.build(q.device) if text else None]
+        plans = [spec.build(q.device), texts.build(q.device) if text else None]
         for plan in plans:
             _ = plan and plan.order
-        return Laid(
+        return PlacedStrip(
             *plans,
-            queries=(recipe.q_order.clamp(min=above * width) - above * width).to(q.device),
-            keys=recipe.k_order.clamp(min=0).to(q.device),
+            queries=(spec.q_order.clamp(min=above * width) - above * width).to(q.device),
+            keys=spec.k_order.clamp(min=0).to(q.device),
             own=texts.k_order.to(q.device),
-            back=geometry.inverse(_from(recipe.q_order, above * width)).to(q.device),
+            inverse=geometry.inverse(_from(spec.q_order, above * width)).to(q.device),
             backend=choice.name,
             why=f"{choice.why}; strip {self.split.rank + 1} of {len(self.split.strips)}",
-            density=whole.pairs / (height * width * (height * width + text)),
+            density=picture.pairs / (height * width * (height * width + text)),
         )
 
 
 def _from(order: Tensor, start: int) -> Tensor:
-    """An order of places from `start` on, counted from 0."""
+    """Counts an order of places that begin at `start` from 0."""
     return torch.where(order < 0, -1, order - start)

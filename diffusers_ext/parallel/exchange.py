@@ -1,4 +1,4 @@
-"""What processes tell each other: rows near the border of a strip, whole strips, parts of text."""
+"""What processes send each other: rows beside the border of a strip, all rows, parts of text."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ Strips = Sequence[tuple[int, int]]  # first row and the one behind the last, by 
 
 
 def with_halo(x: Tensor, strips: Strips, halo: int, group: dist.ProcessGroup) -> tuple[Tensor, int]:
-    """`x [B, rows, ...]` of our strip with up to `halo` rows of those above and below.
+    """Joins `x [B, rows, ...]` of our strip with up to `halo` rows of those above and below.
 
     Returns the rows, and how many of them come before ours. Neighbours send what is asked for; where a strip
     has fewer rows than the halo, everybody gets everything and takes its part.
@@ -34,7 +34,7 @@ def with_halo(x: Tensor, strips: Strips, halo: int, group: dist.ProcessGroup) ->
 
 
 def gathered(x: Tensor, strips: Strips, group: dist.ProcessGroup) -> Tensor:
-    """The rows of all strips, `[B, all rows, ...]`, from ours, `x [B, rows, ...]`."""
+    """Gathers the rows of all strips, `[B, all rows, ...]`, from ours, `x [B, rows, ...]`."""
     most = max(b - a for a, b in strips)
     padded = torch.cat([x, x.new_zeros(x.shape[0], most - x.shape[1], *x.shape[2:])], dim=1)
     parts = stacked(padded, group)
@@ -42,7 +42,7 @@ def gathered(x: Tensor, strips: Strips, group: dist.ProcessGroup) -> Tensor:
 
 
 def stacked(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """`[G, ...]`: `x` of every rank, all of one shape."""
+    """Gathers `x` of every rank, all of one shape: `[G, ...]`."""
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(group.size())]
     dist.all_gather(parts, x.contiguous(), group)
     return torch.stack(parts)

@@ -1,8 +1,8 @@
 """CLEAR: image tokens attend to a disk around themselves, to the text, and to a coarse picture of the rest.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112). The rule is in `kernels.masks.disk`, the coarse picture in `far`; checkpoints distilled with it
-need no dense steps.
+2412.16112). The rule is in `kernels.masks.disk`, the coarse picture in `sparse.pooled`. Checkpoints
+distilled with it need no dense steps.
 """
 
 import math
@@ -15,30 +15,32 @@ from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
 from ..errors import MethodError
+from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
-from ..kernels.recipe import Recipe
-from . import far
-from .sparse import Grid, SparseMethod, tiled, tokens_or_tiles
-from .sparse_core import Laid, SparseCore
-from .whole import whole_frame, whole_text
+from ..kernels.recipe import RulePlanSpec
+from .sparse import pooled
+from .sparse.core import SparseCore
+from .sparse.method import SparseMethod, tiled, tokens_or_tiles
+from .sparse.nearest import aligned_frame, aligned_text
+from .sparse.placement import PlacedPlan
 
 
 @dataclass(frozen=True)
 class CLEAR(SparseMethod):
     """Linear attention for images: `(y_i - y_j)^2 + (x_i - x_j)^2 < radius^2` on the grid of tokens.
 
-    Text sees all tokens and is seen by all. With `downsample`, image tokens also see one far token for each
-    cell of `downsample x downsample` tokens, also where the disk shows those already; text does not. Its key
-    and value are weighted sums over the cell. `weights` are those of a distilled model (written by
-    `far.write`). `backend="auto"` leaves small pictures dense, hence without far tokens: name a back-end for
-    models that were trained with them.
+    Text sees all tokens and is seen by all. With `downsample`, image tokens also see one pooled token for
+    each cell of `downsample x downsample` tokens, even where the disk shows those already. Text does not. Key
+    and value of a pooled token are weighted sums over the cell. `weights` are those of a distilled model
+    (written by `pooled.write`). `backend="auto"` leaves small pictures dense, hence without pooled tokens:
+    name a back-end for models that were trained with them.
 
-    `train_tokens` is proportional attention for sizes beyond training: sequences of S > `train_tokens`
-    tokens, text included and far tokens not, get the scale `sqrt(log(S) / log(train_tokens) / D)` in place of
-    `1 / sqrt(D)`, in dense steps and for text too. It counts the longest sequence of training; modules whose
-    sequences are shorter are measured against their own: a fourth for each level of a U-Net below its finest
-    attention, and without the text where attention is among image tokens alone. With far tokens the published
-    code has `log(10 S)` there, which nothing explains; this is the rule without.
+    `train_tokens` is proportional attention for sizes beyond training. Sequences of S > `train_tokens`
+    tokens, text included and pooled tokens not, get the scale `sqrt(log(S) / log(train_tokens) / D)` in place
+    of `1 / sqrt(D)`, in dense steps and for text too. It counts the longest sequence of training. Modules
+    whose sequences are shorter are measured against their own: a fourth for each level of a U-Net below its
+    finest attention, and without the text where attention is among image tokens alone. With pooled tokens the
+    published code has `log(10 S)` there, for no reason that it gives. Here the rule without them holds.
 
     `reduce="token"` is the disk at any size; `"block"` keeps or drops whole tiles of tokens, without checks
     inside, cheaper and rougher.
@@ -108,17 +110,17 @@ class CLEAR(SparseMethod):
             )
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Also checks that there are weights for all of them."""
+        """Selects sites as `SparseMethod` does, and checks that there are weights for all of them."""
         picked = super().select(sites)
         if self.weights is not None:
-            far.read(self.weights, picked, self.downsample)
+            pooled.read(self.weights, picked, self.downsample)
         return picked
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> "ClearCore":
         return ClearCore(self, site, run, inner)
 
     def refuses(self, grid: Grid) -> str | None:
-        """Video, and grids that cells do not fill."""
+        """Refuses video, and grids that cells do not fill."""
         if grid[0] != 1:
             return (
                 f"CLEAR needs one image, got a grid of {grid[0]} x {grid[1]} x {grid[2]} tokens (frames, "
@@ -133,30 +135,30 @@ class CLEAR(SparseMethod):
         )
 
     def fitting(self, grid: Grid) -> list[Grid]:
-        """The next smaller and larger grids that cells fill; none where they fill this one, or for video."""
+        """Finds the next smaller and larger grids that cells fill; none for video, or where this one is."""
         edge = self.downsample if grid[0] == 1 and self.downsample else 1
         below, above = [n // edge * edge for n in grid[1:]], [-(-n // edge) * edge for n in grid[1:]]
         return [(1, *sides) for sides in (below, above) if min(sides)] if below != above else []
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """Whole cells as well, and of those as many as fill whole blocks."""
+        """Finds sizes that cells fill as well, as many of them as fill blocks."""
         if not self.downsample:
             return super().nearest(grid, tile, text)
         edges = tuple(math.lcm(q, k, self.downsample) for q, k in list(zip(*tile, strict=True))[1:])
-        sides = whole_frame(*grid[1:], edges, math.prod(tile[1]) * self.downsample**2)
-        return {"grid": (1, *sides)} | whole_text(text, tile) if sides else {}
+        sides = aligned_frame(*grid[1:], edges, math.prod(tile[1]) * self.downsample**2)
+        return {"grid": (1, *sides)} | aligned_text(text, tile) if sides else {}
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
-    ) -> Recipe:
-        """Tiles of 8 x 16, which a disk covers better than runs of a row."""
+    ) -> RulePlanSpec:
+        """Specifies a plan in tiles of 8 x 16, which a disk covers better than runs of a row."""
         cells = math.prod(grid) // self.downsample**2 if self.downsample else 0
         snap = self.reduce == "block"
         return tiled(Disk(self.radius), grid, text, text_rows, tile, cells, snap)
 
 
 class ClearCore(SparseCore):
-    """Adds far tokens behind the keys of a plan.
+    """Adds pooled tokens behind the keys of a plan.
 
     `spatial_weight [downsample, downsample]`, or `None` for the mean, may be replaced at any time, for
     instance by an `nn.Parameter`, to which gradients flow; `session.cores(method)` gives the cores.
@@ -168,7 +170,7 @@ class ClearCore(SparseCore):
         super().__init__(method, site, run, inner)
         self.spatial_weight: Tensor | None = None
         if method.weights is not None:
-            self.spatial_weight = far.read(method.weights, [site], method.downsample)[site]
+            self.spatial_weight = pooled.read(method.weights, [site], method.downsample)[site]
 
     def begin_call(self, like: Tensor) -> None:
         train, least = self.method.train_tokens, 2 * 4**self.site.level + self._text()
@@ -190,13 +192,13 @@ class ClearCore(SparseCore):
         return super().__call__(q, k, v, mask, layout)
 
     def _text(self) -> int:
-        """Text tokens that `train_tokens` counts and the sequence here lacks."""
+        """Counts text tokens that `train_tokens` includes and the sequence here lacks."""
         joint = self.run.layout
         return 0 if self.site.kind != "self" or joint is None else joint.text.stop - joint.text.start
 
-    def in_order(self, x: Tensor, laid: Laid, layout: Layout) -> Tensor:
-        near = super().in_order(x, laid, layout)
+    def in_order(self, x: Tensor, placed: PlacedPlan, layout: Layout) -> Tensor:
+        keys = super().in_order(x, placed, layout)
         if not self.method.downsample:
-            return near
-        cells = far.pooled(x[:, layout.vision], laid.grid, self.method.downsample, self.spatial_weight)
-        return torch.cat([near, cells], dim=1)
+            return keys
+        cells = pooled.pool(x[:, layout.vision], placed.grid, self.method.downsample, self.spatial_weight)
+        return torch.cat([keys, cells], dim=1)

@@ -10,10 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..core import Core, RunContext, Site
 from ..errors import MethodError
+from ..kernels.geometry import Grid
 from ..kernels.masks.box import Window, window_start
-from ..kernels.recipe import Recipe
-from .sparse import Grid, SparseMethod, first_steps, tiled, tokens_or_tiles
+from ..kernels.recipe import RulePlanSpec
+from .sparse.core import SparseCore
+from .sparse.method import SparseMethod, first_steps, tiled, tokens_or_tiles
 
 AXES = {"unit": "tokens along (t,) h, w", "low": 1}
 
@@ -78,8 +81,11 @@ class GNA(SparseMethod):
                 "with reduce='block'; leave the dilation at 1, or use reduce='token'."
             )
 
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        return SparseCore(self, site, run, inner)
+
     def rule(self, grid: Grid) -> Window:
-        """The windows on a grid."""
+        """Makes the windows on a grid; raises `MethodError` where they do not fit."""
         try:
             return Window(grid, self.window, self.stride, self.dilation)
         except ValueError as error:
@@ -87,14 +93,15 @@ class GNA(SparseMethod):
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
-    ) -> Recipe:
-        """Tiles of 8 x 16 for images, 2 x 8 x 8 for video."""
+    ) -> RulePlanSpec:
+        """Specifies a plan in tiles of 8 x 16 for images, 2 x 8 x 8 for video."""
         return tiled(self.rule(grid), grid, text, text_rows, tile, snap=self.reduce == "block")
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """Also the closest window, with its smallest stride, and the dilation where there is any, with which
-        every visited block is FULL. A tile of several tokens holds several groups of a dilation, so there it
-        is 1.
+        """Also finds settings with which every visited block is FULL.
+
+        These are the closest window, with its smallest stride, and the dilation where there is any. A tile of
+        several tokens holds several groups of a dilation, so there it is 1.
         """
         sizes = super().nearest(grid, tile, text)
         if self.reduce == "block":
@@ -106,8 +113,10 @@ class GNA(SparseMethod):
 
 
 def _fit(length: int, window: int, dilation: int, q_tile: int, k_tile: int) -> tuple[int, int, int]:
-    """The window closest to `window` on one axis, the smallest stride and the dilation that cover whole tiles
-    only; both tiles divide the length. The whole axis always does.
+    """Finds the window closest to `window` on one axis that covers tiles as units.
+
+    It comes with the smallest such stride, and the dilation. Both tiles divide the length, so the window of
+    the length of the axis always does.
     """
     if q_tile == k_tile == 1:
         return min(window, length // dilation), 1, dilation
@@ -119,6 +128,6 @@ def _fit(length: int, window: int, dilation: int, q_tile: int, k_tile: int) -> t
 
 
 def _covers(length: int, window: int, stride: int, q_tile: int, k_tile: int) -> bool:
-    """Whether the queries of a tile share a window, which begins with a tile of keys."""
+    """Says whether the queries of a tile share a window, which begins with a tile of keys."""
     start = window_start(torch.arange(length), length, window, stride).view(-1, q_tile)
     return bool((start == start[:, :1]).all()) and bool((start % k_tile == 0).all())

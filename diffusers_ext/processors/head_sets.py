@@ -14,12 +14,12 @@ HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
 
 
 def own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
-    """Of the heads that have one of their own."""
+    """Strengths of the heads that set their own, over all head sets."""
     return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
 
 
 def shared(head_sets: Sequence[HeadSet]) -> bool:
-    """Whether any head takes the strength of all; without head sets every head does."""
+    """Says whether any head takes the strength of all; without head sets every head does."""
     return not head_sets or any(not isinstance(h, Mapping) for s in head_sets for h in s.values())
 
 
@@ -29,7 +29,7 @@ def size(head_set: HeadSet) -> float:
 
 
 def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float]:
-    """Head number -> strength of one site; `strength` is that of heads without one of their own."""
+    """Maps head numbers of a site to strengths; `strength` is that of heads without one of their own."""
     found: dict[int, float] = {}
     for path in (site.name, site.path):
         if path in head_set:

@@ -7,11 +7,14 @@ Paper: Li et al., "Radial Attention: O(n log n) Sparse Attention with Energy Dec
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ..core import Core, RunContext, Site
 from ..errors import MethodError
+from ..kernels.geometry import Grid
 from ..kernels.masks.band import Band, paper_reach, release_reach
-from ..kernels.recipe import Recipe
-from .sparse import Grid, SparseMethod, first_steps
-from .whole import MOST, whole_frame, whole_text
+from ..kernels.recipe import RulePlanSpec
+from .sparse.core import SparseCore
+from .sparse.method import SparseMethod, first_steps
+from .sparse.nearest import MOST, aligned_frame, aligned_text
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,10 @@ class Radial(SparseMethod):
     blocks as the code does, cheaper and rougher. Raises `MethodError` for settings out of range,
     `UnsupportedError` for images.
 
-    Departures from the published code: frames of fewer than 128 tokens see their neighbouring frames whole,
-    where the code thins them out; a shorter last block counts the rows that it has, where the code takes
-    whole blocks only; and the last piece of a frame that begins inside a block is judged as the others are,
-    where the code can drop it.
+    Departures from the published code: frames of fewer than 128 tokens see all of their neighbouring frames,
+    where the code thins them out. A shorter last block counts the rows that it has, where the code takes full
+    blocks only. The last piece of a frame that begins inside a block follows the rule of the others, where
+    the code can drop it.
     """
 
     name: ClassVar[str] = "radial"
@@ -85,8 +88,11 @@ class Radial(SparseMethod):
                 f"{self.sink_frames} and {self.block}; 1 and 128 are usual."
             )
 
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        return SparseCore(self, site, run, inner)
+
     def refuses(self, grid: Grid) -> str | None:
-        """Images, and more sink frames than frames."""
+        """Refuses images, and more sink frames than frames."""
         if grid[0] == 1:
             return (
                 f"Radial thins out frames and needs two or more, got one of {grid[1]} x {grid[2]} tokens; "
@@ -100,7 +106,7 @@ class Radial(SparseMethod):
         return None
 
     def rule(self, grid: Grid) -> Band:
-        """The band on a grid."""
+        """Makes the band on a grid."""
         frames, per_frame = grid[0], grid[1] * grid[2]
         if self.mode == "release":
             reach = release_reach(frames, per_frame, self.decay, self.block)
@@ -111,13 +117,13 @@ class Radial(SparseMethod):
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
-    ) -> Recipe:
-        """Raster order, in which a band is a band."""
+    ) -> RulePlanSpec:
+        """Specifies a plan in raster order, in which a band is a band."""
         if tile is not None:
             raise MethodError(
                 "Radial numbers the tokens of a frame row by row and takes no tile; leave it out."
             )
-        return Recipe(
+        return RulePlanSpec(
             self.rule(grid),
             grid,
             text,
@@ -128,6 +134,6 @@ class Radial(SparseMethod):
         )
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """The closest frame size whose tokens fill whole blocks; `tile` holds runs of a block."""
-        sides = whole_frame(*grid[1:], (1, 1), self.block)
-        return {"grid": (min(grid[0], MOST[0]), *sides)} | whole_text(text, tile)
+        """Finds the closest frame size whose tokens fill blocks; `tile` holds runs of a block."""
+        sides = aligned_frame(*grid[1:], (1, 1), self.block)
+        return {"grid": (min(grid[0], MOST[0]), *sides)} | aligned_text(text, tile)

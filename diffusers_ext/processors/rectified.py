@@ -1,7 +1,7 @@
-"""RectifiedSparse: keep the blocks of keys that matter, told from pooled blocks, and make up for the rest.
+"""RectifiedSparse: keep the blocks of keys that matter, as pooled blocks show, and make up for the rest.
 
 Paper: Liu et al., "Rectified SpaAttn: Revisiting Attention Sparsity for Efficient Video Generation" (arXiv
-2511.19835). The arithmetic is in `kernels.block_sparse.select`. Blocks are chosen anew in every call, so
+2511.19835). The arithmetic is in `kernels.block_sparse.select`. Blocks are chosen in every call, so
 only what is known of them beforehand is planned and cached (`kernels.candidates`).
 """
 
@@ -14,10 +14,11 @@ from torch import Tensor
 from ..core import Core, RunContext, Site
 from ..errors import MethodError
 from ..kernels.block_sparse.select import select
-from ..kernels.candidates import Candidates
-from ..kernels.recipe import Survey
-from .sparse import Grid, SparseMethod, first_steps
-from .sparse_core import Laid, SparseCore
+from ..kernels.candidates import DynamicPlanSpec
+from ..kernels.geometry import Grid
+from .sparse.core import SparseCore
+from .sparse.method import SparseMethod, first_steps
+from .sparse.placement import PlacedPlan
 
 BYTES_A_PAIR = 48  # of blocks, at the peak of `select`; 46 measured on a CPU
 
@@ -33,11 +34,12 @@ class RectifiedSparse(SparseMethod):
     `p_remaining` alone, no block is added. Text sees all and is seen by all, wherever it ranks.
 
     Defaults are those published for Wan 2.1 (HunyuanVideo: `keep=0.2, dense_steps=0`; FLUX.1 at 4096 px:
-    `keep=0.1, dense_steps=0`). Departures from the published code: tokens lie tile by tile instead of along a
-    space-filling curve, so blocks are as compact, but with `touching` a row keeps more neighbours (24.9
-    instead of 17.3 of 591 blocks on a grid of 21 x 45 x 80); a shorter last block counts its own tokens,
-    where the code counts padding; and a share of 1 is dense attention, where the code drops a block in
-    favour of the text. For inference only. Raises `MethodError` for settings out of range.
+    `keep=0.1, dense_steps=0`). For inference only. Raises `MethodError` for settings out of range.
+
+    Departures from the published code: tokens are ordered tile by tile instead of along a space-filling
+    curve. Blocks are as compact, but with `touching` a row keeps more neighbours (24.9 instead of 17.3 of 591
+    blocks on a grid of 21 x 45 x 80). A shorter last block counts its own tokens, where the code counts
+    padding. A share of 1 is dense attention, where the code drops a block in favour of the text.
     """
 
     name: ClassVar[str] = "rectified"
@@ -111,37 +113,34 @@ class RectifiedSparse(SparseMethod):
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
-    ) -> Candidates:
-        """What is known before the data: the least that is kept."""
+    ) -> DynamicPlanSpec:
+        """Specifies what is known before the data: the least that is kept."""
         q_tile, k_tile = tile or (self._tile(grid),) * 2
         keep = 1.0 if self.p_remaining == 1 else self.keep or 0.0
-        return Candidates(grid, text, q_tile, k_tile, keep, self.touching, self.first_frame, text_rows)
+        return DynamicPlanSpec(grid, text, q_tile, k_tile, keep, self.touching, self.first_frame, text_rows)
 
-    def expect(self, survey: Survey, backend: str) -> str | None:
-        """Also where there are hardly any blocks to choose from."""
-        if survey.recipe.tokens < 2 * survey.recipe.block_k:
-            return (
-                f"{survey.recipe.tokens} tokens are fewer than two blocks of {survey.recipe.block_k}, which "
-                "leaves no choice"
-            )
-        return super().expect(survey, backend)
+    def expect(self, spec: DynamicPlanSpec, backend: str) -> str | None:
+        """Also expects no gain where there are hardly any blocks to choose from."""
+        if spec.grid_tokens < 2 * spec.block_k:
+            few = f"{spec.grid_tokens} tokens are fewer than two blocks of {spec.block_k}"
+            return f"{few}, which leaves no choice"
+        return super().expect(spec, backend)
 
-    def remark(self, survey: Survey) -> str:
-        """Densities are lower bounds, and every call pays for the choice."""
-        pairs = survey.recipe.always.numel()
+    def remark(self, spec: DynamicPlanSpec) -> str:
+        """Adds that densities are lower bounds, and that every call pays for the choice."""
         least = (
             "the least that runs, as the data may add blocks"
-            + ("; the text counts as one block of those that a row keeps" if survey.recipe.text else "")
-            + f"; choosing takes about {pairs * BYTES_A_PAIR / 2**20:.0f} MiB a head and batch row in each "
-            "call"
+            + ("; the text counts as one block of those that a row keeps" if spec.text else "")
+            + f"; choosing takes about {spec.always.numel() * BYTES_A_PAIR / 2**20:.0f} MiB a head and batch "
+            "row in each call"
         )
-        return "; ".join(filter(None, (least, super().remark(survey))))
+        return "; ".join(filter(None, (least, super().remark(spec))))
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         return RectifiedCore(self, site, run, inner)
 
     def _tile(self, grid: Grid) -> Grid:
-        """The most even tile of a block: half of it a frame in videos, 8 x 16 or 2 x 8 x 8 for 128 tokens."""
+        """Finds the most even tile of a block: for 128 tokens 8 x 16, or 2 x 8 x 8 in videos."""
         depth = 1 if grid[0] == 1 else 2
         height = 1 << ((self.block // depth).bit_length() - 1) // 2
         return depth, height, self.block // depth // height
@@ -153,12 +152,12 @@ class RectifiedCore(SparseCore):
     method: RectifiedSparse
     counts: Tensor | None = None  # as `Selection.count`; stays on the device, so that no call waits for it
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, laid: Laid) -> Tensor:
-        found = select(q, k, v, laid.plan, self.method.p_remaining)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, placed: PlacedPlan) -> Tensor:
+        found = select(q, k, v, placed.plan, self.method.p_remaining)
         if not torch.compiler.is_compiling():
-            self.counts = found.count(laid.plan)
-        plan = replace(laid.plan, row_ptr=found.row_ptr, col=found.col)
-        return self.operator(laid)(q, k, v, plan, gain=found.gain, bias=found.bias)[0]
+            self.counts = found.count(placed.plan)
+        plan = replace(placed.plan, row_ptr=found.row_ptr, col=found.col)
+        return self.operator(placed)(q, k, v, plan, gain=found.gain, bias=found.bias)[0]
 
     def describe(self) -> dict[str, Any]:
         facts = super().describe()

@@ -16,7 +16,7 @@ import diffusers_ext as dx
 from ..close import alike as close
 from ..kernels import oracles
 from ..processors.masked import by_mask
-from ..processors.test_far import explicit
+from ..processors.sparse.test_pooled import explicit
 from ..processors.test_rectified import told_by
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 

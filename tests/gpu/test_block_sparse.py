@@ -8,7 +8,7 @@ from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 from tests import needs
 
 pytestmark = needs.gpu
@@ -21,12 +21,12 @@ def plans(block_q=128, block_k=128):
     video = (5, 13, 17)
     band = Band(release_reach(5, 221, 0.4, 16), 17, 1)
     seen = torch.rand(301, 413, generator=torch.Generator().manual_seed(0)) < 0.3
-    recipes = {
-        "disk": Recipe(Disk(6), (1, 31, 29), **size, **tile),
-        "box": Recipe(Window(video, (3, 6, 7), (1, 2, 3), (1, 2, 1)), video, **size),
-        "band": Recipe(band, video, **size),
+    specs = {
+        "disk": RulePlanSpec(Disk(6), (1, 31, 29), **size, **tile),
+        "box": RulePlanSpec(Window(video, (3, 6, 7), (1, 2, 3), (1, 2, 1)), video, **size),
+        "band": RulePlanSpec(band, video, **size),
     }
-    built = {name: recipe.build("cuda") for name, recipe in recipes.items()}
+    built = {name: spec.build("cuda") for name, spec in specs.items()}
     return built | {"lut": from_mask(seen, block_q, block_k).to("cuda")}
 
 
@@ -90,7 +90,7 @@ def test_same_bits_twice():
 def test_offsets_beyond_32_bits():
     """The last head of the second batch row starts past 2^31 elements; slicing it out gives the same."""
     grid = (1, 320, 320)
-    plan = Recipe(Disk(4), grid, q_tile=(1, 8, 16), k_tile=(1, 8, 16)).build("cuda")
+    plan = RulePlanSpec(Disk(4), grid, q_tile=(1, 8, 16), k_tile=(1, 8, 16)).build("cuda")
     H, D = 96, 128
     shape = 2, plan.s_q, H, D
     assert torch.Size(shape).numel() > 2**31

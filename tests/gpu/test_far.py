@@ -8,8 +8,8 @@ from torch import nn
 
 import diffusers_ext as dx
 from bench.block_checks import Call, call_error
-from tests.processors.test_far import clear, oracle
-from tests.processors.test_sparse import layout_of
+from tests.processors.sparse.test_method import layout_of
+from tests.processors.sparse.test_pooled import clear, oracle
 from tests.tiny_models import flux
 
 from .. import needs

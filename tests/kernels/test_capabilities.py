@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from diffusers_ext.kernels.capabilities import Problem, choose, why_not
+from diffusers_ext.kernels.capabilities import Request, choose, interpreted, why_not
 from tests import needs
 
-CPU = Problem(torch.device("cpu"), torch.float32, 64, (128, 128))
+CPU = Request(torch.device("cpu"), torch.float32, 64, (128, 128))
 
 
-def problem(**change):
-    return Problem(**{name: change.get(name, getattr(CPU, name)) for name in Problem.__slots__})
+def request(**change):
+    return Request(**{name: change.get(name, getattr(CPU, name)) for name in Request.__slots__})
 
 
 def test_the_reference_runs_everything():
     for dtype in (torch.float64, torch.bfloat16):
-        assert why_not("reference", problem(dtype=dtype, head_dim=256, blocks=(7, 9))) is None
+        assert why_not("reference", request(dtype=dtype, head_dim=256, blocks=(7, 9))) is None
 
 
 def test_a_cpu_has_the_reference_only(monkeypatch):
@@ -40,8 +40,8 @@ def test_triton_in_its_interpreter(monkeypatch, change, words):
     pytest.importorskip("triton", reason=needs.TRITON)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose(CPU).name == "triton"
-    assert words in why_not("triton", problem(**change))
-    assert choose(problem(**change)).name == "reference"
+    assert words in why_not("triton", request(**change))
+    assert choose(request(**change)).name == "reference"
 
 
 def test_unknown_back_ends():
@@ -61,9 +61,25 @@ def test_cpus_that_flex_attention_is_not_built_for(monkeypatch, platform, found)
         choose(CPU, "flex")
 
 
-def test_flex_attention_without_a_compiler(monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
+@pytest.mark.parametrize(
+    "platform, named, words",
+    [("linux", None, r"g\+\+"), ("linux", "clang++", r"clang\+\+"), ("win32", None, "cl")],
+)
+def test_flex_attention_without_a_compiler(monkeypatch, platform, named, words):
+    """torch takes the one that CXX names, and looks for no other."""
+    monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ValueError, match=r"no g\+\+ on the path; use the reference"):
+    monkeypatch.setattr("shutil.which", lambda name: None)  # the one of Windows asks Windows
+    monkeypatch.delenv("CXX", raising=False)
+    if named:
+        monkeypatch.setenv("CXX", named)
+    with pytest.raises(ValueError, match=rf"no {words} on the path; use the reference"):
         choose(CPU, "flex")
+
+
+@pytest.mark.parametrize("value, on", [("1", True), ("true", True), ("0", False), ("", False)])
+def test_the_interpreter_is_on_where_triton_says_so(monkeypatch, value, on):
+    triton = pytest.importorskip("triton", reason=needs.TRITON)
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert interpreted() is on is bool(triton.knobs.runtime.interpret)

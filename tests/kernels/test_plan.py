@@ -5,13 +5,13 @@ import torch
 from diffusers_ext.kernels.masks import Kind, visible
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from . import oracles
 
 
 def test_facts_of_a_plan():
-    plan = Recipe(Disk(2), (1, 4, 6), text=3, block_q=8, block_k=4).build()
+    plan = RulePlanSpec(Disk(2), (1, 4, 6), text=3, block_q=8, block_k=4).build()
     assert (plan.s_q, plan.s_kv, plan.rows) == (27, 27, 4)
     assert plan.row_ptr.dtype == plan.col.dtype == plan.q_coord.dtype == plan.order.dtype == torch.int32
     assert plan.row_ptr.shape == (1, 5) and plan.col.shape == (1, plan.visited)
@@ -24,7 +24,7 @@ def test_facts_of_a_plan():
 
 
 def test_launch_order_puts_the_longest_rows_first():
-    plan = Recipe(Disk(3), (1, 24, 24), text=40, block_q=16, block_k=16).build()
+    plan = RulePlanSpec(Disk(3), (1, 24, 24), text=40, block_q=16, block_k=16).build()
     counts = plan.row_ptr.diff(dim=1)[0][plan.order.long()] // 8
     assert torch.equal(counts, counts.sort(descending=True).values)
     assert torch.equal(plan.order.sort().values, torch.arange(plan.rows, dtype=torch.int32))

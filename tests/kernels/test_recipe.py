@@ -12,7 +12,7 @@ from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.masks.band import Band, paper_reach, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from . import oracles
 
@@ -58,18 +58,18 @@ def rules(draw):
 )
 def test_blocks_against_brute_force(rule, text, block_q, block_k, q_tile, k_tile, pad, text_rows):
     grid, rule, mask = rule
-    recipe = Recipe(rule, grid, text, block_q, block_k, q_tile, k_tile, pad, text_rows)
-    plan = recipe.build()
-    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, text_rows)
+    spec = RulePlanSpec(rule, grid, text, block_q, block_k, q_tile, k_tile, pad, text_rows)
+    plan = spec.build()
+    wanted = oracles.in_order(mask, spec.q_order, spec.k_order, text, text_rows)
     touched, full = oracles.blocks(wanted, plan.q_coord != PAD, block_q, block_k)
     assert torch.equal(oracles.listed(plan)[0], touched)
     assert torch.equal(oracles.listed(plan)[1], full)
     seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
     assert torch.equal(seen, wanted)
     assert plan.pairs == int(wanted.sum())
-    survey = recipe.survey()
-    assert (survey.visited, survey.block_density) == (plan.visited, plan.block_density)
-    assert survey.full_share == plan.full_share
+    stats = spec.stats
+    assert (stats.visited, stats.block_density) == (plan.visited, plan.block_density)
+    assert stats.full_share == plan.full_share
 
 
 @settings(max_examples=100, deadline=None)
@@ -78,18 +78,18 @@ def test_blocks_against_brute_force(rule, text, block_q, block_k, q_tile, k_tile
 )
 def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k, tile, text_rows):
     grid, rule, mask = rule
-    recipe = Recipe(rule, grid, text, block_q, block_k, tile, tile, True, text_rows, far=far)
-    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, text_rows, far)
-    real = torch.cat([recipe.q_order >= 0, torch.ones(text * text_rows, dtype=torch.bool)])
+    spec = RulePlanSpec(rule, grid, text, block_q, block_k, tile, tile, True, text_rows, extra_keys=far)
+    wanted = oracles.in_order(mask, spec.q_order, spec.k_order, text, text_rows, far)
+    real = torch.cat([spec.q_order >= 0, torch.ones(text * text_rows, dtype=torch.bool)])
     touched, full = oracles.blocks(wanted, real, block_q, block_k)
-    survey = recipe.survey()
-    assert torch.equal(recipe.bitmap(), touched)
-    assert (survey.visited, survey.full, recipe.pairs) == (touched.sum(), full.sum(), wanted.sum())
+    stats = spec.stats
+    assert torch.equal(spec.bitmap(), touched)
+    assert (stats.visited, stats.full, spec.pairs) == (touched.sum(), full.sum(), wanted.sum())
     if text and text_rows:
         with pytest.raises(ValueError, match=r"cannot hide the \d far keys from text queries"):
-            recipe.build()
+            spec.build()
         return
-    plan = recipe.build()
+    plan = spec.build()
     assert torch.equal(oracles.listed(plan)[1], full)
     assert torch.equal(
         visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord), wanted
@@ -104,35 +104,35 @@ def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k
 def test_text_that_fills_blocks_may_come_first(rule, texts, block_q, block_k, q_tile, k_tile, pad, masked):
     grid, rule, mask = rule
     text = texts * block_k
-    recipe = Recipe(rule, grid, text, block_q, block_k, q_tile, k_tile, pad, False, masked_text=masked)
-    leading = recipe.leading()
-    wanted = oracles.in_order(mask, recipe.q_order, recipe.k_order, text, False).roll(text, 1)
-    plan, survey = leading.build(), leading.survey()
+    spec = RulePlanSpec(rule, grid, text, block_q, block_k, q_tile, k_tile, pad, False, masked_text=masked)
+    leading = spec.leading()
+    wanted = oracles.in_order(mask, spec.q_order, spec.k_order, text, False).roll(text, 1)
+    plan, stats = leading.build(), leading.stats
     touched, full = oracles.blocks(wanted, plan.q_coord != PAD, block_q, block_k)
     full[:, :texts] &= not masked
     assert torch.equal(oracles.listed(plan)[0], touched) and torch.equal(oracles.listed(plan)[1], full)
     seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
-    assert torch.equal(seen, wanted) and plan.pairs == recipe.pairs
-    assert (survey.visited, survey.full) == (touched.sum(), full.sum())
-    assert survey.visited <= recipe.survey().visited, "no block holds both text and grid tokens"
+    assert torch.equal(seen, wanted) and plan.pairs == spec.pairs
+    assert (stats.visited, stats.full) == (touched.sum(), full.sum())
+    assert stats.visited <= spec.stats.visited, "no block holds both text and grid tokens"
 
 
 @pytest.mark.parametrize(
-    "change", [dict(text=0), dict(text=17), dict(text_rows=True), dict(far=2), dict(snap=True)]
+    "change", [dict(text=0), dict(text=17), dict(text_rows=True), dict(extra_keys=2), dict(snap=True)]
 )
 def test_other_text_stays_behind(change):
     rule = Band(paper_reach(3, 16), 4)
-    recipe = Recipe(rule, (3, 4, 4), **dict(text=16, block_q=8, block_k=8, text_rows=False) | change)
-    assert recipe.leading() is recipe
-    if recipe.text_rows or recipe.far or recipe.snap:
+    spec = RulePlanSpec(rule, (3, 4, 4), **dict(text=16, block_q=8, block_k=8, text_rows=False) | change)
+    assert spec.leading() is spec
+    if spec.text_rows or spec.extra_keys or spec.snap:
         with pytest.raises(ValueError, match="first among keys only"):
-            replace(recipe, text_first=True)
+            replace(spec, text_first=True)
 
 
 def test_the_key_holds_everything_that_shapes_a_plan():
     base = dict(rule=Disk(3), grid=(1, 8, 8), text=4, block_q=16, block_k=16)
     base |= dict(q_tile=(1, 4, 4), k_tile=(1, 4, 4), pad=True)
-    assert Recipe(**base).build().key == Recipe(**base).build().key
+    assert RulePlanSpec(**base).build().key == RulePlanSpec(**base).build().key
     changes = dict(
         rule=Disk(4),
         grid=(1, 8, 9),
@@ -145,21 +145,23 @@ def test_the_key_holds_everything_that_shapes_a_plan():
         text_rows=False,
         snap=True,
         masked_text=True,
-        far=6,
+        extra_keys=6,
         text_first=True,
     )
     keys = {
-        Recipe(**base | {"text_rows": name not in ("far", "text_first"), name: value}).build().key
+        RulePlanSpec(**base | {"text_rows": name not in ("extra_keys", "text_first"), name: value})
+        .build()
+        .key
         for name, value in changes.items()
     }
-    assert len(keys | {Recipe(**base).build().key}) == len(changes) + 1
+    assert len(keys | {RulePlanSpec(**base).build().key}) == len(changes) + 1
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
         (dict(text=-1), "0 or more text tokens, got -1"),
-        (dict(far=-1), "far keys, got -1"),
+        (dict(extra_keys=-1), "far keys, got -1"),
         (dict(grid=(1, 0, 4)), "at least one token"),
         (dict(snap=True), "of a band, in raster order .* leave snap out"),
         (dict(snap=True, q_tile=(1, 2, 2), k_tile=(1, 2, 2), block_q=4, block_k=4), "filled-up tiles"),
@@ -169,9 +171,9 @@ def test_the_key_holds_everything_that_shapes_a_plan():
 )
 def test_bad_input(change, words):
     with pytest.raises(ValueError, match=words):
-        Recipe(**dict(rule=Disk(3), grid=(1, 8, 8)) | change).build()
+        RulePlanSpec(**dict(rule=Disk(3), grid=(1, 8, 8)) | change).build()
 
 
 def test_empty_rows_are_refused():
     with pytest.raises(ValueError, match="see no key"):
-        Recipe(Band((-1, -1), 4), (2, 2, 4), block_q=4, block_k=4).build()
+        RulePlanSpec(Band((-1, -1), 4), (2, 2, 4), block_q=4, block_k=4).build()

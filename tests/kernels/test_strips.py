@@ -6,7 +6,7 @@ import torch
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse import reference
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.strips import StripRecipe, cut
+from diffusers_ext.kernels.strips import StripPlanSpec, cut
 
 from . import oracles
 
@@ -30,7 +30,7 @@ def test_as_many_strips_as_rows_at_most(strips):
 @pytest.mark.parametrize(("text", "text_keys"), [(0, True), (3, True), (3, False)])
 def test_queries_of_a_strip_see_what_they_see_in_the_picture(rows, width, first, last, pad, text, text_keys):
     grid, tile = (1, rows, width), (1, 8, 16)
-    recipe = StripRecipe(
+    recipe = StripPlanSpec(
         Disk(4), grid, text, q_tile=tile, k_tile=tile, pad=pad, text_rows=False,
         first=first, last=last, text_keys=text_keys,
     )  # fmt: skip
@@ -50,7 +50,7 @@ def test_queries_of_a_strip_see_what_they_see_in_the_picture(rows, width, first,
 
 
 def test_text_queries_alone():
-    recipe = StripRecipe(Disk(2), (1, 3, 5), 4, text_rows=True, text_keys=False)
+    recipe = StripPlanSpec(Disk(2), (1, 3, 5), 4, text_rows=True, text_keys=False)
     plan = recipe.build()
     assert (plan.s_q, plan.s_kv, plan.pairs) == (4, 15, 60)
     q, k, v = torch.randn(1, 4, 1, 8), torch.randn(1, 15, 1, 8), torch.randn(1, 15, 1, 8)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels import oracles
 from .masked import Instead
-from .test_far import cell_sums
+from .sparse.test_pooled import cell_sums
 
 Grid = tuple[int, int, int]
 IMAGE_TILE, VIDEO_TILE = (1, 8, 16), (2, 8, 8)

@@ -8,9 +8,9 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.processors.sparse import GAINS_UP_TO
+from diffusers_ext.kernels.capabilities import GAINS_UP_TO
 
-from .test_sparse import SITE, dense, layout_of
+from .sparse.test_method import SITE, dense, layout_of
 
 GROWTH = Path(__file__).parents[2] / "bench/results/growth-cpu-x86_64.json"
 
@@ -25,7 +25,7 @@ def test_limits_are_those_of_the_committed_times(backend):
     assert any(r["ms"] > r["dense_ms"] for r in rows if density[id(r)] <= 1.5 * limit), "the limit is loose"
 
 
-def laid(method, side, text=0):
+def placed(method, side, text=0):
     run = RunContext()
     run.layout = layout_of((1, side, side), text, front=True)
     core = method.bind(SITE, run, dense)
@@ -41,17 +41,17 @@ def test_a_cpu_gains_from_few_blocks_only_and_plans_say_the_same(side, text, bac
     """One disk: dense attention grows with the square of the tokens, the reference with the tokens."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     method = dx.CLEAR(radius=8)
-    found = laid(method, side, text)
+    found = placed(method, side, text)
     assert found.backend == backend
     note = dx.plan(dx.Grid(1, side, side, text=text), method).note
     assert note == (f"auto stays dense where triton cannot run: {found.why}" if backend == "dense" else "")
-    assert laid(dx.CLEAR(radius=8, backend="reference"), side, text).backend == "reference"
+    assert placed(dx.CLEAR(radius=8, backend="reference"), side, text).backend == "reference"
 
 
 def test_triton_keeps_its_own_limit(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert laid(dx.CLEAR(radius=8), 64).backend == "triton"
-    found = laid(dx.CLEAR(radius=16), 32)
+    assert placed(dx.CLEAR(radius=8), 64).backend == "triton"
+    found = placed(dx.CLEAR(radius=16), 32)
     assert found.backend == "dense" and "triton gains up to 0.6, a guess until it is timed" in found.why
     assert dx.plan(dx.Grid(1, 32, 32), dx.CLEAR(radius=16)).note == found.why
 

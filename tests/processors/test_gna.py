@@ -72,9 +72,9 @@ def test_two_numbers_are_rows_and_columns():
 def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
     got = dx.GNA(window=window).nearest(grid, (tile, tile))
     better = dx.GNA(window=got["window"], stride=got["stride"]).recipe(got["grid"], tile=(tile, tile))
-    survey = better.survey()
-    assert survey.full == survey.visited
-    assert survey.block_density == better.pairs / (grid[0] * grid[1] * grid[2]) ** 2
+    stats = better.stats
+    assert stats.full == stats.visited
+    assert stats.block_density == better.pairs / (grid[0] * grid[1] * grid[2]) ** 2
     assert got["grid"] == nearest["grid"]
 
 
@@ -84,8 +84,8 @@ def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
     for tile, dilation in (((1, 8, 16), (3, 1, 1)), ((2, 8, 8), (1, 1, 1))):
         got = gna.nearest(grid, (tile, tile))
         assert got.pop("dilation") == dilation and got.pop("grid") == grid
-        survey = dx.GNA(dilation=dilation, **got).recipe(grid, tile=(tile, tile)).survey()
-        assert survey.full == survey.visited
+        stats = dx.GNA(dilation=dilation, **got).recipe(grid, tile=(tile, tile)).stats
+        assert stats.full == stats.visited
     assert "dilation" not in dx.GNA((4, 24, 24)).nearest((16, 64, 64), ((2, 8, 8),) * 2)
 
 

@@ -13,7 +13,7 @@ from ..hosts import host, nothing_changed
 from ..kernels import oracles
 from . import masked
 from .masked import by_mask
-from .test_sparse import SITE, dense, layout_of, tensors
+from .sparse.test_method import SITE, dense, layout_of, tensors
 
 LONG = {  # 5 x 4 x 8 or 5 x 4 x 4 tokens
     "wan": dict(num_frames=9, height=16, width=32),

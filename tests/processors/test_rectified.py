@@ -18,7 +18,7 @@ from ..close import alike as close
 from ..hosts import every_host, host, nothing_changed
 from ..kernels.block_sparse.published import Rule, attend_raster
 from .masked import Instead
-from .test_sparse import SITE, dense, layout_of, tensors
+from .sparse.test_method import SITE, dense, layout_of, tensors
 
 PLAIN = dict(backend="reference", dense_steps=0, block=16)
 

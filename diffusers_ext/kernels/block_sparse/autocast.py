@@ -9,13 +9,15 @@ from torch import Tensor
 
 
 def dtype_of(x: Tensor) -> torch.dtype:
-    """In which `x` takes part in arithmetic that follows autocast."""
+    """Gives the dtype in which `x` takes part in arithmetic that follows autocast."""
     return torch.get_autocast_dtype(x.device.type) if _is_on(x) else x.dtype
 
 
 def follows_autocast(attend: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of `q, k, v` and more that gets them in the dtype of autocast where that is on, as dense
-    attention does, and runs with autocast off, which would take precision from its own products.
+    """Wraps a function of `q, k, v` and more so that it follows autocast as dense attention does.
+
+    Where autocast is on, the function gets `q, k, v` in its dtype. It runs with autocast off, which would
+    take precision from its own products.
     """
 
     @wraps(attend)

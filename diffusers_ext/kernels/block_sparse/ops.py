@@ -1,20 +1,19 @@
 """Block-sparse attention as two `torch.library` operators, so that compiled graphs keep it whole.
 
 On CUDA tensors they launch the Triton kernels; on CPU they are the reference, or the same kernels in Triton's
-interpreter where TRITON_INTERPRET=1; `triton=False` is the reference anywhere. Triton is imported by the
+interpreter (`capabilities.interpreted`); `triton=False` is the reference anywhere. Triton is imported by the
 first call that needs it.
 """
 
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from ..capabilities import interpreted, why_no_triton
 from ..masks import Kind
 from ..plan import BlockPlan
-from . import reference, reference_backward
+from . import reference
 from .autocast import follows_autocast
 
 
@@ -23,7 +22,7 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None, *, with_lse: bool = False,
     gain: Tensor | None = None, bias: Tensor | None = None, triton: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention of `q [B, S_q, H, D]` over the keys that `plan` lists, `k, v [B, S_kv, H, D]` in its order.
+    """Attends from `q [B, S_q, H, D]` to the keys that `plan` lists, `k, v [B, S_kv, H, D]` in its order.
 
     Returns `out` like `q`, contiguous, and the natural log-sum-exp `fp32 [B, H, S_q]`, which is empty unless
     it is asked for or a gradient needs it. A row without keys is 0 with log-sum-exp -inf; rows of padding are
@@ -49,14 +48,14 @@ def block_sparse_forward(
     block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, with_lse: bool,
     triton: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """See `attention`; the plan as raw tensors, so that a graph holds nothing else."""
+    """Computes `attention` with the plan as raw tensors, so that a graph holds nothing else."""
     lists = row_ptr, col, order, q_coord, k_coord, table
     _check(q, k, v, *lists)
     if triton and _on_triton(q):
         from .triton_forward import forward
 
-        problem = _problem(lists, block_q, block_k, kind, params)
-        return forward(q, k, v, problem, scale=scale, with_lse=with_lse, gain=gain, bias=bias)
+        launch = _launch_args(lists, block_q, block_k, kind, params)
+        return forward(q, k, v, launch, scale=scale, with_lse=with_lse, gain=gain, bias=bias)
     plan = _plan(lists, block_q, block_k, kind, params)
     out, lse = reference.attention(q, k, v, plan, scale, gain=gain, bias=bias)
     return out.contiguous(), lse.float() if with_lse else lse.new_empty(0, dtype=torch.float32)
@@ -75,15 +74,15 @@ def block_sparse_backward(
     row_ptr: Tensor, col: Tensor, order: Tensor, q_coord: Tensor, k_coord: Tensor, table: Tensor,
     block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k and v, contiguous, from those of the output and the log-sum-exp."""
+    """Computes the gradients of q, k and v, contiguous, from those of the output and the log-sum-exp."""
     lists = row_ptr, col, order, q_coord, k_coord, table
     if triton and _on_triton(q):
         from .triton_backward import backward
 
-        problem = _problem(lists, block_q, block_k, kind, params)
-        return backward(do, dlse, q, k, v, out, lse, problem, scale=scale)
+        launch = _launch_args(lists, block_q, block_k, kind, params)
+        return backward(do, dlse, q, k, v, out, lse, launch, scale=scale)
     plan = _plan(lists, block_q, block_k, kind, params)
-    return reference_backward.gradients(do, dlse, q, k, v, out, lse, plan, scale)
+    return reference.gradients(do, dlse, q, k, v, out, lse, plan, scale)
 
 
 @block_sparse_backward.register_fake
@@ -113,17 +112,14 @@ block_sparse_forward.register_autograd(_gradients, setup_context=_save)
 
 def _on_triton(q: Tensor) -> bool:
     if not q.is_cuda:
-        return os.environ.get("TRITON_INTERPRET") == "1"
-    if find_spec("triton") is None:
-        raise RuntimeError(
-            "Block-sparse attention on a GPU needs Triton, which is not installed; install the package "
-            "triton (on Windows triton-windows) or use the reference."
-        )
+        return interpreted()
+    if why := why_no_triton():
+        raise RuntimeError(f"Block-sparse attention on a GPU needs Triton, or triton=False. {why}")
     return True
 
 
 def _check_kinds(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> None:
-    """Before dispatch: one tensor on meta is enough for the fake kernel, whose numbers mean nothing."""
+    """Checks before dispatch: one tensor on meta is enough for the fake kernel, which computes nothing."""
     lists = plan.row_ptr, plan.col, plan.q_coord, plan.k_coord, plan.table
     if any(x.device != q.device for x in (k, v, *lists)):
         raise ValueError(
@@ -138,7 +134,7 @@ def _check_kinds(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> None:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
-    """Everything a kernel would read out of bounds for."""
+    """Raises for everything that would make a kernel read out of bounds."""
     B, S_q, H, D = q.shape
     S_kv = k.shape[1]
     row_ptr, _, order, q_coord, k_coord, _ = lists
@@ -163,12 +159,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
         )
 
 
-def _problem(lists, block_q, block_k, kind, params):
-    from .triton_launch import Problem
+def _launch_args(lists, block_q, block_k, kind, params):
+    from .triton_launch import LaunchArgs
 
     row_ptr, col, order, q_coord, k_coord, table = lists
     mask = Kind(kind).name.lower()
-    return Problem(row_ptr, col, order, (block_q, block_k), mask, tuple(params), q_coord, k_coord, table)
+    return LaunchArgs(row_ptr, col, order, (block_q, block_k), mask, tuple(params), q_coord, k_coord, table)
 
 
 def _plan(lists, block_q, block_k, kind, params) -> BlockPlan:

@@ -1,4 +1,4 @@
-"""Which blocks of keys a block of queries keeps, told from pooled blocks, and what makes up for the others.
+"""Which blocks of keys a block of queries keeps, as pooled blocks show, and what makes up for the others.
 
 Paper: Liu et al., "Rectified SpaAttn" (arXiv 2511.19835). Attention over the kept blocks alone gives them too
 much weight and the others none. Pooled queries and keys estimate the whole map `P`; the output of row i
@@ -17,10 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..candidates import Shortlist
+from ..candidates import DynamicPlan
 from ..geometry import PAD
 from .autocast import follows_autocast
-from .pool import means, spreads
 
 BUDGET = 1 << 28  # bytes of one map of blocks; more heads than fit are looked at in turn
 
@@ -38,17 +37,18 @@ class Selection(NamedTuple):
     bias: Tensor
     kept: Tensor
 
-    def count(self, shortlist: Shortlist) -> Tensor:
-        """int64 `[4]`, summed over batch rows and heads: pairs of tokens that see each other, all pairs, kept
-        blocks without checks, all kept blocks.
+    def count(self, plan: DynamicPlan) -> Tensor:
+        """Counts over batch rows and heads, int64 `[4]`.
+
+        They are pairs of tokens that see each other, all pairs, kept blocks without checks, all kept blocks.
         """
-        tokens, plans = shortlist.s_q, self.row_ptr.shape[0]
+        tokens, plans = plan.s_q, self.row_ptr.shape[0]
         times = self.kept.sum((0, 1))  # [NQ, NK]
-        full = times * (shortlist.entries & 1)
-        seen = (times[:, shortlist.grid_blocks] * shortlist.counts).sum(1)  # keys of a query
-        first = torch.arange(len(seen), device=seen.device) * shortlist.block_q
-        pairs = (seen * (tokens - first).clamp(max=shortlist.block_q)).sum() + plans * tokens * shortlist.text
-        every = torch.full_like(pairs, plans * tokens * (tokens + shortlist.text))
+        full = times * (plan.entries & 1)
+        seen = (times[:, plan.grid_blocks] * plan.counts).sum(1)  # keys of a query
+        first = torch.arange(len(seen), device=seen.device) * plan.block_q
+        pairs = (seen * (tokens - first).clamp(max=plan.block_q)).sum() + plans * tokens * plan.text
+        every = torch.full_like(pairs, plans * tokens * (tokens + plan.text))
         return torch.stack([pairs, every, full.sum(), times.sum()])
 
 
@@ -57,49 +57,48 @@ def select(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    shortlist: Shortlist,
+    plan: DynamicPlan,
     mass: float | None = None,
     scale: float | None = None,
 ) -> Selection:
-    """Blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]`, which lie in the order of the shortlist.
+    """Selects blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order.
 
-    A row keeps what `shortlist` says and, with `mass`, at least as many columns, blocks of the grid or the
-    text, as hold that share of the estimated attention. `scale` is that of attention.
+    A row keeps what `plan` always keeps. With `mass` it also keeps at least as many columns, blocks of the
+    grid or the text, as hold that share of the estimated attention. `scale` is that of attention.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale
-    heads = max(1, BUDGET // (4 * B * shortlist.always.numel()))
+    heads = max(1, BUDGET // (4 * B * plan.always.numel()))
     parts = [
-        _select(*(x[:, :, h : h + heads] for x in (q, k, v)), shortlist, mass, scale)
-        for h in range(0, H, heads)
+        _select(*(x[:, :, h : h + heads] for x in (q, k, v)), plan, mass, scale) for h in range(0, H, heads)
     ]
     row_ptr, col, gain, bias, kept = (torch.cat(x, 1) for x in zip(*parts, strict=True))
     return Selection(row_ptr.flatten(0, 1), col.flatten(0, 1), gain, bias, kept)
 
 
 def _select(
-    q: Tensor, k: Tensor, v: Tensor, shortlist: Shortlist, mass: float | None, scale: float
+    q: Tensor, k: Tensor, v: Tensor, plan: DynamicPlan, mass: float | None, scale: float
 ) -> Selection:
-    places = shortlist.grid_keys
-    k, v, text = k[:, places], v[:, places], k[:, shortlist.text_keys]
-    q_mean, k_mean = means(q, shortlist.block_q), means(k, shortlist.block_k)
+    places = plan.grid_keys
+    k, v, text = k[:, places], v[:, places], k[:, plan.text_keys]
+    q_mean, k_mean = block_means(q, plan.block_q), block_means(k, plan.block_k)
     dots = q_mean @ k_mean.mT
     text_logits = q_mean @ text.permute(0, 2, 3, 1).to(dots.dtype) * scale
-    text_logits = text_logits.masked_fill(_hidden_text(shortlist), -torch.inf)
-    share = estimate(dots * scale, text_logits, shortlist.counts)
-    kept = critical(share, shortlist.least, mass)[..., :-1] | shortlist.always
-    noise = (spreads(q, q_mean, shortlist.block_q) @ k_mean.mT).abs()
-    noise += (q_mean @ spreads(k, k_mean, shortlist.block_k).mT).abs()
+    text_logits = text_logits.masked_fill(_hidden_text(plan), -torch.inf)
+    share = estimate(dots * scale, text_logits, plan.counts)
+    kept = critical(share, plan.least, mass)[..., :-1] | plan.always
+    noise = (block_spreads(q, q_mean, plan.block_q) @ k_mean.mT).abs()
+    noise += (q_mean @ block_spreads(k, k_mean, plan.block_k).mT).abs()
     # Scale and number of pairs are in signal and noise alike, so they cancel.
     share = share[..., :-1].masked_fill(kept | (dots.abs() <= noise), 0.0)
-    texts = kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(shortlist))
-    kept = torch.cat([texts, kept] if shortlist.text_first else [kept, texts], -1)
-    row_ptr, col = compact(kept, shortlist.entries)
-    return Selection(row_ptr, col, 1 - share.sum(-1), share @ means(v, shortlist.block_k), kept)
+    texts = kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(plan))
+    kept = torch.cat([texts, kept] if plan.text_first else [kept, texts], -1)
+    row_ptr, col = compact(kept, plan.entries)
+    return Selection(row_ptr, col, 1 - share.sum(-1), share @ block_means(v, plan.block_k), kept)
 
 
 def estimate(logits: Tensor, text_logits: Tensor, counts: Tensor) -> Tensor:
-    """Share of attention of every block of grid tokens, then of the text: `[..., NV + 1]`, 1 in sum.
+    """Estimates shares of attention, `[..., NV + 1]`: of each block of grid tokens, then of the text.
 
     `logits [..., NV]` are those of pooled keys, which stand for `counts [NV]` tokens each, hence the
     logarithm; `text_logits [..., T]` those of single text keys ("isolated": averaged, they would lose their
@@ -111,8 +110,7 @@ def estimate(logits: Tensor, text_logits: Tensor, counts: Tensor) -> Tensor:
 
 
 def critical(share: Tensor, least: int, mass: float | None = None) -> Tensor:
-    """bool like `share [..., C]`, columns of one row: the `least` largest, or as many more as pass `mass`
-    together.
+    """Marks the `least` largest columns of each row of `share [..., C]`, or as many more as pass `mass`.
 
     The column that passes it is kept too; of equal columns the first ones.
     """
@@ -126,9 +124,10 @@ def critical(share: Tensor, least: int, mass: float | None = None) -> Tensor:
 
 
 def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """`kept bool [..., NQ, NK]` and the names of the columns -> `row_ptr`, `col` as in `BlockPlan`.
+    """Lists what is kept, bool `[..., NQ, NK]`, as `row_ptr` and `col` of a `BlockPlan`.
 
-    `col` has room for every block; what is not kept goes to its end, where nobody reads.
+    `entries` are the names of the columns. `col` has room for every block; what is not kept goes to its end,
+    where nobody reads.
     """
     ends = kept.sum(-1).cumsum(-1)
     flat = kept.flatten(-2)
@@ -140,11 +139,45 @@ def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
     return row_ptr, torch.zeros_like(place, dtype=torch.int32).scatter(-1, place, names)
 
 
-def _hidden_text(shortlist: Shortlist) -> Tensor:
-    """bool `[B or 1, 1, 1, T]`: text tokens that a mask hides."""
-    coords = shortlist.k_coord if shortlist.k_coord.ndim == 2 else shortlist.k_coord[None]
-    return (coords[:, shortlist.text_keys] == PAD)[:, None, None]
+def block_means(x: Tensor, block: int) -> Tensor:
+    """Averages every `block` tokens of `x [B, S, H, D]`: `[B, H, ceil(S/block), D]`, fp32 (fp64 for fp64)."""
+    return _over_blocks([part.mean(2, dtype=_exact(x)) for part in _blocks(x, block)])
 
 
-def _text_blocks(shortlist: Shortlist) -> int:
-    return -(-shortlist.text // shortlist.block_k)
+def block_spreads(x: Tensor, mean: Tensor, block: int) -> Tensor:
+    """Averages `|x - mean|` over every block, by channel; `mean` and the result are as in `block_means`.
+
+    Differences are taken in the dtype of `x`, so that half precision needs no copy of twice its size.
+    """
+    centres = mean.to(x.dtype).transpose(1, 2).unsqueeze(2)
+    parts, first = [], 0
+    for part in _blocks(x, block):
+        centre = centres[:, first : first + part.shape[1]]
+        parts.append((part - centre).abs().mean(2, dtype=_exact(x)))
+        first += part.shape[1]
+    return _over_blocks(parts)
+
+
+def _blocks(x: Tensor, block: int) -> list[Tensor]:
+    """Cuts `x` into full blocks `[B, S // block, block, H, D]`, then the rest as a block of its own."""
+    count, rest = divmod(x.shape[1], block)
+    parts = [x[:, : count * block].unflatten(1, (count, block))] if count else []
+    return parts + ([x[:, count * block :].unsqueeze(1)] if rest else [])
+
+
+def _over_blocks(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, 1).transpose(1, 2)
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _hidden_text(plan: DynamicPlan) -> Tensor:
+    """Marks text tokens that a mask hides: bool `[B or 1, 1, 1, T]`."""
+    coords = plan.k_coord if plan.k_coord.ndim == 2 else plan.k_coord[None]
+    return (coords[:, plan.text_keys] == PAD)[:, None, None]
+
+
+def _text_blocks(plan: DynamicPlan) -> int:
+    return -(-plan.text // plan.block_k)

@@ -56,7 +56,7 @@ _SINGLE = {
 
 
 def why_not(arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> str | None:
-    """`None` where the kernels can run, else one sentence; arguments as for `choose`."""
+    """Says in one sentence why the kernels cannot run, or `None`; arguments as for `choose`."""
     if arch < 80:
         return f"The Triton kernels need compute capability 8.0, got {arch / 10}; use the reference."
     if itemsize not in (2, 4):
@@ -74,7 +74,7 @@ def why_not(arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) ->
 
 
 def choose(kernel: str, arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> Tiles:
-    """Tiles of `kernel` (forward, dq, dkv) on compute capability `arch` (90 for 9.0).
+    """Chooses the tiles of `kernel` (forward, dq, dkv) on compute capability `arch` (90 for 9.0).
 
     They divide the `blocks` (BM, BN) of the plan, in tokens; elements have `itemsize` bytes. Raises
     `ValueError` with the sentence of `why_not`.

@@ -5,10 +5,11 @@ from torch import Tensor
 
 
 def transpose(row_ptr: Tensor, col: Tensor, key_blocks: int) -> tuple[Tensor, Tensor]:
-    """`col_ptr int32 [G, NK + 1]` into `row int32 [G, nnz]`, entries `query_block << 1 | full`, ascending.
+    """Transposes `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]`.
 
-    From `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]`; what lies behind the last row of a plan is ignored
-    and stays behind the last column. Sizes depend on shapes only, so nothing waits for the GPU.
+    Returns `col_ptr int32 [G, NK + 1]` and `row` like `col`, whose entries are `query_block << 1 | full`,
+    ascending. What is behind the last row of a plan is ignored and stays behind the last column. Sizes depend
+    on shapes only, so nothing waits for the GPU.
     """
     NQ = row_ptr.shape[1] - 1
     place = torch.arange(col.shape[1], device=col.device, dtype=torch.int32).expand_as(col)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .tiles import Tiles
 from .transpose import transpose
-from .triton_launch import LOG2_E, Problem, device_of, options
+from .triton_launch import LOG2_E, LaunchArgs, device_of, options
 from .triton_mask import hide
 
 
@@ -148,34 +148,34 @@ def key_kernel(
 
 
 def backward(
-    do: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem, *,
-    scale: float, tiles: Tiles | None = None,
+    do: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    launch: LaunchArgs, *, scale: float, tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients `dq`, `dk`, `dv`, contiguous and in the shape and dtype of `q`, `k`, `v`.
 
     Shapes: `do`, `out` `[B, S_q, H, D]`; `dlse`, `lse` `fp32 [B, H, S_q]`; the rest as in `forward`.
     """
     B, S_q, H, D = q.shape
-    S_kv, (BM, BN) = k.shape[1], problem.blocks
+    S_kv, (BM, BN) = k.shape[1], launch.blocks
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if dq.numel() == 0 or dk.numel() == 0:
         return dq.zero_(), dk.zero_(), dv.zero_()
     do = do if do.stride(-1) == 1 else do.contiguous()
     delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
-    NQ, NK, nnz = problem.row_ptr.shape[1] - 1, -(-S_kv // BN), problem.col.shape[1]
-    col_ptr, row = transpose(problem.row_ptr, problem.col, NK)
-    tokens = problem.q_coord, problem.k_coord, problem.table, problem.kernel_params
+    NQ, NK, nnz = launch.row_ptr.shape[1] - 1, -(-S_kv // BN), launch.col.shape[1]
+    col_ptr, row = transpose(launch.row_ptr, launch.col, NK)
+    tokens = launch.q_coord, launch.k_coord, launch.table, launch.kernel_params
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
-    scalars = *problem.plan_strides(B, H), problem.coord_stride, scale, scale * LOG2_E
-    o = tiles or options("dq", q, problem.blocks)
-    fixed = dict(D=D, BD=o.dims, BM=BM, BN=BN, MASK=problem.mask, PRECISION=o.precision)
+    scalars = *launch.plan_strides(B, H), launch.coord_stride, scale, scale * LOG2_E
+    o = tiles or options("dq", q, launch.blocks)
+    fixed = dict(D=D, BD=o.dims, BM=BM, BN=BN, MASK=launch.mask, PRECISION=o.precision)
     with device_of(q):
         query_kernel[(NQ * BM // o.rows, B * H)](
-            q, k, v, out, do, lse, dlse.contiguous(), delta, dq, problem.row_ptr, problem.col, problem.order,
+            q, k, v, out, do, lse, dlse.contiguous(), delta, dq, launch.row_ptr, launch.col, launch.order,
             *tokens, *strides, *out.stride()[:3], *do.stride()[:3], H, S_q, S_kv, NQ, nnz, *scalars, **fixed,
             TM=o.rows, TN=o.columns, num_warps=o.warps, num_stages=o.stages,
         )  # fmt: skip
-        o = tiles or options("dkv", q, problem.blocks)
+        o = tiles or options("dkv", q, launch.blocks)
         key_kernel[(NK * BN // o.columns, B * H)](
             q, k, v, do, lse, delta, dk, dv, col_ptr, row, *tokens,
             *strides, *do.stride()[:3], H, S_q, S_kv, NK, nnz, *scalars, **fixed,

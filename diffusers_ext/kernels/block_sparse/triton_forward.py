@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiles import Tiles
-from .triton_launch import LOG2_E, Problem, device_of, options
+from .triton_launch import LOG2_E, LaunchArgs, device_of, options
 from .triton_mask import hide
 
 
@@ -94,7 +94,7 @@ def forward_kernel(
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, problem: Problem, *, scale: float, with_lse: bool,
+    q: Tensor, k: Tensor, v: Tensor, launch: LaunchArgs, *, scale: float, with_lse: bool,
     gain: Tensor | None = None, bias: Tensor | None = None, tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention over the blocks of a plan.
@@ -106,24 +106,24 @@ def forward(
     -inf.
     """
     B, S_q, H, D = q.shape
-    S_kv, NQ, nnz = k.shape[1], problem.row_ptr.shape[1] - 1, problem.col.shape[1]
+    S_kv, NQ, nnz = k.shape[1], launch.row_ptr.shape[1] - 1, launch.col.shape[1]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((B, H, S_q) if with_lse else (0,), dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
-    o = tiles or options("forward", q, problem.blocks)
-    unused = problem.row_ptr  # for pointers that this launch does not read
+    o = tiles or options("forward", q, launch.blocks)
+    unused = launch.row_ptr  # for pointers that this launch does not read
     with device_of(q):
-        forward_kernel[(NQ * problem.blocks[0] // o.rows, B * H)](
-            q, k, v, out, lse, problem.row_ptr, problem.col, problem.order,
-            problem.q_coord, problem.k_coord, problem.table,
+        forward_kernel[(NQ * launch.blocks[0] // o.rows, B * H)](
+            q, k, v, out, lse, launch.row_ptr, launch.col, launch.order,
+            launch.q_coord, launch.k_coord, launch.table,
             unused if gain is None else gain.contiguous(), unused if bias is None else bias.contiguous(),
-            problem.kernel_params,
+            launch.kernel_params,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-            H, S_q, S_kv, NQ, nnz, *problem.plan_strides(B, H), problem.coord_stride,
+            H, S_q, S_kv, NQ, nnz, *launch.plan_strides(B, H), launch.coord_stride,
             scale * LOG2_E,
-            D=D, BD=o.dims, BM=problem.blocks[0], BN=problem.blocks[1], TM=o.rows, TN=o.columns,
-            MASK=problem.mask, LSE=with_lse, RECTIFY=gain is not None, PRECISION=o.precision,
+            D=D, BD=o.dims, BM=launch.blocks[0], BN=launch.blocks[1], TM=o.rows, TN=o.columns,
+            MASK=launch.mask, LSE=with_lse, RECTIFY=gain is not None, PRECISION=o.precision,
             num_warps=o.warps, num_stages=o.stages,
         )  # fmt: skip
     return out, lse

@@ -4,16 +4,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
+from ..capabilities import interpreted, why_not_interpreted
 from .tiles import Tiles, choose
 
 LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class LaunchArgs:
     """A block plan as the kernels read it.
 
     `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]` with entries `key_block << 1 | full`, `order int32 [NQ]`
@@ -58,21 +58,14 @@ def device_of(tensor: Tensor) -> AbstractContextManager:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors."""
-    return bool(triton.knobs.runtime.interpret)
-
-
 def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
-    """Tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` as `choose` does, and for bf16 in the
-    interpreter, which multiplies the bits of bf16 as integers without a word.
+    """Chooses tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` as `choose` does, and for bf16 in
+    the interpreter.
     """
     if not interpreted():
         major, minor = torch.cuda.get_device_capability(q.device)
         return choose(kind, 10 * major + minor, q.dtype.itemsize, q.shape[-1], blocks)
-    if q.dtype == torch.bfloat16:
-        raise ValueError(
-            "Triton's interpreter computes wrong bfloat16 products; use float16 or float32 there."
-        )
+    if why := why_not_interpreted(q.dtype):
+        raise ValueError(why)
     itemsize = 2 if q.dtype == torch.float32 else q.dtype.itemsize  # large tiles: each costs the same there
     return choose(kind, 80, itemsize, q.shape[-1], blocks)

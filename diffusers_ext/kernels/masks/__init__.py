@@ -1,14 +1,15 @@
 """Who sees whom, one rule a file.
 
-A rule is a small frozen dataclass, equal for equal settings, that names its `kind`, its integer `params` and
-a `table` for kernels, and answers two questions for planners: `touch`, for boxes of tokens (does any pair see
+A rule is a small frozen dataclass, equal for equal settings. It names its `kind`, its integer `params` and a
+`table` for kernels. It answers two questions for planners: `touch`, for boxes of tokens (does any pair see
 each other, do all), and `pairs`, the number of visible pairs of a grid. `visible` is the rule for single
 pairs.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,30 +27,46 @@ class Kind(IntEnum):
     LUT = 4
 
 
-class Rule(Protocol):
-    """What planners ask. Boxes are inclusive corners `lo, hi [..., 3]` on the axes that `axes` gives."""
+class Rule(ABC):
+    """A rule, with what planners ask it.
 
-    kind: Kind
+    Boxes are inclusive corners `lo, hi [..., 3]` on the axes that `axes` gives.
+    """
+
+    kind: ClassVar[Kind]
 
     @property
+    @abstractmethod
     def params(self) -> tuple[int, ...]:
         """What the predicate of a kernel needs."""
 
     def table(self) -> Tensor:
-        """int32, empty where the rule needs none."""
+        """Makes what a kernel looks up, int32; empty where the rule needs no table."""
+        return no_table()
 
     def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates in which the rule is told by boxes; usually `t, h, w` themselves."""
+        """Gives coordinates in which boxes decide the rule; `t, h, w` themselves where it has no other."""
+        return t, h, w
 
+    @abstractmethod
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
-        """`any`: some query of a box sees some key of the other; `full`: every query sees every key."""
+        """Says for two boxes whether some query sees some key, and whether every query sees every key."""
 
+    @abstractmethod
     def pairs(self, grid: Grid) -> int:
-        """Visible (query, key) pairs among the tokens of the grid."""
+        """Counts visible (query, key) pairs among the tokens of the grid."""
+
+
+class CountingRule(Rule):
+    """A rule that also counts how many tokens of two boxes see each other."""
+
+    @abstractmethod
+    def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
+        """Counts visible pairs of the tokens of two boxes, int64 `[n]`, from inclusive corners `[n, 3]`."""
 
 
 def visible(kind: Kind, params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """Token predicate on packed coordinates that broadcast against each other, sentinels included."""
+    """Applies a rule to single pairs: packed coordinates that broadcast, sentinels included."""
     text = (q_coord == TEXT) | (k_coord == TEXT)
     there = (q_coord != PAD) & (k_coord != PAD)
     if kind == Kind.NONE:
@@ -64,10 +81,5 @@ def _predicate(kind: Kind) -> Callable[..., Tensor]:
 
 
 def no_table() -> Tensor:
-    """For rules that need no table."""
+    """Makes the empty table of rules that need none."""
     return torch.empty(0, dtype=torch.int32)
-
-
-def same_axes(t: Tensor, h: Tensor, w: Tensor) -> tuple[Any, Any, Any]:
-    """For rules that think in `t, h, w`."""
-    return t, h, w

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind
+from . import Kind, Rule
 
 NEVER = -1
 
 
 def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
-    """Band of section 3: with `b = floor(log2(max(d, 1)))`, `|k - l| + 1 <= s / 2^b`.
+    """Computes the band of section 3: with `b = floor(log2(max(d, 1)))`, `|k - l| + 1 <= s / 2^b`.
 
     Where that is narrower than `floor` tokens (1 in the formula, a block on hardware), the band stays as wide
     as the floor and only every `ceil(floor 2^b / s)`-th frame distance is kept instead.
@@ -38,12 +38,12 @@ def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
 
 
 def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -> tuple[int, ...]:
-    """Band of the published code and hence of the published videos.
+    """Computes the band of the published code, which made the published videos.
 
-    It starts from the power of two above the frame, halves once more than the formula, shrinks by `decay`, is
-    never narrower than a block of `floor` tokens, and thins out frames by a rule in units of 128 tokens. One
-    departure: frames of fewer than 128 tokens see their neighbours whole, while the code, whose 128 does not
-    follow the size of the block, thins out frame distance 1 there as well.
+    It starts from the power of two above the frame, halves once more than the formula, and shrinks by
+    `decay`. It is never narrower than a block of `floor` tokens. Frames are thinned out by a rule in units of
+    128 tokens. One departure: frames of fewer than 128 tokens see all of their neighbouring frames. The code,
+    whose 128 does not follow the size of the block, thins out frame distance 1 there as well.
     """
     out = []
     for d in range(frames):
@@ -58,7 +58,7 @@ def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(Rule):
     """`reach[d]` in tokens at frame distance d, `NEVER` where frames do not meet; `width` of the grid."""
 
     reach: tuple[int, ...]
@@ -80,19 +80,19 @@ class Band:
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         qt, kt = (qlo[..., 0], qhi[..., 0]), (klo[..., 0], khi[..., 0])
         gap = torch.maximum(klo - qhi, qlo - khi)[..., 2].clamp(min=0)
-        far = torch.maximum(khi - qlo, qhi - klo)[..., 2]
+        farthest = torch.maximum(khi - qlo, qhi - klo)[..., 2]
         widest, narrowest = self._extremes
         touched = widest[self._distances(*qt, *kt)] >= gap
         # sink frames are seen anyway, so only the frames after them must lie within reach
         late = kt[0].clamp(min=self.sink_frames)
-        full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= far
+        full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= farthest
         return touched | (kt[0] < self.sink_frames), full | (kt[1] < self.sink_frames)
 
     def _distances(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor]:
-        """Smallest and largest distance between frames `q0..q1` and `k0..k1`, both ends included."""
-        last = len(self.reach) - 1  # blocks without grid tokens come with corners far away
-        near = torch.maximum(k0 - q1, q0 - k1).clamp(0, last)
-        return near.long(), torch.maximum(k1 - q0, q1 - k0).clamp(0, last).long()
+        """Gives the least and largest distance between frames `q0..q1` and `k0..k1`, both ends included."""
+        last = len(self.reach) - 1  # blocks without grid tokens come with distant corners
+        least = torch.maximum(k0 - q1, q0 - k1).clamp(0, last)
+        return least.long(), torch.maximum(k1 - q0, q1 - k0).clamp(0, last).long()
 
     def pairs(self, grid: Grid) -> int:
         frames, per_frame = grid[0], grid[1] * grid[2]
@@ -121,8 +121,6 @@ def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor)
     """`params = (width of the grid, sink frames)`, `table` the reach per frame distance."""
     width, sink_frames = params
     (qt, qh, qw), (kt, kh, kw) = unpack(q_coord), unpack(k_coord)
-    distance = (
-        (qt - kt).abs().clamp(max=len(table) - 1)
-    )  # sentinels unpack to nonsense and are told apart later
+    distance = (qt - kt).abs().clamp(max=len(table) - 1)  # sentinels unpack to nonsense and are treated later
     apart = ((qh - kh) * width + qw - kw).abs()
     return (apart <= table[distance.long()]) | (kt < sink_frames)

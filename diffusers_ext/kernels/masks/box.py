@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind, no_table, same_axes
+from . import CountingRule, Kind
 
 AXES = ("t", "h", "w")
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(CountingRule):
     """All in tokens, along `(t, h, w)`; raises `ValueError` where an axis has no room for its window."""
 
     grid: Grid
@@ -52,12 +52,6 @@ class Window:
         """`(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
         return tuple(n for axis in self._axes() for n in axis)
 
-    def table(self) -> Tensor:
-        return no_table()
-
-    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return same_axes(t, h, w)
-
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         found = [
             _touch_axis(qlo[..., a], qhi[..., a], klo[..., a], khi[..., a], *axis)
@@ -67,12 +61,12 @@ class Window:
         return any0 & any1 & any2, full0 & full1 & full2
 
     def pairs(self, grid: Grid) -> int:
-        """Every query has the whole window."""
+        """Counts pairs: every query sees its full window."""
         t, h, w = self.window
         return grid[0] * grid[1] * grid[2] * t * h * w
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """As `tiles.Shares`: the product of what the axes have; without dilation, which leaves gaps."""
+        """Multiplies the visible pairs of the axes; takes no dilation, which leaves gaps."""
         if max(self.dilation) > 1:
             raise ValueError(f"Tiles hold all groups of a dilation, got {self.dilation}; use 1.")
         out = torch.ones(len(qlo), dtype=torch.long)
@@ -86,7 +80,7 @@ class Window:
 
 
 def window_start(i: Tensor, length: int, window: int, stride: int, dilation: int = 1) -> Tensor:
-    """First key of the window of query `i`, as an index inside its dilation group."""
+    """Finds the first key of the window of query `i`, as an index inside its dilation group."""
     group, index = i % dilation, i // dilation
     inside = (length - group + dilation - 1) // dilation  # tokens of the group
     leader = torch.minimum(index // stride * stride + stride // 2, inside - 1)
@@ -96,9 +90,11 @@ def window_start(i: Tensor, length: int, window: int, stride: int, dilation: int
 def _touch_axis(
     qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor, length: int, window: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
-    """Starts never decrease and no stride exceeds the window, so the windows of an interval of queries have
-    no gap: their union runs from the first start to the last end, their intersection from the last start to
-    the first end. With dilation this holds group by group.
+    """Decides `touch` on one axis.
+
+    Starts never decrease and no stride exceeds the window, so the windows of an interval of queries have no
+    gap. Their union runs from the first start to the last end, their intersection from the last start to the
+    first end. With dilation this holds group by group.
     """
     touched = torch.zeros(torch.broadcast_shapes(qlo.shape, klo.shape), dtype=torch.bool)
     full = torch.ones_like(touched)
@@ -117,14 +113,14 @@ def _touch_axis(
 
 
 def _members(lo: Tensor, hi: Tensor, group: int, dilation: int) -> tuple[Tensor, Tensor]:
-    """First and last index, inside a dilation group, of the tokens `lo..hi`."""
+    """Finds the first and last index, inside a dilation group, of the tokens `lo..hi`."""
     return -((group - lo) // dilation), (hi - group) // dilation
 
 
 def _pairs_axis(
     q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor, length: int, window: int, stride: int
 ) -> Tensor:
-    """Visible pairs between intervals of queries and of keys, of which there are few different ones."""
+    """Counts visible pairs between intervals of queries and of keys, of which few differ."""
     kinds, which = (k0 * length + k1).unique(return_inverse=True)
     first, last = kinds // length, kinds % length
     start = window_start(torch.arange(length), length, window, stride)[:, None]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind, no_table, same_axes
+from . import CountingRule, Kind
 
 
 @dataclass(frozen=True)
-class Disk:
+class Disk(CountingRule):
     """`radius` in tokens, at least 1."""
 
     radius: int
@@ -33,19 +33,13 @@ class Disk:
         """`(radius squared,)`."""
         return (self.radius**2,)
 
-    def table(self) -> Tensor:
-        return no_table()
-
-    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return same_axes(t, h, w)
-
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         gap = torch.maximum(klo - qhi, qlo - khi).clamp(min=0)[..., 1:]
-        far = torch.maximum(khi - qlo, qhi - klo)[..., 1:]
-        return gap.square().sum(-1) < self.radius**2, far.square().sum(-1) < self.radius**2
+        widest = torch.maximum(khi - qlo, qhi - klo)[..., 1:]
+        return gap.square().sum(-1) < self.radius**2, widest.square().sum(-1) < self.radius**2
 
     def pairs(self, grid: Grid) -> int:
-        """Sum over offsets inside the disk of the number of tokens that have such a neighbour."""
+        """Sums, over offsets inside the disk, the number of tokens that have such a neighbour."""
         t, h, w = grid
         dy, dx = torch.arange(min(h, self.radius)), torch.arange(min(w, self.radius))
         inside = dy[:, None] ** 2 + dx[None] ** 2 < self.radius**2
@@ -53,7 +47,7 @@ class Disk:
         return t * t * int((inside * rows[:, None] * columns[None]).sum())
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """As `tiles.Shares`. Only sizes and the way from one box to the other matter, and those are few."""
+        """Counts visible pairs; only sizes and offsets of boxes matter, of which few differ."""
         facts = torch.cat([klo - qlo, qhi - qlo + 1, khi - klo + 1], -1).long()
         frames = facts[:, 3] * facts[:, 6]
         kinds, which = facts[:, [1, 2, 4, 5, 7, 8]].unique(dim=0, return_inverse=True)
@@ -61,7 +55,7 @@ class Disk:
         return torch.tensor(counts, dtype=torch.long)[which] * frames
 
     def _between(self, y: int, x: int, h: int, w: int, other_h: int, other_w: int) -> int:
-        """Pairs between a box of `h x w` tokens and one of `other_h x other_w`, `(y, x)` away from it."""
+        """Counts pairs between a box of `h x w` tokens and one of `other_h x other_w` at `(y, x)` from it."""
         dy = torch.arange(other_h)[:, None] + y - torch.arange(h)
         dx = torch.arange(other_w)[:, None] + x - torch.arange(w)
         return int((dy.square()[..., None, None] + dx.square() < self.radius**2).sum())

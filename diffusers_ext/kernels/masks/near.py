@@ -1,6 +1,6 @@
 """Neighbours: tokens at most one step apart on every axis, diagonals included.
 
-No kernel knows this rule. It tells planners which blocks touch each other; those are then visited whole.
+No kernel knows this rule. It shows planners which blocks touch each other; those are visited without checks.
 """
 
 from dataclasses import dataclass
@@ -8,28 +8,22 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..geometry import Grid
-from . import Kind, no_table, same_axes
+from . import Kind, Rule
 
 
 @dataclass(frozen=True)
-class Near:
+class Neighbours(Rule):
     """A cube of three tokens an edge, clipped at the borders of the grid."""
 
     kind = Kind.NONE
     params: tuple[int, ...] = ()
 
-    def table(self) -> Tensor:
-        return no_table()
-
-    def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return same_axes(t, h, w)
-
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         gap = (klo - qhi).maximum(qlo - khi)
-        far = (khi - qlo).maximum(qhi - klo)
-        return (gap <= 1).all(-1), (far <= 1).all(-1)
+        widest = (khi - qlo).maximum(qhi - klo)
+        return (gap <= 1).all(-1), (widest <= 1).all(-1)
 
     def pairs(self, grid: Grid) -> int:
-        """Each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""
+        """Counts pairs: each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""
         t, h, w = (3 * n - 2 for n in grid)
         return t * h * w

@@ -1,4 +1,6 @@
-"""The block rule of the published radial attention: a block counts if most of its columns are well filled.
+"""The block rule of the published radial attention (`shrinkMaskStrict` in its code).
+
+A block is kept if most of its columns are well filled.
 
 For every pair of frames that a block touches, a column is well filled if more than a third of the block's
 rows see it; the block is kept if more than 0.6 of the columns that anyone sees are well filled. Kept blocks
@@ -6,7 +8,7 @@ are computed whole, so the result neither contains the band nor is contained in 
 canvas per frame pair; the counts have a closed form. Two departures. The code takes whole blocks only: a
 shorter last one counts here by the rows that it has. Its canvas has as many blocks as a frame fills, so where
 a frame begins inside a block and reaches into one more, the code drops that last piece (56 of 65 025 blocks
-at 480 x 832 pixels and 81 frames); here it is judged as the others are.
+at 480 x 832 pixels and 81 frames); here it follows the rule of the others.
 """
 
 from fractions import Fraction
@@ -20,8 +22,8 @@ FILLED = Fraction(1, 3)
 KEPT = Fraction(6, 10)
 
 
-def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
-    """bool `[NQ, NK]` over the grid tokens in raster order."""
+def band_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
+    """Marks the blocks that are kept, bool `[NQ, NK]`, over the grid tokens in raster order."""
     count = -(-frames * per_frame // block)
     owner, frame, first, last = _segments(frames, per_frame, block)
     reach = torch.tensor(band.reach)
@@ -44,10 +46,10 @@ def strict_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor
 
 
 def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least: Tensor | int) -> Tensor:
-    """How many columns of `c0..c1` are seen by at least `least` of the rows `r0..r1` with `|k - l| <= wide`.
+    """Counts the columns of `c0..c1` that at least `least` of the rows `r0..r1` see with `|k - l| <= wide`.
 
-    A column l is seen by `min(l + wide, r1) - max(l - wide, r0) + 1` rows; each of the four combinations
-    bounds l, or the whole, from one side.
+    A column l is seen by `min(l + wide, r1) - max(l - wide, r0) + 1` rows. Each of the four combinations
+    bounds l, or the interval of all l, from one side.
     """
     lowest = torch.maximum(c0, r0 + least - 1 - wide)
     highest = torch.minimum(c1, r1 + wide + 1 - least)
@@ -56,7 +58,7 @@ def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least
 
 
 def _segments(frames: int, per_frame: int, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where blocks and frames overlap: block, frame, first and last in-frame number of each piece."""
+    """Finds where blocks and frames overlap: block, frame, first and last in-frame number of each piece."""
     tokens = frames * per_frame
     cuts = torch.cat([torch.arange(0, tokens, block), torch.arange(0, tokens, per_frame)]).unique()
     ends = torch.cat([cuts[1:], torch.tensor([tokens])])

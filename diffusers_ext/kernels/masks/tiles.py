@@ -1,28 +1,22 @@
-"""The block rule of tiles: those of which most is seen, until nine tenths of what a rule shows is kept.
+"""Keep or drop tiles of keys as blocks.
 
-Kept tiles are computed whole. Tiles seen alike are kept or dropped together, so windows of an odd number of
-tiles that move tile by tile lose nothing: Sliding Tile Attention (Zhang et al., arXiv 2502.04507).
+For each tile of queries, key tiles are ranked by the share of their pairs that the rule shows. They are kept
+until nine tenths of the visible pairs are covered, and computed without checks inside. Tiles with equal
+shares are kept or dropped together. So windows of an odd number of tiles that move tile by tile lose nothing:
+Sliding Tile Attention (Zhang et al., arXiv 2502.04507).
 """
 
 from fractions import Fraction
-from typing import Protocol
 
 from torch import Tensor
 
-from . import Rule
+from . import CountingRule
 
 KEPT = Fraction(9, 10)
 
 
-class Shares(Rule, Protocol):
-    """A rule that tells how much of two boxes sees each other, not just whether some or all does."""
-
-    def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """int64 `[n]`: visible pairs of the tokens of two boxes, inclusive corners `[n, 3]`."""
-
-
-def kept_tiles(rule: Shares, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-    """bool `[NQ, NK]`, from inclusive corners `[NQ, 3]` and `[NK, 3]` of tiles."""
+def kept_tiles(rule: CountingRule, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
+    """Marks the tiles that are kept, bool `[NQ, NK]`, from inclusive corners `[NQ, 3]` and `[NK, 3]`."""
     touched, full = rule.touch(qlo[:, None], qhi[:, None], klo[None], khi[None])
     q_sizes, k_sizes = ((hi - lo + 1).long().prod(-1) for lo, hi in ((qlo, qhi), (klo, khi)))
     whole = q_sizes[:, None] * k_sizes

@@ -25,11 +25,11 @@ class Case:
 
     def problem(self, BM: int, BN: int, lists: tuple[Tensor, Tensor] | None = None):
         """As the Triton kernels take it; blocks start in reverse, as the order must not matter."""
-        from diffusers_ext.kernels.block_sparse.triton_launch import Problem
+        from diffusers_ext.kernels.block_sparse.triton_launch import LaunchArgs
 
         row_ptr, col = lists or self.lists(BM, BN)
         order = torch.arange(row_ptr.shape[1] - 1, dtype=torch.int32).flip(0)
-        return Problem(
+        return LaunchArgs(
             row_ptr, col, order, (BM, BN), self.name, self.params, self.q_coord, self.k_coord, self.table
         )
 

@@ -8,23 +8,23 @@ from torch import Tensor
 
 from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.block_sparse.select import Selection, select
-from diffusers_ext.kernels.candidates import Candidates, Shortlist
+from diffusers_ext.kernels.candidates import DynamicPlan, DynamicPlanSpec
 
 from . import published
 
 
-def attend(q, k, v, shortlist: Shortlist, mass=None, run=ops.attention) -> tuple[Tensor, Selection]:
-    """Output and selection, for tensors in the order of the shortlist."""
-    found = select(q, k, v, shortlist, mass)
-    plan = replace(shortlist, row_ptr=found.row_ptr, col=found.col)
+def attend(q, k, v, candidates: DynamicPlan, mass=None, run=ops.attention) -> tuple[Tensor, Selection]:
+    """Output and selection, for tensors in the order of the candidates."""
+    found = select(q, k, v, candidates, mass)
+    plan = replace(candidates, row_ptr=found.row_ptr, col=found.col)
     return run(q, k, v, plan, gain=found.gain, bias=found.bias)[0], found
 
 
-def tensors(shortlist: Shortlist, B=2, H=2, D=8, dtype=torch.float64, seed=0) -> list[Tensor]:
+def tensors(candidates: DynamicPlan, B=2, H=2, D=8, dtype=torch.float64, seed=0) -> list[Tensor]:
     """Smooth along the sequence, so that neighbours are alike and pooling is worth something."""
     g = torch.Generator().manual_seed(seed)
     out = []
-    for S in (shortlist.s_q, shortlist.s_kv, shortlist.s_kv):
+    for S in (candidates.s_q, candidates.s_kv, candidates.s_kv):
         steps = torch.randn(B, S, H, D, generator=g, dtype=torch.float64).cumsum(1)
         out.append((steps / steps.std() * 1.5).to(dtype))
     return out
@@ -39,7 +39,7 @@ def with_text_at(q: Tensor, k: Tensor, text: int, logit: float) -> tuple[Tensor,
     return q, k
 
 
-def rule_of(facts: Candidates, mass: float | None) -> published.Rule:
+def rule_of(facts: DynamicPlanSpec, mass: float | None) -> published.Rule:
     """The published rule for the same settings; nothing that is derived from them is taken over."""
     return published.Rule(
         facts.grid, facts.q_tile, facts.k_tile, facts.keep, mass, facts.touching, facts.first_frame
@@ -47,9 +47,9 @@ def rule_of(facts: Candidates, mass: float | None) -> published.Rule:
 
 
 def oracle(
-    q, k, v, facts: Candidates, mass: float | None, seen: Tensor | None = None
+    q, k, v, facts: DynamicPlanSpec, mass: float | None, seen: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Output and kept blocks of grid tokens, for tensors in the order of the shortlist with text behind."""
+    """Output and kept blocks of grid tokens, for tensors in the order of the candidates with text behind."""
     n, words = q.shape[1], k.shape[1] - facts.text
     return published.attend(rule_of(facts, mass), q, k[:, :n], v[:, :n], k[:, words:], v[:, words:], seen)
 
@@ -60,8 +60,8 @@ def constant_in_blocks(x: Tensor, block: int, tokens: int) -> Tensor:
     return x[:, torch.where(place < tokens, place // block * block, place)]
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, shortlist: Shortlist) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, candidates: DynamicPlan) -> Tensor:
     """Attention over all keys but the padding."""
-    real = shortlist.k_coord != -2
+    real = candidates.k_coord != -2
     q, k, v = (x.transpose(1, 2) for x in (q, k[:, real], v[:, real]))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)

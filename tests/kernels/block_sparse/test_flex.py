@@ -4,19 +4,19 @@ import pytest
 import torch
 
 from diffusers_ext.kernels.block_sparse import flex, reference
-from diffusers_ext.kernels.capabilities import Problem, choose
+from diffusers_ext.kernels.capabilities import Request, choose
 from diffusers_ext.kernels.geometry import PAD
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 from tests import needs
 
 RECIPES = {
-    "disk and text": Recipe(Disk(3), (1, 9, 14), 5, 16, 16, (1, 4, 4), (1, 4, 4)),
-    "window": Recipe(Window((3, 10, 9), (3, 5, 4)), (3, 10, 9), 0, 32, 16),
-    "band": Recipe(Band(release_reach(5, 40, 0.5), 8), (5, 5, 8), 3, 16, 32),
+    "disk and text": RulePlanSpec(Disk(3), (1, 9, 14), 5, 16, 16, (1, 4, 4), (1, 4, 4)),
+    "window": RulePlanSpec(Window((3, 10, 9), (3, 5, 4)), (3, 10, 9), 0, 32, 16),
+    "band": RulePlanSpec(Band(release_reach(5, 40, 0.5), 8), (5, 5, 8), 3, 16, 32),
 }
 
 
@@ -26,8 +26,8 @@ def tensors(plan, dtype, head_dim=24):
     return [torch.randn(2, n, 3, head_dim, generator=generator).to(dtype) for n in sizes]
 
 
-def check(recipe, dtype, error):
-    plan = recipe.build()
+def check(spec, dtype, error):
+    plan = spec.build()
     q, k, v = tensors(plan, dtype)
     out, wanted = flex.prepare(plan)(q, k, v, plan)[0], reference.attention(q, k, v, plan)[0]
     asks = plan.q_coord != PAD  # rows of padding are not defined
@@ -42,9 +42,9 @@ def test_it_equals_the_reference():
 @needs.flex
 @pytest.mark.slow  # each case compiles C++ for some ten seconds
 @pytest.mark.parametrize("dtype, error", [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
-def test_it_equals_the_reference_for_every_rule(recipe, dtype, error):
-    check(recipe, dtype, error)
+@pytest.mark.parametrize("spec", RECIPES.values(), ids=RECIPES.keys())
+def test_it_equals_the_reference_for_every_rule(spec, dtype, error):
+    check(spec, dtype, error)
 
 
 def test_the_mask_has_the_blocks_of_the_plan():
@@ -65,4 +65,4 @@ def test_what_it_cannot_do_it_says():
     with pytest.raises(NotImplementedError, match=r"no gradients on a CPU; use backend='reference'"):
         flex.prepare(plan)(q, k, v, plan)
     with pytest.raises(ValueError, match=r"got torch.float64; cast"):
-        choose(Problem(torch.device("cpu"), torch.float64, 32, (16, 16)), "flex")
+        choose(Request(torch.device("cpu"), torch.float64, 32, (16, 16)), "flex")

@@ -23,7 +23,7 @@ def test_the_slope_is_that_of_a_power():
 
 def test_work_grows_as_the_papers_say():
     sizes = [4096, 16384, 65536]
-    work = {m: [float(recipe(m, tokens, (16, 16)).survey().work) for tokens in sizes] for m in METHODS}
+    work = {m: [float(recipe(m, tokens, (16, 16)).stats.work) for tokens in sizes] for m in METHODS}
     exponents = {name: slope([float(n) for n in sizes], values) for name, values in work.items()}
     assert exponents["clear r=8"] < 1.06 and exponents["gna 17x17"] < 1.06
     assert 1.0 < exponents["radial"] < 1.3  # n log n

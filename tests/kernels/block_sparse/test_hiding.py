@@ -14,7 +14,7 @@ from diffusers_ext.kernels.masks.band import Band
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from ...close import close
 from .test_reference import dense, mask_of, tensors
@@ -23,11 +23,11 @@ GRID, TEXT = (2, 5, 6), 25
 LENGTHS = (4, 25, 0)  # of the prompts of a batch
 TILES = dict(q_tile=(1, 4, 4), k_tile=(1, 4, 4))
 PLANS = {
-    "disk": Recipe(Disk(3), GRID, TEXT, 16, 16, **TILES, pad=True),
-    "box": Recipe(Window(GRID, (2, 3, 4), (1, 1, 2)), GRID, TEXT, 16, 16, **TILES),
-    "band": Recipe(Band((8, 3), GRID[2]), GRID, TEXT, 16, 16),
-    "tiles": Recipe(Window(GRID, (2, 3, 3)), GRID, TEXT, 16, 16, **TILES, pad=True, snap=True),
-    "strict": Recipe(Band((20, 9), GRID[2]), GRID, TEXT, 16, 16, snap=True),
+    "disk": RulePlanSpec(Disk(3), GRID, TEXT, 16, 16, **TILES, pad=True),
+    "box": RulePlanSpec(Window(GRID, (2, 3, 4), (1, 1, 2)), GRID, TEXT, 16, 16, **TILES),
+    "band": RulePlanSpec(Band((8, 3), GRID[2]), GRID, TEXT, 16, 16),
+    "tiles": RulePlanSpec(Window(GRID, (2, 3, 3)), GRID, TEXT, 16, 16, **TILES, pad=True, snap=True),
+    "strict": RulePlanSpec(Band((20, 9), GRID[2]), GRID, TEXT, 16, 16, snap=True),
 }
 every_plan = pytest.mark.parametrize("name", PLANS)
 

@@ -169,8 +169,8 @@ def test_import_and_cpu_run_without_triton():
         "import torch\n"
         "from diffusers_ext.kernels.block_sparse import ops\n"
         "from diffusers_ext.kernels.masks.disk import Disk\n"
-        "from diffusers_ext.kernels.recipe import Recipe\n"
-        "plan = Recipe(Disk(3), (1, 6, 7), block_q=16, block_k=16).build()\n"
+        "from diffusers_ext.kernels.recipe import RulePlanSpec\n"
+        "plan = RulePlanSpec(Disk(3), (1, 6, 7), block_q=16, block_k=16).build()\n"
         "x = torch.randn(1, 42, 2, 32)\n"
         "print(ops.attention(x, x, x, plan)[0].shape)"
     )

@@ -14,7 +14,7 @@ from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan, from_mask
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from ...close import close
 
@@ -43,8 +43,8 @@ def mask_of(plan):
 )  # fmt: skip
 def test_against_masked_dense_attention(h, w, radius, text, block, tiled, text_rows):
     tile = (1, 3, 4) if tiled else None
-    recipe = Recipe(Disk(radius), (1, h, w), text, block, 2 * block, tile, tile, tiled, text_rows)
-    plan = recipe.build()
+    spec = RulePlanSpec(Disk(radius), (1, h, w), text, block, 2 * block, tile, tile, tiled, text_rows)
+    plan = spec.build()
     q, k, v = tensors(plan.s_q, plan.s_kv)
     out, lse = attention(q, k, v, plan)
     asks = plan.q_coord != PAD
@@ -57,7 +57,7 @@ def test_against_masked_dense_attention(h, w, radius, text, block, tiled, text_r
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("dim", [32, 64, 96, 128])
 def test_precisions_and_head_sizes(dtype, dim):
-    plan = Recipe(Window((2, 5, 7), (2, 3, 4), (1, 2, 2)), (2, 5, 7), 3, 16, 8).build()
+    plan = RulePlanSpec(Window((2, 5, 7), (2, 3, 4), (1, 2, 2)), (2, 5, 7), 3, 16, 8).build()
     q, k, v = tensors(plan.s_q, plan.s_kv, dim=dim, dtype=dtype)
     out, _ = attention(q, k, v, plan)
     assert out.dtype == dtype
@@ -65,7 +65,7 @@ def test_precisions_and_head_sizes(dtype, dim):
 
 
 def test_gradients():
-    plan = Recipe(Disk(2), (1, 3, 4), 2, 4, 3).build()
+    plan = RulePlanSpec(Disk(2), (1, 3, 4), 2, 4, 3).build()
     inputs = [x.requires_grad_() for x in tensors(plan.s_q, plan.s_kv, heads=1, dim=3, batch=1)]
     assert torch.autograd.gradcheck(lambda *x: attention(*x, plan), inputs)
 
@@ -95,14 +95,14 @@ def test_a_plan_for_every_head_or_for_every_row_and_head(groups):
 
 
 def test_a_disk_of_one_token_returns_the_values():
-    plan = Recipe(Disk(1), (1, 5, 6), block_q=8, block_k=8).build()
+    plan = RulePlanSpec(Disk(1), (1, 5, 6), block_q=8, block_k=8).build()
     q, k, v = tensors(30, 30)
     close(attention(q, k, v, plan)[0], v)
 
 
 def test_keys_out_of_sight_change_no_bit_of_an_image_row_and_do_change_text_rows():
-    recipe = Recipe(Disk(3), (1, 8, 8), text=3, block_q=8, block_k=8)
-    plan = recipe.build()
+    spec = RulePlanSpec(Disk(3), (1, 8, 8), text=3, block_q=8, block_k=8)
+    plan = spec.build()
     q, k, v = tensors(plan.s_q, plan.s_kv)
     before = attention(q, k, v, plan)[0]
     k[:, 63] += 1.0

@@ -10,15 +10,21 @@ from hypothesis import strategies as st
 
 from diffusers_ext.kernels.block_sparse import reference
 from diffusers_ext.kernels.block_sparse import select as module
-from diffusers_ext.kernels.block_sparse.pool import means
-from diffusers_ext.kernels.block_sparse.select import compact, critical, estimate, select
-from diffusers_ext.kernels.candidates import Candidates
+from diffusers_ext.kernels.block_sparse.select import (
+    block_means,
+    block_spreads,
+    compact,
+    critical,
+    estimate,
+    select,
+)
+from diffusers_ext.kernels.candidates import DynamicPlanSpec
 from diffusers_ext.kernels.geometry import PAD
 
 from ...close import close
 from .rectified import attend, constant_in_blocks, dense, oracle, tensors, with_text_at
 
-FACTS = Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, touching=False)  # 105 tokens, text apart
+FACTS = DynamicPlanSpec((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, touching=False)  # 105 tokens, text apart
 MASS = 0.4
 
 
@@ -28,7 +34,11 @@ def cases(draw):
     tiles = st.sampled_from([(1, 2, 2), (1, 4, 2), (2, 2, 2), (1, 1, 16)])
     keep, mass = draw(st.sampled_from([0.0, 0.2, 0.5, 1.0])), draw(st.sampled_from([None, 0.1, 0.5, 0.9]))
     text, near, first = draw(st.integers(0, 9)), draw(st.booleans()), draw(st.booleans())
-    return Candidates(grid, text, draw(tiles), draw(tiles), keep, near, first), mass, draw(st.integers(0, 99))
+    return (
+        DynamicPlanSpec(grid, text, draw(tiles), draw(tiles), keep, near, first),
+        mass,
+        draw(st.integers(0, 99)),
+    )
 
 
 TEXT_AT = st.sampled_from([-20.0, -2.0, 0.0, 1.0, 3.0, 20.0])  # logits of the text over those of the grid
@@ -38,10 +48,10 @@ TEXT_AT = st.sampled_from([-20.0, -2.0, 0.0, 1.0, 3.0, 20.0])  # logits of the t
 @given(cases(), TEXT_AT)
 def test_any_size_against_the_published_rule_token_by_token(case, logit):
     facts, mass, seed = case
-    shortlist = facts.build()
-    q, k, v = tensors(shortlist, B=1, seed=seed)
+    candidates = facts.build()
+    q, k, v = tensors(candidates, B=1, seed=seed)
     q, k = with_text_at(q, k, facts.text, logit)
-    out, found = attend(q, k, v, shortlist, mass)
+    out, found = attend(q, k, v, candidates, mass)
     wanted, kept = oracle(q, k, v, facts, mass)
     assert torch.equal(found.kept[..., : kept.shape[-1]], kept)
     close(out, wanted)
@@ -51,12 +61,12 @@ def test_any_size_against_the_published_rule_token_by_token(case, logit):
 @given(cases())
 def test_blocks_of_equal_tokens_give_dense_attention_whatever_is_kept(case):
     facts, mass, seed = case
-    shortlist = facts.build()
-    q, k, v = tensors(shortlist, B=1, seed=seed)
+    candidates = facts.build()
+    q, k, v = tensors(candidates, B=1, seed=seed)
     q = constant_in_blocks(q, facts.block_q, facts.tokens)
     k = constant_in_blocks(k, facts.block_k, facts.tokens)
-    out, _ = attend(q, k, v, shortlist, mass)
-    close(out, dense(q, k, v, shortlist))
+    out, _ = attend(q, k, v, candidates, mass)
+    close(out, dense(q, k, v, candidates))
 
 
 LAYOUTS = {  # grid, text, whether it comes first, how much of it a mask hides
@@ -76,34 +86,34 @@ LAYOUTS = {  # grid, text, whether it comes first, how much of it a mask hides
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_text_is_ranked_among_the_blocks(layout, keep, mass, logit):
     grid, text, front, hidden = LAYOUTS[layout]
-    facts = Candidates(grid, text, (2, 2, 2), (2, 2, 2), keep, False, False, False, hidden > 0)
+    facts = DynamicPlanSpec(grid, text, (2, 2, 2), (2, 2, 2), keep, False, False, False, hidden > 0)
     behind = facts.build()
     q, k, v = tensors(behind, H=1)
     q, k = with_text_at(q, k, text, logit)
     seen = torch.arange(text).expand(2, -1) >= torch.tensor([[hidden], [0]])
     wanted, kept = oracle(q, k, v, facts, mass, seen)
-    shortlist = facts.leading().build() if front else behind
+    candidates = facts.leading().build() if front else behind
     if front:
         k, v = (torch.cat([x[:, x.shape[1] - text :], x[:, : facts.tokens]], 1) for x in (k, v))
-    every = torch.ones(2, shortlist.s_kv, dtype=torch.bool)
-    every[:, shortlist.text_keys] = seen
-    shortlist = replace(shortlist, k_coord=shortlist.k_coord.masked_fill(~every, PAD))
-    out, found = attend(q, k, v, shortlist, mass)
-    assert torch.equal(found.kept[..., shortlist.grid_blocks], kept) and not kept.all()
+    every = torch.ones(2, candidates.s_kv, dtype=torch.bool)
+    every[:, candidates.text_keys] = seen
+    candidates = replace(candidates, k_coord=candidates.k_coord.masked_fill(~every, PAD))
+    out, found = attend(q, k, v, candidates, mass)
+    assert torch.equal(found.kept[..., candidates.grid_blocks], kept) and not kept.all()
     close(out, wanted)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.46, 0.7, 0.95])
 def test_text_that_holds_much_leaves_fewer_blocks_and_never_more(share):
     """HunyuanVideo's preset on a small grid of 40 blocks, 8 columns a row: at most one less for the text."""
-    facts = Candidates((2, 20, 32), 64, (2, 4, 4), (2, 4, 4), 0.2, touching=False, text_rows=False)
-    shortlist = facts.build()
+    facts = DynamicPlanSpec((2, 20, 32), 64, (2, 4, 4), (2, 4, 4), 0.2, touching=False, text_rows=False)
+    candidates = facts.build()
     q, k, v = (torch.randn(1, n, 1, 16, generator=torch.Generator().manual_seed(0)).double() / 4
-               for n in (shortlist.s_q, shortlist.s_kv, shortlist.s_kv))  # fmt: skip
+               for n in (candidates.s_q, candidates.s_kv, candidates.s_kv))  # fmt: skip
     q, k = with_text_at(q, k, 64, math.log(share / (1 - share) * facts.tokens / 64))
-    found = select(q, k, v, shortlist, 0.3)
+    found = select(q, k, v, candidates, 0.3)
     _, kept = oracle(q, k, v, facts, 0.3)
-    ran = found.kept[..., shortlist.grid_blocks]
+    ran = found.kept[..., candidates.grid_blocks]
     assert torch.equal(ran, kept)
     assert set(ran.sum(-1).flatten().tolist()) == {7} if share > 0.2 else min(ran.sum(-1).flatten()) >= 7
 
@@ -164,76 +174,76 @@ def test_shares_of_grid_and_text_are_one():
 
 
 @pytest.mark.parametrize("facts, mass", [
-    (Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 1.0), None),
-    (Candidates((3, 5, 7), 0, (2, 2, 4), (1, 2, 4), 0.0), 1.0),
-    (Candidates((1, 2, 3), 4, (1, 2, 4), (1, 2, 4), 0.1), None),  # a single block
+    (DynamicPlanSpec((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 1.0), None),
+    (DynamicPlanSpec((3, 5, 7), 0, (2, 2, 4), (1, 2, 4), 0.0), 1.0),
+    (DynamicPlanSpec((1, 2, 3), 4, (1, 2, 4), (1, 2, 4), 0.1), None),  # a single block
 ])  # fmt: skip
 def test_keeping_all_is_dense_attention_without_rectification(facts, mass):
     """The same lists without gain and bias give the same bits; one list for all heads adds up otherwise."""
-    shortlist = facts.build()
-    q, k, v = tensors(shortlist, dtype=torch.float32)
-    out, found = attend(q, k, v, shortlist, mass)
+    candidates = facts.build()
+    q, k, v = tensors(candidates, dtype=torch.float32)
+    out, found = attend(q, k, v, candidates, mass)
     assert bool(found.kept.all()) and bool((found.gain == 1).all()) and not found.bias.any()
-    lists = replace(shortlist, row_ptr=found.row_ptr, col=found.col)
+    lists = replace(candidates, row_ptr=found.row_ptr, col=found.col)
     assert torch.equal(out, reference.attention(q, k, v, lists)[0])
-    close(out, reference.attention(q, k, v, shortlist)[0])
-    close(out, dense(q, k, v, shortlist))
+    close(out, reference.attention(q, k, v, candidates)[0])
+    close(out, dense(q, k, v, candidates))
 
 
 def test_scaled_values_scale_the_output():
-    shortlist = FACTS.build()
-    q, k, v = tensors(shortlist)
-    assert torch.equal(attend(q, k, -4 * v, shortlist, MASS)[0], -4 * attend(q, k, v, shortlist, MASS)[0])
+    candidates = FACTS.build()
+    q, k, v = tensors(candidates)
+    assert torch.equal(attend(q, k, -4 * v, candidates, MASS)[0], -4 * attend(q, k, v, candidates, MASS)[0])
 
 
 def test_gain_lies_between_the_share_of_text_and_one():
-    shortlist = FACTS.build()
+    candidates = FACTS.build()
     for seed in range(5):
-        q, k, v = tensors(shortlist, seed=seed)
-        gain = select(q, k, v, shortlist).gain
-        text_share = estimate_of(q, k, shortlist)[..., -1]
+        q, k, v = tensors(candidates, seed=seed)
+        gain = select(q, k, v, candidates).gain
+        text_share = estimate_of(q, k, candidates)[..., -1]
         assert bool((gain > 0).all()) and bool((gain <= 1).all()) and bool((gain < 0.9).any())
         assert bool((gain >= text_share - 1e-15).all())
 
 
-def estimate_of(q, k, shortlist):
+def estimate_of(q, k, candidates):
     """The estimate that `select` starts from."""
-    q, text = means(q, shortlist.block_q), k[:, -shortlist.text :].permute(0, 2, 3, 1)
-    k = means(k[:, : shortlist.s_q], shortlist.block_k)
+    q, text = block_means(q, candidates.block_q), k[:, -candidates.text :].permute(0, 2, 3, 1)
+    k = block_means(k[:, : candidates.s_q], candidates.block_k)
     scale = q.shape[-1] ** -0.5
-    return estimate(q @ k.mT * scale, q @ text * scale, shortlist.counts)
+    return estimate(q @ k.mT * scale, q @ text * scale, candidates.counts)
 
 
 def test_queries_without_a_mean_trust_no_pooled_block():
     """Opposite tokens cancel: the estimate says nothing, so the output is plain sparse attention."""
-    shortlist = FACTS.build()
-    q, k, v = tensors(shortlist)
-    q = q[:, :1] * (-1.0) ** torch.arange(shortlist.s_q)[:, None, None]
+    candidates = FACTS.build()
+    q, k, v = tensors(candidates)
+    q = q[:, :1] * (-1.0) ** torch.arange(candidates.s_q)[:, None, None]
     q[:, 96:] = 0.0  # the last block has an odd number of tokens
-    _, found = attend(q, k, v, shortlist)
+    _, found = attend(q, k, v, candidates)
     assert bool((found.gain == 1).all()) and not found.bias.any() and not found.kept.all()
 
 
 def test_order_inside_a_block_does_not_matter():
-    shortlist = FACTS.build()
-    q, k, v = tensors(shortlist)
+    candidates = FACTS.build()
+    q, k, v = tensors(candidates)
     turned_q = torch.cat([x.flip(0) for x in torch.arange(105).split(FACTS.block_q)])
     turned_k = torch.cat([x.flip(0) for x in torch.arange(105).split(FACTS.block_k)])
     turned_k = torch.cat([turned_k, torch.arange(105, k.shape[1])])
-    wanted, _ = attend(q, k, v, shortlist, MASS)
-    close(attend(q[:, turned_q], k[:, turned_k], v[:, turned_k], shortlist, MASS)[0], wanted[:, turned_q])
+    wanted, _ = attend(q, k, v, candidates, MASS)
+    close(attend(q[:, turned_q], k[:, turned_k], v[:, turned_k], candidates, MASS)[0], wanted[:, turned_q])
 
 
 def test_text_that_a_mask_hides_counts_for_nothing():
     """Row 0 of the batch has four text tokens, row 1 none: each equals a run of its own with as many."""
-    hidden = Candidates((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, masked_text=True).build()
+    hidden = DynamicPlanSpec((3, 5, 7), 9, (2, 2, 4), (1, 2, 4), 0.25, masked_text=True).build()
     q, k, v = tensors(hidden)
     seen = torch.ones(2, hidden.s_kv, dtype=torch.bool)
     seen[0, -5:] = False
     seen[1, -9:] = False
     found = select(q, k, v, replace(hidden, k_coord=hidden.k_coord.masked_fill(~seen, PAD)), MASS)
     for row, text in ((0, 4), (1, 0)):
-        own = Candidates((3, 5, 7), text, (2, 2, 4), (1, 2, 4), 0.25).build()
+        own = DynamicPlanSpec((3, 5, 7), text, (2, 2, 4), (1, 2, 4), 0.25).build()
         alone = select(*(x[row : row + 1, : own.s_kv] for x in (q, k, v)), own, MASS)
         close(found.gain[row], alone.gain[0])
         assert torch.equal(found.kept[row, ..., :14], alone.kept[0, ..., :14])
@@ -242,7 +252,7 @@ def test_text_that_a_mask_hides_counts_for_nothing():
 @pytest.mark.parametrize("grid", [(1, 8, 8), (1, 9, 7)])
 def test_text_in_front_chooses_the_same_blocks(grid):
     """Also where the last block is ragged, which is filled up with padding before text behind."""
-    facts = Candidates(grid, 16, (1, 2, 4), (1, 2, 4), 0.3, touching=False, text_rows=False)
+    facts = DynamicPlanSpec(grid, 16, (1, 2, 4), (1, 2, 4), 0.3, touching=False, text_rows=False)
     behind, front = facts.build(), facts.leading().build()
     q, k, v = tensors(behind)
     words, places = slice(behind.s_kv - 16, None), slice(0, facts.tokens)
@@ -264,11 +274,11 @@ def test_text_in_front_chooses_the_same_blocks(grid):
 
 
 def test_heads_in_turn_are_all_heads_at_once(monkeypatch):
-    shortlist = FACTS.build()
-    q, k, v = tensors(shortlist, H=5)
-    whole = select(q, k, v, shortlist, MASS)
-    monkeypatch.setattr(module, "BUDGET", 4 * 2 * 2 * shortlist.always.numel())  # two heads
-    in_turn = select(q, k, v, shortlist, MASS)
+    candidates = FACTS.build()
+    q, k, v = tensors(candidates, H=5)
+    whole = select(q, k, v, candidates, MASS)
+    monkeypatch.setattr(module, "BUDGET", 4 * 2 * 2 * candidates.always.numel())  # two heads
+    in_turn = select(q, k, v, candidates, MASS)
     for name in ("row_ptr", "col", "kept"):
         assert torch.equal(getattr(in_turn, name), getattr(whole, name))
     for name in ("gain", "bias"):  # batches of products of another size
@@ -276,33 +286,53 @@ def test_heads_in_turn_are_all_heads_at_once(monkeypatch):
 
 
 def test_batch_rows_choose_for_themselves():
-    shortlist = FACTS.build()
-    q, k, v = tensors(shortlist)
-    before, _ = attend(q, k, v, shortlist, MASS)
+    candidates = FACTS.build()
+    q, k, v = tensors(candidates)
+    before, _ = attend(q, k, v, candidates, MASS)
     q[1], k[1] = q[1].flip(0), -k[1]
-    after, _ = attend(q, k, v, shortlist, MASS)
+    after, _ = attend(q, k, v, candidates, MASS)
     assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
 
 
 def test_counts_by_hand():
     """10 tokens, as queries in blocks of 4 and keys in blocks of 2, and 3 of text in two blocks more."""
-    shortlist = Candidates((1, 1, 10), 3, (1, 1, 4), (1, 1, 2), 0.5, touching=False).build()
-    q, k, v = tensors(shortlist, B=1, H=1)
+    candidates = DynamicPlanSpec((1, 1, 10), 3, (1, 1, 4), (1, 1, 2), 0.5, touching=False).build()
+    q, k, v = tensors(candidates, B=1, H=1)
     # 2 of 5 blocks of the grid are kept, all of two tokens, or 1 and the text; of the text only the first
     # block is full
     for logit, blocks in ((-9.0, 2), (9.0, 1)):
-        found = select(*with_text_at(q, k, 3, logit), v, shortlist)
+        found = select(*with_text_at(q, k, 3, logit), v, candidates)
         pairs, visited = 10 * (2 * blocks + 3), 3 * (blocks + 2)
-        assert found.count(shortlist).tolist() == [pairs, 10 * 13, 3 * (blocks + 1), visited]
+        assert found.count(candidates).tolist() == [pairs, 10 * 13, 3 * (blocks + 1), visited]
 
 
 def test_shapes_do_not_depend_on_the_data():
     """Fake tensors hold no data: an .item() or a shape told by data would raise."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    shortlist = FACTS.build()
+    candidates = FACTS.build()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        q, k, v = (torch.empty(2, s, 3, 8) for s in (shortlist.s_q, shortlist.s_kv, shortlist.s_kv))
-        found = select(q, k, v, shortlist, MASS)
-        assert found.count(shortlist).shape == (4,)
+        q, k, v = (torch.empty(2, s, 3, 8) for s in (candidates.s_q, candidates.s_kv, candidates.s_kv))
+        found = select(q, k, v, candidates, MASS)
+        assert found.count(candidates).shape == (4,)
     assert found.col.shape == (6, 7 * 16)
+
+
+@pytest.mark.parametrize("tokens, block", [(24, 8), (29, 8), (5, 8), (8, 8), (9, 1)])
+def test_every_block_counts_its_own_tokens(tokens, block):
+    x = torch.randn(2, tokens, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = block_means(x, block)
+    spread = block_spreads(x, mean, block)
+    assert mean.shape == spread.shape == (2, 3, -(-tokens // block), 4)
+    for i, part in enumerate(x.split(block, 1)):
+        torch.testing.assert_close(mean[:, :, i], part.mean(1))
+        torch.testing.assert_close(spread[:, :, i], (part - part.mean(1, keepdim=True)).abs().mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(dtype):
+    """A thousand tokens of 100: a sum in fp16 overflows, one in bf16 stops growing."""
+    x = torch.full((1, 1000, 1, 2), 100.0, dtype=dtype)
+    mean = block_means(x, 1000)
+    assert mean.dtype == torch.float32 and torch.equal(mean, torch.full((1, 1, 1, 2), 100.0))
+    assert torch.equal(block_spreads(x, mean, 1000), torch.zeros(1, 1, 1, 2))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_ext.kernels.masks.band import NEVER, Band, paper_reach, release_reach
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from .. import oracles
 from . import seen
@@ -93,5 +93,5 @@ def test_the_exact_cover_costs_more_where_frames_are_no_multiple_of_a_block(h, w
     """1296 tokens a frame against 2304, at decay 0.2 with a sink."""
     grid = (16, h, w)
     band = Band(release_reach(16, h * w, 0.2), w, sink_frames=1)
-    assert Recipe(band, grid).survey().block_density == pytest.approx(cover, abs=0.51e-3)
-    assert Recipe(band, grid, snap=True).survey().block_density == pytest.approx(strict, abs=0.51e-3)
+    assert RulePlanSpec(band, grid).stats.block_density == pytest.approx(cover, abs=0.51e-3)
+    assert RulePlanSpec(band, grid, snap=True).stats.block_density == pytest.approx(strict, abs=0.51e-3)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_ext.kernels.masks.box import Window, window_start
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from .. import oracles
 from . import seen
@@ -63,19 +63,19 @@ TABLE = [
 
 @pytest.mark.parametrize("grid, window, stride, tile, tokens, blocks, full, speed", TABLE)
 def test_the_table_of_the_simulator(grid, window, stride, tile, tokens, blocks, full, speed):
-    recipe = Recipe(Window(grid, window, stride), grid, q_tile=tile, k_tile=tile, pad=True)
+    spec = RulePlanSpec(Window(grid, window, stride), grid, q_tile=tile, k_tile=tile, pad=True)
     count = grid[0] * grid[1] * grid[2]
-    survey = recipe.survey()
-    assert recipe.pairs / count**2 == pytest.approx(tokens, abs=0.51e-4)
-    assert survey.block_density == pytest.approx(blocks, abs=0.51 * 10 ** -(3 if blocks > 0.3 else 4))
-    assert survey.full_share == pytest.approx(full, abs=0.51e-2)
-    assert count**2 / survey.work == pytest.approx(speed, abs=0.051)
+    stats = spec.stats
+    assert spec.pairs / count**2 == pytest.approx(tokens, abs=0.51e-4)
+    assert stats.block_density == pytest.approx(blocks, abs=0.51 * 10 ** -(3 if blocks > 0.3 else 4))
+    assert stats.full_share == pytest.approx(full, abs=0.51e-2)
+    assert count**2 / stats.work == pytest.approx(speed, abs=0.051)
 
 
 def test_a_tile_of_four_frames_pads_thirty_to_thirty_two():
     grid, window = (30, 48, 80), (18, 24, 24)
-    recipe = Recipe(Window(grid, window, (16, 8, 8)), grid, 0, 256, 128, (4, 8, 8), (2, 8, 8), pad=True)
-    assert (30 * 48 * 80) ** 2 / recipe.survey().work == pytest.approx(10.4, abs=0.051)
+    spec = RulePlanSpec(Window(grid, window, (16, 8, 8)), grid, 0, 256, 128, (4, 8, 8), (2, 8, 8), pad=True)
+    assert (30 * 48 * 80) ** 2 / spec.stats.work == pytest.approx(10.4, abs=0.051)
 
 
 def test_the_mask_depends_on_the_stride_group_only():

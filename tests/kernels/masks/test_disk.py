@@ -6,7 +6,7 @@ import torch
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,16 @@ TABLE = [
 def test_densities_of_flux(side, radius, tokens, rows, tiles, small, tiled_speed, rows_speed):
     rule, grid = Disk(radius), (1, side, side)
     digits = 4 if side > 128 else 3
-    recipe = Recipe(rule, grid, 512)
+    spec = RulePlanSpec(rule, grid, 512)
     whole, digit = (side**2 + 512) ** 2, 0.1 if side < 512 else 1
-    assert recipe.pairs / whole == pytest.approx(tokens, abs=0.51 * 10**-digits)
-    in_rows = recipe.survey()
+    assert spec.pairs / whole == pytest.approx(tokens, abs=0.51 * 10**-digits)
+    in_rows = spec.stats
     assert in_rows.block_density == pytest.approx(rows, abs=0.51e-3)
     assert whole / in_rows.work == pytest.approx(rows_speed, abs=0.51 * digit)
-    tiled = Recipe(rule, grid, 512, 128, 128, (1, 8, 16), (1, 8, 16)).survey()
+    tiled = RulePlanSpec(rule, grid, 512, 128, 128, (1, 8, 16), (1, 8, 16)).stats
     assert tiled.block_density == pytest.approx(tiles, abs=0.51 * 10**-digits)
     assert whole / tiled.work == pytest.approx(tiled_speed, abs=0.51 * digit)
-    tiled = Recipe(rule, grid, 512, 64, 64, (1, 8, 8), (1, 8, 8)).survey()
+    tiled = RulePlanSpec(rule, grid, 512, 64, 64, (1, 8, 8), (1, 8, 8)).stats
     assert tiled.block_density == pytest.approx(small, abs=0.51 * 10**-digits)
 
 

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from diffusers_ext.kernels.masks.near import Near
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.masks.near import Neighbours
+from diffusers_ext.kernels.recipe import RulePlanSpec
 from tests.kernels import oracles
 
 
@@ -20,8 +20,8 @@ def near(grid):
 @pytest.mark.parametrize("tile", [(1, 2, 4), (2, 2, 2)])
 def test_blocks_that_touch(grid, tile):
     size = tile[0] * tile[1] * tile[2]
-    recipe = Recipe(Near(), grid, 0, size, size, tile, tile)
-    mask = near(grid)[recipe.q_order][:, recipe.k_order]
+    spec = RulePlanSpec(Neighbours(), grid, 0, size, size, tile, tile)
+    mask = near(grid)[spec.q_order][:, spec.k_order]
     touched, _ = oracles.blocks(mask, torch.ones(len(mask), dtype=torch.bool), size, size)
-    assert torch.equal(recipe.bitmap(), touched)
-    assert Near().pairs(grid) == int(mask.sum())
+    assert torch.equal(spec.bitmap(), touched)
+    assert Neighbours().pairs(grid) == int(mask.sum())

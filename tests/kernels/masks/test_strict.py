@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_ext.kernels.masks.band import Band, release_reach
-from diffusers_ext.kernels.masks.strict import strict_blocks
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.masks.strict import band_blocks
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from .. import oracles
 
 
 def test_the_vector_of_eight_frames_of_one_block():
     band = Band(release_reach(8, 128, 0.5), 128, sink_frames=1)
-    rows = ["".join(map(str, row)) for row in strict_blocks(band, 8, 128, 128).int().tolist()]
+    rows = ["".join(map(str, row)) for row in band_blocks(band, 8, 128, 128).int().tolist()]
     assert " ".join(rows) == "11101000 11110100 11111010 11111101 10111110 11011111 10101111 10010111"
 
 
@@ -27,7 +27,7 @@ def test_against_filled_canvases(frames, h, w, sink, block, data):
     band = Band(release_reach(frames, h * w, decay, floor=2), w, sink)
     mask = oracles.radial_release((frames, h, w), decay, sink, floor=2)
     wanted = oracles.strict(mask, frames, h * w, block)
-    assert torch.equal(strict_blocks(band, frames, h * w, block), wanted)
+    assert torch.equal(band_blocks(band, frames, h * w, block), wanted)
 
 
 TABLE = [
@@ -46,18 +46,18 @@ def test_block_densities_of_the_published_configurations(
 ):
     per_frame = size[0] * size[1]
     band = Band(release_reach(frames, per_frame, decay), size[1], sink)
-    blocks = strict_blocks(band, frames, per_frame, 128)
+    blocks = band_blocks(band, frames, per_frame, 128)
     whole = frames * per_frame // 128  # the published numbers leave a last, short block out
     assert blocks[:whole, :whole].float().mean().item() == pytest.approx(density, abs=0.51e-4)
     assert torch.equal(blocks, blocks.T) == symmetric
-    survey = Recipe(band, (frames, *size), snap=True).survey()
-    assert survey.visited == int(blocks.sum())
-    assert (frames * per_frame) ** 2 / survey.work == pytest.approx(speed, abs=0.51e-2)
+    stats = RulePlanSpec(band, (frames, *size), snap=True).stats
+    assert stats.visited == int(blocks.sum())
+    assert (frames * per_frame) ** 2 / stats.work == pytest.approx(speed, abs=0.51e-2)
 
 
 def test_text_is_kept_and_a_short_last_block_is_never_full():
     band = Band(release_reach(5, 40, 0.3, floor=8), 8)
-    plan = Recipe(band, (5, 5, 8), text=7, block_q=16, block_k=16, snap=True).build()
+    plan = RulePlanSpec(band, (5, 5, 8), text=7, block_q=16, block_k=16, snap=True).build()
     touched, full = oracles.listed(plan)
     video = 5 * 40 // 16
     assert bool(touched[video:].all()) and bool(touched[:, video:].all())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffusers_ext.kernels.geometry import PAD, TEXT
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 from .. import oracles
 
@@ -33,8 +33,10 @@ def rules(draw):
 @given(rules(), edges, edges, st.integers(0, 5), st.booleans())
 def test_against_pairs_counted_in_the_mask(rule, q_tile, k_tile, text, text_rows):
     grid, rule, mask = rule
-    recipe = Recipe(rule, grid, text, prod(q_tile), prod(k_tile), q_tile, k_tile, True, text_rows, snap=True)
-    plan, wanted = recipe.build(), oracles.by_most(mask, grid, q_tile, k_tile)
+    spec = RulePlanSpec(
+        rule, grid, text, prod(q_tile), prod(k_tile), q_tile, k_tile, True, text_rows, snap=True
+    )
+    plan, wanted = spec.build(), oracles.by_most(mask, grid, q_tile, k_tile)
     touched, full = oracles.listed(plan)
     nq, nk = wanted.shape
     assert torch.equal(touched[:nq, :nk], wanted)
@@ -43,17 +45,17 @@ def test_against_pairs_counted_in_the_mask(rule, q_tile, k_tile, text, text_rows
     padded = torch.nn.functional.pad(plan.k_coord, (0, -len(plan.k_coord) % plan.block_k), value=PAD)
     whole = (padded.view(-1, plan.block_k) != PAD).all(1)
     assert torch.equal(full, touched & whole), "nothing but padding is checked"
-    assert ((plan.k_coord == TEXT).sum(), plan.pairs) == (text, recipe.pairs)
-    assert recipe.survey().visited == plan.visited
+    assert ((plan.k_coord == TEXT).sum(), plan.pairs) == (text, spec.pairs)
+    assert spec.stats.visited == plan.visited
 
 
 @pytest.mark.parametrize("window, stride", [((6, 24, 24), (2, 8, 8)), ((2, 24, 40), (2, 8, 8))])
 def test_windows_of_whole_tiles_lose_nothing(window, stride):
     """Sliding tile attention: the plan that the exact cover has, too."""
     grid, tile = (8, 48, 64), (2, 8, 8)
-    exact = Recipe(Window(grid, window, stride), grid, 0, 128, 128, tile, tile, True)
-    snapped = Recipe(Window(grid, window, stride), grid, 0, 128, 128, tile, tile, True, snap=True)
-    assert exact.survey().full_share == snapped.survey().full_share == 1.0
+    exact = RulePlanSpec(Window(grid, window, stride), grid, 0, 128, 128, tile, tile, True)
+    snapped = RulePlanSpec(Window(grid, window, stride), grid, 0, 128, 128, tile, tile, True, snap=True)
+    assert exact.stats.full_share == snapped.stats.full_share == 1.0
     assert torch.equal(exact.bitmap(), snapped.bitmap())
 
 
@@ -61,7 +63,7 @@ def test_windows_of_whole_tiles_lose_nothing(window, stride):
 def test_nine_tenths_of_what_each_tile_sees_are_kept_in_fewer_blocks_than_the_cover_has(radius):
     grid, tile = (1, 48, 96), (1, 8, 16)
     facts = Disk(radius), grid, 0, 128, 128, tile, tile, True
-    exact, snapped = (Recipe(*facts, snap=snap) for snap in (False, True))
+    exact, snapped = (RulePlanSpec(*facts, snap=snap) for snap in (False, True))
     y, x = snapped.q_order // 96, snapped.q_order % 96
     seen = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2 < radius**2
     counts = seen.view(36, 128, 36, 128).sum((1, 3))

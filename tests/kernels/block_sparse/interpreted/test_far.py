@@ -5,20 +5,20 @@ import torch
 
 from diffusers_ext.kernels.block_sparse.ops import attention
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 from tests.kernels import oracles
 
 
 @pytest.mark.parametrize("text, far", [(0, 5), (5, 6)])
 def test_far_keys_against_dense_attention(text, far):
     grid = 1, 5, 7
-    recipe = Recipe(Disk(3), grid, text, 16, 16, (1, 4, 4), (1, 4, 4), text_rows=False, far=far)
-    order = recipe.q_order
+    spec = RulePlanSpec(Disk(3), grid, text, 16, 16, (1, 4, 4), (1, 4, 4), text_rows=False, extra_keys=far)
+    order = spec.q_order
     seen = oracles.in_order(oracles.disk(grid, 3), order, order, text, False, far)
     g = torch.Generator().manual_seed(text)
     q, k, v, slope = (torch.randn(2, s, 2, 16, generator=g) for s in (35, *[35 + text + far] * 2, 35))
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    out, _ = attention(*leaves, recipe.build())
+    out, _ = attention(*leaves, spec.build())
     got = torch.autograd.grad((out * slope).sum(), leaves)
     views = (x.double().transpose(1, 2) for x in leaves)
     wanted = torch.nn.functional.scaled_dot_product_attention(*views, attn_mask=seen).transpose(1, 2)

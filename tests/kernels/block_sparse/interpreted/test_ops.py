@@ -8,19 +8,19 @@ from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import Recipe
+from diffusers_ext.kernels.recipe import RulePlanSpec
 
 SIZE = dict(text=7, block_q=32, block_k=32)
 PLANS = {
-    "disk, tile by tile": Recipe(Disk(3), (1, 9, 11), q_tile=(1, 4, 8), k_tile=(1, 8, 4), **SIZE).build,
-    "disk, padded tiles": Recipe(
+    "disk, tile by tile": RulePlanSpec(Disk(3), (1, 9, 11), q_tile=(1, 4, 8), k_tile=(1, 8, 4), **SIZE).build,
+    "disk, padded tiles": RulePlanSpec(
         Disk(3), (1, 7, 9), q_tile=(1, 4, 8), k_tile=(1, 4, 8), pad=True, **SIZE
     ).build,
-    "whole tiles": Recipe(
+    "whole tiles": RulePlanSpec(
         Disk(4), (1, 9, 11), q_tile=(1, 4, 8), k_tile=(1, 8, 4), pad=True, snap=True, **SIZE
     ).build,
-    "box": Recipe(Window((3, 5, 7), (2, 3, 4), (1, 2, 1)), (3, 5, 7), **SIZE).build,
-    "band": Recipe(Band(release_reach(4, 30, 0.5, 8), 6, 1), (4, 5, 6), **SIZE).build,
+    "box": RulePlanSpec(Window((3, 5, 7), (2, 3, 4), (1, 2, 1)), (3, 5, 7), **SIZE).build,
+    "band": RulePlanSpec(Band(release_reach(4, 30, 0.5, 8), 6, 1), (4, 5, 6), **SIZE).build,
     "lut": lambda: from_mask(torch.ones(50, 41).tril().bool(), 16, 16),
 }
 

@@ -13,15 +13,15 @@ from torch import nn
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.processors import far
+from diffusers_ext.processors.sparse import pooled
 from diffusers_ext.settings import build
 
-from .. import needs
-from ..close import alike as close
-from ..hosts import host
-from ..kernels import oracles
-from .masked import Instead
-from .test_sparse import SITE, dense, layout_of, tensors
+from ... import needs
+from ...close import alike as close
+from ...hosts import host
+from ...kernels import oracles
+from ..masked import Instead
+from .test_method import SITE, dense, layout_of, tensors
 
 
 def cell_sums(x, grid, edge, weight):
@@ -258,14 +258,14 @@ def test_trained_weights_go_through_a_file(tmp_path):
         plain = tiny.run(pipe, steps=1)
         cores = session.cores(method)
         assert [s.path for s in cores] == [s.path for s in session.report().sites]
-        far.write(file, cores, 4)
+        pooled.write(file, cores, 4)
         for core in cores.values():
             core.spatial_weight = nn.Parameter(torch.rand(4, 4))
         trained = tiny.run(pipe, steps=1)
         assert not torch.equal(trained, plain)
     with dx.apply(pipe, replace(method, weights=str(file))):
         close(tiny.run(pipe, steps=1), plain)
-    far.write(file, cores, 4)
+    pooled.write(file, cores, 4)
     with dx.apply(pipe, replace(method, weights=str(file))):
         assert torch.equal(tiny.run(pipe, steps=1), trained)
 
@@ -278,7 +278,7 @@ def test_gradients_reach_the_weights_through_a_denoiser():
     with dx.apply(model, method) as session:
         weights = []
         for core in session.cores(method).values():
-            core.spatial_weight = nn.Parameter(far.uniform(2))
+            core.spatial_weight = nn.Parameter(pooled.uniform(2))
             weights.append(core.spatial_weight)
         model(**flux.inputs())[0].square().mean().backward()
     assert all(w.grad.abs().max() > 0 for w in weights)
@@ -375,10 +375,10 @@ def test_the_forecast_counts_far_tokens():
 def test_densities_are_over_those_of_dense_attention():
     """Extra keys may bring them above 1, and weigh when a gain is predicted."""
     near, wide = dx.CLEAR(radius=16), dx.CLEAR(radius=16, downsample=2)
-    first, second = (m.recipe((1, 64, 64), 512, text_rows=False).survey() for m in (near, wide))
-    assert second.block_density == first.block_density + 1024 / (4096 + 512)
+    first, second = (m.recipe((1, 64, 64), 512, text_rows=False) for m in (near, wide))
+    assert second.stats.block_density == first.stats.block_density + 1024 / (4096 + 512)
     assert near.expect(first, "triton") is None
-    assert f"the plan visits {second.block_density:.3f} of the" in wide.expect(second, "triton")
+    assert f"the plan visits {second.stats.block_density:.3f} of the" in wide.expect(second, "triton")
     tiny = dx.plan(dx.Grid(1, 16, 16), dx.CLEAR(radius=50, downsample=2))
     assert (tiny.token_density, tiny.block_density) == (1.25, 1.5) and tiny.predicted_speedup < 1
     assert "visits 1.500 of the blocks" in tiny.note

@@ -1,8 +1,9 @@
-"""Far tokens: one key and one value for each cell of the grid, and the files that hold their learned weights.
+"""Pooled tokens: one key and one value for each cell of the grid, and the files of their learned weights.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112), down-sampled variant. A cell is `edge x edge` tokens; its key is the weighted sum of their keys,
-after norms and rotation, its value that of their values under the same weights, one `[edge, edge]` a layer.
+2412.16112), down-sampled variant. A cell is `edge x edge` tokens. Its key is the weighted sum of their keys,
+after norms and rotation. Its value is that of their values under the same weights, one `[edge, edge]` a
+layer. Messages to users call them far tokens.
 """
 
 import os
@@ -13,19 +14,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core import Site, nearest_names
-from ..errors import MethodError
-from ..kernels.geometry import Grid
+from ...core import Site, nearest_names
+from ...errors import MethodError
+from ...kernels.geometry import Grid
 
 
 class Weighted(Protocol):
-    """A core with far tokens; `None` are uniform weights."""
+    """A core with pooled tokens; `None` stands for uniform weights."""
 
     spatial_weight: Tensor | None
 
 
-def pooled(x: Tensor, grid: Grid, edge: int, weight: Tensor | None = None) -> Tensor:
-    """`x [B, N, H, D]` of one image in raster order -> `[B, N / edge^2, H, D]`, cells in raster order.
+def pool(x: Tensor, grid: Grid, edge: int, weight: Tensor | None = None) -> Tensor:
+    """Pools `x [B, N, H, D]` of one image in raster order to `[B, N / edge^2, H, D]`, cells in raster order.
 
     `weight [edge, edge]` of any dtype and device; without it the mean. Differentiable in both.
     """
@@ -37,12 +38,12 @@ def pooled(x: Tensor, grid: Grid, edge: int, weight: Tensor | None = None) -> Te
 
 
 def uniform(edge: int) -> Tensor:
-    """Weights `[edge, edge]` of the mean, from which training starts."""
+    """Makes the weights `[edge, edge]` of the mean, from which training starts."""
     return torch.full((edge, edge), edge**-2)
 
 
 def read(path: str | os.PathLike[str], sites: Iterable[Site], edge: int) -> dict[Site, Tensor]:
-    """The weights of some sites, out of a safetensors file that names them by path or by name.
+    """Reads the weights of some sites from a safetensors file that names them by path or by name.
 
     Raises `MethodError` for a file that cannot be read, lacks a site or holds another shape.
     """
@@ -61,7 +62,7 @@ def read(path: str | os.PathLike[str], sites: Iterable[Site], edge: int) -> dict
             found = {site: tensors.get_tensor(key) for site, key in keys.items()}
     except (OSError, SafetensorError) as error:
         raise MethodError(
-            f"The weights of far tokens in {file} cannot be read ({error}); save them with far.write."
+            f"The weights of far tokens in {file} cannot be read ({error}); save them with pooled.write."
         ) from error
     for site, weight in found.items():
         if weight.shape != (edge, edge) or not weight.is_floating_point():

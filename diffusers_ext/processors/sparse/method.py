@@ -5,32 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from ..core import Core, Layout, Method, RunContext, Site, Slot
-from ..errors import MethodError, UnsupportedError
-from ..kernels.capabilities import BACKENDS
-from ..kernels.geometry import Grid, check_grid
-from ..kernels.masks import Rule
-from ..kernels.recipe import Recipe
-from ..kernels.survey import Survey
-from ..values import fit_fields
-from .sparse_core import SparseCore
-from .whole import whole_grid, whole_text
+from ...core import Layout, Method, RunContext, Site, Slot
+from ...errors import MethodError, UnsupportedError
+from ...kernels.capabilities import BACKENDS, no_gain
+from ...kernels.geometry import Grid, check_grid
+from ...kernels.masks import Rule
+from ...kernels.plan import PlanSpec
+from ...kernels.recipe import RulePlanSpec
+from ...values import fit_fields
+from .nearest import aligned_grid, aligned_text
 
-# Up to which share of its blocks a back-end beats dense attention, and how that is known. Triton is untimed:
-# from 0.6 on a kernel at 0.65 of dense attention's speed can only lose. The others are timed on one CPU core
-# (bench/results/growth-cpu-x86_64.json), where a block costs 6 to 11 times a dense one, with flex 3 to 10
-# times; the reference on CUDA, untimed too, is held to the same.
-GAINS_UP_TO = {
-    "triton": (0.6, "a guess until it is timed"),
-    "reference": (0.08, "as timed on a CPU"),
-    "flex": (0.1, "as timed on a CPU"),
-}
 TILE_IMAGE: Grid = (1, 8, 16)
 TILE_VIDEO: Grid = (2, 8, 8)
 
 
 def first_steps(default: int | float) -> Any:
-    """The field `dense_steps`, with the default of a method."""
+    """Makes the field `dense_steps` with the default of a method."""
     facts = {
         "unit": "steps, or a fraction of them",
         "low": 0,
@@ -41,7 +31,7 @@ def first_steps(default: int | float) -> Any:
 
 
 def tokens_or_tiles() -> Any:
-    """The field `reduce` of methods whose tokens lie tile by tile."""
+    """Makes the field `reduce` of methods that order tokens tile by tile."""
     facts = {
         "unit": "rule",
         "help": "check tokens inside tiles, or keep whole tiles, nine tenths of what is seen",
@@ -51,7 +41,10 @@ def tokens_or_tiles() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SparseMethod(Method):
-    """Settings and selection that every sparse method has; subclasses give `recipe` and `refuses`."""
+    """Settings and selection that every sparse method has.
+
+    Subclasses give `recipe`, `refuses` and `bind`, which returns a `SparseCore`.
+    """
 
     name: ClassVar[str]
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
@@ -86,52 +79,48 @@ class SparseMethod(Method):
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
-    ) -> Recipe:
-        """The plan of a grid; raises `MethodError` where the settings do not fit it. `tile` holds those of
-        queries and keys.
+    ) -> PlanSpec:
+        """Specifies the plan of a grid; raises `MethodError` where the settings do not fit it.
+
+        `tile` holds the tiles of queries and of keys.
         """
         raise NotImplementedError
 
     def refuses(self, grid: Grid) -> str | None:
-        """`None`, or why the method makes no sense on a grid."""
+        """Says why the method makes no sense on a grid, or `None`."""
         return None
 
     def fitting(self, grid: Grid) -> list[Grid]:
-        """The closest grids that the method takes, where it refuses this one for its size."""
+        """Finds the closest grids that the method takes, where it refuses this one for its size."""
         return []
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """The closest `grid`, and `text` where there is any, without padding, and settings to go with them;
-        empty where nothing is near.
+        """Finds the closest `grid`, and `text` where there is any, without padding, and settings for them.
+
+        It is empty where nothing is close.
         """
-        return {"grid": whole_grid(grid, tile)} | whole_text(text, tile)
+        return {"grid": aligned_grid(grid, tile)} | aligned_text(text, tile)
 
-    def expect(self, survey: Survey, backend: str) -> str | None:
-        """`None` where a plan promises a gain on a back-end, else why `auto` leaves attention dense there."""
-        limit, source = GAINS_UP_TO[backend]
-        if survey.cost <= limit:
-            return None
-        return (
-            f"no gain expected, the plan visits {survey.cost:.3f} of the blocks that dense "
-            f"attention does, and {backend} gains up to {limit}, {source}"
-        )
+    def expect(self, spec: PlanSpec, backend: str) -> str | None:
+        """Says why `auto` leaves attention dense on a back-end, or `None` where a plan promises a gain."""
+        return no_gain(backend, spec.stats.cost)
 
-    def remark(self, survey: Survey) -> str:
-        """What a forecast, which knows no device, has to say besides its numbers."""
+    def remark(self, spec: PlanSpec) -> str:
+        """Says what a forecast, which knows no device, adds to its numbers."""
         auto = self.backend == "auto"
-        fastest, *_, last = (self.expect(survey, backend) for backend in BACKENDS)
+        fastest, *_, last = (self.expect(spec, backend) for backend in BACKENDS)
         if auto and fastest:
             return fastest
         try:
-            check_grid(survey.recipe.grid)
+            check_grid(spec.grid)
         except ValueError as error:
             return f"no session takes this grid: {str(error).rstrip('.')}"
         if not auto:
-            return self.expect(survey, self.backend) or ""
+            return self.expect(spec, self.backend) or ""
         return f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else ""
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
+        """Selects self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
         usable = [s for s in sites if s.kind != "cross"]
         picked = []
         for component in dict.fromkeys(s.component for s in usable):
@@ -147,7 +136,7 @@ class SparseMethod(Method):
         return picked
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        """Cross-attention has no grid of keys."""
+        """Says why a site is unusable: cross-attention, for instance, has no grid of keys."""
         if site.kind == "cross":
             return (
                 f"{self.name} needs queries and keys on one grid, which {site.path} (cross-attention) lacks"
@@ -161,11 +150,8 @@ class SparseMethod(Method):
             )
         return self.refuses(layout.grid)
 
-    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
-        return SparseCore(self, site, run, inner)
-
     def is_dense_step(self, run: RunContext) -> bool:
-        """Whether the current step comes before the sparse ones."""
+        """Says whether the current step comes before the sparse ones."""
         if not self.dense_steps:
             return False
         if run.step is None or run.steps is None:
@@ -176,8 +162,9 @@ class SparseMethod(Method):
         return run.step < self.first_dense(run.steps)
 
     def first_dense(self, steps: int) -> int:
-        """How many of `steps` are dense. A share is rounded up, but below 1.0 never to all of them, so that
-        the method runs in a single step, too.
+        """Counts how many of `steps` are dense.
+
+        A share is rounded up, but below 1.0 never to all of them, so that the method runs in a single step.
         """
         if not isinstance(self.dense_steps, float):
             return min(self.dense_steps, steps)
@@ -191,23 +178,26 @@ def tiled(
     text: int,
     text_rows: bool,
     tile: tuple[Grid, Grid] | None,
-    far: int = 0,
+    extra_keys: int = 0,
     snap: bool = False,
-) -> Recipe:
-    """Tile-major order; unless tiles are given or kept whole (`snap`), short ones are filled up only where
-    that visits less.
+) -> RulePlanSpec:
+    """Specifies a plan whose tokens are ordered tile by tile.
+
+    Short tiles are filled up where that visits less, and always where tiles are given or kept whole (`snap`).
     """
     q_tile, k_tile = tile or default_tiles(grid)
     blocks = math.prod(q_tile), math.prod(k_tile)
-    filled = Recipe(rule, grid, text, *blocks, q_tile, k_tile, True, text_rows, snap=snap, far=far)
-    whole = all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True))
-    if whole or snap or tile is not None:
+    filled = RulePlanSpec(
+        rule, grid, text, *blocks, q_tile, k_tile, True, text_rows, snap=snap, extra_keys=extra_keys
+    )
+    aligned = all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True))
+    if aligned or snap or tile is not None:
         return filled
-    return min(filled, replace(filled, pad=False), key=lambda r: r.survey().work)
+    return min(filled, replace(filled, pad=False), key=lambda spec: spec.stats.work)
 
 
 def default_tiles(grid: Grid) -> tuple[Grid, Grid]:
-    """Tiles of queries and keys, 128 tokens each."""
+    """Gives the tiles of queries and of keys, 128 tokens each."""
     tile = TILE_IMAGE if grid[0] == 1 else TILE_VIDEO
     return tile, tile
 

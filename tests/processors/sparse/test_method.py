@@ -13,11 +13,11 @@ import diffusers_ext as dx
 from diffusers_ext.admission import denoisers
 from diffusers_ext.core import Layout, RunContext, Site
 
-from .. import needs
-from ..close import alike as close
-from ..hosts import every_host, host, nothing_changed, processors
-from ..kernels import oracles
-from . import masked
+from ... import needs
+from ...close import alike as close
+from ...hosts import every_host, host, nothing_changed, processors
+from ...kernels import oracles
+from .. import masked
 
 SITE = Site("blocks.0.attn", 0, 2, 8, "joint", "transformer")
 
@@ -214,10 +214,11 @@ def test_sparse_attention_under_guidance():
 
 def test_a_gain_is_counted_against_dense_attention_without_padding():
     """Tiles of 2 x 8 x 8 fill a grid of 61 x 9 x 9 up to three times its size."""
-    survey = dx.GNA((5, 5, 5), reduce="block").recipe((61, 9, 9), 0, False).survey()
+    spec = dx.GNA((5, 5, 5), reduce="block").recipe((61, 9, 9), 0, False)
+    stats = spec.stats
     dense_blocks = math.ceil(61 * 81 / 128) ** 2
-    assert survey.cost == survey.visited / dense_blocks > 0.5 > 0.08 > survey.block_density
-    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(survey, "reference")
+    assert stats.cost == stats.visited / dense_blocks > 0.5 > 0.08 > stats.block_density
+    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(spec, "reference")
 
 
 def test_levels_of_a_unet_tell_their_own_order():

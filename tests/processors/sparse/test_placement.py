@@ -1,4 +1,4 @@
-"""A plan laid out for a sequence: no gathers where tokens lie in order, and the right device and back-end."""
+"""A plan in place: no gathers where tokens are in plan order, and the right device and back-end."""
 
 from dataclasses import replace
 
@@ -7,12 +7,12 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.processors import sparse_core
+from diffusers_ext.processors.sparse import core as sparse_core
 
-from ..hosts import host
-from ..test_hoist import Count
-from .test_radial import LONG
-from .test_sparse import SITE, dense, layout_of, tensors
+from ...hosts import host
+from ...test_hoist import Count
+from ..test_radial import LONG
+from .test_method import SITE, dense, layout_of, tensors
 
 RADIAL = dx.Radial(0.5, block=8, backend="reference", dense_steps=0)
 GRID = (5, 3, 4)
@@ -21,9 +21,9 @@ GRID = (5, 3, 4)
 @pytest.fixture
 def gathered(monkeypatch):
     """Makes every plan one whose tokens lie elsewhere."""
-    stock = sparse_core.lay_out
+    stock = sparse_core.place
     return lambda: monkeypatch.setattr(
-        sparse_core, "lay_out", lambda *facts: replace(stock(*facts), lies=False)
+        sparse_core, "place", lambda *facts: replace(stock(*facts), in_plan_order=False)
     )
 
 

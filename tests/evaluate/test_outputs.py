@@ -1,7 +1,7 @@
 import pytest
 
 from diffusers_ext.evaluate.outputs import markdown, rows
-from tests.evaluate.test_table import measured
+from tests.bench.test_results_table import measured
 
 
 def test_a_single_variant_has_one_column_of_figures():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffusers_ext.evaluate.plot import accuracies, blank, points, save
-from tests.evaluate.test_table import measured
+from tests.bench.test_results_table import measured
 
 
 def lines(axes):

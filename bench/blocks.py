@@ -15,14 +15,10 @@ and kept by later runs as long as the sources that they depend on are the same. 
 with its error.
 """
 
-import argparse
 import hashlib
-import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +30,11 @@ from diffusers_ext.core import Method
 
 from .block_cases import Case, cases, tiny_cases
 from .block_checks import Recorder, call_error
-from .ledger import Ledger
+from .ledger import Row
 from .rows import TOLERANCE, rms_ratio
+from .runner import Latest, options, run
 from .slices import SLICES, twin
-from .timing import RESULTS, Stopwatch, machine, results_file
+from .timing import Stopwatch, in_turns
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
@@ -47,52 +44,26 @@ SOURCES = (
     "bench/slices.py",
 )
 MODES = "eager", "compiled"
-SECONDS, MIN_REPEATS = 3.0, 7  # of measuring dense and sparse in turns
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: `mode` is eager or compiled; times in ms, errors as RMS over RMS.
-
-    `attention_share` of the dense time, `attention_gain` of the sparse method there (measured eager) and
-    `predicted_gain` by `dx.plan`, an upper limit; `gain` of the blocks is the median of the ratios of
-    neighbouring calls, between the quartiles `gain_low` and `gain_high`. `error` is that of attention,
-    `parity` that of our dense processors, `drift` that of compiled blocks against eager ones.
-    """
-
-    case: str
-    mode: str
-    tokens: int
-    backend: str
-    why: str
-    density: float
-    full_share: float
-    attention_share: float
-    attention_gain: float
-    predicted_gain: float
-    expected_gain: float
-    gain: float
-    gain_low: float
-    gain_high: float
-    dense_ms: float
-    sparse_ms: float
-    error: float
-    parity: float
-    drift: float
-    ok: bool
-    sources: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What a later run finds it by."""
-        return self.case, self.mode
+SECONDS, REPEATS = 3.0, 7  # of measuring dense and sparse in turns, and at least so many times
+LINE = (
+    "{case:60} {mode:8} {tokens:7} {density:.4f} {attention_share:.2f} {attention_gain:6.2f} "
+    "{predicted_gain:6.2f} {expected_gain:.2f} {gain:6.2f} {gain_low:6.2f} {gain_high:6.2f} "
+    "{dense_ms:9.2f} {sparse_ms:9.2f} {error:.1e} {drift:.1e} {backend:9} {why}"
+)
 
 
 @torch.no_grad()
 def measure(
     case: Case, base: nn.Module, device: str, dtype: torch.dtype, modes: Sequence[str] = MODES
 ) -> Iterator[Row]:
-    """The row of eager blocks, then that of compiled ones, for a slice `base` that stays as it is."""
+    """Return the row of eager blocks, then that of compiled ones, for a slice `base` that stays as it is.
+
+    `mode` is eager or compiled; times are in ms, errors are RMS over RMS. `attention_share` is that of the
+    dense time, `attention_gain` the gain of the sparse method there (measured eager), and `predicted_gain`
+    that by `dx.plan`, an upper limit. `gain` of the blocks is the median of the ratios of neighbouring calls,
+    between the quartiles `gain_low` and `gain_high`. `error` is that of attention, `parity` that of our dense
+    processors, and `drift` that of compiled blocks against eager ones.
+    """
     model, grid = SLICES[case.model], case.grid
     call = model.call(base, grid, device, dtype)
     dense, sparse = twin(base), twin(base)
@@ -111,13 +82,14 @@ def measure(
     predicted = dx.plan(grid, case.method).predicted_speedup if facts["backend"] != "dense" else 1.0
 
     def row(mode: str, drift: float, allowed: float) -> Row:
-        times = in_turns(watch, host, ours, device)
-        ratios = [a / b for a, b in times]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        dense_ms, sparse_ms = (statistics.median(x) for x in zip(*times, strict=True))
+        host(), ours()
+        repeats = 3 if device == "cpu" else REPEATS
+        times = in_turns(watch, host, ours, repeats=repeats, seconds=SECONDS)
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(*times, strict=True)], n=4)
+        dense_ms, sparse_ms = map(statistics.median, times)
         share = min(1.0, dense_attention / dense_ms)
         limit = TOLERANCE[dtype]
-        return Row(
+        return dict(
             case=case.name, mode=mode, tokens=grid.t * grid.h * grid.w + grid.text, **facts,
             attention_share=share, predicted_gain=predicted,
             expected_gain=1 / (1 - share + share / predicted), gain=middle, gain_low=low, gain_high=high,
@@ -142,8 +114,9 @@ def measure(
 def attention(
     method: Method, model: nn.Module, run: Callable[[], Tensor], plain: Tensor, watch: Stopwatch
 ) -> tuple[dict[str, Any], float, Tensor]:
-    """What a session says of the attention of a slice, its error and gain; ms of dense attention; the output
-    of the slice. `plain` is that of the host.
+    """Return what a session says of the attention of a slice, with its error and gain.
+
+    After it come the ms of dense attention and the output of the slice; `plain` is the output of the host.
     """
     recorder = Recorder()
     with dx.apply(model, method, recorder) as session:
@@ -160,98 +133,46 @@ def attention(
         cores = {site.name: core for site, core in session.cores(method).items()}
         if backend != "dense":
             facts["error"] = max(call_error(cores[name], call) for name, call in recorder.kept.items())
-        whole = part = 0.0
+        dense_ms = sparse_ms = 0.0
         for name, call in recorder.kept.items():
             host = model.get_submodule(name).processor.dense
-            times = [[watch(lambda f=f, c=call: f(*c.given)) for _ in range(3)] for f in (host, cores[name])]
-            whole, part = whole + statistics.median(times[0]), part + statistics.median(times[1])
-    return facts | {"attention_gain": whole / part}, whole, outcome
-
-
-def in_turns(
-    watch: Stopwatch, dense: Callable[[], object], sparse: Callable[[], object], device: str
-) -> list[tuple[float, float]]:
-    """Milliseconds of dense and of sparse calls that alternate."""
-    dense(), sparse()
-    times, began = [], time.perf_counter()
-    while len(times) < MIN_REPEATS or time.perf_counter() - began < SECONDS:
-        times.append((watch(dense), watch(sparse)))
-        if device == "cpu" and len(times) == 3:
-            break
-    return times
+            ours, theirs = partial(cores[name], *call.given), partial(host, *call.given)
+            took = [statistics.median(times) for times in in_turns(watch, theirs, ours)]
+            dense_ms, sparse_ms = dense_ms + took[0], sparse_ms + took[1]
+    return facts | {"attention_gain": dense_ms / sparse_ms}, dense_ms, outcome
 
 
 @cache
 def sources() -> str:
-    """Checksum of the code that the times depend on."""
+    """Return the checksum of the code that the times depend on."""
     files = [file for name in SOURCES for file in ROOT.glob(name)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
-def kept(path: Path) -> dict[tuple[str, str], Row]:
-    """Good rows of an earlier run that the sources and torch still are the same for."""
-    record = json.loads(path.read_text()) if path.is_file() else {"rows": []}
-    rows = [Row(**r) for r in record["rows"] if r["sources"] == sources() and r["ok"]]
-    return {row.key: row for row in rows if record["torch"] == torch.__version__}
-
-
-def show(row: Row) -> None:
-    """One line of the table."""
-    check = "ok" if row.ok else "FAILED"
-    print(
-        f"{row.case:60} {row.mode:8} {row.tokens:7} {row.density:7.4f} {row.attention_share:6.2f} "
-        f"{row.attention_gain:6.2f} {row.predicted_gain:6.2f} {row.expected_gain:6.2f} {row.gain:6.2f} "
-        f"[{row.gain_low:.2f}, {row.gain_high:.2f}] {row.dense_ms:9.2f} {row.sparse_ms:9.2f} "
-        f"{row.error:8.1e} {row.drift:8.1e}  {check} ({row.backend}: {row.why})",
-        flush=True,
-    )  # fmt: skip
+def name(row: Row) -> str:
+    """Return the name by which a later run finds a row."""
+    return f"{row['case']} {row['mode']}"
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", default="", help="part of the names of the cases to run")
+    parser = options(__doc__)
     parser.add_argument("--modes", nargs="+", choices=MODES, help="both on a GPU, eager on a CPU if left out")
     parser.add_argument("--minutes", type=float, help="begin no case after so long; run again to go on")
-    parser.add_argument("--restart", action="store_true", help="measure anew what was measured already")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
+    parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
     args = parser.parse_args(arguments)
-    where, cuda = machine(args.device), args.device != "cpu"
-    chosen = [c for c in (cases() if cuda else tiny_cases()) if args.only in c.name]
-    if not chosen:
-        raise SystemExit(f"error: no case for {args.device} has {args.only!r} in its name.")
+    cuda = args.device != "cpu"
     dtype, modes = (torch.bfloat16, MODES) if cuda else (torch.float32, MODES[:1])
-    modes = args.modes or modes
-    path = results_file(args.out, "blocks", where)
-    done = {} if args.restart else kept(path)
-    wanted = {(case.name, mode): case for mode in modes for case in chosen}
-    labels = {key: " ".join(key) for key in wanted if key not in done}
-    ledger = Ledger(path, where, labels.values())
-    ledger.rows = list(done.values())
-    print(
-        f"{'case':60} {'mode':8} {'tokens':>7} {'density':>7} {'share':>6} {'attn.':>6} {'plan':>6} "
-        f"{'expect':>6} {'gain':>6} {'quartiles':>12} {'dense ms':>9} {'sparse ms':>9} "
-        f"{'error':>8} {'drift':>8}  check"
-    )
-    began, built = time.monotonic(), None
-    for key, case in wanted.items():
-        if key in done:
-            show(done[key])
-            continue
-        if args.minutes is not None and time.monotonic() - began >= 60 * args.minutes:
-            continue
-        with ledger.case(labels[key]):
-            if built is None or built[0] != case.model:
-                built = None  # frees the other slice first
-                built = case.model, SLICES[case.model].build(case.tiny, args.device, dtype)
-            for row in measure(case, built[1], args.device, dtype, [key[1]]):
-                ledger.add(row)
-                show(row)
-    if ledger.waiting:
-        print(f"Cases left after {args.minutes} minutes: {len(ledger.waiting)}; run again to go on.")
-    return ledger.finish()
+    built = Latest(lambda case: SLICES[case[0]].build(case[1], args.device, dtype))
+
+    def cell(case: Case, mode: str) -> Iterator[Row]:
+        return measure(case, built((case.model, case.tiny)), args.device, dtype, [mode])
+
+    wanted = {
+        f"{case.name} {mode}": partial(cell, case, mode)
+        for mode in args.modes or modes
+        for case in (cases() if cuda else tiny_cases())
+    }
+    return run("blocks", wanted, args, LINE, sources=sources(), name=name)
 
 
 if __name__ == "__main__":

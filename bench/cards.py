@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffusers_ext.evaluate import table
-from diffusers_ext.evaluate.blocks import markdown
+from diffusers_ext.evaluate.committed import load
 from diffusers_ext.evaluate.words import percent
-from diffusers_ext.outputs.files import write_json
+from diffusers_ext.outputs.files import write_json, write_text
 from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.mistakes import KINDS
 
-RESULTS = Path(__file__).parent / "results"
-REWARD = RESULTS / "reward-shapes-clip-held-out.json"
+from .ledger import committed
+from .markdown import markdown
+from .results_table import plain
+
+REWARD = "reward-shapes-clip-held-out"
 LINE = 110  # as the formatter of this project breaks it
 CAPTION = "a red circle and a blue square"
 CLIP_CAPTION = "a red circle moves left"
@@ -50,7 +51,7 @@ APART = ("name", "model", "pipeline", "licence", "call", "config", "schedule", "
 def results(name: str) -> dict[str, Any]:
     """What was measured of a model, by suite: shares of right pictures, or of right preferences."""
     if name in catalogue.REWARDS:
-        found = json.loads(REWARD.read_text())
+        found = committed(REWARD)
         shares = {
             f"{what}, {change}": {kind: _share(found[change][what][kind]) for kind in (*KINDS, "overall")}
             for change in ("drawn", "decoded")
@@ -79,8 +80,8 @@ def page(name: str) -> str:
     """README.md of a model folder, in the form that the Hub reads."""
     facts = card(name)
     kind = facts.get("pipeline") or facts["model"]
-    rows = [[key.replace("_", " "), _told(value)] for key, value in facts.items() if key not in APART]
-    rows += [[key, _told(facts[key])] for key in ("config", "schedule")]
+    rows = [[key.replace("_", " "), _in_words(value)] for key, value in facts.items() if key not in APART]
+    rows += [[key, _in_words(facts[key])] for key in ("config", "schedule")]
     parts = [
         _front(name),
         f"# {name}\n\n{ABOUT[name]} A `{kind}` of the shapes world, trained by the code of diffusers_ext "
@@ -118,12 +119,12 @@ def write() -> None:
     """Bring every card up to date."""
     for name in (*catalogue.MODELS, *catalogue.REWARDS):
         write_json(catalogue.path(name) / cards.CARD, card(name))
-        (catalogue.path(name) / "README.md").write_text(page(name))
+        write_text(catalogue.path(name) / "README.md", page(name))
 
 
 def _plain(name: str) -> list[Mapping[str, Any]]:
     files = sorted((catalogue.path(name) / "results").glob("*.json"))
-    return table.plain(table.load(files))
+    return plain(load(files))
 
 
 def _share(entry: Mapping[str, float]) -> dict[str, float]:
@@ -158,22 +159,22 @@ def _use(name: str, facts: Mapping[str, Any]) -> str:
 
 def _measured(name: str) -> str:
     if name in catalogue.REWARDS:
-        found = json.loads(REWARD.read_text())
-        told = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
-        return f"{told}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"
+        found = committed(REWARD)
+        lead = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
+        return f"{lead}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"
     suites = _plain(name)
     tasks = list(suites[0]["tasks"])
     rows = [[task, *(percent(p["tasks"][task]) for p in suites)] for task in tasks]
     rows.append(["all", *(percent(p["overall"]) for p in suites)])
     rows.append(["seconds each, one CPU core", *(f"{p['seconds_per_image']:.2f}" for p in suites)])
-    told = "Share of pictures that show exactly what the prompt asks for, with 95 % intervals"
+    lead = "Share of pictures that show exactly what the prompt asks for, with 95 % intervals"
     heads = ["task", *(f"{p['suite']}, {p['n']} each" for p in suites)]
-    return f"{told}; held-out prompts ask for what training never drew.\n\n{markdown(heads, rows)}"
+    return f"{lead}; held-out prompts ask for what training never drew.\n\n{markdown(heads, rows)}"
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_told(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items())
     if isinstance(value, str) and len(value) == 64:
         return f"`{value[:12]}`"
     if isinstance(value, list):

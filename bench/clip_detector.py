@@ -106,6 +106,23 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
     }
 
 
+def to_markdown() -> str:
+    """Return the exactness of the judge of clips, by clip, track and frame, from the committed evidence."""
+    rows, mistakes = [], []
+    for found in judges.evidence("clip_detector"):
+        shares = [judges.exactly(found[key]) for key in ("exact", "held_out", "crossing", "tracks")]
+        frames = f"{100 * found['frames']['exact'] / found['frames']['n']:.2f} %"
+        rows.append([found["what"], str(found["clips"]), *shares, frames, judges.decibels(found)])
+        mistakes += [
+            f"{found['what']}, {key} {by}: {judges.mistaken(found[prefix + key])}"
+            for by, prefix in (("frame by frame", ""), ("track by track", "track_"))
+            for key in ("shapes", "colours")
+        ]
+        mistakes.append(f"{found['what']}, motions: {judges.mistaken(found['motions'])}")
+    heads = ["clips", "number", "read exactly", "held-out ones", "crossing ones", "tracks", "frames", "PSNR"]
+    return judges.to_markdown(heads, rows, mistakes)
+
+
 def _apart(places: np.ndarray, track: Track) -> float:
     """Mean distance in px between a path and a track, over the frames of the track."""
     centres = np.array([f.centre for f in track.found])

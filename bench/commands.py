@@ -7,17 +7,15 @@ Each command runs in a process of its own, as from a shell, and is checked by it
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from .ledger import Ledger
-from .timing import RESULTS, machine, results_file
+from .ledger import Row
+from .runner import options, run
+from .timing import Stopwatch, in_turns
 
 MAIN = "from diffusers_ext.cli import main; main()"
 # Name -> words, exit code, how often; {out} is a folder of its own.
@@ -28,53 +26,34 @@ COMMANDS: dict[str, tuple[str, int, int]] = {
     "plan, refused for its tiles": ("plan 21x45x80 --method gna --set window=[3,3,3] --tile 1x1x1", 2, 3),
     "demo": ("demo --out {out}", 0, 1),
 }
+LINE = "{command:32} {seconds:8.2f} {code}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """Median seconds of a command, from the start of Python to its end."""
-
-    command: str
-    words: str
-    code: int
-    seconds: float
-    ok: bool
-
-
-def measure(name: str) -> Row:
-    """Runs a command as often as its row says."""
+def measure(name: str) -> list[Row]:
+    """Run a command as often as its entry says; the row has the median of its seconds, from the start of
+    Python.
+    """
     words, expected, repeats = COMMANDS[name]
-    took, codes = [], set()
-    for _ in range(repeats):
+    codes = set()
+
+    def run_it() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-c", MAIN, *words.format(out=folder).split()],
-                capture_output=True, check=False,
-            )  # fmt: skip
-            took.append(time.perf_counter() - began)
-            codes.add(done.returncode)
-    return Row(name, words, max(codes), statistics.median(took), codes == {expected})
+            asked = words.format(out=folder).split()
+            done = subprocess.run([sys.executable, "-c", MAIN, *asked], capture_output=True, check=False)
+        codes.add(done.returncode)
+
+    (took,) = in_turns(Stopwatch("cpu"), run_it, repeats=repeats)
+    seconds = statistics.median(took) / 1e3
+    return [
+        {"command": name, "words": words, "code": max(codes), "seconds": seconds, "ok": codes == {expected}}
+    ]
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="", help="part of the names of the commands")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
-    args = parser.parse_args(arguments)
-    where = machine("cpu")
-    names = [name for name in COMMANDS if args.only in name]
-    if not names:
+    args = options(__doc__, device="cpu").parse_args(arguments)
+    if not any(args.only in name for name in COMMANDS):
         raise SystemExit(f"error: no command has {args.only!r} in its name; they are {', '.join(COMMANDS)}.")
-    ledger = Ledger(results_file(args.out, "commands", where), where, names)
-    for name in names:
-        with ledger.case(name):
-            row = measure(name)
-            ledger.add(row)
-            print(f"{row.command:32} {row.seconds:8.2f} s  exit code {row.code}", flush=True)
-    return ledger.finish()
+    return run("commands", {name: partial(measure, name) for name in COMMANDS}, args, LINE)
 
 
 if __name__ == "__main__":

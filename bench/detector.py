@@ -24,6 +24,7 @@ from diffusers_ext.zoo.suites import IMAGE_TASKS, suite
 
 from . import judges
 from .judges import NOTHING, Pair, by_word, nearby, share, table
+from .ledger import committed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,6 +115,29 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
             "most": max(shares, default=0.0),
         },
     }
+
+
+def to_markdown() -> str:
+    """Return the exactness of the judge on pictures and what it mistook, from the committed evidence."""
+    rows, mistakes = [], []
+    for found in judges.evidence("detector"):
+        shares = [judges.exactly(found[key]) for key in ("exact", "held_out", "crowded")]
+        rows.append([found["what"], str(found["pictures"]), *shares, judges.decibels(found)])
+        mistakes += [
+            f"{found['what']}, {key}: {judges.mistaken(found[key])}" for key in ("shapes", "colours")
+        ]
+    heads = ["pictures", "number", "read exactly", "held-out ones", "overlapping ones", "PSNR"]
+    return judges.to_markdown(heads, rows, mistakes)
+
+
+def hidden_to_markdown() -> str:
+    """Return how much overlapping objects hide, from the committed evidence."""
+    found = committed("detector-renders")
+    h, crowded = found["hidden"], found["crowded"]["n"]
+    return (
+        f"Of {found['pictures']} pictures {crowded} are crowded. {h['objects']} objects are partly hidden, "
+        f"{h['over_an_eighth']} of them by more than an eighth, the most by {100 * h['most']:.0f} %."
+    )
 
 
 def chart(found: dict[str, Any]) -> Figure:

@@ -9,7 +9,6 @@ interrupted run goes on.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,15 @@ from diffusers_ext.settings import as_dict
 from diffusers_ext.zoo import cards
 
 from .paired import results, table, verdicts
+from .runner import parser_of
 
-RESULTS = Path(__file__).parent / "results"
 SUITE = "held-out"
 DENSE, BARE, STUDENT = "dense", "CLEAR", "CLEAR, distilled"
 PAIRS = ((DENSE, BARE), (DENSE, STUDENT), (BARE, STUDENT))
 KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card
 
 
-def told(found: Mapping[str, Any]) -> str:
+def to_markdown(found: Mapping[str, Any]) -> str:
     """The table of accuracies and what the student is, for a page."""
     card, method, asked = found["card"], found["method"], found["variants"][DENSE]["overall"]["n"]
     made = (
@@ -43,15 +42,12 @@ def told(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--student", required=True, help="folder that 'train clear' wrote")
     parser.add_argument("--n", type=int, default=50, help="prompts per task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--cache", type=Path, default=Path("out/distillation"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     card, out = cards.card(Path(args.student)), output_folder(args.out)
     if "teacher" not in card:
@@ -75,7 +71,7 @@ def main() -> None:
         **results(judged, PAIRS),
         "versions": versions(),
     }
-    print(told(found))
+    print(to_markdown(found))
     write_json(out / f"distillation-{Path(teacher).name}-clear-r{method.radius}.json", found)
 
 

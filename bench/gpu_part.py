@@ -12,7 +12,8 @@ from pathlib import Path
 from threading import Event
 
 from .gpu_summary import Outcome
-from .timing import machine, results_file
+from .ledger import results_file
+from .timing import machine
 
 ROOT = Path(__file__).parents[1]
 GRACE = 5.0  # seconds between asking a part to end and killing it

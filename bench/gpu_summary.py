@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from diffusers_ext.outputs.files import write_text
+
 from .timing import machine
 
 
@@ -62,9 +64,7 @@ def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     record = about | {"parts": [asdict(outcome) for outcome in outcomes]}
     text = summary(about, outcomes)
     for name, content in (("summary.json", json.dumps(record, indent=1) + "\n"), ("summary.md", text)):
-        part = out / f"{name}.part"
-        part.write_text(content)
-        part.replace(out / name)
+        write_text(out / name, content)
     return text
 
 

@@ -4,21 +4,20 @@
     python -m bench.gpu_tests --device cpu --out DIR        those of the same files that a CPU can do
 
 What pytest prints goes to the terminal; `tests-MACHINE.json` has a row for each test that ended, a sentence
-for each that failed, and the names of those that still wait. With pytest-xdist they share the GPU.
+for each that failed, and the names of those that still wait. `--only` takes words that pytest -k understands.
+With pytest-xdist they share the GPU.
 """
 
-import argparse
 import os
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
-from .ledger import Ledger
-from .timing import RESULTS, machine, results_file
+from .ledger import Ledger, Row, results_file
+from .runner import options
+from .timing import machine
 
 ROOT = Path(__file__).parents[1]
 FIRST = (
@@ -30,18 +29,11 @@ FIRST = (
 WORKERS = 8
 
 
-@dataclass(frozen=True)
-class Row:
-    """One test: `outcome` is passed, failed or skipped; `why` for the last two."""
-
-    test: str
-    outcome: str
-    seconds: float
-    why: str
-
-
 class Recorder:
-    """A plugin of pytest that keeps a ledger."""
+    """A plugin of pytest that keeps a ledger with a row for each test.
+
+    `outcome` is passed, failed or skipped; `why` is a line for the last two.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -70,11 +62,18 @@ class Recorder:
             self.ledger.failed[report.nodeid] = why
         if report.nodeid in self.ledger.waiting:
             self.ledger.waiting.remove(report.nodeid)
-        self.ledger.add(Row(report.nodeid, report.outcome, report.duration, why))
+        self.ledger.add(
+            {
+                "test": report.nodeid,
+                "outcome": report.outcome,
+                "seconds": report.duration,
+                "why": why,
+            }
+        )
 
 
 def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """One line of why a test failed or was skipped."""
+    """Return one line of why a test failed or was skipped."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None:
         text = crash.message
@@ -86,20 +85,15 @@ def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def files() -> list[Path]:
-    """The files of tests, the kernels' own first."""
+    """Return the files of tests, the kernels' own first."""
     found = sorted((ROOT / "tests/gpu").glob("test_*.py"))
     found.sort(key=lambda path: FIRST.index(path.name) if path.name in FIRST else len(FIRST))
     return found
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = options(__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="files of tests, all of tests/gpu if left out")
-    parser.add_argument("--only", default="", help="words that pytest -k understands")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
     args = parser.parse_args(arguments)
     where, cuda = machine(args.device), args.device != "cpu"
     if not args.files:
@@ -114,7 +108,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     ledger.save()
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not ledger.failed:
         raise SystemExit(f"error: pytest ended with {pytest.ExitCode(code).name}; see what it printed.")
-    return ledger.finish(lambda row: row.outcome != "failed")
+    return ledger.finish()
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ of sampled rows against attention over the explicit mask. Rows are written at on
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,34 +32,23 @@ from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan import BlockPlan
 from diffusers_ext.kernels.recipe import Recipe
 
-from .ledger import Ledger
+from .ledger import Ledger, Row
+from .markdown import markdown
 from .rows import TOLERANCE, sampled_error
-from .timing import RESULTS, Stopwatch, machine, results_file
+from .runner import options, run
+from .timing import Stopwatch, in_turns
 
 HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # and their size; few heads would leave most of a GPU idle
-REPEATS = 3
 SIZES = (1024, 2304, 4096, 9216, 16384, 36864, 65536, 147456, 262144)
 METHODS = ("clear r=8", "gna 17x17", "radial")
 FRAMES = (16, 16), (16, 32), (32, 32)  # height and width of a clip's frames in tokens
+LINE = "{method:12} {backend:10} {tokens:7} {ms:9.2f} {dense_ms:9.2f} {speedup:.2f} {error:.1e}"
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One size of one method on one back-end; times in ms, `work` in pairs multiplied."""
-
-    method: str
-    backend: str
-    tokens: int
-    work: int
-    ms: float
-    dense_ms: float
-    error: float
-    ok: bool
-
-
 def frame(largest: int) -> tuple[int, int]:
-    """The smallest frame with which clips of up to so many tokens have no more frames than a plan addresses.
+    """Return the smallest frame with which clips of up to `largest` tokens fit the frames that a plan
+    addresses.
 
     All sizes of a run have the same one, as a slope over clips with frames of two sizes means nothing. Raises
     `ValueError` where there is none.
@@ -73,8 +61,9 @@ def frame(largest: int) -> tuple[int, int]:
 
 
 def recipe(method: str, tokens: int, sides: tuple[int, int]) -> Recipe:
-    """CLEAR and GNA on a square image, radial attention on clips with frames of `sides`; of whole rows or
-    frames, hence up to so many tokens.
+    """Return CLEAR and GNA on a square image, radial attention on clips with frames of `sides`.
+
+    Rows and frames are complete, so there are up to `tokens` of them.
     """
     side, frames = math.isqrt(tokens), tokens // math.prod(sides)
     image, tile = (1, side, side), (1, 8, 8)
@@ -87,12 +76,12 @@ def recipe(method: str, tokens: int, sides: tuple[int, int]) -> Recipe:
 
 
 def backends(device: str) -> tuple[str, ...]:
-    """The back-ends of the machine, by name."""
+    """Return the names of the back-ends of the machine."""
     return ("reference", "flex") if device == "cpu" else ("triton",)
 
 
 def attention(backend: str, plan: BlockPlan) -> Attention:
-    """Attention over a plan on one of them."""
+    """Return attention over a plan on one of them."""
     if backend == "flex":
         run = flex.prepare(plan)
         return lambda q, k, v: run(q, k, v, plan)[0]
@@ -105,55 +94,67 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
-def measure(method: str, recipe: Recipe, backend: str, device: str) -> Row:
-    """One size of one method on one back-end, in turns with dense attention."""
+def measure(method: str, recipe: Recipe, backend: str, device: str) -> list[Row]:
+    """Return the row of one size of one method on one back-end, in turns with dense attention.
+
+    Times are in ms, `work` in pairs multiplied.
+    """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     plan, watch = recipe.build(device), Stopwatch(device)
     g = torch.Generator(device).manual_seed(0)
     shape = 1, plan.s_q, 3, *HEADS[torch.device(device).type]
     q, k, v = torch.randn(shape, generator=g, device=device, dtype=dtype).unbind(2)
-    run = attention(backend, plan)
-    error = sampled_error(q, k, v, run(q, k, v), plan)
+    sparse = attention(backend, plan)
+    error = sampled_error(q, k, v, sparse(q, k, v), plan)
     dense(q, k, v)
-    times = [[watch(lambda f=f: f(q, k, v)) for f in (dense, run)] for _ in range(REPEATS)]
-    dense_ms, ms = (min(x) for x in zip(*times, strict=True))
+    dense_ms, ms = map(min, in_turns(watch, partial(dense, q, k, v), partial(sparse, q, k, v)))
     work = plan.visited * recipe.block_q * recipe.block_k
-    return Row(method, backend, plan.s_q, work, ms, dense_ms, error, error <= TOLERANCE[dtype])
+    row = {
+        "method": method,
+        "backend": backend,
+        "tokens": plan.s_q,
+        "work": work,
+        "ms": ms,
+        "dense_ms": dense_ms,
+    }
+    return [row | {"error": error, "ok": error <= TOLERANCE[dtype]}]
 
 
 def slope(x: list[float], y: list[float]) -> float:
-    """Least-squares exponent of y ~ x ** slope over all sizes but the smallest."""
+    """Return the least-squares exponent of y ~ x ** slope over all sizes but the smallest."""
     return float(np.polyfit(np.log(x[1:]), np.log(y[1:]), 1)[0])
 
 
 def fits(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Exponents by 'method, back-end', and of dense attention, where there are the three sizes for it."""
+    """Return exponents by "method, back-end", and of dense attention, where there are three sizes."""
     found = {}
-    for method, backend in dict.fromkeys((r.method, r.backend) for r in rows):
-        chosen = [r for r in rows if (r.method, r.backend) == (method, backend)]
-        tokens = [float(r.tokens) for r in chosen]
+    for method, backend in dict.fromkeys((r["method"], r["backend"]) for r in rows):
+        chosen = [r for r in rows if (r["method"], r["backend"]) == (method, backend)]
+        tokens = [float(r["tokens"]) for r in chosen]
         if len(tokens) < 3:
             continue
         found[f"{method}, {backend}"] = {
-            "time": slope(tokens, [r.ms for r in chosen]),
-            "work": slope(tokens, [float(r.work) for r in chosen]),
+            "time": slope(tokens, [r["ms"] for r in chosen]),
+            "work": slope(tokens, [float(r["work"]) for r in chosen]),
         }
-    sizes = sorted({r.tokens for r in rows})
-    ms = [statistics.median(r.dense_ms for r in rows if r.tokens == n) for n in sizes]
+    sizes = sorted({r["tokens"] for r in rows})
+    ms = [statistics.median(r["dense_ms"] for r in rows if r["tokens"] == n) for n in sizes]
     if len(sizes) < 3:
         return found
     return found | {"dense": {"time": slope([float(n) for n in sizes], ms), "work": 2.0}}
 
 
+def add_fits(ledger: Ledger) -> None:
+    """Put the exponents into the record, and print them."""
+    found = ledger.facts["exponents"] = fits(ledger.rows)
+    for label, exponents in found.items():
+        print(f"{label:24} time ~ n^{exponents['time']:.2f}, work ~ n^{exponents['work']:.2f}")
+
+
 @torch.no_grad()
-def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--only", default="", help="part of the names of the cases, such as radial or flex")
+def main(arguments: list[str] | None = None) -> list[Row]:
+    parser = options(__doc__, device="cpu")
     parser.add_argument("--largest", type=int, help="tokens of the largest size, at least 4096")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
     args = parser.parse_args(arguments)
     largest = args.largest or (16384 if args.device == "cpu" else 262144)
     if largest < 4096:
@@ -162,35 +163,39 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         sides = frame(largest)
     except ValueError as error:
         parser.error(str(error))
-    where = machine(args.device)
+
+    def cell(method: str, tokens: int, backend: str) -> list[Row]:
+        return measure(method, recipe(method, tokens, sides), backend, args.device)
+
     cases = {
-        f"{method} {tokens} {backend}": (method, tokens, backend)
+        f"{method} {tokens} {backend}": partial(cell, method, tokens, backend)
         for tokens in SIZES
         if tokens <= largest
         for method in METHODS
         for backend in backends(args.device)
-        if args.only in f"{method} {tokens} {backend}"
     }
-    if not cases:
-        raise SystemExit(f"error: no case for {args.device} has {args.only!r} in its name.")
     facts = {"threads": torch.get_num_threads(), "frame": sides, "exponents": {}}
-    ledger = Ledger(results_file(args.out, "growth", where), where, cases, **facts)
-    print("method       back-end    tokens        ms  dense ms speedup    error  check")
-    for name, (method, tokens, backend) in cases.items():
-        with ledger.case(name):
-            r = measure(method, recipe(method, tokens, sides), backend, args.device)
-            ledger.add(r)
-            print(
-                f"{r.method:12} {r.backend:10} {r.tokens:7} {r.ms:9.2f} {r.dense_ms:9.2f} "
-                f"{r.dense_ms / r.ms:7.2f} {r.error:8.1e}  {'ok' if r.ok else 'FAILED'}",
-                flush=True,
-            )
-    found = ledger.facts["exponents"] = fits(ledger.rows)
-    ledger.save()
-    for label, exponents in found.items():
-        print(f"{label:24} time ~ n^{exponents['time']:.2f}, work ~ n^{exponents['work']:.2f}")
-    ledger.finish()
-    return found
+    return run(
+        "growth",
+        cases,
+        args,
+        LINE,
+        derive=lambda row: {"speedup": row["dense_ms"] / row["ms"]},
+        finish=add_fits,
+        **facts,
+    )
+
+
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the table of a run: exponents, and the speed-up at the longest sequence."""
+    rows, most = [], max(r["tokens"] for r in found["rows"])
+    for r in (r for r in found["rows"] if r["tokens"] == most):
+        fit = found["exponents"].get(f"{r['method']}, {r['backend']}")
+        if fit and r["ok"]:
+            figures = fit["time"], fit["work"], r["dense_ms"] / r["ms"]
+            rows.append([r["method"], r["backend"], *(f"{x:.2f}" for x in figures)])
+    rows.append(["dense", "", *(f"{x:.2f}" for x in (*found["exponents"]["dense"].values(), 1))])
+    return markdown(["method", "back-end", "time ~ tokens^", "pairs ~ tokens^", f"speed-up at {most}"], rows)
 
 
 if __name__ == "__main__":

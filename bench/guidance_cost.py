@@ -7,11 +7,10 @@ printed beside the check that it computes the right thing. The denoisers are rea
 random weights: time does not depend on what they have learned. Results are written after each row.
 """
 
-import argparse
 import statistics
+from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
@@ -19,24 +18,10 @@ from torch import Tensor, nn
 
 import diffusers_ext as dx
 
-from .ledger import Ledger
-from .timing import RESULTS, Stopwatch, machine, results_file
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: `ratio` is time over the host's, `expected` its theoretical value, `error` max
-    abs.
-    """
-
-    model: str
-    tokens: int
-    case: str
-    ratio: float
-    expected: float
-    error: float
-    check: str
-
+from .ledger import Row
+from .runner import Latest, options, run
+from .slices import twin
+from .timing import Stopwatch, in_turns
 
 Inputs = dict[str, Tensor]
 CASES = {
@@ -45,10 +30,11 @@ CASES = {
     "SoftPAG image_rows": ({"strength": 0.5}, 2.0),
     "SoftPAG image_block": ({"strength": 0.5, "scope": "image_block"}, 2.0),
 }  # settings of SoftPAG, and how many times the host's call is to be expected
+LINE = "{model:6} {tokens:6} {case:20} {ratio:.2f} {expected:.1f} {error:.2e}"
 
 
 def models(device: str) -> dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], list[int]]]:
-    """Name -> (what builds the denoiser, inputs for a side of n tokens, sides); larger on a GPU."""
+    """Return by name (what builds the denoiser, inputs for a side of n tokens, sides); larger on a GPU."""
     big = device != "cpu"
     width = dict(num_attention_heads=24 if big else 6, attention_head_dim=64)
     dim = width["num_attention_heads"] * width["attention_head_dim"]
@@ -89,70 +75,48 @@ def models(device: str) -> dict[str, tuple[Callable[[], nn.Module], Callable[[in
 
 
 @torch.no_grad()
-def measure(
-    name: str, model: nn.Module, call: Inputs, tokens: int, case: str, repeats: int, device: str
-) -> Row:
-    """One case on one denoiser at one size."""
-    middle = [s.name for s in dx.summary(model).denoisers[0][3] if s.kind == "joint"][
-        len(list(model.children())) // 2
-    ]
+def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, args: Namespace) -> list[Row]:
+    """Return the row of one case on one denoiser at one size.
+
+    `ratio` is time over the host's, `expected` its theoretical value, and `error` the largest difference.
+    """
+    joint = [site.name for site in dx.summary(model).denoisers[0][3] if site.kind == "joint"]
     settings, expected = CASES[case]
-    methods = () if settings is None else (dx.SoftPAG(heads={middle: None}, scale=1.0, **settings),)
-    watch = Stopwatch(device)
-
-    def host() -> Tensor:
-        return model(**call, return_dict=False)[0]
-
-    stock, ratios = host(), []
-    for _ in range(repeats):
-        alone = watch(host)
-        with dx.apply(model, *methods):
-            ours = host()
-            ratios.append(watch(host) / alone)
+    middle = {joint[len(list(model.children())) // 2]: None}
+    methods = () if settings is None else (dx.SoftPAG(heads=middle, scale=1.0, **settings),)
+    ours = twin(model)
+    stock = model(**call, return_dict=False)[0]
+    with dx.apply(ours, *methods):
+        changed = ours(**call, return_dict=False)[0]
+        calls = [partial(part, **call, return_dict=False) for part in (model, ours)]
+        times = in_turns(Stopwatch(args.device), *calls, repeats=args.repeats)
+    ratios = [ms / alone for alone, ms in zip(*times, strict=True)]
+    error = float((changed - stock).abs().max())
     same = expected == 1.0
-    error = float((ours - stock).abs().max())
-    ok = (error == 0.0) if same else (error > 0 and bool(ours.isfinite().all()))
+    ok = (error == 0.0) if same else (error > 0 and bool(changed.isfinite().all()))
     check = ("bit-equal to the host" if same else "finite and different") if ok else "FAILED"
-    return Row(name, tokens, case, statistics.median(ratios), expected, error, check)
+    row = {"model": name, "tokens": tokens, "case": case, "ratio": statistics.median(ratios)}
+    return [row | {"expected": expected, "error": error, "check": check}]
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
     args = parser.parse_args(arguments)
-    where = machine(args.device)
     torch.manual_seed(0)
     known = models(args.device)
+    built = Latest(lambda name: known[name][0]())
+
+    def cell(name: str, side: int, case: str) -> list[Row]:
+        return measure(name, built(name), known[name][1](side), side * side, case, args)
+
     cases = {
-        f"{name} {side * side} {case}": (name, side, case)
+        f"{name} {side * side} {case}": partial(cell, name, side, case)
         for name, (_, _, sides) in known.items()
         for side in sides
         for case in CASES
     }
-    ledger = Ledger(results_file(args.out, "guidance_cost", where), where, cases)
-    print(
-        f"{'model':6} {'tokens':>6}  {'case':20} {'time / host':>11} {'expected':>8} {'max |diff|':>10}  "
-        "check"
-    )
-    built: tuple[str, nn.Module] | None = None
-    for label, (name, side, case) in cases.items():
-        build, inputs, _ = known[name]
-        with ledger.case(label):
-            if built is None or built[0] != name:
-                built = None  # frees the other one first
-                built = name, build()
-            row = measure(name, built[1], inputs(side), side * side, case, args.repeats, args.device)
-            ledger.add(row)
-            print(
-                f"{row.model:6} {row.tokens:6}  {row.case:20} {row.ratio:11.2f} {row.expected:8.1f} "
-                f"{row.error:10.2e}  {row.check}",
-                flush=True,
-            )
-    return ledger.finish(lambda row: row.check != "FAILED")
+    return run("guidance_cost", cases, args, LINE)
 
 
 if __name__ == "__main__":

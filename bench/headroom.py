@@ -9,7 +9,6 @@ better. Goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
 from pathlib import Path
@@ -23,6 +22,7 @@ from diffusers_ext.evaluate.plot import save
 from diffusers_ext.evaluate.reward import check_painter
 from diffusers_ext.evaluate.run import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
+from diffusers_ext.evaluate.statistics import bootstrap
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import Question, questions
 from diffusers_ext.evaluate.weights import fingerprint
@@ -35,8 +35,8 @@ from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import TASKS
 
 from .headroom_chart import chart, judges
+from .runner import parser_of
 
-RESULTS = Path(__file__).parent / "results"
 SUITE = "tuning"
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 STEPS = (2, 4, 8, 15, 30)
@@ -66,11 +66,10 @@ def chosen(right: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     return ranked @ leads
 
 
-def interval(values: np.ndarray, draws: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """Mean of one value per prompt, with the 95 % interval of a bootstrap over prompts."""
-    picks = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
-    return {"accuracy": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+def interval(values: np.ndarray) -> dict[str, float]:
+    """Return the mean of one value per prompt, with the interval of a bootstrap over prompts."""
+    low, high = bootstrap(values, range(len(values)))
+    return {"accuracy": float(values.mean()), "low": low, "high": high, "n": len(values)}
 
 
 class Bench:
@@ -161,9 +160,7 @@ def reward(name: str) -> Scorer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="shapes-sd3")
     parser.add_argument("--n", type=int, default=20, help="prompts per task")
     parser.add_argument("--seed", type=int, default=0)
@@ -174,7 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default=None)
     parser.add_argument("--work", type=Path, default=Path("out/headroom"), help="pictures and verdicts")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     scorers = {name: reward(name) for name in args.reward}
     label = slug(args.model)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.plot import COLOURS, MARKERS, blank, points, tidy
+
+from .ledger import RESULTS
+from .markdown import markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,8 +82,9 @@ def _sweep(axes: Axes, rows: Sequence[Mapping[str, Any]], label: str) -> None:
     axes.set_xlabel(label)
 
 
-def told(found: Sequence[Mapping[str, Any]]) -> str:
-    """Table of one seed and the best of all, a line for each model and judge."""
+def to_markdown() -> str:
+    """Return what choosing among seeds gains, a line for each model and judge, from the committed runs."""
+    found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("headroom-*.json"))]
     rows = []
     for one in found:
         best = one["best_of"]

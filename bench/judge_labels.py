@@ -10,7 +10,6 @@ shapes, and where the answer depends on which it is, the picture counts as uncle
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, write_json
@@ -34,8 +32,10 @@ from diffusers_ext.zoo.motion import MOTIONS
 from diffusers_ext.zoo.track import verify_clip
 
 from .judges import share
+from .ledger import RESULTS
+from .markdown import markdown
+from .runner import parser_of
 
-RESULTS = Path(__file__).parent / "results"
 LABELS, VERDICTS = RESULTS / "judge-labels.json", RESULTS / "judge-verdicts.json"
 NONE, ANY = "none", "any"  # no shape of the world; cannot be named
 CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -50,8 +50,8 @@ def readings(seen: str) -> set[Thing]:
     colour, shape, *rest = seen.split(" ", 2)
     colours = COLOURS if colour == ANY else (colour,)
     shapes = (*SHAPES, NONE) if shape == ANY else shape.split("/")
-    told = rest[0] if rest else ""
-    return set(product(colours, shapes, ("", *MOTIONS, NONE) if told == ANY else (told,)))
+    moves = rest[0] if rest else ""
+    return set(product(colours, shapes, ("", *MOTIONS, NONE) if moves == ANY else (moves,)))
 
 
 def certain(label: Mapping[str, Any]) -> bool:
@@ -151,7 +151,7 @@ def misread(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dic
     return {shape: {"seen": seen[shape], "misread": missed[shape]} for shape in SHAPES}
 
 
-def told(found: Mapping[str, Any]) -> str:
+def to_markdown(found: Mapping[str, Any]) -> str:
     """Rates of error for a page."""
     groups = {"all pictures": found["pictures"], **found["models"]}
     groups["clips, shapes-wan"] = groups.pop(CLIPS)
@@ -196,11 +196,8 @@ def sheets(images: Sequence[Any], folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--sheets", type=Path, help="folder for sheets of the pictures")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     known = json.loads(LABELS.read_text())
     labels = known["labels"]
@@ -213,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(output_folder(args.out) / VERDICTS.name, found)
     if args.sheets:
         sheets(images, output_folder(args.sheets))
-    print(told(found))
+    print(to_markdown(found))
     for label, verdict in zip(labels, verdicts, strict=True):
         if by_eye(label) not in (None, verdict["correct"]):
             judge = "right" if verdict["correct"] else "wrong"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,9 +20,13 @@ from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.zoo.captions import Object
 from diffusers_ext.zoo.detect import Found
 
-RESULTS = Path(__file__).parent / "results"
+from .ledger import RESULTS
+from .markdown import markdown
+from .runner import parser_of
+
 NOTHING = "nothing"
 BATCH = 50
+MOST = 6  # kinds of mistakes that are named
 Pair = tuple[str, str]  # drawn, found
 
 
@@ -116,9 +120,43 @@ def share(right: Iterable[bool]) -> dict[str, Any] | None:
     return asdict(accuracy(known)) if known else None
 
 
+def evidence(judge: str) -> list[dict[str, Any]]:
+    """Return the committed summaries of a judge, that of renders first."""
+    files = sorted(RESULTS.glob(f"{judge}-*.json"), key=lambda p: p.stem != f"{judge}-renders")
+    return [json.loads(file.read_text()) for file in files]
+
+
+def to_markdown(heads: list[str], rows: list[list[str]], mistakes: Iterable[str]) -> str:
+    """Return a table of exactness with the mistakes below it."""
+    notes = [f"- {line}." for line in mistakes]
+    return "\n".join([markdown(heads, rows), "", "Mistakes, drawn -> found:", "", *notes])
+
+
+def exactly(entry: Mapping[str, float]) -> str:
+    """Return a share with its interval, to a hundredth of a percent."""
+    return f"{100 * entry['accuracy']:.2f} % ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
+
+
+def decibels(found: Mapping[str, Any]) -> str:
+    """Return how close reconstructions are, and nothing for renders."""
+    return f"{found['psnr_db']:.1f} dB" if "psnr_db" in found else ""
+
+
+def mistaken(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the most frequent mistakes in a table of what was drawn and found."""
+    wrong = sorted(
+        ((n, d, f) for d, row in counts.items() for f, n in row.items() if n and d != f), reverse=True
+    )
+    total = sum(sum(row.values()) for row in counts.values())
+    named = ", ".join(f"{d} -> {f} {n}" for n, d, f in wrong[:MOST]) or "none"
+    if len(wrong) > MOST:
+        named += f", others {sum(n for n, _, _ in wrong[MOST:])}"
+    return f"{named} (of {total} objects)"
+
+
 def measured(
     judge: str,
-    told: str,
+    doc: str | None,
     unit: str,
     count: int,
     kind: str,
@@ -131,10 +169,9 @@ def measured(
     """
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(doc)
     parser.add_argument("--model", help="read reconstructions of its autoencoder instead of renders")
     parser.add_argument(f"--{unit}s", type=int, default=count, dest="count", metavar="N")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     if args.count < 1:
         parser.error(f"--{unit}s must be 1 or more, got {args.count}")

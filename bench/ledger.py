@@ -5,19 +5,22 @@ One failing case is a line with its error, and the next one begins; a stop leave
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from diffusers_ext.outputs.files import replacing
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]  # with `ok`, or a `check` in words, where it was verified
 CHECK = "error: a check failed, see the table; the times beside it mean nothing."
 
 
 class Ledger:
-    """The record of one run: `rows` are dataclasses, `failed` has a sentence by case, `waiting` names cases.
+    """The record of one run: `rows`, in `failed` a sentence by case, in `waiting` names of cases.
 
     `facts` are further keys of the file. Nothing is written before the first case has ended.
     """
@@ -26,18 +29,18 @@ class Ledger:
         self.path = path
         self.device = device
         self.facts = facts
-        self.rows: list[Any] = []
+        self.rows: list[Row] = []
         self.failed: dict[str, str] = {}
         self.waiting = list(cases)
 
-    def add(self, row: Any) -> None:
-        """Keeps a row and writes the file."""
+    def add(self, row: Row) -> None:
+        """Keep a row and write the file."""
         self.rows.append(row)
         self.save()
 
     @contextmanager
     def case(self, name: str) -> Iterator[None]:
-        """Runs one case: an exception inside becomes a line of the table and an entry of `failed`."""
+        """Run one case: an exception inside becomes a line of the table and an entry of `failed`."""
         try:
             yield
         except Exception as error:  # whatever it is, the cases behind it are worth their time
@@ -50,22 +53,20 @@ class Ledger:
         self.save()
 
     def save(self) -> None:
-        """Writes the record so far as a whole file: a stop never leaves half of one."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the record so far; a stop never leaves half of a file."""
         record = {
             "torch": torch.__version__,
             "device": self.device,
             **self.facts,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": self.rows,
             "failed": self.failed,
             "waiting": self.waiting,
         }
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(self.path)
+        with replacing(self.path, parents=True) as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
 
-    def finish(self, good: Callable[[Any], bool] = lambda row: row.ok) -> list[Any]:
-        """The rows; raises `SystemExit` with a sentence where a case failed or a row is not good."""
+    def finish(self) -> list[Row]:
+        """Return the rows; raises `SystemExit` with a sentence where a case failed or a row is not good."""
         if self.failed:
             names = list(self.failed)
             some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -75,8 +76,23 @@ class Ledger:
         return self.rows
 
 
+def good(row: Row) -> bool:
+    """Return whether a row passed its verification, or needs none."""
+    return row.get("ok", True) and row.get("check") != "FAILED"
+
+
+def results_file(folder: Path, bench: str, machine: str) -> Path:
+    """Return where a bench keeps what it measured on a machine."""
+    return folder / f"{bench}-{machine.replace(' ', '-').lower()}.json"
+
+
+def committed(name: str) -> dict[str, Any]:
+    """Return what stands in a committed file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def sentence(error: BaseException) -> str:
-    """The kind of an error and the line of its text that says what is wrong."""
+    """Return the kind of an error and the line of its text that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -86,6 +102,6 @@ def sentence(error: BaseException) -> str:
 
 
 def _free() -> None:
-    """Gives memory of a failed case back; where the GPU itself is lost, the next case will say so."""
+    """Give memory of a failed case back; where the GPU itself is lost, the next case will say so."""
     with suppress(RuntimeError):
         torch.cuda.empty_cache()

@@ -10,7 +10,6 @@ of the teacher's. Verdicts are kept in the folder `--cache`, so an interrupted r
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.models.checkpoint import Checkpoint
@@ -29,9 +27,10 @@ from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo import cards
 
+from .markdown import markdown
 from .paired import results, table, verdicts
+from .runner import parser_of
 
-RESULTS = Path(__file__).parent / "results"
 SUITE = "held-out"
 STEPS = 1, 2, 4, 8, 15  # of the teacher
 KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card
@@ -78,7 +77,7 @@ def drawn(drawers: Mapping[str, Drawer], prompts: Sequence[str], noises: int) ->
     }
 
 
-def told(found: Mapping[str, Any]) -> str:
+def to_markdown(found: Mapping[str, Any]) -> str:
     """Accuracies, differences, cost and spread, for a page."""
     facts = found["drawn"]
     teacher = facts[found["reference"]]
@@ -103,9 +102,7 @@ def told(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--student", default="shapes-sd-turbo", help="name, or folder that was trained")
     parser.add_argument("--n", type=int, default=100, help="prompts per task")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,7 +110,6 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20, help="prompts for time and spread")
     parser.add_argument("--noises", type=int, default=8, help="pictures of each of them")
     parser.add_argument("--cache", type=Path, default=Path("out/one_step"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     pupil, out = Checkpoint.resolve(args.student), output_folder(args.out)
     card = cards.card(pupil.home)
@@ -145,7 +141,7 @@ def main() -> None:
         "device": str(drawers[student].pipe.device),
         "versions": versions(),
     }
-    print(told(found))
+    print(to_markdown(found))
     write_json(out / f"one_step-{student}.json", found)
 
 

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from diffusers_ext.evaluate import table
-from diffusers_ext.evaluate.blocks import has, insert, markdown
-from diffusers_ext.evaluate.power import pairs_table, prompts_table
+from diffusers_ext.evaluate.committed import load, result_files
+from diffusers_ext.outputs.files import write_text
 from diffusers_ext.zoo.captions import OBJECTS, RELATIONS, SHAPES, held_out_triple
 from diffusers_ext.zoo.motion import MOTIONS, held_out_motion
 from diffusers_ext.zoo.scenes import CROWDED, Mix
 from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS, split_of, suite
 
-from . import cards, judge_labels, plans, targets
-from . import distillation as distilled
-from . import one_step as single
-from . import speed as fast
-from .headroom_chart import told as gains
-from .quality_chart import table as quality_table
+from . import (
+    cards,
+    clip_detector,
+    detector,
+    distillation,
+    growth,
+    headroom_chart,
+    judge_labels,
+    one_step,
+    plans,
+    power,
+    quality_chart,
+    results_table,
+    speed,
+    targets,
+)
+from .ledger import committed
+from .markdown import has, insert, markdown
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
-MOST = 6  # kinds of mistakes that are named
 MEASURED = "shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan"  # for quality over density
 ASKS = {
     "single_object": "the object and nothing else",
@@ -38,14 +47,14 @@ ASKS = {
 
 
 def tasks() -> str:
-    """What each task asks for, with the first held-out prompt of seed 0."""
+    """Return what each task asks for, with the first held-out prompt of seed 0."""
     rows = [[f"`{t}`", ASKS[t], f"{suite('held-out', t, 1)[0].caption}"] for t in IMAGE_TASKS]
     return markdown(["task", "a right picture shows exactly", "example"], rows)
 
 
 @cache
 def splits() -> str:
-    """Different prompts of each task and split."""
+    """Return the number of different prompts of each task and split."""
     rows = []
     for task in IMAGE_TASKS:
         count, build = TASKS[task]
@@ -55,7 +64,7 @@ def splits() -> str:
 
 
 def held_out() -> str:
-    """The combinations that training never draws or names, listed."""
+    """Return the combinations that training never draws or names, listed."""
     pairs = ", ".join(f"{o.colour} {o.shape}" for o in OBJECTS if o.held_out)
     triples = [(r, a, b) for r in RELATIONS for a in SHAPES for b in SHAPES if held_out_triple(r, a, b)]
     left = ", ".join(f"{a} {r} {b}" for r, a, b in triples if r in ("left of", "above"))
@@ -67,7 +76,7 @@ def held_out() -> str:
 
 
 def mix() -> str:
-    """Shares of the training stream."""
+    """Return the shares of the training stream."""
     m = Mix()
     rows = [
         ["one object", f"{100 * m.single:.0f} %"],
@@ -83,72 +92,14 @@ def mix() -> str:
     )
 
 
-def detector() -> str:
-    """Exactness of the judge on 10 000 pictures and what it mistook, from the committed evidence."""
-    files = sorted(RESULTS.glob("detector-*.json"), key=lambda p: p.stem != "detector-renders")
-    rows, notes = [], []
-    for found in (json.loads(f.read_text()) for f in files):
-        shares = [_exact(found[k]) for k in ("exact", "held_out", "crowded")]
-        psnr = f"{found['psnr_db']:.1f} dB" if "psnr_db" in found else ""
-        rows.append([found["what"], str(found["pictures"]), *shares, psnr])
-        notes += [f"- {found['what']}, {key}: {_mistakes(found[key])}." for key in ("shapes", "colours")]
-    heads = ["pictures", "number", "read exactly", "held-out ones", "overlapping ones", "PSNR"]
-    return "\n".join([markdown(heads, rows), "", "Mistakes, drawn -> found:", "", *notes])
-
-
-def hidden() -> str:
-    """How much overlapping objects hide, from the committed evidence."""
-    found = json.loads((RESULTS / "detector-renders.json").read_text())
-    h, crowded = found["hidden"], found["crowded"]["n"]
-    return (
-        f"Of {found['pictures']} pictures {crowded} are crowded. {h['objects']} objects are partly hidden, "
-        f"{h['over_an_eighth']} of them by more than an eighth, the most by {100 * h['most']:.0f} %."
-    )
-
-
 def clip_held_out() -> str:
-    """The motions that training never shows, listed."""
+    """Return the motions that training never shows, listed."""
     held = [(m, s) for m in MOTIONS for s in SHAPES if held_out_motion(m, s)]
     return ", ".join(f"{shape} {motion}" for motion, shape in held) + "."
 
 
-def clip_detector() -> str:
-    """Exactness of the judge of clips, by clip, track and frame, from the committed evidence."""
-    files = sorted(RESULTS.glob("clip_detector-*.json"), key=lambda p: p.stem != "clip_detector-renders")
-    rows, notes = [], []
-    for found in (json.loads(f.read_text()) for f in files):
-        shares = [_exact(found[k]) for k in ("exact", "held_out", "crossing", "tracks")]
-        psnr = f"{found['psnr_db']:.1f} dB" if "psnr_db" in found else ""
-        frames = f"{100 * found['frames']['exact'] / found['frames']['n']:.2f} %"
-        rows.append([found["what"], str(found["clips"]), *shares, frames, psnr])
-        notes += [
-            f"- {found['what']}, {key} {by}: {_mistakes(found[prefix + key])}."
-            for by, prefix in (("frame by frame", ""), ("track by track", "track_"))
-            for key in ("shapes", "colours")
-        ]
-        notes.append(f"- {found['what']}, motions: {_mistakes(found['motions'])}.")
-    heads = ["clips", "number", "read exactly", "held-out ones", "crossing ones", "tracks", "frames", "PSNR"]
-    return "\n".join([markdown(heads, rows), "", "Mistakes, drawn -> found:", "", *notes])
-
-
-def _exact(entry: Mapping[str, float]) -> str:
-    return f"{100 * entry['accuracy']:.2f} % ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
-
-
-def _mistakes(counts: Mapping[str, Mapping[str, int]]) -> str:
-    wrong = sorted(
-        ((n, d, f) for d, row in counts.items() for f, n in row.items() if n and d != f), reverse=True
-    )
-    total = sum(sum(row.values()) for row in counts.values())
-    told = ", ".join(f"{d} -> {f} {n}" for n, d, f in wrong[:MOST]) or "none"
-    if len(wrong) > MOST:
-        told += f", others {sum(n for n, _, _ in wrong[MOST:])}"
-    return f"{told} (of {total} objects)"
-
-
-def reward() -> str:
-    """Preference of the learned reward by kind of mistake, and its agreement with the judge, held-out."""
-    found = json.loads((RESULTS / "reward-shapes-clip-held-out.json").read_text())
+def reward(found: Mapping[str, Any]) -> str:
+    """Return what the learned reward prefers by kind of mistake, and its agreement with the judge."""
     painted = found["painted"]
     one = painted["overall"]
     return cards.preferences(found) + (
@@ -159,83 +110,45 @@ def reward() -> str:
     )
 
 
-def judge() -> str:
-    """How often the judge errs on pictures that models draw, from the committed labels and verdicts."""
-    return judge_labels.told(json.loads(judge_labels.VERDICTS.read_text()))
-
-
-def growth() -> str:
-    """Time against tokens on a CPU, from the committed run: fitted exponents and the longest sequence."""
-    found = json.loads((RESULTS / "growth-cpu-x86_64.json").read_text())
-    rows, most = [], max(r["tokens"] for r in found["rows"])
-    for r in (r for r in found["rows"] if r["tokens"] == most):
-        fit = found["exponents"].get(f"{r['method']}, {r['backend']}")
-        if fit and r["ok"]:
-            figures = fit["time"], fit["work"], r["dense_ms"] / r["ms"]
-            rows.append([r["method"], r["backend"], *(f"{x:.2f}" for x in figures)])
-    rows.append(["dense", "", *(f"{x:.2f}" for x in (*found["exponents"]["dense"].values(), 1))])
-    return markdown(["method", "back-end", "time ~ tokens^", "pairs ~ tokens^", f"speed-up at {most}"], rows)
-
-
-def quality(model: str) -> str:
-    """Likeness to dense pictures and accuracy of every sparse setting, from the committed run."""
-    return quality_table(json.loads((RESULTS / f"quality-{model}.json").read_text()))
-
-
-def distillation() -> str:
-    """What CLEAR costs shapes-sd3, and what distillation gives back, from the committed run."""
-    return distilled.told(json.loads((RESULTS / "distillation-shapes-sd3-clear-r2.json").read_text()))
-
-
-def headroom() -> str:
-    """What choosing among seeds gains, from the committed runs."""
-    return gains([json.loads(file.read_text()) for file in sorted(RESULTS.glob("headroom-*.json"))])
-
-
-def speed() -> str:
-    """Seconds a picture or clip of every model, from the committed run."""
-    return fast.told(json.loads((RESULTS / "speed-cpu-x86_64.json").read_text()))
-
-
-def one_step() -> str:
-    """shapes-sd-turbo beside its teacher at several numbers of steps, from the committed run."""
-    return single.told(json.loads((RESULTS / "one_step-shapes-sd-turbo.json").read_text()))
+def _filed(name: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    """Return what builds the table of a committed file of results."""
+    return lambda: table(committed(name))
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
-        table.BLOCK: lambda: table.render(table.load(table.result_files())),
+        results_table.BLOCK: lambda: results_table.render(load(result_files())),
         "tasks": tasks,
         "splits": splits,
         "held-out": held_out,
         "mix": mix,
-        "power-pairs": pairs_table,
-        "power-prompts": prompts_table,
-        "detector": detector,
-        "hidden": hidden,
-        "judge": judge,
+        "power-pairs": power.pairs_table,
+        "power-prompts": power.prompts_table,
+        "detector": detector.to_markdown,
+        "hidden": detector.hidden_to_markdown,
+        "judge": _filed("judge-verdicts", judge_labels.to_markdown),
         "clip-held-out": clip_held_out,
-        "clip-detector": clip_detector,
-        "distillation": distillation,
-        "growth": growth,
-        "one-step": one_step,
-        "targets": targets.told,
-        "reward": reward,
-        "headroom": headroom,
-        "speed": speed,
-        "whole-tiles": plans.told,
-        **{f"quality-{model}": partial(quality, model) for model in MEASURED},
+        "clip-detector": clip_detector.to_markdown,
+        "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
+        "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
+        "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
+        "targets": targets.to_markdown,
+        "reward": _filed(cards.REWARD, reward),
+        "headroom": headroom_chart.to_markdown,
+        "speed": _filed("speed-cpu-x86_64", speed.to_markdown),
+        "whole-tiles": plans.to_markdown,
+        **{f"quality-{model}": _filed(f"quality-{model}", quality_chart.to_markdown) for model in MEASURED},
     }
 )
 
 
 def pages() -> list[Path]:
-    """The pages that may hold blocks."""
+    """Return the pages that may hold blocks."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def filled(text: str) -> str:
-    """A page with all its blocks written anew."""
+    """Return a page with all its blocks filled in."""
     for name, build in BLOCKS.items():
         if has(text, name):
             text = insert(text, build(), name)
@@ -244,7 +157,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     for page in pages():
-        page.write_text(filled(page.read_text()))
+        write_text(page, filled(page.read_text()))
     cards.write()
 
 

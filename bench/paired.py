@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.run import answer
 from diffusers_ext.evaluate.score import compare, summarise
@@ -16,6 +15,8 @@ from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.words import difference, percent
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder
+
+from .markdown import markdown
 
 if TYPE_CHECKING:
     from diffusers_ext.evaluate.score import Judged

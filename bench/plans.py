@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import diffusers_ext as dx
-from diffusers_ext.evaluate.blocks import markdown
+
+from .markdown import markdown
 
 CASES: tuple[tuple[str, dict[str, int], Any], ...] = (
     ("flux.1-dev", {"height": 1024, "width": 1024}, dx.CLEAR(16)),
@@ -18,7 +19,7 @@ CASES: tuple[tuple[str, dict[str, int], Any], ...] = (
 )
 
 
-def told() -> str:
+def to_markdown() -> str:
     """Densities and speed-up at best of each case, either way."""
     rows = []
     for model, size, method in CASES:

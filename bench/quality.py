@@ -15,7 +15,6 @@ equally. Queries of text see all keys and are left out, and so is cross-attentio
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -41,11 +40,11 @@ from diffusers_ext.settings import as_dict
 
 from .block_checks import Recorder
 from .quality_chart import chart
+from .runner import parser_of
 
 if TYPE_CHECKING:
     from diffusers_ext.processors.sparse import SparseMethod
 
-RESULTS = Path(__file__).parent / "results"
 SUITE = "held-out"
 SHARES = (0.25, 0.375, 0.5, 0.75)  # of the longer side of the grid
 KEEPS = (0.25, 0.5, 0.75)  # of the blocks
@@ -217,16 +216,13 @@ def call_of(model: Checkpoint, pipe: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="shapes-sd3")
     parser.add_argument("--n", type=int, default=20, help="prompts per task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--device", default=None)
     parser.add_argument("--method", help="make the rows of this method alone again")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     try:
         model = Checkpoint.resolve(args.model)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.plot import COLOURS, MARKERS, blank, points, tidy
 from diffusers_ext.evaluate.words import change
+
+from .markdown import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,8 +73,8 @@ HEADS = [
 ]
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """A row for each method and setting, from sparse to dense; last, what a dense warm-up changes."""
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return a row for each method and setting, from sparse to dense; last, what a dense warm-up changes."""
     rows = ran(found)
     warm = {_setting(r): r for r in rows if r["settings"]["dense_steps"]}
     lines = []
@@ -89,8 +90,10 @@ def table(found: Mapping[str, Any]) -> str:
 
 def _setting(row: Mapping[str, Any]) -> str:
     values = {name: row["settings"][name] for name in SETTINGS[row["method"]]}
-    told = {n: "x".join(map(str, v)) if isinstance(v, list | tuple) else v for n, v in values.items()}
-    return ", ".join([row["method"], *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
+    values = {n: "x".join(map(str, v)) if isinstance(v, list | tuple) else v for n, v in values.items()}
+    return ", ".join(
+        [row["method"], *(f"{name.replace('_', ' ')} {value}" for name, value in values.items())]
+    )
 
 
 def _right(row: Mapping[str, Any]) -> str:

@@ -9,10 +9,9 @@ the root mean square of the difference over that of the dense output. Every row 
 kept the same code must give dense attention. On a CPU, in less than a minute.
 """
 
-import argparse
 import itertools
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,29 +21,18 @@ from diffusers_ext.kernels.block_sparse import ops
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.candidates import Candidates
 
-from .ledger import Ledger
-from .timing import RESULTS, machine
+from .ledger import Row
+from .runner import options, run
 
 GRIDS = {"image": ((1, 45, 45), (1, 8, 8)), "video": ((7, 15, 20), (2, 4, 8))}  # tokens, and those of a block
 KEEP = (0.1, 0.2, 0.4)
 NOISE = (0.0, 0.3, 0.6)
 LOGITS = (1.0, 3.0)
 HEADS, HEAD_DIM, REACH = 4, 64, 3.0  # REACH in tokens: standard deviation of the blur that makes a field
-
-
-@dataclass(frozen=True)
-class Row:
-    """`density` is the share of pairs of tokens that are visited; errors are relative to the dense output."""
-
-    grid: str
-    logits: float
-    noise: float
-    keep: float
-    density: float
-    sparse_error: float
-    rectified_error: float
-    gain: float  # mean weight that attention to the chosen blocks gets; pooled blocks get the rest
-    check: str
+LINE = (
+    "{grid} {logits:.1f} {noise:.1f} {keep:.2f} {density:.3f} {sparse_error:.3f} {rectified_error:.3f} "
+    "{gain:.2f}"
+)
 
 
 def field(grid: tuple[int, int, int], channels: int, seed: int) -> Tensor:
@@ -72,7 +60,11 @@ def operands(grid: tuple[int, int, int], noise: float, logits: float) -> list[Te
 
 
 def measure(name: str, noise: float, logits: float) -> list[Row]:
-    """Rows for one field, block by block in the order of tiles."""
+    """Return rows for one field, block by block in the order of tiles.
+
+    `density` is the share of pairs of tokens that are visited. Errors are relative to the dense output.
+    `gain` is the mean weight that attention to the chosen blocks gets; pooled blocks get the rest.
+    """
     grid, tile = GRIDS[name]
     order = geometry.tile_major(grid, tile)
     q, k, v = (x[:, order] for x in operands(grid, noise, logits))
@@ -91,34 +83,21 @@ def measure(name: str, noise: float, logits: float) -> list[Row]:
         mended, _ = ops.attention(q, k, v, plan, gain=found.gain, bias=found.bias)
         if keep < 1:
             pairs, every, *_ = found.count(shortlist).tolist()
-            gain = float(found.gain.mean())
-            rows.append(Row(name, logits, noise, keep, pairs / every, error(plain), error(mended), gain, ""))
+            row = {"grid": name, "logits": logits, "noise": noise, "keep": keep, "density": pairs / every}
+            row |= {"sparse_error": error(plain), "rectified_error": error(mended)}
+            rows.append(row | {"gain": float(found.gain.mean())})
     check = "all kept = dense" if error(mended) < 1e-5 else "FAILED"
-    return [replace(row, check=check) for row in rows]
+    return [row | {"check": check} for row in rows]
 
 
-def main(args: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", choices=GRIDS, help="one of the grids")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    chosen = parser.parse_args(args)
-    fields = itertools.product([chosen.only] if chosen.only else GRIDS, LOGITS, NOISE)
-    cases = {f"{name} logits={logits} noise={noise}": (name, noise, logits) for name, logits, noise in fields}
-    ledger = Ledger(
-        chosen.out / "rectified_error.json", machine("cpu"), cases, heads=HEADS, head_dim=HEAD_DIM
-    )
-    print("grid   logits  noise  keep  density   sparse  rectified   gain  check")
-    for label, case in cases.items():
-        with ledger.case(label):
-            for r in measure(*case):
-                ledger.add(r)
-                print(
-                    f"{r.grid:5} {r.logits:7.1f} {r.noise:6.1f} {r.keep:5.2f} {r.density:8.3f} "
-                    f"{r.sparse_error:8.3f} {r.rectified_error:10.3f} {r.gain:6.2f}  {r.check}"
-                )
-    return ledger.finish(lambda row: row.check != "FAILED")
+def main(arguments: list[str] | None = None) -> list[Row]:
+    args = options(__doc__, device="cpu").parse_args(arguments)
+    cases = {
+        f"{name} logits={logits} noise={noise}": partial(measure, name, noise, logits)
+        for name, logits, noise in itertools.product(GRIDS, LOGITS, NOISE)
+    }
+    path = args.out / "rectified_error.json"
+    return run("rectified_error", cases, args, LINE, path=path, heads=HEADS, head_dim=HEAD_DIM)
 
 
 if __name__ == "__main__":

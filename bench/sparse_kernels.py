@@ -10,13 +10,11 @@ the sparse call; rectified attention is timed with its choice of blocks, and lea
 Results are written after each case.
 """
 
-import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +31,18 @@ from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.recipe import Recipe
 
-from .ledger import Ledger
+from .ledger import Row
 from .rows import TOLERANCE, attend_chosen, gradient_error, rectified_error, sampled_error
-from .timing import RESULTS, Stopwatch, machine, results_file
+from .runner import options, run
+from .timing import Stopwatch, in_turns
 
 DENSE = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
-SECONDS = 4.0  # of measuring a case, at least `MIN_REPEATS`
-MIN_REPEATS = 5
+SECONDS, REPEATS = 4.0, 5  # of measuring a case, and at least so many times
+
+LINE = (
+    "{case:34} {tokens:7} {token_density:.4f} {block_density:.4f} {full_share:.2f} {dense_backend:18} "
+    "{dense_ms:9.3f} {sparse_ms:9.3f} {speedup:.2f} {efficiency:.2f} {error:.1e}"
+)
 
 
 @dataclass(frozen=True)
@@ -109,31 +112,10 @@ def cases() -> list[Case]:
     return sorted(out, key=lambda case: "8192 px" in case.name)  # whose dense calls take a second each
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; times in ms, densities and efficiencies as fractions."""
-
-    case: str
-    tokens: int
-    token_density: float
-    block_density: float
-    full_share: float
-    dense_backend: str
-    dense_ms: float
-    sparse_ms: float
-    limit_ms: float
-    error: float
-    ok: bool
-
-    @property
-    def efficiency(self) -> float:
-        return self.limit_ms / self.sparse_ms
-
-
 def fastest_dense(
     q: Tensor, k: Tensor, v: Tensor, grads: bool, watch: Stopwatch
 ) -> tuple[str, Callable[[], None]]:
-    """Name and call of the fastest dense back-end that takes these tensors."""
+    """Return name and call of the fastest dense back-end that takes these tensors."""
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
 
     def call(backend: SDPBackend) -> None:
@@ -148,13 +130,15 @@ def fastest_dense(
             call(backend)
         except RuntimeError:  # not on this GPU, or not for this shape
             continue
-        found.append((min(watch(lambda b=backend: call(b)) for _ in range(2)), backend.name, backend))
+        (times,) = in_turns(watch, partial(call, backend), repeats=2)
+        found.append((min(times), backend.name, backend))
     _, name, backend = min(found)
-    return name.lower(), lambda: call(backend)
+    return name.lower(), partial(call, backend)
 
 
-def measure(case: Case, device: str, dtype: torch.dtype) -> Row:
-    """Times and error of one case."""
+def measure(case: Case, device: str) -> list[Row]:
+    """Return a row with times in ms, densities as fractions, and the error of a case."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     plan = case.recipe().build(device)
     g = torch.Generator(device).manual_seed(0)
     # as a fused projection lays them out, [B, S, 3, H, D]
@@ -190,49 +174,27 @@ def measure(case: Case, device: str, dtype: torch.dtype) -> Row:
         error = sampled_error(q, k, v, sparse().detach(), plan)
         if case.grads:
             error = max(error, gradient_error(q, k, v, plan))
-    dense_ms, sparse_ms, began = [], [], time.perf_counter()
-    while len(dense_ms) < MIN_REPEATS or time.perf_counter() - began < SECONDS:
-        dense_ms.append(watch(dense))
-        sparse_ms.append(watch(sparse))
-        if device == "cpu" and len(dense_ms) == 3:
-            break
-    dense_time, sparse_time = statistics.median(dense_ms), statistics.median(sparse_ms)
-    return Row(
-        case.name, plan.s_q, *facts, backend, dense_time, sparse_time, dense_time * facts[1], error,
-        error <= TOLERANCE[dtype],
-    )  # fmt: skip
+    repeats = 3 if device == "cpu" else REPEATS
+    times = in_turns(watch, dense, sparse, repeats=repeats, seconds=SECONDS)
+    dense_ms, sparse_ms = map(statistics.median, times)
+    names = "token_density", "block_density", "full_share"
+    row = {"case": case.name, "tokens": plan.s_q} | dict(zip(names, facts, strict=True))
+    row |= {"dense_backend": backend, "dense_ms": dense_ms, "sparse_ms": sparse_ms}
+    return [row | {"limit_ms": dense_ms * facts[1], "error": error, "ok": error <= TOLERANCE[dtype]}]
+
+
+def derive(row: Row) -> Row:
+    """Return what a line shows of a row besides its fields."""
+    speedup, efficiency = (row[name] / row["sparse_ms"] for name in ("dense_ms", "limit_ms"))
+    return {"speedup": speedup, "efficiency": efficiency}
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", default="", help="part of the names of the cases to run")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
-    args = parser.parse_args(arguments)
-    cuda = args.device != "cpu"
-    where = machine(args.device)
-    chosen = [c for c in cases() if args.only in c.name and c.name.startswith("tiny") != cuda]
-    if not chosen:
-        raise SystemExit(f"error: no case for {args.device} has {args.only!r} in its name.")
-    path = results_file(args.out, "sparse_kernels", where)
-    ledger = Ledger(path, where, (case.name for case in chosen))
-    print(
-        f"{'case':34} {'tokens':>7} {'tok.dens':>8} {'blk.dens':>8} {'full':>5} {'dense ms':>9} "
-        f"{'sparse ms':>9} {'speedup':>7} {'effic.':>6} {'error':>8}  check"
-    )
-    for case in chosen:
-        with ledger.case(case.name):
-            r = measure(case, args.device, torch.bfloat16 if cuda else torch.float32)
-            ledger.add(r)
-            print(
-                f"{r.case:34} {r.tokens:7} {r.token_density:8.4f} {r.block_density:8.4f} {r.full_share:5.2f} "
-                f"{r.dense_ms:9.3f} {r.sparse_ms:9.3f} {r.dense_ms / r.sparse_ms:7.2f} {r.efficiency:6.2f} "
-                f"{r.error:8.1e}  {'ok' if r.ok else 'FAILED'} (dense: {r.dense_backend})",
-                flush=True,
-            )
-    return ledger.finish()
+    args = options(__doc__).parse_args(arguments)
+    tiny = args.device == "cpu"
+    chosen = [case for case in cases() if case.name.startswith("tiny") == tiny]
+    runs = {case.name: partial(measure, case, args.device) for case in chosen}
+    return run("sparse_kernels", runs, args, LINE, derive=derive)
 
 
 if __name__ == "__main__":

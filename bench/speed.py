@@ -9,17 +9,14 @@ steps of 255, and so many are right by the judge.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from diffusers_ext.evaluate.blocks import markdown
 from diffusers_ext.evaluate.generate import generate
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.evaluate.suite import questions
@@ -27,64 +24,52 @@ from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.sampling.clip import still
 from diffusers_ext.zoo import catalogue
-from diffusers_ext.zoo.train.export import hardware
+from diffusers_ext.zoo.train.machine import hardware
 
-from .ledger import Ledger
-from .timing import RESULTS, machine, results_file
+from .ledger import Row
+from .markdown import markdown
+from .runner import options, run
+from .timing import Stopwatch, in_turns
 
 BATCHES = (1, 16)
 PICTURES = 16
-
-
-@dataclass(frozen=True)
-class Row:
-    """Seconds a picture or clip; `off`: largest difference from one at a time in steps of 255."""
-
-    model: str
-    threads: int
-    batch: int
-    seconds: float
-    off: int
-    right: int
-    pictures: int
-
-    @property
-    def eval_200(self) -> float:
-        """Seconds of 200 prompts, without loading and judging."""
-        return 200 * self.seconds
+PROMPTS = 200  # whose seconds the table shows, without loading and judging
+LINE = "{model:16} {threads} {batch:2} {seconds:.3f} {off} {right} {pictures}"
 
 
 def measure(model: str, threads: Sequence[int], rounds: int) -> list[Row]:
-    """A row for each number of threads and batch size."""
+    """Return a row for each number of threads and batch size.
+
+    `seconds` are those of a picture or clip; `off` is the largest difference from pictures made alone, in
+    steps of 255.
+    """
     checkpoint = Checkpoint.resolve(model)
     pipe, call, tasks = checkpoint.load(), checkpoint.call, checkpoint.tasks
     asked = [q.item for q in questions("train-like", -(-PICTURES // len(tasks)), 0, tasks)][:PICTURES]
     cases = [(n, batch) for n in threads for batch in BATCHES]
-    took: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
     made: dict[tuple[int, int], list[Any]] = {}
+
+    def draw(count: int, batch: int) -> None:
+        torch.set_num_threads(count)
+        made[count, batch] = [p for part in generate(pipe, asked, call, batch) for p in part]
+
     before = torch.get_num_threads()
     try:
         list(generate(pipe, asked[:1], call))
-        for _ in range(rounds):
-            for count, batch in cases:
-                torch.set_num_threads(count)
-                pictures = [p for part in generate(pipe, asked, call, batch) for p in part]
-                took[count, batch].append(statistics.mean(p.seconds for p in pictures))
-                made[count, batch] = pictures
+        times = in_turns(Stopwatch("cpu"), *(partial(draw, *case) for case in cases), repeats=rounds)
     finally:
         torch.set_num_threads(before)
-    alone = made[cases[0]]
     return [
-        Row(
-            model=model,
-            threads=case[0],
-            batch=case[1],
-            seconds=statistics.median(took[case]),
-            off=_off(alone, made[case]),
-            right=_right(made[case]),
-            pictures=len(asked),
-        )
-        for case in cases
+        {
+            "model": model,
+            "threads": case[0],
+            "batch": case[1],
+            "seconds": statistics.median(took) / 1e3 / len(asked),
+            "off": _off(made[cases[0]], made[case]),
+            "right": _right(made[case]),
+            "pictures": len(asked),
+        }
+        for case, took in zip(cases, times, strict=True)
     ]
 
 
@@ -97,44 +82,30 @@ def _right(pictures: Sequence[Any]) -> int:
     return sum(bool(judge(p.image, p.item.prompt, p.item.seed).correct) for p in pictures)
 
 
-def told(found: Mapping[str, Any]) -> str:
-    """Table of seconds, one line a model, with the gain of batches and threads."""
-    rows = [Row(**r) for r in found["rows"]]
-    cases = sorted({(r.threads, r.batch) for r in rows})
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the table of seconds, one line a model, with the gain of batches and threads."""
+    cases = sorted({(r["threads"], r["batch"]) for r in found["rows"]})
     lines = []
-    for model in dict.fromkeys(r.model for r in rows):
-        mine = {(r.threads, r.batch): r for r in rows if r.model == model}
-        best = min(mine.values(), key=lambda r: r.seconds)
-        off = max(r.off for r in mine.values())
-        shares = [f"{mine[case].seconds:.3f}" for case in cases]
-        lines.append([model, *shares, f"{best.eval_200:.0f}", str(off), f"{best.right} of {best.pictures}"])
+    for model in dict.fromkeys(r["model"] for r in found["rows"]):
+        mine = {(r["threads"], r["batch"]): r for r in found["rows"] if r["model"] == model}
+        best = min(mine.values(), key=lambda r: r["seconds"])
+        off = max(r["off"] for r in mine.values())
+        seconds = [f"{mine[case]['seconds']:.3f}" for case in cases]
+        right = f"{best['right']} of {best['pictures']}"
+        lines.append([model, *seconds, f"{PROMPTS * best['seconds']:.0f}", str(off), right])
     heads = [f"{t} thread{'s' * (t > 1)}, {'alone' if b == 1 else f'{b} at once'}" for t, b in cases]
-    table = markdown(["seconds each", *heads, "200 prompts, s", "largest difference", "right"], lines)
+    table = markdown(["seconds each", *heads, f"{PROMPTS} prompts, s", "largest difference", "right"], lines)
     return f"{found['hardware']}, torch {found['torch']}.\n\n{table}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="+", default=list(catalogue.MODELS), choices=list(catalogue.MODELS))
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    parser = options(__doc__, device="cpu")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, torch.get_num_threads()])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    where = machine("cpu")
+    args = parser.parse_args(arguments)
     facts = {"hardware": hardware().rpartition(", ")[0], "versions": versions()}
-    ledger = Ledger(results_file(args.out, "speed", where), where, args.models, **facts)
-    for model in args.models:
-        with ledger.case(model):
-            for row in measure(model, args.threads, args.rounds):
-                ledger.add(row)
-                print(
-                    f"{row.model:<16} {row.threads} thread(s), batch {row.batch:>2}: {row.seconds:.3f} s "
-                    f"each, off by {row.off}, {row.right} of {row.pictures} right",
-                    flush=True,
-                )
-    ledger.finish(lambda row: True)
+    cases = {model: partial(measure, model, args.threads, args.rounds) for model in catalogue.MODELS}
+    return run("speed", cases, args, LINE, **facts)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from diffusers_ext.evaluate import table
-from diffusers_ext.evaluate.blocks import markdown
+from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.evaluate.words import percent
 from diffusers_ext.evaluate.words import points as in_points
 from diffusers_ext.zoo import catalogue
 
-RESULTS = Path(__file__).parent / "results"
+from .ledger import committed
+from .markdown import markdown
+from .results_table import plain
+
 BANDS = {"single_object": (0.92, 1.0), "two_object": (0.45, 0.85)}  # hard enough to leave room, not hopeless
 JUDGE, PREFERENCE, GAP = 0.99, 0.90, 0.15
 STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is held against its teacher, not against bands
 
 
-def told() -> str:
+def to_markdown() -> str:
     """A row for each aim."""
     return markdown(["aim", "of", "measured", "met"], [*_bands(), *_judges(), _reward(), *_student()])
 
@@ -44,7 +44,7 @@ def _bands() -> Iterator[list[str]]:
 
 def _judges() -> Iterator[list[str]]:
     for name in ("detector-renders", "clip_detector-renders"):
-        found = json.loads((RESULTS / f"{name}.json").read_text())
+        found = committed(name)
         what = "clips" if "clips" in found else "pictures"
         entry = found["exact"]
         aim = f"judge {100 * JUDGE:.0f} % exact at least"
@@ -52,7 +52,7 @@ def _judges() -> Iterator[list[str]]:
 
 
 def _reward() -> list[str]:
-    found = json.loads((RESULTS / "reward-shapes-clip-held-out.json").read_text())
+    found = committed("reward-shapes-clip-held-out")
     entry = found["drawn"]["picture"]["overall"]
     aim = f"right one of two pictures preferred in {100 * PREFERENCE:.0f} % at least"
     return [aim, f"shapes-clip, {found['suite']}", percent(entry), verdict(entry, PREFERENCE, 1.0)]
@@ -73,5 +73,4 @@ def _student() -> Iterator[list[str]]:
 
 
 def _plain() -> list[dict[str, Any]]:
-    found = table.plain(table.load(table.result_files()))
-    return [f for f in found if f["model"] in catalogue.MODELS]
+    return [f for f in plain(load(result_files())) if f["model"] in catalogue.MODELS]

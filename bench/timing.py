@@ -1,13 +1,12 @@
-"""What timed benches share: a stopwatch, the name of the machine and of their files."""
+"""A stopwatch, calls timed in turns, and the name of the machine: what all timed benches measure with."""
 
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+Call = Callable[[], object]
 
 
 class Stopwatch:
@@ -17,8 +16,8 @@ class Stopwatch:
         self.cuda = device != "cpu"
         self.dirt = torch.empty(1 << 28, dtype=torch.int8, device=device) if self.cuda else None
 
-    def __call__(self, run: Callable[[], object]) -> float:
-        """Milliseconds of one call."""
+    def __call__(self, run: Call) -> float:
+        """Return the milliseconds of one call."""
         if not self.cuda:
             began = time.perf_counter()
             run()
@@ -32,8 +31,22 @@ class Stopwatch:
         return start.elapsed_time(stop)
 
 
+def in_turns(
+    watch: Stopwatch, *calls: Call, repeats: int = 3, seconds: float = 0.0
+) -> list[tuple[float, ...]]:
+    """Return the milliseconds of each call, a tuple for each, timed one after the other (A B A B ...).
+
+    Ratios of neighbouring calls survive a busy machine, which those of two separate measurements would not.
+    There are at least `repeats` rounds, and on a GPU as many as fit into `seconds`.
+    """
+    rounds, began = [], time.perf_counter()
+    while len(rounds) < repeats or (watch.cuda and time.perf_counter() - began < seconds):
+        rounds.append([watch(call) for call in calls])
+    return list(zip(*rounds, strict=True))
+
+
 def machine(device: str) -> str:
-    """Name of the device for tables and files; stops with one sentence where there is none."""
+    """Return the name of the device for tables and files; stops with one sentence where there is none."""
     if device == "cpu":
         return f"cpu-{platform.machine()}"
     if not torch.cuda.is_available():
@@ -42,8 +55,3 @@ def machine(device: str) -> str:
             "--device cpu for the tiny cases."
         )
     return torch.cuda.get_device_name()
-
-
-def results_file(folder: Path, bench: str, machine: str) -> Path:
-    """Where a bench keeps what it measured on a machine."""
-    return folder / f"{bench}-{machine.replace(' ', '-').lower()}.json"

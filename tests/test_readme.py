@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import diffusers_ext
-from diffusers_ext.evaluate import table
+from bench import results_table as table
+from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.processors import METHODS
 from diffusers_ext.zoo import catalogue
 
@@ -177,6 +178,6 @@ def test_figures_of_methods_are_those_of_the_committed_runs():
 
 
 def test_figures_of_models_are_those_of_the_committed_runs():
-    for found in table.plain(table.load(table.result_files())):
+    for found in table.plain(load(result_files())):
         if found["suite"] == "train-like":
             assert f"| {percent(found['overall'])} |" in rows_with(found["model"])[0], found["model"]

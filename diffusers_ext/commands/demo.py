@@ -28,7 +28,7 @@ NOTE = (
 
 def demo(out: opt.Out = "out/demo") -> None:
     """Compare plain and SoftPAG on a dozen held-out prompts of shapes-sd3."""
-    from ..evaluate.table import committed
+    from ..evaluate.committed import committed
     from ..models.checkpoint import Checkpoint
 
     notes = (NOTE, *committed(MODEL, "held-out"))

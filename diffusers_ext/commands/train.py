@@ -63,22 +63,22 @@ def train(
 
     `clear` distils a trained one for CLEAR with the settings of --set.
     """
+    from .. import distill
     from ..call import seed_of
     from ..evaluate.claim import claim
+    from ..models.logs import quiet_libraries
     from ..outputs.files import output_folder, subfolder
-    from ..zoo.train import use_threads
+    from ..zoo.train import run, use_threads
     from ..zoo.train.fit import Run
 
     number = seed_of(seed)
     if name not in (known := (*TRAINABLE, STUDENT)):
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(known)}")
-    # Also checks what the other branch hands on, so that a run that is refused leaves no folder.
-    how = Run(minutes, samples, decay_now, resume, number, batch=batch)
+    # A run that is refused leaves no folder, so all is checked before one is made.
+    begin = None if start is None or name == STUDENT else _start(start)
+    how = Run(minutes, samples, decay_now, resume, number, batch=batch, start=begin)
     use_threads(threads)
     if name == STUDENT:
-        from .. import distill
-        from ..models.logs import quiet_libraries
-
         quiet_libraries()
         if start:
             raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
@@ -86,21 +86,18 @@ def train(
         with claim(folder, "train"):
             written = distill.run(teacher or "shapes-sd3", settings or [], folder, how)
     else:
-        from ..zoo.train import run
-
         if teacher or settings:
             raise ValueError(
                 f"--teacher and --set are for 'train {STUDENT}', got them for {name!r}; leave them out"
             )
-        begin = None if start is None else _start(start)
         folder = output_folder("runs" if out is None else out)
         with claim(subfolder(folder, name), "train"):
-            written = run(name, folder, minutes, samples, None, resume, number, decay_now, begin, batch)
+            written = run(name, folder, how)
     typer.echo(f"wrote {written}")
 
 
 def _start(name: str) -> Path:
-    """Folder of the weights that a run begins with."""
+    """Return the folder of the weights that a run begins with."""
     from ..zoo import catalogue
 
     folder = (

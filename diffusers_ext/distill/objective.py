@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from ..families import family_of
 from ..processors.far import uniform
 from ..session import Session, apply
+from ..zoo.train.checkpoint import generator
 from ..zoo.train.config import FlowRecipe
 from ..zoo.train.diffusion import DiffusionObjective, flow_inputs
 from ..zoo.train.flow import encode, velocity
 from ..zoo.train.latents import LatentStream
-from ..zoo.train.loop import generator
 from ..zoo.train.sd3 import SD3Objective
 from .watch import Watch
 

@@ -9,6 +9,7 @@ import torch
 import diffusers_ext as dx
 from bench import block_cases, blocks
 from bench.block_checks import Call, Recorder, call_error
+from bench.runner import kept
 from bench.slices import SLICES, twin
 from diffusers_ext.presets import shipped
 from diffusers_ext.processors import METHODS
@@ -28,15 +29,15 @@ def measured(tmp_path_factory):
 
 def test_every_family_and_method_is_checked(measured):
     _, rows = measured
-    assert {row.case.split()[0] for row in rows} == set(SLICES) <= set(shipped())
-    assert {row.case.split()[3] for row in rows} == set(METHODS) - {"softpag"}
+    assert {row["case"].split()[0] for row in rows} == set(SLICES) <= set(shipped())
+    assert {row["case"].split()[3] for row in rows} == set(METHODS) - {"softpag"}
     names = [case.name for case in block_cases.tiny_cases()]
     (radial,) = (name for name in names if "wan2.1" in name and "radial" in name)
-    assert [row.key for row in rows] == [(name, "eager") for name in names] + [(radial, "compiled")]
+    assert [blocks.name(row) for row in rows] == [f"{name} eager" for name in names] + [f"{radial} compiled"]
     for row in rows:
-        assert row.ok and 0 < row.error < 1e-6 and row.parity == 0 and row.drift < 1e-5, row
-        assert (row.backend, row.why) == ("reference", "asked for") and 0 < row.density < 1
-        assert 0 < row.attention_share <= 1 and row.gain_low <= row.gain <= row.gain_high
+        assert row["ok"] and 0 < row["error"] < 1e-6 and row["parity"] == 0 and row["drift"] < 1e-5, row
+        assert (row["backend"], row["why"]) == ("reference", "asked for") and 0 < row["density"] < 1
+        assert 0 < row["attention_share"] <= 1 and row["gain_low"] <= row["gain"] <= row["gain_high"]
 
 
 def test_every_pair_of_a_gpu_runs_here_too():
@@ -59,14 +60,15 @@ def test_a_later_run_goes_on_and_measures_nothing_twice(measured, capsys):
     record["rows"] = [r for r in record["rows"] if "sd3.5" not in r["case"]]
     path.write_text(json.dumps(record))
     again = run(folder, "--minutes", "0")
-    assert again == [row for row in rows if "sd3.5" not in row.case]
+    assert again == [row for row in rows if "sd3.5" not in row["case"]]
     assert "Cases left after 0.0 minutes: 1; run again to go on." in capsys.readouterr().out
     record["rows"][0]["sources"] = "another"
     path.write_text(json.dumps(record))
-    assert rows[0] not in blocks.kept(path).values() and rows[1] in blocks.kept(path).values()
+    found = kept(path, blocks.sources(), blocks.name).values()
+    assert rows[0] not in found and rows[1] in found
     record["torch"] = "2.0"
     path.write_text(json.dumps(record))
-    assert not blocks.kept(path)
+    assert not kept(path, blocks.sources(), blocks.name)
 
 
 def test_a_case_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bench import cards
+from bench.ledger import committed
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.cards import CARD
@@ -38,5 +39,5 @@ def test_results_are_those_of_the_weights_on_the_card():
     for name in catalogue.MODELS:
         for file in (catalogue.path(name) / "results").glob("*.json"):
             assert json.loads(file.read_text())["weights"] == fingerprint(catalogue.path(name)), file
-    measured = json.loads(cards.REWARD.read_text())
+    measured = committed(cards.REWARD)
     assert measured["weights"] == fingerprint(catalogue.path(measured["reward"]))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bench.clip_detector import main, read, readings, summary, takes
-from bench.judges import NOTHING, RESULTS
+from bench.judges import NOTHING
+from bench.ledger import RESULTS
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.zoo.catalogue import WEIGHTS
 from diffusers_ext.zoo.clips import FRAMES, render_clip, sample_take

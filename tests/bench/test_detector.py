@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bench.detector import hidden, is_crowded, main, read, scenes, summary
-from bench.judges import NOTHING, RESULTS, nearby
+from bench.judges import NOTHING, nearby
+from bench.ledger import RESULTS
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.zoo.captions import COLOURS, SHAPES, parse
 from diffusers_ext.zoo.catalogue import WEIGHTS

@@ -11,7 +11,9 @@ import torch
 import bench
 
 BENCHES = [
-    p.stem for p in sorted(Path(bench.__file__).parent.glob("*.py")) if 'argument("--device"' in p.read_text()
+    path.stem
+    for path in sorted(Path(bench.__file__).parent.glob("*.py"))
+    if re.search(r'argument\("--device"|options\(__doc__', path.read_text()) and path.stem != "runner"
 ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.distillation import BARE, DENSE, PAIRS, STUDENT, told
+from bench.distillation import BARE, DENSE, PAIRS, STUDENT, to_markdown
 from bench.paired import results
 from diffusers_ext.evaluate.score import Judged
 
@@ -21,7 +21,7 @@ def test_differences_are_paired_and_told():
     assert (bare["wins"], bare["losses"], bare["difference"]) == (3, 9, -0.5)
     assert (student["wins"], student["losses"]) == (0, 3) and gain["difference"] == 0.25
     card = {"samples": 64, "steps": 2, "hours": 0.1, "hardware": "a machine"}
-    text = told(found | {"card": card, "method": {"radius": 2}, "suite": "held-out"})
+    text = to_markdown(found | {"card": card, "method": {"radius": 2}, "suite": "held-out"})
     assert "- CLEAR - dense: -50 points" in text and "3 wins, 9 losses" in text and "64 samples" in text
 
 

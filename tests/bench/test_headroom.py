@@ -4,8 +4,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.headroom import RESULTS, Bench, again, best_of, chosen, interval, main, oracle, reward, sweep
+from bench.headroom import Bench, again, best_of, chosen, interval, main, oracle, reward, sweep
 from bench.headroom_chart import chart
+from bench.ledger import RESULTS
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.weights import fingerprint, marks
 from diffusers_ext.models.checkpoint import Checkpoint

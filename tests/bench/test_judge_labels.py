@@ -11,7 +11,7 @@ from bench.judge_labels import (
     readings,
     sheets,
     summary,
-    told,
+    to_markdown,
     wanted,
 )
 from diffusers_ext.evaluate.suite import questions
@@ -108,7 +108,7 @@ def test_mistakes_of_either_kind_are_counted():
 
 
 def test_the_page_has_both_kinds_of_error():
-    text = told(FOUND)
+    text = to_markdown(FOUND)
     assert "wrong ones called right" in text and "stars" in text and "crosss" not in text
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.one_step import Drawer, drawn, spread, told
+from bench.one_step import Drawer, drawn, spread, to_markdown
 from bench.paired import results
 from diffusers_ext.evaluate.score import Judged
 
@@ -34,5 +34,5 @@ def test_the_table_gives_shares_of_the_teacher():
         "drawn": {"T, 15 steps": {"calls": 30, "seconds": 0.3, "spread": 0.2}, "S": facts},
         "suite": "held-out", "noises": 8, "prompts": 20, "device": "cpu",
     }  # fmt: skip
-    text = told(found)
+    text = to_markdown(found)
     assert "| S | 1 | 10 ms | 30.0 x | 75 % |" in text and "- S - T, 15 steps: -50 points" in text

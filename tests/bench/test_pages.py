@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from bench.pages import ASKS, BLOCKS, RESULTS, ROOT, filled, pages
+from bench.ledger import RESULTS
+from bench.pages import ASKS, BLOCKS, ROOT, filled, pages
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.suites import IMAGE_TASKS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.targets import told, verdict
+from bench.targets import to_markdown, verdict
 from diffusers_ext.zoo import catalogue
 
 
@@ -23,7 +23,7 @@ def test_a_share_may_be_too_high():
 
 
 def test_every_model_has_its_aims():
-    text = told()
+    text = to_markdown()
     for name in (*catalogue.MODELS, *catalogue.REWARDS):
         rows = [row for row in text.splitlines() if f"| {name}, " in row]
         assert len(rows) == (1 if name in catalogue.REWARDS else 2 if name == "shapes-sd-turbo" else 4), name

@@ -18,9 +18,9 @@ from diffusers_ext.distill import objective as objectives
 from diffusers_ext.distill.objective import DistilConfig, DistilObjective
 from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.train import latents
+from diffusers_ext.zoo.train.checkpoint import save_atomically
 from diffusers_ext.zoo.train.fit import Run, fit
 from diffusers_ext.zoo.train.flow import encode
-from diffusers_ext.zoo.train.loop import save_atomically
 from tests.tiny_models import flux
 
 CLEAR = dx.CLEAR(radius=2, backend="reference")

@@ -18,5 +18,5 @@ def test_rows_are_right_and_name_their_back_end(case):
     case = replace(case, method=replace(case.method, backend="triton"))
     base = SLICES[case.model].build(True, "cuda", torch.float32)
     rows = list(measure(case, base, "cuda", torch.float32))
-    assert [row.mode for row in rows] == ["eager", "compiled"]
-    assert all(row.ok and row.backend == "triton" for row in rows), rows
+    assert [row["mode"] for row in rows] == ["eager", "compiled"]
+    assert all(row["ok"] and row["backend"] == "triton" for row in rows), rows

@@ -18,9 +18,10 @@ from ..preference import Pair, pairs, preferences
 from ..render import render
 from ..reward import match
 from ..scenes import Scene, sample_scene, sample_spec
+from .checkpoint import generator
 from .config import CLIPConfig
 from .diffusion import plain_attention
-from .loop import cpu_precision, generator
+from .machine import precision
 from .prepare import preparing
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def decode(vae: AutoencoderKL, images: torch.Tensor, noise: float, dice: torch.G
     import torch
 
     device = vae.device
-    fast = cpu_precision() == "bf16"
+    fast = precision() == "bf16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=fast):
         latents = vae.encode(images.to(device) / 127.5 - 1).latent_dist.mode().float()
         level = noise * torch.rand(len(images), 1, 1, 1, generator=dice)

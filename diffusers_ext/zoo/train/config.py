@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning-rate factor over a run, in samples: warm-up, flat, linear decay to nothing at `total`."""
+    """The learning rate as a factor over a run, in samples: warm-up, flat, linear decay to 0 at `total`.
+
+    `get_wsd_schedule` of transformers is another one: it begins at 0, where this begins above it.
+    """
 
     warmup: int
     decay_from: int
@@ -21,14 +24,14 @@ class Schedule:
             )
 
     def factor(self, samples: int) -> float:
-        """Share of the full learning rate after this many samples."""
+        """Return the share of the full learning rate after this many samples."""
         if samples < self.warmup:
             return (samples + 1) / (self.warmup + 1)
         return min(1.0, max(0.0, (self.total - samples) / (self.total - self.decay_from)))
 
     @classmethod
     def plan(cls, total: int, warmup: int, decay: float) -> Schedule:
-        """The decay takes the last `decay` share of `total` samples."""
+        """Return the schedule whose decay takes the last `decay` share of `total` samples."""
         return cls(min(warmup, total // 10), int(total * (1 - decay)), total)
 
 

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .average import restore
+from .checkpoint import generator
 from .evaluate import score
-from .fit import restore
 from .flow import lengthen
 from .latents import LatentStream, drop_captions, object_weight
-from .loop import generator
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -14,9 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..cards import CARD, INDEX, checksums, weight_files
 from ..catalogue import MODELS, path
 from . import identity
+from .average import averaged
+from .checkpoint import load_checkpoint
 from .config import Schedule
-from .fit import FULL_LOG, Objective, averaged
-from .loop import Log, cpu_precision, load_checkpoint
+from .fit import FULL_LOG, Objective
+from .log import Log
+from .machine import hardware, precision
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -61,7 +63,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
         "samples": state["step"] * objective.recipe.batch,
         "hours": round(state["seconds"] / 3600, 2),
         "hardware": hardware(),
-        "precision": f"{PRECISION[cpu_precision()]}fp32 weights and average; stored as fp16",
+        "precision": f"{PRECISION[precision()]}fp32 weights and average; stored as fp16",
         **facts,
         "torch": torch.__version__,
         "sha256": checksums(weight_files(out), out),
@@ -131,20 +133,3 @@ def thin(lines: list[dict[str, Any]], limit: int) -> Iterable[dict[str, Any]]:
     stride = -(-len(others) // max(limit - len(kept) - 1, 1)) or 1
     chosen = {*kept, *others[::stride], len(lines) - 1} if lines else set()
     return [lines[i] for i in sorted(chosen)]
-
-
-def hardware() -> str:
-    """The machine in words."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    names = Path("/proc/cpuinfo")
-    model = platform.processor() or platform.machine()
-    if names.exists():
-        lines = [
-            s.split(":", 1)[1].strip() for s in names.read_text().splitlines() if s.startswith("model name")
-        ]
-        model = lines[0] if lines else model
-    units = ", bf16 matrix units" if torch.cpu._is_amx_tile_supported() else ""
-    return f"{model}{units}, {torch.get_num_threads()} thread(s)"

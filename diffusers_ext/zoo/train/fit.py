@@ -11,8 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import identity
+from .average import Average, restore
+from .checkpoint import load_checkpoint, save_atomically
 from .config import Recipe, Schedule
-from .loop import Average, Log, Stopped, StopRequest, cpu_precision, load_checkpoint, save_atomically
+from .log import Log
+from .machine import precision
+from .stop import Stopped, StopRequest
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +59,12 @@ class Objective(Protocol):
 class Run:
     """How a run is carried out, as opposed to what it learns.
 
-    `samples` sets the planned length anew, also on resume; `decay_now` begins the decay at once; `minutes`
-    stops early and leaves a checkpoint. They count from `started` (s, of `time.perf_counter`), so preparation
-    is counted too; 0 stops after the first step. `batch` replaces the recipe's, for machines that want larger
-    ones; it stays as it is on resume. Raises `ValueError` for numbers too small.
+    `samples` sets the planned length, also on resume. `decay_now` lets the learning rate fall to nothing from
+    the checkpoint to the end. `minutes` stops early and leaves a checkpoint. They count from `started` (s, of
+    `time.perf_counter`), so preparation is counted too; 0 stops after the first step. `batch` replaces the
+    recipe's, for machines that want larger ones; it stays as it is on resume. `start` is the folder of a
+    saved pipeline, or of parts of one, whose weights the run begins with; on resume it may be left out.
+    Raises `ValueError` for numbers too small.
     """
 
     minutes: float | None = None
@@ -68,6 +74,7 @@ class Run:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     batch: int | None = None
+    start: Path | None = None
     started: float = field(default_factory=time.perf_counter, compare=False)
 
     @property
@@ -104,7 +111,7 @@ def fit(
         begun = identity.resumed(out, begun, state)
     recipe = replace(objective.recipe, **chosen(objective.recipe, run, state))
     objective.recipe = recipe
-    accelerator = Accelerator(mixed_precision=cpu_precision())
+    accelerator = Accelerator(mixed_precision=precision())
     objective.prepare(accelerator.device)
     parameters = objective.parameters()
     optimizers = build_optimizers(objective, recipe)
@@ -209,26 +216,6 @@ def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> di
             "leave it out or begin a new run"
         )
     return {"samples": run.samples or recipe.samples, "batch": run.batch or begun or recipe.batch}
-
-
-def restore(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
-    """Copy values into the parameters of the same names, in place."""
-    import torch
-
-    if parameters.keys() != values.keys():
-        odd = sorted(parameters.keys() ^ values.keys())[:3]
-        raise ValueError(
-            f"a checkpoint must hold exactly the trained parameters, these differ: {odd}; train from scratch"
-        )
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(values[name])
-
-
-def averaged(objective: Objective, checkpoint: Mapping[str, object]) -> None:
-    """Put the averaged weights of a checkpoint into the model."""
-    parameters = objective.parameters()
-    restore(parameters, dict(zip(parameters, checkpoint["average"], strict=True)))
 
 
 def build_optimizers(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:

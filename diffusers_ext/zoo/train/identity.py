@@ -1,4 +1,4 @@
-"""What a run began with, kept in its checkpoint, so that a run of something else never goes on from there."""
+"""The origin of a run, kept in its checkpoint, so that a run of another origin never goes on from there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from ..catalogue import path
 
 
 def of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Seed, checksums and settings that the run of a checkpoint began with; old ones tell the seed alone."""
+    """Return seed, checksums and settings that the run of a checkpoint began with; old ones hold the seed
+    alone.
+    """
     return dict(checkpoint.get("identity") or {"seed": checkpoint["seed"]})
 
 
 def resumed(out: Path, asked: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run in `out` began with. Raises `ValueError` where something else is asked for; `None` asks
-    for nothing, and an old checkpoint is what is asked for in all but its seed.
+    """Return what the run in `out` began with.
+
+    Raises `ValueError` where something else is asked for; `None` asks for nothing. An old checkpoint is
+    compared by its seed alone.
     """
     begun = of(checkpoint) if "identity" in checkpoint else {**asked, **of(checkpoint)}
     for key in sorted(asked.keys() | begun.keys()):
@@ -34,12 +38,12 @@ def resumed(out: Path, asked: Mapping[str, Any], checkpoint: Mapping[str, Any]) 
 
 
 def _sums(value: Any) -> Any:
-    """A folder is known by its checksums: it may have been renamed."""
+    """Return the checksums by which a folder is known, since it may have been renamed."""
     return value.get("sha256", value) if isinstance(value, Mapping) else value
 
 
 def of_text(model: str) -> str:
-    """Sha256 of the text half of a reward of the zoo, whose picture half may go on learning without it."""
+    """Return the sha256 of the text half of a reward; its picture half may go on learning."""
     from safetensors import safe_open
 
     total = hashlib.sha256()
@@ -50,8 +54,10 @@ def of_text(model: str) -> str:
 
 
 def of_start(folder: Path | None, parts: Collection[str] | None = None) -> dict[str, Any] | None:
-    """Name of a folder that a run starts from, and the sha256 of what it takes from there: the weights of
-    those `parts` of a pipeline, or all."""
+    """Return the name of a folder that a run starts from, and the sha256 of what it takes from there.
+
+    It takes the weights of those `parts` of a pipeline, or all.
+    """
     if folder is None:
         return None
     files = [file for file in weight_files(folder) if parts is None or file.parent.name in parts]

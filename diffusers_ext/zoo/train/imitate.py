@@ -10,7 +10,7 @@ import numpy as np
 from ..catalogue import path
 from ..clips import sample_script
 from ..scenes import sample_spec
-from .loop import cpu_precision
+from .machine import precision
 from .pairs import token_ids
 from .prepare import preparing
 
@@ -49,7 +49,7 @@ def imitate_reward(
     with preparing(f"the text encoder, {steps} steps in which it learns to read", steps) as tick:
         for step in range(steps):
             ids = token_ids(tokenizer, captions(seed, step * BATCH, BATCH))
-            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_precision() == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16"):
                 with torch.no_grad():
                     target = tower(ids)[0].float()
                 states = read(ids).float()

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..models import LATENT_CHANNELS, LATENT_SIZE
 from ..scenes import sample_spec
-from .loop import cpu_precision, generator
+from .checkpoint import generator
+from .machine import precision
 from .shards import Shards
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class TeacherPairs:
         for start in range(done, size, BATCH):
             part = slice(start, start + BATCH)
             given = noise[part].float().to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=cpu_precision() == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision() == "bf16"):
                 ends = self.teacher(texts[part], latents=given, output_type="latent", **self.call).images
             yield {
                 "noise": noise[part].numpy(),

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..cards import sha256
-from ..catalogue import WEIGHTS, path
+from ..catalogue import WEIGHTS
 from . import identity
 from .fit import Run
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderKLWan
 
-VAE = "shapes-vae"
+VAE, WAN_VAE = "shapes-vae", "shapes-wan-vae"
+AUTOENCODERS = {VAE: ("AutoencoderKL", "shapes-sd3"), WAN_VAE: ("AutoencoderKLWan", "shapes-wan")}
 FILE = "diffusion_pytorch_model.safetensors"
 
 
 def cache(folder: Path, how: Run, mark: str) -> Path:
-    """Where a run keeps what it draws, which depends on the seed and the model with the checksum `mark`."""
+    """Return where a run keeps what it draws.
+
+    That depends on the seed and on the model with the checksum `mark`.
+    """
     return folder / "cache" / f"seed-{how.seed}" / mark[:12]
 
 
 def given(folder: Path) -> frozenset[str]:
-    """Components whose weights the run in `folder` was given at its start; none where there is no run."""
-    from .loop import load_checkpoint
+    """Return the components whose weights the run in `folder` took from its start.
+
+    There are none where there is no run.
+    """
+    from .checkpoint import load_checkpoint
 
     checkpoint = folder / "checkpoint.pt"
     start = identity.of(load_checkpoint(checkpoint)).get("start") if checkpoint.exists() else None
     return frozenset(name.partition("/")[0] for name in (start or {}).get("sha256", ()))
 
 
-def compiles() -> bool:
-    """Whether torch.compile can build its CPU code here."""
-    return shutil.which("g++") is not None
-
-
 def teacher_of(student: str, name: str, out: Path) -> Path:
-    """The folder of the model `name`, trained in `out` or shipped."""
+    """Find the folder of the model `name`, trained in `out` or shipped."""
     for folder in (out / name, WEIGHTS / name):
         if (folder / "model_index.json").is_file():
             return folder
@@ -47,27 +48,21 @@ def teacher_of(student: str, name: str, out: Path) -> Path:
     )
 
 
-def autoencoder(out: Path) -> tuple[AutoencoderKL, str]:
-    """The autoencoder of the image models and its checksum."""
-    from diffusers import AutoencoderKL
+def autoencoder(out: Path, name: str = VAE) -> tuple[AutoencoderKL | AutoencoderKLWan, str]:
+    """Load the autoencoder `name`, trained in `out` or shipped, and return it with its checksum.
 
-    home = trained(VAE, out / VAE / "vae", path("shapes-sd3") / "vae")
-    return as_shipped(AutoencoderKL, home), sha256(home / FILE)
-
-
-def as_shipped(kind: type[Any], home: Path) -> Any:
-    """An autoencoder rounded to the fp16 that is shipped, in fp32: latents are those that a rerun from the
-    shipped folder sees, and so are its losses."""
+    Its weights are rounded to the fp16 that is shipped, in fp32. A rerun from the shipped folder sees the
+    same latents, and so has the same losses.
+    """
+    import diffusers
     import torch
 
-    return kind.from_pretrained(home, torch_dtype=torch.float16).float()
-
-
-def trained(name: str, *folders: Path) -> Path:
-    """The first folder that holds a model, trained here or shipped."""
-    for folder in folders:
-        if (folder / "config.json").is_file():
-            return folder
+    kind, shipped_in = AUTOENCODERS[name]
+    trained = out / name / "vae"
+    for home in (trained, WEIGHTS / shipped_in / "vae"):
+        if (home / "config.json").is_file():
+            vae = getattr(diffusers, kind).from_pretrained(home, torch_dtype=torch.float16).float()
+            return vae, sha256(home / FILE)
     raise FileNotFoundError(
-        f"this model needs a trained autoencoder in {folders[0]}; run 'diffusers-ext train {name}' first"
+        f"this model needs a trained autoencoder in {trained}; run 'diffusers-ext train {name}' first"
     )

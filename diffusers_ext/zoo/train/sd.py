@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue import path
 from ..models import build_sd
+from .average import restore
+from .checkpoint import generator
 from .config import SDConfig
 from .diffusion import StreamObjective
-from .fit import restore
 from .latents import drop_captions, object_weight
-from .loop import generator
 
 if TYPE_CHECKING:
     import torch

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from ..models import refine
 from .config import SD3FineConfig
-from .diffusion import DiffusionObjective, FlowObjective, compile_blocks
+from .diffusion import DiffusionObjective, compile_blocks
 from .flow import encode, velocity
 from .latents import LatentStream
+from .sd3 import SD3Objective
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusion3Pipeline
 
 
-class SD3FineObjective(FlowObjective):
+class SD3FineObjective(SD3Objective):
     """Flow matching for a transformer that starts as `teacher`'s; the other parts it shares and leaves alone.
 
     The target goes from the teacher's velocity, which has no noise of its own and is learned in few samples,
@@ -26,7 +27,6 @@ class SD3FineObjective(FlowObjective):
     name = "shapes-sd3-256"
     trained = ("transformer",)
     recipe: SD3FineConfig
-    lengths = 24, 256  # T5 tokens
 
     def __init__(
         self,
@@ -47,12 +47,6 @@ class SD3FineObjective(FlowObjective):
         self.teacher = teacher.transformer.requires_grad_(False).eval()
         first, reuse = self.recipe.first, self.recipe.reuse
         self.stream = LatentStream(teacher.vae, teacher.tokenizer, cache, seed, first, reuse)
-
-    def hidden(self, name: str) -> bool:
-        return "transformer_blocks" in name
-
-    def blocks(self) -> list[torch.nn.Module]:
-        return list(self.pipe.transformer.transformer_blocks)
 
     def prepare(self, device: torch.device) -> None:
         super().prepare(device)

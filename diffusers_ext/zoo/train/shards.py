@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .loop import replacing
+from ...outputs.files import replacing
 from .prepare import preparing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Shards:
                 arrays = dict(file)
         else:
             arrays = self._made(number, path)
-            with replacing(path) as file:
+            with replacing(path, parents=True) as file:
                 np.savez(file, **arrays)
             path.with_suffix(".part.npz").unlink(missing_ok=True)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -79,7 +79,7 @@ class Shards:
                     tick(_rows(piece))
         except BaseException:  # a stop request above all
             if len(pieces) > found:
-                with replacing(part) as file:
+                with replacing(part, parents=True) as file:
                     np.savez(file, **_joined(pieces))
             raise
         return _joined(pieces)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue import MODELS
+from .checkpoint import generator
 from .config import TurboConfig
 from .diffusion import DiffusionObjective
-from .loop import generator
 from .pairs import TeacherPairs, captions, token_ids
 from .sd import snr_weight, spread_timesteps, unet_blocks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,27 +12,33 @@ import numpy as np
 from ..detect import verify
 from ..models import build_vae, normalise
 from ..render import training_sample
+from .average import averaged
+from .checkpoint import generator, load_checkpoint
 from .config import VAEConfig
-from .fit import averaged
-from .loop import Log, generator, load_checkpoint
+from .log import Log
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderKLWan
 
 PROBE_SEED = 1_000_001  # pictures that no training run draws
 
 
 class VAEObjective:
-    """Reconstruction of the pictures of the stream `seed`. Not compiled: on a CPU the compiled objective was
-    slower and did not learn."""
+    """Reconstruction of the pictures of the stream `seed`.
+
+    It is not compiled: on a CPU the compiled objective was slower and did not learn.
+    """
+
+    config: type[VAEConfig] = VAEConfig
+    build: Callable[[], AutoencoderKL | AutoencoderKLWan] = staticmethod(build_vae)
 
     def __init__(self, recipe: VAEConfig | None = None, *, seed: int = 0):
         import torch
 
-        self.recipe, self.seed = recipe or VAEConfig(), seed
+        self.recipe, self.seed = recipe or self.config(), seed
         torch.manual_seed(seed)
-        self.vae = build_vae()
+        self.vae = self.build()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return dict(self.vae.named_parameters())
@@ -50,27 +57,37 @@ class VAEObjective:
         noise = torch.randn(size, 4, 16, 16, generator=generator(self.seed, step))
         return pictures(self.seed, step * size, size), noise
 
-    def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode(images).latent_dist
+    def terms(self, seen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the error of what is decoded from a draw of the posterior, and the KL of the posterior."""
+        posterior = self.vae.encode(seen).latent_dist
         mean, var, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
-        seen = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        error, kl = seen - images, 0.5 * (mean.square() + var - 1 - log).mean()
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        return decoded - seen, 0.5 * (mean.square() + var - 1 - log).mean()
+
+    def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        error, kl = self.terms(images, noise)
         return error.square().mean() + self.recipe.l1 * error.abs().mean() + self.recipe.kl * kl
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
         return {}
 
     def export(self, run: Path) -> AutoencoderKL:
-        """Write the averaged weights, with normalised latents, to `run`/vae and their quality to the log."""
+        """Write the averaged weights, with the statistics of the latents, to `run`/vae, and their quality to
+        the log.
+        """
         state = load_checkpoint(run / "checkpoint.pt")
         averaged(self, state)
         vae = self.vae.to("cpu").eval()
-        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        quality = self.finish(vae)
         samples = state["step"] * self.recipe.batch
-        quality = measure(vae, self.recipe.probe)
         Log(run / "log.jsonl").write(step=state["step"], samples=samples, seconds=state["seconds"], **quality)
         vae.save_pretrained(run / "vae")
         return vae
+
+    def finish(self, vae: AutoencoderKL) -> dict[str, float]:
+        """Put the statistics of the latents into the trained `vae`, and measure it."""
+        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        return measure(vae, self.recipe.probe)
 
 
 def pictures(seed: int, first: int, count: int) -> torch.Tensor:

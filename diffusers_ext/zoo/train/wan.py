@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...outputs.files import replacing
 from ..clips import SIDE, training_clip, training_still
 from ..models import build_wan
 from ..models.wan import LATENT, normalised
 from ..motion import Script, parse
 from ..suites import VIDEO_TASKS
 from ..track import verify_clip
+from .average import restore
+from .checkpoint import generator
 from .config import WanConfig
 from .diffusion import FlowObjective, flow_inputs
 from .evaluate import score
-from .fit import restore
 from .identity import of_text
 from .imitate import imitate_reward
 from .latents import LatentStream, object_weight
-from .loop import generator, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ class WanObjective(FlowObjective):
         imitate_reward(
             encoder, partial(encode, self.pipe), self.pipe.tokenizer, self.recipe.text_steps, self.seed
         )
-        with replacing(kept) as file:
+        with replacing(kept, parents=True) as file:
             file.write(save({name: p.detach() for name, p in weights.items()}))
 
     def hidden(self, name: str) -> bool:

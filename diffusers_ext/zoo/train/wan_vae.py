@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,8 @@ from ..clips import FRAMES, training_clip
 from ..models import build_wan_vae
 from ..models.wan import CHANNELS, LATENT, set_statistics, start_without_motion
 from ..track import verify_clip
+from .checkpoint import generator
 from .config import WanVAEConfig
-from .fit import averaged
-from .loop import Log, generator, load_checkpoint
 from .vae import PROBE_SEED, VAEObjective
 
 if TYPE_CHECKING:
@@ -31,15 +29,12 @@ class WanVAEObjective(VAEObjective):
     SHORT, then of all. The autoencoder is causal and reads four frames at a time, so short clips teach nearly
     all at half the cost, and single ones all about space at a tenth."""
 
+    config, build = WanVAEConfig, staticmethod(build_wan_vae)
     recipe: WanVAEConfig
     vae: AutoencoderKLWan
 
     def __init__(self, recipe: WanVAEConfig | None = None, *, seed: int = 0):
-        import torch
-
-        self.recipe, self.seed = recipe or WanVAEConfig(), seed
-        torch.manual_seed(seed)
-        self.vae = build_wan_vae()
+        super().__init__(recipe, seed=seed)
         start_without_motion(self.vae)
 
     def prepare(self, device: torch.device) -> None:
@@ -62,24 +57,12 @@ class WanVAEObjective(VAEObjective):
         return movies[:, :, first : first + count], weight / weight.mean(), noise
 
     def loss(self, movies: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode(movies).latent_dist
-        mean, var, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
-        seen = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        error, kl = seen - movies, 0.5 * (mean.square() + var - 1 - log).mean()
+        error, kl = self.terms(movies, noise)
         return (weight * (error.square() + self.recipe.l1 * error.abs())).mean() + self.recipe.kl * kl
 
-    def export(self, run: Path) -> AutoencoderKLWan:
-        """Write the averaged weights, with the statistics of the latents, to `run`/vae and their quality to
-        the log."""
-        state = load_checkpoint(run / "checkpoint.pt")
-        averaged(self, state)
-        vae = self.vae.to("cpu").eval()
+    def finish(self, vae: AutoencoderKLWan) -> dict[str, float]:
         set_statistics(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
-        samples = state["step"] * self.recipe.batch
-        quality = measure(vae, self.recipe.probe)
-        Log(run / "log.jsonl").write(step=state["step"], samples=samples, seconds=state["seconds"], **quality)
-        vae.save_pretrained(run / "vae")
-        return vae
+        return measure(vae, self.recipe.probe)
 
 
 def single_frames_as_pictures(vae: AutoencoderKLWan) -> None:

@@ -5,13 +5,16 @@ import json
 import pytest
 
 from bench import growth
-from bench.growth import METHODS, SIZES, Row, fits, frame, main, recipe, slope
+from bench.growth import METHODS, SIZES, fits, frame, main, recipe, slope
 
 
 def test_the_slope_is_that_of_a_power():
     sizes = [100.0, 1000.0, 5000.0, 20000.0]
     assert slope(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)
-    rows = [Row("m", "b", int(n), int(n), n, n**2, 0.0, True) for n in sizes]
+    rows = [
+        {"method": "m", "backend": "b", "tokens": int(n), "work": int(n), "ms": n, "dense_ms": n**2}
+        for n in sizes
+    ]
     found = fits(rows)
     assert found["m, b"] == pytest.approx({"time": 1, "work": 1}) and found["dense"]["time"] == pytest.approx(
         2

@@ -16,6 +16,7 @@ from diffusers_ext.zoo.scenes import sample_scene
 from diffusers_ext.zoo.train import clip, run
 from diffusers_ext.zoo.train.clip import CLIPObjective, contrast, draw, tokens
 from diffusers_ext.zoo.train.config import CLIPConfig
+from diffusers_ext.zoo.train.fit import Run
 
 TINY = CLIPConfig(samples=256, batch=32, warmup=32, reuse=2, evaluate_every=10**9, muon_lr=0.0)
 
@@ -138,7 +139,7 @@ def test_every_parameter_gets_a_gradient_and_the_autoencoder_none(objective):
 
 def test_the_command_trains_a_reward_that_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "SHARD", 128)
-    folder = run("shapes-clip", tmp_path, samples=256)
+    folder = run("shapes-clip", tmp_path, Run(samples=256))
     cards.verify_weights(folder)
     card = json.loads((folder / cards.CARD).read_text())
     assert (card["model"], card["steps"], card["samples"]) == ("CLIPModel", 2, 256)
@@ -152,7 +153,7 @@ def test_a_run_from_given_weights_leaves_the_text_half_alone(tmp_path, monkeypat
     """Text encoders of other models began with it."""
     monkeypatch.setattr(clip, "SHARD", 128)
     home = catalogue.path("shapes-clip")
-    folder = run("shapes-clip", tmp_path, samples=256, start=home)
+    folder = run("shapes-clip", tmp_path, Run(samples=256, start=home))
     old, new = (load_file(f / "model.safetensors") for f in (home, folder))
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {n for n in old if n.startswith("text_model.")} <= same
@@ -160,4 +161,4 @@ def test_a_run_from_given_weights_leaves_the_text_half_alone(tmp_path, monkeypat
     card = json.loads((folder / cards.CARD).read_text())
     assert card["start"] == {"name": "shapes-clip", "sha256": cards.checksums(cards.weight_files(home), home)}
     with pytest.raises(ValueError, match="another start"):
-        run("shapes-clip", tmp_path, samples=512, start=folder)
+        run("shapes-clip", tmp_path, Run(samples=512, start=folder))

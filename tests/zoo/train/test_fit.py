@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from diffusers_ext.zoo.train.checkpoint import load_checkpoint, save_atomically
 from diffusers_ext.zoo.train.config import VAEConfig
 from diffusers_ext.zoo.train.fit import Run, fit
-from diffusers_ext.zoo.train.loop import load_checkpoint, save_atomically
 from diffusers_ext.zoo.train.vae import VAEObjective
 
 TINY = VAEConfig(samples=6, batch=2, warmup=0)

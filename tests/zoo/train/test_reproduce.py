@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from diffusers_ext.zoo import cards, catalogue
-from diffusers_ext.zoo.train.export import hardware
 from diffusers_ext.zoo.train.fit import FULL_LOG
-from diffusers_ext.zoo.train.parts import compiles
+from diffusers_ext.zoo.train.machine import compiles, hardware
 from diffusers_ext.zoo.train.sd import SDObjective
 from diffusers_ext.zoo.train.sd3 import SD3Objective
 from tests.zoo.train.reproduce import card_of, losses_of, rerun

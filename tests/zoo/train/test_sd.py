@@ -187,7 +187,7 @@ def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae
     home = catalogue.path("shapes-sd")
 
     def run(**how):
-        folder = train.run("shapes-sd", tmp_path, minutes=0, **how)
+        folder = train.run("shapes-sd", tmp_path, Run(minutes=0, **how))
         return json.loads((folder / cards.CARD).read_text())
 
     assert run(start=home)["steps"] == 1

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from diffusers_ext.zoo import cards, catalogue
-from diffusers_ext.zoo.train import run
+from diffusers_ext.zoo.train import run, use_threads
 from diffusers_ext.zoo.train.config import SD3Config
 from diffusers_ext.zoo.train.export import export, thin
 from diffusers_ext.zoo.train.fit import FULL_LOG, Run, fit
@@ -144,6 +144,6 @@ def test_unknown_models_are_refused(call, match, tmp_path):
         run(*call, out=tmp_path)
 
 
-def test_threads_are_checked(tmp_path):
+def test_threads_are_checked():
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        run("shapes-sd3", tmp_path, threads=0)
+        use_threads(0)

@@ -10,6 +10,7 @@ import diffusers_ext as dx
 from diffusers_ext.zoo import cards, catalogue, train
 from diffusers_ext.zoo.train import runs
 from diffusers_ext.zoo.train.config import SD3FineConfig
+from diffusers_ext.zoo.train.fit import Run
 from diffusers_ext.zoo.train.flow import encode, velocity
 from diffusers_ext.zoo.train.sd3_fine import SD3FineObjective
 from tests.close import alike
@@ -69,4 +70,4 @@ def test_the_command_trains_a_pipeline_that_loads(tmp_path, monkeypatch, small_s
     pipe = dx.load(folder)
     assert pipe.transformer.config.patch_size == 1 and len(pipe.transformer.transformer_blocks) == 4
     with pytest.raises(ValueError, match="shapes-sd3-256 starts from its teacher"):
-        train.run("shapes-sd3-256", tmp_path, start=folder)
+        train.run("shapes-sd3-256", tmp_path, Run(start=folder))

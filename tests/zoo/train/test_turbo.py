@@ -99,7 +99,7 @@ def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypat
     teacher.save_pretrained(tmp_path / "shapes-sd")
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
-    folder = train.run("shapes-sd-turbo", tmp_path, minutes=0)
+    folder = train.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
     cards.verify_weights(folder)
     card = json.loads((folder / cards.CARD).read_text())
     sums = cards.checksums(cards.weight_files(tmp_path / "shapes-sd"), tmp_path / "shapes-sd")
@@ -114,7 +114,7 @@ def test_another_teacher_is_another_run(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
     teacher.save_pretrained(tmp_path / "shapes-sd")
-    train.run("shapes-sd-turbo", tmp_path, minutes=0)
+    train.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
     with torch.no_grad():
         teacher.unet.conv_out.bias.add_(1)
     teacher.save_pretrained(tmp_path / "shapes-sd")
@@ -130,4 +130,4 @@ def test_without_a_teacher_the_error_says_how_to_get_one(tmp_path, monkeypatch):
 
 def test_another_start_than_the_teacher_is_refused(tmp_path):
     with pytest.raises(ValueError, match="starts from its teacher"):
-        train.run("shapes-sd-turbo", tmp_path, start=tmp_path)
+        train.run("shapes-sd-turbo", tmp_path, Run(start=tmp_path))

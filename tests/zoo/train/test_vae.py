@@ -40,7 +40,7 @@ def test_latents_are_normalised_per_channel(tmp_path):
 
 def test_run_writes_into_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")  # no C++ compiler: the run must do without
-    folder = run("shapes-vae", tmp_path, minutes=0)
+    folder = run("shapes-vae", tmp_path, Run(minutes=0))
     assert folder == tmp_path / "shapes-vae" and (folder / "checkpoint.pt").exists()
 
 

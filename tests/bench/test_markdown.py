@@ -1,6 +1,6 @@
 import pytest
 
-from diffusers_ext.evaluate.blocks import has, insert, markdown, markers
+from bench.markdown import has, insert, markdown, markers
 
 BEGIN, END = markers("x")
 

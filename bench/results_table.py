@@ -1,6 +1,4 @@
-"""The tables of docs/evaluation.md from committed result files: `python -m diffusers_ext.evaluate.table
-[FILES...]`.
-"""
+"""The tables of docs/evaluation.md from committed result files: `python -m bench.results_table [FILES]`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ..zoo.suites import TASKS
-from . import sites
-from .blocks import insert, markdown
-from .words import change, difference, narrow, part, percent, right
+from diffusers_ext.evaluate.committed import guidance, load, methods, result_files
+from diffusers_ext.evaluate.words import change, narrow, part
+from diffusers_ext.zoo.catalogue import WEIGHTS
+from diffusers_ext.zoo.suites import TASKS
+
+from .markdown import insert, markdown
 
 BLOCK = "results"
-WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights"
 SHORT = {
     "single_object": "one",
     "two_object": "two",
@@ -26,13 +25,8 @@ SHORT = {
 }
 
 
-def result_files() -> list[Path]:
-    """Result files stored beside the weights they describe."""
-    return sorted(WEIGHTS.glob("*/results/*.json"))
-
-
 def render(results: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: the plain models by task, those of clips apart, and below what each method changes."""
+    """Return Markdown: the plain models by task, those of clips apart, and below what each method changes."""
     found = list(results)
     models = plain(found)
     clips = [p for p in models if "motion" in p["tasks"]]
@@ -46,7 +40,7 @@ def render(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def plain(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Plain figures, each once, by model and suite; runs of several methods measured the same ones."""
+    """Return plain figures, each once, by model and suite; runs of several methods measured the same ones."""
     rows: dict[str, dict[str, Any]] = {}
     for f in found:
         if "plain" in f or not f["methods"]:
@@ -76,7 +70,7 @@ def _methods(found: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for f in sorted(found, key=_order):
         pair = f["paired"]["overall"]
-        head = [f["model"], _steps(f["call"]), f"{f['suite']}, {f['overall']['n']}", _method(f)]
+        head = [f["model"], _steps(f["call"]), f"{f['suite']}, {f['overall']['n']}", methods(f)]
         shares = [narrow(f["plain"]["overall"]), narrow(f["overall"])]
         rows.append([*head, *shares, change(pair), f"{pair['p']:.2g}"])
     return markdown(heads, rows)
@@ -97,44 +91,13 @@ def _share_swapped(p: Mapping[str, Any]) -> str:
 
 
 def _steps(call: Mapping[str, Any]) -> str:
-    return f"{call.get('num_inference_steps', '?')}, {_guidance(call)}"
-
-
-def _guidance(call: Mapping[str, Any]) -> str:
-    scale = call.get("guidance_scale", 1.0)
-    return f"{scale:g}" if scale > 1 else "off"
-
-
-def _method(found: Mapping[str, Any]) -> str:
-    idle = sites.idle(found.get("sites", {}))
-    names = [f"{m['name']} (stayed dense)" if m["name"] in idle else m["name"] for m in found["methods"]]
-    return "+".join(names) or "plain"
+    return f"{call.get('num_inference_steps', '?')}, {guidance(call)}"
 
 
 def _size(model: str) -> str:
-    """MiB of a shipped model's weights; nothing for models that are not shipped."""
+    """Return the MiB of a shipped model's weights; nothing for models that are not shipped."""
     size = sum(f.stat().st_size for f in (WEIGHTS / model).rglob("*.safetensors"))
     return f"{size / 2**20:.1f}" if size else ""
-
-
-def committed(model: str, suite: str) -> list[str]:
-    """One sentence for each committed result of a model on a suite."""
-    lines = []
-    for found in load(result_files()):
-        if (found["model"], found["suite"]) != (model, suite):
-            continue
-        share = right(found["overall"], "pictures")
-        text = f"Measured on {suite} prompts, CFG {_guidance(found['call'])}: {_method(found)} {share}"
-        if plain := found.get("plain"):
-            pairs = difference(found["paired"]["overall"])
-            text += f", plain {percent(plain['overall'])}; {_method(found)} minus plain {pairs}"
-        lines.append(text + ".")
-    return lines
-
-
-def load(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Parsed result files."""
-    return [json.loads(f.read_text()) for f in files]
 
 
 def main(

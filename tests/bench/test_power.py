@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from diffusers_ext.evaluate.power import independent, pairs, power, prompts
+from bench.power import independent, pairs, power, prompts
 from diffusers_ext.evaluate.statistics import mcnemar
 
 

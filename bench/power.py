@@ -7,8 +7,9 @@ from math import ceil, sqrt
 import numpy as np
 from scipy.stats import binom, norm
 
-from .blocks import markdown
-from .statistics import LEVEL
+from diffusers_ext.evaluate.statistics import LEVEL
+
+from .markdown import markdown
 
 TARGET = 0.8  # chance of seeing a change that is there
 CHANGES = (0.03, 0.05, 0.10)
@@ -18,7 +19,8 @@ LIKENESS = (0.0, 0.2, 0.5)
 
 
 def power(n: int, change: float, discordant: float, level: float = LEVEL) -> float:
-    """Chance that McNemar's exact two-sided test sees `change` in `n` pairs; exact for independent pairs.
+    """Return the chance that McNemar's exact two-sided test sees `change` in `n` pairs; exact for independent
+    pairs.
 
     `discordant` is the share of pairs in which just one side is right. Their number is binomial, and so is
     the number of wins among them.
@@ -35,7 +37,9 @@ def power(n: int, change: float, discordant: float, level: float = LEVEL) -> flo
 
 
 def pairs(change: float, discordant: float, target: float = TARGET, level: float = LEVEL) -> int:
-    """Fewest independent pairs, up to the saw teeth of an exact test, at which `power` reaches `target`."""
+    """Return the fewest independent pairs, up to the saw teeth of an exact test, at which `power` reaches
+    `target`.
+    """
     _check(change, discordant)
     za, zb = norm.ppf((1 + level) / 2), norm.ppf(target)
     guess = (za * sqrt(discordant) + zb * sqrt(discordant - change**2)) ** 2 / change**2
@@ -47,7 +51,7 @@ def pairs(change: float, discordant: float, target: float = TARGET, level: float
 
 
 def prompts(change: float, discordant: float, seeds: int, alike: float, target: float = TARGET) -> int:
-    """Prompts needed when each is drawn with several seeds.
+    """Return the prompts needed when each is drawn with several seeds.
 
     `alike` is the correlation of the differences of two seeds of one prompt: 0 if seeds are as good as
     prompts, 1 if they teach nothing. The pairs grow by Kish's design effect, 1 + (seeds - 1) alike.
@@ -61,12 +65,12 @@ def prompts(change: float, discordant: float, seeds: int, alike: float, target: 
 
 
 def independent(first: float, second: float) -> float:
-    """Share of differing pairs of two accuracies without any relation: the most to expect."""
+    """Return the share of differing pairs of two accuracies without any relation: the most to expect."""
     return first * (1 - second) + second * (1 - first)
 
 
 def pairs_table() -> str:
-    """Markdown: pairs needed by change and by share of differing pairs."""
+    """Return Markdown: pairs needed by change and by share of differing pairs."""
     heads = ["pairs that differ", *(f"{100 * c:.0f} points" for c in CHANGES)]
     cells = [
         [f"{100 * share:.0f} %", *(str(pairs(c, share)) if c <= share else "-" for c in CHANGES)]
@@ -76,7 +80,7 @@ def pairs_table() -> str:
 
 
 def prompts_table(change: float = 0.03, discordant: float = 0.2) -> str:
-    """Markdown: prompts needed by seeds per prompt and by likeness of the seeds."""
+    """Return Markdown: prompts needed by seeds per prompt and by likeness of the seeds."""
     heads = ["seeds a prompt", *(f"alike by {a:g}" for a in LIKENESS)]
     return markdown(
         heads, [[str(s), *(str(prompts(change, discordant, s, a)) for a in LIKENESS)] for s in SEEDS]

@@ -1,10 +1,10 @@
-"""Blocks of a page that a program writes: what lies between two comments is replaced, the rest kept."""
+"""Blocks of a page that a program writes: what stands between two comments is replaced, the rest kept."""
 
 from __future__ import annotations
 
 
 def insert(text: str, block: str, name: str) -> str:
-    """`text` with `block` between the two markers of `name`; raises `ValueError` without them."""
+    """Return `text` with `block` between the two markers of `name`; raises `ValueError` without them."""
     begin, end = markers(name)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(
@@ -15,15 +15,15 @@ def insert(text: str, block: str, name: str) -> str:
 
 
 def has(text: str, name: str) -> bool:
-    """Whether a page wants the block `name`."""
+    """Return whether a page wants the block `name`."""
     return markers(name)[0] in text
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The comments before and after a block; Markdown viewers do not show them."""
+    """Return the comments before and after a block; Markdown viewers do not show them."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))

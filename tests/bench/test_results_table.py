@@ -3,11 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffusers_ext.evaluate.blocks import insert, markers
+from bench.markdown import insert, markers
+from bench.results_table import BLOCK, render
 from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.evaluate.run import results
 from diffusers_ext.evaluate.score import Judged
-from diffusers_ext.evaluate.table import BLOCK, load, render, result_files
 from diffusers_ext.evaluate.weights import fingerprint
 from diffusers_ext.processors.softpag import SoftPAG
 
@@ -75,7 +76,7 @@ def test_command(tmp_path):
     page, file = tmp_path / "page.md", tmp_path / "results.json"
     page.write_text("\n".join(markers(BLOCK)) + "\n")
     file.write_text(json.dumps(measured(True)))
-    command = [sys.executable, "-m", "diffusers_ext.evaluate.table", str(file), "--page", str(page)]
+    command = [sys.executable, "-m", "bench.results_table", str(file), "--page", str(page)]
     subprocess.run(command, check=True, capture_output=True)
     begin, end = markers(BLOCK)
     assert page.read_text() == f"{begin}\n{render([measured(True)])}\n{end}\n"

@@ -1,4 +1,4 @@
-"""What the commands that make pictures share: the watch over a run, and how it ends if some failed."""
+"""Share what commands that make pictures need: the watch over a run, and its end if some failed."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar

@@ -74,7 +74,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A list of commands with whole sentences, wrapped where the line ends."""
+    """A list of commands shows complete sentences, wrapped where the line ends."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         rows = []

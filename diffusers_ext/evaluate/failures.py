@@ -1,4 +1,4 @@
-"""Why a picture could not be made, in one sentence with a next step that fits the model and its dtype."""
+"""Explain in one sentence why a picture failed, with a next step that fits the model and its dtype."""
 
 from __future__ import annotations
 

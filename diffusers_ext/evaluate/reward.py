@@ -1,4 +1,4 @@
-"""How well a reward agrees with the ground truth of shapes world.
+"""Measure how well a reward agrees with the ground truth of shapes world.
 
 Two questions. Does it prefer the right picture, and the right caption, over one that is a mistake away,
 in fresh drawings and in what the autoencoder makes of them? And of the pictures that a model paints for one

@@ -1,4 +1,4 @@
-"""Where sparse methods ran: figures of a method that stayed dense compare the plain model with itself."""
+"""Record where sparse methods ran: a method that stayed dense compares the plain model with itself."""
 
 import json
 import logging

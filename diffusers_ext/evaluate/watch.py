@@ -1,4 +1,4 @@
-"""What a run says while it goes: a bar with steps and the estimated end, what failed, and when to stop."""
+"""Report on a run while it goes: a bar with steps and the estimated end, failures, and when to stop."""
 
 from __future__ import annotations
 

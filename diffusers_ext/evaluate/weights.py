@@ -1,4 +1,4 @@
-"""Which model a result belongs to: its weights, and the files that say how they are used."""
+"""Identify the model of a result by its weights, and by the files that say how they are used."""
 
 import hashlib
 import json

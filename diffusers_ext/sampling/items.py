@@ -1,4 +1,4 @@
-"""What is asked of a pipeline, and what came of it: a picture or a failure."""
+"""Define what a pipeline is asked for, and what it returned: a picture or a failure."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_against_double_precision(D, dtype):
 
 def test_blocks_of_equal_tokens_give_dense_attention():
     candidates, q, k, v = problem(torch.float32)
-    q, k = (constant_in_blocks(x.cpu(), 128, FACTS.tokens).cuda() for x in (q, k))
+    q, k = (constant_in_blocks(x.cpu(), 128, FACTS.grid_tokens).cuda() for x in (q, k))
     out, found = attend(q, k, v, candidates)
     assert (found.gain < 0.9).any() and (out - dense(q, k, v, candidates)).abs().max() < 1e-4
 

@@ -63,8 +63,8 @@ def test_blocks_of_equal_tokens_give_dense_attention_whatever_is_kept(case):
     facts, mass, seed = case
     candidates = facts.build()
     q, k, v = tensors(candidates, B=1, seed=seed)
-    q = constant_in_blocks(q, facts.block_q, facts.tokens)
-    k = constant_in_blocks(k, facts.block_k, facts.tokens)
+    q = constant_in_blocks(q, facts.block_q, facts.grid_tokens)
+    k = constant_in_blocks(k, facts.block_k, facts.grid_tokens)
     out, _ = attend(q, k, v, candidates, mass)
     close(out, dense(q, k, v, candidates))
 
@@ -94,7 +94,7 @@ def test_text_is_ranked_among_the_blocks(layout, keep, mass, logit):
     wanted, kept = oracle(q, k, v, facts, mass, seen)
     candidates = facts.leading().build() if front else behind
     if front:
-        k, v = (torch.cat([x[:, x.shape[1] - text :], x[:, : facts.tokens]], 1) for x in (k, v))
+        k, v = (torch.cat([x[:, x.shape[1] - text :], x[:, : facts.grid_tokens]], 1) for x in (k, v))
     every = torch.ones(2, candidates.s_kv, dtype=torch.bool)
     every[:, candidates.text_keys] = seen
     candidates = replace(candidates, k_coord=candidates.k_coord.masked_fill(~every, PAD))
@@ -110,7 +110,7 @@ def test_text_that_holds_much_leaves_fewer_blocks_and_never_more(share):
     candidates = facts.build()
     q, k, v = (torch.randn(1, n, 1, 16, generator=torch.Generator().manual_seed(0)).double() / 4
                for n in (candidates.s_q, candidates.s_kv, candidates.s_kv))  # fmt: skip
-    q, k = with_text_at(q, k, 64, math.log(share / (1 - share) * facts.tokens / 64))
+    q, k = with_text_at(q, k, 64, math.log(share / (1 - share) * facts.grid_tokens / 64))
     found = select(q, k, v, candidates, 0.3)
     _, kept = oracle(q, k, v, facts, 0.3)
     ran = found.kept[..., candidates.grid_blocks]
@@ -255,7 +255,7 @@ def test_text_in_front_chooses_the_same_blocks(grid):
     facts = DynamicPlanSpec(grid, 16, (1, 2, 4), (1, 2, 4), 0.3, touching=False, text_rows=False)
     behind, front = facts.build(), facts.leading().build()
     q, k, v = tensors(behind)
-    words, places = slice(behind.s_kv - 16, None), slice(0, facts.tokens)
+    words, places = slice(behind.s_kv - 16, None), slice(0, facts.grid_tokens)
     k_, v_ = (torch.cat([x[:, words], x[:, places]], 1) for x in (k, v))
     wanted, chosen = attend(q, k, v, behind, MASS)
     out, found = attend(q, k_, v_, front, MASS)

@@ -57,10 +57,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench-cpu: $(STAMP)
-	$(BIN)/python -m bench.guidance_cost --device cpu
-	$(BIN)/python -m bench.growth
-	$(BIN)/python -m bench.commands
-	$(BIN)/python -m bench.rectified_error
+	$(BIN)/python -m bench.timing.guidance_cost --device cpu
+	$(BIN)/python -m bench.timing.growth
+	$(BIN)/python -m bench.timing.commands
+	$(BIN)/python -m bench.timing.rectified_error
 
 # bench.gpu knows the parts; without .venv and index call it as it is: python3 -m bench.gpu. Results go to out/gpu, and
 # MINUTES=8 ends it in time.

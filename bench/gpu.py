@@ -28,7 +28,7 @@ from threading import Event
 
 from .gpu_part import ROOT, Part, run
 from .gpu_summary import Outcome, facts, write
-from .timing import machine
+from .timing.stopwatch import machine
 
 QUIET = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
 PIP = (
@@ -36,7 +36,7 @@ PIP = (
 )
 # In order of value: times of wrong kernels mean nothing; kernels decide about all the rest.
 PARTS = (
-    Part("gpu_tests", "tests", 0.25),
+    Part("gpu_tests", "tests", 0.25, folder="bench"),
     Part("sparse_kernels", "kernels", 0.25),
     Part("blocks", "blocks", 0.35),
     Part("growth", "kernels", 0.1, cpu=("--largest", "4096", "--only", "reference")),

@@ -13,7 +13,7 @@ from threading import Event
 
 from .gpu_summary import Outcome
 from .ledger import results_file
-from .timing import machine
+from .timing.stopwatch import machine
 
 ROOT = Path(__file__).parents[1]
 GRACE = 5.0  # seconds between asking a part to end and killing it
@@ -23,7 +23,7 @@ ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")  # o
 
 @dataclass(frozen=True)
 class Part:
-    """A module of `bench` that takes `--device` and `--out`.
+    """A module in `folder` that takes `--device` and `--out`.
 
     `share` is that of the time, relative to the other parts; `cpu` are the words that make it tiny on a CPU.
     """
@@ -32,13 +32,19 @@ class Part:
     group: str
     share: float
     cpu: tuple[str, ...] = ()
+    folder: str = "bench.timing"
+
+    @property
+    def module(self) -> str:
+        """Return the name by which Python runs it."""
+        return f"{self.folder}.{self.name}"
 
 
 def run(
     part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, asked: Event
 ) -> Outcome:
     """Runs a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
-    words = [sys.executable, "-m", f"bench.{part.name}", "--device", device, "--out", str(out)]
+    words = [sys.executable, "-m", part.module, "--device", device, "--out", str(out)]
     words += part.cpu if device == "cpu" else ()
     path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
     before = path.stat().st_mtime_ns if path.is_file() else None

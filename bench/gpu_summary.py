@@ -13,7 +13,7 @@ import torch
 
 from diffusers_ext.outputs.files import write_text
 
-from .timing import machine
+from .timing.stopwatch import machine
 
 
 @dataclass

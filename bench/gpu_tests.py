@@ -17,7 +17,7 @@ import pytest
 
 from .ledger import Ledger, Row, results_file
 from .runner import options
-from .timing import machine
+from .timing.stopwatch import machine
 
 ROOT = Path(__file__).parents[1]
 FIRST = (

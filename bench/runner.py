@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .ledger import RESULTS, Ledger, Row, good, results_file
-from .timing import machine
+from .timing.stopwatch import machine
 
 Cases = Mapping[str, Callable[[], Iterable[Row]]]
 Name = Callable[[Row], str]

@@ -3,38 +3,38 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .processors import METHODS
+from .settings.registry import METHODS
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for editors and type checkers
     from .core import Layout, RunContext, Site  # noqa: F401
     from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
-    from .forecast import plan  # noqa: F401
-    from .loading import load  # noqa: F401
-    from .overview import summary  # noqa: F401
+    from .models.forecast import plan  # noqa: F401
+    from .models.loading import load  # noqa: F401
+    from .models.presets import preset  # noqa: F401
+    from .models.sizes import Grid  # noqa: F401
     from .parallel import patch_parallel  # noqa: F401
-    from .presets import preset  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
-    from .session import Session, apply, remove  # noqa: F401
-    from .sizes import Grid  # noqa: F401
-    from .upscale import staged  # noqa: F401
+    from .sampling.staged import staged  # noqa: F401
+    from .session.session import Session, apply, remove  # noqa: F401
+    from .session.summary import summary  # noqa: F401
 
 _HOME = {
-    "load": ".loading",
-    "apply": ".session",
-    "remove": ".session",
-    "Session": ".session",
-    "summary": ".overview",
+    "load": ".models.loading",
+    "apply": ".session.session",
+    "remove": ".session.session",
+    "Session": ".session.session",
+    "summary": ".session.summary",
     "patch_parallel": ".parallel",
-    "plan": ".forecast",
-    "preset": ".presets",
-    "staged": ".upscale",
-    "Grid": ".sizes",
+    "plan": ".models.forecast",
+    "preset": ".models.presets",
+    "staged": ".sampling.staged",
+    "Grid": ".models.sizes",
     **{name: module for module, name in (place.split(":") for place in METHODS.values())},
     "Layout": ".core",
     "RunContext": ".core",

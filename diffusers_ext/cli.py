@@ -21,7 +21,7 @@ from .commands.plan import plan
 from .commands.reward import reward
 from .commands.train import train
 from .commands.tune import tune
-from .zoo.train.stop import Interrupted, interrupting
+from .outputs.stop import Interrupted, interrupting
 
 OURS = "diffusers_ext: "  # how warnings of a session begin
 

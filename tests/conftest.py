@@ -25,7 +25,7 @@ def saved_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def saved_clip_model(tmp_path_factory):
     """Folder of a tiny Wan pipeline with a card, as training leaves it."""
-    from diffusers_ext.zoo.suites import VIDEO_TASKS
+    from diffusers_ext.zoo.world.suites import VIDEO_TASKS
 
     folder = tmp_path_factory.mktemp("models") / "tiny-wan"
     wan.pipeline().save_pretrained(folder)

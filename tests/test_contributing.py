@@ -15,7 +15,7 @@ import diffusers_ext as dx
 from diffusers_ext import processors, rewards
 from diffusers_ext.commands.names import Command
 from diffusers_ext.families import FAMILIES, family_of
-from diffusers_ext.settings import method_class
+from diffusers_ext.settings.methods import method_class
 
 from .families.parity import assert_parity
 from .hosts import every_host

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import diffusers_ext
-from bench import results_table as table
+from bench.pages import results_table as table
 from diffusers_ext.evaluate.committed import load, result_files
-from diffusers_ext.processors import METHODS
+from diffusers_ext.settings.registry import METHODS
 from diffusers_ext.zoo import catalogue
 
 from .tiny_models import unet

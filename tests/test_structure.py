@@ -138,7 +138,7 @@ def test_nothing_below_the_command_line_imports_it():
 
 
 def test_making_a_picture_loads_nothing_that_scores_it():
-    code = "import sys, diffusers_ext.evaluate.generate as g; g.generate; "
+    code = "import sys, diffusers_ext.sampling.generate as g; g.generate; "
     code += "print([m for m in sys.modules if m.startswith('diffusers_ext.zoo.')])"
     assert fresh(code) == "[]"
 
@@ -181,7 +181,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
-    presets = sorted(PACKAGE.glob("configs/presets/*.toml"))
+    presets = sorted(PACKAGE.glob("models/preset_files/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
     pages = sorted(PACKAGE.glob("evaluate/templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)

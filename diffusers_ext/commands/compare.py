@@ -97,16 +97,17 @@ def side_by_side(
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run and write one comparison; return what `results.json` holds."""
-    from ..call import arguments
-    from ..evaluate import record, sites
-    from ..evaluate.claim import claim
+    from ..evaluate import density
     from ..evaluate.compare import lines, run
-    from ..evaluate.grid import grid
-    from ..evaluate.kept import Kept
-    from ..evaluate.report import html
+    from ..evaluate.comparison_files import Kept
+    from ..evaluate.report.comparison import html
+    from ..evaluate.report.grid import grid
     from ..evaluate.store import FILE
+    from ..outputs.claim import claim
     from ..outputs.files import output_folder, write_json, write_text
     from ..outputs.record import versions, write_image
+    from ..sampling import identity
+    from ..sampling.call import arguments
     from ..sampling.items import Item
 
     opt.refuse_other(out, "an eval", FILE)
@@ -117,8 +118,8 @@ def side_by_side(
     opt.warn_of_texts(model, pipe, prompts, call)
     items = [Item(p, s) for p in prompts for s in seeds]
     watch = making.watch(len(items) * len(columns))
-    with claim(folder, "compare"), watch, sites.unlogged():
-        kept = Kept(folder, record.shared(pipe, model, (), call))
+    with claim(folder, "compare"), watch, density.unlogged():
+        kept = Kept(folder, identity.shared(pipe, model, (), call))
         comparison = run(pipe, columns, items, call, batch, kept=kept, watch=watch)
         if not watch.finished:
             making.end(watch)
@@ -130,7 +131,7 @@ def side_by_side(
             "versions": versions(),
         }
         ran = comparison.ran()
-        ran_where = sites.compared(sites.sentences, ran)
+        ran_where = density.compared(density.sentences, ran)
         if replaces(folder / "results.json", results):
             watch.say(
                 f"warning: {folder} held another comparison; its compare.png, {REPORT} and results.json are "
@@ -141,7 +142,7 @@ def side_by_side(
         write_json(folder / "results.json", results)
     for line in [*known, *lines(results), *ran_where]:
         typer.echo(line)
-    for sentence in sites.compared(sites.warnings, ran):
+    for sentence in density.compared(density.warnings, ran):
         opt.warn(sentence)
     typer.echo(f"wrote {folder / 'compare.png'}, {REPORT} and results.json")
     making.end(watch)

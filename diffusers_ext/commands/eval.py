@@ -39,19 +39,19 @@ def evaluate(
 
     Finished pictures are skipped when the same command runs again.
     """
-    from ..call import arguments
-    from ..evaluate import sites
+    from ..evaluate import density
     from ..evaluate.cells import Variant
-    from ..evaluate.claim import claim
-    from ..evaluate.outputs import rows, write
     from ..evaluate.pictures import Pictures
-    from ..evaluate.run import answer, both, column, key, results
+    from ..evaluate.report.outputs import rows, write
+    from ..evaluate.runner import answer, both, column, key, results
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
     from ..models.checkpoint import Checkpoint
+    from ..outputs.claim import claim
     from ..outputs.files import output_folder
     from ..outputs.record import versions
-    from ..settings import PLAIN
+    from ..sampling.call import arguments
+    from ..settings.methods import PLAIN
 
     number = seed_of(seed)
     checkpoint = Checkpoint.resolve(model)
@@ -64,7 +64,7 @@ def evaluate(
     identity = {**checkpoint.marks, "call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
     watch = making.watch(len(asked) * (1 + bool(methods)))
-    with claim(folder, "eval"), watch, sites.unlogged():
+    with claim(folder, "eval"), watch, density.unlogged():
         store, pictures = Store(folder, identity), Pictures(folder)
         run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch, watch=watch)
         # The method goes first: one that does not fit the model says so before the plain pictures are made.
@@ -77,7 +77,7 @@ def evaluate(
             raise ValueError(
                 f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}"
             )
-        ran = sites.kept(folder, key(other))
+        ran = density.kept(folder, key(other))
         found = {
             "model": model,
             "suite": suite,
@@ -92,9 +92,9 @@ def evaluate(
         files = write(folder, found, *columns)
     for line in [*notes, *aligned(rows(found, other.label or PLAIN))]:
         typer.echo(line)
-    for line in sites.sentences(ran):
+    for line in density.sentences(ran):
         typer.echo(line)
-    for sentence in sites.warnings(ran):
+    for sentence in density.warnings(ran):
         opt.warn(sentence)
     typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
     making.end(watch)

@@ -10,10 +10,10 @@ from . import making, seeds
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..evaluate.unfinished import Unfinished
-    from ..evaluate.watch import Watch
     from ..outputs.target import Target
+    from ..outputs.unfinished import Unfinished
     from ..sampling.items import Item, Picture
+    from ..sampling.progress import Watch
 
 FAILED = ".failed.json"  # beside where the picture would be
 
@@ -64,11 +64,11 @@ def generate(
 
     Finished ones are skipped when the same command runs again.
     """
-    from ..call import arguments, makes_videos, seed_of
-    from ..evaluate import record
-    from ..evaluate.unfinished import Unfinished
     from ..models.checkpoint import Checkpoint
     from ..outputs.target import Target
+    from ..outputs.unfinished import Unfinished
+    from ..sampling import identity
+    from ..sampling.call import arguments, makes_videos, seed_of
     from ..sampling.items import Item
 
     (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
@@ -93,8 +93,8 @@ def generate(
         num_frames=num_frames,
     )
     opt.warn_of_texts(checkpoint, pipe, [prompt], call)
-    common = record.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
-    run = Unfinished(target.folder, {"prompt": prompt, **record.shaping(common)}, num_images, first)
+    common = identity.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
+    run = Unfinished(target.folder, {"prompt": prompt, **identity.shaping(common)}, num_images, first)
     # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
         if resumed is not None:
@@ -127,12 +127,12 @@ def _make(
     lead: list[str],
 ) -> "Watch":
     """Make what is not finished, and write each picture when it is made. `lead` are the first lines."""
-    from ..evaluate import record
-    from ..evaluate.generate import applied
-    from ..evaluate.generate import generate as make
+    from ..sampling import identity
+    from ..sampling.generate import applied
+    from ..sampling.generate import generate as make
 
-    records = {item: record.of(item, common) for item in items}
-    paths = {item: target.path(record.name(made)) for item, made in records.items()}
+    records = {item: identity.of(item, common) for item in items}
+    paths = {item: target.path(identity.name(made)) for item, made in records.items()}
     todo = [item for item in records if not _finished(paths[item], records[item], embed)]
     watch = making.watch(len(records), "clip" if target.fps else "image")
     with watch, applied(pipe, methods if todo else ()) as session:
@@ -207,8 +207,8 @@ def _note(path: Path, made: dict[str, Any], reason: str) -> None:
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
     """Return whether the file exists, with the same record, and with the settings inside if `embed`."""
-    from ..evaluate.record import finished
     from ..outputs.record import has_record
+    from ..sampling.identity import finished
 
     if finished(path, made) is None:
         return False

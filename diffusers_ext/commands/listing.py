@@ -16,7 +16,7 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """List methods with their settings, defaults, ranges and units."""
-    from ..processors import METHODS
+    from ..settings.registry import METHODS
 
     found = [describe_method(name) for name in names or METHODS]
     if as_json:
@@ -36,7 +36,7 @@ def describe_method(name: str) -> dict[str, Any]:
     """Return name, first line of the docstring and settings of one method, as plain data."""
     from typing import get_type_hints
 
-    from ..settings import describe, method_class
+    from ..settings.methods import describe, method_class
 
     cls = method_class(name)
     hints = get_type_hints(cls)
@@ -117,7 +117,7 @@ def _models(pipeline: type) -> set[str]:
 
 def doctor(as_json: Json = False) -> None:
     """Show versions, devices, attention back-ends with reasons, and the state of the models."""
-    from ..doctor import examine
+    from .doctor import examine
 
     found = examine()
     if as_json:

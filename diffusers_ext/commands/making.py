@@ -9,7 +9,7 @@ import typer
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..evaluate.watch import Watch
+    from ..sampling.progress import Watch
 
 
 debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the command that runs
@@ -39,7 +39,7 @@ def prompts(
 
 def watch(total: int, unit: str = "image") -> "Watch":
     """Make a watch over `total` items, with a bar on a terminal. `--debug` shows causes of failures."""
-    from ..evaluate.watch import Watch
+    from ..sampling.progress import Watch
 
     return Watch(total, unit, show=opt.show_progress(), debug=debug.get())
 

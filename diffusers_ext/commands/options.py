@@ -91,7 +91,7 @@ def chosen(
 
     `preset` True refuses methods of which nothing is known, False leaves what is known. `settings` go first.
     """
-    from ..settings import build
+    from ..settings.methods import build
 
     if preset is False or (preset is None and not names):
         return build(names, settings), []
@@ -126,7 +126,7 @@ def variants(
 ) -> tuple[list["Variant"], list[str]]:
     """Read `plain,softpag,a+b` as variants, with what `chosen` says. A method gets the settings naming it."""
     from ..evaluate.cells import Variant
-    from ..settings import PLAIN, once
+    from ..settings.methods import PLAIN, once
 
     labels = [label.strip() for label in names.split(",") if label.strip()]
     for label in labels:

@@ -28,8 +28,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Forecast what a sparse method would do at a size; no model runs."""
-    from ..forecast import plan as forecast
     from ..models.checkpoint import Checkpoint
+    from ..models.forecast import plan as forecast
 
     grid = _numbers(target)
     known = preset if grid is None else bool(preset)  # nothing is known for a grid
@@ -47,8 +47,8 @@ def plan(
 
 def _target(name: str, grid: tuple[int, ...] | None, text: int) -> Any:
     from ..models.checkpoint import Checkpoint
-    from ..presets import of_name
-    from ..sizes import Grid
+    from ..models.presets import of_name
+    from ..models.sizes import Grid
 
     if grid is not None:
         return Grid(*(1,) * (3 - len(grid)), *grid, text=text)
@@ -59,11 +59,11 @@ def _check_blocks(
     target: Any, method: Any, tiles: tuple[tuple[int, ...], ...] | None, size: Mapping[str, int | None]
 ) -> None:
     """Raise `ValueError` if a plan would take minutes, naming the number of tokens that it can take."""
-    from ..presets import tokens_of
+    from ..models.presets import tokens_of
+    from ..models.sizes import Grid
     from ..processors.radial import Radial
     from ..processors.rectified import RectifiedSparse
     from ..processors.sparse.method import default_tiles
-    from ..sizes import Grid
 
     grid = target if isinstance(target, Grid) else tokens_of(target, method).grid(size)
     tokens = math.prod(grid.shape) + grid.text

@@ -25,14 +25,14 @@ def reward(
     out: opt.Out = "out/reward",
 ) -> None:
     """Measure a reward against the ground truth and write SUITE.json."""
-    from ..call import arguments
     from ..evaluate.reward import check_painter, painted, preference, reward_folder, round_trip
     from ..evaluate.suite import questions
-    from ..evaluate.weights import fingerprint
     from ..models.checkpoint import Checkpoint
+    from ..models.fingerprint import fingerprint
     from ..outputs.files import output_folder, write_json
     from ..outputs.record import versions
-    from ..zoo.reward import ShapesCLIP
+    from ..rewards.shapes import ShapesCLIP
+    from ..sampling.call import arguments
 
     folder = output_folder(out)
     checkpoint, home = Checkpoint.resolve(model), reward_folder(name)
@@ -66,7 +66,7 @@ def reward(
 def table(found: dict[str, Any]) -> list[str]:
     """Write the figures of the results as lines."""
     from ..evaluate.words import FEWEST, percent
-    from ..zoo.mistakes import KINDS
+    from ..zoo.world.mistakes import KINDS
 
     columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
     lines = [f"{'mistake':<10}" + "".join(f" {f'{what}, {change}':<20}" for change, what in columns)]

@@ -23,7 +23,7 @@ def seed_of(text: str) -> int:
 
     Raises `ValueError` for any other text.
     """
-    from ..call import seed_of
+    from ..sampling.call import seed_of
 
     if not is_random(text):
         return seed_of(text)

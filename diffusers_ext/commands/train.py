@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..zoo.train import TRAINABLE
+from ..training import TRAINABLE
 from . import options as opt
 
 STUDENT = "clear"
@@ -63,13 +63,13 @@ def train(
 
     `clear` distils a trained one for CLEAR with the settings of --set.
     """
-    from .. import distill
-    from ..call import seed_of
-    from ..evaluate.claim import claim
     from ..models.logs import quiet_libraries
+    from ..models.threads import use_threads
+    from ..outputs.claim import claim
     from ..outputs.files import output_folder, subfolder
-    from ..zoo.train import run, use_threads
-    from ..zoo.train.fit import Run
+    from ..sampling.call import seed_of
+    from ..training import distill, run
+    from ..training.fit import Run
 
     number = seed_of(seed)
     if name not in (known := (*TRAINABLE, STUDENT)):

@@ -30,18 +30,18 @@ def tune(
     out: opt.Out = "out/tune",
 ) -> None:
     """Try settings on the tuning suite and write the best ones to METHOD.json."""
-    from ..call import arguments
     from ..evaluate.cells import Variant
-    from ..evaluate.claim import claim
-    from ..evaluate.run import answer
+    from ..evaluate.runner import answer
     from ..evaluate.score import compare, summarise
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
     from ..evaluate.tune import assignments, best, confirmation, halves
     from ..evaluate.words import difference, percent
     from ..models.checkpoint import Checkpoint
+    from ..outputs.claim import claim
     from ..outputs.files import output_folder, write_json
-    from ..settings import as_dict, build
+    from ..sampling.call import arguments
+    from ..settings.methods import as_dict, build
 
     variants = [Variant(" ".join(a), build([method], a)) for a in assignments(grid or [])]
     checkpoint = Checkpoint.resolve(model)

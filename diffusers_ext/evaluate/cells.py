@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,3 +27,12 @@ class Cell:
     label: str
     image: Image | None
     judged: Judged
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column is a variant: its verdicts in the order of the suite, and a reader of the PNG of each."""
+
+    label: str
+    judged: Sequence[Judged]
+    png: Callable[[Judged], bytes]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..zoo.catalogue import WEIGHTS
-from . import sites
+from . import density
 from .words import difference, percent, right
 
 
@@ -43,6 +43,6 @@ def guidance(call: Mapping[str, Any]) -> str:
 
 def methods(found: Mapping[str, Any]) -> str:
     """Return the names of the methods of a result, with those that stayed dense marked."""
-    idle = sites.idle(found.get("sites", {}))
+    idle = density.idle(found.get("sites", {}))
     names = [f"{m['name']} (stayed dense)" if m["name"] in idle else m["name"] for m in found["methods"]]
     return "+".join(names) or "plain"

@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..sampling.clip import still
+from ..sampling.generate import applied, generate
 from ..sampling.items import Item
-from ..settings import as_dict
-from . import sites
+from ..settings.methods import as_dict
+from . import density
 from .cells import Cell, Variant
-from .generate import applied, generate
 from .score import Judged, compare, judge, summarise
 from .words import difference, right
 
 if TYPE_CHECKING:
-    from .kept import Kept
-    from .watch import Watch
+    from ..sampling.progress import Watch
+    from .comparison_files import Kept
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Comparison:
     cells: tuple[tuple[Cell, ...], ...]
     reports: tuple[dict[str, Any] | None, ...]
 
-    def ran(self) -> dict[str, sites.Sites]:
+    def ran(self) -> dict[str, density.Sites]:
         """Return where the methods of each variant ran, by its label. Stock pipelines are left out."""
         pairs = zip(self.variants, self.reports, strict=True)
-        return {v.label: sites.of(v.methods, report) for v, report in pairs if report}
+        return {v.label: density.of(v.methods, report) for v, report in pairs if report}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `results.json`. The others are paired with the first variant."""

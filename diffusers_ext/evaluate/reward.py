@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..zoo.mistakes import KINDS
-from ..zoo.preference import pairs, preferences
+from ..zoo.world.mistakes import KINDS
+from ..zoo.world.preference import pairs, preferences
 from .statistics import accuracy, bootstrap
 
 if TYPE_CHECKING:
     import torch
 
-    from ..zoo.preference import Score
+    from ..zoo.world.preference import Score
     from .suite import Question
 
 
@@ -89,7 +89,7 @@ def round_trip(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def check_painter(model: str, pipe: Any) -> None:
     """Raise `ValueError` for a pipeline that makes clips, which a reward cannot score frame by frame."""
-    from ..call import makes_videos
+    from ..sampling.call import makes_videos
 
     if makes_videos(pipe):
         raise ValueError(
@@ -109,9 +109,9 @@ def painted(
     """Measure agreement with the detector, overall and per task, on `samples` pictures for each question."""
     import torch
 
-    from ..call import SEED_LIMIT
+    from ..sampling.call import SEED_LIMIT
+    from ..sampling.generate import generate
     from ..sampling.items import Item
-    from .generate import generate
     from .score import judge
 
     asked = [(q, (samples * q.item.seed + k) % SEED_LIMIT) for q in questions for k in range(samples)]

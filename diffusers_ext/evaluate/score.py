@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..sampling.clip import Clip
-from ..zoo.captions import parse
-from ..zoo.scenes import SIZE
-from ..zoo.suites import TASKS
+from ..zoo.world.captions import parse
+from ..zoo.world.scenes import SIZE
+from ..zoo.world.suites import TASKS
 from .statistics import accuracy, paired
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..zoo.motion import Script
-    from ..zoo.track import ClipVerdict
+    from ..zoo.world.motion import Script
+    from ..zoo.world.track import ClipVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def judge(
         return Judged(prompt, seed, None, None, "no ground truth: the prompt is not in the grammar", seconds)
     import numpy as np
 
-    from ..zoo.detect import verify  # brings scipy
+    from ..zoo.world.detect import verify  # brings scipy
 
     seen = verify(np.asarray(image.convert("RGB")), spec)
     return Judged(prompt, seed, task or spec.task, seen.correct, seen.reason, seconds, seen.swapped)
@@ -64,8 +64,8 @@ def judge(
 
 def verdict(clip: Clip, prompt: str) -> tuple[Script, ClipVerdict] | str:
     """Return what the ground truth says about a clip, or one sentence why it says nothing."""
-    from ..zoo.clips import SIDE
-    from ..zoo.motion import parse
+    from ..zoo.world.clips import SIDE
+    from ..zoo.world.motion import parse
 
     if clip.size != (SIDE, SIDE):
         return f"no ground truth: not a clip of {SIDE}x{SIDE} pixels"
@@ -73,7 +73,7 @@ def verdict(clip: Clip, prompt: str) -> tuple[Script, ClipVerdict] | str:
         script = parse(prompt)
     except ValueError:
         return "no ground truth: the prompt is not in the grammar of clips"
-    from ..zoo.track import verify_clip  # brings scipy
+    from ..zoo.world.track import verify_clip  # brings scipy
 
     return script, verify_clip(clip.frames, script)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..errors import unwritable
-from ..values import fit
+from ..settings.fields import fit
 from .score import Judged
 
 FILE = "items.jsonl"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..call import SEED_LIMIT
+from ..sampling.call import SEED_LIMIT
 from ..sampling.items import Item
-from ..zoo.suites import IMAGE_TASKS, SPLITS, TASKS, suite
+from ..zoo.world.suites import IMAGE_TASKS, SPLITS, TASKS, suite
 
 # The place of a task numbers its noise, and committed results name that noise: new tasks go to the end.
 _FIRST = ("single_object", "two_object", "three_object", "counting", "position")

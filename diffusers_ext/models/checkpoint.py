@@ -15,7 +15,7 @@ from ..zoo import cards, catalogue
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from ..presets import Preset
+    from .presets import Preset
 
 DTYPES = ("float32", "bfloat16", "float16")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -64,7 +64,7 @@ class Checkpoint:
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that the model is tested on: those of its card, else all tasks of pictures."""
-        from ..zoo.suites import IMAGE_TASKS
+        from ..zoo.world.suites import IMAGE_TASKS
 
         own = catalogue.MODELS[self.name].tasks if self.shipped else self.card.get("tasks")
         return tuple(own or IMAGE_TASKS)
@@ -77,13 +77,13 @@ class Checkpoint:
     @cached_property
     def preset(self) -> Preset | None:
         """The settings of methods that are known for the model, or `None`."""
-        from ..presets import known
+        from .presets import known
 
         return known(self.name, self.folder)
 
     def required_preset(self) -> Preset:
         """Return `preset`; raises `MethodError` naming the nearest one where there is none."""
-        from ..presets import of_model
+        from .presets import of_model
 
         return of_model(self.name, self.folder)
 
@@ -99,7 +99,7 @@ class Checkpoint:
     @cached_property
     def marks(self) -> Mapping[str, str]:
         """Checksums of all weights and configs. Results carry them, to tell models apart."""
-        from ..evaluate.weights import marks
+        from .fingerprint import marks
 
         return marks(self.home)
 
@@ -111,7 +111,7 @@ class Checkpoint:
     @cached_property
     def quick_marks(self) -> Mapping[str, str]:
         """As `marks`, but large weights are read in samples. Pictures carry them."""
-        from ..evaluate.weights import configs, quick
+        from .fingerprint import configs, quick
 
         return {"weights": quick(self.home), "configs": configs(self.home)}
 
@@ -147,8 +147,8 @@ class Checkpoint:
         """
         import torch
 
-        from ..zoo.train import use_threads
         from .logs import drop_truncation_lines, quiet_libraries
+        from .threads import use_threads
 
         quiet_libraries()
         # Layers of shapes world are so small that a second thread costs more than it brings.

@@ -14,8 +14,8 @@ def quiet_libraries() -> None:
 
 
 def drop_truncation_lines() -> None:
-    """Drop the lines of diffusers about prompts that were cut, of which `call.cut_text` warns."""
-    from ..call import CutTextSaid
+    """Drop the lines of diffusers about prompts that were cut, of which `truncation.cut_text` warns."""
+    from .truncation import TruncationFilter
 
     for handler in logging.getLogger("diffusers").handlers:
-        handler.addFilter(CutTextSaid())
+        handler.addFilter(TruncationFilter())

@@ -10,7 +10,7 @@ from .checkpoint import Checkpoint
 
 def misread(model: Checkpoint, pipe: Any, prompts: Sequence[str], call: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each fault of `prompts` and of the negative prompt in `call`."""
-    from ..call import cut_text
+    from .truncation import cut_text
 
     texts = [*prompts, *filter(None, [call.get("negative_prompt")])]
     return [*unknown_words(model, prompts), *(s for t in texts for s in cut_text(pipe, t, call))]
@@ -18,8 +18,8 @@ def misread(model: Checkpoint, pipe: Any, prompts: Sequence[str], call: Mapping[
 
 def unknown_words(model: Checkpoint, prompts: Sequence[str]) -> list[str]:
     """Return one sentence if a model of shapes world is given prompts outside its grammar, else none."""
-    from ..zoo.captions import parse as of_pictures
-    from ..zoo.motion import parse as of_clips
+    from ..zoo.world.captions import parse as of_pictures
+    from ..zoo.world.motion import parse as of_clips
 
     if not model.of_world:
         return []

@@ -25,7 +25,7 @@ def pipeline(name: str, folder: Path, kwargs: Mapping[str, Any]) -> DiffusionPip
     """Read the pipeline in `folder`. `name` is what it keeps as its path: the folder or a Hub id."""
     from diffusers import DiffusionPipeline
 
-    from .. import damage
+    from . import damage
 
     damage.check_files(folder, kwargs)
     with folder_errors(name, damage.pickles(folder, kwargs)):
@@ -54,7 +54,7 @@ def folder_errors(name: str, pickles: Sequence[Path]) -> Iterator[None]:
     Errors about arguments of the caller pass. `pickles` are files that are read only if they hold nothing but
     tensors.
     """
-    from ..damage import to_convert
+    from .damage import to_convert
 
     try:
         yield

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..admission import denoisers
 from ..errors import MethodError, UnsupportedError
-from ..session import Session, apply
+from ..session.checks import denoisers
+from ..session.session import Session, apply
 
 if TYPE_CHECKING:
     import torch.distributed as dist

@@ -13,17 +13,17 @@ from torch import Tensor
 from ..core import Core, Layout, Method, ReportingCore, RunContext, Site, Slot
 from ..errors import UnsupportedError
 from ..kernels import geometry
-from ..kernels.block_sparse import ops
-from ..kernels.capabilities import Request, choose
+from ..kernels.block_sparse import api
+from ..kernels.block_sparse.capabilities import Request, choose
 from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
 from ..kernels.merge import merge
-from ..kernels.plan import BlockPlan
-from ..kernels.recipe import RulePlanSpec
-from ..kernels.strips import StripPlanSpec
+from ..kernels.plan.plan import BlockPlan
+from ..kernels.plan.spec import RulePlanSpec
 from ..processors.clear import CLEAR
 from ..processors.sparse.method import default_tiles
 from .exchange import Strips, stacked, with_halo
+from .strips import StripPlanSpec
 
 TextMerge = Literal["exact", "mean"]
 
@@ -121,7 +121,7 @@ class StripCore(ReportingCore):
         placed = self.last = self._plans_of(around.shape[1], above, text.stop - text.start, q)
 
         keys = torch.cat([around.flatten(1, 2).index_select(1, placed.keys), both[:, text]], dim=1)
-        attend = partial(ops.attention, with_lse=True, triton=placed.backend == "triton")
+        attend = partial(api.attention, with_lse=True, triton=placed.backend == "triton")
         image, _ = attend(q[:, vision].index_select(1, placed.queries), *keys.chunk(2, -1), placed.image)
         image = image.index_select(1, placed.inverse)
         if placed.text is None:

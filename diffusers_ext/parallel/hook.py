@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..families import family_of
 from ..families.base import with_prediction
-from ..hook import by_name
-from ..kernels.strips import cut
 from ..processors.clear import CLEAR
-from ..registration import install as install_hook
+from ..session.hook import by_name
+from ..session.registration import install as install_hook
 from .core import Split
 from .exchange import gathered, stacked
+from .strips import cut
 
 NAME = "diffusers_ext_strips"
 APART = 1e-5  # share of the mean size of inputs by which those of two ranks may differ: rounding, not noise

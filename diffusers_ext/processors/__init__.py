@@ -1,9 +1,1 @@
 """Methods, one file each: settings, rule and core; nothing about models."""
-
-METHODS: dict[str, str] = {
-    "softpag": "diffusers_ext.processors.softpag:SoftPAG",
-    "clear": "diffusers_ext.processors.clear:CLEAR",
-    "gna": "diffusers_ext.processors.gna:GNA",
-    "radial": "diffusers_ext.processors.radial:Radial",
-    "rectified": "diffusers_ext.processors.rectified:RectifiedSparse",
-}

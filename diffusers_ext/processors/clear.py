@@ -17,7 +17,7 @@ from ..core import Core, Layout, RunContext, Site
 from ..errors import MethodError
 from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
-from ..kernels.recipe import RulePlanSpec
+from ..kernels.plan.spec import RulePlanSpec
 from .sparse import pooled
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, tiled, tokens_or_tiles

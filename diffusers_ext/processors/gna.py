@@ -13,8 +13,8 @@ import torch
 from ..core import Core, RunContext, Site
 from ..errors import MethodError
 from ..kernels.geometry import Grid
-from ..kernels.masks.box import Window, window_start
-from ..kernels.recipe import RulePlanSpec
+from ..kernels.masks.window import Window, window_start
+from ..kernels.plan.spec import RulePlanSpec
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps, tiled, tokens_or_tiles
 

@@ -11,7 +11,7 @@ from ..core import Core, RunContext, Site
 from ..errors import MethodError
 from ..kernels.geometry import Grid
 from ..kernels.masks.band import Band, paper_reach, release_reach
-from ..kernels.recipe import RulePlanSpec
+from ..kernels.plan.spec import RulePlanSpec
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps
 from .sparse.nearest import MOST, aligned_frame, aligned_text

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..core import Core, RunContext, Site
 from ..errors import MethodError
 from ..kernels.block_sparse.select import select
-from ..kernels.candidates import DynamicPlanSpec
 from ..kernels.geometry import Grid
+from ..kernels.plan.dynamic import DynamicPlanSpec
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps
 from .sparse.placement import PlacedPlan

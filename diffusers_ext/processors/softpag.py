@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import Core, Guidance, Layout, RunContext, Site, Slot, nearest_names, step_window
 from ..errors import MethodError, UnsupportedError
 from ..kernels.image_block import image_block
-from ..values import fit_fields
+from ..settings.fields import fit_fields
 from . import head_sets
 from .head_sets import HeadSet
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..zoo.reward import ShapesCLIP
+from .shapes import ShapesCLIP
 
 __all__ = ["ShapesCLIP"]

@@ -44,7 +44,7 @@ def test_parts_that_cannot_run_are_sentences_and_the_run_survives(tmp_path, monk
     monkeypatch.setattr(gpu, "PARTS", (*broken, Part("sparse_kernels", "x", 1)))
     parts = gpu.main(["--device", "cpu", "--out", str(tmp_path)])
     assert [part.state for part in parts] == ["failed", "failed", "done"]
-    assert parts[0].why.endswith("No module named bench.nothing_there")
+    assert parts[0].why.endswith("No module named bench.timing.nothing_there")
     assert "--largest must be 4096 or more, got 7" in parts[1].why and parts[2].rows == 2
     with pytest.raises(SystemExit, match=r"^error: a part failed"):
         gpu.main(["--device", "cpu", "--strict", "--minutes", "0.5", "--out", str(tmp_path)])
@@ -155,7 +155,7 @@ def test_a_wheel_that_does_not_fit_is_a_sentence_and_the_parts_run(tmp_path):
 def test_make_knows_the_groups_and_no_part():
     text = (ROOT / "Makefile").read_text()
     assert set(re.search(r"^(gpu-.*): gpu-%", text, re.M)[1].split()) == {f"gpu-{name}" for name in GROUPS}
-    assert not [part.name for part in PARTS if f"bench.{part.name} --device cuda" in text]
+    assert not [part.name for part in PARTS if f"{part.module} --device cuda" in text]
     assert [part.name for part in chosen(["blocks", "growth"])] == ["blocks", "growth"]
     assert {part.name for part in chosen(["kernels"])} == {"sparse_kernels", "growth", "guidance_cost"}
     assert chosen([]) == list(PARTS)

@@ -6,8 +6,8 @@ from diffusers_ext.evaluate.cells import Cell, Variant
 from diffusers_ext.evaluate.compare import Comparison
 from diffusers_ext.evaluate.score import judge
 from diffusers_ext.sampling.items import Item
-from diffusers_ext.zoo.captions import parse
-from diffusers_ext.zoo.render import draw
+from diffusers_ext.zoo.world.captions import parse
+from diffusers_ext.zoo.world.render import draw
 
 HOSTILE = '<script>alert("x")</script> & a prompt that is far longer than any label ' + "w" * 80
 

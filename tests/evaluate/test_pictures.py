@@ -4,12 +4,12 @@ from PIL import Image
 
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
-from diffusers_ext.evaluate.run import answer, column, key
+from diffusers_ext.evaluate.runner import answer, column, key
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.sampling.items import Item
-from diffusers_ext.zoo.captions import parse
-from diffusers_ext.zoo.render import draw
+from diffusers_ext.zoo.world.captions import parse
+from diffusers_ext.zoo.world.render import draw
 
 ITEM = Item("a red square", 3)
 CALL = {"num_inference_steps": 1, "max_sequence_length": 16}

@@ -6,11 +6,11 @@ import torch
 
 from diffusers_ext.commands.reward import reward
 from diffusers_ext.evaluate.reward import agreement, preference, round_trip
-from diffusers_ext.evaluate.weights import fingerprint
+from diffusers_ext.models.fingerprint import fingerprint
 from diffusers_ext.rewards import ShapesCLIP
 from diffusers_ext.zoo import cards, catalogue
-from diffusers_ext.zoo.mistakes import KINDS
 from diffusers_ext.zoo.models import build_processor, build_reward
+from diffusers_ext.zoo.world.mistakes import KINDS
 
 
 def test_agreement_counts_pairs_of_one_prompt_only():

@@ -3,8 +3,8 @@ from PIL import Image
 
 from diffusers_ext.evaluate.score import Judged, compare, judge, summarise
 from diffusers_ext.evaluate.statistics import wilson
-from diffusers_ext.zoo.captions import parse
-from diffusers_ext.zoo.render import draw
+from diffusers_ext.zoo.world.captions import parse
+from diffusers_ext.zoo.world.render import draw
 
 PROMPTS = {
     "single_object": "a red square",
@@ -21,7 +21,7 @@ def rendered(prompt, seed=0):
 
 
 def test_tasks_are_those_of_the_world():
-    from diffusers_ext.zoo.suites import IMAGE_TASKS
+    from diffusers_ext.zoo.world.suites import IMAGE_TASKS
 
     assert list(IMAGE_TASKS) == list(PROMPTS)
 

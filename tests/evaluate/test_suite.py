@@ -1,8 +1,8 @@
 import pytest
 
 from diffusers_ext.evaluate.suite import noise, questions
-from diffusers_ext.zoo.captions import parse
-from diffusers_ext.zoo.suites import IMAGE_TASKS, SPLITS, TASKS
+from diffusers_ext.zoo.world.captions import parse
+from diffusers_ext.zoo.world.suites import IMAGE_TASKS, SPLITS, TASKS
 
 OLDEST = ["single_object", "two_object", "three_object", "counting", "position"]
 

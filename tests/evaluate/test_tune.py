@@ -5,8 +5,8 @@ import pytest
 from diffusers_ext.commands.tune import tune
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.evaluate.tune import assignments, best, halves
-from diffusers_ext.presets import preset
-from diffusers_ext.zoo.suites import IMAGE_TASKS, VIDEO_TASKS
+from diffusers_ext.models.presets import preset
+from diffusers_ext.zoo.world.suites import IMAGE_TASKS, VIDEO_TASKS
 
 
 def test_every_combination_comes_once():

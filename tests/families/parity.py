@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from diffusers_ext.core import RunContext
 from diffusers_ext.families.base import Family, FamilyProcessor
-from diffusers_ext.swap import set_processor
+from diffusers_ext.session.swap import set_processor
 
 
 def install(model: nn.Module, family: Family, call: Mapping[str, Any]) -> list[FamilyProcessor]:

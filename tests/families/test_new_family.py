@@ -12,7 +12,7 @@ from diffusers_ext.core import Layout, Site
 from diffusers_ext.families import FAMILIES
 from diffusers_ext.families.base import Family
 from diffusers_ext.families.unet import UNetProcessor
-from diffusers_ext.sizes import check_size, of_pipeline
+from diffusers_ext.models.sizes import check_size, of_pipeline
 
 from ..close import alike
 from ..hosts import processors

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from diffusers_ext.kernels.block_sparse import ops, reference
+from diffusers_ext.kernels.block_sparse import api, reference
 from diffusers_ext.kernels.masks.band import Band, release_reach
-from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.plan import from_mask
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 from tests import needs
 
 pytestmark = needs.gpu
@@ -47,7 +47,7 @@ def ratio(got, want):
 def test_forward_and_gradients(name, D, dtype):
     plan = plans()[name]
     q, k, v = (x.requires_grad_() for x in tensors(plan, D, dtype))
-    out, lse = ops.attention(q, k, v, plan)
+    out, lse = api.attention(q, k, v, plan)
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
     want, want_lse = reference.attention(*exact, plan)
     assert ratio(out, want) < RATIO[dtype]
@@ -63,15 +63,15 @@ def test_other_blocks(blocks):
     for plan in plans(*blocks).values():
         q, k, v = tensors(plan, 128, torch.bfloat16)
         want, _ = reference.attention(q.double(), k.double(), v.double(), plan)
-        assert ratio(ops.attention(q, k, v, plan)[0], want) < RATIO[torch.bfloat16]
+        assert ratio(api.attention(q, k, v, plan)[0], want) < RATIO[torch.bfloat16]
 
 
 def test_gain_and_bias():
     plan = plans()["box"]
     q, k, v = tensors(plan, 64, torch.float16)
     gain, bias = torch.rand(2, 3, plan.rows, device="cuda"), torch.randn(2, 3, plan.rows, 64, device="cuda")
-    plain, _ = ops.attention(q, k, v, plan)
-    out, _ = ops.attention(q, k, v, plan, gain=gain, bias=bias)
+    plain, _ = api.attention(q, k, v, plan)
+    out, _ = api.attention(q, k, v, plan, gain=gain, bias=bias)
     block = torch.arange(plan.s_q, device="cuda") // plan.block_q
     want = plain.double() * gain.mT[:, block, :, None] + bias.transpose(1, 2)[:, block]
     assert ratio(out, want) < RATIO[torch.float16]
@@ -82,7 +82,7 @@ def test_same_bits_twice():
     q, k, v = (x.requires_grad_() for x in tensors(plan, 128, torch.bfloat16))
     runs = []
     for _ in range(2):
-        out, _ = ops.attention(q, k, v, plan)
+        out, _ = api.attention(q, k, v, plan)
         runs.append((out, *torch.autograd.grad(out, (q, k, v), torch.ones_like(out))))
     assert all(torch.equal(x, y) for x, y in zip(*runs, strict=True))
 
@@ -95,13 +95,13 @@ def test_offsets_beyond_32_bits():
     shape = 2, plan.s_q, H, D
     assert torch.Size(shape).numel() > 2**31
     q = torch.empty(shape, device="cuda", dtype=torch.float16).normal_()
-    out, _ = ops.attention(q, q, q, plan)
+    out, _ = api.attention(q, q, q, plan)
     last = q[1:, :, -1:].contiguous()
-    torch.testing.assert_close(out[1:, :, -1:], ops.attention(last, last, last, plan)[0])
+    torch.testing.assert_close(out[1:, :, -1:], api.attention(last, last, last, plan)[0])
 
 
 def test_compiled_in_one_graph():
     plan = plans()["band"]
     q, k, v = tensors(plan, 64, torch.float16)
-    compiled = torch.compile(lambda *x: ops.attention(*x, plan)[0] * 2, fullgraph=True)
-    assert torch.equal(compiled(q, k, v), ops.attention(q, k, v, plan)[0] * 2)
+    compiled = torch.compile(lambda *x: api.attention(*x, plan)[0] * 2, fullgraph=True)
+    assert torch.equal(compiled(q, k, v), api.attention(q, k, v, plan)[0] * 2)

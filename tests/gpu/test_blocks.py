@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.block_cases import tiny_cases
-from bench.blocks import measure
-from bench.slices import SLICES
+from bench.timing.block_cases import tiny_cases
+from bench.timing.blocks import measure
+from bench.timing.slices import SLICES
 from tests import needs
 
 pytestmark = needs.gpu

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import diffusers_ext as dx
-from diffusers_ext.distill.objective import DistilConfig, DistilObjective
-from diffusers_ext.zoo.train import latents
-from diffusers_ext.zoo.train.fit import Run, fit
+from diffusers_ext.training.data import latents
+from diffusers_ext.training.fit import Run, fit
+from diffusers_ext.training.objectives.clear import DistilConfig, DistilObjective
 
 from .devices import backend, every_device
 from .test_train import TOLERANCE, losses

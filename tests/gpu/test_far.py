@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import diffusers_ext as dx
-from bench.block_checks import Call, call_error
+from bench.timing.block_checks import Call, call_error
 from tests.processors.sparse.test_method import layout_of
 from tests.processors.sparse.test_pooled import clear, oracle
 from tests.tiny_models import flux

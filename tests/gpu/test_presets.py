@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import diffusers_ext as dx
-from bench.block_cases import Case, cases, settings
-from bench.block_checks import Recorder, call_error
-from bench.slices import SLICES
+from bench.timing.block_cases import Case, cases, settings
+from bench.timing.block_checks import Recorder, call_error
+from bench.timing.slices import SLICES
 
 from .. import needs
 from .devices import backend

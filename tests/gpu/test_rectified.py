@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusers_ext.kernels.block_sparse import reference
-from diffusers_ext.kernels.candidates import DynamicPlanSpec
+from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 from tests import needs
 from tests.kernels.block_sparse.rectified import attend, constant_in_blocks, dense, tensors
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from diffusers_ext.training.data import latents, teacher_pairs
+from diffusers_ext.training.fit import Run, fit
+from diffusers_ext.training.objectives.sd import SDObjective
+from diffusers_ext.training.objectives.turbo import TurboObjective
+from diffusers_ext.training.recipes import SDConfig, TurboConfig
 from diffusers_ext.zoo import catalogue
-from diffusers_ext.zoo.train import latents, pairs
-from diffusers_ext.zoo.train.config import SDConfig, TurboConfig
-from diffusers_ext.zoo.train.fit import Run, fit
-from diffusers_ext.zoo.train.sd import SDObjective
-from diffusers_ext.zoo.train.turbo import TurboObjective
 from tests import needs
 
 pytestmark = needs.gpu
@@ -31,7 +31,7 @@ def first_loss_on_cpu(objective):
 
 def test_a_batch_of_512_and_its_distillation(tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 512)
-    monkeypatch.setattr(pairs, "SHARD", 256)
+    monkeypatch.setattr(teacher_pairs, "SHARD", 256)
     vae = AutoencoderKL.from_pretrained(catalogue.path("shapes-sd3") / "vae", torch_dtype=torch.float32)
     objective = SDObjective(vae, tmp_path / "cache", SDConfig(**SHORT, batch=512), compile=False)
     expected = first_loss_on_cpu(objective)

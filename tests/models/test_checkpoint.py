@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 import diffusers_ext as dx
-from diffusers_ext.evaluate.weights import configs, fingerprint, marks, quick
 from diffusers_ext.models import checkpoint
 from diffusers_ext.models.checkpoint import Checkpoint
+from diffusers_ext.models.fingerprint import configs, fingerprint, marks, quick
 from diffusers_ext.zoo import catalogue
-from diffusers_ext.zoo.suites import IMAGE_TASKS, VIDEO_TASKS
+from diffusers_ext.zoo.world.suites import IMAGE_TASKS, VIDEO_TASKS
 
 MODEL = "shapes-sd-turbo"
 

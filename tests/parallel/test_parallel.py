@@ -7,8 +7,8 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 import diffusers_ext as dx
-from diffusers_ext.kernels.strips import cut
 from diffusers_ext.parallel import patch_parallel
+from diffusers_ext.parallel.strips import cut
 from tests import needs
 from tests.close import alike as close
 from tests.kernels import oracles

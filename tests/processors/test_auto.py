@@ -8,7 +8,7 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.kernels.capabilities import GAINS_UP_TO
+from diffusers_ext.kernels.block_sparse.capabilities import GAINS_UP_TO
 
 from .sparse.test_method import SITE, dense, layout_of
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import diffusers_ext as dx
-from diffusers_ext.processors import METHODS
+from diffusers_ext.settings.registry import METHODS
 
 from ..close import MODEL
 from ..close import alike as close

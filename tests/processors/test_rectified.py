@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.settings import build
+from diffusers_ext.settings.methods import build
 
 from ..close import alike as close
 from ..hosts import every_host, host, nothing_changed

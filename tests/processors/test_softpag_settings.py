@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import diffusers_ext as dx
-from diffusers_ext.settings import as_dict
+from diffusers_ext.settings.methods import as_dict
 
 from ..hosts import every_host, host
 from ..tiny_models import sd3, unet, wan

@@ -8,10 +8,10 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 import diffusers_ext as dx
-from diffusers_ext.evaluate.weights import marks
+from diffusers_ext.models.fingerprint import marks
+from diffusers_ext.training.export import share
 from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.models import refine
-from diffusers_ext.zoo.train.export import share
 
 FILE = "diffusion_pytorch_model.safetensors"
 CALL = {**catalogue.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output_type": "pt"}

@@ -10,11 +10,11 @@ import pytest
 import diffusers_ext as dx
 from diffusers_ext.evaluate.statistics import mcnemar
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.weights import marks
-from diffusers_ext.processors import METHODS
-from diffusers_ext.settings import as_dict
+from diffusers_ext.models.fingerprint import marks
+from diffusers_ext.settings.methods import as_dict
+from diffusers_ext.settings.registry import METHODS
 from diffusers_ext.zoo import catalogue
-from diffusers_ext.zoo.suites import IMAGE_TASKS
+from diffusers_ext.zoo.world.suites import IMAGE_TASKS
 
 FILES = [
     file

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from diffusers_ext.training.export import save_half
+from diffusers_ext.training.objectives.wan import clip_is_exact
+from diffusers_ext.training.progress import picture_is_exact, score
 from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.models import build_sd3, build_vae
-from diffusers_ext.zoo.train.evaluate import picture_is_exact, score
-from diffusers_ext.zoo.train.export import save_half
-from diffusers_ext.zoo.train.wan import clip_is_exact
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_ten_mebibytes_suffice(folder):
 
 def test_importing_the_zoo_is_light():
     heavy = ("torch", "transformers", "diffusers", "scipy")
-    imports = "import sys, diffusers_ext.zoo, diffusers_ext.zoo.train"
+    imports = "import sys, diffusers_ext.zoo, diffusers_ext.training"
     code = f"{imports}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

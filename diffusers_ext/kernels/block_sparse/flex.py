@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from ..masks import visible
-from ..plan import BlockPlan
+from ..masks.visible import visible
+from ..plan.plan import BlockPlan
 
 GRAPHS = 64  # sizes and rules in one process before dynamo would fall back to the uncompiled square
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..masks import visible
-from ..plan import BlockPlan
+from ..masks.visible import visible
+from ..plan.plan import BlockPlan
 
 
 def attention(

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..candidates import DynamicPlan
 from ..geometry import PAD
+from ..plan.dynamic import DynamicPlan
 from .autocast import follows_autocast
 
 BUDGET = 1 << 28  # bytes of one map of blocks; more heads than fit are looked at in turn

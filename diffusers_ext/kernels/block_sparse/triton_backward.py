@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import Tiles
+from .launch import LOG2_E, LaunchArgs, device_of, options
+from .launch_config import Tiles
 from .transpose import transpose
-from .triton_launch import LOG2_E, LaunchArgs, device_of, options
 from .triton_mask import hide
 
 

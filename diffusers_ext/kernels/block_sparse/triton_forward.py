@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import Tiles
-from .triton_launch import LOG2_E, LaunchArgs, device_of, options
+from .launch import LOG2_E, LaunchArgs, device_of, options
+from .launch_config import Tiles
 from .triton_mask import hide
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import Kind, Rule
+from .rule import Kind, Rule
 
 NEVER = -1
 

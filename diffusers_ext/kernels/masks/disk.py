@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Grid, unpack
-from . import CountingRule, Kind
+from .rule import CountingRule, Kind
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...core import Core, Layout, Order, OrderingCore, RunContext, Site
 from ...errors import UnsupportedError
-from ...kernels.block_sparse import ops
+from ...kernels.block_sparse import api
 from ...kernels.block_sparse.autocast import dtype_of
-from ...kernels.capabilities import Request, choose
+from ...kernels.block_sparse.capabilities import Request, choose
 from ...kernels.geometry import Grid
 from .method import SparseMethod
 from .placement import PlacedPlan, place
@@ -127,7 +127,7 @@ class SparseCore(OrderingCore):
         """Gives attention over a plan on the back-end that was chosen."""
         if placed.compiled is not None:
             return placed.compiled
-        return partial(ops.attention, triton=placed.backend == "triton")
+        return partial(api.attention, triton=placed.backend == "triton")
 
     def _plan_of(self, q: Tensor, k: Tensor, mask: Tensor | None, layout: Layout | None) -> PlacedPlan:
         if layout is None:

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from ...core import Layout, Method, RunContext, Site, Slot
 from ...errors import MethodError, UnsupportedError
-from ...kernels.capabilities import BACKENDS, no_gain
+from ...kernels.block_sparse.capabilities import BACKENDS, no_gain
 from ...kernels.geometry import Grid, check_grid
-from ...kernels.masks import Rule
-from ...kernels.plan import PlanSpec
-from ...kernels.recipe import RulePlanSpec
-from ...values import fit_fields
+from ...kernels.masks.rule import Rule
+from ...kernels.plan.plan import PlanSpec
+from ...kernels.plan.spec import RulePlanSpec
+from ...settings.fields import fit_fields
 from .nearest import aligned_grid, aligned_text
 
 TILE_IMAGE: Grid = (1, 8, 16)

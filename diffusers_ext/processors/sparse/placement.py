@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...core import Layout, Order
 from ...kernels import geometry
-from ...kernels.capabilities import Choice
+from ...kernels.block_sparse.capabilities import Choice
 from ...kernels.geometry import Grid
-from ...kernels.plan import BlockPlan, PlanSpec
+from ...kernels.plan.plan import BlockPlan, PlanSpec
 
 
 @dataclass(frozen=True, eq=False)

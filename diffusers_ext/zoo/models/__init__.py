@@ -1,7 +1,7 @@
 """The tiny networks: stock diffusers and transformers classes, only narrow and shallow."""
 
 from .clip import build_processor, build_reward
-from .parts import (
+from .components import (
     CLIP_WIDTHS,
     CONTEXT_WIDTH,
     LATENT_CHANNELS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..scenes import SIZE
-from ..tokenizer import build_tokenizer
+from ..world.scenes import SIZE
+from .tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..tokenizer import build_tokenizer
 from .clip import WIDTH as TEXT_WIDTH
 from .clip import build_text_tower
-from .parts import LATENT_CHANNELS, LATENT_SIZE
+from .components import LATENT_CHANNELS, LATENT_SIZE
+from .tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..tokenizer import build_tokenizer
-from .parts import CLIP_WIDTHS, CONTEXT_WIDTH, LATENT_CHANNELS, LATENT_SIZE, build_clip, build_t5
+from .components import CLIP_WIDTHS, CONTEXT_WIDTH, LATENT_CHANNELS, LATENT_SIZE, build_clip, build_t5
+from .tokenizer import build_tokenizer
 
 FINE_BLOCKS = (0, 2, 3, 5)  # of the coarse model: of four with its last, those that lose least untrained
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..clips import FRAMES, SIDE
-from ..tokenizer import build_tokenizer
+from ..world.clips import FRAMES, SIDE
+from .tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,7 @@
 
 import diffusers_ext as dx
 from diffusers_ext.families.latents import defaults
-from diffusers_ext.sizes import of_pipeline
+from diffusers_ext.models.sizes import of_pipeline
 
 from ... import hosts
 from .config import Config

@@ -25,7 +25,7 @@ class Case:
 
     def problem(self, BM: int, BN: int, lists: tuple[Tensor, Tensor] | None = None):
         """As the Triton kernels take it; blocks start in reverse, as the order must not matter."""
-        from diffusers_ext.kernels.block_sparse.triton_launch import LaunchArgs
+        from diffusers_ext.kernels.block_sparse.launch import LaunchArgs
 
         row_ptr, col = lists or self.lists(BM, BN)
         order = torch.arange(row_ptr.shape[1] - 1, dtype=torch.int32).flip(0)

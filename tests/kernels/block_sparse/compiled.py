@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from diffusers_ext.kernels.block_sparse import tiles
+from diffusers_ext.kernels.block_sparse import launch_config
 from diffusers_ext.kernels.block_sparse.triton_backward import key_kernel, query_kernel
 from diffusers_ext.kernels.block_sparse.triton_forward import forward_kernel
 
@@ -44,7 +44,7 @@ def binary(
 ) -> Binary:  # fmt: skip
     """`kernel` with the tiles it ships for `arch`, arguments specialised as a launch would."""
     fn = KERNELS[kernel]
-    t = tiles.choose(kernel, arch, 4 if dtype == "fp32" else 2, head_dim, blocks)
+    t = launch_config.choose(kernel, arch, 4 if dtype == "fp32" else 2, head_dim, blocks)
     constants = dict(
         D=head_dim, BD=t.dims, BM=blocks[0], BN=blocks[1], TM=t.rows, TN=t.columns, MASK=mask,
         PRECISION=t.precision,

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusers_ext.kernels.block_sparse import ops
+from diffusers_ext.kernels.block_sparse import api
 from diffusers_ext.kernels.block_sparse.select import Selection, select
-from diffusers_ext.kernels.candidates import DynamicPlan, DynamicPlanSpec
+from diffusers_ext.kernels.plan.dynamic import DynamicPlan, DynamicPlanSpec
 
 from . import published
 
 
-def attend(q, k, v, candidates: DynamicPlan, mass=None, run=ops.attention) -> tuple[Tensor, Selection]:
+def attend(q, k, v, candidates: DynamicPlan, mass=None, run=api.attention) -> tuple[Tensor, Selection]:
     """Output and selection, for tensors in the order of the candidates."""
     found = select(q, k, v, candidates, mass)
     plan = replace(candidates, row_ptr=found.row_ptr, col=found.col)

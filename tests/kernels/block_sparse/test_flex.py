@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from diffusers_ext.kernels.block_sparse import flex, reference
-from diffusers_ext.kernels.capabilities import Request, choose
+from diffusers_ext.kernels.block_sparse.capabilities import Request, choose
 from diffusers_ext.kernels.geometry import PAD
 from diffusers_ext.kernels.masks.band import Band, release_reach
-from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.plan import from_mask
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 from tests import needs
 
 RECIPES = {

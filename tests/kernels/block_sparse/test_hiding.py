@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusers_ext.kernels.block_sparse import ops
+from diffusers_ext.kernels.block_sparse import api
 from diffusers_ext.kernels.masks.band import Band
-from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.plan import BlockPlan
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 from ...close import close
 from .test_reference import dense, mask_of, tensors
@@ -44,7 +44,7 @@ def problem(name: str, heads: int = 1) -> tuple[BlockPlan, Tensor, list[Tensor]]
 def test_equal_to_masked_dense_attention_with_gradients(name):
     plan, seen, inputs = problem(name)
     inputs = [x.requires_grad_() for x in inputs]
-    out, _ = ops.attention(*inputs, plan.hiding(seen))
+    out, _ = api.attention(*inputs, plan.hiding(seen))
     real = plan.q_coord >= 0
     wanted = dense(*inputs, (mask_of(plan) & seen[:, None])[:, None])[:, real]
     close(out[:, real], wanted, dtype=torch.float32)
@@ -59,11 +59,11 @@ def test_equal_to_masked_dense_attention_with_gradients(name):
 def test_hidden_keys_change_no_bit_and_seen_ones_do(name):
     plan, seen, (q, k, v) = problem(name)
     hiding = plan.hiding(seen)
-    out, _ = ops.attention(q, k, v, hiding)
+    out, _ = api.attention(q, k, v, hiding)
     hidden = ~seen[:, :, None, None]
-    changed, _ = ops.attention(q, k.masked_fill(hidden, 9.0), v.masked_fill(hidden, 9.0), hiding)
+    changed, _ = api.attention(q, k.masked_fill(hidden, 9.0), v.masked_fill(hidden, 9.0), hiding)
     assert torch.equal(changed, out)
-    whole, _ = ops.attention(q, k, v, plan)
+    whole, _ = api.attention(q, k, v, plan)
     assert [torch.equal(a, b) for a, b in zip(whole, out, strict=True)] == [n == TEXT for n in LENGTHS]
 
 
@@ -83,8 +83,8 @@ def test_a_plan_for_every_row_and_head():
     groups = len(LENGTHS) * q.shape[2]
     many = replace(plan, row_ptr=plan.row_ptr.expand(groups, -1), col=plan.col.expand(groups, -1))
     many = replace(many, row_ptr=many.row_ptr.contiguous(), col=many.col.contiguous())
-    out, lse = ops.attention(q, k, v, many.hiding(seen), with_lse=True)
-    wanted, wanted_lse = ops.attention(q, k, v, plan.hiding(seen), with_lse=True)
+    out, lse = api.attention(q, k, v, many.hiding(seen), with_lse=True)
+    wanted, wanted_lse = api.attention(q, k, v, plan.hiding(seen), with_lse=True)
     real = plan.q_coord >= 0
     close(out[:, real], wanted[:, real])
     close(lse[:, :, real], wanted_lse[:, :, real])
@@ -93,4 +93,4 @@ def test_a_plan_for_every_row_and_head():
 def test_another_batch_is_refused():
     plan, seen, (q, k, v) = problem("disk")
     with pytest.raises(ValueError, match="hides keys of 3 batch rows, got 2; call hiding"):
-        ops.attention(q[:2], k[:2], v[:2], plan.hiding(seen))
+        api.attention(q[:2], k[:2], v[:2], plan.hiding(seen))

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse.reference import attention
 from diffusers_ext.kernels.masks.band import Band, release_reach
-from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 from ...close import close
 

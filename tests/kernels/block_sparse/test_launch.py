@@ -19,7 +19,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from diffusers_ext.kernels.block_sparse import triton_backward, triton_forward
-from diffusers_ext.kernels.capabilities import interpreted
+from diffusers_ext.kernels.block_sparse.capabilities import interpreted
 from tests.kernels.block_sparse.cases import CASES, tensors
 
 TARGET = GPUTarget("cuda", 90, 32)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from diffusers_ext.kernels.block_sparse.reference import attention
 from diffusers_ext.kernels.geometry import PAD
-from diffusers_ext.kernels.masks import visible
-from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import BlockPlan, from_mask
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.visible import visible
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.plan import BlockPlan, from_mask
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 from ...close import close
 

@@ -18,8 +18,8 @@ from diffusers_ext.kernels.block_sparse.select import (
     estimate,
     select,
 )
-from diffusers_ext.kernels.candidates import DynamicPlanSpec
 from diffusers_ext.kernels.geometry import PAD
+from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 
 from ...close import close
 from .rectified import attend, constant_in_blocks, dense, oracle, tensors, with_text_at

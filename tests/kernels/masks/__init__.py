@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusers_ext.kernels import geometry
-from diffusers_ext.kernels.masks import visible
+from diffusers_ext.kernels.masks.visible import visible
 
 
 def seen(rule, grid) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_ext.kernels.masks.band import NEVER, Band, paper_reach, release_reach
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 from .. import oracles
 from . import seen

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from diffusers_ext.kernels import geometry
-from diffusers_ext.kernels.masks import visible
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.visible import visible
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 
 @pytest.mark.parametrize(

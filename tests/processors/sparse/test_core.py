@@ -8,9 +8,9 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.kernels import capabilities
+from diffusers_ext.kernels.block_sparse import capabilities
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 from ...hosts import host
 from .test_method import SITE, dense, layout_of

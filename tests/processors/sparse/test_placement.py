@@ -10,7 +10,7 @@ from diffusers_ext.core import RunContext
 from diffusers_ext.processors.sparse import core as sparse_core
 
 from ...hosts import host
-from ...test_hoist import Count
+from ...session.test_reorder import Count
 from ..test_radial import LONG
 from .test_method import SITE, dense, layout_of, tensors
 

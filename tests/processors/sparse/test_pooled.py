@@ -14,7 +14,7 @@ from torch import nn
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
 from diffusers_ext.processors.sparse import pooled
-from diffusers_ext.settings import build
+from diffusers_ext.settings.methods import build
 
 from ... import needs
 from ...close import alike as close

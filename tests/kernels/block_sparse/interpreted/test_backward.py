@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusers_ext.kernels.block_sparse.tiles import Tiles
+from diffusers_ext.kernels.block_sparse.launch_config import Tiles
 from diffusers_ext.kernels.block_sparse.triton_backward import backward
 from diffusers_ext.kernels.block_sparse.triton_forward import forward
 from tests.kernels.block_sparse.cases import CASES, PAD, attention, tensors

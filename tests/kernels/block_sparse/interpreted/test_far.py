@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from diffusers_ext.kernels.block_sparse.ops import attention
+from diffusers_ext.kernels.block_sparse.api import attention
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 from tests.kernels import oracles
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from diffusers_ext.kernels.block_sparse import ops, reference
+from diffusers_ext.kernels.block_sparse import api, reference
 from diffusers_ext.kernels.masks.band import Band, release_reach
-from diffusers_ext.kernels.masks.box import Window
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.plan import from_mask
-from diffusers_ext.kernels.recipe import RulePlanSpec
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.plan import from_mask
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 SIZE = dict(text=7, block_q=32, block_k=32)
 PLANS = {
@@ -34,7 +34,7 @@ def test_kernels_equal_the_reference(name):
     inputs = [x.requires_grad_() for x in (q, k, v)]
     real = plan.q_coord != -2  # padded queries hold anything
     results = []
-    for attend in (ops.attention, reference.attention):
+    for attend in (api.attention, reference.attention):
         out, lse = attend(*inputs, plan)
         out, lse = out[:, real], lse[:, :, real]
         results.append((out, lse, *torch.autograd.grad(out.square().sum() + lse.sum(), inputs)))
@@ -46,7 +46,7 @@ def test_heads_that_are_too_large_are_one_sentence():
     plan = PLANS["lut"]()
     q, k = torch.randn(1, 50, 1, 256), torch.randn(1, 41, 1, 256)
     with pytest.raises(ValueError, match="1 to 128 dims, got 256; use the reference"):
-        ops.attention(q, k, k, plan)
+        api.attention(q, k, k, plan)
 
 
 def test_double_precision_is_one_sentence():
@@ -57,5 +57,5 @@ def test_double_precision_is_one_sentence():
         "take float16, bfloat16 and float32, got elements of 64 bits; cast the tensors or use the reference"
     )
     with pytest.raises(ValueError, match=words):
-        ops.attention(q, k, k, plan)
-    assert ops.attention(q, k, k, plan, triton=False)[0].dtype == torch.float64
+        api.attention(q, k, k, plan)
+    assert api.attention(q, k, k, plan, triton=False)[0].dtype == torch.float64

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffusers_ext.kernels.block_sparse import reference
-from diffusers_ext.kernels.candidates import DynamicPlanSpec
 from diffusers_ext.kernels.geometry import PAD
+from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 from tests.kernels.block_sparse.rectified import (
     attend,
     constant_in_blocks,

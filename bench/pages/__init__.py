@@ -1,0 +1,1 @@
+"""What writes the figures in pages and model cards."""

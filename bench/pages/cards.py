@@ -1,0 +1,182 @@
+"""Model cards of the zoo: `python -m bench.pages` writes them from card.json and the committed results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from diffusers_ext.evaluate.committed import load
+from diffusers_ext.evaluate.words import percent
+from diffusers_ext.outputs.files import write_json, write_text
+from diffusers_ext.zoo import cards, catalogue
+from diffusers_ext.zoo.world.mistakes import KINDS
+
+from ..ledger import committed
+from .markdown import markdown
+from .results_table import plain
+
+REWARD = "reward-shapes-clip-held-out"
+LINE = 110  # as the formatter of this project breaks it
+CAPTION = "a red circle and a blue square"
+CLIP_CAPTION = "a red circle moves left"
+ABOUT: Mapping[str, str] = MappingProxyType(
+    {
+        "shapes-sd3": "Joint attention over 64 image tokens and the text of three encoders, as in SD3.",
+        "shapes-sd3-256": (
+            "The twin of shapes-sd3 with a token for each latent pixel: 256, enough for windows and disks to "
+            "leave something out. It learned from that model and has its autoencoder and text encoders."
+        ),
+        "shapes-sd": "A U-Net with cross-attention at 16 x 16 and 8 x 8, as in Stable Diffusion 1 and 2.",
+        "shapes-sd-turbo": "One call of the U-Net a picture: shapes-sd, distilled by distribution matching.",
+        "shapes-wan": "Clips of 9 frames by full attention over time and space, as in Wan 2.1.",
+        "shapes-clip": "A learned reward: how well a picture fits a caption, with gradients for the picture.",
+    }
+)
+WRONG: Mapping[str, str] = MappingProxyType(
+    {
+        "colour": "a colour",
+        "shape": "a shape",
+        "swap": "whose colour is whose",
+        "relation": "where things are",
+        "count": "how many there are",
+        "objects": "an object more or fewer",
+        "overall": "all",
+    }
+)
+APART = ("name", "model", "pipeline", "licence", "call", "config", "schedule", "history", "results", "sha256")
+
+
+def results(name: str) -> dict[str, Any]:
+    """Return what was measured of a model, by suite: shares of right pictures, or of right preferences."""
+    if name in catalogue.REWARDS:
+        found = committed(REWARD)
+        shares = {
+            f"{what}, {change}": {kind: _share(found[change][what][kind]) for kind in (*KINDS, "overall")}
+            for change in ("drawn", "decoded")
+            for what in ("picture", "caption")
+        }
+        return {found["suite"]: {"n": found["n"], "preferred": shares}}
+    return {
+        p["suite"]: {
+            "n": p["n"],
+            "tasks": {task: _share(entry) for task, entry in p["tasks"].items()},
+            "overall": _share(p["overall"]),
+            "seconds_per_image": round(p["seconds_per_image"], 3),
+        }
+        for p in _plain(name)
+    }
+
+
+def card(name: str) -> dict[str, Any]:
+    """Return card.json with the results in it."""
+    found = json.loads((catalogue.path(name) / cards.CARD).read_text())
+    sums = found.pop("sha256")
+    return {**found, "results": results(name), "sha256": sums}
+
+
+def page(name: str) -> str:
+    """Return README.md of a model folder, in the form that the Hub reads."""
+    facts = card(name)
+    kind = facts.get("pipeline") or facts["model"]
+    rows = [[key.replace("_", " "), _in_words(value)] for key, value in facts.items() if key not in APART]
+    rows += [[key, _in_words(facts[key])] for key in ("config", "schedule")]
+    parts = [
+        _front(name),
+        f"# {name}\n\n{ABOUT[name]} A `{kind}` of the shapes world, trained by the code of diffusers_ext "
+        "from nothing but drawn pictures; for measuring methods, not for making art.",
+        f"```python\n{_use(name, facts)}\n```",
+        f"## Results\n\n{_measured(name)}",
+        f"## Training\n\n{markdown(['fact', 'value'], rows)}",
+    ]
+    if "autoencoder" in facts:
+        trained = "shapes-wan-vae" if facts["pipeline"] == "WanPipeline" else "shapes-vae"
+        parts.append(
+            f"Its autoencoder came before, by `diffusers-ext train {trained}`; the log of that run was not "
+            "kept. `exact` is the share of reconstructions that the judge reads as they were drawn."
+        )
+    if history := facts.get("history"):
+        parts.append("How the run went:\n\n" + "\n".join(f"- {line}" for line in history))
+    parts.append(
+        "## Limits\n\nFive flat shapes in eight colours say nothing about photographs. What each model gets "
+        "wrong is shown in docs/shapes-world.md and docs/clips.md of the project."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def preferences(found: Mapping[str, Any]) -> str:
+    """Return the table of what a reward prefers, by kind of mistake, from its measurement."""
+    columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
+    rows = [
+        [WRONG[kind], *(percent(found[change][what][kind]) for change, what in columns)]
+        for kind in (*KINDS, "overall")
+    ]
+    return markdown(["a mistake in", *(f"{what}, {change}" for change, what in columns)], rows)
+
+
+def write() -> None:
+    """Bring every card up to date."""
+    for name in (*catalogue.MODELS, *catalogue.REWARDS):
+        write_json(catalogue.path(name) / cards.CARD, card(name))
+        write_text(catalogue.path(name) / "README.md", page(name))
+
+
+def _plain(name: str) -> list[Mapping[str, Any]]:
+    files = sorted((catalogue.path(name) / "results").glob("*.json"))
+    return plain(load(files))
+
+
+def _share(entry: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(entry[key], 4) for key in ("accuracy", "low", "high")}
+
+
+def _front(name: str) -> str:
+    kind = {"shapes-wan": "text-to-video", "shapes-clip": "zero-shot-image-classification"}
+    lines = [
+        "license: apache-2.0",
+        f"library_name: {'transformers' if name in catalogue.REWARDS else 'diffusers'}",
+        f"pipeline_tag: {kind.get(name, 'text-to-image')}",
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _use(name: str, facts: Mapping[str, Any]) -> str:
+    if name in catalogue.REWARDS:
+        return (
+            f'import diffusers_ext as dx\n\nprompts = ["{CAPTION}"] * len(images)\n'
+            "cosines = dx.rewards.ShapesCLIP().score(images, prompts)"
+        )
+    call = f"call = dict({', '.join(f'{key}={value!r}' for key, value in facts['call'].items())})"
+    if len(call) > LINE:
+        call = call.replace("(", "(\n    ", 1)[:-1] + "\n)"
+    caption, got = (CLIP_CAPTION, "frames") if "num_frames" in facts["call"] else (CAPTION, "images")
+    return (
+        f'import diffusers_ext as dx\n\npipe = dx.load("{name}")\n{call}\n'
+        f'{got} = pipe("{caption}", **call).{got}'
+    )
+
+
+def _measured(name: str) -> str:
+    if name in catalogue.REWARDS:
+        found = committed(REWARD)
+        lead = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
+        return f"{lead}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"
+    suites = _plain(name)
+    tasks = list(suites[0]["tasks"])
+    rows = [[task, *(percent(p["tasks"][task]) for p in suites)] for task in tasks]
+    rows.append(["all", *(percent(p["overall"]) for p in suites)])
+    rows.append(["seconds each, one CPU core", *(f"{p['seconds_per_image']:.2f}" for p in suites)])
+    lead = "Share of pictures that show exactly what the prompt asks for, with 95 % intervals"
+    heads = ["task", *(f"{p['suite']}, {p['n']} each" for p in suites)]
+    return f"{lead}; held-out prompts ask for what training never drew.\n\n{markdown(heads, rows)}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items())
+    if isinstance(value, str) and len(value) == 64:
+        return f"`{value[:12]}`"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Studies of quality: pictures against ground truth."""

@@ -1,0 +1,1 @@
+"""Timed cases, each with its check."""

@@ -1,0 +1,102 @@
+"""Which slices, sizes and methods `blocks.py` measures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import diffusers_ext as dx
+from diffusers_ext.core import Method
+from diffusers_ext.models.presets import tokens_of
+from diffusers_ext.models.sizes import Grid
+
+WIDE_480, WIDE_720 = {"height": 480, "width": 832}, {"height": 720, "width": 1280}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A method on a slice; `size` in px and frames, with `text` tokens where they are not the preset's."""
+
+    model: str
+    size: Mapping[str, int]
+    method: Method
+    tiny: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """Tokens of the size."""
+        return tokens_of(self.model).grid(self.size)
+
+    @property
+    def name(self) -> str:
+        """Model, size, method and the settings that are not its defaults."""
+        size = f"{self.size['width']}x{self.size['height']}"
+        frames = f"x{self.size['num_frames']}" if "num_frames" in self.size else ""
+        changed = [
+            f"{f.name}={str(value).replace(' ', '')}"
+            for f in fields(self.method)
+            if f.name not in ("dense_steps", "dense_layers", "backend")
+            and (value := getattr(self.method, f.name)) != f.default
+        ]
+        return " ".join([f"{self.model} {size}{frames}{' tiny' * self.tiny} {self.method.name}", *changed])
+
+
+def settings(model: str, name: str, **change: Any) -> Method:
+    """A method as the preset has it, without dense steps and layers."""
+    if name == "rectified":
+        change["p_remaining"] = None  # random weights have no peaks, so it would say `keep` anew
+    return replace(dx.preset(model, name), dense_steps=0, dense_layers=0, **change)
+
+
+def cases() -> list[Case]:
+    """What a GPU measures, the usual sizes first."""
+    flux, published = {}, {}
+    for side, window, stride in ((1024, 24, 8), (2048, 40, 8), (4096, 80, 16)):  # the same share of an axis
+        wide = dict(window=(1, window, window), stride=(1, stride, stride))
+        ours = [settings("flux.1", "clear"), settings("flux.1", "clear", downsample=4)]
+        ours += [settings("flux.1", "gna", **wide), settings("flux.1", "rectified")]
+        flux[side] = [Case("flux.1", {"height": side, "width": side}, method) for method in ours]
+    for model, size, frames in (
+        ("wan2.1", WIDE_720, 81),
+        ("wan2.1", WIDE_480, 81),
+        ("hunyuan-video", WIDE_720, 129),
+    ):
+        published[model, size["height"]] = [
+            Case(model, {**size, "num_frames": frames}, settings(model, name))
+            for name in ("radial", "gna", "rectified")
+        ]
+    mochi = {"height": 480, "width": 848, "num_frames": 163}
+    return [
+        *flux[1024], *published["wan2.1", 720], *published["hunyuan-video", 720], *flux[4096],
+        Case("sd3.5", {"height": 1024, "width": 1024}, settings("sd3.5", "gna")),
+        Case("mochi", mochi, settings("mochi", "gna")),
+        Case("mochi", mochi, dx.RectifiedSparse(keep=0.25, p_remaining=None, dense_steps=0)),
+        *published["wan2.1", 480], *flux[2048],
+    ]  # fmt: skip
+
+
+def tiny_cases() -> list[Case]:
+    """Every pair of a model and a method that a GPU measures, at a size for the reference; CLEAR with far
+    tokens counts as a method of its own.
+    """
+    pairs: dict[tuple[str, str, bool], Case] = {}
+    for case in cases():
+        pairs.setdefault((case.model, case.method.name, getattr(case.method, "downsample", 0) > 0), case)
+    return [shrunk(case) for case in pairs.values()]
+
+
+def shrunk(case: Case) -> Case:
+    """The same model and method with windows and blocks of a tiny grid, whose sizes no tile divides."""
+    video = "num_frames" in case.size
+    size = {"height": 96, "width": 128} if video else {"height": 128, "width": 192}
+    if video:
+        size["num_frames"] = 13 if case.model == "mochi" else 9  # three frames of latents
+    if case.grid.text:
+        size["text"] = 7
+    smaller: dict[str, dict[str, Any]] = {
+        "clear": {"radius": 2},
+        "gna": {"window": (2 if video else 1, 3, 5), "stride": (1, 2, 2)},
+        "radial": {"decay": 0.1, "block": 16},
+        "rectified": {"block": 16},
+    }
+    method = replace(case.method, backend="reference", **smaller[case.method.name])
+    return Case(case.model, size, method, tiny=True)

@@ -1,0 +1,202 @@
+"""How attention time grows with the number of tokens: sparse back-ends against dense attention, side by side.
+
+    python -m bench.timing.growth                          reference and flex on a CPU, about five minutes
+    python -m bench.timing.growth --device cuda            Triton
+    python -m bench.timing.growth --largest 4096           shorter
+
+For each method the slope of log time over log tokens is fitted over all sizes but the smallest: near 2 for
+dense attention, near 1 where every token sees a fixed number of others (CLEAR, GNA), and in between for
+radial attention, whose work grows as n log n. The slope of the work itself (visited block pairs) stands
+beside it: it is exact and belongs to the method, the other to the machine. Beside every time stands the error
+of sampled rows against attention over the explicit mask. Rows are written at once.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusers_ext.kernels.block_sparse import api, flex, reference
+from diffusers_ext.kernels.geometry import LIMITS
+from diffusers_ext.kernels.masks.band import Band, release_reach
+from diffusers_ext.kernels.masks.disk import Disk
+from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.plan import BlockPlan
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
+
+from ..ledger import Ledger, Row
+from ..pages.markdown import markdown
+from ..runner import options, run
+from .reference_rows import TOLERANCE, sampled_error
+from .stopwatch import Stopwatch, in_turns
+
+HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # and their size; few heads would leave most of a GPU idle
+SIZES = (1024, 2304, 4096, 9216, 16384, 36864, 65536, 147456, 262144)
+METHODS = ("clear r=8", "gna 17x17", "radial")
+FRAMES = (16, 16), (16, 32), (32, 32)  # height and width of a clip's frames in tokens
+LINE = "{method:12} {backend:10} {tokens:7} {ms:9.2f} {dense_ms:9.2f} {speedup:.2f} {error:.1e}"
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def frame(largest: int) -> tuple[int, int]:
+    """Return the smallest frame with which clips of up to `largest` tokens fit the frames that a plan
+    addresses.
+
+    All sizes of a run have the same one, as a slope over clips with frames of two sizes means nothing. Raises
+    `ValueError` where there is none.
+    """
+    for height, width in FRAMES:
+        if largest <= (LIMITS[0] + 1) * height * width:
+            return height, width
+    most = (LIMITS[0] + 1) * FRAMES[-1][0] * FRAMES[-1][1]
+    raise ValueError(f"clips of this bench have up to {most} tokens, got {largest}; choose a smaller size")
+
+
+def recipe(method: str, tokens: int, sides: tuple[int, int]) -> RulePlanSpec:
+    """Return CLEAR and GNA on a square image, radial attention on clips with frames of `sides`.
+
+    Rows and frames are complete, so there are up to `tokens` of them.
+    """
+    side, frames = math.isqrt(tokens), tokens // math.prod(sides)
+    image, tile = (1, side, side), (1, 8, 8)
+    if method == "clear r=8":
+        return RulePlanSpec(Disk(8), image, 0, 64, 64, tile, tile)
+    if method == "gna 17x17":
+        return RulePlanSpec(Window(image, (1, 17, 17)), image, 0, 64, 64, tile, tile)
+    reach = release_reach(frames, math.prod(sides), 1.0)
+    return RulePlanSpec(Band(reach, sides[1]), (frames, *sides), 0, 64, 64)
+
+
+def backends(device: str) -> tuple[str, ...]:
+    """Return the names of the back-ends of the machine."""
+    return ("reference", "flex") if device == "cpu" else ("triton",)
+
+
+def attention(backend: str, plan: BlockPlan) -> Attention:
+    """Return attention over a plan on one of them."""
+    if backend == "flex":
+        run = flex.prepare(plan)
+        return lambda q, k, v: run(q, k, v, plan)[0]
+    if backend == "reference":
+        return lambda q, k, v: reference.attention(q, k, v, plan)[0]
+    return lambda q, k, v: api.attention(q, k, v, plan)[0]
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+
+def measure(method: str, recipe: RulePlanSpec, backend: str, device: str) -> list[Row]:
+    """Return the row of one size of one method on one back-end, in turns with dense attention.
+
+    Times are in ms, `work` in pairs multiplied.
+    """
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    plan, watch = recipe.build(device), Stopwatch(device)
+    g = torch.Generator(device).manual_seed(0)
+    shape = 1, plan.s_q, 3, *HEADS[torch.device(device).type]
+    q, k, v = torch.randn(shape, generator=g, device=device, dtype=dtype).unbind(2)
+    sparse = attention(backend, plan)
+    error = sampled_error(q, k, v, sparse(q, k, v), plan)
+    dense(q, k, v)
+    dense_ms, ms = map(min, in_turns(watch, partial(dense, q, k, v), partial(sparse, q, k, v)))
+    work = plan.visited * recipe.block_q * recipe.block_k
+    row = {
+        "method": method,
+        "backend": backend,
+        "tokens": plan.s_q,
+        "work": work,
+        "ms": ms,
+        "dense_ms": dense_ms,
+    }
+    return [row | {"error": error, "ok": error <= TOLERANCE[dtype]}]
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """Return the least-squares exponent of y ~ x ** slope over all sizes but the smallest."""
+    return float(np.polyfit(np.log(x[1:]), np.log(y[1:]), 1)[0])
+
+
+def fits(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Return exponents by "method, back-end", and of dense attention, where there are three sizes."""
+    found = {}
+    for method, backend in dict.fromkeys((r["method"], r["backend"]) for r in rows):
+        chosen = [r for r in rows if (r["method"], r["backend"]) == (method, backend)]
+        tokens = [float(r["tokens"]) for r in chosen]
+        if len(tokens) < 3:
+            continue
+        found[f"{method}, {backend}"] = {
+            "time": slope(tokens, [r["ms"] for r in chosen]),
+            "work": slope(tokens, [float(r["work"]) for r in chosen]),
+        }
+    sizes = sorted({r["tokens"] for r in rows})
+    ms = [statistics.median(r["dense_ms"] for r in rows if r["tokens"] == n) for n in sizes]
+    if len(sizes) < 3:
+        return found
+    return found | {"dense": {"time": slope([float(n) for n in sizes], ms), "work": 2.0}}
+
+
+def add_fits(ledger: Ledger) -> None:
+    """Put the exponents into the record, and print them."""
+    found = ledger.facts["exponents"] = fits(ledger.rows)
+    for label, exponents in found.items():
+        print(f"{label:24} time ~ n^{exponents['time']:.2f}, work ~ n^{exponents['work']:.2f}")
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> list[Row]:
+    parser = options(__doc__, device="cpu")
+    parser.add_argument("--largest", type=int, help="tokens of the largest size, at least 4096")
+    args = parser.parse_args(arguments)
+    largest = args.largest or (16384 if args.device == "cpu" else 262144)
+    if largest < 4096:
+        parser.error(f"--largest must be 4096 or more, got {largest}; a slope needs three sizes")
+    try:
+        sides = frame(largest)
+    except ValueError as error:
+        parser.error(str(error))
+
+    def cell(method: str, tokens: int, backend: str) -> list[Row]:
+        return measure(method, recipe(method, tokens, sides), backend, args.device)
+
+    cases = {
+        f"{method} {tokens} {backend}": partial(cell, method, tokens, backend)
+        for tokens in SIZES
+        if tokens <= largest
+        for method in METHODS
+        for backend in backends(args.device)
+    }
+    facts = {"threads": torch.get_num_threads(), "frame": sides, "exponents": {}}
+    return run(
+        "growth",
+        cases,
+        args,
+        LINE,
+        derive=lambda row: {"speedup": row["dense_ms"] / row["ms"]},
+        finish=add_fits,
+        **facts,
+    )
+
+
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the table of a run: exponents, and the speed-up at the longest sequence."""
+    rows, most = [], max(r["tokens"] for r in found["rows"])
+    for r in (r for r in found["rows"] if r["tokens"] == most):
+        fit = found["exponents"].get(f"{r['method']}, {r['backend']}")
+        if fit and r["ok"]:
+            figures = fit["time"], fit["work"], r["dense_ms"] / r["ms"]
+            rows.append([r["method"], r["backend"], *(f"{x:.2f}" for x in figures)])
+    rows.append(["dense", "", *(f"{x:.2f}" for x in (*found["exponents"]["dense"].values(), 1))])
+    return markdown(["method", "back-end", "time ~ tokens^", "pairs ~ tokens^", f"speed-up at {most}"], rows)
+
+
+if __name__ == "__main__":
+    main()

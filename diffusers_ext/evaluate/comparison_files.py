@@ -1,0 +1,85 @@
+"""The pictures of a comparison on disk, each saved at once; the next run makes only what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..outputs.files import slug, subfolder, write_json
+from ..outputs.record import write_image
+from ..sampling import identity
+from ..sampling.items import Item
+from ..settings.methods import as_dict
+from .pictures import FOLDER
+from .score import Judged
+
+if TYPE_CHECKING:
+    from .cells import Cell, Variant
+
+
+class Kept:
+    """Store a PNG and a JSON file for each picture, under `FOLDER`/variant.
+
+    `common` is what all pictures share, as from `record.shared`. Pictures of other settings have other names
+    and stay.
+    """
+
+    def __init__(self, folder: Path, common: Mapping[str, Any]) -> None:
+        self.home, self.common = folder, common
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies the model and the machine in a results file."""
+        return {key: self.common[key] for key in ("weights", "configs", "dtype", "device")}
+
+    def record(self, variant: Variant, item: Item) -> dict[str, Any]:
+        """Return all that shapes the picture of `item` under `variant`."""
+        return identity.of(item, {**self.common, "methods": [as_dict(m) for m in variant.methods]})
+
+    def path(self, variant: Variant, item: Item) -> Path:
+        """Return where that picture is stored, whether or not it has been made."""
+        name = identity.name(self.record(variant, item))
+        return self.home / FOLDER / slug(variant.label) / f"{name}.png"
+
+    def find(self, variant: Variant, items: Sequence[Item]) -> tuple[dict[Item, Cell], dict[str, Any] | None]:
+        """Read finished pictures with their verdicts, and the last report of the session that made them."""
+        from .cells import Cell
+
+        found, report = {}, None
+        for item in items:
+            path = self.path(variant, item)
+            beside = identity.finished(path, self.record(variant, item))
+            image = None if beside is None else _open(path)
+            if image is not None and (judged := _judged(beside)) is not None:
+                found[item] = Cell(variant.label, image, judged)
+                report = beside.get("report") or report
+        return found, report
+
+    def add(self, variant: Variant, cell: Cell, report: Mapping[str, Any] | None) -> None:
+        """Store one picture. It is on the disk when this returns."""
+        item = Item(cell.judged.prompt, cell.judged.seed)
+        made, path = self.record(variant, item), self.path(variant, item)
+        subfolder(self.home, FOLDER, path.parent.name)
+        write_image(path, cell.image, made)
+        write_json(path.with_suffix(".json"), made | {"judged": asdict(cell.judged), "report": report})
+
+
+def _open(path: Path) -> Any:
+    """Read a picture; `None` if the file is damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError):  # of a damaged PNG
+        return None
+
+
+def _judged(beside: Mapping[str, Any]) -> Judged | None:
+    from .store import judged
+
+    try:
+        return judged(beside["judged"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

@@ -1,0 +1,1 @@
+"""What an evaluation shows: tables, charts, galleries and HTML pages."""

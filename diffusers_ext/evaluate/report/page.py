@@ -1,0 +1,52 @@
+"""Render HTML pages from Jinja templates. A page has no scripts and needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from ..score import Judged
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure is a picture over its verdict, in words (`text`) and in colour (`kind`: good, bad or empty).
+
+    `source` is a data URL, empty where no picture was made. `size` is `small` for pictures that are enlarged
+    without smoothing.
+    """
+
+    text: str
+    source: str = ""
+    alt: str = ""
+    kind: str = ""
+    size: str = ""
+
+
+def figure(judged: Judged, label: str, png: bytes, width: int) -> Figure:
+    """Prepare the picture of the variant `label`, whose file holds `width` px."""
+    kind = {None: "", True: "good", False: "bad"}[judged.correct]
+    verdict = {None: "", True: "right: ", False: "wrong: "}[judged.correct]
+    return Figure(
+        text=verdict + judged.reason,
+        source="data:image/png;base64," + base64.b64encode(png).decode(),
+        alt=f"{judged.prompt}, {label}, seed {judged.seed}",
+        kind=kind,
+        size="small" if width < 192 else "",
+    )
+
+
+def render(template: str, title: str, **facts: Any) -> str:
+    """Fill a template with facts; all text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("diffusers_ext.evaluate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return pages.get_template(template).render(title=title, **facts)

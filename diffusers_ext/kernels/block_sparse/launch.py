@@ -1,0 +1,71 @@
+"""What every launch of a Triton kernel here needs: the plan as raw tensors, and tiles that fit the GPU."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .capabilities import interpreted, why_not_interpreted
+from .launch_config import Tiles, choose
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchArgs:
+    """A block plan as the kernels read it.
+
+    `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]` with entries `key_block << 1 | full`, `order int32 [NQ]`
+    in which query blocks start; G is 1 (shared), H or B * H. `blocks` is (BM, BN) in tokens. `mask` is the
+    lower-case name of a `masks.Kind`, `params` and `table int32` those of its rule; `q_coord int32 [S_q]`,
+    `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` where each row of the batch hides its own.
+    """
+
+    row_ptr: Tensor
+    col: Tensor
+    order: Tensor
+    blocks: tuple[int, int]
+    mask: str
+    params: tuple[int, ...]
+    q_coord: Tensor
+    k_coord: Tensor
+    table: Tensor
+
+    @property
+    def kernel_params(self) -> tuple[int, ...]:
+        """Argument `rule` of the kernels: the parameters, and for a band the length of its table as well.
+
+        (No argument may be called `params`: Triton's generated launcher has a variable of that name.)
+        """
+        return (*self.params, self.table.numel()) if self.mask == "band" else self.params
+
+    @property
+    def coord_stride(self) -> int:
+        """Step in `k_coord` from one batch item to the next."""
+        return 0 if self.k_coord.ndim == 1 else self.k_coord.stride(0)
+
+    def plan_strides(self, B: int, H: int) -> tuple[int, int]:
+        """Steps in plan number from one batch item to the next and from one head to the next."""
+        G = self.row_ptr.shape[0]
+        if G == 1:
+            return 0, 0
+        return (H, 1) if G == B * H else (0, 1)
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager:
+    """Makes the tensor's GPU the current one, on which Triton launches."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
+    """Chooses tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` as `choose` does, and for bf16 in
+    the interpreter.
+    """
+    if not interpreted():
+        major, minor = torch.cuda.get_device_capability(q.device)
+        return choose(kind, 10 * major + minor, q.dtype.itemsize, q.shape[-1], blocks)
+    if why := why_not_interpreted(q.dtype):
+        raise ValueError(why)
+    itemsize = 2 if q.dtype == torch.float32 else q.dtype.itemsize  # large tiles: each costs the same there
+    return choose(kind, 80, itemsize, q.shape[-1], blocks)

@@ -1,0 +1,1 @@
+"""Block plans: which blocks of keys each block of queries visits."""

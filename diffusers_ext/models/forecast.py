@@ -1,0 +1,210 @@
+"""`plan`: what a sparse method would do at a size, before anything runs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..errors import MethodError, UnsupportedError
+from ..kernels.plan.plan import PlanSpec
+from ..processors.sparse.method import SparseMethod
+from ..settings.fields import fit
+from .presets import preset, tokens_of
+from .sizes import Grid, Tokens
+
+Tile = tuple[int, int, int]
+SIZES = ("grid", "text", "height", "width", "num_frames")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a method would do on a grid.
+
+    `token_density`: pairs of tokens that see each other over those of dense attention. `block_density`: the
+    same of the blocks that a kernel visits, padding included. `far` counts CLEAR's pooled tokens. They are
+    extra keys, whose pairs and blocks are added, so that either density may exceed 1. `full_share`: visited
+    blocks without checks inside. `padded_tokens` fill the last blocks and short tiles.
+
+    `predicted_speedup` of attention is that of a kernel as fast as the dense one; real ones reach part of it.
+    `ideal_speedup` would need blocks of one token. `memory_bytes` are those that a session keeps of the plan,
+    once for all layers and steps.
+
+    `nearest` holds the closest sizes without padding. For GNA it also has the closest settings with which no
+    visited block needs a check, if all levels of a U-Net take them. Disks (CLEAR) and bands (Radial) leave
+    checks at any size, except with reduce="block". It is empty where nothing is close.
+
+    `note` says where a real kernel is expected to gain nothing and `backend="auto"` to stay dense, where no
+    session takes the grid, and where padding adds more than 15 %.
+    """
+
+    method: str
+    grid: Tile
+    text: int
+    tokens: int
+    far: int
+    token_density: float
+    block_density: float
+    full_share: float
+    padded_tokens: int
+    ideal_speedup: float
+    predicted_speedup: float
+    memory_bytes: int
+    nearest: dict[str, Any]
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        grid = " x ".join(map(str, self.grid))
+        lines = [
+            f"{self.method} on {grid} grid tokens and {self.text} text tokens, {self.tokens} together"
+            + (f", and {self.far} far ones" if self.far else ""),
+            f"  density      {self.token_density:.4f} of the token pairs, {self.block_density:.4f} of the "
+            f"blocks, {self.full_share:.0%} of those full",
+            f"  attention    {self.predicted_speedup:.2f}x at best, {self.ideal_speedup:.2f}x without blocks",
+            f"  padding      {self.padded_tokens} tokens",
+            f"  plan         {self.memory_bytes / 2**20:.1f} MiB",
+        ]
+        rest = {"nearest": _named(self.nearest), "note": self.note}
+        return "\n".join(lines + [f"  {name:<12} {value}" for name, value in rest.items() if value])
+
+
+def plan(
+    target: Any, method: SparseMethod | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
+) -> Forecast:
+    """Forecasts what `method` would do on `target`, without running a model.
+
+    `target` is a pipeline, the name of a preset or of a checkpoint that it is for, or a
+    `Grid(t, h, w, text=0)`. A `method` given by its name has the settings of `preset(target, method)`. `size`
+    is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual one.
+    `tile` holds the tiles of queries and of keys, each `(t, h, w)`. The forecast for a U-Net is that of its
+    finest attention, but the method has to fit the others as well. Raises `MethodError` for settings and
+    sizes that do not fit.
+    """
+    if isinstance(method, str):
+        method = preset(target, method)
+    if not isinstance(method, SparseMethod):
+        name = getattr(method, "name", type(method).__name__)
+        raise MethodError(f"plan() takes a sparse method such as GNA(...) or CLEAR(...), got {name}.")
+    tokens = None if isinstance(target, Grid) else tokens_of(target, method)
+    if tokens is None and any(value is not None for value in size.values()):
+        raise MethodError(f"A Grid is a size already, got {', '.join(size)} as well; leave it out.")
+    grids = {0: target} if tokens is None else tokens.grids(size)
+    for level, grid in reversed(grids.items()):  # a size that fits the coarsest fits all
+        if (why := method.refuses(grid.shape)) is not None:
+            raise UnsupportedError(f"{why}{_in_px(tokens, method.fitting(grid.shape), level)}.")
+    tile = _tile(tile)
+    grid, *coarser = grids.values()
+    for other in coarser:
+        method.recipe(other.shape, other.text)  # raises where the settings do not fit
+
+    spec = method.recipe(grid.shape, grid.text, True, tile)
+    stats = spec.stats
+    # Text queries run dense either way, so a session decides without them.
+    decisive = method.recipe(grid.shape, grid.text, False, tile) if grid.text else spec
+    rows, columns = -(-stats.s_q // spec.block_q), -(-stats.s_kv // spec.block_k)
+    tiles = (spec.q_tile or (1, 1, spec.block_q), spec.k_tile or (1, 1, spec.block_k))
+    nearest = _nearest(method, grid, tokens, tile, tiles)
+    padded = max(rows * spec.block_q, columns * spec.block_k - spec.extra_keys) - stats.tokens
+    return Forecast(
+        method=method.name,
+        grid=grid.shape,
+        text=grid.text,
+        tokens=stats.tokens,
+        far=spec.extra_keys,
+        token_density=spec.pairs / stats.tokens**2,
+        block_density=stats.block_density,
+        full_share=stats.full_share,
+        padded_tokens=padded,
+        ideal_speedup=stats.tokens**2 / spec.pairs,
+        predicted_speedup=stats.tokens**2 / stats.work,
+        memory_bytes=decisive.plan_bytes + _place_bytes(decisive),
+        nearest=nearest,
+        note="; ".join(filter(None, (method.remark(decisive), _padding(padded / stats.tokens, nearest)))),
+    )
+
+
+def _nearest(
+    method: SparseMethod,
+    grid: Grid,
+    tokens: Tokens | None,
+    tile: tuple[Tile, Tile] | None,
+    tiles: tuple[Tile, Tile],
+) -> dict[str, Any]:
+    """Gives a method's advice for the `tiles` of a plan, without what some level of the model refuses."""
+    advice = method.nearest(grid.shape, tiles, grid.text)
+    settings = {name: advice.pop(name) for name in [*advice] if hasattr(method, name)}
+    if not advice:
+        return {}
+    shape, text = advice["grid"], advice.get("text", 0)
+    grids = [Grid(*shape, text)]
+    if tokens is not None:
+        if not _made(tokens, tokens.size(shape)):
+            return {}
+        advice |= tokens.size(shape)
+        grids += list(tokens.grids(tokens.size(shape) | {"text": text}).values())[1:]
+    for changes in (settings, {}):
+        other = replace(method, **changes)
+        if all(_takes(other, one, tile if one is grids[0] else None) for one in grids):
+            return advice | changes
+    return {}
+
+
+def _takes(method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
+    try:
+        method.recipe(grid.shape, grid.text, True, tile)
+    except MethodError:
+        return False
+    return method.refuses(grid.shape) is None
+
+
+def _place_bytes(spec: PlanSpec) -> int:
+    """Counts the bytes of the numbers that bring tokens into plan order and back, int64."""
+    stats, order = spec.stats, spec.q_order
+    # Where one order serves queries and keys, and is not that of the host, a whole call can run in it.
+    hoists = not spec.extra_keys and order.equal(spec.k_order)
+    hoists = hoists and order.min() >= 0 and (order.diff() != 1).any()
+    return 8 * (stats.s_q * (2 if hoists else 1) + stats.s_kv - spec.extra_keys + spec.grid_tokens)
+
+
+def _padding(share: float, nearest: dict[str, Any]) -> str:
+    if share <= 0.15:
+        return ""
+    sizes = _named({name: value for name, value in nearest.items() if name in SIZES})
+    return f"padding adds {share:.0%} to the tokens" + (
+        f", the nearest size without is {sizes}" if sizes else ""
+    )
+
+
+def _named(nearest: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in nearest.items())
+
+
+def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
+    """Ends a sentence about grids with their sizes, where it is known what a pixel is."""
+    if tokens is None or not grids:
+        return ""
+    sizes = [size for grid in grids if _made(tokens, size := tokens.size(grid, level))]
+    return f" ({' and '.join('{height} x {width}'.format(**size) for size in sizes)} px)" if sizes else ""
+
+
+def _made(tokens: Tokens, size: dict[str, int]) -> bool:
+    return all(tokens.why_not(name, value) is None for name, value in size.items())
+
+
+def _tile(tile: Any) -> tuple[Tile, Tile] | None:
+    if tile is None:
+        return None
+    try:
+        whole = fit(tile, Sequence[Sequence[int]], "tile")
+    except ValueError:
+        whole = []
+    fits = len(whole) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in whole)
+    if not fits or any(math.prod(edges) > 1024 for edges in whole):
+        raise MethodError(
+            "A tile is ((t, h, w) of queries, (t, h, w) of keys) in whole numbers, with at most 1024 tokens "
+            f"each, got {tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
+        )
+    return tuple(map(tuple, whole))

@@ -1,0 +1,16 @@
+"""CPU threads of torch."""
+
+from __future__ import annotations
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute on `threads` CPU threads; `None` leaves it all cores."""
+    import torch
+
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(
+            f"the number of threads must be at least 1, got {threads}; leave it out for all cores"
+        )
+    torch.set_num_threads(threads)

@@ -1,0 +1,191 @@
+"""The generation loop: batches through a stock pipeline, a generator per image; failures do not stop it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .call import run
+from .clip import Clip
+from .failures import BrokenImageError, broken, free_memory, hits_all, out_of_memory, reason_of
+from .items import Failed, Item, Picture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from .progress import Watch
+
+_GIVE_UP = 5  # failures of one kind before anything was made; more would be a waste of hours
+
+
+def applied(pipe: Any, methods: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Apply methods to a pipeline; without methods do nothing, so that plain means the stock processors."""
+    if not methods:
+        return nullcontext()
+    from ..session.session import apply
+
+    return apply(pipe, *methods)
+
+
+def generate(
+    pipe: Any,
+    items: Sequence[Item],
+    call: Mapping[str, Any],
+    batch: int = 1,
+    watch: Watch | None = None,
+) -> Iterator[list[Picture]]:
+    """Make `items` in order, `batch` at a time, and yield each batch as it is done.
+
+    Every image has its own CPU generator, so its noise does not depend on the batch; pixels may differ by a
+    rounding step.
+
+    With `watch`, a picture that cannot be made is reported to it and the others go on: the images of a batch
+    that fails are tried one at a time, and so are all later ones after memory ran out. Raised is what every
+    picture would meet (`failures.hits_all`), and `Interrupted` between batches once the watch was asked to
+    stop. Without `watch` the first failure is raised, `BrokenImageError` for NaN, infinity and all-black
+    images.
+    """
+    if batch < 1:
+        raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
+    left, most, any_made, alike = list(items), batch, False, []
+    retried = 0  # images at the head of `left` that are tried alone, since their batch failed
+    while left:
+        size = 1 if retried else min(most, len(left))
+        part, retried = left[:size], max(retried - 1, 0)
+        outcome = _attempt(pipe, part, call, watch)
+        if isinstance(outcome, _Trouble):
+            free_memory()
+            if outcome.memory and size > 1:
+                most = 1
+                watch.say(f"{size} images at a time do not fit into memory; going on with one at a time")
+            if size > 1:
+                retried = size
+                continue
+            outcome = [Failed(part[0], outcome.reason)]
+        left = left[size:]
+        made = [o for o in outcome if isinstance(o, Picture)]
+        failed = [o for o in outcome if isinstance(o, Failed)]
+        any_made = any_made or bool(made)
+        alike += [_kind(f.reason) for f in failed]
+        for f in failed:
+            watch.fail(f)
+        if made:
+            yield made
+        if left and not any_made and len(alike) >= _GIVE_UP and len(set(alike)) == 1:
+            for item in left:
+                watch.fail(
+                    Failed(item, f"not tried ({about(item)}), since the first {len(alike)} failed alike")
+                )
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A call that failed as a whole."""
+
+    reason: str
+    memory: bool
+
+
+def _attempt(
+    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], watch: Watch | None
+) -> list[Picture | Failed] | _Trouble:
+    """Make one batch. An exception of the call ends here, which frees the memory of its frames."""
+    if watch is None:
+        return [_picture(*facts, pipe, call) for facts in _run(pipe, part, call, {})]
+    watch.begin(len(part))
+    try:
+        rows = _run(pipe, part, call, watch.hooks(pipe))
+    except Exception as error:
+        if hits_all(error):
+            raise
+        watch.trace(error)
+        return _Trouble(reason_of(error, pipe, call, about(part[0])), out_of_memory(error))
+    outcome: list[Picture | Failed] = []
+    for facts in rows:
+        try:
+            outcome.append(_picture(*facts, pipe, call))
+        except BrokenImageError as error:
+            if hits_all(error):
+                raise
+            outcome.append(Failed(facts[0], str(error)))
+    if len(part) > 1 and all(isinstance(o, Failed) for o in outcome):  # one row may have spoiled the others
+        return _Trouble(outcome[0].reason, False)
+    return outcome
+
+
+def _run(
+    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], hooks: Mapping[str, Any]
+) -> list[tuple[Item, np.ndarray, bool, float]]:
+    """Call the pipeline; return for each item its array, whether a safety checker hid it, and its seconds."""
+    import torch
+
+    generators = [torch.Generator("cpu").manual_seed(item.seed) for item in part]
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
+        prompts = [i.prompt for i in part]
+        result = run(pipe, prompts, call, generator=generators, output_type="np", **hooks)
+    seconds = (time.perf_counter() - began) / len(part)
+    arrays = result.frames if hasattr(result, "frames") else result.images
+    unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(part)
+    return [(i, a, bool(h), seconds) for i, a, h in zip(part, arrays, unsafe, strict=True)]
+
+
+def _picture(
+    item: Item, array: np.ndarray, hidden: bool, seconds: float, pipe: Any, call: Mapping[str, Any]
+) -> Picture:
+    image = to_image(array, item, hidden, lambda what: broken(what, about(item), pipe, call))
+    return Picture(item, image, seconds, flags_of(array))
+
+
+def _kind(reason: str) -> str:
+    """Return what failures of one kind share: the fact, without the picture and the next step."""
+    return reason.partition(" (prompt")[0]
+
+
+def about(item: Item) -> str:
+    """Name the picture that a sentence is about."""
+    return f"prompt {item.prompt[:60]!r}, seed {item.seed}"
+
+
+def to_image(
+    array: np.ndarray,
+    item: Item,
+    hidden: bool = False,
+    error: Callable[[str], BrokenImageError] | None = None,
+) -> Image | Clip:
+    """Turn float `[H, W, 3]` in 0..1 into a PIL image, `[T, H, W, 3]` into a clip, rounded as diffusers does.
+
+    Raises `BrokenImageError` for NaN, infinity and nothing but black; `error` makes it of what was returned.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if hidden:
+        raise BrokenImageError(
+            f"the pipeline's safety checker blacked out the picture ({about(item)}); try another seed or "
+            "prompt"
+        )
+    finite = np.isfinite(array).all()
+    if not finite or not array.any():
+        what = "an all-black picture" if finite else "NaN or infinity"
+        raise (
+            BrokenImageError(f"the pipeline returned {what} ({about(item)}); try another seed")
+            if error is None
+            else error(what)
+        )
+    pixels = (array * 255).round().astype("uint8")
+    if pixels.ndim == 4:
+        return Clip(pixels)
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def flags_of(array: np.ndarray) -> tuple[str, ...]:
+    """Name what is suspicious, but not certainly wrong, about float `[H, W, 3]` or `[T, H, W, 3]`."""
+    return ("constant",) if float(array.max() - array.min()) < 1 / 255 else ()

@@ -1,0 +1,159 @@
+"""What may be put under a session, denoisers and methods, or the sentence that says why not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.hooks.hooks import HookRegistry
+from torch import nn
+
+from ..core import Guidance, Method, Site, Slot
+from ..errors import ConflictError, MethodError, UnsupportedError
+from ..families import FAMILIES, family_of
+from ..families.base import Family
+from .registration import NAME
+
+COMPONENTS = ("unet", "transformer", "transformer_2")
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A model of a pipeline with what its family knows of it."""
+
+    component: str
+    model: nn.Module
+    family: Family
+    sites: tuple[Site, ...]
+
+
+def denoisers(target: Any) -> dict[str, nn.Module]:
+    """Component name -> denoiser of a pipeline, or `{"": denoiser}`; raises `UnsupportedError` where there is
+    none.
+    """
+    if isinstance(target, nn.Module):
+        return {"": target}
+    found = {
+        name: model for name in COMPONENTS if isinstance(model := getattr(target, name, None), nn.Module)
+    }
+    if not found:
+        raise UnsupportedError(
+            f"{type(target).__name__} has none of the components {', '.join(COMPONENTS)}; known denoisers "
+            f"are {', '.join(FAMILIES)}: pass a pipeline that holds one, or the denoiser itself."
+        )
+    return found
+
+
+def session_of(model: nn.Module) -> Any:
+    """The `Session` in force on a denoiser, or `None`."""
+    registry = getattr(model, "_diffusers_hook", None)
+    hook = registry.get_hook(NAME) if isinstance(registry, HookRegistry) else None
+    return hook.session if hook is not None else None
+
+
+def inspect(component: str, model: nn.Module) -> Denoiser:
+    """A denoiser and its sites; raises `UnsupportedError` or `ConflictError` where nothing may be swapped."""
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedError(
+            f"{component or type(model).__name__} is compiled as a whole, which hides its attention modules; "
+            f"compile its blocks ({_compile_hint(component, model)}), before or after apply()."
+        )
+    family = _known_family(component, model)
+    if getattr(model, "_parallel_config", None) is not None:
+        raise UnsupportedError(
+            f"{component or type(model).__name__} runs under context or tensor parallelism, which splits "
+            "what our attention must see whole; load it without enable_parallelism()."
+        )
+    if session_of(model) is not None:
+        raise ConflictError(
+            f"{component or type(model).__name__} is under a session already; pass both methods to one "
+            "apply(), or take the first off with its close() or dx.remove()."
+        )
+    return Denoiser(component, model, family, tuple(family.sites(model, component)))
+
+
+def _known_family(component: str, model: nn.Module) -> Family:
+    """`family_of`, which for a wrapper (PEFT, DataParallel) says where the denoiser is inside."""
+    try:
+        return family_of(model)
+    except UnsupportedError as error:
+        inside = ((path, part) for path, part in model.named_modules() if type(part).__name__ in FAMILIES)
+        path, part = next(inside, ("", None))
+        if part is None:
+            raise
+        name = f"pipe.{component}" if component else "model"
+        raise UnsupportedError(
+            f"{name} is a {type(model).__name__} around a {type(part).__name__}, which hides the modules "
+            f"that methods act on; set {name} = {name}.{path}, which keeps what the wrapper added inside, "
+            "or load a LoRA with load_lora_weights()."
+        ) from error
+
+
+def _compile_hint(component: str, model: nn.Module) -> str:
+    """How the blocks of this model are compiled."""
+    inner = getattr(model, "_orig_mod", model)
+    name = f"pipe.{component}" if component else "model"
+    if getattr(inner, "_repeated_blocks", None):
+        return f"{name}.compile_repeated_blocks()"
+    lists = [part for part, module in inner.named_children() if isinstance(module, nn.ModuleList)]
+    blocks = next((part for part in lists if part.endswith("blocks")), "transformer_blocks")
+    return f"for block in {name}.{blocks}: block.compile()"
+
+
+def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozenset[Site]]:
+    """The sites of each method by its `id`; raises `MethodError` or `UnsupportedError` where there are none
+    that it can act on.
+    """
+    selected = {}
+    for method in methods:
+        _check_kind(method)
+        picked = method.select(sites)
+        if not picked:
+            raise MethodError(
+                f"{method.name} touches no attention module of this model; see dx.summary(pipe) for its "
+                "sites."
+            )
+        for site in picked:
+            if (why := method.why_not(site, None)) is not None:
+                raise UnsupportedError(f"{why}; choose other modules (see dx.summary(pipe)).")
+        selected[id(method)] = frozenset(picked)
+    return selected
+
+
+def _check_kind(method: Any) -> None:
+    """Raises `MethodError` for what is no method, or guidance without the slot that says so."""
+    if isinstance(method, type) and issubclass(method, Method):
+        raise MethodError(
+            f"apply() takes methods with their settings, got the class {method.__name__}; add brackets: "
+            f"{method.__name__}()."
+        )
+    kind = type(method).__name__
+    if not isinstance(method, Method):
+        if hasattr(method, "slots") and hasattr(method, "bind"):
+            kind = method.__name__ if isinstance(method, type) else kind
+            raise MethodError(
+                f"apply() takes methods that inherit from diffusers_ext.core.Method, got {kind}, which has "
+                f"its names only; write class {kind}(Method)."
+            )
+        raise MethodError(f"apply() takes methods such as SoftPAG(...), got {kind}.")
+    for name in ("name", "slots"):
+        if not hasattr(method, name):
+            raise MethodError(f"A method has a name and slots, got {kind} without {name}; set {kind}.{name}.")
+    if (Slot.DENOISER in method.slots) != isinstance(method, Guidance):
+        raise MethodError(
+            f"A method with the slot DENOISER inherits from diffusers_ext.core.Guidance, and no other does, "
+            f"got {kind} with only one of the two; add the other, or leave both out."
+        )
+
+
+def check_stock(denoiser: Denoiser, touched: list[Site]) -> None:
+    """Raises `UnsupportedError` where a touched module runs a processor that we do not reproduce."""
+    running = {
+        site.path: type(denoiser.model.get_submodule(site.name).processor).__name__ for site in touched
+    }
+    foreign = {path: name for path, name in running.items() if name not in denoiser.family.stock}
+    if foreign:
+        path, name = next(iter(foreign.items()))
+        raise UnsupportedError(
+            f"{len(foreign)} attention modules, first {path}, run {name}, which is not one of the processors "
+            f"we reproduce ({', '.join(sorted(denoiser.family.stock))}); undo what installed it (IP-Adapter, "
+            "attention slicing, xformers), or choose other modules."
+        )

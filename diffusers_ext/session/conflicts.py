@@ -1,0 +1,53 @@
+"""What cannot be in force together: two owners of a slot, or guidance and a cache on its denoiser."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from ..core import Guidance, Method, Site, Slot
+from ..errors import ConflictError
+from .reorder import host_parts, replaced_forward
+
+
+def check_conflicts(
+    methods: Sequence[Method], selected: Mapping[int, frozenset[Site]], models: Iterable[nn.Module]
+) -> None:
+    """Raises `ConflictError` for two owners of a slot, and for guidance under a cache.
+
+    `selected` has the sites of each method by its `id`.
+    """
+    for i, first in enumerate(methods):
+        for second in methods[i + 1 :]:
+            if isinstance(first, Guidance) and isinstance(second, Guidance):
+                raise ConflictError(
+                    f"{first.name} and {second.name} both add a guidance pass and only one can; "
+                    "merge their head sets into one method."
+                )
+            shared = selected[id(first)] & selected[id(second)]
+            if Slot.CORE in first.slots & second.slots and shared:
+                names = ", ".join(sorted(s.path for s in shared))
+                raise ConflictError(
+                    f"{first.name} and {second.name} both decide how attention is computed at {names}; "
+                    "give each its own layers."
+                )
+    for method in methods:
+        for model in models if isinstance(method, Guidance) else ():
+            check_second_pass(method, model, host_parts(model))
+
+
+def check_second_pass(method: Guidance, model: nn.Module, parts: Mapping[str, nn.Module]) -> None:
+    """Raises `ConflictError` where what a denoiser keeps from one pass would be used in the other.
+
+    `parts` are the host's own modules inside `model`, by path.
+    """
+    if getattr(model, "is_cache_enabled", False):
+        raise ConflictError(
+            f"{method.name} runs the denoiser twice per step, which would poison the residuals kept by the "
+            f"cache enabled on {type(model).__name__}; call disable_cache() first."
+        )
+    if (part := replaced_forward(model, parts)) is not None:
+        raise ConflictError(
+            f"{method.name} runs the denoiser twice per step, but forward of {part} was replaced, as caches "
+            "such as DeepCache do, and what is kept from one pass would be used in the other; put the "
+            "forward of the model back (disable the cache)."
+        )

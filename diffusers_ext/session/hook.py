@@ -1,0 +1,238 @@
+"""The one hook on a denoiser: reads each call, counts it, and makes the extra pass of guidance."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from diffusers.hooks.hooks import ModelHook
+from torch import Tensor, nn
+
+from ..core import Core, Guidance, ReportingCore, RunContext, Site
+from ..errors import ConflictError, UnsupportedError
+from ..families.base import take_rows, with_prediction
+from .cfg import Branches, BranchName, Calls, calling_pipeline
+from .conflicts import check_second_pass
+from .reorder import Hoisting, host_parts
+from .steps import Clocks
+from .swap import Swap
+from .timing import Stopwatch
+
+
+class DenoiserHook(ModelHook):
+    """Runs one denoiser under a session.
+
+    Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
+    more with `run.perturbed` set, and adds `delta` to every row. Classifier-free guidance weights its
+    branches by numbers that sum to one. So one `delta` comes out, whatever the host's scale is.
+
+    Several threads may call, each with a pipeline of its own. Calls take turns, and what is kept from call to
+    call is kept for each pipeline.
+    """
+
+    _is_stateful = True
+
+    def __init__(
+        self,
+        session: Any,
+        swap: Swap,
+        branches: Branches,
+        hoisting: Hoisting,
+        scheduled: Sequence[ReportingCore],
+        guidance: Guidance | None,
+        guided: Mapping[Site, Core],
+    ) -> None:
+        """`scheduled` cores prepare for each call; `guided` are the cores that `guidance` bound here."""
+        super().__init__()
+        self.session = session  # found here by summary() and remove()
+        self.family = branches.family
+        self.run: RunContext = session.run
+        self.clocks: Clocks = session.clocks
+        self.swap = swap
+        self.branches = branches
+        self.hoisting = hoisting
+        self.scheduled = scheduled
+        self.guidance = guidance
+        self.guided = dict(guided)
+        self.parts = host_parts(swap.model)
+        self.calls = 0
+        self.extra_passes = 0
+        self.host_watch = Stopwatch()
+        self.extra_watch = Stopwatch()
+        # cache_context() of the host's pipelines writes "cond" or "uncond" here, by this name
+        self._context = BranchName()
+        self._made: WeakKeyDictionary[Any, Calls] = WeakKeyDictionary()  # by calling pipeline
+        self._made_bare = Calls()
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """Forgets the trajectory of the pipeline that calls, which does so after each run, or all of them."""
+        if (caller := calling_pipeline()) is not None:
+            self._made.pop(caller, None)
+            return module
+        self._made.clear()
+        self._made_bare = Calls()
+        return module
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # A wrapper that was put on `forward` while the session was open keeps this hook in its chain.
+        if self.session.closed:
+            return self.fn_ref.original_forward(*args, **kwargs)
+        with self.session.lock:
+            return self._under_session(module, args, kwargs)
+
+    def _under_session(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = by_name(module, args, kwargs)
+        caller = calling_pipeline()
+        pipe = self.branches.home if caller is None else caller
+        if self.guidance is not None:
+            self.branches.check_caller(caller)
+        self._check_processors(pipe)
+        made = self._read(module, call, pipe, calling=caller is not None)
+        for core in self.scheduled:
+            core.begin_call(_latents(call))
+        out = self._forward(module, call, made, pipe, args, kwargs)
+        self.session.remark(self.clocks.of(pipe))
+        return out
+
+    def _forward(
+        self,
+        module: nn.Module,
+        call: dict[str, Any],
+        made: Calls,
+        pipe: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        forward = self.fn_ref.original_forward
+        if (hoisted := self.hoisting.around(module, call, forward)) is not None:
+            args, kwargs, forward = (), call, hoisted
+        if self.guidance is None or not self.guidance.active(self.run):
+            with self.host_watch:
+                return forward(*args, **kwargs)
+        check_second_pass(self.guidance, module, self.parts)
+        if call.get("skip_layers") is not None or self.run.pass_ == "uncond":
+            # Skip-layer guidance subtracts its prediction from the conditional one: the same delta cancels.
+            with self.host_watch:
+                out = forward(*args, **kwargs)
+            return _shifted(out, self._stored(out, made, pipe))
+
+        batch = self.family.batch(call)
+        rows = self._conditional_rows(batch, pipe)
+        # Taken before the host's pass, which may pop entries from the dictionaries it was given.
+        again = take_rows(call, batch, rows, self.family.unbatched)
+        with self.host_watch:
+            out = forward(*args, **kwargs)
+        if self.session.closed:  # while the host's pass ran: the perturbed one would find no cores
+            return out
+        cond = _prediction(out)[rows]
+        self.guidance.begin_pass(self.guided, cond.shape[0], cond)
+        perturbed = self._perturbed(forward, *_as_given(again, module, args, kwargs))
+        self.clocks.of(pipe).extra_passes += 1
+        made.delta = self.guidance.delta(cond, perturbed)
+        return _shifted(out, made.delta)
+
+    def _perturbed(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        self.run.perturbed = True
+        try:
+            with self.extra_watch:
+                out = forward(*args, **kwargs)
+        finally:
+            self.run.perturbed = False
+        self.extra_passes += 1
+        return _prediction(out)
+
+    def _read(self, module: nn.Module, call: Mapping[str, Any], pipe: Any, calling: bool) -> Calls:
+        """Brings `run` up to date; raises where guidance does not know this call."""
+        self.calls += 1
+        timestep = self.family.timestep(call)
+        value = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
+        self.run.layout = self.family.layout(module, call)
+        clock = self.clocks.of(pipe)
+        clock.read(pipe, value, self.run, calling)
+        made = self._made_bare if pipe is None else self._made.setdefault(pipe, Calls())
+        run, place = clock.point()
+        first = made.note(run, (value, place))
+        self.run.pass_ = self.branches.read(pipe, self._context.name, made.count)
+        if self.guidance is not None:
+            if first:
+                self.branches.check_run(pipe, self.guidance.name, self.run.pass_, _latents(call))
+            if call.get("skip_layers") is None:
+                self.branches.check_count(pipe, self.guidance.name, made.count)
+        return made
+
+    def _conditional_rows(self, batch: int, pipe: Any) -> slice:
+        if self.run.pass_ != "both":
+            return slice(0, batch)
+        if batch % 2:
+            raise UnsupportedError(
+                "Classifier-free guidance in one batch needs an even number of rows, unconditional first; "
+                f"got {batch} from {_host(pipe)}; pass cfg='two_calls' for a call per branch."
+            )
+        return slice(batch // 2, batch)
+
+    def _stored(self, out: Any, made: Calls, pipe: Any) -> Tensor:
+        if made.delta is None or made.delta.shape[0] != _prediction(out).shape[0]:
+            raise UnsupportedError(
+                f"{self.guidance.name} needs the conditional prediction before the others of a step, but "
+                f"{_host(pipe)} asked in another order; call the denoiser conditional first."
+            )
+        return made.delta
+
+    def _check_processors(self, pipe: Any) -> None:
+        """Raises where a method would be passed by, since our processors are gone from its sites."""
+        gone = self.swap.gone()
+        foreign = {site: method.name for method, sites in self.session.acting for site in sites & gone}
+        pag = getattr(pipe, "do_perturbed_attention_guidance", False)
+        if not foreign and not (pag and self.guidance is not None):
+            return
+        names, paths = " and ".join(dict.fromkeys(foreign.values())), sorted(s.path for s in foreign)
+        if pag:
+            # The host puts its processors in before its first step, and would take them out after its last.
+            self.session.put_back()
+            clash = (
+                f"{self.guidance.name} and the host's own perturbed-attention guidance both add a pass"
+                if self.guidance is not None
+                else f"{names} and the host's own perturbed-attention guidance both act on {', '.join(paths)}"
+            )
+            raise ConflictError(f"{clash}; set pag_scale=0 or use the pipeline without PAG.")
+        raise RuntimeError(
+            f"{names}: processors of {', '.join(paths)} were replaced after apply(), so the method would "
+            "miss them; close the session and apply again."
+        )
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a denoiser, by name."""
+    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+    call = dict(bound.arguments)
+    call.pop("self")
+    return call | call.pop("kwargs", {})
+
+
+def _as_given(
+    call: Mapping[str, Any], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments `call` in the form of `args` and `kwargs`: wrappers below may read positions."""
+    names = list(inspect.signature(type(module).forward).parameters)[1 : len(args) + 1]
+    return tuple(call[name] for name in names), {name: call[name] for name in kwargs}
+
+
+def _host(pipe: Any) -> str:
+    return "the caller" if pipe is None else type(pipe).__name__
+
+
+def _latents(call: Mapping[str, Any]) -> Tensor:
+    return next(x for x in call.values() if isinstance(x, Tensor) and x.ndim > 2)
+
+
+def _prediction(out: Any) -> Tensor:
+    return out[0]
+
+
+def _shifted(out: Any, delta: Tensor) -> Any:
+    pred = _prediction(out)
+    # One batch of both branches: unconditional rows first, the same delta for either half.
+    return with_prediction(out, pred + (delta if len(pred) == len(delta) else torch.cat([delta, delta])))

@@ -1,0 +1,233 @@
+"""`apply` puts methods on a pipeline: it checks, swaps processors and hooks the denoiser; all is undone."""
+
+import html
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, Site, Slot
+from ..errors import MethodError
+from ..families.base import Family, FamilyProcessor
+from ..versions import check as check_versions
+from .cfg import Branches, Cfg
+from .checks import Denoiser, check_stock, denoisers, inspect, select, session_of
+from .conflicts import check_conflicts
+from .hook import DenoiserHook
+from .registration import NAME, install
+from .reorder import Hoisting
+from .report import Report, SiteReport
+from .steps import Clock, Clocks
+from .swap import Swap
+
+# Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
+BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
+
+
+def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
+    """Puts methods on a pipeline or a bare denoiser, at once; the session is a context manager and has
+    `close()`.
+
+    `cfg` says how classifier-free guidance reaches the denoiser: `"auto"` asks the pipeline (and means
+    `"none"` for a bare denoiser), `"batch"` is one call with the unconditional rows first, `"two_calls"` the
+    conditional call first. Without any method every site gets our processor with the dense core, which
+    changes nothing, bit for bit.
+
+    Raises `UnsupportedError` (unknown class, foreign processors, whole-model compile), `ConflictError`
+    (second apply, two owners of a slot, an enabled cache) and `MethodError` (settings); then nothing has been
+    swapped.
+    """
+    check_versions()
+    return Session(target, methods, cfg)
+
+
+def remove(target: Any) -> None:
+    """Takes off what `apply` put on a pipeline or a bare denoiser, as `close()` of its session does.
+
+    A notebook cell that runs twice has no name for the session of its first run. Without a session nothing
+    happens. Raises `UnsupportedError` where the target has no denoiser.
+    """
+    for model in denoisers(target).values():
+        if (session := session_of(model)) is not None:
+            session.close()
+
+
+class Session:
+    """Methods in force on the denoisers of one pipeline. All mutable state lives here and dies here."""
+
+    def __init__(self, target: Any, methods: Iterable[Method], cfg: Cfg = "auto") -> None:
+        self.methods = tuple(methods)
+        self.run = RunContext()
+        self.clocks = Clocks()
+        self.lock = threading.RLock()  # calls of the denoisers take turns: they share `run`
+        self.closed = False
+        self._remarked: set[int] = set()
+        self._final: Report | None = None
+        self._swaps: list[Swap] = []
+        self._undo: list[Callable[[], str | None]] = []
+        self._hooks: list[DenoiserHook] = []
+        self._reporting: dict[Site, ReportingCore] = {}
+        self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
+        self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
+        self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
+        self.acting = [(m, self._selected[id(m)]) for m in self.methods]
+        guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
+        check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
+        self._pipe = None if isinstance(target, nn.Module) else target
+        branches = [Branches(cfg, self._pipe, d.family) for d in self._denoisers]
+        for each in branches if guidance is not None else ():
+            each.check(self._pipe, guidance.name)
+        try:
+            for denoiser, each in zip(self._denoisers, branches, strict=True):
+                self._install(denoiser, each, guidance)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Restores processors and hooks; harmless when called again."""
+        if self.closed:
+            return
+        self.closed = True
+        self.run.perturbed = False
+        self._final = self.report()
+        notes = [note for undo in reversed(self._undo) if (note := undo())]
+        if foreign := [site.path for swap in self._swaps for site in swap.restore()]:
+            sites = ", ".join(foreign)
+            notes.append(f"the processors of {sites} were replaced by someone else and are left as they are")
+        notes += self._orphans()
+        if notes:
+            warnings.warn(f"diffusers_ext: {'; '.join(notes)}.", stacklevel=2)
+
+    def put_back(self) -> None:
+        """Undoes what the host exchanged for a call that is then refused, as `Swap.put_back`."""
+        for swap in self._swaps:
+            swap.put_back()
+
+    def remark(self, clock: Clock) -> None:
+        """Warns once of each method that changed nothing in the run which is in its last step."""
+        if self.run.step is None or self.run.step + 1 < self.run.steps:
+            return
+        for method in self.methods:
+            cores = [c for c in self._cores[id(method)].values() if isinstance(c, ReportingCore)]
+            reasons = [core.idle() for core in cores]
+            if isinstance(method, Guidance) and not clock.extra_passes:
+                reasons.append(method.idle(self.run))
+            if not reasons or None in reasons or id(method) in self._remarked:
+                continue
+            self._remarked.add(id(method))
+            warnings.warn(
+                f"diffusers_ext: {method.name} changed nothing in this run: {reasons[0]}.", stacklevel=2
+            )
+
+    def __repr__(self) -> str:
+        on = ", ".join(d.component or type(d.model).__name__ for d in self._denoisers)
+        methods = ", ".join(map(repr, self.methods)) or "no method"
+        return f"<Session {'closed, was' if self.closed else 'open,'} on {on}: {methods}>"
+
+    def _repr_html_(self) -> str:
+        state = "closed" if self.closed else "open; <code>dx.remove(pipe)</code> takes it off"
+        report = html.escape(str(self.report()))
+        return f"<details><summary>{html.escape(repr(self))} ({state})</summary><pre>{report}</pre></details>"
+
+    def _orphans(self) -> list[str]:
+        """What went past the session while it was open."""
+        notes = [
+            f"{d.component} was exchanged while the session was open, the new one ran without methods"
+            for d in self._denoisers
+            if self._pipe is not None and not _holds(getattr(self._pipe, d.component, None), d.model)
+        ]
+        ran = any(ours.calls for swap in self._swaps for ours in swap.processors.values())
+        if self._hooks and ran and not any(hook.calls for hook in self._hooks):
+            notes.append(
+                "the hook on the denoiser was removed while the session was open, so guidance did not run"
+            )
+        return notes
+
+    def report(self) -> Report:
+        """What ran where, so far; also after `close()`."""
+        if self._final is not None:
+            return self._final
+        return Report(
+            methods=self.methods,
+            sites=tuple(
+                SiteReport(
+                    path=site.path,
+                    kind=site.kind,
+                    heads=site.heads,
+                    methods=tuple(m.name for m in self.methods if site in self._selected[id(m)]),
+                    calls=ours.calls,
+                    **(self._reporting[site].describe() if site in self._reporting else {}),
+                )
+                for swap in self._swaps
+                for site, ours in swap.processors.items()
+            ),
+            denoiser_calls=sum(h.calls for h in self._hooks),
+            extra_passes=sum(h.extra_passes for h in self._hooks),
+            seconds=sum(h.host_watch.seconds for h in self._hooks),
+            extra_seconds=sum(h.extra_watch.seconds for h in self._hooks),
+        )
+
+    def cores(self, method: Method) -> dict[Site, Core]:
+        """What a method put at its sites, for trainers that replace tensors of its cores.
+
+        Raises `MethodError` for a method that is not of this session.
+        """
+        for mine in self.methods:
+            if mine == method:
+                return dict(self._cores[id(mine)])
+        raise MethodError(
+            f"A session has the cores of its own methods ({', '.join(m.name for m in self.methods)}), got "
+            f"{method!r}; pass one of session.methods."
+        )
+
+    def _install(self, denoiser: Denoiser, branches: Branches, guidance: Guidance | None) -> None:
+        """Swaps the processors of the sites that methods act on, all sites without methods; adds the hook."""
+        family, sites = denoiser.family, list(denoiser.sites)
+        if self.methods:
+            sites = [s for s in sites if any(s in self._selected[id(m)] for m in self.methods)]
+        check_stock(denoiser, sites)
+        swap = Swap(denoiser.model, denoiser.sites)
+        self._swaps.append(swap)
+        swap.put({site: self._processor(family, site) for site in sites})
+        scheduled = [self._reporting[site] for site in sites if site in self._reporting]
+        ordering = [core for core in scheduled if isinstance(core, OrderingCore)]
+        acting = [m for m in self.methods if self._selected[id(m)] & set(sites)]
+        bound = [m.name for m in acting if not m.order_free]
+        guided = self._cores[id(guidance)] if guidance is not None else {}
+        guided = {site: core for site, core in guided.items() if site in swap.processors}
+        hook = DenoiserHook(
+            self,
+            swap,
+            branches,
+            Hoisting(family, self.run, ordering, bound, NAME),
+            scheduled,
+            guidance if guided else None,
+            guided,
+        )
+        self._undo.append(install(denoiser.model, hook, NAME))
+        self._hooks.append(hook)
+
+    def _processor(self, family: Family, site: Site) -> FamilyProcessor:
+        """Our processor of a site, with the cores of all methods that act there."""
+        ours = family.processor(site, self.run)
+        for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
+            if site in self._selected[id(method)]:
+                ours.reads_layout |= method.reads_layout
+                ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
+                if isinstance(ours.core, ReportingCore):
+                    self._reporting[site] = ours.core
+        return ours
+
+
+def _holds(current: Any, model: nn.Module) -> bool:
+    """Whether a component is a denoiser, or wraps it (torch.compile, PEFT)."""
+    return isinstance(current, nn.Module) and any(part is model for part in current.modules())

@@ -1,0 +1,87 @@
+"""Which step of a run a denoiser call belongs to."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..core import RunContext
+
+
+class Clock:
+    """Finds the step of each denoiser call of one pipeline.
+
+    The scheduler of that pipeline knows best: its own count of steps, less the one that the run began with.
+    Where a scheduler keeps no count, the timestep is looked up in its schedule. So caches that skip calls,
+    second-order schedulers and interrupted runs cannot put the step out of place.
+    """
+
+    def __init__(self) -> None:
+        self.extra_passes = 0  # of a guidance method in the current run
+        self._table: Tensor | None = None  # the schedule of the current run; every run makes a new one
+        self._timesteps = torch.empty(0, dtype=torch.float64)
+        self._sigmas: list[float] = []
+        self._begin = 0  # the place in the schedule where the run began: image-to-image starts late
+        self._place: int | None = None
+
+    def read(self, pipe: Any, value: float, run: RunContext, calling: bool = True) -> None:
+        """Sets `run.step`, `run.steps` and `run.sigma` for a call at timestep `value`.
+
+        They are `None` without a pipeline, and while its scheduler has no schedule. `calling=False`: the call
+        comes from a loop around the parts of the pipeline, not from the pipeline.
+        """
+        run.step = run.steps = run.sigma = self._place = None
+        scheduler = getattr(pipe, "scheduler", None)
+        table = getattr(scheduler, "timesteps", None)
+        if table is None or len(table) == 0:
+            return
+        new = table is not self._table
+        if new:
+            self._load(scheduler, table)
+        self._place = place = self._find(scheduler, value)
+        if new:
+            first = getattr(scheduler, "begin_index", None)
+            self._begin = place if first is None else first
+        left = len(table) - self._begin
+        # denoising_end stops early; the pipeline knows how many entries of the schedule it takes.
+        count = min(getattr(pipe, "_num_timesteps", left), left) if calling else left
+        order = getattr(scheduler, "order", 1)  # a step of a second-order scheduler is two calls
+        run.steps = max(-(-count // order), 1)
+        run.step = min(max(place - self._begin, 0) // order, run.steps - 1)
+        run.sigma = self._sigmas[place] if place < len(self._sigmas) else None
+
+    def point(self) -> tuple[int, int | None]:
+        """Identifies a point of a trajectory by the run (its schedule) and the place in it."""
+        return id(self._table), self._place
+
+    def _load(self, scheduler: Any, table: Tensor) -> None:
+        self._table, self.extra_passes = table, 0
+        self._timesteps = torch.as_tensor(table, device="cpu").double()
+        sigmas = getattr(scheduler, "sigmas", None)
+        self._sigmas = [] if sigmas is None else [float(sigma) for sigma in sigmas]
+
+    def _find(self, scheduler: Any, value: float) -> int:
+        """The place of a call in the schedule."""
+        # PNDM lists a timestep twice and counts its calls under another name. Before the first step nothing
+        # is counted: then the run is where it began.
+        for count in ("step_index", "counter", "begin_index"):
+            if (place := getattr(scheduler, count, None)) is not None:
+                return int(place)
+        nearest = int((self._timesteps - value).abs().argmin())
+        equal = (self._timesteps == self._timesteps[nearest]).nonzero().flatten()
+        # Of equal timesteps a scheduler that counts begins with the second, so that it skips no sigma.
+        second = len(equal) > 1 and hasattr(scheduler, "step_index")
+        return int(equal[1]) if second else nearest
+
+
+class Clocks:
+    """A clock for each pipeline that calls, since copies of a pipeline may run at the same time."""
+
+    def __init__(self) -> None:
+        self._own: WeakKeyDictionary[Any, Clock] = WeakKeyDictionary()
+        self._bare = Clock()
+
+    def of(self, pipe: Any) -> Clock:
+        """The clock of a pipeline, or that of a denoiser which no known pipeline calls."""
+        return self._bare if pipe is None else self._own.setdefault(pipe, Clock())

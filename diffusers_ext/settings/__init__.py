@@ -1,0 +1,1 @@
+"""Settings of methods: text to typed values and back."""

@@ -1,0 +1,116 @@
+"""Values as the types that annotate them: settings in Python, in files and in text follow one rule."""
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from ..errors import MethodError
+
+
+def fit_fields(settings: Any) -> None:
+    """Makes the fields of a frozen dataclass what they are annotated as.
+
+    Raises `MethodError` with the help of the first that does not fit.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for f in dataclasses.fields(settings):
+        try:
+            value = fit(getattr(settings, f.name), hints[f.name], f"{type(settings).__name__} {f.name}")
+        except ValueError as error:
+            about = f": {f.metadata['help']}" if "help" in f.metadata else ""
+            raise MethodError(f"{error}{about}; for example {f.name}={example(hints[f.name])!r}.") from error
+        object.__setattr__(settings, f.name, value)
+
+
+def fit(value: Any, hint: Any, key: str) -> Any:
+    """Fits a value to the annotated type; arrays and sequences other than tuples become lists.
+
+    Raises `ValueError`, naming `key`, if it does not fit.
+    """
+    fits, fitted = _fit(value, hint)
+    if not fits:
+        raise ValueError(f"{key} takes {describe(hint, 'a ')}, got {value!r}")
+    return fitted
+
+
+def describe(hint: Any, article: str = "") -> str:
+    """Describes a type in words, for tables, or for sentences with the article "a "."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(a, article) for a in args))
+    if origin is typing.Literal:
+        return " | ".join(map(str, args))
+    if _is_mapping(origin):
+        return f"an object of {describe(args[0])} to {describe(args[1], article)}" if args else "an object"
+    if _is_sequence(origin):
+        return f"a list of {describe(args[0])}s" if args else "a list"
+    if hint in (int, float):
+        return article + ("whole number" if hint is int else "number")
+    return {bool: "true or false", str: "text", type(None): "null"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )
+
+
+_EXAMPLES = (
+    ("an object", {"NAME": None}),
+    ("a list", [3, 3]),
+    ("number", 1),
+    ("whole number", 1),
+    ("true", True),
+    ("text", "NAME"),
+)
+
+
+def example(hint: Any) -> Any:
+    """Gives a value of the first type that a hint allows, for messages."""
+    words = describe(hint)
+    return next((value for word, value in _EXAMPLES if words.startswith(word)), words.split(" | ")[0])
+
+
+def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars, without importing what they come from
+        value = value.tolist()
+    if origin in (typing.Union, types.UnionType):
+        return next((fit for a in args if (fit := _fit(value, a))[0]), (False, None))
+    if origin is typing.Literal:
+        return value in args, value
+    if _is_mapping(origin):
+        return _fit_mapping(value, args)
+    if _is_sequence(origin):
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+            return False, None
+        fits = [_fit(v, args[0]) for v in value]
+        kind = tuple if isinstance(value, tuple) else list  # a tuple can be hashed, and settings with it
+        return all(ok for ok, _ in fits), kind(v for _, v in fits)
+    if hint is float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and math.isfinite(value), float(value) if number else None
+    if hint is int:
+        number = isinstance(value, Integral) and not isinstance(value, bool)
+        return number, int(value) if number else None
+    if hint is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return (value is None, None) if hint is type(None) else (isinstance(value, hint), value)
+
+
+def _fit_mapping(value: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:
+    if not isinstance(value, Mapping):
+        return False, None
+    # JSON has text keys only, so a head number may come as text
+    keys = [int(k) if args[0] is int and isinstance(k, str) and k.isdecimal() else k for k in value]
+    pairs = [(_fit(k, args[0]), _fit(v, args[1])) for k, v in zip(keys, value.values(), strict=True)]
+    return all(k[0] and v[0] for k, v in pairs), {k[1]: v[1] for k, v in pairs}
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _is_sequence(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Sequence)

@@ -1,0 +1,1 @@
+"""Training data: latents, shards and pairs of a teacher."""

@@ -1,0 +1,89 @@
+"""The training set of the image models: an endless stream, encoded once, kept in shards, reused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...zoo.models import LATENT_SIZE
+from ...zoo.world.render import training_sample
+from .shards import Shards
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL
+    from transformers import PreTrainedTokenizerBase
+
+    from ..recipes import StreamRecipe
+
+SHARD = 4096  # samples
+
+
+class Batch(NamedTuple):
+    """Latents [B, 4, 16, 16], token ids [B, 24] and the share of each latent under objects [B, 1, 16, 16]."""
+
+    latents: torch.Tensor
+    ids: torch.Tensor
+    cover: torch.Tensor
+
+
+def drop_captions(
+    ids: torch.Tensor, share: float, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
+) -> torch.Tensor:
+    """Return ids [B, L] with a `share` of the captions emptied, for classifier-free guidance."""
+    import torch
+
+    empty = torch.full_like(ids, tokenizer.pad_token_id)
+    empty[:, 0] = tokenizer.bos_token_id
+    return torch.where(torch.rand(len(ids), 1, generator=generator) < share, empty, ids)
+
+
+def object_weight(cover: torch.Tensor, recipe: StreamRecipe, progress: float) -> torch.Tensor:
+    """Return the loss weight [B, 1, 16, 16], mean 1, from the share of each latent under objects.
+
+    A small object weighs little in the mean over pixels, and blank pictures result. The extra weight cures
+    that but biases the minimiser wherever an object may or may not be (one too many is drawn), so it fades
+    out early and most of the run is unweighted.
+    """
+    weight = 1 + recipe.foreground * max(0.0, 1 - progress / recipe.foreground_until) * cover
+    return weight / weight.mean()
+
+
+class LatentStream:
+    """Pictures of the stream `seed`, encoded."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        seed: int,
+        first: int,
+        reuse: int,
+    ):
+        self.vae, self.tokenizer, self.seed = vae, tokenizer, seed
+        self.shards = Shards(folder, SHARD, self._make, first, reuse)
+
+    def batch(self, samples: int, size: int, generator: torch.Generator) -> Batch:
+        """Return a batch for the moment when `samples` samples have been used."""
+        rows = self.shards.draw(samples, size, generator)
+        return Batch(rows["latents"].float(), rows["ids"].long(), rows["cover"].float() / 255)
+
+    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        import torch
+
+        size = self.shards.size
+        for start in range(number * size + done, (number + 1) * size, 128):
+            samples = [training_sample(self.seed, start + i) for i in range(128)]
+            images = torch.from_numpy(np.stack([image for _, image, _ in samples]))
+            images = images.to(self.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.no_grad():
+                latents = self.vae.encode(images).latent_dist.mode().float().cpu().half().numpy()
+            cells = np.stack([mask for _, _, mask in samples]).reshape(128, 1, LATENT_SIZE, 4, LATENT_SIZE, 4)
+            cover = (cells.mean((3, 5)) * 255).astype(np.uint8)
+            captions = [spec.caption for spec, _, _ in samples]
+            ids = np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16)
+            yield {"latents": latents, "ids": ids, "cover": cover}

@@ -1,0 +1,93 @@
+"""Samples 0, 1, 2, ... kept in files: made when first needed, reused, made again identically when lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...outputs.files import replacing
+from ..prepare import preparing
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Shards:
+    """`make(number)` gives named arrays [size, ...] for the samples from `number` x `size` on, at once or in
+    pieces; what it gives depends on its argument alone. The pieces of a run that was stopped are kept, and
+    `make(number, done)` gives those after the first `done` samples.
+
+    Training starts after `first` samples instead of after the whole set; from then on one sample more may be
+    drawn for each `reuse` used, so a run never sees the end of its data.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        make: Callable[..., Arrays | Iterable[Arrays]],
+        first: int,
+        reuse: int,
+    ):
+        self.folder, self.size, self.make = folder, size, make
+        self.first, self.reuse = first, reuse
+        self._open: list[dict[str, torch.Tensor]] = []
+
+    def draw(self, used: int, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return `count` random rows of each array, for the moment when `used` samples have been used."""
+        import torch
+
+        known = max(self.first, used // self.reuse) // self.size + 1
+        while len(self._open) < known:
+            self._open.append(self._load(len(self._open)))
+        index = torch.randint(known * self.size, (count,), generator=generator).tolist()
+        rows = [(self._open[i // self.size], i % self.size) for i in index]
+        return {name: torch.stack([shard[name][at] for shard, at in rows]) for name in self._open[0]}
+
+    def _load(self, number: int) -> dict[str, torch.Tensor]:
+        import torch
+
+        path = self.folder / f"{number:04d}.npz"
+        if path.exists():
+            with np.load(path) as file:
+                arrays = dict(file)
+        else:
+            arrays = self._made(number, path)
+            with replacing(path, parents=True) as file:
+                np.savez(file, **arrays)
+            path.with_suffix(".part.npz").unlink(missing_ok=True)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _made(self, number: int, path: Path) -> Arrays:
+        pieces, done, part = [], 0, path.with_suffix(".part.npz")
+        if part.exists():
+            with np.load(part) as file:
+                pieces = [dict(file)]
+            done = _rows(pieces[0])
+        found = len(pieces)
+        made = self.make(number, done) if done else self.make(number)
+        what = f"{self.size} samples of training data, kept as {str(path)!r}"
+        try:
+            with preparing(what, self.size, done) as tick:
+                for piece in [made] if isinstance(made, Mapping) else made:
+                    pieces.append(piece)
+                    tick(_rows(piece))
+        except BaseException:  # a stop request above all
+            if len(pieces) > found:
+                with replacing(part, parents=True) as file:
+                    np.savez(file, **_joined(pieces))
+            raise
+        return _joined(pieces)
+
+
+def _rows(arrays: Arrays) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def _joined(pieces: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

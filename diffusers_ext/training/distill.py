@@ -1,0 +1,154 @@
+"""Distillation of sparse attention methods: from a model of the shapes world to a student that needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .fit import Run
+
+if TYPE_CHECKING:
+    from ..processors.clear import CLEAR
+
+METHOD = "clear"
+FAR = "far.safetensors"  # as the preset beside it names it
+
+
+def run(
+    teacher: str,
+    settings: Sequence[str],
+    out: Path,
+    how: Run | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Distil `teacher` for CLEAR with `settings` (`key=value`) and write the student to the folder `out`.
+
+    The student is a stock pipeline; `clear.json` beside it holds the settings that it needs.
+    An interrupted run goes on from its checkpoint, and writes what it has. Raises `ValueError` for settings
+    and teachers that do not fit, or are not those of the run in `out`, `OSError` where a folder cannot be
+    read.
+    """
+    from ..models.threads import use_threads
+    from ..outputs.files import write_json
+    from ..settings.methods import build
+    from ..zoo.cards import checksums, weight_files
+    from .export import export
+    from .fit import fit
+
+    how = how or Run()
+    (method,) = build((METHOD,), settings)
+    use_threads(threads)
+    home, pipe, call = open_teacher(teacher)
+    if out.resolve() == home.resolve():
+        raise ValueError(
+            f"the student would be written over its teacher in {out}; choose another folder with --out"
+        )
+    method = trainable(method, pipe)
+    marks = checksums(weight_files(home), home)
+    mark, vae = (marks[f"{part}/diffusion_pytorch_model.safetensors"] for part in ("transformer", "vae"))
+    facts = {"teacher": {"name": teacher, "transformer": mark}, "method": method_facts(method)}
+
+    from .objectives.clear import DistilObjective
+
+    # Latents belong to one autoencoder.
+    objective = DistilObjective(pipe, method, out / "cache" / f"seed-{how.seed}" / vae[:12], seed=how.seed)
+    try:
+        fit(objective, out, how, {"autoencoder": vae, **facts})
+    finally:
+        objective.close()
+    facts |= {
+        "call": call,
+        "data": "pictures of diffusers_ext.zoo.world.render, seed below, as the teacher's",
+    }
+    export(objective, out, out, METHOD, **facts)
+    preset = dict(facts["method"])
+    preset.pop("name")
+    if objective.far:
+        _write_far(objective, out)
+        preset["weights"] = FAR
+    write_json(out / f"{METHOD}.json", {"settings": preset})
+    return out
+
+
+def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
+    """Opens a teacher: its folder, pipeline in float32 and call defaults.
+
+    Raises `ValueError` for anything but a joint-attention model of the shapes world: the pictures that a
+    student learns on are drawn there.
+    """
+    import torch
+
+    from ..models.checkpoint import Checkpoint
+    from ..zoo.models.tokenizer import build_tokenizer
+
+    model = Checkpoint.resolve(name)
+    pipe = model.read(dtype=torch.float32) if model.folder is not None else None
+    known = build_tokenizer().get_vocab()
+    ours = type(pipe).__name__ == "StableDiffusion3Pipeline" and pipe.tokenizer.get_vocab() == known
+    if not ours or "call" not in model.card:
+        came = "a model of the Hub" if pipe is None else f"a {type(pipe).__name__}"
+        raise ValueError(
+            "distillation draws its pictures from the shapes world and takes shapes-sd3 or a folder that "
+            f"'train shapes-sd3' or 'train {METHOD}' wrote, got {came} ({name!r}); give one of these with "
+            "--teacher"
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return model.folder, pipe, model.card["call"]
+
+
+def trainable(method: CLEAR, pipe: Any) -> CLEAR:
+    """Gives the method as a student learns it: a back-end with gradients, which never stays dense by itself.
+
+    Raises `ValueError` where nothing would be hidden, or some steps would stay dense.
+    """
+    import torch
+
+    from ..kernels.block_sparse.capabilities import Request, choose
+
+    if method.dense_steps:
+        raise ValueError(
+            f"a student learns all steps alike, got dense_steps={method.dense_steps}; leave it out here and "
+            "set it when you generate"
+        )
+    if method.backend == "flex":
+        raise ValueError("the FlexAttention back-end is not for training; leave backend out")
+    model = pipe.transformer.config
+    side = model.sample_size // model.patch_size
+    grid = (1, side, side)
+    spec = method.recipe(grid)
+    if spec.pairs == side**4 and not method.downsample:
+        tiles = method.reduce == "block"
+        raise ValueError(
+            f"a radius of {method.radius}{' in whole tiles' * tiles} covers the grid of {side} x {side} "
+            "tokens, so there is nothing to distil; "
+            + ("use reduce=token" if tiles else "choose a smaller one, 2 or 3 for instance")
+        )
+    if (why := method.refuses(grid)) is not None:
+        raise ValueError(why)
+    if method.backend != "auto":
+        return method
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    blocks = spec.block_q, spec.block_k
+    choice = choose(Request(device, torch.bfloat16, model.attention_head_dim, blocks))
+    return replace(method, backend=choice.name)
+
+
+def method_facts(method: CLEAR) -> dict[str, Any]:
+    """Gives name and settings as JSON data, without a file of weights to begin with."""
+    from ..settings.methods import as_dict
+
+    return {k: v for k, v in as_dict(method).items() if k != "weights"}
+
+
+def _write_far(objective: Any, out: Path) -> None:
+    from ..outputs.files import write_json
+    from ..processors.sparse import pooled
+    from ..zoo.cards import CARD, checksums, weight_files
+
+    pooled.write(out / FAR, objective.far, objective.method.downsample)
+    card = json.loads((out / CARD).read_text())
+    card["sha256"] = checksums(weight_files(out), out)
+    write_json(out / CARD, card)

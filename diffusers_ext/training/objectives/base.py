@@ -1,0 +1,188 @@
+"""What objectives of image pipelines share: the parts that move, compiled blocks, scores, the stream."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..average import restore
+from ..checkpoint import generator
+from ..data.latents import LatentStream, drop_captions, object_weight
+from ..progress import score
+from .flow import lengthen
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
+
+    from ..data.latents import Batch
+    from ..recipes import FlowRecipe, Recipe, StreamRecipe
+
+
+DENOISERS = frozenset({"transformer", "unet"})
+
+
+class DiffusionObjective:
+    """A pipeline of the zoo, some of whose components learn.
+
+    A subclass names what it trains and gives `hidden`, `blocks`, `inputs` and `denoising_loss`.
+    """
+
+    name: str  # in the zoo
+    trained: tuple[str, ...]  # components of the pipeline
+
+    def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, compile: bool):
+        self.pipe, self.recipe, self.seed, self.compile = pipe, recipe, seed, compile
+        self.pipe.set_progress_bar_config(disable=True)
+        self.attention = contextlib.nullcontext
+
+    def blocks(self) -> Iterable[torch.nn.Module]:
+        """Return parts of the denoiser that are compiled one by one."""
+        raise NotImplementedError
+
+    def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the scalar to lower, from the tensors of `inputs`."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return trained_parameters(self.pipe, self.trained)
+
+    def prepare(self, device: torch.device) -> None:
+        self.pipe.to(device)
+        for part in self.trained:
+            getattr(self.pipe, part).train()
+        if self.compile:
+            compile_blocks(self.blocks())
+        if device.type == "cpu":
+            self.attention = plain_attention()
+
+    def loss(self, *inputs: torch.Tensor) -> torch.Tensor:
+        with self.attention():
+            return self.denoising_loss(*inputs)
+
+    def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
+        return score(self.pipe, self.name, self.recipe.evaluate_prompts, sheet)
+
+
+class StreamObjective(DiffusionObjective):
+    """A pipeline that learns to denoise the stream `seed`, encoded by `vae` into the folder `cache`.
+
+    The weights come from the folder `start` as far as it holds them, else from the seed; a run that goes on
+    names the components that it was `given` so at its own start. A subclass names its recipe, what builds the
+    untrained pipeline around the autoencoder, and the stream unless that is pictures.
+    """
+
+    config: type[StreamRecipe]
+    build: Callable[[AutoencoderKL], DiffusionPipeline]
+    data: type[LatentStream] = LatentStream
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        cache: Path,
+        recipe: StreamRecipe | None = None,
+        *,
+        start: Path | None = None,
+        given: Collection[str] = (),
+        seed: int = 0,
+        compile: bool = True,
+    ):
+        import torch
+
+        recipe = recipe or self.config()
+        torch.manual_seed(seed)
+        super().__init__(type(self).build(vae), recipe, seed=seed, compile=compile)
+        self.given = frozenset(given if start is None else adopt(self.pipe, start, self.trained))
+        if self.given & DENOISERS:
+            self.recipe = replace(recipe, foreground=0.0)  # a trained denoiser draws no blanks any more
+        self.stream = self.data(vae, self.pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
+
+
+class FlowObjective(StreamObjective):
+    """A pipeline that learns flow matching; a subclass names the number of tokens of long and short text."""
+
+    recipe: FlowRecipe
+    lengths: tuple[int, int]  # the zoo's call default and the default of the stock pipeline
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Return latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
+        recipe, dice, used = self.recipe, generator(self.seed, step), step * self.recipe.batch
+        batch, *drawn = flow_inputs(
+            self.stream, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
+        )
+        noise, sigma, ids, lengthened = drawn
+        return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids, lengthened
+
+
+def flow_inputs(
+    stream: LatentStream,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: FlowRecipe,
+    lengths: tuple[int, int],
+    dice: torch.Generator,
+    used: int,
+    progress: float,
+) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a step of flow matching draws: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
+    `lengths`, when `used` samples and the share `progress` of the run are behind it.
+    """
+    import torch
+
+    batch = stream.batch(used, recipe.batch, dice)
+    noise = torch.randn(batch.latents.shape, generator=dice)
+    sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
+    ids = drop_captions(batch.ids, recipe.drop, tokenizer, dice)
+    share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
+    long = torch.rand((), generator=dice).item() < share
+    return batch, noise, sigma, ids, lengthen(ids, lengths[long], tokenizer.pad_token_id)
+
+
+def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:
+    """Return every parameter of some components, by 'component.name'."""
+    return {f"{part}.{name}": p for part in parts for name, p in getattr(pipe, part).named_parameters()}
+
+
+def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[str]:
+    """Take over the weights of those parts that a folder holds: a saved pipeline's, or just a text encoder's.
+    Returns their names.
+
+    Raises `FileNotFoundError` where it holds none of them.
+    """
+    import torch
+
+    parts = tuple(parts)
+    found = [part for part in parts if (folder / part / "config.json").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"a run starts from a folder with at least one of {', '.join(parts)}, {folder} has none; "
+            "give the folder of a saved pipeline"
+        )
+    for part in found:
+        module = getattr(pipe, part)
+        saved = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
+        restore(dict(module.named_parameters()), dict(saved.named_parameters()))
+    return set(found)
+
+
+def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:
+    """Compile blocks in place; training, evaluation and other lengths of text are graphs of their own."""
+    import torch
+
+    torch._dynamo.config.recompile_limit = 32
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
+def plain_attention() -> partial:
+    """A context in which attention is two matrix products: on a CPU the backward pass of the fused kernel
+    takes two fifths of a step."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    return partial(sdpa_kernel, SDPBackend.MATH)

@@ -1,0 +1,80 @@
+"""Learns shapes-sd3-256: the transformer of shapes-sd3 with a token for each latent pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...zoo.models import refine
+from ..data.latents import LatentStream
+from ..recipes import SD3FineConfig
+from .base import DiffusionObjective, compile_blocks
+from .flow import encode, velocity
+from .sd3 import SD3Objective
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+
+class SD3FineObjective(SD3Objective):
+    """Flow matching for a transformer that starts as `teacher`'s; the other parts it shares and leaves alone.
+
+    The target goes from the teacher's velocity, which has no noise of its own and is learned in few samples,
+    to that of the data, so that the teacher's mistakes are not the last word.
+    """
+
+    name = "shapes-sd3-256"
+    trained = ("transformer",)
+    recipe: SD3FineConfig
+
+    def __init__(
+        self,
+        teacher: StableDiffusion3Pipeline,
+        cache: Path,
+        recipe: SD3FineConfig | None = None,
+        *,
+        seed: int = 0,
+        compile: bool = True,
+    ):
+        import torch
+
+        torch.manual_seed(seed)
+        parts = {**teacher.components, "transformer": refine(teacher.transformer)}
+        DiffusionObjective.__init__(
+            self, type(teacher)(**parts), recipe or SD3FineConfig(), seed=seed, compile=compile
+        )
+        self.teacher = teacher.transformer.requires_grad_(False).eval()
+        first, reuse = self.recipe.first, self.recipe.reuse
+        self.stream = LatentStream(teacher.vae, teacher.tokenizer, cache, seed, first, reuse)
+
+    def prepare(self, device: torch.device) -> None:
+        super().prepare(device)
+        self.teacher.to(device)
+        if self.compile:
+            compile_blocks(self.teacher.transformer_blocks)
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Return what flow matching needs, and the share of the teacher in the target."""
+        import torch
+
+        return *super().inputs(step, progress), torch.tensor(self.recipe.taught * (1 - progress))
+
+    def denoising_loss(
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        sigma: torch.Tensor,
+        weight: torch.Tensor,
+        ids: torch.Tensor,
+        t5_ids: torch.Tensor,
+        taught: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss; shapes are as in `flow_loss`, and `taught` is a number."""
+        import torch
+
+        with torch.no_grad():
+            text = encode(self.pipe, ids, t5_ids)
+            wise = velocity(self.pipe, self.teacher, latents, noise, sigma, *text).float()
+        found = velocity(self.pipe, self.pipe.transformer, latents, noise, sigma, *text).float()
+        return (weight * (found - torch.lerp(noise - latents, wise, taught)).square()).mean()

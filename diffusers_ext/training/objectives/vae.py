@@ -1,0 +1,121 @@
+"""Learns shapes-vae: squared and absolute error plus a whisper of KL, on pictures drawn when needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...zoo.models import build_vae, normalise
+from ...zoo.world.detect import verify
+from ...zoo.world.render import training_sample
+from ..average import averaged
+from ..checkpoint import generator, load_checkpoint
+from ..log import Log
+from ..recipes import VAEConfig
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, AutoencoderKLWan
+
+PROBE_SEED = 1_000_001  # pictures that no training run draws
+
+
+class VAEObjective:
+    """Reconstruction of the pictures of the stream `seed`.
+
+    It is not compiled: on a CPU the compiled objective was slower and did not learn.
+    """
+
+    config: type[VAEConfig] = VAEConfig
+    build: Callable[[], AutoencoderKL | AutoencoderKLWan] = staticmethod(build_vae)
+
+    def __init__(self, recipe: VAEConfig | None = None, *, seed: int = 0):
+        import torch
+
+        self.recipe, self.seed = recipe or self.config(), seed
+        torch.manual_seed(seed)
+        self.vae = self.build()
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return dict(self.vae.named_parameters())
+
+    def hidden(self, name: str) -> bool:
+        return False
+
+    def prepare(self, device: torch.device) -> None:
+        self.vae.to(device).train()
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Return images and the noise of the posterior."""
+        import torch
+
+        size = self.recipe.batch
+        noise = torch.randn(size, 4, 16, 16, generator=generator(self.seed, step))
+        return pictures(self.seed, step * size, size), noise
+
+    def terms(self, seen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the error of what is decoded from a draw of the posterior, and the KL of the posterior."""
+        posterior = self.vae.encode(seen).latent_dist
+        mean, var, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        return decoded - seen, 0.5 * (mean.square() + var - 1 - log).mean()
+
+    def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        error, kl = self.terms(images, noise)
+        return error.square().mean() + self.recipe.l1 * error.abs().mean() + self.recipe.kl * kl
+
+    def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
+        return {}
+
+    def export(self, run: Path) -> AutoencoderKL:
+        """Write the averaged weights, with the statistics of the latents, to `run`/vae, and their quality to
+        the log.
+        """
+        state = load_checkpoint(run / "checkpoint.pt")
+        averaged(self, state)
+        vae = self.vae.to("cpu").eval()
+        quality = self.finish(vae)
+        samples = state["step"] * self.recipe.batch
+        Log(run / "log.jsonl").write(step=state["step"], samples=samples, seconds=state["seconds"], **quality)
+        vae.save_pretrained(run / "vae")
+        return vae
+
+    def finish(self, vae: AutoencoderKL) -> dict[str, float]:
+        """Put the statistics of the latents into the trained `vae`, and measure it."""
+        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        return measure(vae, self.recipe.probe)
+
+
+def pictures(seed: int, first: int, count: int) -> torch.Tensor:
+    """Return images float32 [count, 3, 64, 64] in -1..1 of the training stream, from index `first` on."""
+    import torch
+
+    stack = np.stack([training_sample(seed, first + i)[1] for i in range(count)])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def latent_statistics(vae: AutoencoderKL, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each latent channel [4]."""
+    import torch
+
+    with torch.no_grad():
+        latents = vae.encode(pictures(seed, 0, count)).latent_dist.mean
+    return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+
+
+def measure(vae: AutoencoderKL, count: int) -> dict[str, float]:
+    """Return PSNR in dB and the share of reconstructions in which the detector finds exactly the scene."""
+    import torch
+
+    samples = [training_sample(PROBE_SEED, i) for i in range(count)]
+    images = pictures(PROBE_SEED, 0, count)
+    with torch.no_grad():
+        seen = torch.cat([vae.decode(vae.encode(b).latent_dist.mode()).sample for b in images.split(100)])
+    mse = (seen.clamp(-1, 1) - images).square().mean().item() / 4
+    arrays = ((seen.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    exact = [verify(a, spec).correct for a, (spec, _, _) in zip(arrays, samples, strict=True)]
+    return {"psnr_db": -10 * math.log10(mse), "exact": float(np.mean(exact))}

@@ -1,0 +1,125 @@
+"""Learns shapes-wan-vae: the autoencoder of clips, by the objective of the one for pictures."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...zoo.models import build_wan_vae
+from ...zoo.models.wan import CHANNELS, LATENT, set_statistics, start_without_motion
+from ...zoo.world.clips import FRAMES, training_clip
+from ...zoo.world.track import verify_clip
+from ..checkpoint import generator
+from ..recipes import WanVAEConfig
+from .vae import PROBE_SEED, VAEObjective
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+SHORT = 5  # frames of the shorter clips
+
+
+class WanVAEObjective(VAEObjective):
+    """Reconstruction of the clips of the stream `seed`: of single frames to begin with, then of the first
+    SHORT, then of all. The autoencoder is causal and reads four frames at a time, so short clips teach nearly
+    all at half the cost, and single ones all about space at a tenth."""
+
+    config, build = WanVAEConfig, staticmethod(build_wan_vae)
+    recipe: WanVAEConfig
+    vae: AutoencoderKLWan
+
+    def __init__(self, recipe: WanVAEConfig | None = None, *, seed: int = 0):
+        super().__init__(recipe, seed=seed)
+        start_without_motion(self.vae)
+
+    def prepare(self, device: torch.device) -> None:
+        super().prepare(device)
+        single_frames_as_pictures(self.vae)
+
+    def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
+        """Return clips, their loss weights and the noise of the posterior."""
+        import torch
+
+        size, dice = self.recipe.batch, generator(self.seed, step)
+        movies, cover = clips(self.seed, step * size, size)
+        first, count = 0, FRAMES
+        if progress < self.recipe.stills_until:
+            first, count = torch.randint(FRAMES, (), generator=dice).item(), 1
+        elif progress < self.recipe.short_until:
+            count = SHORT
+        weight = 1 + self.recipe.foreground * cover[:, :, first : first + count]
+        noise = torch.randn(size, CHANNELS, 1 + (count - 1) // 2, *LATENT[1:], generator=dice)
+        return movies[:, :, first : first + count], weight / weight.mean(), noise
+
+    def loss(self, movies: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        error, kl = self.terms(movies, noise)
+        return (weight * (error.square() + self.recipe.l1 * error.abs())).mean() + self.recipe.kl * kl
+
+    def finish(self, vae: AutoencoderKLWan) -> dict[str, float]:
+        set_statistics(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        return measure(vae, self.recipe.probe)
+
+
+def single_frames_as_pictures(vae: AutoencoderKLWan) -> None:
+    """Let convolutions over time read a frame that nothing comes before as a picture: they multiply it by
+    their newest weights and zeros by the others, at twice the time."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d):
+            module.forward = partial(_newest_frame, module)
+
+
+def _newest_frame(
+    conv: WanCausalConv3d, x: torch.Tensor, cache_x: torch.Tensor | None = None
+) -> torch.Tensor:
+    from torch.nn.functional import conv2d
+
+    if x.shape[2] > 1 or cache_x is not None:
+        return type(conv).forward(conv, x, cache_x)
+    columns, _, rows, *_ = conv._padding
+    return conv2d(x[:, :, 0], conv.weight[:, :, -1], conv.bias, conv.stride[1:], (rows, columns))[:, :, None]
+
+
+def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips float32 [count, 3, 9, 32, 32] in -1..1 of the training stream from index `first` on, and the
+    coverage of their objects [count, 1, 9, 32, 32]."""
+    import torch
+
+    samples = [training_clip(seed, first + i) for i in range(count)]
+    movies = torch.from_numpy(np.stack([s[1] for s in samples]))
+    cover = torch.from_numpy(np.stack([s[2] for s in samples]))
+    return movies.permute(0, 4, 1, 2, 3).float() / 127.5 - 1, cover[:, None]
+
+
+def latent_statistics(vae: AutoencoderKLWan, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each latent channel [16]."""
+    import torch
+
+    with torch.no_grad():
+        latents = vae.encode(clips(seed, 0, count)[0]).latent_dist.mean
+    return latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+
+
+def reconstruct(vae: AutoencoderKLWan, movies: torch.Tensor) -> torch.Tensor:
+    """Return clips [B, 3, T, 32, 32] in -1..1 through encoder and decoder, 50 at a time."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([vae.decode(vae.encode(b).latent_dist.mode()).sample for b in movies.split(50)])
+
+
+def measure(vae: AutoencoderKLWan, count: int) -> dict[str, float]:
+    """Return PSNR in dB and the share of reconstructions that the judge finds to follow their script."""
+    scripts = [training_clip(PROBE_SEED, i)[0] for i in range(count)]
+    movies, _ = clips(PROBE_SEED, 0, count)
+    seen = reconstruct(vae, movies)
+    mse = (seen - movies).square().mean().item() / 4
+    arrays = ((seen + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
+    exact = [verify_clip(a, script).correct for a, script in zip(arrays, scripts, strict=True)]
+    return {"psnr_db": -10 * math.log10(mse), "exact": float(np.mean(exact))}

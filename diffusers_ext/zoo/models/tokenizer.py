@@ -1,0 +1,49 @@
+"""A real CLIPTokenizer whose byte-pair merges are built from our word list instead of learned from text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..world.captions import WORDS
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+MAX_LENGTH = 24  # tokens, specials included; the longest caption takes 13
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Tokenizer in which each word of the grammar is one token; unknown words fall apart into letters."""
+    from transformers import CLIPTokenizer
+
+    vocab, merges = vocabulary()
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token ids (specials last, as CLIP has them) and the merges that build each word from left to right."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'!?-"
+    vocab = {token: i for i, token in enumerate([*letters, *(c + "</w>" for c in letters)])}
+    merges: dict[tuple[str, str], None] = {}  # ordered: an earlier merge wins
+    for word in sorted(WORDS, key=len):
+        pieces = _merge([*word[:-1], word[-1] + "</w>"], list(merges))
+        while len(pieces) > 1:  # what earlier words leave apart is joined from the left
+            pair = (pieces[0], pieces[1])
+            merges[pair] = None
+            vocab.setdefault("".join(pair), len(vocab))
+            pieces = _merge(pieces, [pair])
+    vocab[BOS] = len(vocab)
+    vocab[EOS] = len(vocab)
+    return vocab, list(merges)
+
+
+def _merge(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """Apply merges in rank order, each wherever it fits: what byte-pair encoding does with one word."""
+    for left, right in merges:
+        i = 0
+        while i < len(pieces) - 1:
+            if (pieces[i], pieces[i + 1]) == (left, right):
+                pieces[i : i + 2] = [left + right]
+            i += 1
+    return pieces

@@ -1,0 +1,1 @@
+"""Shapes world: captions, scenes, pictures, clips, and the detector that judges them."""

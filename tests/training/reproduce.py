@@ -1,0 +1,43 @@
+"""Does a run begin as its log says? An exported model's card and log are all that a rerun needs."""
+
+import json
+import os
+import signal
+
+import torch
+from diffusers import AutoencoderKL
+
+from diffusers_ext.training.fit import Run, fit
+from diffusers_ext.zoo import cards
+
+
+def card_of(model):
+    return json.loads((model / cards.CARD).read_text())
+
+
+def losses_of(log, steps):
+    """Losses of the first `steps` steps of a log; each must be there."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    return torch.tensor([losses[step] for step in range(1, steps + 1)])
+
+
+def rerun(model, objective_class, steps, out, *, compile=False):
+    """Losses of the first `steps` steps of a run from the seed and recipe on the card of `model`.
+
+    The run is stopped as a user would stop it, so that its schedule is that of the whole run.
+    """
+
+    class Stopped(objective_class):
+        def inputs(self, step, progress):
+            if step == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().inputs(step, progress)
+
+    card = card_of(model)
+    vae = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32)
+    recipe = objective_class.config(**card["config"])
+    objective = Stopped(vae, out / "cache", recipe, seed=card["seed"], compile=compile)
+    finished = fit(objective, out, Run(seed=card["seed"]))
+    assert not finished
+    return losses_of(out / "log.jsonl", steps)

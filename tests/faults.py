@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusers_ext.session.checks import denoisers
+from diffusers_ext.families.denoisers import denoisers
 
 from .hosts import Host
 

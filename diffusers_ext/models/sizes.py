@@ -9,7 +9,7 @@ from typing import Any
 from ..core import Method, nearest_names
 from ..errors import MethodError
 from ..families import family_of, latents
-from ..session.checks import denoisers
+from ..families.denoisers import denoisers
 from ..settings.fields import fit, fit_fields
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MethodError, UnsupportedError
-from ..session.checks import denoisers
+from ..families.denoisers import denoisers
 from ..session.session import Session, apply
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from PIL.Image import Image, Resampling
 from ..core import Method
 from ..errors import ConflictError, MethodError, UnsupportedError
 from ..families import every_family, family_of
+from ..families.denoisers import denoisers
 from ..models.forecast import plan
 from ..models.sizes import check_size
 from ..processors.sparse.method import SparseMethod
-from ..session.checks import denoisers, session_of
+from ..session.checks import session_of
 from ..session.report import Report
 from ..session.session import apply
 from ..settings.fields import fit

@@ -12,8 +12,6 @@ from ..families import FAMILIES, family_of
 from ..families.base import Family
 from .registration import NAME
 
-COMPONENTS = ("unet", "transformer", "transformer_2")
-
 
 @dataclass(frozen=True)
 class Denoiser:
@@ -23,23 +21,6 @@ class Denoiser:
     model: nn.Module
     family: Family
     sites: tuple[Site, ...]
-
-
-def denoisers(target: Any) -> dict[str, nn.Module]:
-    """Component name -> denoiser of a pipeline, or `{"": denoiser}`; raises `UnsupportedError` where there is
-    none.
-    """
-    if isinstance(target, nn.Module):
-        return {"": target}
-    found = {
-        name: model for name in COMPONENTS if isinstance(model := getattr(target, name, None), nn.Module)
-    }
-    if not found:
-        raise UnsupportedError(
-            f"{type(target).__name__} has none of the components {', '.join(COMPONENTS)}; known denoisers "
-            f"are {', '.join(FAMILIES)}: pass a pipeline that holds one, or the denoiser itself."
-        )
-    return found
 
 
 def session_of(model: nn.Module) -> Any:

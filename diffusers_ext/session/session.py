@@ -11,9 +11,10 @@ from torch import nn
 from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, Site, Slot
 from ..errors import MethodError
 from ..families.base import Family, FamilyProcessor
+from ..families.denoisers import denoisers
 from ..versions import check as check_versions
 from .cfg import Branches, Cfg
-from .checks import Denoiser, check_stock, denoisers, inspect, select, session_of
+from .checks import Denoiser, check_stock, inspect, select, session_of
 from .conflicts import check_conflicts
 from .hook import DenoiserHook
 from .registration import NAME, install

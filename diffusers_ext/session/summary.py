@@ -5,7 +5,8 @@ from typing import Any
 
 from ..core import Site
 from ..families import family_of
-from .checks import denoisers, session_of
+from ..families.denoisers import denoisers
+from .checks import session_of
 from .report import table
 
 

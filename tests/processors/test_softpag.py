@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout
-from diffusers_ext.session.checks import denoisers
+from diffusers_ext.families.denoisers import denoisers
 
 from ..close import alike
 from ..hosts import every_host, host, nothing_changed

@@ -20,7 +20,7 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_ext as dx
-from diffusers_ext.session.checks import denoisers
+from diffusers_ext.families.denoisers import denoisers
 from diffusers_ext.session.reorder import ONCE
 
 from .. import faults

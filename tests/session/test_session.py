@@ -11,7 +11,8 @@ from accelerate.hooks import remove_hook_from_module
 
 import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot
-from diffusers_ext.session.checks import denoisers, session_of
+from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.session.checks import session_of
 
 from ..hosts import every_host, host, processors
 from ..tiny_models import flux, sd3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, RunContext, Site
-from diffusers_ext.session.checks import denoisers
+from diffusers_ext.families.denoisers import denoisers
 
 from ... import needs
 from ...close import alike as close

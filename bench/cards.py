@@ -49,7 +49,7 @@ APART = ("name", "model", "pipeline", "licence", "call", "config", "schedule", "
 
 
 def results(name: str) -> dict[str, Any]:
-    """What was measured of a model, by suite: shares of right pictures, or of right preferences."""
+    """Return what was measured of a model, by suite: shares of right pictures, or of right preferences."""
     if name in catalogue.REWARDS:
         found = committed(REWARD)
         shares = {
@@ -70,14 +70,14 @@ def results(name: str) -> dict[str, Any]:
 
 
 def card(name: str) -> dict[str, Any]:
-    """card.json with the results in it."""
+    """Return card.json with the results in it."""
     found = json.loads((catalogue.path(name) / cards.CARD).read_text())
     sums = found.pop("sha256")
     return {**found, "results": results(name), "sha256": sums}
 
 
 def page(name: str) -> str:
-    """README.md of a model folder, in the form that the Hub reads."""
+    """Return README.md of a model folder, in the form that the Hub reads."""
     facts = card(name)
     kind = facts.get("pipeline") or facts["model"]
     rows = [[key.replace("_", " "), _in_words(value)] for key, value in facts.items() if key not in APART]
@@ -106,7 +106,7 @@ def page(name: str) -> str:
 
 
 def preferences(found: Mapping[str, Any]) -> str:
-    """Table of what a reward prefers, by kind of mistake, from its measurement."""
+    """Return the table of what a reward prefers, by kind of mistake, from its measurement."""
     columns = [(change, what) for change in ("drawn", "decoded") for what in ("picture", "caption")]
     rows = [
         [WRONG[kind], *(percent(found[change][what][kind]) for change, what in columns)]

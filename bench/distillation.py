@@ -22,17 +22,16 @@ from diffusers_ext.outputs.record import versions
 from diffusers_ext.settings import as_dict
 from diffusers_ext.zoo import cards
 
-from .paired import results, table, verdicts
+from .paired import KEPT, results, table, verdicts
 from .runner import parser_of
 
 SUITE = "held-out"
 DENSE, BARE, STUDENT = "dense", "CLEAR", "CLEAR, distilled"
 PAIRS = ((DENSE, BARE), (DENSE, STUDENT), (BARE, STUDENT))
-KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
-    """The table of accuracies and what the student is, for a page."""
+    """Return the table of accuracies and what the student is, for a page."""
     card, method, asked = found["card"], found["method"], found["variants"][DENSE]["overall"]["n"]
     made = (
         f"Radius {method['radius']}; {card['samples']} samples in {card['steps']} steps, "

@@ -7,23 +7,24 @@ printed beside the check that it computes the right thing. The denoisers are rea
 random weights: time does not depend on what they have learned. Results are written after each row.
 """
 
+import math
 import statistics
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
-from torch import Tensor, nn
+from torch import nn
 
 import diffusers_ext as dx
+from diffusers_ext.sizes import Grid
 
 from .ledger import Row
 from .runner import Latest, options, run
-from .slices import twin
+from .slices import SLICES, Inputs, Slice, twin
 from .timing import Stopwatch, in_turns
 
-Inputs = dict[str, Tensor]
 CASES = {
     "dense processors": (None, 1.0),
     "SoftPAG u=0": ({"strength": 0.0}, 1.0),
@@ -33,45 +34,26 @@ CASES = {
 LINE = "{model:6} {tokens:6} {case:20} {ratio:.2f} {expected:.1f} {error:.2e}"
 
 
-def models(device: str) -> dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], list[int]]]:
-    """Return by name (what builds the denoiser, inputs for a side of n tokens, sides); larger on a GPU."""
+def models(
+    device: str,
+) -> dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, int], Inputs], list[int]]]:
+    """Return by name what builds a denoiser, its inputs for a side of n tokens, and sides."""
     big = device != "cpu"
-    width = dict(num_attention_heads=24 if big else 6, attention_head_dim=64)
-    dim = width["num_attention_heads"] * width["attention_head_dim"]
     dtype = torch.bfloat16 if big else torch.float32
+    width = {"num_attention_heads": 24 if big else 6, "attention_head_dim": 64}
+    shared = width | {"joint_attention_dim": 256, "pooled_projection_dim": 256}
+    dim = math.prod(width.values())
+    sd3 = {"num_layers": 8, "caption_projection_dim": dim, "qk_norm": "rms_norm", "pos_embed_max_size": 96}
+    flux = {"num_layers": 2, "num_single_layers": 4, "axes_dims_rope": (16, 24, 24), "guidance_embeds": True}
+    found = {}
+    for name, like, config in (("SD3", "sd3.5", sd3), ("FLUX", "flux.1", flux)):
+        part = replace(SLICES[like], config=shared | config)
 
-    def sd3() -> nn.Module:
-        return SD3Transformer2DModel(
-            sample_size=128, patch_size=2, in_channels=16, num_layers=8, **width, joint_attention_dim=256,
-            caption_projection_dim=dim, pooled_projection_dim=256, qk_norm="rms_norm", pos_embed_max_size=96,
-        ).to(device, dtype).eval()  # fmt: skip
+        def inputs(model: nn.Module, n: int, part: Slice = part) -> Inputs:
+            return part.call(model, Grid(1, n, n, 77), device, dtype)
 
-    def flux() -> nn.Module:
-        return FluxTransformer2DModel(
-            in_channels=64, num_layers=2, num_single_layers=4, **width, joint_attention_dim=256,
-            pooled_projection_dim=256, axes_dims_rope=(16, 24, 24),
-        ).to(device, dtype).eval()  # fmt: skip
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-
-    def sd3_inputs(n: int) -> dict[str, Tensor]:
-        return dict(
-            hidden_states=randn(1, 16, 2 * n, 2 * n), encoder_hidden_states=randn(1, 77, 256),
-            pooled_projections=randn(1, 256), timestep=torch.full((1,), 500.0, device=device),
-        )  # fmt: skip
-
-    def flux_inputs(n: int) -> dict[str, Tensor]:
-        rows, columns = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
-        ids = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(device)
-        return dict(
-            hidden_states=randn(1, n * n, 64), encoder_hidden_states=randn(1, 77, 256), img_ids=ids,
-            pooled_projections=randn(1, 256), timestep=torch.full((1,), 0.5, device=device),
-            txt_ids=torch.zeros(77, 3, device=device),
-        )  # fmt: skip
-
-    sides = [32, 64] if big else [8, 16]
-    return {"SD3": (sd3, sd3_inputs, sides), "FLUX": (flux, flux_inputs, sides)}
+        found[name] = partial(part.build, False, device, dtype), inputs, [32, 64] if big else [8, 16]
+    return found
 
 
 @torch.no_grad()
@@ -85,10 +67,10 @@ def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, a
     middle = {joint[len(list(model.children())) // 2]: None}
     methods = () if settings is None else (dx.SoftPAG(heads=middle, scale=1.0, **settings),)
     ours = twin(model)
-    stock = model(**call, return_dict=False)[0]
+    stock = model(**call)[0]
     with dx.apply(ours, *methods):
-        changed = ours(**call, return_dict=False)[0]
-        calls = [partial(part, **call, return_dict=False) for part in (model, ours)]
+        changed = ours(**call)[0]
+        calls = [partial(part, **call) for part in (model, ours)]
         times = in_turns(Stopwatch(args.device), *calls, repeats=args.repeats)
     ratios = [ms / alone for alone, ms in zip(*times, strict=True)]
     error = float((changed - stock).abs().max())
@@ -103,12 +85,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args(arguments)
-    torch.manual_seed(0)
     known = models(args.device)
     built = Latest(lambda name: known[name][0]())
 
     def cell(name: str, side: int, case: str) -> list[Row]:
-        return measure(name, built(name), known[name][1](side), side * side, case, args)
+        model = built(name)
+        return measure(name, model, known[name][1](model, side), side * side, case, args)
 
     cases = {
         f"{name} {side * side} {case}": partial(cell, name, side, case)

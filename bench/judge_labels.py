@@ -152,7 +152,7 @@ def misread(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dic
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
-    """Rates of error for a page."""
+    """Return rates of error for a page."""
     groups = {"all pictures": found["pictures"], **found["models"]}
     groups["clips, shapes-wan"] = groups.pop(CLIPS)
     shares = ("wrong", "too_strict", "too_kind")

@@ -28,12 +28,11 @@ from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo import cards
 
 from .markdown import markdown
-from .paired import results, table, verdicts
+from .paired import KEPT, results, table, verdicts
 from .runner import parser_of
 
 SUITE = "held-out"
 STEPS = 1, 2, 4, 8, 15  # of the teacher
-KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card
 
 
 class Drawer:
@@ -52,13 +51,13 @@ class Drawer:
 
 
 def spread(pictures: np.ndarray) -> float:
-    """Root mean square difference of two pictures of a prompt, over all pairs of [N, H, W, 3]."""
+    """Return the root mean square difference of two pictures of a prompt, over all pairs of [N, H, W, 3]."""
     apart = [np.mean((a - b) ** 2) for a, b in combinations(pictures, 2)]
     return float(np.sqrt(np.mean(apart)))
 
 
 def drawn(drawers: Mapping[str, Drawer], prompts: Sequence[str], noises: int) -> dict[str, dict[str, float]]:
-    """Seconds a picture (median over prompts) and spread of each drawer, prompt by prompt in turn."""
+    """Return seconds a picture (median over prompts) and spread of each drawer, prompt by prompt in turn."""
     seconds: dict[str, list[float]] = {label: [] for label in drawers}
     spreads: dict[str, list[float]] = {label: [] for label in drawers}
     for place, prompt in enumerate(prompts):
@@ -78,7 +77,7 @@ def drawn(drawers: Mapping[str, Drawer], prompts: Sequence[str], noises: int) ->
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
-    """Accuracies, differences, cost and spread, for a page."""
+    """Return accuracies, differences, cost and spread, for a page."""
     facts = found["drawn"]
     teacher = facts[found["reference"]]
     rows = [

@@ -117,7 +117,7 @@ def _filed(name: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], st
 
 BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
-        results_table.BLOCK: lambda: results_table.render(load(result_files())),
+        "results": lambda: results_table.render(load(result_files())),
         "tasks": tasks,
         "splits": splits,
         "held-out": held_out,

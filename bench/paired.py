@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from diffusers_ext.evaluate.score import Judged
     from diffusers_ext.evaluate.suite import Question
 
+KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card of a student
+
 
 def verdicts(
     model: str, variant: Variant, asked: Sequence[Question], cache: Path, batch: int, **call: Any
 ) -> list[Judged]:
-    """Of one model with the methods of `variant`, in the order of `asked`; `call` goes over its defaults."""
+    """Return those of one model with the methods of `variant`, in the order of `asked`.
+
+    `call` replaces its defaults.
+    """
     checkpoint = Checkpoint.resolve(model)
     pipe, call, origin = checkpoint.load(), {**checkpoint.call, **call}, checkpoint.marks
     mark = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
@@ -38,13 +43,13 @@ def verdicts(
 def results(
     judged: Mapping[str, Sequence[Judged]], pairs: Iterable[tuple[str, str]]
 ) -> dict[str, dict[str, Any]]:
-    """Accuracies by variant and task, and the paired differences second minus first of `pairs`."""
+    """Return accuracies by variant and task, and the paired differences second minus first of `pairs`."""
     paired = {f"{b} - {a}": compare(judged[a], judged[b])["overall"] for a, b in pairs}
     return {"variants": {label: summarise(found) for label, found in judged.items()}, "paired": paired}
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Accuracy by task and variant, then the differences, for a page."""
+    """Return accuracy by task and variant, then the differences, for a page."""
     variants = found["variants"]
     tasks = list(next(iter(variants.values()))["tasks"])
     rows = [

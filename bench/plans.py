@@ -20,7 +20,7 @@ CASES: tuple[tuple[str, dict[str, int], Any], ...] = (
 
 
 def to_markdown() -> str:
-    """Densities and speed-up at best of each case, either way."""
+    """Return densities and speed-up at best of each case, either way."""
     rows = []
     for model, size, method in CASES:
         exact, whole = (dx.plan(model, replace(method, reduce=way), **size) for way in ("token", "block"))

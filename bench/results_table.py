@@ -1,20 +1,16 @@
-"""The tables of docs/evaluation.md from committed result files: `python -m bench.results_table [FILES]`."""
+"""The tables of docs/evaluation.md from committed result files."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from diffusers_ext.evaluate.committed import guidance, load, methods, result_files
+from diffusers_ext.evaluate.committed import guidance, methods
 from diffusers_ext.evaluate.words import change, narrow, part
 from diffusers_ext.zoo.catalogue import WEIGHTS
 from diffusers_ext.zoo.suites import TASKS
 
-from .markdown import insert, markdown
+from .markdown import markdown
 
-BLOCK = "results"
 SHORT = {
     "single_object": "one",
     "two_object": "two",
@@ -98,19 +94,3 @@ def _size(model: str) -> str:
     """Return the MiB of a shipped model's weights; nothing for models that are not shipped."""
     size = sum(f.stat().st_size for f in (WEIGHTS / model).rglob("*.safetensors"))
     return f"{size / 2**20:.1f}" if size else ""
-
-
-def main(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="results.json files; all committed ones if none.")
-    ] = None,
-    page: Annotated[Path, typer.Option(help="Page with the two markers.")] = Path("docs/evaluation.md"),
-) -> None:
-    """Put the tables of results into a page."""
-    table = render(load(files or result_files()))
-    page.write_text(insert(page.read_text(), table, BLOCK))
-    typer.echo(table)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -73,13 +73,12 @@ def run(
     finish: Callable[[Ledger], None] = lambda ledger: None,
     **facts: Any,
 ) -> list[Row]:
-    """Run the cases that `args.only` asks for, write the file of `bench` after every row, and return all
-    rows.
+    """Run the cases that `args.only` asks for, and return all rows.
 
-    `line` prints a row: a format of its fields and of what `derive` adds to them. Good rows with the same
-    `sources`, found by their `name`, are not measured again unless `args.restart` says so; `args.minutes`
-    ends the run early. `finish` adds to the facts of the file. Raises `SystemExit` with a sentence where a
-    case failed or a row is not good.
+    The file of `bench` is written after every row. `line` prints a row: a format of its fields and of what
+    `derive` adds to them. Good rows with the same `sources`, found by their `name`, are not measured again
+    unless `args.restart` says so. `args.minutes` ends the run early. `finish` adds to the facts of the file.
+    Raises `SystemExit` with a sentence where a case failed or a row is not good.
     """
     where = machine(args.device)
     wanted = {label: case for label, case in cases.items() if args.only in label}

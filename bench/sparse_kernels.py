@@ -62,7 +62,7 @@ class Case:
     grads: bool = False
 
     def recipe(self) -> Recipe | Candidates:
-        """What shapes the plan; text queries are part of it but for rectified attention."""
+        """Return what shapes the plan; text queries are part of it but for rectified attention."""
         if isinstance(self.rule, float):
             return Candidates(self.grid, self.text, self.tile, self.tile, self.rule, text_rows=False)
         return Recipe(self.rule, self.grid, self.text, self.block, self.block, self.tile, self.tile)
@@ -79,16 +79,8 @@ def cases() -> list[Case]:
     for side, window in ((64, 24), (128, 40), (256, 80), (512, 80)):
         image, px = (1, side, side), f"flux {16 * side} px"
         out += [Case(f"{px} clear r={r}", Disk(r), image, 512, 24, (1, 8, 16)) for r in (8, 16)]
-        out.append(
-            Case(
-                f"{px} gna {window}",
-                Window(image, (1, window, window), (1, 16, 8)),
-                image,
-                512,
-                24,
-                (1, 16, 8),
-            )
-        )
+        wide = Window(image, (1, window, window), (1, 16, 8))
+        out.append(Case(f"{px} gna {window}", wide, image, 512, 24, (1, 16, 8)))
     out.append(Case("flux 1024 px clear r=8, 64-blocks", Disk(8), (1, 64, 64), 512, 24, (1, 8, 8), 64))
     for name, grid, heads, text, window, stride, decay in (
         ("wan 480p", (21, 30, 52), 12, 0, (13, 16, 24), (2, 8, 8), 0.2),
@@ -106,9 +98,8 @@ def cases() -> list[Case]:
     ):
         tile = (1, 8, 16) if grid[0] == 1 else (2, 8, 8)
         out.append(Case(f"{name} rectified {keep}", keep, grid, text, heads, tile))
-    out.append(
-        Case("flux 1024 px clear r=8, training", Disk(8), (1, 64, 64), 512, 24, (1, 8, 16), grads=True)
-    )
+    flux = (1, 64, 64), 512, 24
+    out.append(Case("flux 1024 px clear r=8, training", Disk(8), *flux, (1, 8, 16), grads=True))
     return sorted(out, key=lambda case: "8192 px" in case.name)  # whose dense calls take a second each
 
 

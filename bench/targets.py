@@ -20,12 +20,12 @@ STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is held against i
 
 
 def to_markdown() -> str:
-    """A row for each aim."""
+    """Return a row for each aim."""
     return markdown(["aim", "of", "measured", "met"], [*_bands(), *_judges(), _reward(), *_student()])
 
 
 def verdict(entry: Mapping[str, Any], low: float, high: float) -> str:
-    """Whether a share lies in the band; where it does not, but its interval reaches in, that is said."""
+    """Return whether a share is in the band; if only its interval reaches the band, the words say so."""
     if low <= entry["accuracy"] <= high:
         return "yes"
     within = entry["low"] <= high and entry["high"] >= low

@@ -15,16 +15,13 @@ def run(folder):
 def tiny(device):
     """Two toy models; the second size of FLUX is where someone stops the run."""
 
-    def images(side):
-        return bare(sd3.inputs(height=2 * side, width=2 * side))
+    def images(model, side):
+        return sd3.inputs(height=2 * side, width=2 * side)
 
-    def stopped(side):
+    def stopped(model, side):
         if side == 6:
             raise KeyboardInterrupt
-        return bare(flux.inputs(height=side, width=side))
-
-    def bare(call):
-        return {k: v for k, v in call.items() if k != "return_dict"}
+        return flux.inputs(height=side, width=side)
 
     return {
         "SD3": (lambda: sd3.transformer(num_layers=4), images, [4]),

@@ -1,10 +1,8 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from bench.markdown import insert, markers
-from bench.results_table import BLOCK, render
+from bench.markdown import insert
+from bench.results_table import render
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.evaluate.run import results
@@ -72,19 +70,9 @@ def test_shipped_models_show_their_size():
     assert 1 < float(table[2][-1]) <= 10
 
 
-def test_command(tmp_path):
-    page, file = tmp_path / "page.md", tmp_path / "results.json"
-    page.write_text("\n".join(markers(BLOCK)) + "\n")
-    file.write_text(json.dumps(measured(True)))
-    command = [sys.executable, "-m", "bench.results_table", str(file), "--page", str(page)]
-    subprocess.run(command, check=True, capture_output=True)
-    begin, end = markers(BLOCK)
-    assert page.read_text() == f"{begin}\n{render([measured(True)])}\n{end}\n"
-
-
 def test_the_page_shows_the_committed_results():
     assert result_files(), "no result file lies beside the weights"
-    assert insert(PAGE.read_text(), render(load(result_files())), BLOCK) == PAGE.read_text()
+    assert insert(PAGE.read_text(), render(load(result_files())), "results") == PAGE.read_text()
 
 
 def test_committed_results_describe_the_committed_weights():

@@ -77,7 +77,7 @@ class CLIPObjective:
 
     @property
     def pipe(self) -> CLIPModel:
-        """What export writes."""
+        """Return what export writes."""
         return self.model
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -98,7 +98,7 @@ class CLIPObjective:
             self.attention = plain_attention()
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Images, caption ids, which captions count for which image, noise for the pixels."""
+        """Return images, caption ids, which captions count for which image, noise for the pixels."""
         import torch
 
         recipe, dice = self.recipe, generator(self.seed, step)
@@ -124,7 +124,7 @@ class CLIPObjective:
     def loss(
         self, images: torch.Tensor, ids: torch.Tensor, counts: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
-        """Cross-entropy of the captions for an image and of the images for a caption, half and half.
+        """Return the cross-entropy of captions for an image and of images for a caption, half and half.
 
         Images uint8 [B, 3, 64, 64]; ids [M, 13], the captions of the images first, then the wrong ones;
         counts bool [B, M]; noise [B, 3, 64, 64] for pixels in -1..1.
@@ -142,7 +142,7 @@ class CLIPObjective:
         return (cross_entropy(logits, right) + cross_entropy(logits[:, : len(images)].T, right)) / 2
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
-        """Share of tuning pairs, by kind of mistake, in which the right picture is preferred."""
+        """Return the share of tuning pairs, by kind of mistake, in which the right picture is preferred."""
         self.model.eval()
         score = partial(match, self.model, self.processor)
         figures = {}
@@ -168,7 +168,7 @@ class CLIPObjective:
 
 
 def draw(seed: int, first: int, count: int, negatives: int) -> tuple[list[Scene], list[list[Spec]]]:
-    """`count` scenes in pairs one mistake apart, and up to `negatives` further wrong captions for each.
+    """Draw `count` scenes in pairs one mistake apart, and up to `negatives` further wrong captions for each.
 
     They are pair `first` / 2 of the stream `seed` and the following ones. No held-out pair of colour and
     shape is drawn or named, no held-out triple is named.
@@ -184,7 +184,7 @@ def draw(seed: int, first: int, count: int, negatives: int) -> tuple[list[Scene]
 
 
 def decode(vae: AutoencoderKL, images: torch.Tensor, noise: float, dice: torch.Generator) -> torch.Tensor:
-    """Images uint8 [B, 3, 64, 64] through the autoencoder, latents disturbed by up to `noise` of noise."""
+    """Send images uint8 [B, 3, 64, 64] through the autoencoder, with up to `noise` of noise on latents."""
     import torch
 
     device = vae.device
@@ -198,7 +198,7 @@ def decode(vae: AutoencoderKL, images: torch.Tensor, noise: float, dice: torch.G
 
 
 def contrast(scenes: Sequence[Scene], captions: Sequence[Spec]) -> np.ndarray:
-    """Bool [scenes, captions]: the scene's own caption (equal index) and every one that is wrong for it.
+    """Mark a scene's own caption (equal index) and all that are wrong for it, bool [scenes, captions].
 
     Left out are the captions that happen to hold as well: the same objects in another order, or a relation
     that the picture also obeys.
@@ -214,7 +214,7 @@ def contrast(scenes: Sequence[Scene], captions: Sequence[Spec]) -> np.ndarray:
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, captions: Sequence[Spec]) -> torch.Tensor:
-    """Ids [M, 13] of the captions."""
+    """Return ids [M, 13] of the captions."""
     import torch
 
     texts = [c.caption for c in captions]

@@ -42,11 +42,11 @@ class DiffusionObjective:
         self.attention = contextlib.nullcontext
 
     def blocks(self) -> Iterable[torch.nn.Module]:
-        """Parts of the denoiser that are compiled one by one."""
+        """Return parts of the denoiser that are compiled one by one."""
         raise NotImplementedError
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The scalar to lower, from the tensors of `inputs`."""
+        """Return the scalar to lower, from the tensors of `inputs`."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -110,7 +110,7 @@ class FlowObjective(StreamObjective):
     lengths: tuple[int, int]  # the zoo's call default and the default of the stock pipeline
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
+        """Return latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
         recipe, dice, used = self.recipe, generator(self.seed, step), step * self.recipe.batch
         batch, *drawn = flow_inputs(
             self.stream, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
@@ -128,7 +128,7 @@ def flow_inputs(
     used: int,
     progress: float,
 ) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a step of flow matching draws: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
+    """Return what a step of flow matching draws: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
     `lengths`, when `used` samples and the share `progress` of the run are behind it.
     """
     import torch
@@ -143,7 +143,7 @@ def flow_inputs(
 
 
 def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:
-    """Every parameter of some components, by 'component.name'."""
+    """Return every parameter of some components, by 'component.name'."""
     return {f"{part}.{name}": p for part in parts for name, p in getattr(pipe, part).named_parameters()}
 
 

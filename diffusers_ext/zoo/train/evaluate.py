@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 def picture_is_exact(picture: np.ndarray, spec: Any) -> bool:
-    """The verdict of the detector."""
+    """Return the verdict of the detector."""
     return verify(picture, spec).correct
 
 
@@ -47,7 +47,7 @@ def score(
     seed: int = 0,
     **call: object,
 ) -> dict[str, float]:
-    """Share of exact pictures per task over `prompts` prompts each, at the zoo's call defaults for `name`.
+    """Return the share of exact pictures per task over `prompts` prompts each, at the call of `name`.
 
     The first `SHOWN` of each task go on a PNG named `sheet`.
     """
@@ -68,8 +68,10 @@ def score(
 
 
 def draw(answers: Mapping[str, Sequence[Answer]]) -> Image.Image:
-    """A row per task, pictures framed in green where they are exact, else in red; of a clip the first, middle
-    and last frame, one above the other."""
+    """Draw a row per task, pictures framed in green where they are exact, else in red.
+
+    Of a clip it shows the first, middle and last frame, one above the other.
+    """
     rows = [[_framed(a) for a in answers[task][:SHOWN]] for task in answers]
     height, width, _ = rows[0][0].shape
     canvas = np.full((len(rows) * height, max(map(len, rows)) * width, 3), 255, np.uint8)

@@ -72,7 +72,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
 
 
 def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
-    """save_pretrained with fp16 weights and configs that say float32: a bare load computes in float32."""
+    """Save fp16 weights with configs that say float32, so that a bare load computes in float32."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -121,13 +121,13 @@ def share(folder: Path, lender: str) -> list[str]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two folders hold files of equal names and contents."""
+    """Return whether two folders hold files of equal names and contents."""
     names = [sorted(f.name for f in home.iterdir()) if home.is_dir() else None for home in (one, other)]
     return names[0] == names[1] and not any(cmpfiles(one, other, names[0], shallow=False)[1:])
 
 
 def thin(lines: list[dict[str, Any]], limit: int) -> Iterable[dict[str, Any]]:
-    """The first steps, every evaluation, the last line, and evenly chosen others: about `limit` lines."""
+    """Keep the first steps, every evaluation, the last line and evenly chosen others, about `limit` lines."""
     kept = {i for i, line in enumerate(lines) if line["step"] <= FULL_LOG or "loss" not in line}
     others = [i for i in range(len(lines)) if i not in kept]
     stride = -(-len(others) // max(limit - len(kept) - 1, 1)) or 1

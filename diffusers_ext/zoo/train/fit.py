@@ -30,11 +30,11 @@ class Objective(Protocol):
     recipe: Recipe
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Every parameter that training moves, by a stable name."""
+        """Return every parameter that training moves, by a stable name."""
         ...
 
     def hidden(self, name: str) -> bool:
-        """Whether a matrix of that name belongs to the hidden layers, which Muon may update."""
+        """Return whether a matrix of that name belongs to the hidden layers, which Muon may update."""
         ...
 
     def prepare(self, device: torch.device) -> None:
@@ -42,11 +42,11 @@ class Objective(Protocol):
         ...
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """CPU tensors of one step; `progress` is the share of the run behind us, 0..1."""
+        """Return CPU tensors of one step; `progress` is the share of the run behind us, 0..1."""
         ...
 
     def loss(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The scalar to lower, from tensors on the device, under autocast."""
+        """Return the scalar to lower, from tensors on the device, under autocast."""
         ...
 
     def evaluate(self, sheet: Path | None = None) -> Mapping[str, float]:
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def deadline(self) -> float | None:
-        """When preparation is broken off, on the clock of `started`."""
+        """Return when preparation is broken off, on the clock of `started`."""
         return self.started + 60 * self.minutes if self.minutes else None
 
     def __post_init__(self) -> None:
@@ -205,7 +205,7 @@ def _stopped(step: int, where: str = "") -> str:
 
 
 def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> dict[str, int]:
-    """Samples and batch of a run: what was asked for, else what the checkpoint says, else the recipe's.
+    """Return samples and batch of a run: those asked for, else the checkpoint's, else the recipe's.
 
     Raises `ValueError` when a run is resumed with another batch, since its steps would mean other samples.
     """
@@ -219,7 +219,7 @@ def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> di
 
 
 def build_optimizers(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for the hidden matrices where the recipe asks for it."""
+    """Return AdamW, and Muon for the hidden matrices where the recipe asks for it."""
     import torch
 
     parameters = objective.parameters()

@@ -14,7 +14,7 @@ TRAINED = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 def encode(
     pipe: StableDiffusion3Pipeline, ids: torch.Tensor, t5_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context [B, 24 + L, 160] and pooled text [B, 160] from CLIP ids [B, 24] and T5 ids [B, L]."""
+    """Return context [B, 24 + L, 160] and pooled text [B, 160] from CLIP ids [B, 24] and T5 ids [B, L]."""
     import torch
 
     first = pipe.text_encoder(ids, output_hidden_states=True)
@@ -33,7 +33,7 @@ def flow_loss(
     ids: torch.Tensor,
     t5_ids: torch.Tensor,
 ) -> torch.Tensor:
-    """Weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
+    """Return the weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
 
     Shapes: latents and noise [B, 4, 16, 16], sigma [B], weight [B, 1, 16, 16], ids [B, 24], t5_ids [B, L].
     """
@@ -51,7 +51,7 @@ def velocity(
     context: torch.Tensor,
     pooled: torch.Tensor,
 ) -> torch.Tensor:
-    """What `transformer` predicts at x = (1 - sigma) latents + sigma noise, [B, 4, 16, 16]."""
+    """Return what `transformer` predicts at x = (1 - sigma) latents + sigma noise, [B, 4, 16, 16]."""
     s = sigma[:, None, None, None]
     return transformer(
         hidden_states=(1 - s) * latents + s * noise,
@@ -63,7 +63,7 @@ def velocity(
 
 
 def lengthen(ids: torch.Tensor, length: int, pad: int) -> torch.Tensor:
-    """Ids [B, 24] padded to [B, length]: what the tokenizer would give at that max_length."""
+    """Return ids [B, 24] padded to [B, length]: what the tokenizer would give at that max_length."""
     import torch
 
     return torch.nn.functional.pad(ids, (0, length - ids.shape[1]), value=pad)

@@ -23,7 +23,7 @@ LR = 2e-3
 
 
 def captions(seed: int, first: int, count: int) -> list[str]:
-    """Captions of training clips and pictures in turn, from number `first` on; nothing held out."""
+    """Return captions of training clips and pictures in turn, from number `first` on; nothing held out."""
     dice = (np.random.default_rng((seed, number)) for number in range(first, first + count))
     return [(sample_spec if i % 2 else sample_script)(rng).caption for i, rng in enumerate(dice)]
 

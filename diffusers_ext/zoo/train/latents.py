@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 def drop_captions(
     ids: torch.Tensor, share: float, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> torch.Tensor:
-    """Ids [B, L] with a `share` of the captions emptied, for classifier-free guidance."""
+    """Return ids [B, L] with a `share` of the captions emptied, for classifier-free guidance."""
     import torch
 
     empty = torch.full_like(ids, tokenizer.pad_token_id)
@@ -42,7 +42,7 @@ def drop_captions(
 
 
 def object_weight(cover: torch.Tensor, recipe: StreamRecipe, progress: float) -> torch.Tensor:
-    """Loss weight [B, 1, 16, 16], mean 1, from the share of each latent under objects.
+    """Return the loss weight [B, 1, 16, 16], mean 1, from the share of each latent under objects.
 
     A small object weighs little in the mean over pixels, and blank pictures result. The extra weight cures
     that but biases the minimiser wherever an object may or may not be (one too many is drawn), so it fades
@@ -68,7 +68,7 @@ class LatentStream:
         self.shards = Shards(folder, SHARD, self._make, first, reuse)
 
     def batch(self, samples: int, size: int, generator: torch.Generator) -> Batch:
-        """A batch for the moment when `samples` samples have been used."""
+        """Return a batch for the moment when `samples` samples have been used."""
         rows = self.shards.draw(samples, size, generator)
         return Batch(rows["latents"].float(), rows["ids"].long(), rows["cover"].float() / 255)
 

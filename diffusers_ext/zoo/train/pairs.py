@@ -46,7 +46,7 @@ class TeacherPairs:
         self.shards = Shards(folder, SHARD, self._make, first, reuse)
 
     def batch(self, used: int, size: int, generator: torch.Generator) -> Pairs:
-        """A batch for the moment when `used` pairs have been used."""
+        """Return a batch for the moment when `used` pairs have been used."""
         rows = self.shards.draw(used, size, generator)
         return Pairs(rows["noise"].float(), rows["latents"].float(), rows["ids"].long())
 
@@ -70,10 +70,10 @@ class TeacherPairs:
 
 
 def captions(seed: int, first: int, count: int) -> list[str]:
-    """Captions of the training stream `seed` from sample `first` on, without drawing the pictures."""
+    """Return captions of the training stream `seed` from sample `first` on, without drawing the pictures."""
     return [sample_spec(np.random.default_rng((seed, first + i))).caption for i in range(count)]
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """Ids [B, 24] of captions, padded as the stock pipeline pads them."""
+    """Return ids [B, 24] of captions, padded as the stock pipeline pads them."""
     return tokenizer(texts, padding="max_length", return_tensors="pt").input_ids

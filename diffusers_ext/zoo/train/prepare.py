@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def preparing(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Announces `total` units of work on stderr, of which `done` were found; gives a function that counts."""
+    """Announce `total` units of work on stderr, of which `done` exist, and give a function that counts."""
     from tqdm import tqdm
 
     look = sys.stderr.isatty()

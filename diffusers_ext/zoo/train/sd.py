@@ -38,7 +38,7 @@ class SDObjective(StreamObjective):
         return unet_blocks(self.pipe.unet)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Latents, noise, timesteps, weight and ids."""
+        """Return latents, noise, timesteps, weight and ids."""
         import torch
 
         recipe, dice = self.recipe, generator(self.seed, step)
@@ -83,8 +83,11 @@ def velocity_loss(
 
 
 def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torch.Tensor:
-    """Integers [count] in random order, one from each of `count` equal parts of 0..steps: batches differ less
-    in how hard they are than with independent draws (Kingma et al., arXiv 2107.00630, appendix I.1)."""
+    """Draw integers [count] in random order, one from each of `count` equal parts of 0..steps.
+
+    Batches differ less in how hard they are than with independent draws (Kingma et al., arXiv 2107.00630,
+    appendix I.1).
+    """
     import torch
 
     parts = torch.randperm(count, generator=generator)

@@ -55,7 +55,7 @@ class SD3FineObjective(SD3Objective):
             compile_blocks(self.teacher.transformer_blocks)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """What flow matching needs, and the share of the teacher in the target."""
+        """Return what flow matching needs, and the share of the teacher in the target."""
         import torch
 
         return *super().inputs(step, progress), torch.tensor(self.recipe.taught * (1 - progress))
@@ -70,7 +70,7 @@ class SD3FineObjective(SD3Objective):
         t5_ids: torch.Tensor,
         taught: torch.Tensor,
     ) -> torch.Tensor:
-        """Shapes as in `flow_loss`; `taught` is a number."""
+        """Return the loss; shapes are as in `flow_loss`, and `taught` is a number."""
         import torch
 
         with torch.no_grad():

@@ -39,7 +39,7 @@ class Shards:
         self._open: list[dict[str, torch.Tensor]] = []
 
     def draw(self, used: int, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """`count` random rows of each array, for the moment when `used` samples have been used."""
+        """Return `count` random rows of each array, for the moment when `used` samples have been used."""
         import torch
 
         known = max(self.first, used // self.reuse) // self.size + 1

@@ -118,7 +118,7 @@ def interrupting() -> Iterator[None]:
 
 
 def _take(handler: Any, signals: tuple[int, ...] = SIGNALS) -> dict[int, Any]:
-    """Sets a handler for signals that are not ignored; returns those it replaced."""
+    """Set a handler for signals that are not ignored; returns those it replaced."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]

@@ -78,7 +78,7 @@ class TurboObjective(DiffusionObjective):
         super().prepare(device)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Noise, ids, the teacher's latents for the first rows; timesteps and noise of the comparison."""
+        """Return noise, ids, the teacher's latents for the first rows, timesteps and noise to compare at."""
         import torch
 
         recipe, dice = self.recipe, generator(self.seed, step)
@@ -102,7 +102,7 @@ class TurboObjective(DiffusionObjective):
         t: torch.Tensor,
         fresh: torch.Tensor,
     ) -> torch.Tensor:
-        """Regression, matching and the critic's own loss.
+        """Return regression, matching and the critic's own loss.
 
         Shapes: noise and fresh [B, 4, 16, 16], ids [B, 24], t [B] integer, targets [P, 4, 16, 16] for the
         first P rows.
@@ -138,6 +138,6 @@ def matching_loss(made: torch.Tensor, real: torch.Tensor, fake: torch.Tensor) ->
 
 
 def clean(scheduler: DDIMScheduler, noisy: torch.Tensor, t: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The latents that a prediction v [B, 4, 16, 16] at timesteps [B] stands for, in fp32."""
+    """Return the latents that a prediction v [B, 4, 16, 16] at timesteps [B] stands for, in fp32."""
     alpha = scheduler.alphas_cumprod.to(t.device)[t][:, None, None, None]
     return alpha.sqrt() * noisy - (1 - alpha).sqrt() * v.float()

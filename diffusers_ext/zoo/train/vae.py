@@ -50,7 +50,7 @@ class VAEObjective:
         self.vae.to(device).train()
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Images and the noise of the posterior."""
+        """Return images and the noise of the posterior."""
         import torch
 
         size = self.recipe.batch
@@ -91,7 +91,7 @@ class VAEObjective:
 
 
 def pictures(seed: int, first: int, count: int) -> torch.Tensor:
-    """Images float32 [count, 3, 64, 64] in -1..1 of the training stream, from index `first` on."""
+    """Return images float32 [count, 3, 64, 64] in -1..1 of the training stream, from index `first` on."""
     import torch
 
     stack = np.stack([training_sample(seed, first + i)[1] for i in range(count)])
@@ -99,7 +99,7 @@ def pictures(seed: int, first: int, count: int) -> torch.Tensor:
 
 
 def latent_statistics(vae: AutoencoderKL, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each latent channel [4]."""
+    """Return mean and standard deviation of each latent channel [4]."""
     import torch
 
     with torch.no_grad():
@@ -108,7 +108,7 @@ def latent_statistics(vae: AutoencoderKL, seed: int, count: int) -> tuple[torch.
 
 
 def measure(vae: AutoencoderKL, count: int) -> dict[str, float]:
-    """PSNR in dB and the share of reconstructions in which the detector still finds exactly the scene."""
+    """Return PSNR in dB and the share of reconstructions in which the detector finds exactly the scene."""
     import torch
 
     samples = [training_sample(PROBE_SEED, i) for i in range(count)]

@@ -88,7 +88,10 @@ class WanObjective(FlowObjective):
             self._learn_to_read(cache / f"text-{self.recipe.text_steps}-{reader[:12]}.safetensors")
 
     def _learn_to_read(self, kept: Path) -> None:
-        """Minutes of work that depend on the seed and on shapes-clip, so a resumed run finds them done."""
+        """Train the text encoder to read as shapes-clip does, or load the result of an earlier run.
+
+        That takes minutes, and depends on the seed and on shapes-clip alone.
+        """
         from safetensors.torch import load_file, save
 
         encoder = self.pipe.text_encoder
@@ -108,7 +111,7 @@ class WanObjective(FlowObjective):
         return list(self.pipe.transformer.blocks)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Latents, noise, sigma, weight and ids; the same of single frames, if there are any."""
+        """Return latents, noise, sigma, weight and ids; the same of single frames, if there are any."""
         *rest, _, ids = super().inputs(step, progress)
         return *rest, ids, *self._frames(step, progress)
 
@@ -133,7 +136,7 @@ class WanObjective(FlowObjective):
 
 
 def encode(pipe: WanPipeline, ids: torch.Tensor) -> torch.Tensor:
-    """Context [B, L, 128] from ids [B, L]: as the pipeline, zero behind the end of each prompt.
+    """Return context [B, L, 128] from ids [B, L]: as the pipeline, zero behind the end of each prompt.
 
     Padding is masked, so the encoder reads the first 24 ids only, whatever L is.
     """
@@ -154,7 +157,7 @@ def flow_loss(
     weight: torch.Tensor,
     ids: torch.Tensor,
 ) -> torch.Tensor:
-    """Weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
+    """Return the weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
 
     Shapes: latents and noise [B, 16, T, 8, 8] with T = 5 for clips and 1 for single frames, sigma [B], weight
     [B, 1, T, 8, 8], ids [B, L].
@@ -170,7 +173,7 @@ def flow_loss(
 
 
 def latent_cover(masks: np.ndarray) -> np.ndarray:
-    """Share of each latent pixel under objects [B, 1, T, 8, 8], from masks [B, 2 T - 1, 32, 32] in 0..1."""
+    """Return what objects cover of latent pixels [B, 1, T, 8, 8], by masks [B, 2 T - 1, 32, 32] in 0..1."""
     (count, frames), (_, height, width) = masks.shape[:2], LATENT
     cells = masks.reshape(count, frames, height, SIDE // height, width, SIDE // width).mean((3, 5))
     pairs = cells[:, 1:].reshape(count, frames // 2, 2, height, width).mean(2)
@@ -178,5 +181,5 @@ def latent_cover(masks: np.ndarray) -> np.ndarray:
 
 
 def clip_is_exact(movie: np.ndarray, script: Script) -> bool:
-    """The verdict of the judge of clips."""
+    """Return the verdict of the judge of clips."""
     return verify_clip(movie, parse(script.caption)).correct

@@ -42,7 +42,7 @@ class WanVAEObjective(VAEObjective):
         single_frames_as_pictures(self.vae)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Clips, their loss weights and the noise of the posterior."""
+        """Return clips, their loss weights and the noise of the posterior."""
         import torch
 
         size, dice = self.recipe.batch, generator(self.seed, step)
@@ -98,7 +98,7 @@ def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def latent_statistics(vae: AutoencoderKLWan, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each latent channel [16]."""
+    """Return mean and standard deviation of each latent channel [16]."""
     import torch
 
     with torch.no_grad():
@@ -107,7 +107,7 @@ def latent_statistics(vae: AutoencoderKLWan, seed: int, count: int) -> tuple[tor
 
 
 def reconstruct(vae: AutoencoderKLWan, movies: torch.Tensor) -> torch.Tensor:
-    """Clips [B, 3, T, 32, 32] in -1..1 through encoder and decoder, 50 at a time."""
+    """Return clips [B, 3, T, 32, 32] in -1..1 through encoder and decoder, 50 at a time."""
     import torch
 
     with torch.no_grad():
@@ -115,7 +115,7 @@ def reconstruct(vae: AutoencoderKLWan, movies: torch.Tensor) -> torch.Tensor:
 
 
 def measure(vae: AutoencoderKLWan, count: int) -> dict[str, float]:
-    """PSNR in dB and the share of reconstructions that the judge still finds to follow their script."""
+    """Return PSNR in dB and the share of reconstructions that the judge finds to follow their script."""
     scripts = [training_clip(PROBE_SEED, i)[0] for i in range(count)]
     movies, _ = clips(PROBE_SEED, 0, count)
     seen = reconstruct(vae, movies)

@@ -10,6 +10,7 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..outputs.files import write_text
 from ..zoo.cards import CARD, INDEX, checksums, weight_files
 from ..zoo.catalogue import MODELS, path
 from . import provenance
@@ -46,7 +47,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
     averaged(objective, state)
     save_half(objective.pipe.to("cpu"), out)
     lines = thin(Log(run / "log.jsonl").read(), LOG_LINES)
-    (out / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_text(out / "training_log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     schedule, begun = Schedule(*state["schedule"]), provenance.of(state)
     use = {"model": type(objective.pipe).__name__}
     if model := MODELS.get(name):
@@ -70,7 +71,7 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
         "torch": torch.__version__,
         "sha256": checksums(weight_files(out), out),
     }
-    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    write_text(out / CARD, json.dumps(card, indent=2) + "\n")
 
 
 def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
@@ -96,7 +97,7 @@ def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
     for file in (*out.glob("config.json"), *out.glob("*/config.json")):
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:  # a path of the machine that trained
-            file.write_text(json.dumps(config, indent=2) + "\n")
+            write_text(file, json.dumps(config, indent=2) + "\n")
     shutil.rmtree(out / ".cache", ignore_errors=True)
 
 
@@ -116,7 +117,7 @@ def share(folder: Path, lender: str) -> list[str]:
         )
     facts = json.loads((folder / CARD).read_text())
     sums = facts.pop("sha256")
-    (folder / CARD).write_text(json.dumps({**facts, "shares": lender, "sha256": sums}, indent=2) + "\n")
+    write_text(folder / CARD, json.dumps({**facts, "shares": lender, "sha256": sums}, indent=2) + "\n")
     for part in parts:
         shutil.rmtree(folder / part)
     return parts

@@ -25,9 +25,9 @@ ABOUT: Mapping[str, str] = MappingProxyType(
     {
         "shapes-sd3": "Joint attention over 64 image tokens and the text of three encoders, as in SD3.",
         "shapes-sd3-256": (
-            "Four of the six blocks of shapes-sd3, with four times its tokens: 256, one for each latent pixel. "
-            "Windows and disks then leave something out. It learned from shapes-sd3 and has its autoencoder "
-            "and text encoders."
+            "Four of the six blocks of shapes-sd3, with four times its tokens: 256, one for each latent "
+            "pixel. Windows and disks then leave something out. It learned from shapes-sd3 and has its "
+            "autoencoder and text encoders."
         ),
         "shapes-sd": "A U-Net with cross-attention at 16 x 16 and 8 x 8, as in Stable Diffusion 1 and 2.",
         "shapes-sd-turbo": "One call of the U-Net a picture: shapes-sd, distilled by distribution matching.",

@@ -60,8 +60,7 @@ LEARNED: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "of a model has no noise of its own.",
         ),
         "shapes-wan": (
-            "Its text encoder is a UMT5. It first learned on captions alone, to give what shapes-clip "
-            "gives.",
+            "Its text encoder is a UMT5. It first learned on captions alone, to give what shapes-clip gives.",
             "It learned from single frames beside its clips. A frame costs a fifth of the tokens of a "
             "clip, and teaches the same binding of colour and shape.",
             "Its autoencoder halves time: 9 frames become 5 latent frames. Radial attention then has "

@@ -35,7 +35,7 @@ from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.world.suites import TASKS
 
 from ..runner import parser_of
-from .headroom_chart import chart, judges
+from .headroom_chart import chart, choosers
 
 SUITE = "tuning"
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = output_folder(args.out)
     write_json(folder / f"headroom-{label}.json", found)
     save(chart(found), folder / f"headroom-{label}")
-    for judge in judges(found["best_of"]):
+    for judge in choosers(found["best_of"]):
         shares = [f"{100 * e['overall']['accuracy']:.0f} %" for e in found["best_of"][judge]]
         print(f"best of {found['best_of']['counts']} by {judge}: {', '.join(shares)}")
     print(f"wrote {folder / f'headroom-{label}.json'}")

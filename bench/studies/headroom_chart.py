@@ -36,13 +36,13 @@ def chart(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def judges(best: Mapping[str, Any]) -> list[str]:
+def choosers(best: Mapping[str, Any]) -> list[str]:
     """Who chose among the seeds."""
     return ["oracle", *(name for name in best if name not in ("counts", "oracle"))]
 
 
 def _choosing(axes: Axes, best: Mapping[str, Any]) -> None:
-    for place, name in enumerate(judges(best)):
+    for place, name in enumerate(choosers(best)):
         entries = [e["overall"] for e in best[name]]
         axes.plot(best["counts"], [100 * e["accuracy"] for e in entries], color=COLOURS[place])
         points(axes, best["counts"], entries, "accuracy", f"by {name}", place)
@@ -54,10 +54,10 @@ def _choosing(axes: Axes, best: Mapping[str, Any]) -> None:
 
 
 def _tasks(axes: Axes, best: Mapping[str, Any]) -> None:
-    tasks, names = list(best["oracle"][0]["tasks"]), judges(best)
+    tasks, names = list(best["oracle"][0]["tasks"]), choosers(best)
     series = [("one seed", best["oracle"][0])]
     series += [(f"{best['counts'][-1]} seeds, {name}", best[name][-1]) for name in names]
-    order = [2, *range(len(names))]  # the judges keep their looks from the panel beside
+    order = [2, *range(len(names))]  # the choosers keep their looks from the panel beside
     for place, (label, facts) in enumerate(series):
         shift = (place - (len(series) - 1) / 2) * 0.2
         entries = [facts["tasks"][t] for t in tasks]
@@ -89,7 +89,7 @@ def to_markdown() -> str:
     for one in found:
         best = one["best_of"]
         start, most = best["oracle"][0]["overall"], best["counts"][-1]
-        for judge in judges(best):
+        for judge in choosers(best):
             who = "the detector" if judge == "oracle" else judge
             ends = [_interval(e) for e in (start, best[judge][-1]["overall"])]
             rows.append([one["model"], str(start["n"]), who, ends[0], f"{ends[1]} of {most}"])

@@ -83,8 +83,8 @@ def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
     seen = visible(rule.kind, rule.params, table, places[rows, None], places[None])[None, None]
     if call.mask is not None:
         seen = seen & call.mask
-    far = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
-    return torch.cat([seen, far.expand(*seen.shape[:2], -1, -1)], -1)
+    pooled = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
+    return torch.cat([seen, pooled.expand(*seen.shape[:2], -1, -1)], -1)
 
 
 def _cells(x: Tensor, layout: Layout, edge: int) -> Tensor:

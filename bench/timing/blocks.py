@@ -33,7 +33,7 @@ from ..runner import Latest, options, run
 from .block_cases import Case, cases, tiny_cases
 from .block_checks import Recorder, call_error
 from .reference_rows import TOLERANCE, rms_ratio
-from .slices import SLICES, twin
+from .slices import SLICES, with_shared_weights
 from .stopwatch import Stopwatch, in_turns
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def measure(
     """
     model, grid = SLICES[case.model], case.grid
     call = model.call(base, grid, device, dtype)
-    dense, sparse = twin(base), twin(base)
+    dense, sparse = with_shared_weights(base), with_shared_weights(base)
     watch = Stopwatch(device)
 
     def host() -> Tensor:

@@ -22,7 +22,7 @@ from diffusers_ext.models.sizes import Grid
 
 from ..ledger import Row
 from ..runner import Latest, options, run
-from .slices import SLICES, Inputs, Slice, twin
+from .slices import SLICES, Inputs, Slice, with_shared_weights
 from .stopwatch import Stopwatch, in_turns
 
 CASES = {
@@ -66,7 +66,7 @@ def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, a
     settings, expected = CASES[case]
     middle = {joint[len(list(model.children())) // 2]: None}
     methods = () if settings is None else (dx.SoftPAG(heads=middle, scale=1.0, **settings),)
-    ours = twin(model)
+    ours = with_shared_weights(model)
     stock = model(**call)[0]
     with dx.apply(ours, *methods):
         changed = ours(**call)[0]

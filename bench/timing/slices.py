@@ -1,6 +1,6 @@
 """Slices of real transformers: the published widths, heads and text lengths, a few blocks, random weights.
 
-Blocks of each kind are in the slice in the proportion that the whole model has, so that shares of the time
+Blocks of each kind are in the slice in the proportion that the kept model has, so that shares of the time
 carry over. Time does not depend on what weights have learned.
 """
 
@@ -55,7 +55,7 @@ class Slice:
         return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in call.items()}
 
     def compile(self, model: nn.Module, backend: str) -> None:
-        """Compiles each block as a whole graph, as `compile_repeated_blocks` does where the host has it."""
+        """Compiles each block as a kept graph, as `compile_repeated_blocks` does where the host has it."""
         if not self.blocks:
             model.compile_repeated_blocks(fullgraph=True, backend=backend)
         for stack in self.blocks:
@@ -63,7 +63,7 @@ class Slice:
                 block.compile(fullgraph=True, backend=backend)
 
 
-def twin(model: nn.Module) -> nn.Module:
+def with_shared_weights(model: nn.Module) -> nn.Module:
     """Modules of its own on the same weights, to be compiled and put under a session by itself."""
     shared = {id(x): x for x in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
@@ -71,9 +71,9 @@ def twin(model: nn.Module) -> nn.Module:
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """As loaders of the host do it: some modules stay in fp32."""
-    whole = set(model._keep_in_fp32_modules or ())
+    kept = set(model._keep_in_fp32_modules or ())
     for name, x in (*model.named_parameters(), *model.named_buffers()):
-        if x.is_floating_point() and not whole & set(name.split(".")):
+        if x.is_floating_point() and not kept & set(name.split(".")):
             x.data = x.data.to(dtype)
     return model
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..outputs.target import Target
     from ..outputs.unfinished import Unfinished
     from ..sampling.items import Item, Picture
-    from ..sampling.progress import Watch
+    from ..sampling.progress import Progress
 
 FAILED = ".failed.json"  # beside where the picture would be
 
@@ -102,10 +102,10 @@ def generate(
         said = None if seed is not None and not seeds.is_random(seed) else _said(first, resumed)
         items = [Item(prompt, first + i) for i in range(num_images)]
         lead = [*([said] if said else []), *notes]
-        watch = _make(pipe, items, methods, common, call, batch, target, embed, lead)
-        if watch.failures and resumed is not None:
+        progress = _make(pipe, items, methods, common, call, batch, target, embed, lead)
+        if progress.failures and resumed is not None:
             resumed.keep()
-    making.end(watch)
+    making.end(progress)
 
 
 def _said(first: int, resumed: "Unfinished | None") -> str:
@@ -125,7 +125,7 @@ def _make(
     target: "Target",
     embed: bool,
     lead: list[str],
-) -> "Watch":
+) -> "Progress":
     """Make what is not finished, and write each picture when it is made. `lead` are the first lines."""
     from ..sampling import identity
     from ..sampling.generate import applied
@@ -134,38 +134,38 @@ def _make(
     records = {item: identity.of(item, common) for item in items}
     paths = {item: target.path(identity.name(made)) for item, made in records.items()}
     todo = [item for item in records if not _finished(paths[item], records[item], embed)]
-    watch = making.watch(len(records), "clip" if target.fps else "image")
-    with watch, applied(pipe, methods if todo else ()) as session:
+    progress = making.progress(len(records), "clip" if target.fps else "image")
+    with progress, applied(pipe, methods if todo else ()) as session:
         if len(todo) < len(records):
-            _flush(watch, lead)
+            _flush(progress, lead)
         for item in records:
             if item not in todo:
-                watch.line(f"{paths[item]}  seed {item.seed}, finished before")
-        watch.skip(len(records) - len(todo))
-        for pictures in make(pipe, todo, call, batch, watch):
+                progress.line(f"{paths[item]}  seed {item.seed}, finished before")
+        progress.skip(len(records) - len(todo))
+        for pictures in make(pipe, todo, call, batch, progress):
             _flush(
-                watch, lead
+                progress, lead
             )  # not before: some methods refuse in the first call, and a refusal is one line
             for p in pictures:
                 if target.stem and paths[p.item].exists():
-                    watch.say(f"warning: {paths[p.item]} held another picture and is replaced")
+                    progress.say(f"warning: {paths[p.item]} held another picture and is replaced")
                 report = session.report().to_dict() if session else None
                 says = _write(paths[p.item], p, records[p.item], report, target.fps, embed)
                 if p.flags:
-                    watch.say(f"warning: {paths[p.item].name} looks wrong: {', '.join(p.flags)}")
-                watch.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
-            watch.tick(len(pictures))
-        _flush(watch, lead)
-        for failed in watch.failures:
+                    progress.say(f"warning: {paths[p.item].name} looks wrong: {', '.join(p.flags)}")
+                progress.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
+            progress.tick(len(pictures))
+        _flush(progress, lead)
+        for failed in progress.failures:
             _note(paths[failed.item], records[failed.item], failed.reason)
         if session:
-            watch.line(str(session.report()))
-    return watch
+            progress.line(str(session.report()))
+    return progress
 
 
-def _flush(watch: "Watch", lines: list[str]) -> None:
+def _flush(progress: "Progress", lines: list[str]) -> None:
     while lines:
-        watch.line(lines.pop(0))
+        progress.line(lines.pop(0))
 
 
 def _write(

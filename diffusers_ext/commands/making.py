@@ -1,4 +1,4 @@
-"""Share what commands that make pictures need: the watch over a run, and its end if some failed."""
+"""Share what commands that make pictures need: the progress over a run, and its end if some failed."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -9,7 +9,7 @@ import typer
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..sampling.progress import Watch
+    from ..sampling.progress import Progress
 
 
 debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the command that runs
@@ -37,25 +37,25 @@ def prompts(
     return found
 
 
-def watch(total: int, unit: str = "image") -> "Watch":
-    """Make a watch over `total` items, with a bar on a terminal. `--debug` shows causes of failures."""
-    from ..sampling.progress import Watch
+def progress(total: int, unit: str = "image") -> "Progress":
+    """Make a progress over `total` items, with a bar on a terminal. `--debug` shows causes of failures."""
+    from ..sampling.progress import Progress
 
-    return Watch(total, unit, show=opt.show_progress(), debug=debug.get())
+    return Progress(total, unit, show=opt.show_progress(), debug=debug.get())
 
 
-def lost(watch: "Watch") -> dict[str, Any]:
+def lost(progress: "Progress") -> dict[str, Any]:
     """Return `failed` for a results file: prompt, seed and reason of what could not be made."""
-    rows = [{"prompt": f.item.prompt, "seed": f.item.seed, "reason": f.reason} for f in watch.failures]
+    rows = [{"prompt": f.item.prompt, "seed": f.item.seed, "reason": f.reason} for f in progress.failures]
     return {"failed": rows} if rows else {}
 
 
-def end(watch: "Watch") -> None:
+def end(progress: "Progress") -> None:
     """End the command with exit code 1 if a picture could not be made; each was named before."""
-    if count := len(watch.failures):
-        rest = "the others are complete" if watch.finished else "nothing was written"
+    if count := len(progress.failures):
+        rest = "the others are complete" if progress.finished else "nothing was written"
         typer.echo(
-            f"error: {count} of {watch.total} {watch.unit}s could not be made, {rest}; the same command "
+            f"error: {count} of {progress.total} {progress.unit}s could not be made, {rest}; the same command "
             "tries these again and no others",
             err=True,
         )

@@ -81,8 +81,8 @@ def _check_blocks(
 
 def _tile_count(shape: tuple[int, ...], text: int, tile: tuple[int, ...]) -> int:
     edges = [max(edge, 1) for edge in tile]  # the forecast refuses others with a sentence
-    whole = (-(-n // edge) for n, edge in zip(shape, edges, strict=True))
-    return math.prod(whole) + -(-text // math.prod(edges))
+    counts = (-(-n // edge) for n, edge in zip(shape, edges, strict=True))
+    return math.prod(counts) + -(-text // math.prod(edges))
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .cells import Cell, Variant
 
 
-class Kept:
+class PictureFiles:
     """Store a PNG and a JSON file for each picture, under `FOLDER`/variant.
 
     `common` is what all pictures share, as from `record.shared`. Pictures of other settings have other names

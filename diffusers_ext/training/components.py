@@ -26,7 +26,7 @@ def cache(folder: Path, how: Run, mark: str) -> Path:
     return folder / "cache" / f"seed-{how.seed}" / mark[:12]
 
 
-def given(folder: Path) -> frozenset[str]:
+def taken_from_start(folder: Path) -> frozenset[str]:
     """Return the components whose weights the run in `folder` took from its start.
 
     There are none where there is no run.

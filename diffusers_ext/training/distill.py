@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..processors.clear import CLEAR
 
 METHOD = "clear"
-FAR = "far.safetensors"  # as the preset beside it names it
+POOLED = "far.safetensors"  # as the preset beside it names it
 
 
 def run(
@@ -66,9 +66,9 @@ def run(
     export(objective, out, out, METHOD, **facts)
     preset = dict(facts["method"])
     preset.pop("name")
-    if objective.far:
-        _write_far(objective, out)
-        preset["weights"] = FAR
+    if objective.pooled:
+        _write_pooled(objective, out)
+        preset["weights"] = POOLED
     write_json(out / f"{METHOD}.json", {"settings": preset})
     return out
 
@@ -143,12 +143,12 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
     return {k: v for k, v in as_dict(method).items() if k != "weights"}
 
 
-def _write_far(objective: Any, out: Path) -> None:
+def _write_pooled(objective: Any, out: Path) -> None:
     from ..outputs.files import write_json
     from ..processors.sparse import pooled
     from ..zoo.cards import CARD, checksums, weight_files
 
-    pooled.write(out / FAR, objective.far, objective.method.downsample)
+    pooled.write(out / POOLED, objective.pooled, objective.method.downsample)
     card = json.loads((out / CARD).read_text())
     card["sha256"] = checksums(weight_files(out), out)
     write_json(out / CARD, card)

@@ -12,7 +12,7 @@ from typing import Any
 from ..zoo.cards import sha256
 from ..zoo.catalogue import MODELS
 from . import provenance
-from .components import FILE, VAE, WAN_VAE, autoencoder, cache, given, teacher_of
+from .components import FILE, VAE, WAN_VAE, autoencoder, cache, taken_from_start, teacher_of
 from .fit import Run
 from .machine import compiles
 
@@ -57,14 +57,14 @@ def _denoiser(name: str, plan: Plan, out: Path, how: Run) -> Path:
         vae,
         cache(folder, how, mark),
         start=how.start,
-        given=given(folder) if how.resume else (),
+        given=taken_from_start(folder) if how.resume else (),
         seed=how.seed,
         compile=compiles(),
     )
     begun = provenance.of_start(how.start, objective.trained)
     fit(objective, folder, how, {"autoencoder": mark, "start": begun})
     facts = dict(plan.facts)
-    if plan.reader and not given(folder):
+    if plan.reader and not taken_from_start(folder):
         facts["text_encoder"] = {"start": plan.reader, "sha256": provenance.of_text(plan.reader)}
     facts["autoencoder"] = RUNS[plan.autoencoder].code().measure(vae.to("cpu"), PROBE)
     export(objective, folder, folder, name, **facts)

@@ -91,14 +91,14 @@ class DistilObjective(DiffusionObjective):
         self.sites = method.select(family_of(student).sites(student, ""))
         for p in learning(student, self.sites).values():
             p.requires_grad_(True)
-        self.watches = Watch(recipe.attention_every), Watch(recipe.attention_every)
+        self.records = Watch(recipe.attention_every), Watch(recipe.attention_every)
         self.sessions: list[Session] = [
-            apply(student, method, self.watches[0]),
-            apply(self.teacher, self.watches[1]),
+            apply(student, method, self.records[0]),
+            apply(self.teacher, self.records[1]),
         ]
         pools = isinstance(method, CLEAR) and method.downsample
-        self.far = self.sessions[0].cores(method) if pools else {}
-        for core in self.far.values():
+        self.pooled = self.sessions[0].cores(method) if pools else {}
+        for core in self.pooled.values():
             start = core.spatial_weight
             core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())
         self.stream = LatentStream(pipe.vae, pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
@@ -110,9 +110,9 @@ class DistilObjective(DiffusionObjective):
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Gives the projections of the image stream, and the weights of pooled tokens, if any."""
-        far = {f"far.{site.name}": core.spatial_weight for site, core in self.far.items()}
+        pooled = {f"far.{site.name}": core.spatial_weight for site, core in self.pooled.items()}
         names = learning(self.pipe.transformer, self.sites)
-        return {f"transformer.{name}": p for name, p in names.items()} | far
+        return {f"transformer.{name}": p for name, p in names.items()} | pooled
 
     def hidden(self, name: str) -> bool:
         return name.endswith(".weight")
@@ -122,7 +122,7 @@ class DistilObjective(DiffusionObjective):
 
     def prepare(self, device: torch.device) -> None:
         self.teacher.to(device)
-        for core in self.far.values():
+        for core in self.pooled.values():
             core.spatial_weight.data = core.spatial_weight.data.to(device)
         self.probe = [x.to(device) for x in self._draw(PROBE, 0, 0.0)]
         super().prepare(device)
@@ -159,7 +159,7 @@ class DistilObjective(DiffusionObjective):
             context, pooled = encode(self.pipe, ids, t5_ids)
             wanted = predict(self.teacher)
         found = predict(self.pipe.transformer)
-        mine, its = (watch.kept for watch in self.watches)
+        mine, its = (record.kept for record in self.records)
         apart = [(mine[name].float() - its[name].float()).square().mean() for name in mine]
         return {
             "flow": (found - (noise - latents)).square().mean(),

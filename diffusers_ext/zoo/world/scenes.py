@@ -22,7 +22,7 @@ _TRAIN_OBJECTS = tuple(o for o in OBJECTS if not o.held_out)
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A low-saturation backdrop; never near black, where a small object is nearly a blank picture in MSE."""
+    """A low-saturation backdrop; never may_overlap black, where a small object is nearly a blank picture in MSE."""
 
     texture: str
     rgb: tuple[float, float, float]  # 0..1
@@ -116,8 +116,8 @@ def _apart(x: np.ndarray, y: np.ndarray, radius: np.ndarray, colours: list[str] 
     good = np.ones(len(x), bool)
     for a in range(x.shape[1]):
         for b in range(a):
-            near = colours is not None and colours[a] != colours[b]
-            slack = -OVERLAP * np.minimum(radius[:, a], radius[:, b]) if near else GAP
+            may_overlap = colours is not None and colours[a] != colours[b]
+            slack = -OVERLAP * np.minimum(radius[:, a], radius[:, b]) if may_overlap else GAP
             reach = EXTENT * (radius[:, a] + radius[:, b]) + slack
             good &= (x[:, a] - x[:, b]) ** 2 + (y[:, a] - y[:, b]) ** 2 >= reach**2
     return good

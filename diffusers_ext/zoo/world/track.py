@@ -148,8 +148,8 @@ def _cost(frame: int, track: tuple[list[int], list[Found]], found: Found) -> flo
         ahead = (frame - frames[-1]) / (frames[-1] - frames[-2])
         x += (x - things[-2].centre[0]) * ahead
         y += (y - things[-2].centre[1]) * ahead
-    far = float(np.hypot(found.centre[0] - x, found.centre[1] - y))
-    return far + _OTHER_COLOUR * (found.colour != things[-1].colour)
+    distance = float(np.hypot(found.centre[0] - x, found.centre[1] - y))
+    return distance + _OTHER_COLOUR * (found.colour != things[-1].colour)
 
 
 _MEASURES = (lambda f: f.centre[0], lambda f: f.centre[1], lambda f: f.area**0.5)

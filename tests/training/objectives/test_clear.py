@@ -206,8 +206,8 @@ def test_the_student_reloads_and_gives_what_was_trained(written, teacher, cache)
 
 def test_the_folder_may_be_moved(written, tmp_path):
     moved = shutil.copytree(written, tmp_path / "moved")
-    assert json.loads((moved / "clear.json").read_text())["settings"]["weights"] == distill.FAR
-    assert dx.preset(str(moved), "clear").weights == str(moved / distill.FAR)
+    assert json.loads((moved / "clear.json").read_text())["settings"]["weights"] == distill.POOLED
+    assert dx.preset(str(moved), "clear").weights == str(moved / distill.POOLED)
 
 
 def test_a_folder_belongs_to_one_teacher_method_and_seed(written, tmp_path):

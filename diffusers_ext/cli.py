@@ -1,4 +1,4 @@
-"""The `diffusers-ext` command: help, version and the one place where errors become a sentence."""
+"""Define the `diffusers-ext` command: its help, its version, and how errors become one sentence."""
 
 import signal
 import sys
@@ -27,9 +27,10 @@ OURS = "diffusers_ext: "  # how warnings of a session begin
 
 
 class OneLineErrors(Group):
-    """Errors of the user end in one line and exit code 2; `--debug` shows where they came from.
+    """Print an error of the user as one line and exit with code 2.
 
-    Ctrl-C, SIGTERM and SIGHUP end in one line and the exit code of the signal, 128 and its number.
+    `--debug` shows where the error came from. Ctrl-C, SIGTERM and SIGHUP also end in one line. The exit code
+    is then 128 plus the number of the signal.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -83,7 +84,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Read the options that come before the command."""
     making.debug.set(debug)
 
 

@@ -1,4 +1,4 @@
-"""`diffusers-ext compare`: the same prompts and seeds with several methods, side by side."""
+"""Run `diffusers-ext compare`: several methods side by side, on the same prompts and seeds."""
 
 import json
 from pathlib import Path

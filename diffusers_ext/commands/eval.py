@@ -1,4 +1,4 @@
-"""`diffusers-ext eval`: how often a model obeys the prompt, with intervals, and what a method changes."""
+"""Run `diffusers-ext eval`: measure how often a model obeys the prompt, and what a method changes."""
 
 from collections.abc import Sequence
 from functools import partial

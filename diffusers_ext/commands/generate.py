@@ -1,4 +1,4 @@
-"""`diffusers-ext generate`: one prompt to pictures or clips, with a record of how they were made."""
+"""Run `diffusers-ext generate`: make pictures or clips of one prompt, and record how they were made."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..sampling.items import Item, Picture
     from ..sampling.progress import Progress
 
-FAILED = ".failed.json"  # beside where the picture would be
+FAILED = ".failed.json"  # stands in the place of the picture
 
 
 def generate(
@@ -29,7 +29,7 @@ def generate(
         typer.Option(
             "--seed",
             metavar="INTEGER",
-            help="Seed of the noise of the first image. Without it, or with -1, one is drawn and printed.",
+            help="Seed of the noise of the first image. Without it, or with -1, a seed is drawn and printed.",
         ),
     ] = None,
     num_images: Annotated[
@@ -47,16 +47,16 @@ def generate(
     threads: opt.Threads = None,
     num_frames: Annotated[
         int | None,
-        typer.Option("--num-frames", help="Number of frames of a video. The model's own when left out."),
+        typer.Option("--num-frames", help="Number of frames of a video. By default the model's own."),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option("--fps", help="Frames a second of a video. 8 when left out.")
+        float | None, typer.Option("--fps", help="Frames per second of a video. By default 8.")
     ] = None,
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a .png, .mp4 or .gif file.")
     ] = "out",
     embed: Annotated[
-        bool, typer.Option("--embed/--no-embed", help="Write the settings into a PNG as well, or not.")
+        bool, typer.Option("--embed/--no-embed", help="Also write the settings into a PNG, or not.")
     ] = True,
     named: making.Prompt = None,
 ) -> None:
@@ -186,7 +186,8 @@ def _write(
         "report": report,
         "verdict": {"correct": judged.correct, "reason": judged.reason},
     }
-    # A picture without its JSON file counts as unfinished; one beside that of another picture would not.
+    # A picture without a JSON file counts as unfinished. With the JSON file of an older picture it would
+    # count as finished, so that file goes first.
     path.with_suffix(".json").unlink(missing_ok=True)
     if isinstance(image, Clip):
         beside |= {"frames": len(image.frames)}

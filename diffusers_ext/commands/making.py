@@ -1,4 +1,4 @@
-"""Share what commands that make pictures need: the progress over a run, and its end if some failed."""
+"""Share what commands that make pictures need: the progress of a run, and its end if some failed."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the command that runs
 
 
-# As diffusers and other tools have it; here prompts need no name.
+# diffusers and other tools name this option; here prompts need no name.
 Prompt = Annotated[list[str] | None, typer.Option("--prompt", hidden=True)]
 
 
@@ -38,7 +38,10 @@ def prompts(
 
 
 def progress(total: int, unit: str = "image") -> "Progress":
-    """Make a progress over `total` items, with a bar on a terminal. `--debug` shows causes of failures."""
+    """Make the progress of a run of `total` items, with a bar on a terminal.
+
+    `--debug` shows causes of failures.
+    """
     from ..sampling.progress import Progress
 
     return Progress(total, unit, show=opt.show_progress(), debug=debug.get())
@@ -51,7 +54,7 @@ def lost(progress: "Progress") -> dict[str, Any]:
 
 
 def end(progress: "Progress") -> None:
-    """End the command with exit code 1 if a picture could not be made; each was named before."""
+    """Exit with code 1 if a picture could not be made; each was named before."""
     if count := len(progress.failures):
         rest = "the others are complete" if progress.finished else "nothing was written"
         typer.echo(

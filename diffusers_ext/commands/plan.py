@@ -1,4 +1,4 @@
-"""`diffusers-ext plan`: density, padding and speed-up of a sparse method at a size, before anything runs."""
+"""Run `diffusers-ext plan`: forecast density, padding and speed-up of a sparse method at a size."""
 
 import json
 import math

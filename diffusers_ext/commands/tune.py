@@ -1,4 +1,4 @@
-"""`diffusers-ext tune`: which settings of a method suit a model best, chosen on prompts made for that."""
+"""Run `diffusers-ext tune`: choose the settings of a method that suit a model best, on tuning prompts."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def tune(
     confirm: Annotated[
         int,
         typer.Option(
-            "--confirm", help="Number of further prompts per task, on which the best is compared again."
+            "--confirm", help="Number of further prompts per task, to compare the best settings once more."
         ),
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Fixes prompts and noise.")] = 0,
@@ -66,7 +66,8 @@ def tune(
         if others:
             variant = variants[tried.index(chosen)]
             before, after = (
-                answer(pipe, v, others, call, store, batch, progress=progress) for v in (Variant("plain"), variant)
+                answer(pipe, v, others, call, store, batch, progress=progress)
+                for v in (Variant("plain"), variant)
             )
             making.end(progress)
             chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}

@@ -1,4 +1,4 @@
-"""Several variants on the same prompts and seeds: pictures, verdicts, accuracies and paired differences."""
+"""Compare variants on the same prompts and seeds: pictures, verdicts, accuracies, paired differences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pictures, variant by variant in the order of `items`, and one session report per variant."""
+    """Holds all pictures, variant by variant in the order of `items`, and one session report per variant."""
 
     variants: tuple[Variant, ...]
     items: tuple[Item, ...]
@@ -28,7 +28,7 @@ class Comparison:
     reports: tuple[dict[str, Any] | None, ...]
 
     def ran(self) -> dict[str, density.Modules]:
-        """Return where the methods of each variant ran, by its label. Stock pipelines are left out."""
+        """Return the modules in which the methods of each variant ran, by label, without stock pipelines."""
         pairs = zip(self.variants, self.reports, strict=True)
         return {v.label: density.of(v.methods, report) for v, report in pairs if report}
 

@@ -1,4 +1,7 @@
-"""Record where sparse methods ran: a method that stayed dense compares the plain model with itself."""
+"""Record in which modules sparse methods ran.
+
+A comparison with a method that stayed dense would compare the plain model with itself.
+"""
 
 import json
 import logging
@@ -18,7 +21,7 @@ Modules = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """Pick the modules of each method that computes attention out of `Report.to_dict()`."""
+    """Return the modules of each method that computes attention, from `Report.to_dict()`."""
     from ..core import Slot  # brings torch
 
     fields = "path", "backend", "why", "density", "full_share"

@@ -1,4 +1,4 @@
-"""Runs a suite for one variant, skipping what is done, and puts the figures together."""
+"""Run a suite for one variant, skipping what is done, and put the figures together."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +34,9 @@ def answer(
 ) -> list[Judged]:
     """Return verdicts in the order of `questions`. Those in the store are not made again.
 
-    `pictures` stores the pictures, too; those that it lacks are made again. Where the methods ran is stored
-    beside the verdicts (`sites.kept`). Failures are reported to `progress` and left out; without it
-    the first one is raised.
+    `pictures` stores the pictures, too; those that it lacks are made again. The modules in which the methods
+    ran are stored beside the verdicts (`density.keep`). Failures are reported to `progress` and left out;
+    without it the first one is raised.
     """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
@@ -79,7 +79,7 @@ def results(
 ) -> dict[str, Any]:
     """Return `tasks`, `overall` and seconds; with `plain` also its figures and the paired comparison.
 
-    `ran` says where the methods ran and becomes `sites`.
+    `ran` holds the modules in which the methods ran and becomes `sites`.
     """
     found: dict[str, Any] = {
         "methods": [as_dict(m) for m in variant.methods],

@@ -24,7 +24,7 @@ class Accuracy:
 class Paired:
     """A paired difference `b - a` of accuracies on the same prompts and seeds.
 
-    `p` is that of McNemar's exact test, two-sided.
+    `p` is from McNemar's exact test, two-sided.
     """
 
     difference: float
@@ -58,9 +58,9 @@ def paired(
 ) -> Paired:
     """Compare two lists of verdicts item by item.
 
-    `groups` names the prompt of each item. Images of one prompt are not independent, so the interval draws
-    prompts again where one comes more than once. Otherwise it is Newcombe's, which has a width even where
-    nothing differs. McNemar's `p` always treats items as independent.
+    `groups` names the prompt of each item. Images of one prompt are not independent. So if a prompt comes
+    more than once, the interval is a bootstrap over prompts. Otherwise it is Newcombe's, which has a width
+    even if nothing differs. McNemar's `p` always treats items as independent.
     """
     if len(a) != len(b) or (groups is not None and len(groups) != len(a)):
         raise ValueError(

@@ -23,10 +23,10 @@ class Store:
     """A store holds verdicts by (variant, prompt, seed) of one model, one set of weights and one call.
 
     The first line is the identity of the run. It is written with the first verdict, so a run that is refused
-    before claims no folder. A folder of another identity raises `ValueError`, since figures of different
-    weights must not mix. So does a line that is no verdict; a last line cut short by a crash is dropped.
-    Two writers may have worked in one folder: of equal verdicts the last counts, and a second identity line
-    is skipped.
+    earlier claims no folder. A folder of another identity raises `ValueError`, since figures of different
+    weights must not mix. A line that is no verdict raises it too. A last line cut short by a crash is
+    dropped. Two writers may have worked in one folder, so the last of several equal verdicts counts, and a
+    second identity line is skipped.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class Store:
             self.done[variant, j.prompt, j.seed] = j
 
     def get(self, variant: str, prompt: str, seed: int) -> Judged | None:
-        """Return the verdict, or `None` where the picture has not been made."""
+        """Return the verdict, or `None` if the picture has not been made."""
         return self.done.get((variant, prompt, seed))
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -105,7 +105,7 @@ class Store:
 
 
 def _verdict(line: Any) -> tuple[str, Judged]:
-    """Variant and verdict of a line; raises `ValueError` with what is wrong about it."""
+    """Return variant and verdict of a line; raises `ValueError` with what is wrong about it."""
     if not isinstance(line, dict):
         raise ValueError(f"it must be an object, got {_short(line)}")
     if "variant" not in line:

@@ -1,4 +1,4 @@
-"""The prompt suites of the shapes world as lists of questions, fixed by a seed."""
+"""List the questions of the prompt suites of shapes world, fixed by a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _APART = 10**15  # between the numbers of the later tasks; five tasks had been n
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One picture that is asked for."""
+    """A question asks for one picture."""
 
     task: str
     item: Item

@@ -1,6 +1,4 @@
-"""Figures in words: the one place that formats accuracies and points, and leaves them out where few pictures
-prove nothing.
-"""
+"""Format accuracies and differences in words; with too few pictures they are counts instead of percentages."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""One writer for an output folder: a lock that the system takes back from a process that dies."""
+"""Give an output folder one writer, by a lock that ends with its process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FILE = ".in-use.json"  # who writes here; it exists as long as the command runs,
 
 
 class FolderInUseError(ValueError):
-    """Another command writes into the folder."""
+    """Another command is writing into the folder."""
 
 
 @contextmanager
 def claim(folder: Path, command: str, name: str = FILE) -> Iterator[None]:
     """Keep other processes from claiming `folder` while the context is open.
 
-    The lock is one of the operating system on the file `name`, which says who holds it. It ends with its
-    process, so the file of a killed process is taken over. Raises `FolderInUseError` with command, process,
-    machine and time of the holder.
+    The operating system locks the file `name`, which names the holder. The lock ends with its process, so the
+    file of a killed process is taken over. Raises `FolderInUseError` with command, process, machine and time
+    of the holder.
     """
     path = folder / name
     file = locked(path)

@@ -33,7 +33,7 @@ def write_image(path: Path, image: Image, record: Mapping[str, Any] | None = Non
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the record inside a PNG that `write_image` wrote; raises `ValueError` where there is none."""
+    """Return the record inside a PNG that `write_image` wrote; raises `ValueError` if there is none."""
     from PIL import Image
 
     with Image.open(path) as image:

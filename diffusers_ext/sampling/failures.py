@@ -35,8 +35,8 @@ def out_of_memory(error: BaseException) -> bool:
 def hits_all(error: BaseException) -> bool:
     """Return whether every other picture would fail in the same way, so that going on is useless.
 
-    True for methods that do not fit, for weights with NaN, for arguments that the pipeline refuses, and for a
-    device that is lost: after an illegal access every later call on it fails.
+    This is true for methods that do not fit, for weights with NaN, and for arguments that the pipeline
+    refuses. It is also true for a lost device: after an illegal access every later call on it fails.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The generation loop: batches through a stock pipeline, a generator per image; failures do not stop it."""
+"""Run batches through a stock pipeline, with a random generator per image; failures do not stop the loop."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ def generate(
     Every image has its own CPU generator, so its noise does not depend on the batch; pixels may differ by a
     rounding step.
 
-    With `progress`, a picture that cannot be made is reported to it and the others go on: the images of a batch
-    that fails are tried one at a time, and so are all later ones after memory ran out. Raised is what every
-    picture would meet (`failures.hits_all`), and `Interrupted` between batches once the progress was asked to
-    stop. Without `progress` the first failure is raised, `BrokenImageError` for NaN, infinity and all-black
-    images.
+    With `progress`, a picture that cannot be made is reported to it, and the loop goes on. The images of a
+    batch that fails are tried one at a time. After memory ran out, all later images are made one at a time.
+    Errors that every picture would meet are raised (`failures.hits_all`). After a request to stop,
+    `Interrupted` is raised between two batches.
+
+    Without `progress` the first failure is raised: `BrokenImageError` for NaN, infinity and all-black images.
     """
     if batch < 1:
         raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
@@ -86,7 +87,7 @@ def generate(
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """A call that failed as a whole."""
+    """The call of one batch failed, so none of its pictures was made."""
 
     reason: str
     memory: bool
@@ -122,7 +123,7 @@ def _attempt(
 def _run(
     pipe: Any, part: Sequence[Item], call: Mapping[str, Any], hooks: Mapping[str, Any]
 ) -> list[tuple[Item, np.ndarray, bool, float]]:
-    """Call the pipeline; return for each item its array, whether a safety checker hid it, and its seconds."""
+    """Call the pipeline; return each item with its array, its seconds, and whether a safety checker hid it."""
     import torch
 
     generators = [torch.Generator("cpu").manual_seed(item.seed) for item in part]
@@ -162,7 +163,8 @@ def to_image(
 ) -> Image | Clip:
     """Turn float `[H, W, 3]` in 0..1 into a PIL image, `[T, H, W, 3]` into a clip, rounded as diffusers does.
 
-    Raises `BrokenImageError` for NaN, infinity and nothing but black; `error` makes it of what was returned.
+    Raises `BrokenImageError` for NaN, infinity and nothing but black. `error` builds that exception from a
+    description of what was returned.
     """
     import numpy as np
     from PIL import Image

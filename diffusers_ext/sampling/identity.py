@@ -1,4 +1,7 @@
-"""All that shapes a picture, as one record. It names the file, is stored in it, and marks it finished."""
+"""Describe all that shapes a picture in one record.
+
+The record names the file, is stored in it, and marks it as finished.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +61,9 @@ def name(record: Mapping[str, Any]) -> str:
 
 
 def finished(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the record beside the picture at `path` if the picture is complete and of `record`, else `None`.
+    """Return the record beside the picture at `path` if the picture is complete and has the same `record`.
 
-    The JSON file beside a picture is written last.
+    Otherwise return `None`. The JSON file beside a picture is written last.
     """
     if not path.is_file():
         return None

@@ -124,7 +124,8 @@ def test_a_run_of_which_nothing_comes_is_given_up(pipe):
     made, progress, _ = run(pipe, [Item("a", i) for i in range(9)], batch=1)
     assert not made and fault.calls == 5 and len(progress.failures) == 9
     assert (
-        "not tried" in progress.failures[-1].reason and "the first 5 failed alike" in progress.failures[-1].reason
+        "not tried" in progress.failures[-1].reason
+        and "the first 5 failed alike" in progress.failures[-1].reason
     )
 
 

@@ -123,7 +123,7 @@ def _attempt(
 def _run(
     pipe: Any, part: Sequence[Item], call: Mapping[str, Any], hooks: Mapping[str, Any]
 ) -> list[tuple[Item, np.ndarray, bool, float]]:
-    """Call the pipeline; return each item with its array, its seconds, and whether a safety checker hid it."""
+    """Call the pipeline; return items with their array, hidden by a safety checker or not, and seconds."""
     import torch
 
     generators = [torch.Generator("cpu").manual_seed(item.seed) for item in part]

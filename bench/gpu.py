@@ -63,7 +63,7 @@ def environment(folders: Sequence[Path]) -> dict[str, str]:
 
 
 def unpack(wheels: Path, folder: Path) -> str | None:
-    """Puts carried wheels into a folder; `None`, or a sentence where that failed."""
+    """Put carried wheels into a folder; `None`, or a sentence where that failed."""
     files = sorted(map(str, wheels.glob("*.whl")))
     words = [sys.executable, *PIP.split(), str(folder), *files]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -88,7 +88,7 @@ def asked_to_end() -> Iterator[Event]:
 
 
 def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, asked: Event) -> list[Outcome]:
-    """Runs the parts one after another, with what is carried in `folder`; their outcomes."""
+    """Run the parts one after another, with what is carried in `folder`; their outcomes."""
     began, about = time.monotonic(), facts(args.device)
     carried = [folder] if any(args.wheels.glob("*.whl")) else []
     if carried and (failure := unpack(args.wheels, folder)) is not None:

@@ -43,7 +43,7 @@ class Part:
 def run(
     part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, asked: Event
 ) -> Outcome:
-    """Runs a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
+    """Run a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
     words = [sys.executable, "-m", part.module, "--device", device, "--out", str(out)]
     words += part.cpu if device == "cpu" else ()
     path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
@@ -79,7 +79,7 @@ def run(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a part and all that it has started."""
+    """End a part and all that it has started."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)

@@ -60,7 +60,7 @@ def driver() -> dict[str, str]:
 
 
 def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Writes both summaries; gives the text of `summary.md`."""
+    """Write both summaries; gives the text of `summary.md`."""
     record = about | {"parts": [asdict(outcome) for outcome in outcomes]}
     text = summary(about, outcomes)
     for name, content in (("summary.json", json.dumps(record, indent=1) + "\n"), ("summary.md", text)):

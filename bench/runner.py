@@ -24,7 +24,7 @@ Name = Callable[[Row], str]
 
 
 class Latest:
-    """Builds something by its key and keeps it until another key is asked for.
+    """Build something by its key and keeps it until another key is asked for.
 
     What was built before is freed first, so that two large models are never in memory together.
     """

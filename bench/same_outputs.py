@@ -45,7 +45,7 @@ MOVING = "seconds", "report"  # beginnings of entries in JSON files that hold ti
 
 
 def run(checkout: Path, name: str, out: Path) -> None:
-    """Runs one command of a checkout in a process of its own; raises where it fails."""
+    """Run one command of a checkout in a process of its own; raises where it fails."""
     seed = [] if name == "demo" else ["--seed", "7"]
     command = [sys.executable, "-m", "diffusers_ext", *RUNS[name], *seed, "--out", str(out)]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Writes blocks of figures into README.md and docs/, and the model cards: `python -m bench.pages`."""
+"""Write blocks of figures into README.md and docs/, and the model cards: `python -m bench.pages`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ Call = Callable[[], object]
 
 
 class Stopwatch:
-    """Times calls one at a time, from an empty cache."""
+    """Time calls one at a time, from an empty cache."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device != "cpu"

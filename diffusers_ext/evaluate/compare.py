@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Holds all pictures, variant by variant in the order of `items`, and one session report per variant."""
+    """Hold all pictures, variant by variant in the order of `items`, and one session report per variant."""
 
     variants: tuple[Variant, ...]
     items: tuple[Item, ...]

@@ -33,7 +33,7 @@ OURS = ("height", "width", "image", "strength", "latents", "output_type", "retur
 
 @dataclass(frozen=True)
 class Staged:
-    """Holds the pictures and the session report of every stage. Without methods there are no reports."""
+    """Hold the pictures and the session report of every stage. Without methods there are no reports."""
 
     stages: tuple[list[Image], ...]
     reports: tuple[Report, ...]

@@ -1,4 +1,4 @@
-"""The runs of the zoo: a table of what each one is made of, and how each kind of run is carried out."""
+"""List the runs of the zoo: what each one is made of, and how each kind of run is carried out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PROBE = 400  # pictures or clips on which an autoencoder is measured for the car
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the run of a model is made of; each kind of run reads the entries that it needs."""
+    """A plan lists what the run of a model is made of; each kind of run reads the entries that it needs."""
 
     kind: Callable[[str, Plan, Path, Run], Path]  # carries the run out and gives the folder of the model
     module: str  # beside this one
     objective: str  # class in there
     autoencoder: str = VAE  # encodes what the model learns on
     teacher: tuple[str, str] | None = None  # a model, and its component that teaches
-    reader: str | None = None  # the model that the text encoder learns from where a run has no start
+    reader: str | None = None  # the model that the text encoder learns from if the run has no start
     facts: Mapping[str, Any] = field(default_factory=dict)  # entries of the card
 
     def code(self) -> ModuleType:

@@ -11,7 +11,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Describes a shipped pipeline. `call` holds the arguments it was trained for."""
+    """Describe a shipped pipeline. `call` holds the arguments it was trained for."""
 
     pipeline: str
     call: Mapping[str, Any]

@@ -1,9 +1,10 @@
-"""Distils a sparse attention method: a copy of a model learns to give with it what the model gives alone.
+"""Distil a sparse attention method: with it, a copy of a model learns to predict what the model predicts.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112), and its published training code. Loss: flow matching + 0.5 * mean square between the velocities
-of student and teacher + 0.5 * the same between their attention outputs, before the projection out, averaged
-over layers. Both see the same noisy latents. Only the attention projections of the image stream learn.
+2412.16112), and its published training code. The loss has three terms: flow matching, 0.5 * mean square
+between the velocities of student and teacher, and 0.5 * mean square between their attention outputs. Attention
+outputs are taken before the projection out and averaged over layers. Both models see the same noisy latents.
+Only the attention projections of the image stream learn.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PROBE = -1  # number of the step whose noise is never trained on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilConfig(FlowRecipe):
-    """Recipe of a student."""
+    """This is the recipe of a student."""
 
     samples: int = 32_000
     batch: int = 32
@@ -57,9 +58,10 @@ class DistilConfig(FlowRecipe):
 
 
 class DistilObjective(DiffusionObjective):
-    """A copy of the pipeline `teacher` with `method` on its transformer; latents lie in the folder `cache`.
+    """Train a copy of the pipeline `teacher` with `method` on its transformer.
 
-    `close()` takes the method off again; before that the transformer cannot be saved as a stock one.
+    Latents are kept in the folder `cache`. `close()` takes the method off again. Before that the transformer
+    cannot be saved as a stock one.
     """
 
     name = "clear"
@@ -104,12 +106,12 @@ class DistilObjective(DiffusionObjective):
         self.stream = LatentStream(pipe.vae, pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
 
     def close(self) -> None:
-        """Takes the method off the student, and the watch off both."""
+        """Take the method off the student, and the recording of attention off both models."""
         for session in self.sessions:
             session.close()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Gives the projections of the image stream, and the weights of pooled tokens, if any."""
+        """Return the projections of the image stream, and the weights of pooled tokens, if any."""
         pooled = {f"far.{site.name}": core.spatial_weight for site, core in self.pooled.items()}
         names = learning(self.pipe.transformer, self.sites)
         return {f"transformer.{name}": p for name, p in names.items()} | pooled
@@ -128,7 +130,7 @@ class DistilObjective(DiffusionObjective):
         super().prepare(device)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Draws latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
+        """Draw latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
         return self._draw(step, step * self.recipe.batch, progress)
 
     def _draw(self, step: int, used: int, progress: float) -> tuple[torch.Tensor, ...]:
@@ -149,7 +151,7 @@ class DistilObjective(DiffusionObjective):
         ids: torch.Tensor,
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Gives three mean squares: `flow` (to noise - latents), `velocity`, `attention` (to the teacher)."""
+        """Return three mean squares: `flow` (to noise - latents), `velocity`, `attention` (to the teacher)."""
         import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:
@@ -168,13 +170,16 @@ class DistilObjective(DiffusionObjective):
         }
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
-        """Computes the three terms on one batch of known pictures, whose noise is never trained on."""
+        """Compute the three terms on one batch of known pictures, whose noise is never trained on."""
         with self.attention():
             return {name: value.item() for name, value in self.terms(*self.probe).items()}
 
 
 def learning(transformer: torch.nn.Module, sites: list[Site]) -> dict[str, torch.nn.Parameter]:
-    """Parameters that learn, by name in the transformer: queries, keys, values and the way out at `sites`."""
+    """Return the parameters that learn: the projections of queries, keys, values and outputs at `sites`.
+
+    They are keyed by their names in the transformer.
+    """
     names = [f"{site.name}.{leaf}" for site in sites for leaf in LEARN]
     modules = {name: transformer.get_submodule(name) for name in names}
     return {f"{name}.{k}": p for name, module in modules.items() for k, p in module.named_parameters()}

@@ -49,7 +49,7 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class ClipMix:
-    """Holds the shares of each kind of script in the training stream."""
+    """Hold the shares of each kind of script in the training stream."""
 
     single: float = 0.20
     motion: float = 0.45

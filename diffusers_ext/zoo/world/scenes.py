@@ -47,7 +47,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Holds the shares of each kind of spec in the training stream."""
+    """Hold the shares of each kind of spec in the training stream."""
 
     single: float = 0.15
     double: float = 0.50

@@ -1,4 +1,4 @@
-"""One part of a run on a lent machine: a module of `bench` in a process of its own, with a deadline."""
+"""Run one part on a lent machine: a module of `bench` in a process of its own, with a deadline."""
 
 import json
 import os
@@ -23,9 +23,10 @@ ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")  # o
 
 @dataclass(frozen=True)
 class Part:
-    """A module in `folder` that takes `--device` and `--out`.
+    """A part is a module in `folder` that takes `--device` and `--out`.
 
-    `share` is that of the time, relative to the other parts; `cpu` are the words that make it tiny on a CPU.
+    `share` is its share of the time, relative to the other parts. `cpu` holds the options that make it tiny
+    on a CPU.
     """
 
     name: str
@@ -92,7 +93,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_words(path: Path, begin: int) -> str:
-    """What a log says last of an error from a place on, or its last line where it speaks of none."""
+    """Return the last line about an error in a log, from byte `begin` on; without one, the last line."""
     with path.open("rb") as log:
         log.seek(begin)
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]

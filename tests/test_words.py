@@ -22,7 +22,10 @@ CHECKED = (
     "commands",
     "evaluate",
     "outputs",
+    "rewards",
     "sampling",
+    "training",
+    "zoo",
 )
 
 MOST = 45  # words of a sentence in a page

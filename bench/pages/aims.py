@@ -1,4 +1,4 @@
-"""What the models of the zoo were meant to reach, beside what they reach, from the committed results."""
+"""Compare the aims for the models of the zoo with what the models reach, from the committed results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_markdown() -> str:
 
 
 def verdict(entry: Mapping[str, Any], low: float, high: float) -> str:
-    """Return whether a share is in the band; if only its interval reaches the band, the words say so."""
+    """Return "yes" for a share in the band, else its side, and whether its interval reaches the band."""
     if low <= entry["accuracy"] <= high:
         return "yes"
     within = entry["low"] <= high and entry["high"] >= low

@@ -1,4 +1,4 @@
-"""Format accuracies and differences in words; with too few pictures they are counts instead of percentages."""
+"""Format accuracies and differences in words; with too few pictures they are counts, not percentages."""
 
 from collections.abc import Mapping
 from typing import Any

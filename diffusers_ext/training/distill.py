@@ -27,8 +27,8 @@ def run(
     """Distil `teacher` for CLEAR with `settings` (`key=value`) and write the student to the folder `out`.
 
     The student is a stock pipeline; `clear.json` beside it holds the settings that it needs. An interrupted
-    run writes what it has, and goes on from its checkpoint. Raises `ValueError` for settings and teachers that
-    do not fit, or differ from the run in `out`. Raises `OSError` if a folder cannot be read.
+    run writes what it has, and goes on from its checkpoint. Raises `ValueError` for settings and teachers
+    that do not fit, or differ from the run in `out`. Raises `OSError` if a folder cannot be read.
     """
     from ..models.threads import use_threads
     from ..outputs.files import write_json

@@ -70,7 +70,10 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def verify_weights(folder: str | Path) -> None:
-    """Compare weight files with the sha256 in the card; raises `ValueError` with the name of the first bad file."""
+    """Compare weight files with the sha256 in the card.
+
+    Raises `ValueError` with the name of the first bad file, and `FileNotFoundError` without checksums.
+    """
     folder = Path(folder)
     if (asked := card(folder).get("sha256")) is None:
         raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
 2412.16112), and its published training code. The loss has three terms: flow matching, 0.5 * mean square
-between the velocities of student and teacher, and 0.5 * mean square between their attention outputs. Attention
+between the velocities of student and teacher, and 0.5 * mean square between their attention outputs. These
 outputs are taken before the projection out and averaged over layers. Both models see the same noisy latents.
 Only the attention projections of the image stream learn.
 """
@@ -151,7 +151,7 @@ class DistilObjective(DiffusionObjective):
         ids: torch.Tensor,
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Return three mean squares: `flow` (to noise - latents), `velocity`, `attention` (to the teacher)."""
+        """Return mean squares: `flow` (to noise - latents), `velocity` and `attention` (to the teacher)."""
         import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:

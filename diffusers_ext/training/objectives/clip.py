@@ -1,4 +1,4 @@
-"""Train shapes-clip by contrast within a batch, from the start with captions and pictures one mistake away."""
+"""Train shapes-clip by contrast in the batch, from the start with captions and pictures one mistake away."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_SCALE = 100.0  # CLIP's bound on the inverse temperature
 
 
 class Shard(NamedTuple):
-    """A shard holds scenes in pairs one mistake apart, more wrong captions, and pictures uint8 [S, 3, 64, 64]."""
+    """A shard holds scenes in pairs one mistake apart, wrong captions, and pictures uint8 [S, 3, 64, 64]."""
 
     scenes: list[Scene]
     wrong: list[list[Spec]]

@@ -99,8 +99,8 @@ def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torc
 def snr_weight(scheduler: DDIMScheduler, t: torch.Tensor, limit: float) -> torch.Tensor:
     """Return the weight [B, 1, 1, 1] of the squared error in v at timesteps [B].
 
-    It is 1 up to the signal-to-noise ratio `limit`. Beyond, it falls like the weight of a squared error in the
-    latents with the constant factor limit + 1. This is Min-SNR (Hang et al., arXiv 2303.09556, section 3.4)
+    It is 1 up to the signal-to-noise ratio `limit`. Beyond, it falls like the weight of a squared error in
+    the latents with the factor limit + 1. This is Min-SNR (Hang et al., arXiv 2303.09556, section 3.4)
     with 1 added to the ratio. Its own weight for v vanishes on pure noise, with which sampling begins at zero
     terminal SNR.
     """

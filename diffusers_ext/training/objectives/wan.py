@@ -34,7 +34,7 @@ SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of t
 
 
 class ClipStream(LatentStream):
-    """Encode clips of the training stream as latents [B, 16, 5, 8, 8], normalised as the denoiser sees them."""
+    """Encode clips of the training stream as latents [B, 16, 5, 8, 8], normalised for the denoiser."""
 
     sample = staticmethod(training_clip)
 

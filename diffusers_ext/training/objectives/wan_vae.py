@@ -28,8 +28,8 @@ class WanVAEObjective(VAEObjective):
     """Train an autoencoder to reconstruct clips of the stream `seed`.
 
     It begins with single frames, goes on with the first SHORT frames, and ends with all. The autoencoder is
-    causal and reads four frames at a time. So short clips teach nearly all at half the cost, and single frames
-    teach all about space at a tenth.
+    causal and reads four frames at a time. So short clips teach nearly all at half the cost, and single
+    frames teach all about space at a tenth.
     """
 
     config, build = WanVAEConfig, staticmethod(build_wan_vae)

@@ -90,7 +90,7 @@ class Spec:
 
     @property
     def swapped(self) -> tuple[Object, Object] | None:
-        """Return two objects with their colours exchanged, if they differ in colour and in shape, else `None`."""
+        """Return two objects with exchanged colours; `None` unless they differ in colour and in shape."""
         if len(self.objects) != 2:
             return None
         first, second = self.objects

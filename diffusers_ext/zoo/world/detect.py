@@ -22,7 +22,7 @@ _UNKNOWN = "blob"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object that was found, with centre (x, y) and area in px; if no template fits, its shape is 'blob'."""
+    """An object was found, with centre (x, y) and area in px. If no template fits, its shape is 'blob'."""
 
     shape: str
     colour: str

@@ -21,7 +21,10 @@ PALETTE = {
 
 
 def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Return the signed distance in px from points (x right, y down, centre 0) to an outline; negative inside."""
+    """Return the signed distance in px from points (x right, y down, centre 0) to an outline.
+
+    It is negative inside.
+    """
     if shape == "circle":
         return np.hypot(x, y) - 0.95 * radius
     if shape == "square":

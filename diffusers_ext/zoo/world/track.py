@@ -37,7 +37,7 @@ class Track:
 
     @property
     def object(self) -> Object:
-        """Return the most frequent colour and shape of the track; shapes are weighted by how well they fit."""
+        """Return the most frequent colour and shape of the track; well-fitting shapes count more."""
         colour = Counter(f.colour for f in self.found).most_common(1)[0][0]
         shapes: dict[str, float] = defaultdict(float)
         for f in self.found:

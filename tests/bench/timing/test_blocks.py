@@ -10,7 +10,7 @@ import diffusers_ext as dx
 from bench.runner import kept
 from bench.timing import block_cases, blocks
 from bench.timing.block_checks import Call, Recorder, call_error
-from bench.timing.slices import SLICES, with_shared_weights
+from bench.timing.slices import SLICES, sharing_weights
 from diffusers_ext.models.presets import shipped
 from diffusers_ext.settings.registry import METHODS
 
@@ -111,7 +111,7 @@ def test_checks_see_wrong_attention(case):
 
 def test_a_twin_shares_the_weights_and_nothing_else():
     model = SLICES["wan2.1"].build(True, "cpu", torch.bfloat16)
-    other = with_shared_weights(model)
+    other = sharing_weights(model)
     pairs = list(zip(model.parameters(), other.parameters(), strict=True))
     assert pairs and all(a is b for a, b in pairs)
     assert not set(map(id, model.modules())) & set(map(id, other.modules()))

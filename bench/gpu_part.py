@@ -18,7 +18,9 @@ from .timing.stopwatch import machine
 ROOT = Path(__file__).parents[1]
 GRACE = 5.0  # seconds between asking a part to end and killing it
 TICK = 0.1  # seconds between two looks at a part
-ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")  # of a command, of a traceback
+ERROR = re.compile(
+    r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b"
+)  # error lines of a command and of a traceback
 
 
 @dataclass(frozen=True)

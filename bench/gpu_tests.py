@@ -25,7 +25,7 @@ FIRST = (
     "test_rectified.py",
     "test_far.py",
     "test_presets.py",
-)  # what all others run on
+)  # all others depend on these
 WORKERS = 8
 
 
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     args = parser.parse_args(arguments)
     where, cuda = machine(args.device), args.device != "cpu"
     if not args.files:
-        import_module("tests.conftest")  # what keeps every test from running is said by its own error
+        import_module("tests.conftest")  # an error that stops all tests prints its own message
     ledger = Ledger(results_file(args.out, "tests", where), where, ())
     words = ["-m", "gpu" if cuda else "not gpu and not slow", "-k", args.only]
     words += map(str, args.files or files())

@@ -45,7 +45,7 @@ class Ledger:
         """Run one case: an exception inside becomes a line of the table and an entry of `failed`."""
         try:
             yield
-        except Exception as error:  # whatever it is, the cases behind it are worth their time
+        except Exception as error:  # any error: the later cases are still worth their time
             self.failed[name] = sentence(error)
             print(f"{name:60} FAILED: {self.failed[name]}", flush=True)
         if torch.cuda.is_available() and name in self.failed:

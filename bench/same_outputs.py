@@ -41,7 +41,7 @@ RUNS = {
     ],
 }
 MEDIA = {".png", ".mp4", ".gif"}
-MOVING = "seconds", "report"  # beginnings of entries in JSON files that hold times and sentences
+MOVING = "seconds", "report"  # prefixes of JSON keys that hold times and sentences
 
 
 def run(checkout: Path, name: str, out: Path) -> None:

@@ -39,7 +39,7 @@ class OneLineErrors(Group):
         try:
             with interrupting():
                 return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read our lines has gone, as head does
+        except BrokenPipeError:  # the reader of our output has closed it, as head does
             raise
         except (ValueError, OSError) as error:  # MethodError is a ValueError
             if ctx.params.get("debug"):
@@ -52,7 +52,7 @@ class OneLineErrors(Group):
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             raise typer.Exit(128 + number) from None
         finally:
-            if threads is not None:  # of a process that goes on, such as a notebook
+            if threads is not None:  # the process may go on, such as a notebook
                 torch.set_num_threads(threads)
 
 
@@ -90,7 +90,7 @@ def options(
 
 for command in (generate, compare, demo):
     app.command(cls=Command)(command)
-app.command("eval", cls=Command)(evaluate)  # the function may not bear the name of a builtin
+app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, reward, plan, train, methods, families, doctor):
     app.command(cls=Command)(command)
 

@@ -14,9 +14,12 @@ from ..ledger import committed
 from .markdown import markdown
 from .results_table import plain
 
-BANDS = {"single_object": (0.92, 1.0), "two_object": (0.45, 0.85)}  # hard enough to leave room, not hopeless
+BANDS = {
+    "single_object": (0.92, 1.0),
+    "two_object": (0.45, 0.85),
+}  # hard enough to leave room for methods, but not hopeless
 JUDGE, PREFERENCE, GAP = 0.99, 0.90, 0.15
-STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is held against its teacher, not against bands
+STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is compared with its teacher, not with bands
 
 
 def to_markdown() -> str:

@@ -11,7 +11,7 @@ from diffusers_ext.evaluate.statistics import LEVEL
 
 from .markdown import markdown
 
-TARGET = 0.8  # chance of seeing a change that is there
+TARGET = 0.8  # chance of detecting a real change
 CHANGES = (0.03, 0.05, 0.10)
 SHARES = (0.05, 0.10, 0.20, 0.30, 0.50)
 SEEDS = (1, 2, 4, 8)

@@ -24,7 +24,7 @@ from diffusers_ext.zoo.world.track import Track, follow, observe, verify_clip
 from . import detector_study
 from .detector_study import NOTHING, Pair, by_word, matched, name, nearby, share, table
 
-SEED = 10_009  # trainings use small seeds, their checks others again
+SEED = 10_009  # differs from the seeds of trainings (small) and of their checks
 CLIPS = 2_000
 
 

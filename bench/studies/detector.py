@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SEED = 10_007  # trainings use small seeds, their checks others again
+SEED = 10_007  # differs from the seeds of trainings (small) and of their checks
 PICTURES = 10_000
 
 
@@ -43,7 +43,7 @@ class Reading:
     correct: bool
     crowded: bool
     pairs: tuple[Pair, ...]  # objects drawn and found, as 'red circle'
-    hidden: tuple[float, ...]  # share of each object that another one hides, where the scene is crowded
+    hidden: tuple[float, ...]  # share of each object that another one hides, if the scene is crowded
     error: float  # mean squared error against the picture as drawn, of values in 0..1
 
 
@@ -157,7 +157,7 @@ def _heat(axes: Axes, counts: dict[str, dict[str, int]], title: str) -> None:
     rows, columns = list(counts), list(next(iter(counts.values())))
     grid = np.array([[counts[r].get(c, 0) for c in columns] for r in rows])
     shares = grid / np.maximum(grid.sum(1, keepdims=True), 1)
-    shares[-1] = 0  # what was found where nothing is has no row total worth a share
+    shares[-1] = 0  # a share of the objects found in empty places would mean nothing
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for r, c in np.ndindex(grid.shape):
         if grid[r, c]:

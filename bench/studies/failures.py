@@ -65,7 +65,7 @@ def draw(found: dict[str, list[tuple[dict[str, Any], Path]]], out: Path) -> None
     drawn = BytesIO()
     figure.savefig(drawn, dpi=90, facecolor="white")
     page = Image.open(drawn).convert("RGB")
-    # A palette takes a third of the bytes. Median cut, the default, has no yellow left beside so much grey.
+    # A palette takes a third of the bytes. Median cut, the default, would lose yellow beside that much grey.
     some = page.resize((page.width // 4, page.height // 4), Image.Resampling.NEAREST)
     palette = some.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
     page.quantize(palette=palette).save(out, optimize=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffusers_ext.evaluate.score import Judged
     from diffusers_ext.evaluate.suite import Question
 
-KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card of a student
+KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # entries of a student's card
 
 
 def verdicts(

@@ -110,7 +110,7 @@ def pairs(pipe: Any, item: Item, call: Mapping[str, Any]) -> dict[str, int]:
         list(generate(pipe, [item], call))
         found = {}
         for site in session.report().sites:
-            last = recorder.kept[site.path.partition(".")[2]]  # which knows no component
+            last = recorder.kept[site.path.partition(".")[2]]  # names without the pipeline's component
             found[site.path] = site.heads * last.layout.tokens * last.k.shape[1]
         return found
 

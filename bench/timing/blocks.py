@@ -45,7 +45,7 @@ SOURCES = (
     "bench/timing/slices.py",
 )
 MODES = "eager", "compiled"
-SECONDS, REPEATS = 3.0, 7  # of measuring dense and sparse in turns, and at least so many times
+SECONDS, REPEATS = 3.0, 7  # time of measuring dense and sparse in turns, and the least number of rounds
 LINE = (
     "{case:60} {mode:8} {tokens:7} {density:.4f} {attention_share:.2f} {attention_gain:6.2f} "
     "{predicted_gain:6.2f} {expected_gain:.2f} {gain:6.2f} {gain_low:6.2f} {gain_high:6.2f} "

@@ -38,7 +38,7 @@ from ..runner import options, run
 from .reference_rows import TOLERANCE, sampled_error
 from .stopwatch import Stopwatch, in_turns
 
-HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # and their size; few heads would leave most of a GPU idle
+HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # heads and their size; few heads would leave most of a GPU idle
 SIZES = (1024, 2304, 4096, 9216, 16384, 36864, 65536, 147456, 262144)
 METHODS = ("clear r=8", "gna 17x17", "radial")
 FRAMES = (16, 16), (16, 32), (32, 32)  # height and width of a clip's frames in tokens

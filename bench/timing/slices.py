@@ -171,7 +171,7 @@ SLICES = {
     ),
     "mochi": Slice(
         MochiTransformer3DModel,
-        {"num_layers": 3},  # of 48; the last keeps no text
+        {"num_layers": 3},  # of 48; the last block drops the text
         SMALL | POOLED | {"text_embed_dim": 32, "time_embed_dim": 32},
         _mochi,
         ("transformer_blocks",),

@@ -37,7 +37,7 @@ from .reference_rows import TOLERANCE, attend_chosen, gradient_error, rectified_
 from .stopwatch import Stopwatch, in_turns
 
 DENSE = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
-SECONDS, REPEATS = 4.0, 5  # of measuring a case, and at least so many times
+SECONDS, REPEATS = 4.0, 5  # time of measuring a case, and the least number of rounds
 
 LINE = (
     "{case:34} {tokens:7} {token_density:.4f} {block_density:.4f} {full_share:.2f} {dense_backend:18} "
@@ -91,7 +91,7 @@ def cases() -> list[Case]:
     ):
         out.append(Case(f"{name} gna", Window(grid, window, stride), grid, text, heads, (2, 8, 8)))
         out.append(Case(f"{name} radial", _radial(grid, decay), grid, text, heads, None))
-    # What was published keeps these shares; shares of the attention mean nothing on white noise.
+    # Published settings keep these shares of blocks; a share of the attention means nothing on white noise.
     for name, grid, heads, text, keep in (
         ("flux 4096 px", (1, 256, 256), 24, 512, 0.1),
         ("wan 720p", (21, 45, 80), 40, 0, 0.25),
@@ -141,7 +141,7 @@ def measure(case: Case, device: str) -> list[Row]:
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
     watch = Stopwatch(device)
     rectified = isinstance(case.rule, float)
-    tokens = math.prod(case.grid) + case.text  # before text, rectified attention fills its last block up
+    tokens = math.prod(case.grid) + case.text  # rectified attention pads the last block before the text
     real = [x[:, :tokens] for x in (q, k, v)] if rectified else (q, k, v)
     backend, dense = fastest_dense(*real, case.grads, watch)
     if rectified:

@@ -33,7 +33,7 @@ from .stopwatch import Stopwatch, in_turns
 
 BATCHES = (1, 16)
 PICTURES = 16
-PROMPTS = 200  # whose seconds the table shows, without loading and judging
+PROMPTS = 200  # the table shows the seconds for these, without loading and detection
 LINE = "{model:16} {threads} {batch:2} {seconds:.3f} {off} {right} {pictures}"
 
 

@@ -154,7 +154,7 @@ def replaces(path: Path, results: dict[str, Any]) -> bool:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         old, new = (_pictures(r) for r in (before, json.loads(json.dumps(results))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of something else
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no results, or another kind of file
         return False
     return not old <= new
 

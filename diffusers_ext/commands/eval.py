@@ -67,7 +67,7 @@ def evaluate(
     with claim(folder, "eval"), progress, density.unlogged():
         store, pictures = Store(folder, identity), Pictures(folder)
         run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch, progress=progress)
-        # The method goes first: one that does not fit the model says so before the plain pictures are made.
+        # The method goes first: if it does not fit the model, it fails before the plain pictures are made.
         judged = run(variant=other if methods else plain, pictures=pictures)
         base = run(variant=plain, pictures=pictures) if methods else judged
         judged, base = both(judged, base)

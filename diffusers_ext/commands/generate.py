@@ -95,7 +95,7 @@ def generate(
     opt.warn_of_texts(checkpoint, pipe, [prompt], call)
     common = identity.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
     run = Unfinished(target.folder, {"prompt": prompt, **identity.shaping(common)}, num_images, first)
-    # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
+    # A run of one picture cannot be resumed, and a seed that was asked for is used, also -1.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
         if resumed is not None:
             first = resumed.seed
@@ -145,7 +145,7 @@ def _make(
         for pictures in make(pipe, todo, call, batch, progress):
             _flush(
                 progress, lead
-            )  # not before: some methods refuse in the first call, and a refusal is one line
+            )  # only now: some methods refuse in the first call, and a refusal is one line
             for p in pictures:
                 if target.stem and paths[p.item].exists():
                     progress.say(f"warning: {paths[p.item]} held another picture and is replaced")

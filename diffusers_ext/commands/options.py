@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..evaluate.cells import Variant
     from ..models.checkpoint import Checkpoint
 
-MODEL = "shapes-sd"  # of the zoo, the one that draws most prompts right
+MODEL = "shapes-sd"  # the model of the zoo that draws most prompts right
 Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a local folder or a Hub id.")]
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="A method to apply. It may come several times.")

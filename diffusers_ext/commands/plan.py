@@ -10,7 +10,7 @@ import typer
 
 from .options import Height, Preset, Settings, Width, chosen
 
-MOST_PAIRS = 1 << 28  # of blocks: a plan looks at each, at about ten million a second on a CPU core
+MOST_PAIRS = 1 << 28  # pairs of blocks; a plan visits each, about ten million a second on a CPU core
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
     _check_blocks(model, built, tiles, size)
     found = forecast(model, built, tile=tiles, **size)
     for line in notes:
-        typer.echo(line, err=True)  # beside the JSON
+        typer.echo(line, err=True)  # added to the JSON
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 

@@ -72,7 +72,7 @@ def _open(path: Path) -> Any:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError):  # of a damaged PNG
+    except (OSError, SyntaxError):  # raised for a damaged PNG
         return None
 
 

@@ -30,11 +30,11 @@ class Paired:
     difference: float
     low: float
     high: float
-    wins: int  # b right where a is wrong
-    losses: int  # a right where b is wrong
+    wins: int  # pairs in which b is right and a is wrong
+    losses: int  # pairs in which a is right and b is wrong
     p: float
     n: int
-    interval: str  # 'newcombe', or 'bootstrap over prompts' where a prompt comes more than once
+    interval: str  # 'newcombe', or 'bootstrap over prompts' if a prompt comes more than once
 
 
 def accuracy(right: Sequence[bool], level: float = LEVEL) -> Accuracy:

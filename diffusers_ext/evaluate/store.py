@@ -63,7 +63,7 @@ class Store:
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         try:
-            # A file that was begun must still exist: verdicts without the first line belong to no model.
+            # A file that was begun must still exist: without the first line, verdicts belong to no model.
             flags = os.O_WRONLY | os.O_APPEND | (0 if self._begun else os.O_CREAT)
             with os.fdopen(os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab") as file:
                 file.write(text.encode())

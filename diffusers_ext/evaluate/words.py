@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-FEWEST = 10  # pictures; below, an interval is as wide as the scale, and a share reads like a finding
+FEWEST = 10  # pictures; with fewer, an interval is as wide as the scale, and a share would look like a result
 
 
 def enough(entry: Mapping[str, Any]) -> bool:

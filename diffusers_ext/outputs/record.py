@@ -15,7 +15,7 @@ from .files import write_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CHUNK = "diffusers_ext"  # PNG text chunk with the JSON record; `parameters` beside it is what viewers read
+CHUNK = "diffusers_ext"  # PNG text chunk with the JSON record; viewers read the chunk `parameters`
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 
 

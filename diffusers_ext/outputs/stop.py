@@ -79,7 +79,7 @@ class StopRequest:
             self.number, self._when = number, time.monotonic()
         self.asked = True
         if self._raises:
-            self._raises = False  # once: what cleans up on the way out is left alone
+            self._raises = False  # only once, so that cleaning up is not interrupted
             raise Stopped
         if self._unit is None:
             return

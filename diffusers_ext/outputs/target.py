@@ -9,7 +9,7 @@ from .files import is_media, output_folder
 from .video import SUFFIXES, check
 
 PNG = ".png"
-FPS = 8.0  # frames a second of videos, unless asked otherwise
+FPS = 8.0  # frames per second of videos by default
 
 
 @dataclass(frozen=True)

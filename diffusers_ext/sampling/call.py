@@ -84,7 +84,7 @@ def run(pipe: Any, prompts: Sequence[str], call: Mapping[str, Any], **more: Any)
     try:
         made = pipe(prompt=list(prompts), **call, **more)
     except (AttributeError, TypeError, ValueError) as error:
-        # Ours says what is wrong by itself.
+        # Our own error already says what is wrong.
         if isinstance(error, MethodError) or (known := required_inputs.blame(pipe, call, error)) is None:
             raise
         raise CallError(str(known)) from error

@@ -12,7 +12,7 @@ from .call import CallError
 
 # Besides torch.OutOfMemoryError: the allocators of CPU, MPS and the CUDA libraries raise RuntimeErrors.
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "STATUS_ALLOC_FAILED", "Unable to allocate")
-_CHECKS = "check_inputs"  # where pipelines refuse arguments, before anything is made
+_CHECKS = "check_inputs"  # the method in which pipelines refuse arguments, before anything is made
 
 
 class BrokenImageError(ValueError):
@@ -46,7 +46,7 @@ def hits_all(error: BaseException) -> bool:
     if lost and not out_of_memory(error):
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    # A TypeError that is raised where the pipeline is called names an argument that it does not have.
+    # A TypeError from the call itself, not from inside the pipeline, names an unknown argument.
     unknown = isinstance(error, TypeError) and len(frames) <= 4
     return unknown or any(frame.name == _CHECKS for frame in frames)
 

@@ -54,7 +54,7 @@ def generate(
     if batch < 1:
         raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
     left, most, any_made, alike = list(items), batch, False, []
-    retried = 0  # images at the head of `left` that are tried alone, since their batch failed
+    retried = 0  # first images of `left` that are tried alone, since their batch failed
     while left:
         size = 1 if retried else min(most, len(left))
         part, retried = left[:size], max(retried - 1, 0)

@@ -37,7 +37,7 @@ def uses_cfg(pipe: Any, call: Mapping[str, Any]) -> bool | None:
     for name, rule in _rules(type(pipe)):
         try:
             scope[name] = eval(rule, vars(inspect.getmodule(type(pipe))), scope)
-        except (NameError, TypeError, AttributeError):  # it needs what `__call__` computes on the way
+        except (NameError, TypeError, AttributeError):  # it needs values that `__call__` computes earlier
             continue
         if name in _DECIDING:
             found = bool(scope[name])

@@ -70,5 +70,5 @@ def finished(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         return beside if shaping(beside) == shaping(record) else None
-    except (OSError, ValueError, AttributeError, TypeError):  # none, cut short, or of something else
+    except (OSError, ValueError, AttributeError, TypeError):  # missing, cut short, or another kind of file
         return None

@@ -27,7 +27,9 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:
             if "PytorchStreamWriter" not in str(error):
                 raise
-            raise OSError(str(error).splitlines()[0]) from error  # how its writer says that the disk is full
+            raise OSError(
+                str(error).splitlines()[0]
+            ) from error  # the error of torch's writer for a full disk
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

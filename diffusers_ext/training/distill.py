@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..processors.clear import CLEAR
 
 METHOD = "clear"
-POOLED = "far.safetensors"  # as the preset beside it names it
+POOLED = "far.safetensors"  # the file name that the preset beside it refers to
 
 
 def run(

@@ -22,7 +22,7 @@ from .recipes import Recipe, Schedule
 if TYPE_CHECKING:
     import torch
 
-FULL_LOG = 200  # first steps of which each is logged, so that a rerun can be compared with them
+FULL_LOG = 200  # number of first steps that are all logged, so that a rerun can be compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,13 @@ def fit(
         save_atomically({**state, "schedule": plan, "identity": begun, "batch": recipe.batch}, path)
 
     if state is None:
-        path.unlink(missing_ok=True)  # of the run that this one replaces: it must not go on with this log
+        path.unlink(
+            missing_ok=True
+        )  # checkpoint of the run that this one replaces; it does not belong to the new log
     log.rewind(step)
     saved = ticked = time.perf_counter()
     logged = (step, saved)
-    pace = 0.5 if sys.stderr.isatty() else 10  # s between two states of the bar
+    pace = 0.5 if sys.stderr.isatty() else 10  # s between two updates of the bar
     with (
         StopRequest() as stop,
         tqdm(total=schedule.total, initial=step * recipe.batch, mininterval=pace, unit=" samples") as bar,

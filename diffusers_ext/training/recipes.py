@@ -84,10 +84,10 @@ class StreamRecipe(Recipe):
 class FlowRecipe(StreamRecipe):
     """This recipe of flow matching has two lengths of text: the zoo's 24 tokens and the stock pipeline's."""
 
-    t_mean: float = 0.4  # logit-normal mean: above 0 leans to the noisy side, where the layout is decided
+    t_mean: float = 0.4  # logit-normal mean: above 0 favours high noise, at which the layout is decided
     long_text: float = 0.0  # share of batches at the stock length
     long_text_late: float = 0.0  # the same in the last part of the run
-    long_text_from: float = 0.85  # where that part begins, share of the run
+    long_text_from: float = 0.85  # share of the run at which that part begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class SD3FineConfig(FlowRecipe):
     muon_lr: float = 2e-3
     warmup: int = 3_200
     ema: float = 0.998
-    foreground: float = 0.0  # shapes-sd3, where it begins, draws no blanks
+    foreground: float = 0.0  # shapes-sd3, its start, draws no blanks
     taught: float = 1.0  # share of the teacher's velocity in the target at the start; none is left at the end
     long_text: float = 0.03  # at 256 T5 tokens
     evaluate_every: int = 16_000
@@ -136,7 +136,7 @@ class TurboConfig(Recipe):
     reuse: int = 8  # times that a pair made later is used
     paired: float = 0.25  # share of a batch for which the teacher's picture is known
     regression: float = 0.25  # weight of the distance to that picture
-    matching: float = 1.0  # weight of the pull to where the teacher finds pictures likely
+    matching: float = 1.0  # weight of the pull towards pictures that the teacher finds likely
     margin: float = 0.02  # share of the timesteps at either end on which student and teacher are not compared
     snr: float = 5.0  # as in shapes-sd, for the critic
     evaluate_every: int = 10_000
@@ -179,6 +179,6 @@ class WanConfig(FlowRecipe):
     stills: int = 256  # single frames beside each batch of clips; 0 for none
     stills_reuse: int = 8
     first: int = 12_000
-    text_steps: int = 400  # on captions alone, until the text encoder reads as shapes-clip does
+    text_steps: int = 400  # steps on captions alone, until the text encoder reads as shapes-clip does
     long_text_late: float = 0.15  # at 512 tokens, nearly all of them zeros
     evaluate_every: int = 20_000

@@ -23,10 +23,10 @@ PROBE = 400  # pictures or clips on which an autoencoder is measured for the car
 class Plan:
     """A plan lists what the run of a model is made of; each kind of run reads the entries that it needs."""
 
-    kind: Callable[[str, Plan, Path, Run], Path]  # carries the run out and gives the folder of the model
-    module: str  # beside this one
-    objective: str  # class in there
-    autoencoder: str = VAE  # encodes what the model learns on
+    kind: Callable[[str, Plan, Path, Run], Path]  # carries out the run and returns the folder of the model
+    module: str  # name of a module in objectives/
+    objective: str  # name of a class in that module
+    autoencoder: str = VAE  # encodes the pictures that the model learns on
     teacher: tuple[str, str] | None = None  # a model, and its component that teaches
     reader: str | None = None  # the model that the text encoder learns from if the run has no start
     facts: Mapping[str, Any] = field(default_factory=dict)  # entries of the card
@@ -103,7 +103,7 @@ def _reward(name: str, plan: Plan, out: Path, how: Run) -> Path:
     objective = getattr(plan.code(), plan.objective)(vae, start=how.start, seed=how.seed)
     fit(objective, folder, how, {"autoencoder": mark, "start": provenance.of_start(how.start)})
     export(objective, folder, folder, name)
-    objective.processor.tokenizer.backend_tokenizer.no_padding()  # else it keeps that of its last call
+    objective.processor.tokenizer.backend_tokenizer.no_padding()  # else it keeps the padding of its last call
     objective.processor.save_pretrained(folder)
     return folder
 

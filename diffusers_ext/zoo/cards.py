@@ -80,7 +80,7 @@ def verify_weights(folder: str | Path) -> None:
             f"{folder} has no {CARD} with checksums; install the package again or train the model"
         )
     found = {name: sha256(file) for name, file in all_weights(folder).items()}
-    for name in sorted(asked):  # others, such as a LoRA beside them, are not what was trained
+    for name in sorted(asked):  # other files, such as a LoRA, were not part of the training
         if asked[name] != found.get(name):
             rule = f"{str(asked[name])[:12]}..."
             came = f"{found[name][:12]}..." if name in found else "nothing"

@@ -1,4 +1,4 @@
-"""One picture of many that cannot be made: it fails with a sentence that fits, and the others go on."""
+"""Test one picture of many that cannot be made: it fails with a fitting sentence, and the others go on."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ ITEMS = [Item(f"a red circle {i}", i) for i in range(5)]
 
 
 def run(pipe, items=ITEMS, batch=3, call=CALL):
-    """Pictures by seed, the progress, and what it said."""
+    """Return pictures by seed, the progress, and what it printed."""
     said = []
     with Progress(len(items), say=said.append) as progress:
         made = {

@@ -1,4 +1,4 @@
-"""What a run shows on a terminal."""
+"""Test what a run shows on a terminal."""
 
 from diffusers_ext.sampling.generate import generate
 from diffusers_ext.sampling.items import Item

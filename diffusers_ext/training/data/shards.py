@@ -79,7 +79,7 @@ class Shards:
                 for piece in [made] if isinstance(made, Mapping) else made:
                     pieces.append(piece)
                     tick(_rows(piece))
-        except BaseException:  # a stop request above all
+        except BaseException:  # stop requests above all
             if len(pieces) > found:
                 with replacing(part, parents=True) as file:
                     np.savez(file, **_joined(pieces))

@@ -33,7 +33,7 @@ class DiffusionObjective:
     A subclass names what it trains and gives `hidden`, `blocks`, `inputs` and `denoising_loss`.
     """
 
-    name: str  # in the zoo
+    name: str  # name in the zoo
     trained: tuple[str, ...]  # components of the pipeline
 
     def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, compile: bool):

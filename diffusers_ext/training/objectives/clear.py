@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     from ...core import Site
     from ...processors.sparse.method import SparseMethod
 
-LEARN = "to_q", "to_k", "to_v", "to_out.0"  # of an attention module; those of the text stream stay
+LEARN = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+)  # layers of an attention module; those of the text stream stay as they are
 PROBE = -1  # number of the step whose noise is never trained on
 
 
@@ -54,7 +59,7 @@ class DistilConfig(FlowRecipe):
     evaluate_every: int = 8_000
     velocity: float = 0.5  # weight of the distance to the teacher's velocity
     attention: float = 0.5  # weight of the distance to the teacher's attention outputs
-    attention_every: int = 1  # of the layers whose outputs are compared; the published code takes each fourth
+    attention_every: int = 1  # outputs of every n-th layer are compared; the published code takes each fourth
 
 
 class DistilObjective(DiffusionObjective):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHARD = 4096  # pictures that are in memory at a time
 CAPTION_TOKENS = (
-    13  # of the longest caption; causal attention reads the same features with and without padding
+    13  # tokens of the longest caption; with causal attention, padding does not change the features
 )
 MAX_SCALE = 100.0  # CLIP's bound on the inverse temperature
 

@@ -18,7 +18,7 @@ TOWER = {
     "hidden_size": WIDTH,
     "intermediate_size": 4 * WIDTH,
     "num_attention_heads": WIDTH // 32,
-    "hidden_act": "gelu",  # one kernel; CLIP's quick_gelu takes two more passes over the memory
+    "hidden_act": "gelu",  # a single kernel; CLIP's quick_gelu takes two more passes over the memory
 }
 
 

@@ -61,7 +61,7 @@ def build_ddim() -> DDIMScheduler:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        steps_offset=1,  # read by other spacings; the pipeline insists on it
+        steps_offset=1,  # only other spacings read it, but the pipeline insists on it
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,

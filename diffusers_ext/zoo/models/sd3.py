@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from .components import CLIP_WIDTHS, CONTEXT_WIDTH, LATENT_CHANNELS, LATENT_SIZE, build_clip, build_t5
 from .tokenizer import build_tokenizer
 
-FINE_BLOCKS = (0, 2, 3, 5)  # of the coarse model: of four with its last, those that lose least untrained
+# Blocks of the coarse model. Of all fours with its last block, these lose least before training.
+FINE_BLOCKS = (0, 2, 3, 5)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline

@@ -28,7 +28,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     merges: dict[tuple[str, str], None] = {}  # ordered: an earlier merge wins
     for word in sorted(WORDS, key=len):
         pieces = _merge([*word[:-1], word[-1] + "</w>"], list(merges))
-        while len(pieces) > 1:  # what earlier words leave apart is joined from the left
+        while len(pieces) > 1:  # pieces that earlier words did not join are joined from the left
             pair = (pieces[0], pieces[1])
             merges[pair] = None
             vocab.setdefault("".join(pair), len(vocab))

@@ -55,8 +55,8 @@ class ClipMix:
     motion: float = 0.45
     double: float = 0.15  # both at rest
     two_motion: float = 0.20
-    one_moves: float = 0.45  # share of the last: beside an object at rest
-    crossing: float = 0.35  # share of it: two objects pass each other; the others do anything
+    one_moves: float = 0.45  # share of the last one: the other object rests
+    crossing: float = 0.35  # share of it: two objects pass each other; the rest is any motion
 
 
 STILLS = ClipMix(single=0.25, motion=0.0, double=0.75, two_motion=0.0)  # of the training stream of stills

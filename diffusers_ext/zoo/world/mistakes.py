@@ -13,7 +13,14 @@ from .captions import COLOURS, OBJECTS, RELATIONS, SHAPES, Object, Spec
 from .scenes import Scene
 
 KINDS = ("colour", "shape", "swap", "relation", "count", "objects")
-_OFTEN = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)  # in training, what is learned late comes more often; same order
+_OFTEN = (
+    1.0,
+    2.0,
+    3.0,
+    3.0,
+    2.0,
+    1.0,
+)  # in training, kinds that are learned late come more often; same order
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from .captions import Object, Spec
 from .scenes import EXTENT, SIZE, Background, Mix, Scene, sample_scene, sample_spec
 
-# 0..1 RGB; hues lie at least 27 degrees apart so that mixing with grey never changes the nearest one
+# 0..1 RGB; hues are at least 27 degrees apart, so that mixing with grey never changes the nearest one
 PALETTE = {
     "red": (0.90, 0.13, 0.13),
     "orange": (0.98, 0.54, 0.06),
@@ -35,7 +35,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndar
     if shape == "triangle":  # upward; the inradius of an equilateral triangle is half its circumradius
         sides = np.maximum(0.8660254 * np.abs(x) - 0.5 * y, y)
         return sides - 0.5 * EXTENT * radius
-    if shape == "star":  # fold the plane into one tenth, where the outline is a single segment
+    if shape == "star":  # fold the plane into one tenth, in which the outline is a single segment
         tip, dent, tenth = EXTENT * radius, 0.46 * EXTENT * radius, np.pi / 5
         theta = np.abs((np.arctan2(x, -y) + tenth) % (2 * tenth) - tenth)
         r = np.hypot(x, y)
@@ -98,7 +98,7 @@ def backdrop(background: Background, size: int = SIZE) -> np.ndarray:
         return np.broadcast_to(flat, (size, size, 3)).copy()
     if (
         background.texture == "noise"
-    ):  # 8 px cells, one per token: finer noise would eat the capacity of a tiny model
+    ):  # 8 px cells, one per token: finer noise would use up the capacity of a tiny model
         cells = (
             np.random.default_rng(background.seed).uniform(-1, 1, (size // 8, size // 8)).astype(np.float32)
         )

@@ -54,7 +54,9 @@ class Mix:
     triple: float = 0.15
     counting: float = 0.20
     related: float = 0.5  # share of the doubles that name a relation
-    alike: float = 0.15  # share of the doubles forced to share their shape, and again their colour
+    alike: float = (
+        0.15  # share of the doubles forced to share their shape; the same share is forced to share the colour
+    )
 
 
 def sample_spec(rng: np.random.Generator, mix: Mix | None = None) -> Spec:

@@ -17,11 +17,11 @@ from .scenes import SIZE
 
 _ENLARGE = SIZE // SIDE  # the detector works at the size of still pictures
 _REACH = 7.0  # px between an object and its last place, at most; the fastest goes 1.9 px a frame
-_OTHER_COLOUR = 4.0  # px that a change of colour counts for when frames are linked
-_SEEN = 1 / 3  # share of the frames below which a track is a flicker; the latest to appear has a third
-_MOVED = 4.5  # px between first and last place; half the shortest way of the world
-_GROWN = 1.22  # factor of the radius; the world has 1.35 and more, or none
-_LATE = 2  # frame; what is first seen here or later has appeared
+_OTHER_COLOUR = 4.0  # px that a change of colour adds when frames are linked
+_SEEN = 1 / 3  # share of the frames below which a track is a flicker; the latest object to appear has a third
+_MOVED = 4.5  # px between first and last place; half the shortest motion of the world
+_GROWN = 1.22  # factor of the radius; in the world it is 1.35 and more, or 1
+_LATE = 2  # frame; an object first seen here or later has appeared
 UNCLEAR = "moves oddly"
 
 

@@ -233,7 +233,7 @@ def test_a_run_of_another_model_is_left_alone(tmp_path):
         (("--teacher", "shapes-sd4"), "unknown model 'shapes-sd4'"),
         (("--teacher", "someone/sd3.5"), "shapes world .* got a model of the Hub"),
         (("--set", "radius=11"), "radius of 11 covers the grid of 8 x 8 .* nothing to distil"),
-        (("--set", "radius=2", "--set", "reduce=block"), "radius of 2 in complete tiles .* use reduce=token"),
+        (("--set", "radius=2", "--set", "reduce=block"), "radius of 2 in whole tiles .* use reduce=token"),
         (("--set", "radius=2", "--set", "downsample=3"), "downsample=3 needs rows and columns"),
         (("--set", "dense_steps=2"), "learns all steps alike, got dense_steps=2"),
         (("--set", "backend=flex"), "not for training"),

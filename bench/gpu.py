@@ -1,4 +1,4 @@
-"""Tests, kernels and blocks on a GPU, in order of value, for a machine that is lent for minutes.
+"""Run tests and benches on a GPU, in order of value, for a machine that is lent for minutes.
 
     python3 -m bench.gpu --minutes 8 --out DIR              on a GPU; no index, no .venv, no make
     python3 -m bench.gpu --device cpu --out DIR             the same parts, tiny: what a CPU can check before
@@ -7,11 +7,11 @@
 Nothing has to be installed but torch. Packages that the machine lacks (diffusers) travel as wheels in `.whl/`
 beside the checkout; pip unpacks them from there, without an index, for this run alone.
 
-Each part is a process of its own with a deadline, at which it is killed; what a part leaves unused, the later
-ones get. A part that fails is a sentence, and the next one begins. Benches write after every row, and
-`summary.json` and `summary.md` say after every part what ran, what failed and what was left out. All is in
-one flat folder: a record a part, the summaries and `log.txt` with what the parts printed. The exit code is 0
-where this script ran to its end, whatever failed in the parts; with `--strict` it is 1 then.
+Each part is a process of its own and is killed at its deadline. Later parts get the time that a part leaves
+unused. If a part fails, one sentence is recorded and the next one begins. Benches write after every row.
+After every part, `summary.json` and `summary.md` say what ran, what failed and what was left out. All is in
+one flat folder: a record for each part, the summaries, and `log.txt` with what the parts printed. The exit
+code is 0 if this script ran to its end, whatever failed in the parts; with `--strict` it is then 1.
 """
 
 import argparse
@@ -46,24 +46,24 @@ GROUPS = tuple(dict.fromkeys(part.group for part in PARTS))
 
 
 def chosen(names: Sequence[str]) -> list[Part]:
-    """The parts of some names or groups, in order of value; all where there is no name."""
+    """Return the parts of some names or groups, in order of value; without names, all parts."""
     return [part for part in PARTS if not names or part.name in names or part.group in names]
 
 
 def deadline(parts: Sequence[Part], left_s: float) -> float:
-    """Seconds of the first of the parts that are still to run: its share of the time that is left."""
+    """Return the seconds for the first of the remaining parts: its share of the time that is left."""
     return left_s * parts[0].share / sum(part.share for part in parts)
 
 
 def environment(folders: Sequence[Path]) -> dict[str, str]:
-    """The variables of a part, with folders of packages and the checkout first on its path."""
+    """Return the environment of a part, with folders of packages and the checkout first on its path."""
     paths = [str(folder) for folder in (*folders, ROOT)]
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     return QUIET | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def unpack(wheels: Path, folder: Path) -> str | None:
-    """Puts carried wheels into a folder; `None`, or a sentence where that failed."""
+    """Unpack carried wheels into a folder; return `None`, or one sentence if that failed."""
     files = sorted(map(str, wheels.glob("*.whl")))
     words = [sys.executable, *PIP.split(), str(folder), *files]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -76,7 +76,7 @@ def unpack(wheels: Path, folder: Path) -> str | None:
 
 @contextmanager
 def asked_to_end() -> Iterator[Event]:
-    """An event that SIGTERM and Ctrl-C set: the part that runs ends, and the summary is written."""
+    """Yield an event that SIGTERM and Ctrl-C set: the running part ends, and the summary is written."""
     event = Event()
     signs = signal.SIGTERM, signal.SIGINT
     before = [signal.signal(sign, lambda *_: event.set()) for sign in signs]
@@ -88,7 +88,7 @@ def asked_to_end() -> Iterator[Event]:
 
 
 def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, asked: Event) -> list[Outcome]:
-    """Runs the parts one after another, with what is carried in `folder`; their outcomes."""
+    """Run the parts one after another, with the carried packages in `folder`; return their outcomes."""
     began, about = time.monotonic(), facts(args.device)
     carried = [folder] if any(args.wheels.glob("*.whl")) else []
     if carried and (failure := unpack(args.wheels, folder)) is not None:
@@ -122,8 +122,8 @@ def main(arguments: list[str] | None = None) -> list[Outcome]:
         "--only", nargs="+", default=[], choices=(*GROUPS, *(part.name for part in PARTS)), help="some parts"
     )
     parser.add_argument("--wheels", type=Path, default=ROOT / ".whl", help="folder of carried wheels")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where a part failed")
-    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder for all that is written")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a part failed")
+    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="output folder")
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {args.minutes:g}")

@@ -1,4 +1,4 @@
-"""One part of a run on a lent machine: a module of `bench` in a process of its own, with a deadline."""
+"""Run one part on a lent machine: a module of `bench` in a process of its own, with a deadline."""
 
 import json
 import os
@@ -18,14 +18,17 @@ from .timing.stopwatch import machine
 ROOT = Path(__file__).parents[1]
 GRACE = 5.0  # seconds between asking a part to end and killing it
 TICK = 0.1  # seconds between two looks at a part
-ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")  # of a command, of a traceback
+ERROR = re.compile(
+    r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b"
+)  # error lines of a command and of a traceback
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module in `folder` that takes `--device` and `--out`.
+    """A part is a module in `folder` that takes `--device` and `--out`.
 
-    `share` is that of the time, relative to the other parts; `cpu` are the words that make it tiny on a CPU.
+    `share` is its share of the time, relative to the other parts. `cpu` holds the options that make it tiny
+    on a CPU.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Part:
 def run(
     part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, asked: Event
 ) -> Outcome:
-    """Runs a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
+    """Run a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
     words = [sys.executable, "-m", part.module, "--device", device, "--out", str(out)]
     words += part.cpu if device == "cpu" else ()
     path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
@@ -79,7 +82,7 @@ def run(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a part and all that it has started."""
+    """End a part and all that it has started."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
@@ -92,7 +95,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_words(path: Path, begin: int) -> str:
-    """What a log says last of an error from a place on, or its last line where it speaks of none."""
+    """Return the last line about an error in a log, from byte `begin` on; without one, the last line."""
     with path.open("rb") as log:
         log.seek(begin)
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What became of the parts of a run on a lent machine, as JSON and as a table with sentences."""
+"""Write the outcome of each part of a run on a lent machine, as JSON and as a table with sentences."""
 
 import json
 import platform
@@ -18,11 +18,11 @@ from .timing.stopwatch import machine
 
 @dataclass
 class Outcome:
-    """What became of a part.
+    """An outcome says what became of a part.
 
-    `state` is done, failed, stopped (at its deadline), interrupted or left out, `why` a sentence for all but
-    the first. `rows` counts what is in its record, `failed` has a sentence by case, `waiting` names the cases
-    that it did not come to.
+    `state` is done, failed, stopped (at its deadline), interrupted or left out. `why` is one sentence for all
+    states but the first. `rows` counts the rows of its record. `failed` has a sentence for each failed case,
+    and `waiting` names the cases that did not begin.
     """
 
     part: str
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """What times depend on besides the code."""
+    """Return what times depend on besides the code."""
     found = {"device": machine(device), "python": platform.python_version(), "torch": torch.__version__}
     for package in ("triton", "diffusers", "transformers"):
         try:
@@ -49,7 +49,7 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def driver() -> dict[str, str]:
-    """Driver and clocks as nvidia-smi has them; empty where it is missing."""
+    """Return driver and clocks from nvidia-smi; empty without it."""
     asked = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
     try:
         words = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
@@ -60,7 +60,7 @@ def driver() -> dict[str, str]:
 
 
 def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Writes both summaries; gives the text of `summary.md`."""
+    """Write both summaries and return the text of `summary.md`."""
     record = about | {"parts": [asdict(outcome) for outcome in outcomes]}
     text = summary(about, outcomes)
     for name, content in (("summary.json", json.dumps(record, indent=1) + "\n"), ("summary.md", text)):
@@ -69,7 +69,7 @@ def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
 
 
 def summary(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """What ran, what failed and with which sentence, what was left out."""
+    """Return what ran, what failed and why, and what was left out, in Markdown."""
     lines = [", ".join(f"{name} {value}" for name, value in about.items()), ""]
     lines += ["| part | state | rows | failed | left | seconds | of |", "|---|---|---|---|---|---|---|"]
     for o in outcomes:

@@ -1,11 +1,11 @@
-"""The tests marked `gpu`, those of the kernels first, with a record after every test.
+"""Run the tests marked `gpu`, kernel tests first, with a record after every test.
 
     python -m bench.gpu_tests --device cuda --out DIR
-    python -m bench.gpu_tests --device cpu --out DIR        those of the same files that a CPU can do
+    python -m bench.gpu_tests --device cpu --out DIR        the tests of the same files that a CPU can run
 
-What pytest prints goes to the terminal; `tests-MACHINE.json` has a row for each test that ended, a sentence
-for each that failed, and the names of those that still wait. `--only` takes words that pytest -k understands.
-With pytest-xdist they share the GPU.
+The output of pytest goes to the terminal. `tests-MACHINE.json` has a row for each test that ended, a sentence
+for each failure, and the names of the tests that still wait. `--only` takes an expression for pytest -k. With
+pytest-xdist the tests share the GPU.
 """
 
 import os
@@ -25,12 +25,12 @@ FIRST = (
     "test_rectified.py",
     "test_far.py",
     "test_presets.py",
-)  # what all others run on
+)  # all others depend on these
 WORKERS = 8
 
 
 class Recorder:
-    """A plugin of pytest that keeps a ledger with a row for each test.
+    """This pytest plugin keeps a ledger with a row for each test.
 
     `outcome` is passed, failed or skipped; `why` is a line for the last two.
     """
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     args = parser.parse_args(arguments)
     where, cuda = machine(args.device), args.device != "cpu"
     if not args.files:
-        import_module("tests.conftest")  # what keeps every test from running is said by its own error
+        import_module("tests.conftest")  # an error that stops all tests prints its own message
     ledger = Ledger(results_file(args.out, "tests", where), where, ())
     words = ["-m", "gpu" if cuda else "not gpu and not slow", "-k", args.only]
     words += map(str, args.files or files())

@@ -1,6 +1,7 @@
-"""What a bench has measured, which cases failed and which still wait, on disk after each of them.
+"""Keep on disk what a bench has measured, which cases failed, and which still wait.
 
-One failing case is a line with its error, and the next one begins; a stop leaves all that was there.
+The file is written after each case. A failed case is recorded with its error, and the next one begins. A stop
+loses nothing that was written.
 """
 
 import json
@@ -15,14 +16,15 @@ import torch
 from diffusers_ext.outputs.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
-Row = dict[str, Any]  # with `ok`, or a `check` in words, where it was verified
+Row = dict[str, Any]  # has `ok`, or a `check` in words, if it was verified
 CHECK = "error: a check failed, see the table; the times beside it mean nothing."
 
 
 class Ledger:
-    """The record of one run: `rows`, in `failed` a sentence by case, in `waiting` names of cases.
+    """A ledger is the record of one run.
 
-    `facts` are further keys of the file. Nothing is written before the first case has ended.
+    It has `rows`, a sentence for each case in `failed`, and the names of cases in `waiting`. `facts` are
+    further keys of the file. Nothing is written before the first case has ended.
     """
 
     def __init__(self, path: Path, device: str, cases: Iterable[str], **facts: Any) -> None:
@@ -43,7 +45,7 @@ class Ledger:
         """Run one case: an exception inside becomes a line of the table and an entry of `failed`."""
         try:
             yield
-        except Exception as error:  # whatever it is, the cases behind it are worth their time
+        except Exception as error:  # any error: the later cases are still worth their time
             self.failed[name] = sentence(error)
             print(f"{name:60} FAILED: {self.failed[name]}", flush=True)
         if torch.cuda.is_available() and name in self.failed:
@@ -53,7 +55,7 @@ class Ledger:
         self.save()
 
     def save(self) -> None:
-        """Write the record so far; a stop never leaves half of a file."""
+        """Write the current record; a stop never leaves half of a file."""
         record = {
             "torch": torch.__version__,
             "device": self.device,
@@ -66,7 +68,7 @@ class Ledger:
             file.write((json.dumps(record, indent=1) + "\n").encode())
 
     def finish(self) -> list[Row]:
-        """Return the rows; raises `SystemExit` with a sentence where a case failed or a row is not good."""
+        """Return the rows; raises `SystemExit` with a sentence if a case failed or a row is not good."""
         if self.failed:
             names = list(self.failed)
             some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -82,12 +84,12 @@ def good(row: Row) -> bool:
 
 
 def results_file(folder: Path, bench: str, machine: str) -> Path:
-    """Return where a bench keeps what it measured on a machine."""
+    """Return the file in which a bench keeps its results for a machine."""
     return folder / f"{bench}-{machine.replace(' ', '-').lower()}.json"
 
 
 def committed(name: str) -> dict[str, Any]:
-    """Return what stands in a committed file of results."""
+    """Return the content of a committed results file."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
@@ -102,6 +104,6 @@ def sentence(error: BaseException) -> str:
 
 
 def _free() -> None:
-    """Give memory of a failed case back; where the GPU itself is lost, the next case will say so."""
+    """Free the memory of a failed case; if the GPU itself is lost, the next case will say so."""
     with suppress(RuntimeError):
         torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
-"""The one way in which timed benches run: options, cases, rows on the disk after each of them, a line a row.
+"""Run timed benches: read options, run cases, write each row to the disk and print it.
 
-A bench gives its cases by name. Each is a function that measures, verifies what it has timed, and gives rows.
-Rows of an earlier run are kept where the bench names the sources that they depend on.
+A bench passes its cases by name. Each is a function that measures, verifies what it has timed, and yields
+rows. Rows of an earlier run are kept if the bench names the sources that they depend on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Name = Callable[[Row], str]
 
 
 class Latest:
-    """Builds something by its key and keeps it until another key is asked for.
+    """Build something by its key and keep it until another key is asked for.
 
     What was built before is freed first, so that two large models are never in memory together.
     """
@@ -75,10 +75,10 @@ def run(
 ) -> list[Row]:
     """Run the cases that `args.only` asks for, and return all rows.
 
-    The file of `bench` is written after every row. `line` prints a row: a format of its fields and of what
-    `derive` adds to them. Good rows with the same `sources`, found by their `name`, are not measured again
-    unless `args.restart` says so. `args.minutes` ends the run early. `finish` adds to the facts of the file.
-    Raises `SystemExit` with a sentence where a case failed or a row is not good.
+    The file of `bench` is written after every row. `line` is the format of a printed row, with its fields and
+    those that `derive` adds. Good rows with the same `sources`, found by their `name`, are not measured again
+    unless `args.restart` is set. `args.minutes` ends the run early. `finish` adds to the facts of the file.
+    Raises `SystemExit` with a sentence if a case failed or a row is not good.
     """
     where = machine(args.device)
     wanted = {label: case for label, case in cases.items() if args.only in label}
@@ -113,7 +113,7 @@ def kept(path: Path, sources: str, name: Name) -> dict[str, Row]:
 
 
 class Table:
-    """Lines on the terminal as rows come in, heads above the first, the outcome of each verification last."""
+    """Print rows on the terminal as they come in, with headings first and each verification at the end."""
 
     def __init__(self, line: str, derive: Callable[[Row], Row]) -> None:
         self.line, self.derive, self.begun = line, derive, False

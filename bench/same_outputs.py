@@ -1,4 +1,4 @@
-"""Compare what two checkouts draw, byte by byte: run it before and after a change that must not move a pixel.
+"""Compare what two checkouts draw, byte by byte, for a change that must not move a pixel.
 
     python -m bench.same_outputs ../other-checkout
 
@@ -41,11 +41,11 @@ RUNS = {
     ],
 }
 MEDIA = {".png", ".mp4", ".gif"}
-MOVING = "seconds", "report"  # beginnings of entries in JSON files that hold times and sentences
+MOVING = "seconds", "report"  # prefixes of JSON keys that hold times and sentences
 
 
 def run(checkout: Path, name: str, out: Path) -> None:
-    """Runs one command of a checkout in a process of its own; raises where it fails."""
+    """Run one command of a checkout in a process of its own; raises `RuntimeError` if it fails."""
     seed = [] if name == "demo" else ["--seed", "7"]
     command = [sys.executable, "-m", "diffusers_ext", *RUNS[name], *seed, "--out", str(out)]
     done = subprocess.run(
@@ -60,7 +60,7 @@ def run(checkout: Path, name: str, out: Path) -> None:
 
 
 def differences(ours: Path, theirs: Path) -> Iterator[str]:
-    """What differs between two output folders, a sentence each."""
+    """List what differs between two output folders, a sentence each."""
     files = [{f.relative_to(home) for f in home.rglob("*") if f.is_file()} for home in (ours, theirs)]
     for path in sorted(files[0] ^ files[1]):
         yield f"{path} is in one folder only"
@@ -73,7 +73,7 @@ def differences(ours: Path, theirs: Path) -> Iterator[str]:
 
 
 def _steady(path: Path) -> object:
-    """A JSON file without what differs from run to run."""
+    """Return a JSON file without the entries that differ from run to run."""
 
     def cut(value: object) -> object:
         if isinstance(value, dict):

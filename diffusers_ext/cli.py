@@ -1,4 +1,4 @@
-"""The `diffusers-ext` command: help, version and the one place where errors become a sentence."""
+"""Define the `diffusers-ext` command: its help, its version, and how errors become one sentence."""
 
 import signal
 import sys
@@ -27,9 +27,10 @@ OURS = "diffusers_ext: "  # how warnings of a session begin
 
 
 class OneLineErrors(Group):
-    """Errors of the user end in one line and exit code 2; `--debug` shows where they came from.
+    """Print an error of the user as one line and exit with code 2.
 
-    Ctrl-C, SIGTERM and SIGHUP end in one line and the exit code of the signal, 128 and its number.
+    `--debug` shows where the error came from. Ctrl-C, SIGTERM and SIGHUP also end in one line. The exit code
+    is then 128 plus the number of the signal.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -38,7 +39,7 @@ class OneLineErrors(Group):
         try:
             with interrupting():
                 return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read our lines has gone, as head does
+        except BrokenPipeError:  # the reader of our output has closed it, as head does
             raise
         except (ValueError, OSError) as error:  # MethodError is a ValueError
             if ctx.params.get("debug"):
@@ -51,7 +52,7 @@ class OneLineErrors(Group):
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             raise typer.Exit(128 + number) from None
         finally:
-            if threads is not None:  # of a process that goes on, such as a notebook
+            if threads is not None:  # the process may go on, such as a notebook
                 torch.set_num_threads(threads)
 
 
@@ -83,13 +84,13 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Read the options that come before the command."""
     making.debug.set(debug)
 
 
 for command in (generate, compare, demo):
     app.command(cls=Command)(command)
-app.command("eval", cls=Command)(evaluate)  # the function may not bear the name of a builtin
+app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, reward, plan, train, methods, families, doctor):
     app.command(cls=Command)(command)
 

@@ -23,7 +23,10 @@ CHECKED = (
     "commands",
     "evaluate",
     "outputs",
+    "rewards",
     "sampling",
+    "training",
+    "zoo",
 )
 
 MOST = 40  # words of a sentence in a page

@@ -1,1 +1,1 @@
-"""What writes the figures in pages and model cards."""
+"""Write the figures in pages and model cards."""

@@ -1,4 +1,4 @@
-"""What the models of the zoo were meant to reach, beside what they reach, from the committed results."""
+"""Compare the aims for the models of the zoo with what the models reach, from the committed results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from ..ledger import committed
 from .markdown import markdown
 from .results_table import plain
 
-BANDS = {"single_object": (0.92, 1.0), "two_object": (0.45, 0.85)}  # hard enough to leave room, not hopeless
+BANDS = {
+    "single_object": (0.92, 1.0),
+    "two_object": (0.45, 0.85),
+}  # hard enough to leave room for methods, but not hopeless
 JUDGE, PREFERENCE, GAP = 0.99, 0.90, 0.15
-STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is held against its teacher, not against bands
+STUDENT, TEACHER = "shapes-sd-turbo", "shapes-sd"  # a student is compared with its teacher, not with bands
 
 
 def to_markdown() -> str:
@@ -25,7 +28,7 @@ def to_markdown() -> str:
 
 
 def verdict(entry: Mapping[str, Any], low: float, high: float) -> str:
-    """Return whether a share is in the band; if only its interval reaches the band, the words say so."""
+    """Return "yes" for a share in the band, else its side, and whether its interval reaches the band."""
     if low <= entry["accuracy"] <= high:
         return "yes"
     within = entry["low"] <= high and entry["high"] >= low

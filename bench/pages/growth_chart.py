@@ -1,5 +1,6 @@
-"""The picture at the top of README: what one token attends to, and the time that this takes, from the run of
-`bench.timing.growth` on a CPU.
+"""Draw the picture at the top of README: what one token attends to, and the time that this takes.
+
+Times come from the run of `bench.timing.growth` on a CPU.
 
     python -m bench.pages.growth_chart
 """
@@ -38,7 +39,7 @@ BACKEND = "flex"
 
 
 def seen(rule: Rule | None) -> np.ndarray:
-    """Tokens [SIDE, SIDE] that the query attends to by a rule; all of them without one."""
+    """Return the tokens [SIDE, SIDE] that the query attends to by a rule; without a rule, all of them."""
     if rule is None:
         return torch.ones(SIDE, SIDE, dtype=torch.bool).numpy()
     h, w = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
@@ -48,13 +49,13 @@ def seen(rule: Rule | None) -> np.ndarray:
 
 
 def times(rows: Sequence[Mapping[str, Any]], method: str) -> tuple[list[int], list[float], list[float]]:
-    """Tokens, seconds with the method and of dense attention in the same run."""
+    """Return tokens, and seconds of the method and of dense attention in the same run."""
     mine = [r for r in rows if (r["method"], r["backend"]) == (method, BACKEND)]
     return [r["tokens"] for r in mine], [r["ms"] / 1000 for r in mine], [r["dense_ms"] / 1000 for r in mine]
 
 
 def chart(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Three grids with what one token attends to, and time over tokens."""
+    """Draw three grids with what one token attends to, and time over tokens."""
     figure = blank(11, 3.3)
     *grids, right = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.7))
     kept = {f"{name}: {shape}": rule for name, (shape, _, rule) in SHOWN.items()}
@@ -92,7 +93,7 @@ def _grid(axes: Axes, title: str, mask: np.ndarray, colour: str) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as it is committed."""
+    """Return the figure as it is committed."""
     from io import BytesIO
 
     drawn = BytesIO()

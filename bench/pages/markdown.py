@@ -1,4 +1,4 @@
-"""Blocks of a page that a program writes: what stands between two comments is replaced, the rest kept."""
+"""Write generated blocks of a page: replace what is between two comments, and keep the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes blocks of figures into README.md and docs/, and the model cards: `python -m bench.pages`."""
+"""Write blocks of figures into README.md and docs/, and the model cards, by `python -m bench.pages`."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def clip_held_out() -> str:
 
 
 def reward(found: Mapping[str, Any]) -> str:
-    """Return what the learned reward prefers by kind of mistake, and its agreement with the judge."""
+    """Return what the learned reward prefers by kind of mistake, and its agreement with the detector."""
     painted = found["painted"]
     one = painted["overall"]
     return cards.preferences(found) + (

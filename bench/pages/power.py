@@ -1,4 +1,4 @@
-"""How many prompts and seeds it takes to see a change of so many points, with McNemar's exact test."""
+"""Compute how many prompts and seeds McNemar's exact test needs to see a change of a given size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusers_ext.evaluate.statistics import LEVEL
 
 from .markdown import markdown
 
-TARGET = 0.8  # chance of seeing a change that is there
+TARGET = 0.8  # chance of detecting a real change
 CHANGES = (0.03, 0.05, 0.10)
 SHARES = (0.05, 0.10, 0.20, 0.30, 0.50)
 SEEDS = (1, 2, 4, 8)
@@ -19,14 +19,13 @@ LIKENESS = (0.0, 0.2, 0.5)
 
 
 def power(n: int, change: float, discordant: float, level: float = LEVEL) -> float:
-    """Return the chance that McNemar's exact two-sided test sees `change` in `n` pairs; exact for independent
-    pairs.
+    """Return the chance that McNemar's exact two-sided test sees `change` in `n` pairs.
 
-    `discordant` is the share of pairs in which just one side is right. Their number is binomial, and so is
-    the number of wins among them.
+    It is exact for independent pairs. `discordant` is the share of pairs in which just one side is right.
+    Their number is binomial, and so is the number of wins among them.
     """
     _check(change, discordant)
-    reach = 8 * sqrt(n * discordant) + 8  # beyond it lies less than the rounding of a float
+    reach = 8 * sqrt(n * discordant) + 8  # the chance beyond it is less than the rounding of a float
     m = np.arange(max(int(n * discordant - reach), 0), min(int(n * discordant + reach), n) + 1)
     win = (discordant + abs(change)) / (2 * discordant)
     # Up to `most` losses of m reject: ppf gives the first count beyond the tail, or the last one inside.

@@ -1,4 +1,4 @@
-"""The tables of docs/evaluation.md from committed result files."""
+"""Write the tables of docs/evaluation.md from committed result files."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ SHORT = {
 
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return Markdown: the plain models by task, those of clips apart, and below what each method changes."""
+    """Return Markdown: the plain models by task, clip models apart, and below what each method changes."""
     found = list(results)
     models = plain(found)
     clips = [p for p in models if "motion" in p["tasks"]]

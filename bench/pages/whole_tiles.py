@@ -1,4 +1,4 @@
-"""What whole tiles save: plans of published settings with checks inside tiles and without."""
+"""Compare plans of published settings with checks inside tiles and without (`reduce="block"`)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CASES: tuple[tuple[str, dict[str, int], Any], ...] = (
 
 
 def to_markdown() -> str:
-    """Return densities and speed-up at best of each case, either way."""
+    """Return density and best possible speed-up of each case, either way."""
     rows = []
     for model, size, method in CASES:
-        exact, whole = (dx.plan(model, replace(method, reduce=way), **size) for way in ("token", "block"))
+        exact, tiled = (dx.plan(model, replace(method, reduce=way), **size) for way in ("token", "block"))
         grid = " x ".join(map(str, exact.grid))
-        speeds = [f"{f.block_density:.3f}, {f.predicted_speedup:.1f} x" for f in (exact, whole)]
+        speeds = [f"{f.block_density:.3f}, {f.predicted_speedup:.1f} x" for f in (exact, tiled)]
         rows.append([f"{model}, {grid}", _named(method), f"{exact.token_density:.3f}", *speeds])
     heads = ["model, tokens", "method", "pairs", "blocks, `token`", "blocks, `block`"]
     return markdown(heads, rows)

@@ -1,1 +1,1 @@
-"""Studies of quality: pictures against ground truth."""
+"""Study quality: compare pictures with the ground truth."""

@@ -1,10 +1,11 @@
-"""How far the judge of clips can be trusted, frame by frame and track by track, on clips of known content.
+"""Measure how reliable the detector of clips is, by frame and by track, on clips of known content.
 
     python -m bench.studies.clip_detector                       # as drawn
     python -m bench.studies.clip_detector --model shapes-wan    # through that model's autoencoder
 
-Half of the clips are of the training stream, under a seed that no training uses, half show held-out objects
-and motions. Objects drawn and found are matched by place; the tables count what became of each.
+Half of the clips are from the training stream, with a seed that no training uses. The other half show
+held-out objects and motions. Objects drawn and found are matched by place; the tables count what became of
+each.
 """
 
 from __future__ import annotations
@@ -23,32 +24,32 @@ from diffusers_ext.zoo.world.track import Track, follow, observe, verify_clip
 from . import detector_study
 from .detector_study import NOTHING, Pair, by_word, matched, name, nearby, share, table
 
-SEED = 10_009  # trainings use small seeds, their checks others again
+SEED = 10_009  # differs from the seeds of trainings (small) and of their checks
 CLIPS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One clip read by the judge; pairs hold what was drawn and what was found there."""
+    """One clip was read by the detector; pairs hold what was drawn and what was found there."""
 
     script: Script
     correct: bool
     exact_frames: int  # with exactly the objects that can be seen in them
     frames: tuple[Pair, ...]  # objects of all frames, as 'red circle'
-    tracks: tuple[Pair, ...]  # objects of the whole clip
+    tracks: tuple[Pair, ...]  # objects followed through the clip
     motions: tuple[Pair, ...]  # of tracks whose object was found
     error: float  # mean squared error against the clip as drawn, of values in 0..1
 
 
 def takes(count: int, seed: int = SEED) -> Iterator[Take]:
-    """Trained and held-out scripts in turn, tasks of the latter in turn."""
+    """Return trained and held-out scripts in turn; held-out ones go through the tasks."""
     each = count // (2 * len(VIDEO_TASKS)) + 1
     held_out = {task: [parse(s.caption) for s in suite("held-out", task, each)] for task in VIDEO_TASKS}
     return detector_study.scenes(count, seed, held_out, sample_script, sample_take)
 
 
 def read(take: Take, drawn: np.ndarray, shown: np.ndarray) -> Reading:
-    """What the judge says about `shown`, uint8 [T, 32, 32, 3]; `drawn` is the same take as rendered."""
+    """Return what the detector finds in `shown`, uint8 [T, 32, 32, 3]; `drawn` is the rendered take."""
     seen = observe(shown)
     frames: list[Pair] = []
     exact = 0
@@ -81,12 +82,12 @@ def read(take: Take, drawn: np.ndarray, shown: np.ndarray) -> Reading:
 
 
 def readings(count: int, vae: Any = None) -> Iterator[Reading]:
-    """All clips in order, as drawn or through `vae`."""
+    """Read all clips in order, as drawn or through `vae`."""
     return detector_study.readings(takes(count), lambda take: render_clip(take)[0], read, vae)
 
 
 def summary(read: Sequence[Reading]) -> dict[str, Any]:
-    """Exactness of clips, frames and tracks, whole and in parts, and the tables; plain data."""
+    """Return the exactness of clips, frames and tracks, in total and in parts, and the tables."""
     colours, shapes = by_word(p for r in read for p in r.frames)
     track_colours, track_shapes = by_word(p for r in read for p in r.tracks)
     return {
@@ -107,7 +108,7 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
 
 
 def to_markdown() -> str:
-    """Return the exactness of the judge of clips, by clip, track and frame, from the committed evidence."""
+    """Return how exactly clips are read, by clip, track and frame, from the committed results."""
     rows, mistakes = [], []
     for found in detector_study.evidence("clip_detector"):
         shares = [detector_study.exactly(found[key]) for key in ("exact", "held_out", "crossing", "tracks")]
@@ -124,7 +125,7 @@ def to_markdown() -> str:
 
 
 def _apart(places: np.ndarray, track: Track) -> float:
-    """Mean distance in px between a path and a track, over the frames of the track."""
+    """Return the mean distance in px between a path and a track, over the frames of the track."""
     centres = np.array([f.centre for f in track.found])
     return float(np.hypot(*(places[list(track.frames), :2] - centres).T).mean())
 

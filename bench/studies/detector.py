@@ -1,10 +1,11 @@
-"""How far the judge can be trusted: 10 000 pictures of known content, as drawn and through an autoencoder.
+"""Measure how reliable the detector is, on 10 000 pictures of known content, also through an autoencoder.
 
     python -m bench.studies.detector                      # as drawn
     python -m bench.studies.detector --model shapes-sd3   # after that model's autoencoder
 
-Half of the pictures are of the training stream, under a seed that no training uses, half show held-out
-combinations. Objects drawn and objects found are matched by place; the tables count what became of each.
+Half of the pictures are from the training stream, with a seed that no training uses. The other half show
+held-out combinations. Objects drawn and objects found are matched by place; the tables count what became of
+each.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SEED = 10_007  # trainings use small seeds, their checks others again
+SEED = 10_007  # differs from the seeds of trainings (small) and of their checks
 PICTURES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One picture read by the detector."""
+    """One picture was read by the detector."""
 
     spec: Spec
     correct: bool
     crowded: bool
     pairs: tuple[Pair, ...]  # objects drawn and found, as 'red circle'
-    hidden: tuple[float, ...]  # share of each object that another one hides, where the scene is crowded
+    hidden: tuple[float, ...]  # share of each object that another one hides, if the scene is crowded
     error: float  # mean squared error against the picture as drawn, of values in 0..1
 
 
 def scenes(count: int, seed: int = SEED) -> Iterator[Scene]:
-    """The pictures' scenes: trained and held-out combinations in turn, tasks of the latter in turn."""
+    """Return scenes with trained and held-out combinations in turn; held-out ones go through the tasks."""
     each = count // (2 * len(IMAGE_TASKS)) + 1
     held_out = {task: suite("held-out", task, each) for task in IMAGE_TASKS}
     return detector_study.scenes(count, seed, held_out, sample_spec, sample_scene)
 
 
 def read(scene: Scene, drawn: np.ndarray, shown: np.ndarray) -> Reading:
-    """What the detector says about `shown`, uint8 [64, 64, 3]; `drawn` is the same scene as rendered."""
+    """Return what the detector finds in `shown`, uint8 [64, 64, 3]; `drawn` is the same scene as rendered."""
     verdict, crowded = verify(shown, scene.spec), is_crowded(scene)
     return Reading(
         scene.spec,
@@ -67,7 +68,7 @@ def read(scene: Scene, drawn: np.ndarray, shown: np.ndarray) -> Reading:
 
 
 def is_crowded(scene: Scene) -> bool:
-    """Whether any two objects lie nearer to each other than GAP."""
+    """Return whether any two objects are closer to each other than GAP."""
     places = scene.places
     return any(
         np.hypot(x0 - x1, y0 - y1) < EXTENT * (r0 + r1) + GAP - 1e-9
@@ -77,7 +78,7 @@ def is_crowded(scene: Scene) -> bool:
 
 
 def hidden(scene: Scene) -> tuple[float, ...]:
-    """Share of each object's area under later ones, at a quarter of a pixel."""
+    """Return the share of each object's area that later ones hide, at a quarter of a pixel."""
     at = (np.arange(4 * SIZE) + 0.5) / 4
     masks = [
         distance(thing.shape, at[None] - x, at[:, None] - y, radius) < 0
@@ -90,12 +91,12 @@ def hidden(scene: Scene) -> tuple[float, ...]:
 
 
 def readings(count: int, vae: Any = None) -> Iterator[Reading]:
-    """All pictures in order, as drawn or through `vae`."""
+    """Read all pictures in order, as drawn or through `vae`."""
     return detector_study.readings(scenes(count), lambda scene: render(scene)[0], read, vae)
 
 
 def summary(read: Sequence[Reading]) -> dict[str, Any]:
-    """Exactness, whole and in parts, and both tables; plain data."""
+    """Return exactness in total and in parts, and both tables, as plain data."""
     colours, shapes = by_word(p for r in read for p in r.pairs)
     shares = [h for r in read for h in r.hidden]
     return {
@@ -118,7 +119,7 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
 
 
 def to_markdown() -> str:
-    """Return the exactness of the judge on pictures and what it mistook, from the committed evidence."""
+    """Return how exactly pictures are read, and the mistakes, from the committed results."""
     rows, mistakes = [], []
     for found in detector_study.evidence("detector"):
         shares = [detector_study.exactly(found[key]) for key in ("exact", "held_out", "crowded")]
@@ -141,7 +142,7 @@ def hidden_to_markdown() -> str:
 
 
 def chart(found: dict[str, Any]) -> Figure:
-    """Both tables: shares of each row in colour, counts in figures."""
+    """Draw both tables: shares of each row in colour, counts in figures."""
     figure = blank(12, 5)
     for axes, key in zip(figure.subplots(1, 2), ("shapes", "colours"), strict=True):
         _heat(axes, found[key], key)
@@ -156,7 +157,7 @@ def _heat(axes: Axes, counts: dict[str, dict[str, int]], title: str) -> None:
     rows, columns = list(counts), list(next(iter(counts.values())))
     grid = np.array([[counts[r].get(c, 0) for c in columns] for r in rows])
     shares = grid / np.maximum(grid.sum(1, keepdims=True), 1)
-    shares[-1] = 0  # what was found where nothing is has no row total worth a share
+    shares[-1] = 0  # a share of the objects found in empty places would mean nothing
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for r, c in np.ndindex(grid.shape):
         if grid[r, c]:

@@ -1,4 +1,4 @@
-"""What the checks of both judges share: scenes of known content, drawn and found in pairs, the evidence."""
+"""Share what both detector studies need: scenes of known content, pairs of drawn and found, results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scenes(
     sample: Callable[[np.random.Generator], Any],
     place: Callable[[Any, np.random.Generator], Any],
 ) -> Iterator[Any]:
-    """Content of the training stream and held-out content in turn, tasks of the latter in turn."""
+    """Return trained and held-out content in turn; held-out content goes through the tasks."""
     tasks = list(held_out)
     for index in range(count):
         rng, half = np.random.default_rng((seed, index)), index // 2
@@ -51,7 +51,7 @@ def readings(
     read: Callable[[Any, np.ndarray, np.ndarray], Any],
     vae: Any = None,
 ) -> Iterator[Any]:
-    """What is read of each scene in order, as drawn or through `vae`."""
+    """Read each scene in order, as drawn or through `vae`."""
     left = iter(scenes)
     while batch := list(islice(left, BATCH)):
         drawn = np.stack([draw(scene) for scene in batch])
@@ -59,7 +59,7 @@ def readings(
 
 
 def reconstruct(vae: Any, drawn: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, 3] or [B, T, H, W, 3] through the autoencoder, with the mean of the latent."""
+    """Pass uint8 [B, H, W, 3] or [B, T, H, W, 3] through the autoencoder, with the mean of the latent."""
     import torch
 
     with torch.no_grad():
@@ -69,14 +69,14 @@ def reconstruct(vae: Any, drawn: np.ndarray) -> np.ndarray:
 
 
 def squared_error(drawn: np.ndarray, shown: np.ndarray) -> float:
-    """Mean squared error of uint8 values, in units of 0..1."""
+    """Return the mean squared error of uint8 values, in units of 0..1."""
     return float(np.mean((drawn / 255.0 - shown / 255.0) ** 2))
 
 
 def matched(
     drawn: Sequence[str], found: Sequence[str], cost: np.ndarray, reach: Sequence[float]
 ) -> list[Pair]:
-    """Pairs by least distance `cost` [drawn, found] in px within `reach`; NOTHING for want of a partner."""
+    """Pair objects by least distance `cost` [drawn, found] in px within `reach`, else with NOTHING."""
     rows, columns = linear_sum_assignment(cost) if drawn and found else ((), ())
     partner = {r: c for r, c in zip(rows, columns, strict=True) if cost[r, c] <= reach[r]}
     pairs = [(name, found[partner[i]] if i in partner else NOTHING) for i, name in enumerate(drawn)]
@@ -86,7 +86,7 @@ def matched(
 def nearby(
     drawn: Sequence[Object], found: Sequence[Found], places: Iterable[tuple[float, float, float]]
 ) -> list[Pair]:
-    """Pairs of the objects drawn at `places` (x, y, radius in px) and those found within the radius."""
+    """Pair the objects drawn at `places` (x, y, radius in px) with those found within the radius."""
     x, y, radius = np.array(list(places)).reshape(-1, 3).T
     centres = np.array([f.centre for f in found]).reshape(-1, 2).T
     cost = np.hypot(x[:, None] - centres[0], y[:, None] - centres[1])
@@ -94,12 +94,12 @@ def nearby(
 
 
 def name(thing: Object | Found) -> str:
-    """An object as 'red circle'."""
+    """Write an object as 'red circle'."""
     return f"{thing.colour} {thing.shape}"
 
 
 def by_word(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """Pairs of objects as pairs of their colours and pairs of their shapes."""
+    """Split pairs of objects into pairs of their colours and pairs of their shapes."""
     words = [tuple((w.split() * 2)[:2] for w in pair) for pair in pairs]  # NOTHING stands for both
     return [(d[0], f[0]) for d, f in words], [(d[1], f[1]) for d, f in words]
 
@@ -107,7 +107,7 @@ def by_word(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
 def table(
     pairs: Iterable[Pair], drawn: Sequence[str] = (), found: Sequence[str] = ()
 ) -> dict[str, dict[str, int]]:
-    """Counts by what was drawn, then by what was found; zeros for the names that are given."""
+    """Count pairs by what was drawn, then by what was found; names passed in start with zero."""
     counts = {d: {f: 0 for f in found if {d, f} != {NOTHING}} for d in drawn}
     for (d, f), number in sorted(Counter(pairs).items()):
         counts.setdefault(d, {})[f] = number
@@ -115,14 +115,14 @@ def table(
 
 
 def share(right: Iterable[bool]) -> dict[str, Any] | None:
-    """Accuracy with its interval; `None` where nothing was read."""
+    """Return accuracy with its interval; `None` if nothing was read."""
     known = list(right)
     return asdict(accuracy(known)) if known else None
 
 
-def evidence(judge: str) -> list[dict[str, Any]]:
-    """Return the committed summaries of a judge, that of renders first."""
-    files = sorted(RESULTS.glob(f"{judge}-*.json"), key=lambda p: p.stem != f"{judge}-renders")
+def evidence(bench: str) -> list[dict[str, Any]]:
+    """Return the committed summaries of a bench, the one of renders first."""
+    files = sorted(RESULTS.glob(f"{bench}-*.json"), key=lambda p: p.stem != f"{bench}-renders")
     return [json.loads(file.read_text()) for file in files]
 
 
@@ -155,7 +155,7 @@ def mistaken(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def measured(
-    judge: str,
+    bench: str,
     doc: str | None,
     unit: str,
     count: int,
@@ -164,8 +164,9 @@ def measured(
     summary: Callable[[list[Any]], dict[str, Any]],
     arguments: Sequence[str] | None,
 ) -> tuple[dict[str, Any], Path]:
-    """The command of a bench: reads `count` pictures or clips, or as many as asked for, writes the summary to
-    `judge-renders.json` or `judge-MODEL.json`, and gives it and its path.
+    """Run the command of a bench: read `count` pictures or clips, or the number asked for.
+
+    Writes the summary to `BENCH-renders.json` or `BENCH-MODEL.json`, and returns it with its path.
     """
     from tqdm import tqdm
 
@@ -181,14 +182,14 @@ def measured(
     facts: dict[str, Any] = {"what": what, **source, **summary(found)}
     if vae is not None:
         facts["psnr_db"] = float(np.mean([-10 * np.log10(r.error) for r in found]))
-    path = output_folder(args.out) / f"{judge}-{slug(args.model or 'renders')}.json"
+    path = output_folder(args.out) / f"{bench}-{slug(args.model or 'renders')}.json"
     write_json(path, facts)
     print(f"{what}: {facts['exact']}, wrote {path}")
     return facts, path
 
 
 def load_vae(model: str, kind: str) -> tuple[Any, dict[str, Any]]:
-    """The autoencoder of a zoo model or folder, as the diffusers class `kind`, and which weights it has."""
+    """Load the autoencoder of a zoo model or folder as the diffusers class `kind`, and name its weights."""
     import diffusers
 
     try:

@@ -1,4 +1,4 @@
-"""What distillation gives back: a model, the same with CLEAR, and a student of it with CLEAR.
+"""Measure what distillation recovers: a model, the same model with CLEAR, and a student with CLEAR.
 
     diffusers-ext train clear --set radius=2 --out runs/clear-r2
     python -m bench.studies.distillation --student runs/clear-r2 --n 50

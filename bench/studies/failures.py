@@ -1,4 +1,4 @@
-"""What a model gets wrong, as one picture: the first failures of each task in the folder of an evaluation.
+"""Show what a model gets wrong in one picture: the first failures of each task in an evaluation folder.
 
 diffusers-ext eval --model shapes-sd3 --suite held-out --n 100 --out out/eval
 python -m bench.studies.failures out/eval --out docs/failures.png
@@ -24,9 +24,9 @@ COLUMNS = 6
 
 
 def failures(folder: Path, each: int = COLUMNS) -> dict[str, list[tuple[dict[str, Any], Path]]]:
-    """By task, the first `each` wrong pictures without a method that are on disk: verdict and file.
+    """Return by task the first `each` wrong pictures of the plain model on disk: verdict and file.
 
-    Raises `FileNotFoundError` where the folder holds no evaluation.
+    Raises `FileNotFoundError` if the folder holds no evaluation.
     """
     if not (folder / FILE).is_file():
         raise FileNotFoundError(
@@ -42,7 +42,7 @@ def failures(folder: Path, each: int = COLUMNS) -> dict[str, list[tuple[dict[str
 
 
 def draw(found: dict[str, list[tuple[dict[str, Any], Path]]], out: Path) -> None:
-    """A row of pictures a task; above each the prompt, below it what the detector says."""
+    """Draw a row of pictures per task; the prompt is above each, the verdict of the detector below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.0 * COLUMNS, 2.75 * len(found)), layout="constrained")
@@ -65,7 +65,7 @@ def draw(found: dict[str, list[tuple[dict[str, Any], Path]]], out: Path) -> None
     drawn = BytesIO()
     figure.savefig(drawn, dpi=90, facecolor="white")
     page = Image.open(drawn).convert("RGB")
-    # A palette takes a third of the bytes. Median cut, the default, has no yellow left beside so much grey.
+    # A palette takes a third of the bytes. Median cut, the default, would lose yellow beside that much grey.
     some = page.resize((page.width // 4, page.height // 4), Image.Resampling.NEAREST)
     palette = some.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
     page.quantize(palette=palette).save(out, optimize=True)
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="what eval was given as --out")
+    parser.add_argument("folder", type=Path, help="the --out folder of an eval")
     parser.add_argument("--out", type=Path, default=Path("docs/failures.png"), help="picture to write")
     args = parser.parse_args(arguments)
     try:

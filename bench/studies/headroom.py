@@ -1,10 +1,10 @@
-"""How much is there to gain on a model: the best of several seeds, guidance scales and step counts.
+"""Measure how much there is to gain on a model: the best of several seeds, guidance scales and step counts.
 
     python -m bench.studies.headroom --model shapes-sd3 --reward shapes-clip
 
-Tuning prompts, so that choices made from these charts never flatter reported figures. "Oracle" takes the
-right picture if any of k seeds gives one, judged by the detector: no method that only chooses seeds can do
-better. Goes on where it was interrupted.
+It uses tuning prompts, so that choices made from these charts never flatter reported figures. "Oracle" takes
+a right picture, by the verdict of the detector, if any of k seeds gives one. No method that only chooses
+seeds can do better. An interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.world.suites import TASKS
 
 from ..runner import parser_of
-from .headroom_chart import chart, judges
+from .headroom_chart import chart, choosers
 
 SUITE = "tuning"
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 STEPS = (2, 4, 8, 15, 30)
-SEEDS = 10**17  # between the noise of two seeds of a prompt; suites stay far below
+SEEDS = 10**17  # between the noise of two seeds of a prompt; suites stay well below
 PLAIN = Variant("plain")
 
 Scorer = Callable[[Sequence[Any], Sequence[str]], list[float]]  # PIL images and their prompts -> scores
 
 
 def again(asked: Sequence[Question], seed: int) -> list[Question]:
-    """The same prompts with other noise; seed 0 is the suite's own."""
+    """Return the same prompts with other noise; seed 0 is the suite's own."""
     return [Question(q.task, Item(q.item.prompt, q.item.seed + seed * SEEDS)) for q in asked]
 
 
 def oracle(right: np.ndarray, k: int) -> np.ndarray:
-    """Chance [prompts] that at least one of `k` seeds, drawn from all [prompts, seeds], is right."""
+    """Return the chance [prompts] that at least one of `k` seeds from all [prompts, seeds] is right."""
     seeds = right.shape[1]
     wrong = seeds - right.sum(1)
     return np.array([1 - comb(int(w), k) / comb(seeds, k) for w in wrong])
 
 
 def chosen(right: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
-    """Chance [prompts] that the best-scored of `k` seeds, drawn from all [prompts, seeds], is right."""
+    """Return the chance [prompts] that the best-scored of `k` seeds from all [prompts, seeds] is right."""
     seeds = right.shape[1]
     ranked = np.take_along_axis(right, np.argsort(-scores, axis=1, kind="stable"), axis=1)
     leads = np.array([comb(seeds - 1 - place, k - 1) / comb(seeds, k) for place in range(seeds)])
@@ -73,7 +73,7 @@ def interval(values: np.ndarray) -> dict[str, float]:
 
 
 class Bench:
-    """One model, its prompts, and a folder per setting of the call in which finished pictures stay."""
+    """Hold one model, its prompts, and a folder of finished pictures for each setting of the call."""
 
     def __init__(
         self, model: Checkpoint, pipe: Any, asked: Sequence[Question], folder: Path, batch: int
@@ -83,7 +83,7 @@ class Bench:
         self.identity = {**model.marks, "dtype": str(pipe.dtype)}
 
     def run(self, seed: int = 0, **change: Any) -> tuple[list[Judged], list[Path]]:
-        """Verdicts and pictures of every prompt under `change` of the call."""
+        """Return verdicts and pictures of every prompt under `change` of the call."""
         from diffusers_ext.sampling.call import arguments
 
         call = arguments(self.pipe, self.call, **change)
@@ -99,7 +99,7 @@ class Bench:
 
 
 def best_of(bench: Bench, most: int, scorers: Mapping[str, Scorer]) -> dict[str, Any]:
-    """Accuracy of the best of 1 to `most` seeds, chosen by chance, by each scorer and by the detector."""
+    """Return the accuracy of the best of 1 to `most` seeds, chosen by each scorer and by the detector."""
     columns, paths = [], []
     for seed in range(most):
         judged, files = bench.run(seed)
@@ -118,7 +118,7 @@ def best_of(bench: Bench, most: int, scorers: Mapping[str, Scorer]) -> dict[str,
 
 
 def _scores(scorer: Scorer, asked: Sequence[Question], paths: Sequence[Sequence[Path]]) -> np.ndarray:
-    """Scores [prompts, seeds]."""
+    """Return scores [prompts, seeds]."""
     from PIL import Image
 
     prompts = [q.item.prompt for q in asked]
@@ -131,7 +131,7 @@ def _by_task(values: np.ndarray, tasks: np.ndarray) -> dict[str, Any]:
 
 
 def sweep(bench: Bench, argument: str, values: Sequence[float]) -> list[dict[str, Any]]:
-    """Accuracy and seconds an image over values of one argument of the call."""
+    """Return accuracy and seconds per image over values of one argument of the call."""
     rows = []
     for value in values:
         judged, _ = bench.run(**{argument: value})
@@ -141,7 +141,7 @@ def sweep(bench: Bench, argument: str, values: Sequence[float]) -> list[dict[str
 
 
 def reward(name: str) -> Scorer:
-    """A learned reward of the zoo as a scorer; `SystemExit` in one sentence where there is none."""
+    """Load a learned reward of the zoo as a scorer; raises `SystemExit` if there is none."""
     import torch
 
     if name not in catalogue.REWARDS:
@@ -193,9 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = output_folder(args.out)
     write_json(folder / f"headroom-{label}.json", found)
     save(chart(found), folder / f"headroom-{label}")
-    for judge in judges(found["best_of"]):
-        shares = [f"{100 * e['overall']['accuracy']:.0f} %" for e in found["best_of"][judge]]
-        print(f"best of {found['best_of']['counts']} by {judge}: {', '.join(shares)}")
+    for chooser in choosers(found["best_of"]):
+        shares = [f"{100 * e['overall']['accuracy']:.0f} %" for e in found["best_of"][chooser]]
+        print(f"best of {found['best_of']['counts']} by {chooser}: {', '.join(shares)}")
     print(f"wrote {folder / f'headroom-{label}.json'}")
 
 

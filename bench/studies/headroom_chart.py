@@ -1,4 +1,4 @@
-"""The charts of `bench.studies.headroom`: choosing among seeds, guidance scales and step counts."""
+"""Draw the charts of `bench.studies.headroom`: choosing among seeds, guidance scales and step counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def chart(found: Mapping[str, Any]) -> Figure:
-    """Four panels: choosing among seeds overall and by task, guidance scales, step counts."""
+    """Draw four panels: choosing among seeds overall and by task, guidance scales, step counts."""
     figure = blank(12, 7.5)
     (left, right), (lower, last) = figure.subplots(2, 2)
     _choosing(left, found["best_of"])
@@ -36,13 +36,13 @@ def chart(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def judges(best: Mapping[str, Any]) -> list[str]:
-    """Who chose among the seeds."""
+def choosers(best: Mapping[str, Any]) -> list[str]:
+    """Return who chose among the seeds."""
     return ["oracle", *(name for name in best if name not in ("counts", "oracle"))]
 
 
 def _choosing(axes: Axes, best: Mapping[str, Any]) -> None:
-    for place, name in enumerate(judges(best)):
+    for place, name in enumerate(choosers(best)):
         entries = [e["overall"] for e in best[name]]
         axes.plot(best["counts"], [100 * e["accuracy"] for e in entries], color=COLOURS[place])
         points(axes, best["counts"], entries, "accuracy", f"by {name}", place)
@@ -54,10 +54,10 @@ def _choosing(axes: Axes, best: Mapping[str, Any]) -> None:
 
 
 def _tasks(axes: Axes, best: Mapping[str, Any]) -> None:
-    tasks, names = list(best["oracle"][0]["tasks"]), judges(best)
+    tasks, names = list(best["oracle"][0]["tasks"]), choosers(best)
     series = [("one seed", best["oracle"][0])]
     series += [(f"{best['counts'][-1]} seeds, {name}", best[name][-1]) for name in names]
-    order = [2, *range(len(names))]  # the judges keep their looks from the panel beside
+    order = [2, *range(len(names))]  # each chooser keeps its look from the panel beside
     for place, (label, facts) in enumerate(series):
         shift = (place - (len(series) - 1) / 2) * 0.2
         entries = [facts["tasks"][t] for t in tasks]
@@ -83,15 +83,15 @@ def _sweep(axes: Axes, rows: Sequence[Mapping[str, Any]], label: str) -> None:
 
 
 def to_markdown() -> str:
-    """Return what choosing among seeds gains, a line for each model and judge, from the committed runs."""
+    """Return what choosing among seeds gains, a line for each model and chooser, from the committed runs."""
     found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("headroom-*.json"))]
     rows = []
     for one in found:
         best = one["best_of"]
         start, most = best["oracle"][0]["overall"], best["counts"][-1]
-        for judge in judges(best):
-            who = "the detector" if judge == "oracle" else judge
-            ends = [_interval(e) for e in (start, best[judge][-1]["overall"])]
+        for chooser in choosers(best):
+            who = "the detector" if chooser == "oracle" else chooser
+            ends = [_interval(e) for e in (start, best[chooser][-1]["overall"])]
             rows.append([one["model"], str(start["n"]), who, ends[0], f"{ends[1]} of {most}"])
     return markdown(["model", "prompts", "chosen by", "one seed", "best seed"], rows)
 

@@ -1,11 +1,11 @@
-"""How often the judge errs on pictures that models draw: its verdicts against labels made by eye.
+"""Measure how often the detector errs on pictures that models draw: its verdicts against labels by eye.
 
     python -m bench.studies.judge_labels                      # draws the labelled pictures again and compares
     python -m bench.studies.judge_labels --sheets out/sheets  # also leaves sheets, without prompt or verdict
 
-Renders have a known content; pictures of a model do not, so someone has to look. `judge-labels.json` says for
-each picture what was seen, before prompt and verdict were known. Where the eye is unsure it names several
-shapes, and where the answer depends on which it is, the picture counts as unclear and as no error.
+Renders have a known content. Pictures of a model do not, so someone has to look. `judge-labels.json` says for
+each picture what was seen, before prompt and verdict were known. An uncertain label names several shapes. If
+the answer depends on which shape it is, the picture counts as unclear and as no error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Thing = tuple[str, str, str]  # colour, shape, motion
 
 
 def readings(seen: str) -> set[Thing]:
-    """What one thing of a label may be: 'pink circle/square', 'green any', 'red cross moves left'."""
+    """Return what one thing of a label may be: 'pink circle/square', 'green any', 'red cross moves left'."""
     colour, shape, *rest = seen.split(" ", 2)
     colours = COLOURS if colour == ANY else (colour,)
     shapes = (*SHAPES, NONE) if shape == ANY else shape.split("/")
@@ -55,13 +55,13 @@ def readings(seen: str) -> set[Thing]:
 
 
 def certain(label: Mapping[str, Any]) -> bool:
-    """Whether each thing of a label has one name, which is of the world."""
+    """Return whether each thing of a label has exactly one name, which belongs to shapes world."""
     found = [readings(thing) for thing in label["seen"]]
     return all(len(r) == 1 and NONE not in next(iter(r)) for r in found)
 
 
 def by_eye(label: Mapping[str, Any]) -> bool | None:
-    """Whether the picture shows what its prompt asks for; `None` where what was seen leaves it open."""
+    """Return whether the picture shows what its prompt asks for; `None` if the label leaves that open."""
     asked, relation = wanted(label["prompt"])
     answers = set()
     for things in product(*map(readings, label["seen"])):
@@ -77,7 +77,7 @@ def by_eye(label: Mapping[str, Any]) -> bool | None:
 
 
 def wanted(prompt: str) -> tuple[list[Thing], str | None]:
-    """What a prompt asks for: the things and, of two in a picture, how the first lies to the second."""
+    """Return what a prompt asks for: the things and, for two in a picture, the relation of the first."""
     try:
         spec = captions.parse(prompt)
     except ValueError:  # a caption of clips
@@ -89,8 +89,9 @@ def wanted(prompt: str) -> tuple[list[Thing], str | None]:
 def drawn(
     labels: Sequence[Mapping[str, Any]], models: Iterable[str], most: int | None = None
 ) -> Iterator[tuple[int, Any]]:
-    """Place of a label and its picture or clip, drawn again, for all labels of `models`, or the first `most`
-    of each.
+    """Draw the picture or clip of each label again, for all labels of `models` or the first `most` of each.
+
+    Yields the index of the label with it.
     """
     for model in models:
         places = [i for i, label in enumerate(labels) if label["model"] == model][:most]
@@ -101,7 +102,7 @@ def drawn(
 
 
 def judged(image: Any, prompt: str) -> dict[str, Any]:
-    """The judge's verdict and what it found, in the words of labels."""
+    """Return the detector's verdict and what it found, in the words of labels."""
     if isinstance(image, Clip):
         clip = verify_clip(image.frames, motion.parse(prompt))
         seen = [f"{t.object.colour} {t.object.shape} {t.motion(len(image.frames))}" for t in clip.tracks]
@@ -111,7 +112,7 @@ def judged(image: Any, prompt: str) -> dict[str, Any]:
 
 
 def summary(labels: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Errors of the judge on all pictures and by model, and the objects that it misreads in pictures."""
+    """Return the detector's errors on all pictures and by model, and the objects that it misreads."""
     pairs = list(zip(labels, verdicts, strict=True))
     pictures = [p for p in pairs if p[0]["model"] != CLIPS]
     models = dict.fromkeys(label["model"] for label, _ in pairs)
@@ -123,23 +124,26 @@ def summary(labels: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str,
 
 
 def errors(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Shares with intervals: of wrong verdicts among clear pictures, of right ones that the judge calls wrong
-    (`too_strict`), of wrong ones that it calls right (`too_kind`); and what it says where the eye is unsure.
+    """Return shares with intervals of the detector's errors among clear pictures.
+
+    `wrong` are all wrong verdicts. `too_strict` are right pictures that it calls wrong, `too_kind` wrong ones
+    that it calls right. `unclear` is the share of unclear pictures that it calls right.
     """
     known = [(by_eye(label), verdict["correct"]) for label, verdict in pairs]
-    clear = [(eye, judge) for eye, judge in known if eye is not None]
+    clear = [(eye, verdict) for eye, verdict in known if eye is not None]
     return {
         "n": len(known),
-        "wrong": share(eye != judge for eye, judge in clear),
-        "too_strict": share(not judge for eye, judge in clear if eye),
-        "too_kind": share(judge for eye, judge in clear if not eye),
-        "unclear": share(judge for eye, judge in known if eye is None),
+        "wrong": share(eye != verdict for eye, verdict in clear),
+        "too_strict": share(not verdict for eye, verdict in clear if eye),
+        "too_kind": share(verdict for eye, verdict in clear if not eye),
+        "unclear": share(verdict for eye, verdict in known if eye is None),
     }
 
 
 def misread(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, dict[str, int]]:
-    """By shape: objects seen in pictures where every object has a name, and how many of them the judge reads
-    otherwise or not at all.
+    """Count by shape the objects seen, and those that the detector reads as another or not at all.
+
+    Pictures count only if every object in them has a name.
     """
     seen: Counter[str] = Counter()
     missed: Counter[str] = Counter()
@@ -181,7 +185,7 @@ def _percent(entry: Mapping[str, float] | None) -> str:
 
 
 def sheets(images: Sequence[Any], folder: Path) -> None:
-    """Enlarged pictures with their numbers and nothing else, for whoever labels them."""
+    """Write sheets of enlarged pictures with their numbers and nothing else, for those who label them."""
     from PIL import Image, ImageDraw
 
     across, down = SHEET
@@ -213,8 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(to_markdown(found))
     for label, verdict in zip(labels, verdicts, strict=True):
         if by_eye(label) not in (None, verdict["correct"]):
-            judge = "right" if verdict["correct"] else "wrong"
-            print(f"{label['model']}, {label['prompt']}: {label['seen']}, judged {judge}: {verdict['found']}")
+            says = "right" if verdict["correct"] else "wrong"
+            print(f"{label['model']}, {label['prompt']}: {label['seen']}, judged {says}: {verdict['found']}")
 
 
 if __name__ == "__main__":

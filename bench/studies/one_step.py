@@ -1,10 +1,10 @@
-"""What a step is worth: the one-step student beside its teacher at 1 to 15 steps.
+"""Compare the one-step student with its teacher at 1 to 15 steps.
 
     python -m bench.studies.one_step --n 100
 
-All draw the same held-out prompts from the same noise. Seconds are of batches drawn in turn, one after the
+All draw the same held-out prompts from the same noise. Seconds are measured on batches in turn, one after the
 other, so that the ratios survive a busy machine. A student that always draws the same picture for a prompt
-would score well, too: `spread` is how far pictures of one prompt from different noise lie apart, as a share
+would score well, too. So `spread` measures how much pictures of one prompt differ with the noise, as a share
 of the teacher's. Verdicts are kept in the folder `--cache`, so an interrupted run goes on.
 """
 
@@ -36,7 +36,7 @@ STEPS = 1, 2, 4, 8, 15  # of the teacher
 
 
 class Drawer:
-    """A model at a number of steps: `pictures(prompt, seeds)` are float [N, H, W, 3] in 0..1."""
+    """Draw with a model at a number of steps: `pictures(prompt, seeds)` are float [N, H, W, 3] in 0..1."""
 
     def __init__(self, model: str, steps: int):
         checkpoint = Checkpoint.resolve(model)

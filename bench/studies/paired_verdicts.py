@@ -1,4 +1,4 @@
-"""Verdicts on a suite for several models or settings, kept on the disk, and what sets them apart."""
+"""Compare verdicts on a suite for several models or settings; verdicts are kept on the disk."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from diffusers_ext.evaluate.score import Judged
     from diffusers_ext.evaluate.suite import Question
 
-KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # of the card of a student
+KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # entries of a student's card
 
 
 def verdicts(
     model: str, variant: Variant, asked: Sequence[Question], cache: Path, batch: int, **call: Any
 ) -> list[Judged]:
-    """Return those of one model with the methods of `variant`, in the order of `asked`.
+    """Return the verdicts of one model with the methods of `variant`, in the order of `asked`.
 
-    `call` replaces its defaults.
+    `call` replaces the model's defaults.
     """
     checkpoint = Checkpoint.resolve(model)
     pipe, call, origin = checkpoint.load(), {**checkpoint.call, **call}, checkpoint.marks

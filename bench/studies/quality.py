@@ -1,16 +1,16 @@
-"""What does sparse attention cost in quality? Pictures against the dense ones, and against the ground truth.
+"""Measure what sparse attention costs in quality, against dense pictures and against the ground truth.
 
     python -m bench.studies.quality --model shapes-sd3 --n 20
 
-Every method runs at several densities, from the first step on and after a dense warm-up, on the prompts and
-seeds of the dense pictures. Models of the zoo are far too small to be faster so; what the same density saves
-on a large model is a matter of `diffusers-ext plan` and `python -m bench.timing.growth`.
+Every method runs at several densities, from the first step on and after a dense warm-up. Prompts and seeds
+are those of the dense pictures. Models of the zoo are much too small to become faster. `diffusers-ext plan`
+and `python -m bench.timing.growth` show what the same density saves on a large model.
 
-`--method rectified` makes the rows of that method again and takes the others from the file that is there.
+`--method rectified` makes the rows of that method again and takes the others from the existing file.
 
-Density is the share of all pairs of a query of the grid and a key (text among the keys where attention is
-joint) that meet, over all heads and calls of self- and joint attention: modules count by their pairs, not
-equally. Queries of text see all keys and are left out, and so is cross-attention, which stays dense.
+Density is the share of computed pairs among all pairs of a grid query and a key, over all heads and all calls
+of self- and joint attention. Modules count by their pairs, not equally. In joint attention text is among the
+keys. Queries of text see all keys and are left out, and so is cross-attention, which stays dense.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ SUITE = "held-out"
 SHARES = (0.25, 0.375, 0.5, 0.75)  # of the longer side of the grid
 KEEPS = (0.25, 0.5, 0.75)  # of the blocks
 WARM_UPS = (0.0, 0.2)  # share of the steps with dense attention
-BLOCK = 16  # tokens; the published 128 would be the whole grid here
+BLOCK = 16  # tokens; the published 128 would cover the complete grid here
 
 
 def ladder(grid: tuple[int, int, int]) -> list[SparseMethod]:
-    """Every method that makes sense on a grid `(t, h, w)` of tokens, from sparse to nearly dense."""
+    """Return every method that makes sense on a grid `(t, h, w)` of tokens, from sparse to nearly dense."""
     t, h, w = grid
     forced: dict[str, Any] = {"backend": "reference", "dense_steps": 0}  # auto might stay dense
     windows = [tuple(ceil(share * n) for n in grid) for share in SHARES]
@@ -75,14 +75,17 @@ def ladder(grid: tuple[int, int, int]) -> list[SparseMethod]:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Peak signal-to-noise ratio in dB of pictures 0..1, over all of them; `None` where they are equal."""
+    """Return the peak signal-to-noise ratio in dB over all pictures in 0..1; `None` if they are equal."""
     mse = float(np.square(a - b).mean())
     return -10 * log10(mse) if mse else None
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean structural similarity of pictures [B, H, W, 3] in 0..1: Gaussian windows of 1.5 px, constants 0.01
-    and 0.03 (Wang et al., IEEE TIP 13(4), 2004, equation 13)."""
+    """Return the mean structural similarity of pictures [B, H, W, 3] in 0..1.
+
+    It has Gaussian windows of 1.5 px and constants 0.01 and 0.03 (Wang et al., IEEE TIP 13(4), 2004, equation
+    13).
+    """
     from scipy.ndimage import gaussian_filter
 
     def blur(x: np.ndarray) -> np.ndarray:
@@ -96,24 +99,24 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pixels(made: Comparison) -> np.ndarray:
-    """Pictures [B, H, W, 3] of a single variant in 0..1; the frames of a clip lie side by side."""
+    """Return pictures [B, H, W, 3] of a single variant in 0..1; the frames of a clip are side by side."""
     return np.stack([np.asarray(c.image, np.float64) / 255 for c in made.cells[0]])
 
 
 def pairs(pipe: Any, item: Item, call: Mapping[str, Any]) -> dict[str, int]:
-    """Pairs of a query of the grid and a key, over all heads, in a call of each attention module, by path."""
+    """Count pairs of a grid query and a key by module path, over all heads, in one call of each module."""
     recorder = Recorder()
     with dx.apply(pipe, recorder) as session:
         list(generate(pipe, [item], call))
         found = {}
         for site in session.report().sites:
-            last = recorder.kept[site.path.partition(".")[2]]  # which knows no component
+            last = recorder.kept[site.path.partition(".")[2]]  # names without the pipeline's component
             found[site.path] = site.heads * last.layout.tokens * last.k.shape[1]
         return found
 
 
 def overall_density(sites: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> float:
-    """Share of all pairs that meet, from a session's report."""
+    """Return the share of computed pairs among all pairs, from a session's report."""
     weights = [pairs[site["path"]] * site["calls"] for site in sites]
     return float(np.average([site["density"] for site in sites], weights=weights))
 
@@ -127,10 +130,10 @@ def measured(
     dense: Comparison,
     weights: Mapping[str, int],
 ) -> dict[str, Any]:
-    """One row: densities in a sparse step and over all steps, distance to the dense pictures, accuracy and
-    its paired difference. `call` names `num_inference_steps`, `weights` are those of `pairs`.
+    """Return one row: densities, distance to the dense pictures, accuracy and its paired difference.
 
-    Where the method refuses the model's grids, the row holds its sentence instead.
+    Densities are those of a sparse step and of all steps. `call` names `num_inference_steps`; `weights` come
+    from `pairs`. If the method refuses the model's grids, the row holds its sentence instead.
     """
     row: dict[str, Any] = {"method": method.name, "settings": as_dict(method)}
     try:
@@ -159,10 +162,10 @@ def sweep(
     batch: int,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The dense model and a row for every method, setting and warm-up.
+    """Measure the dense model, and a row for every method, setting and warm-up.
 
-    Rows of an earlier sweep, `before`, are taken as they are; raises `ValueError` where its dense pictures
-    were judged otherwise, as nothing could then be compared.
+    Rows of an earlier sweep, `before`, are taken as they are. Raises `ValueError` if its dense pictures got
+    other verdicts, since nothing could then be compared.
     """
     from dataclasses import replace
 
@@ -190,13 +193,16 @@ def sweep(
 
 
 def is_of(row: Mapping[str, Any], method: SparseMethod) -> bool:
-    """Whether a row was made with this method; settings that came later had their defaults then."""
+    """Return whether a row was made with this method; settings that are newer had their defaults then."""
     settings = {name: value for name, value in row["settings"].items() if name != "name"}
     return row["method"] == method.name and type(method)(**settings) == method
 
 
 def without(method: str, file: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Results of a file without the rows of a method; raises `ValueError` where another run made it."""
+    """Return the results of a file without the rows of a method.
+
+    Raises `ValueError` if another run made the file.
+    """
     before = json.loads(file.read_text())
     if changed := [name for name, value in facts.items() if before.get(name) != value]:
         raise ValueError(
@@ -210,7 +216,7 @@ def without(method: str, file: Path, facts: Mapping[str, Any]) -> dict[str, Any]
 
 
 def call_of(model: Checkpoint, pipe: Any) -> dict[str, Any]:
-    """Call arguments of a model, by its card; the steps are the pipeline's own where it has none."""
+    """Return the call arguments of a model from its card; if it has no steps, the pipeline's own."""
     usual = inspect.signature(pipe.__call__).parameters["num_inference_steps"].default
     return {"num_inference_steps": usual, **model.call}
 
@@ -222,7 +228,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--device", default=None)
-    parser.add_argument("--method", help="make the rows of this method alone again")
+    parser.add_argument("--method", help="make only the rows of this method again")
     args = parser.parse_args()
     try:
         model = Checkpoint.resolve(args.model)

@@ -1,4 +1,4 @@
-"""Chart and table of `bench.studies.quality`: likeness to the dense pictures and accuracy over density."""
+"""Draw chart and table of `bench.studies.quality`: similarity to dense pictures, accuracy over density."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def ran(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of settings that the model took, from sparse to dense."""
+    """Return the rows of settings that the model took, from sparse to dense."""
     return sorted((r for r in found["rows"] if "refused" not in r), key=lambda r: r["average_density"])
 
 
 def chart(found: Mapping[str, Any]) -> Figure:
-    """Two panels; filled marks are sparse from the first step on, hollow ones after a dense warm-up."""
+    """Draw two panels; filled marks are sparse from the first step on, hollow ones after a dense warm-up."""
     figure = blank(11, 4.8)
     left, right = figure.subplots(1, 2)
     rows = ran(found)

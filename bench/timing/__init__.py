@@ -1,1 +1,1 @@
-"""Timed cases, each with its check."""
+"""Time cases, each with its check."""

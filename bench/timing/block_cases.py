@@ -1,4 +1,4 @@
-"""Which slices, sizes and methods `blocks.py` measures."""
+"""List the slices, sizes and methods that `blocks.py` measures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,7 +14,7 @@ WIDE_480, WIDE_720 = {"height": 480, "width": 832}, {"height": 720, "width": 128
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A method on a slice; `size` in px and frames, with `text` tokens where they are not the preset's."""
+    """A case is a method on a slice at a `size` in px and frames, and `text` tokens if not the preset's."""
 
     model: str
     size: Mapping[str, int]
@@ -23,12 +23,12 @@ class Case:
 
     @property
     def grid(self) -> Grid:
-        """Tokens of the size."""
+        """Return the tokens of the size."""
         return tokens_of(self.model).grid(self.size)
 
     @property
     def name(self) -> str:
-        """Model, size, method and the settings that are not its defaults."""
+        """Return model, size, method and the settings that are not its defaults."""
         size = f"{self.size['width']}x{self.size['height']}"
         frames = f"x{self.size['num_frames']}" if "num_frames" in self.size else ""
         changed = [
@@ -41,14 +41,14 @@ class Case:
 
 
 def settings(model: str, name: str, **change: Any) -> Method:
-    """A method as the preset has it, without dense steps and layers."""
+    """Return a method with the settings of the preset, without dense steps and layers."""
     if name == "rectified":
-        change["p_remaining"] = None  # random weights have no peaks, so it would say `keep` anew
+        change["p_remaining"] = None  # random weights have no peaks, so it would only repeat `keep`
     return replace(dx.preset(model, name), dense_steps=0, dense_layers=0, **change)
 
 
 def cases() -> list[Case]:
-    """What a GPU measures, the usual sizes first."""
+    """Return the cases that a GPU measures, the usual sizes first."""
     flux, published = {}, {}
     for side, window, stride in ((1024, 24, 8), (2048, 40, 8), (4096, 80, 16)):  # the same share of an axis
         wide = dict(window=(1, window, window), stride=(1, stride, stride))
@@ -75,8 +75,9 @@ def cases() -> list[Case]:
 
 
 def tiny_cases() -> list[Case]:
-    """Every pair of a model and a method that a GPU measures, at a size for the reference; CLEAR with far
-    tokens counts as a method of its own.
+    """Return every pair of a model and a method that a GPU measures, at a size for the reference.
+
+    CLEAR with pooled tokens counts as a method of its own.
     """
     pairs: dict[tuple[str, str, bool], Case] = {}
     for case in cases():
@@ -85,7 +86,7 @@ def tiny_cases() -> list[Case]:
 
 
 def shrunk(case: Case) -> Case:
-    """The same model and method with windows and blocks of a tiny grid, whose sizes no tile divides."""
+    """Return the same case with windows and blocks for a tiny grid, whose sizes no tile divides."""
     video = "num_frames" in case.size
     size = {"height": 96, "width": 128} if video else {"height": 128, "width": 192}
     if video:

@@ -1,6 +1,6 @@
-"""What the attention of a slice was given and gave, checked row by row against explicit masks.
+"""Check inputs and outputs of the attention of a slice, row by row, against explicit masks.
 
-Masks are made for the host's order of tokens from the rule alone, so they share neither order nor blocks
+Masks are made from the rule alone, in the pipeline's order of tokens. So they share neither order nor blocks
 with the plan that they check.
 """
 
@@ -23,7 +23,7 @@ from .reference_rows import rectified_error, row_error, sample
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of attention: `q, k, v, out [B, N, H, D]`, the mask of the host and the layout."""
+    """Hold one call of attention: `q, k, v, out [B, N, H, D]`, the mask of the pipeline and the layout."""
 
     q: Tensor
     k: Tensor
@@ -34,13 +34,13 @@ class Call:
 
     @property
     def given(self) -> tuple[Any, ...]:
-        """The arguments of a core."""
+        """Return the arguments of a core."""
         return self.q, self.k, self.v, self.mask, self.layout
 
 
 @dataclass(frozen=True)
 class Recorder(Method):
-    """A method that keeps the last call of every self- and joint attention module, by name in `kept`."""
+    """Record the last call of every self- and joint attention module, by name in `kept`."""
 
     name: ClassVar[str] = "recorder"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
@@ -60,7 +60,7 @@ class Recorder(Method):
 
 
 def call_error(core: SparseCore, call: Call) -> float:
-    """RMS error of sampled rows of a call, over their RMS."""
+    """Return the RMS error of sampled rows of a call, over their RMS."""
     if isinstance(core, RectifiedCore):
         return max(_rectified_error(core, call), _text_error(call))
     rows = sample(call.q.shape[1], call.q.device)
@@ -71,7 +71,10 @@ def call_error(core: SparseCore, call: Call) -> float:
 
 
 def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
-    """Which keys some rows see, bool `[B or 1, 1, R, S]`; far keys last, seen by the grid alone."""
+    """Return which keys some rows see, bool `[B or 1, 1, R, S]`.
+
+    Pooled keys come last, and only the grid sees them.
+    """
     layout, device = call.layout, call.q.device
     text = layout.text.stop - layout.text.start
     spec = core.method.recipe(layout.grid, text, text_rows=False)
@@ -83,12 +86,12 @@ def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
     seen = visible(rule.kind, rule.params, table, places[rows, None], places[None])[None, None]
     if call.mask is not None:
         seen = seen & call.mask
-    far = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
-    return torch.cat([seen, far.expand(*seen.shape[:2], -1, -1)], -1)
+    pooled = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
+    return torch.cat([seen, pooled.expand(*seen.shape[:2], -1, -1)], -1)
 
 
 def _cells(x: Tensor, layout: Layout, edge: int) -> Tensor:
-    """Means of cells of `x [B, N, H, D]`: far tokens with uniform weights."""
+    """Return means of cells of `x [B, N, H, D]`, which are pooled tokens with uniform weights."""
     channels_first = x[:, layout.vision].float().unflatten(1, layout.grid[1:]).permute(0, 3, 4, 1, 2)
     pooled = torch.nn.functional.avg_pool2d(channels_first.flatten(1, 2), edge)
     return pooled.unflatten(1, x.shape[2:]).flatten(3).permute(0, 3, 1, 2).to(x.dtype)
@@ -105,7 +108,7 @@ def _rectified_error(core: RectifiedCore, call: Call) -> float:
 
 
 def _text_error(call: Call) -> float:
-    """Of the rows of text, which see all."""
+    """Return the error of the rows of text, which see all keys."""
     text = call.layout.text
     if text.start == text.stop:
         return 0.0

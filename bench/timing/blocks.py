@@ -1,18 +1,19 @@
-"""Blocks of real transformers end to end: stock processors against each sparse method, through `dx.apply`.
+"""Time blocks of real transformers end to end: stock processors against each sparse method of `dx.apply`.
 
     python -m bench.timing.blocks                              every case, on a GPU, 20 minutes or so
     python -m bench.timing.blocks --only flux.1 --minutes 9    stops in time; the next run goes on from there
     python -m bench.timing.blocks --device cpu                 a tiny case a family, seconds
 
-Each case is a slice of a model (`slices.py`) at a size of its preset, with the settings of the preset; dense
-first steps and layers are left out, so what is timed is a sparse step. Dense and sparse calls alternate,
-each after a flush of the cache. All cases run as they are, then all with compiled blocks, which take longer
-(on a CPU only if asked for by `--modes`, and traced into whole graphs without compiling further). `expect`
-follows from the share of attention in the time and from the gain that `dx.plan` predicts for it. Beside every
-time stands the error of sampled rows of attention against explicit masks in fp32 (`block_checks.py`); our
-dense processors and the host's, compiled blocks and others have to agree as well. Rows are written at once,
-and kept by later runs as long as the sources that they depend on are the same. A case that fails is a line
-with its error.
+Each case is a slice of a model (`slices.py`) at a size of its preset, with the settings of the preset. Dense
+first steps and layers are left out, so a sparse step is timed. Dense and sparse calls alternate, each after a
+flush of the cache. All cases run uncompiled, then all with compiled blocks, which take longer. On a CPU
+compiled blocks run only with `--modes`, and are only traced into full graphs.
+
+`expected_gain` follows from the share of attention in the time and from the gain that `dx.plan` predicts.
+Every time comes with the error of sampled rows of attention against explicit masks in fp32
+(`block_checks.py`). Our dense processors must agree with the stock ones, and compiled blocks with eager ones.
+Rows are written at once. Later runs keep them while the sources that they depend on are the same. A failed
+case is recorded with its error.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from ..runner import Latest, options, run
 from .block_cases import Case, cases, tiny_cases
 from .block_checks import Recorder, call_error
 from .reference_rows import TOLERANCE, rms_ratio
-from .slices import SLICES, twin
+from .slices import SLICES, sharing_weights
 from .stopwatch import Stopwatch, in_turns
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ SOURCES = (
     "bench/timing/slices.py",
 )
 MODES = "eager", "compiled"
-SECONDS, REPEATS = 3.0, 7  # of measuring dense and sparse in turns, and at least so many times
+SECONDS, REPEATS = 3.0, 7  # time of measuring dense and sparse in turns, and the least number of rounds
 LINE = (
     "{case:60} {mode:8} {tokens:7} {density:.4f} {attention_share:.2f} {attention_gain:6.2f} "
     "{predicted_gain:6.2f} {expected_gain:.2f} {gain:6.2f} {gain_low:6.2f} {gain_high:6.2f} "
@@ -56,35 +57,36 @@ LINE = (
 def measure(
     case: Case, base: nn.Module, device: str, dtype: torch.dtype, modes: Sequence[str] = MODES
 ) -> Iterator[Row]:
-    """Return the row of eager blocks, then that of compiled ones, for a slice `base` that stays as it is.
+    """Yield the row of eager blocks, then the row of compiled ones; the slice `base` stays unchanged.
 
-    `mode` is eager or compiled; times are in ms, errors are RMS over RMS. `attention_share` is that of the
-    dense time, `attention_gain` the gain of the sparse method there (measured eager), and `predicted_gain`
-    that by `dx.plan`, an upper limit. `gain` of the blocks is the median of the ratios of neighbouring calls,
-    between the quartiles `gain_low` and `gain_high`. `error` is that of attention, `parity` that of our dense
-    processors, and `drift` that of compiled blocks against eager ones.
+    `mode` is eager or compiled. Times are in ms, errors are RMS over RMS. `attention_share` is the share of
+    attention in the dense time, and `attention_gain` the gain of the sparse method there (measured eager).
+    `predicted_gain` is the gain by `dx.plan`, an upper limit. `gain` of the blocks is the median of the
+    ratios of neighbouring calls, between the quartiles `gain_low` and `gain_high`. `error` compares attention
+    with explicit masks, `parity` our dense processors with the stock ones, `drift` compiled blocks with eager
+    ones.
     """
     model, grid = SLICES[case.model], case.grid
     call = model.call(base, grid, device, dtype)
-    dense, sparse = twin(base), twin(base)
+    dense, sparse = sharing_weights(base), sharing_weights(base)
     watch = Stopwatch(device)
 
-    def host() -> Tensor:
+    def stock() -> Tensor:
         return dense(**call)[0]
 
     def ours() -> Tensor:
         return sparse(**call)[0]
 
-    plain = host()
+    plain = stock()
     with dx.apply(sparse):
         parity = rms_ratio(ours(), plain)
     facts, dense_attention, outcome = attention(case.method, sparse, ours, plain, watch)
     predicted = dx.plan(grid, case.method).predicted_speedup if facts["backend"] != "dense" else 1.0
 
     def row(mode: str, drift: float, allowed: float) -> Row:
-        host(), ours()
+        stock(), ours()
         repeats = 3 if device == "cpu" else REPEATS
-        times = in_turns(watch, host, ours, repeats=repeats, seconds=SECONDS)
+        times = in_turns(watch, stock, ours, repeats=repeats, seconds=SECONDS)
         low, middle, high = statistics.quantiles([a / b for a, b in zip(*times, strict=True)], n=4)
         dense_ms, sparse_ms = map(statistics.median, times)
         share = min(1.0, dense_attention / dense_ms)
@@ -105,8 +107,8 @@ def measure(
         torch._dynamo.reset()
         for part in (dense, sparse):
             model.compile(part, "eager" if device == "cpu" else "inductor")
-        # Rounding differs in compiled blocks; how much is told by the dense ones.
-        drift, usual = rms_ratio(ours(), outcome), rms_ratio(host(), plain)
+        # Rounding differs in compiled blocks; the dense ones show how much.
+        drift, usual = rms_ratio(ours(), outcome), rms_ratio(stock(), plain)
         yield row("compiled", drift, max(TOLERANCE[dtype], 2 * usual))
     torch._dynamo.reset()
 
@@ -114,9 +116,10 @@ def measure(
 def attention(
     method: Method, model: nn.Module, run: Callable[[], Tensor], plain: Tensor, watch: Stopwatch
 ) -> tuple[dict[str, Any], float, Tensor]:
-    """Return what a session says of the attention of a slice, with its error and gain.
+    """Return what a session reports on the attention of a slice, with its error and gain.
 
-    After it come the ms of dense attention and the output of the slice; `plain` is the output of the host.
+    Also returns the ms of dense attention and the output of the slice. `plain` is the output of stock
+    processors.
     """
     recorder = Recorder()
     with dx.apply(model, method, recorder) as session:
@@ -128,15 +131,15 @@ def attention(
             "why": sites[0].why,
             "density": statistics.mean(site.density for site in sites),
             "full_share": statistics.mean(site.full_share for site in sites),
-            "error": rms_ratio(outcome, plain),  # where attention stayed dense
+            "error": rms_ratio(outcome, plain),  # if attention stayed dense
         }
         cores = {site.name: core for site, core in session.cores(method).items()}
         if backend != "dense":
             facts["error"] = max(call_error(cores[name], call) for name, call in recorder.kept.items())
         dense_ms = sparse_ms = 0.0
         for name, call in recorder.kept.items():
-            host = model.get_submodule(name).processor.dense
-            ours, theirs = partial(cores[name], *call.given), partial(host, *call.given)
+            stock = model.get_submodule(name).processor.dense
+            ours, theirs = partial(cores[name], *call.given), partial(stock, *call.given)
             took = [statistics.median(times) for times in in_turns(watch, theirs, ours)]
             dense_ms, sparse_ms = dense_ms + took[0], sparse_ms + took[1]
     return facts | {"attention_gain": dense_ms / sparse_ms}, dense_ms, outcome

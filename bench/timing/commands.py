@@ -1,4 +1,4 @@
-"""Seconds of commands that a newcomer waits for: help, the demo, and plans that are refused.
+"""Time commands that a newcomer waits for: help, the demo, and plans that are refused.
 
     python -m bench.timing.commands
 

@@ -1,14 +1,14 @@
-"""How attention time grows with the number of tokens: sparse back-ends against dense attention, side by side.
+"""Measure how attention time grows with the number of tokens, for sparse back-ends and dense attention.
 
     python -m bench.timing.growth                          reference and flex on a CPU, about five minutes
     python -m bench.timing.growth --device cuda            Triton
     python -m bench.timing.growth --largest 4096           shorter
 
-For each method the slope of log time over log tokens is fitted over all sizes but the smallest: near 2 for
-dense attention, near 1 where every token sees a fixed number of others (CLEAR, GNA), and in between for
-radial attention, whose work grows as n log n. The slope of the work itself (visited block pairs) stands
-beside it: it is exact and belongs to the method, the other to the machine. Beside every time stands the error
-of sampled rows against attention over the explicit mask. Rows are written at once.
+For each method the slope of log time over log tokens is fitted over all sizes but the smallest. It is about 2
+for dense attention and about 1 if every token sees a fixed number of others (CLEAR, GNA). Radial attention,
+whose work grows as n log n, is in between. The slope of the work itself (visited block pairs) is reported,
+too. That one is exact and belongs to the method; the slope of the time belongs to the machine. Every time
+comes with the error of sampled rows against attention over the explicit mask. Rows are written at once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..runner import options, run
 from .reference_rows import TOLERANCE, sampled_error
 from .stopwatch import Stopwatch, in_turns
 
-HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # and their size; few heads would leave most of a GPU idle
+HEADS = {"cpu": (2, 64), "cuda": (24, 128)}  # heads and their size; few heads would leave most of a GPU idle
 SIZES = (1024, 2304, 4096, 9216, 16384, 36864, 65536, 147456, 262144)
 METHODS = ("clear r=8", "gna 17x17", "radial")
 FRAMES = (16, 16), (16, 32), (32, 32)  # height and width of a clip's frames in tokens
@@ -47,11 +47,10 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def frame(largest: int) -> tuple[int, int]:
-    """Return the smallest frame with which clips of up to `largest` tokens fit the frames that a plan
-    addresses.
+    """Return the smallest frame with which a plan can address clips of up to `largest` tokens.
 
-    All sizes of a run have the same one, as a slope over clips with frames of two sizes means nothing. Raises
-    `ValueError` where there is none.
+    All sizes of a run have the same frame, as a slope over clips with frames of two sizes means nothing.
+    Raises `ValueError` if there is none.
     """
     for height, width in FRAMES:
         if largest <= (LIMITS[0] + 1) * height * width:
@@ -126,7 +125,7 @@ def slope(x: list[float], y: list[float]) -> float:
 
 
 def fits(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Return exponents by "method, back-end", and of dense attention, where there are three sizes."""
+    """Return exponents by "method, back-end", and of dense attention, if there are three sizes."""
     found = {}
     for method, backend in dict.fromkeys((r["method"], r["backend"]) for r in rows):
         chosen = [r for r in rows if (r["method"], r["backend"]) == (method, backend)]

@@ -1,10 +1,10 @@
-"""What a session costs: host alone, our dense processors, SoftPAG in its scopes, side by side in one run.
+"""Measure what a session costs: stock model, our dense processors, and SoftPAG in its scopes.
 
     python -m bench.timing.guidance_cost --device cpu
 
-Each row is timed in turn with the host (A B A B ...), so that the ratio survives a busy machine, and is
+Each row is timed in turn with the stock model (A B A B ...), so that the ratio survives a busy machine. It is
 printed beside the check that it computes the right thing. The denoisers are real diffusers classes with
-random weights: time does not depend on what they have learned. Results are written after each row.
+random weights, since time does not depend on what they have learned. Results are written after each row.
 """
 
 import math
@@ -22,7 +22,7 @@ from diffusers_ext.models.sizes import Grid
 
 from ..ledger import Row
 from ..runner import Latest, options, run
-from .slices import SLICES, Inputs, Slice, twin
+from .slices import SLICES, Inputs, Slice, sharing_weights
 from .stopwatch import Stopwatch, in_turns
 
 CASES = {
@@ -30,7 +30,7 @@ CASES = {
     "SoftPAG u=0": ({"strength": 0.0}, 1.0),
     "SoftPAG image_rows": ({"strength": 0.5}, 2.0),
     "SoftPAG image_block": ({"strength": 0.5, "scope": "image_block"}, 2.0),
-}  # settings of SoftPAG, and how many times the host's call is to be expected
+}  # settings of SoftPAG, and the expected time in calls of the stock model
 LINE = "{model:6} {tokens:6} {case:20} {ratio:.2f} {expected:.1f} {error:.2e}"
 
 
@@ -60,13 +60,14 @@ def models(
 def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, args: Namespace) -> list[Row]:
     """Return the row of one case on one denoiser at one size.
 
-    `ratio` is time over the host's, `expected` its theoretical value, and `error` the largest difference.
+    `ratio` is time over the time of the stock model, `expected` its theoretical value, and `error` the
+    largest difference.
     """
     joint = [site.name for site in dx.summary(model).denoisers[0][3] if site.kind == "joint"]
     settings, expected = CASES[case]
     middle = {joint[len(list(model.children())) // 2]: None}
     methods = () if settings is None else (dx.SoftPAG(heads=middle, scale=1.0, **settings),)
-    ours = twin(model)
+    ours = sharing_weights(model)
     stock = model(**call)[0]
     with dx.apply(ours, *methods):
         changed = ours(**call)[0]

@@ -1,12 +1,12 @@
-"""How far sparse attention over chosen blocks is from dense attention, with and without rectification.
+"""Measure the error of sparse attention over chosen blocks, with and without rectification.
 
     python -m bench.timing.rectified_error
 
 Queries and keys share a smooth random field on a grid of tokens, as neighbouring places of a picture look
-alike; `noise` is the share of variance that every token has for itself, `logits` the standard deviation of
-the logits. Both outputs attend to the same blocks, so they cost the same but for the correction; the error is
-the root mean square of the difference over that of the dense output. Every row is checked: with all blocks
-kept the same code must give dense attention. On a CPU, in less than a minute.
+alike. `noise` is the share of variance that is independent in every token, `logits` the standard deviation of
+the logits. Both outputs attend to the same blocks, so they cost the same except for the correction. The error
+is the RMS of the difference to dense attention, over the RMS of the dense output. Every row is checked: with
+all blocks kept the same code must give dense attention. It takes less than a minute on a CPU.
 """
 
 import itertools
@@ -24,7 +24,10 @@ from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 from ..ledger import Row
 from ..runner import options, run
 
-GRIDS = {"image": ((1, 45, 45), (1, 8, 8)), "video": ((7, 15, 20), (2, 4, 8))}  # tokens, and those of a block
+GRIDS = {
+    "image": ((1, 45, 45), (1, 8, 8)),
+    "video": ((7, 15, 20), (2, 4, 8)),
+}  # tokens of the grid and of a block
 KEEP = (0.1, 0.2, 0.4)
 NOISE = (0.0, 0.3, 0.6)
 LOGITS = (1.0, 3.0)
@@ -36,7 +39,7 @@ LINE = (
 
 
 def field(grid: tuple[int, int, int], channels: int, seed: int) -> Tensor:
-    """White noise `[1, tokens, channels]`, blurred along every axis, with unit variance."""
+    """Return white noise `[1, tokens, channels]`, blurred along every axis, with unit variance."""
     x = torch.randn(*grid, channels, generator=torch.Generator().manual_seed(seed))
     for axis, size in enumerate(grid):
         apart = torch.arange(size)[:, None] - torch.arange(size)
@@ -45,7 +48,7 @@ def field(grid: tuple[int, int, int], channels: int, seed: int) -> Tensor:
 
 
 def operands(grid: tuple[int, int, int], noise: float, logits: float) -> list[Tensor]:
-    """`q, k, v [1, tokens, HEADS, HEAD_DIM]`; queries and keys mix the field differently in every head."""
+    """Return `q, k, v [1, tokens, HEADS, HEAD_DIM]`; every head mixes the field into q and k differently."""
     g = torch.Generator().manual_seed(0)
     shared = field(grid, HEAD_DIM, 1)
     out = []

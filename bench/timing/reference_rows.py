@@ -1,4 +1,4 @@
-"""Sampled rows of attention against the same rows over explicit masks: the check beside every time."""
+"""Compare sampled rows of attention with the same rows over explicit masks: the check beside every time."""
 
 from dataclasses import replace
 
@@ -18,13 +18,13 @@ SAMPLED = 64
 
 
 def sample(length: int, device: torch.device | str) -> Tensor:
-    """Numbers of random rows, and of the first and the last."""
+    """Return the numbers of random rows, and of the first and the last."""
     rows = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:SAMPLED]
     return torch.cat([rows, torch.tensor([0, length - 1])]).to(device)
 
 
 def rms_ratio(got: Tensor, want: Tensor) -> float:
-    """RMS of the difference over RMS of what is wanted."""
+    """Return the RMS of the difference over the RMS of what is wanted."""
     got, want = got.float(), want.float()
     return float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
 
@@ -38,7 +38,9 @@ def row_error(
     gain: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> float:
-    """RMS error of `out [B, R, H, D]` over RMS, for queries `q [B, R, H, D]` and all `k, v [B, S, H, D]`.
+    """Return the RMS error of `out [B, R, H, D]`, relative, for queries `q [B, R, H, D]` and all keys.
+
+    Keys and values are `k, v [B, S, H, D]`.
 
     `seen`, bool, spreads to `[B, H, R, S]`; `gain [B, H, R, 1]` and `bias [B, H, R, D]` follow the softmax.
     """
@@ -53,7 +55,7 @@ def row_error(
 
 
 def sampled_error(q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: BlockPlan) -> float:
-    """Error of sampled rows of `out [B, S, H, D]`, all tensors in the order of the plan."""
+    """Return the error of sampled rows of `out [B, S, H, D]`, with all tensors in the order of the plan."""
     rows = sample(q.shape[1], q.device)
     seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[rows, None], plan.k_coord[None])
     return row_error(q[:, rows], k, v, out[:, rows], seen)
@@ -62,7 +64,7 @@ def sampled_error(q: Tensor, k: Tensor, v: Tensor, out: Tensor, plan: BlockPlan)
 def rectified_error(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, candidates: DynamicPlan, found: Selection
 ) -> float:
-    """Error of sampled rows of rectified attention over the blocks that were found, in the plan's order."""
+    """Return the error of sampled rows of rectified attention over the found blocks, in the plan's order."""
     rows = sample(q.shape[1], q.device)
     block = rows // candidates.block_q
     key_block = torch.arange(k.shape[1], device=q.device) // candidates.block_k
@@ -73,7 +75,7 @@ def rectified_error(
 
 
 def gradient_error(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> float:
-    """Largest error of the three gradients against dense attention under an explicit mask."""
+    """Return the largest error of the three gradients against dense attention under an explicit mask."""
     seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
     g = torch.randn_like(q)
     got = torch.autograd.grad(api.attention(q, k, v, plan)[0], (q, k, v), g)
@@ -85,6 +87,6 @@ def gradient_error(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> float:
 
 
 def attend_chosen(q: Tensor, k: Tensor, v: Tensor, candidates: DynamicPlan, found: Selection) -> Tensor:
-    """Attention over the blocks that `select` found, rectified: what the method runs behind its choice."""
+    """Run rectified attention over the blocks that `select` found, as the method does after its choice."""
     plan = replace(candidates, row_ptr=found.row_ptr, col=found.col)
     return api.attention(q, k, v, plan, gain=found.gain, bias=found.bias)[0]

@@ -1,7 +1,7 @@
-"""Slices of real transformers: the published widths, heads and text lengths, a few blocks, random weights.
+"""Build slices of real transformers: published widths, heads and text lengths, few blocks, random weights.
 
-Blocks of each kind are in the slice in the proportion that the whole model has, so that shares of the time
-carry over. Time does not depend on what weights have learned.
+A slice has blocks of each kind in the proportions of the full model, so that shares of the time carry over.
+Time does not depend on what weights have learned.
 """
 
 import copy
@@ -26,9 +26,9 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Slice:
-    """A model class with its configuration, the changes for a CPU, and the arguments of a call on a grid.
+    """A slice has a model class, its configuration, changes for a CPU, and the arguments of a call on a grid.
 
-    `blocks` names the stacks of blocks for hosts that do not say which blocks repeat.
+    `blocks` names the stacks of blocks for model classes that do not say which blocks repeat.
     """
 
     kind: type[nn.Module]
@@ -38,14 +38,14 @@ class Slice:
     blocks: tuple[str, ...] = field(default=())
 
     def build(self, tiny: bool, device: str, dtype: torch.dtype) -> nn.Module:
-        """The slice with seeded weights, for inference."""
+        """Build the slice with seeded weights, for inference."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = self.kind(**{**self.config, **(self.tiny if tiny else {})})
         return _cast(model.to(device), dtype).eval().requires_grad_(False)
 
     def call(self, model: nn.Module, grid: Grid, device: str, dtype: torch.dtype) -> Inputs:
-        """Arguments of one denoiser call, seeded."""
+        """Return seeded arguments of one denoiser call."""
         g = torch.Generator().manual_seed(0)
 
         def noise(*shape: int) -> Tensor:
@@ -55,7 +55,7 @@ class Slice:
         return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in call.items()}
 
     def compile(self, model: nn.Module, backend: str) -> None:
-        """Compiles each block as a whole graph, as `compile_repeated_blocks` does where the host has it."""
+        """Compile each block as a full graph, as `compile_repeated_blocks` does for models that have it."""
         if not self.blocks:
             model.compile_repeated_blocks(fullgraph=True, backend=backend)
         for stack in self.blocks:
@@ -63,17 +63,17 @@ class Slice:
                 block.compile(fullgraph=True, backend=backend)
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """Modules of its own on the same weights, to be compiled and put under a session by itself."""
+def sharing_weights(model: nn.Module) -> nn.Module:
+    """Copy a model with the same weights, to compile the copy and put it under a session of its own."""
     shared = {id(x): x for x in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """As loaders of the host do it: some modules stay in fp32."""
-    whole = set(model._keep_in_fp32_modules or ())
+    """Cast a model as the loaders of diffusers do: some modules stay in fp32."""
+    kept = set(model._keep_in_fp32_modules or ())
     for name, x in (*model.named_parameters(), *model.named_buffers()):
-        if x.is_floating_point() and not whole & set(name.split(".")):
+        if x.is_floating_point() and not kept & set(name.split(".")):
             x.data = x.data.to(dtype)
     return model
 
@@ -129,7 +129,7 @@ def _clip(config: Any, grid: Grid, noise: Callable[..., Tensor]) -> Inputs:
 
 
 def _prompt(text: int) -> Tensor:
-    """A prompt half as long as the longest, bool `[1, text]`; the padding is hidden."""
+    """Return the mask of a prompt half as long as the longest, bool `[1, text]`; the padding is hidden."""
     return (torch.arange(text) < (text + 1) // 2)[None]
 
 
@@ -171,7 +171,7 @@ SLICES = {
     ),
     "mochi": Slice(
         MochiTransformer3DModel,
-        {"num_layers": 3},  # of 48; the last keeps no text
+        {"num_layers": 3},  # of 48; the last block drops the text
         SMALL | POOLED | {"text_embed_dim": 32, "time_embed_dim": 32},
         _mochi,
         ("transformer_blocks",),

@@ -1,13 +1,13 @@
-"""Block-sparse attention against the fastest dense attention of the machine, at the shapes of real models.
+"""Time block-sparse attention against the machine's fastest dense attention, at the shapes of real models.
 
     python -m bench.timing.sparse_kernels                      every shape, on a GPU
     python -m bench.timing.sparse_kernels --device cpu --only tiny
 
-Sparse and dense calls alternate in one run, each after a flush of the cache. Beside every time stands the
-error of sampled rows against attention over explicit masks in fp32. `limit` is what the fastest dense kernel
-would need for the visited blocks alone; `efficiency` is that over the time measured. Text queries are part of
-the sparse call; rectified attention is timed with its choice of blocks, and leaves them to dense attention.
-Results are written after each case.
+Sparse and dense calls alternate in one run, each after a flush of the cache. Every time comes with the error
+of sampled rows against attention over explicit masks in fp32. `limit` is the time that the fastest dense
+kernel would need for the visited blocks alone; `efficiency` is `limit` over the measured time. Text queries
+are part of the sparse call. Rectified attention is timed with its choice of blocks, and leaves text queries
+to dense attention. Results are written after each case.
 """
 
 import math
@@ -37,7 +37,7 @@ from .reference_rows import TOLERANCE, attend_chosen, gradient_error, rectified_
 from .stopwatch import Stopwatch, in_turns
 
 DENSE = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
-SECONDS, REPEATS = 4.0, 5  # of measuring a case, and at least so many times
+SECONDS, REPEATS = 4.0, 5  # time of measuring a case, and the least number of rounds
 
 LINE = (
     "{case:34} {tokens:7} {token_density:.4f} {block_density:.4f} {full_share:.2f} {dense_backend:18} "
@@ -47,8 +47,9 @@ LINE = (
 
 @dataclass(frozen=True)
 class Case:
-    """One shape and rule, or a share `rule` of the blocks for rectified attention, whose choice is timed too;
-    `grads` times forward and backward together.
+    """A case has one shape and rule, or a share `rule` of the blocks for rectified attention.
+
+    The choice of rectified attention is timed too. `grads` times forward and backward together.
     """
 
     name: str
@@ -73,7 +74,7 @@ def _radial(grid: Grid, decay: float) -> Band:
 
 
 def cases() -> list[Case]:
-    """FLUX at 1024 to 8192 px, Wan 480p and 720p, HunyuanVideo, and one that a CPU can do."""
+    """List FLUX at 1024 to 8192 px, Wan 480p and 720p, HunyuanVideo, and one case that a CPU can run."""
     tiny = dict(grid=(1, 9, 14), text=5, heads=2, tile=(1, 4, 4), block=16, head_dim=32)
     out = [Case("tiny clear r=3", Disk(3), **tiny), Case("tiny rectified 0.3", 0.3, **tiny)]
     for side, window in ((64, 24), (128, 40), (256, 80), (512, 80)):
@@ -90,7 +91,7 @@ def cases() -> list[Case]:
     ):
         out.append(Case(f"{name} gna", Window(grid, window, stride), grid, text, heads, (2, 8, 8)))
         out.append(Case(f"{name} radial", _radial(grid, decay), grid, text, heads, None))
-    # What was published keeps these shares; shares of the attention mean nothing on white noise.
+    # Published settings keep these shares of blocks; a share of the attention means nothing on white noise.
     for name, grid, heads, text, keep in (
         ("flux 4096 px", (1, 256, 256), 24, 512, 0.1),
         ("wan 720p", (21, 45, 80), 40, 0, 0.25),
@@ -140,7 +141,7 @@ def measure(case: Case, device: str) -> list[Row]:
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
     watch = Stopwatch(device)
     rectified = isinstance(case.rule, float)
-    tokens = math.prod(case.grid) + case.text  # before text, rectified attention fills its last block up
+    tokens = math.prod(case.grid) + case.text  # rectified attention pads the last block before the text
     real = [x[:, :tokens] for x in (q, k, v)] if rectified else (q, k, v)
     backend, dense = fastest_dense(*real, case.grads, watch)
     if rectified:

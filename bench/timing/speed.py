@@ -1,10 +1,10 @@
-"""How fast do the models of the zoo draw: one at a time and in batches, on one thread and on all.
+"""Time the models of the zoo: pictures one at a time and in batches, on one thread and on all.
 
     python -m bench.timing.speed --threads 1 2
 
 The cases take turns in one run (A B A B ...) and each shows the median of its rounds; ratios are those of the
-same run. The check beside each time: the pictures of a batch are those that come one at a time, up to `off`
-steps of 255, and so many are right by the judge.
+same run. Two checks come with each time. The pictures of a batch equal those made one at a time, up to `off`
+steps of 255. `right` counts the pictures that the detector finds right.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from .stopwatch import Stopwatch, in_turns
 
 BATCHES = (1, 16)
 PICTURES = 16
-PROMPTS = 200  # whose seconds the table shows, without loading and judging
+PROMPTS = 200  # the table shows the seconds for these, without loading and detection
 LINE = "{model:16} {threads} {batch:2} {seconds:.3f} {off} {right} {pictures}"
 
 
 def measure(model: str, threads: Sequence[int], rounds: int) -> list[Row]:
     """Return a row for each number of threads and batch size.
 
-    `seconds` are those of a picture or clip; `off` is the largest difference from pictures made alone, in
+    `seconds` is the time of a picture or clip; `off` is the largest difference from pictures made alone, in
     steps of 255.
     """
     checkpoint = Checkpoint.resolve(model)

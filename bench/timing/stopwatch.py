@@ -1,4 +1,4 @@
-"""A stopwatch, calls timed in turns, and the name of the machine: what all timed benches measure with."""
+"""Measure time in all timed benches: a stopwatch, calls timed in turns, and the name of the machine."""
 
 import platform
 import time
@@ -10,7 +10,7 @@ Call = Callable[[], object]
 
 
 class Stopwatch:
-    """Times calls one at a time, from an empty cache."""
+    """Time calls one at a time, from an empty cache."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device != "cpu"
@@ -36,7 +36,7 @@ def in_turns(
 ) -> list[tuple[float, ...]]:
     """Return the milliseconds of each call, a tuple for each, timed one after the other (A B A B ...).
 
-    Ratios of neighbouring calls survive a busy machine, which those of two separate measurements would not.
+    Ratios of neighbouring calls survive a busy machine; ratios of two separate measurements would not.
     There are at least `repeats` rounds, and on a GPU as many as fit into `seconds`.
     """
     rounds, began = [], time.perf_counter()
@@ -46,7 +46,7 @@ def in_turns(
 
 
 def machine(device: str) -> str:
-    """Return the name of the device for tables and files; stops with one sentence where there is none."""
+    """Return the name of the device for tables and files; stops with one sentence if there is none."""
     if device == "cpu":
         return f"cpu-{platform.machine()}"
     if not torch.cuda.is_available():

@@ -1,1 +1,1 @@
-"""One command per file; nothing heavy is imported before a command runs."""
+"""Each file holds one command; nothing heavy is imported before a command runs."""

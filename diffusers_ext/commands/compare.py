@@ -1,4 +1,4 @@
-"""`diffusers-ext compare`: the same prompts and seeds with several methods, side by side."""
+"""Run `diffusers-ext compare`: several methods side by side, on the same prompts and seeds."""
 
 import json
 from pathlib import Path
@@ -99,7 +99,7 @@ def side_by_side(
     """Run and write one comparison; return what `results.json` holds."""
     from ..evaluate import density
     from ..evaluate.compare import lines, run
-    from ..evaluate.comparison_files import Kept
+    from ..evaluate.comparison_files import PictureFiles
     from ..evaluate.report.comparison import html
     from ..evaluate.report.grid import grid
     from ..evaluate.store import FILE
@@ -117,23 +117,23 @@ def side_by_side(
     call = arguments(pipe, model.call, **asked)
     opt.warn_of_texts(model, pipe, prompts, call)
     items = [Item(p, s) for p in prompts for s in seeds]
-    watch = making.watch(len(items) * len(columns))
-    with claim(folder, "compare"), watch, density.unlogged():
-        kept = Kept(folder, identity.shared(pipe, model, (), call))
-        comparison = run(pipe, columns, items, call, batch, kept=kept, watch=watch)
-        if not watch.finished:
-            making.end(watch)
+    progress = making.progress(len(items) * len(columns))
+    with claim(folder, "compare"), progress, density.unlogged():
+        files = PictureFiles(folder, identity.shared(pipe, model, (), call))
+        comparison = run(pipe, columns, items, call, batch, files=files, progress=progress)
+        if not progress.finished:
+            making.end(progress)
         results = {
             "model": model.name,
             "call": call,
-            **kept.facts(),
+            **files.facts(),
             **comparison.to_dict(),
             "versions": versions(),
         }
         ran = comparison.ran()
         ran_where = density.compared(density.sentences, ran)
         if replaces(folder / "results.json", results):
-            watch.say(
+            progress.say(
                 f"warning: {folder} held another comparison; its compare.png, {REPORT} and results.json are "
                 "replaced, its pictures stay"
             )
@@ -145,7 +145,7 @@ def side_by_side(
     for sentence in density.compared(density.warnings, ran):
         opt.warn(sentence)
     typer.echo(f"wrote {folder / 'compare.png'}, {REPORT} and results.json")
-    making.end(watch)
+    making.end(progress)
     return results
 
 
@@ -154,7 +154,7 @@ def replaces(path: Path, results: dict[str, Any]) -> bool:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         old, new = (_pictures(r) for r in (before, json.loads(json.dumps(results))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of something else
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no results, or another kind of file
         return False
     return not old <= new
 

@@ -1,4 +1,7 @@
-"""`diffusers-ext demo`: plain against SoftPAG on a dozen held-out prompts, in a minute or two on a laptop."""
+"""Run `diffusers-ext demo`: the plain model against SoftPAG on a dozen held-out prompts.
+
+It takes a minute or two on a laptop.
+"""
 
 import typer
 

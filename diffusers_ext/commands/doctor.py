@@ -1,4 +1,4 @@
-"""What is installed, what can compute, what is missing and why; nothing is run on a device."""
+"""Find out what is installed, what can compute, and why anything is missing. Nothing runs on a device."""
 
 import platform
 from collections.abc import Callable
@@ -15,7 +15,7 @@ State = Literal["ok", "newer", "missing", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor.
+    """A finding is one line of the doctor.
 
     `state` is ok, newer (than what was tested), missing (harmless until needed) or broken (needs action).
     """
@@ -27,7 +27,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Lists all findings, in the order of reading: versions, devices, back-ends, models."""
+    """List all findings, in the order of reading: versions, devices, back-ends, models."""
     return [*_versions(), *_devices(), *_backends(), *_models()]
 
 
@@ -44,7 +44,7 @@ def _versions() -> list[Finding]:
 
 
 def _version(package: str) -> tuple[State, str]:
-    """Gives state and text of one package."""
+    """Return state and text of one package."""
     version = installed(package)
     if version is None:
         if package in NEEDED:
@@ -83,7 +83,7 @@ def _devices() -> list[Finding]:
 
 
 def why_no_cuda() -> str | None:
-    """Says in one sentence why CUDA cannot be used, or `None`."""
+    """Return one sentence that says why CUDA cannot be used, or `None` if it can."""
     import torch
 
     if torch.cuda.is_available():
@@ -94,7 +94,7 @@ def why_no_cuda() -> str | None:
 
 
 def why_no_flash() -> str | None:
-    """Says why torch's own attention cannot use its flash kernel, or `None`."""
+    """Return why torch's own attention cannot use its flash kernel, or `None` if it can."""
     import torch
 
     if reason := why_no_cuda():
@@ -104,7 +104,7 @@ def why_no_flash() -> str | None:
 
 
 def why_no_backend(backend: str) -> str | None:
-    """Says why a block-sparse back-end cannot run a usual request on this machine, or `None`."""
+    """Return why a block-sparse back-end cannot run a usual request on this machine, or `None` if it can."""
     import torch
 
     from ..kernels.block_sparse import capabilities
@@ -152,7 +152,10 @@ def _models() -> list[Finding]:
 
 
 def _folder(name: str) -> Path:
-    """Of a pipeline or a reward of the zoo; raises `FileNotFoundError` where it is not installed."""
+    """Return the folder of a pipeline or reward of the zoo.
+
+    Raises `FileNotFoundError` if it is not installed.
+    """
     from ..models.checkpoint import Checkpoint
     from ..zoo import catalogue
 

@@ -1,4 +1,4 @@
-"""`diffusers-ext eval`: how often a model obeys the prompt, with intervals, and what a method changes."""
+"""Run `diffusers-ext eval`: measure how often a model obeys the prompt, and what a method changes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -63,16 +63,16 @@ def evaluate(
     call = arguments(pipe, checkpoint.call, num_inference_steps=steps, guidance_scale=guidance_scale)
     identity = {**checkpoint.marks, "call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
     plain, other = Variant(PLAIN), Variant("+".join(method or []), methods)
-    watch = making.watch(len(asked) * (1 + bool(methods)))
-    with claim(folder, "eval"), watch, density.unlogged():
+    progress = making.progress(len(asked) * (1 + bool(methods)))
+    with claim(folder, "eval"), progress, density.unlogged():
         store, pictures = Store(folder, identity), Pictures(folder)
-        run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch, watch=watch)
-        # The method goes first: one that does not fit the model says so before the plain pictures are made.
+        run = partial(answer, pipe, questions=asked, call=call, store=store, batch=batch, progress=progress)
+        # The method goes first: if it does not fit the model, it fails before the plain pictures are made.
         judged = run(variant=other if methods else plain, pictures=pictures)
         base = run(variant=plain, pictures=pictures) if methods else judged
         judged, base = both(judged, base)
         if not judged:
-            making.end(watch)
+            making.end(progress)
         if all(j.correct is None for j in judged):
             raise ValueError(
                 f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}"
@@ -85,7 +85,7 @@ def evaluate(
             "seed": number,
             **identity,
             **results(other, judged, base if methods else None, ran),
-            **making.lost(watch),
+            **making.lost(progress),
             "versions": versions(),
         }
         columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
@@ -97,7 +97,7 @@ def evaluate(
     for sentence in density.warnings(ran):
         opt.warn(sentence)
     typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
-    making.end(watch)
+    making.end(progress)
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

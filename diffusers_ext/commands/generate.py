@@ -1,4 +1,4 @@
-"""`diffusers-ext generate`: one prompt to pictures or clips, with a record of how they were made."""
+"""Run `diffusers-ext generate`: make pictures or clips of one prompt, and record how they were made."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ..outputs.target import Target
     from ..outputs.unfinished import Unfinished
     from ..sampling.items import Item, Picture
-    from ..sampling.progress import Watch
+    from ..sampling.progress import Progress
 
-FAILED = ".failed.json"  # beside where the picture would be
+FAILED = ".failed.json"  # stands in the place of the picture
 
 
 def generate(
@@ -29,7 +29,7 @@ def generate(
         typer.Option(
             "--seed",
             metavar="INTEGER",
-            help="Seed of the noise of the first image. Without it, or with -1, one is drawn and printed.",
+            help="Seed of the noise of the first image. Without it, or with -1, a seed is drawn and printed.",
         ),
     ] = None,
     num_images: Annotated[
@@ -47,16 +47,16 @@ def generate(
     threads: opt.Threads = None,
     num_frames: Annotated[
         int | None,
-        typer.Option("--num-frames", help="Number of frames of a video. The model's own when left out."),
+        typer.Option("--num-frames", help="Number of frames of a video. By default the model's own."),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option("--fps", help="Frames a second of a video. 8 when left out.")
+        float | None, typer.Option("--fps", help="Frames per second of a video. By default 8.")
     ] = None,
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a .png, .mp4 or .gif file.")
     ] = "out",
     embed: Annotated[
-        bool, typer.Option("--embed/--no-embed", help="Write the settings into a PNG as well, or not.")
+        bool, typer.Option("--embed/--no-embed", help="Also write the settings into a PNG, or not.")
     ] = True,
     named: making.Prompt = None,
 ) -> None:
@@ -95,17 +95,17 @@ def generate(
     opt.warn_of_texts(checkpoint, pipe, [prompt], call)
     common = identity.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
     run = Unfinished(target.folder, {"prompt": prompt, **identity.shaping(common)}, num_images, first)
-    # A single picture has nothing to go on with, and a seed that was asked for, if only as random, is taken.
+    # A run of one picture cannot be resumed, and a seed that was asked for is used, also -1.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
         if resumed is not None:
             first = resumed.seed
         said = None if seed is not None and not seeds.is_random(seed) else _said(first, resumed)
         items = [Item(prompt, first + i) for i in range(num_images)]
         lead = [*([said] if said else []), *notes]
-        watch = _make(pipe, items, methods, common, call, batch, target, embed, lead)
-        if watch.failures and resumed is not None:
+        progress = _make(pipe, items, methods, common, call, batch, target, embed, lead)
+        if progress.failures and resumed is not None:
             resumed.keep()
-    making.end(watch)
+    making.end(progress)
 
 
 def _said(first: int, resumed: "Unfinished | None") -> str:
@@ -125,7 +125,7 @@ def _make(
     target: "Target",
     embed: bool,
     lead: list[str],
-) -> "Watch":
+) -> "Progress":
     """Make what is not finished, and write each picture when it is made. `lead` are the first lines."""
     from ..sampling import identity
     from ..sampling.generate import applied
@@ -134,38 +134,38 @@ def _make(
     records = {item: identity.of(item, common) for item in items}
     paths = {item: target.path(identity.name(made)) for item, made in records.items()}
     todo = [item for item in records if not _finished(paths[item], records[item], embed)]
-    watch = making.watch(len(records), "clip" if target.fps else "image")
-    with watch, applied(pipe, methods if todo else ()) as session:
+    progress = making.progress(len(records), "clip" if target.fps else "image")
+    with progress, applied(pipe, methods if todo else ()) as session:
         if len(todo) < len(records):
-            _flush(watch, lead)
+            _flush(progress, lead)
         for item in records:
             if item not in todo:
-                watch.line(f"{paths[item]}  seed {item.seed}, finished before")
-        watch.skip(len(records) - len(todo))
-        for pictures in make(pipe, todo, call, batch, watch):
+                progress.line(f"{paths[item]}  seed {item.seed}, finished before")
+        progress.skip(len(records) - len(todo))
+        for pictures in make(pipe, todo, call, batch, progress):
             _flush(
-                watch, lead
-            )  # not before: some methods refuse in the first call, and a refusal is one line
+                progress, lead
+            )  # only now: some methods refuse in the first call, and a refusal is one line
             for p in pictures:
                 if target.stem and paths[p.item].exists():
-                    watch.say(f"warning: {paths[p.item]} held another picture and is replaced")
+                    progress.say(f"warning: {paths[p.item]} held another picture and is replaced")
                 report = session.report().to_dict() if session else None
                 says = _write(paths[p.item], p, records[p.item], report, target.fps, embed)
                 if p.flags:
-                    watch.say(f"warning: {paths[p.item].name} looks wrong: {', '.join(p.flags)}")
-                watch.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
-            watch.tick(len(pictures))
-        _flush(watch, lead)
-        for failed in watch.failures:
+                    progress.say(f"warning: {paths[p.item].name} looks wrong: {', '.join(p.flags)}")
+                progress.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
+            progress.tick(len(pictures))
+        _flush(progress, lead)
+        for failed in progress.failures:
             _note(paths[failed.item], records[failed.item], failed.reason)
         if session:
-            watch.line(str(session.report()))
-    return watch
+            progress.line(str(session.report()))
+    return progress
 
 
-def _flush(watch: "Watch", lines: list[str]) -> None:
+def _flush(progress: "Progress", lines: list[str]) -> None:
     while lines:
-        watch.line(lines.pop(0))
+        progress.line(lines.pop(0))
 
 
 def _write(
@@ -186,7 +186,8 @@ def _write(
         "report": report,
         "verdict": {"correct": judged.correct, "reason": judged.reason},
     }
-    # A picture without its JSON file counts as unfinished; one beside that of another picture would not.
+    # A picture without a JSON file counts as unfinished. With the JSON file of an older picture it would
+    # count as finished, so that file goes first.
     path.with_suffix(".json").unlink(missing_ok=True)
     if isinstance(image, Clip):
         beside |= {"frames": len(image.frames)}

@@ -1,4 +1,4 @@
-"""`methods`, `families` and `doctor`: what there is, what it takes and whether it can run here."""
+"""Run `methods`, `families` and `doctor`: list what there is, what it takes, and what can run here."""
 
 import json
 from dataclasses import asdict, fields
@@ -11,7 +11,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 def methods(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Methods to show; all of them without a name.")
+        list[str] | None, typer.Argument(help="Methods to show. By default all of them.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +80,7 @@ def known_families() -> dict[str, dict[str, Any]]:
 
 
 def _pipelines() -> dict[str, list[str]]:
-    """Map the name of a denoiser class to those of diffusers' text-to-anything pipelines built from it."""
+    """Map the name of a denoiser class to the names of diffusers' pipelines that take text and use it."""
     import re
 
     from diffusers.pipelines import auto_pipeline

@@ -1,4 +1,4 @@
-"""Share what commands that make pictures need: the watch over a run, and its end if some failed."""
+"""Share what commands that make pictures need: the progress of a run, and its end if some failed."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -9,13 +9,13 @@ import typer
 from . import options as opt
 
 if TYPE_CHECKING:
-    from ..sampling.progress import Watch
+    from ..sampling.progress import Progress
 
 
 debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the command that runs
 
 
-# As diffusers and other tools have it; here prompts need no name.
+# diffusers and other tools name this option; here prompts need no name.
 Prompt = Annotated[list[str] | None, typer.Option("--prompt", hidden=True)]
 
 
@@ -37,26 +37,29 @@ def prompts(
     return found
 
 
-def watch(total: int, unit: str = "image") -> "Watch":
-    """Make a watch over `total` items, with a bar on a terminal. `--debug` shows causes of failures."""
-    from ..sampling.progress import Watch
+def progress(total: int, unit: str = "image") -> "Progress":
+    """Make the progress of a run of `total` items, with a bar on a terminal.
 
-    return Watch(total, unit, show=opt.show_progress(), debug=debug.get())
+    `--debug` shows causes of failures.
+    """
+    from ..sampling.progress import Progress
+
+    return Progress(total, unit, show=opt.show_progress(), debug=debug.get())
 
 
-def lost(watch: "Watch") -> dict[str, Any]:
+def lost(progress: "Progress") -> dict[str, Any]:
     """Return `failed` for a results file: prompt, seed and reason of what could not be made."""
-    rows = [{"prompt": f.item.prompt, "seed": f.item.seed, "reason": f.reason} for f in watch.failures]
+    rows = [{"prompt": f.item.prompt, "seed": f.item.seed, "reason": f.reason} for f in progress.failures]
     return {"failed": rows} if rows else {}
 
 
-def end(watch: "Watch") -> None:
-    """End the command with exit code 1 if a picture could not be made; each was named before."""
-    if count := len(watch.failures):
-        rest = "the others are complete" if watch.finished else "nothing was written"
+def end(progress: "Progress") -> None:
+    """Exit with code 1 if a picture could not be made; each was named before."""
+    if count := len(progress.failures):
+        rest = "the others are complete" if progress.finished else "nothing was written"
+        lost = f"{count} of {progress.total} {progress.unit}s"
         typer.echo(
-            f"error: {count} of {watch.total} {watch.unit}s could not be made, {rest}; the same command "
-            "tries these again and no others",
+            f"error: {lost} could not be made, {rest}; the same command tries these again and no others",
             err=True,
         )
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Names that people bring from other tools, an example for each command, and help without cut lines."""
+"""Accept option names of other tools, and show help with an example and complete sentences."""
 
 import copy
 import inspect
@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-# Our name -> names of diffusers' arguments and of AUTOMATIC1111, where a command has no such option itself.
+# Our option -> its names in diffusers and in AUTOMATIC1111. A command's own options go first.
 ALIASES = MappingProxyType(
     {
         "--steps": ("--num-inference-steps", "--num-steps", "--sampling-steps"),
@@ -43,7 +43,7 @@ EXAMPLES = MappingProxyType(
 
 
 class Command(TyperCommand):
-    """A command that also takes the names in `ALIASES`, which its help lists at the end."""
+    """This command also takes the names in `ALIASES`, which its help lists at the end."""
 
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
@@ -66,7 +66,7 @@ class Command(TyperCommand):
                 formatter.write(f"  {EXAMPLES[self.name]}\n")
 
     def _aliases(self, ctx: Any) -> dict[str, Any]:
-        """Alias -> option, where no option of the command has that name."""
+        """Map aliases to options. An alias that is an option of the command itself is left out."""
         options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]
         own = {name for option in options for name in (*option.opts, *option.secondary_opts)}
         named = ((alias, o) for o in options for name in o.opts for alias in ALIASES.get(name, ()))
@@ -74,7 +74,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A list of commands shows complete sentences, wrapped where the line ends."""
+    """Show complete sentences in the list of commands, wrapped at the end of the line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         rows = []

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the steps they have in common."""
+"""Define the options and the steps that several commands share."""
 
 import dataclasses
 import sys
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..evaluate.cells import Variant
     from ..models.checkpoint import Checkpoint
 
-MODEL = "shapes-sd"  # of the zoo, the one that draws most prompts right
+MODEL = "shapes-sd"  # the model of the zoo that draws most prompts right
 Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a local folder or a Hub id.")]
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="A method to apply. It may come several times.")
@@ -25,39 +25,38 @@ Preset = Annotated[
     bool | None,
     typer.Option(
         "--preset/--no-preset",
-        help="Settings that are known for the model: required, or left out. By default they are taken where "
-        "there are any; --set goes first.",
+        help="Require the settings that are known for the model, or leave them out. By default they are "
+        "taken if there are any. --set overrides them.",
         show_default=False,
     ),
 ]
 Steps = Annotated[
-    int | None, typer.Option("--steps", help="Number of denoising steps. The model's own when left out.")
+    int | None, typer.Option("--steps", help="Number of denoising steps. By default the model's own.")
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(
-        "--guidance-scale", help="Scale of classifier-free guidance. The model's own when left out."
-    ),
+    typer.Option("--guidance-scale", help="Scale of classifier-free guidance. By default the model's own."),
 ]
 TrueCfg = Annotated[
     float | None,
     typer.Option(
         "--true-cfg-scale",
-        help="Guidance scale of models that embed another one, such as FLUX.1. Off when left out.",
+        help="Scale of true classifier-free guidance, for models that embed a guidance scale of their own, "
+        "such as FLUX.1. By default off.",
     ),
 ]
-Height = Annotated[int | None, typer.Option("--height", help="Height in px. The model's own when left out.")]
-Width = Annotated[int | None, typer.Option("--width", help="Width in px. The model's own when left out.")]
+Height = Annotated[int | None, typer.Option("--height", help="Height in px. By default the model's own.")]
+Width = Annotated[int | None, typer.Option("--width", help="Width in px. By default the model's own.")]
 Negative = Annotated[
     str | None,
-    typer.Option("--negative", help="What not to draw, the negative prompt, for models that guide with one."),
+    typer.Option("--negative", help="The negative prompt: what not to draw. For models that read one."),
 ]
 # Text, since an empty name as a path would be the current folder.
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="The output folder.")]
-Batch = Annotated[int, typer.Option("--batch", help="Number of images that are made at a time.")]
+Batch = Annotated[int, typer.Option("--batch", help="Number of images made at a time.")]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="One of cpu, cuda and mps. CUDA when left out, where there is a GPU."),
+    typer.Option("--device", help="One of cpu, cuda and mps. By default cuda if there is a GPU, else cpu."),
 ]
 Threads = Annotated[
     int | None,
@@ -69,12 +68,14 @@ Threads = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="One of float32, bfloat16 and float16. That of the weights when left out."),
+    typer.Option(
+        "--dtype", help="One of float32, bfloat16 and float16. By default the dtype of the weights."
+    ),
 ]
 
 
 def warn_of_texts(model: "Checkpoint", pipe: Any, prompts: Sequence[str], call: dict[str, Any]) -> None:
-    """Warn of what a model will not understand or read of its prompts, the negative one included."""
+    """Warn if a model will not understand or read a part of its prompts, the negative one included."""
     from ..models.prompts import misread
 
     for sentence in misread(model, pipe, prompts, call):
@@ -103,7 +104,10 @@ def chosen(
 
 
 def _source(method: Any, table: dict[str, Any] | None, model: str, settings: Sequence[str]) -> str:
-    """Say where the settings of a method come from; "" if they were assigned and no others are known."""
+    """Return a sentence on the origin of a method's settings.
+
+    It is empty if the user set them and no others are known.
+    """
     name, usual = method.name, {f.name: f.default for f in dataclasses.fields(method)}
     given = {text.partition("=")[0].strip().removeprefix(f"{name}.") for text in settings} & usual.keys()
     if table is None:
@@ -115,7 +119,7 @@ def _source(method: Any, table: dict[str, Any] | None, model: str, settings: Seq
 
 
 def _brief(value: Any) -> str:
-    """Write a setting in few words: heads by their modules."""
+    """Write a setting in few words; heads are named by their modules."""
     if isinstance(value, dict):
         return " and ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""`diffusers-ext plan`: density, padding and speed-up of a sparse method at a size, before anything runs."""
+"""Run `diffusers-ext plan`: forecast density, padding and speed-up of a sparse method at a size."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import typer
 
 from .options import Height, Preset, Settings, Width, chosen
 
-MOST_PAIRS = 1 << 28  # of blocks: a plan looks at each, at about ten million a second on a CPU core
+MOST_PAIRS = 1 << 28  # pairs of blocks; a plan visits each, about ten million a second on a CPU core
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
     _check_blocks(model, built, tiles, size)
     found = forecast(model, built, tile=tiles, **size)
     for line in notes:
-        typer.echo(line, err=True)  # beside the JSON
+        typer.echo(line, err=True)  # added to the JSON
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
@@ -81,8 +81,8 @@ def _check_blocks(
 
 def _tile_count(shape: tuple[int, ...], text: int, tile: tuple[int, ...]) -> int:
     edges = [max(edge, 1) for edge in tile]  # the forecast refuses others with a sentence
-    whole = (-(-n // edge) for n, edge in zip(shape, edges, strict=True))
-    return math.prod(whole) + -(-text // math.prod(edges))
+    counts = (-(-n // edge) for n, edge in zip(shape, edges, strict=True))
+    return math.prod(counts) + -(-text // math.prod(edges))
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:

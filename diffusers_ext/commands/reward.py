@@ -1,4 +1,4 @@
-"""`diffusers-ext reward`: how well a reward agrees with the ground truth, by kind of mistake."""
+"""Run `diffusers-ext reward`: measure how well a reward agrees with the ground truth, by kind of mistake."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from . import options as opt
 
 
 def reward(
-    name: Annotated[str, typer.Option("--reward", help="Name in the zoo, or a folder.")] = "shapes-clip",
+    name: Annotated[str, typer.Option("--reward", help="A zoo name or a folder.")] = "shapes-clip",
     suite: Annotated[
         str, typer.Option("--suite", help="One of train-like, held-out and tuning.")
     ] = "held-out",

@@ -1,4 +1,4 @@
-"""Seeds as people give them: a number, or -1 for a random one, which is said so that it can be made again."""
+"""Read seeds that people type: a number, or -1 for a random seed, which is printed for later use."""
 
 import secrets
 

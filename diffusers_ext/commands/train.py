@@ -1,4 +1,4 @@
-"""`diffusers-ext train`: one model of the zoo from a seed, or a student of one."""
+"""Run `diffusers-ext train`: train one model of the zoo, or distil a student of one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,28 +19,28 @@ def train(
             "--out",
             "-o",
             metavar="PATH",
-            help=f"Folder of runs, in which NAME is made. For {STUDENT} the student's folder.",
+            help=f"Folder of runs, in which the folder NAME is made. For {STUDENT}, the student's folder.",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
             "--minutes",
-            help="Stop after this time, which counts everything from the start. The next run goes on.",
+            help="Stop after this time, counted from the start of the command. The next run goes on.",
         ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="Length of the run in pictures. The recipe's when left out."),
+        typer.Option("--samples", help="Length of the run in pictures. By default the recipe's."),
     ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
-            "--batch", help="Samples a step. The recipe's when left out, which suits a CPU; a GPU takes 512."
+            "--batch", help="Samples per step. By default the recipe's, which suits a CPU; a GPU takes 512."
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Number of CPU threads. All cores when left out.")
+        int | None, typer.Option("--threads", help="Number of CPU threads. By default all cores.")
     ] = None,
     decay_now: Annotated[
         bool, typer.Option("--decay-now", help="Let the learning rate fall to nothing from here on.")
@@ -50,18 +50,20 @@ def train(
     ] = True,
     start: Annotated[
         str | None,
-        typer.Option("--start", help="Weights to begin with, a model of the zoo or a folder. Not for CLEAR."),
+        typer.Option(
+            "--start", help=f"Weights to begin with: a model of the zoo or a folder. Not for {STUDENT}."
+        ),
     ] = None,
     seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Fixes data and noise.")] = "0",
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", help=f"The model that {STUDENT} distils. shapes-sd3 when left out."),
+        typer.Option("--teacher", help=f"The model that {STUDENT} distils. By default shapes-sd3."),
     ] = None,
     settings: opt.Settings = None,
 ) -> None:
-    """Train a model of the zoo; interrupted runs go on where they stopped.
+    """Train a model of the zoo; an interrupted run goes on from its last checkpoint.
 
-    `clear` distils a trained one for CLEAR with the settings of --set.
+    `clear` distils a trained model for CLEAR with the settings of --set.
     """
     from ..models.logs import quiet_libraries
     from ..models.threads import use_threads

@@ -1,4 +1,4 @@
-"""`diffusers-ext tune`: which settings of a method suit a model best, chosen on prompts made for that."""
+"""Run `diffusers-ext tune`: choose the settings of a method that suit a model best, on tuning prompts."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def tune(
     confirm: Annotated[
         int,
         typer.Option(
-            "--confirm", help="Number of further prompts per task, on which the best is compared again."
+            "--confirm", help="Number of further prompts per task, to compare the best settings once more."
         ),
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Fixes prompts and noise.")] = 0,
@@ -50,25 +50,26 @@ def tune(
     pipe = checkpoint.load(device)
     call = arguments(pipe, checkpoint.call, num_inference_steps=steps, guidance_scale=guidance_scale)
     tried = []
-    watch = making.watch(len(asked) * (1 + len(variants)) + 2 * len(others))
-    with claim(folder, "tune"), watch:
+    progress = making.progress(len(asked) * (1 + len(variants)) + 2 * len(others))
+    with claim(folder, "tune"), progress:
         facts = {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
         store = Store(folder, {**checkpoint.marks, **facts})
-        plain = answer(pipe, Variant("plain"), asked, call, store, batch, watch=watch)
+        plain = answer(pipe, Variant("plain"), asked, call, store, batch, progress=progress)
         for variant in variants:
-            judged = answer(pipe, variant, asked, call, store, batch, watch=watch)
-            making.end(watch)  # settings are not chosen on a part of the prompts
+            judged = answer(pipe, variant, asked, call, store, batch, progress=progress)
+            making.end(progress)  # settings are not chosen on a part of the prompts
             settings = {k: v for k, v in as_dict(variant.methods[0]).items() if k != "name"}
             pair = compare(plain, judged)["overall"]
             tried.append({"settings": settings, "overall": summarise(judged)["overall"], "paired": pair})
-            watch.line(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
+            progress.line(f"{percent(tried[-1]['overall'])}  {variant.label or 'defaults'}")
         chosen = best(tried)
         if others:
             variant = variants[tried.index(chosen)]
             before, after = (
-                answer(pipe, v, others, call, store, batch, watch=watch) for v in (Variant("plain"), variant)
+                answer(pipe, v, others, call, store, batch, progress=progress)
+                for v in (Variant("plain"), variant)
             )
-            making.end(watch)
+            making.end(progress)
             chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}
     found = {"suite": "tuning", "n": n, "seed": seed, **checkpoint.marks, "call": call}
     write_json(

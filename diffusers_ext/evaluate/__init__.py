@@ -1,1 +1,1 @@
-"""Does the picture obey the prompt? Batched generation, the ground-truth verdict, statistics and reports."""
+"""Measure how often pictures obey their prompts: generation, ground-truth verdicts, statistics, reports."""

@@ -1,4 +1,4 @@
-"""The columns of a comparison, and the pictures in them."""
+"""Define the columns of a comparison and the pictures in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """One column of a comparison; no methods means the stock pipeline."""
+    """A variant is one column of a comparison; without methods it is the stock pipeline."""
 
     label: str
     methods: tuple[Any, ...] = ()
@@ -22,7 +22,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the comparison; one that could not be made has no image, and its verdict is why."""
+    """A cell is one picture of the comparison.
+
+    If the picture could not be made, `image` is `None` and the verdict gives the reason.
+    """
 
     label: str
     image: Image | None
@@ -31,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column is a variant: its verdicts in the order of the suite, and a reader of the PNG of each."""
+    """A column holds the verdicts of a variant in the order of the suite, and reads the PNG of each."""
 
     label: str
     judged: Sequence[Judged]

@@ -1,4 +1,4 @@
-"""Results of the shipped models: the files beside the weights, and what they say in a sentence."""
+"""Read the committed results of the shipped models, beside the weights, and put them into sentences."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Several variants on the same prompts and seeds: pictures, verdicts, accuracies and paired differences."""
+"""Compare variants on the same prompts and seeds: pictures, verdicts, accuracies, paired differences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,21 +14,21 @@ from .score import Judged, compare, judge, summarise
 from .words import difference, right
 
 if TYPE_CHECKING:
-    from ..sampling.progress import Watch
-    from .comparison_files import Kept
+    from ..sampling.progress import Progress
+    from .comparison_files import PictureFiles
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pictures, variant by variant in the order of `items`, and one session report per variant."""
+    """Hold all pictures, variant by variant in the order of `items`, and one session report per variant."""
 
     variants: tuple[Variant, ...]
     items: tuple[Item, ...]
     cells: tuple[tuple[Cell, ...], ...]
     reports: tuple[dict[str, Any] | None, ...]
 
-    def ran(self) -> dict[str, density.Sites]:
-        """Return where the methods of each variant ran, by its label. Stock pipelines are left out."""
+    def ran(self) -> dict[str, density.Modules]:
+        """Return the modules in which the methods of each variant ran, by label, without stock pipelines."""
         pairs = zip(self.variants, self.reports, strict=True)
         return {v.label: density.of(v.methods, report) for v, report in pairs if report}
 
@@ -64,13 +64,13 @@ def run(
     call: Mapping[str, Any],
     batch: int = 1,
     tick: Callable[[int], object] = lambda done: None,
-    kept: "Kept | None" = None,
-    watch: "Watch | None" = None,
+    files: "PictureFiles | None" = None,
+    progress: "Progress | None" = None,
 ) -> Comparison:
     """Make every item with every variant; `tick` is called with the number of pictures just done.
 
-    Pictures in `kept` are not made again, and new ones are stored there at once. Failures are reported to
-    `watch`; without it they are raised, as `evaluate.generate` does.
+    Pictures in `files` are not made again, and new ones are stored there at once. Failures are reported to
+    `progress`; without it they are raised, as `evaluate.generate` does.
 
     Raises `ValueError` for variants with the same label and for no prompts, `MethodError` as `apply` does.
     """
@@ -80,23 +80,23 @@ def run(
             f"a comparison needs one prompt or more and variants with different names, got {len(items)} "
             f"prompts and {', '.join(labels) or 'no variants'}; name each variant once"
         )
-    if watch is not None:
-        tick = watch.tick
+    if progress is not None:
+        tick = progress.tick
     cells, reports = [], []
     for variant in variants:
-        row, report = kept.find(variant, items) if kept else ({}, None)
-        (tick if watch is None else watch.skip)(len(row))
+        row, report = files.find(variant, items) if files else ({}, None)
+        (tick if progress is None else progress.skip)(len(row))
         todo = [item for item in items if item not in row]
         with applied(pipe, variant.methods if todo else ()) as session:
-            for pictures in generate(pipe, todo, call, batch, watch):
+            for pictures in generate(pipe, todo, call, batch, progress):
                 report = session.report().to_dict() if session else None
                 for p in pictures:
                     judged = judge(p.image, p.item.prompt, p.item.seed, p.seconds)
                     row[p.item] = Cell(variant.label, still(p.image), judged)
-                    if kept:
-                        kept.add(variant, row[p.item], report)
+                    if files:
+                        files.add(variant, row[p.item], report)
                 tick(len(pictures))
-        reasons = {f.item: f.reason for f in watch.failures} if watch else {}
+        reasons = {f.item: f.reason for f in progress.failures} if progress else {}
         cells.append(tuple(row.get(i) or _failed(variant, i, reasons[i]) for i in items))
         reports.append(report)
     return Comparison(tuple(variants), tuple(items), tuple(cells), tuple(reports))

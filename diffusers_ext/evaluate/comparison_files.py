@@ -1,4 +1,4 @@
-"""The pictures of a comparison on disk, each saved at once; the next run makes only what is missing."""
+"""Save each picture of a comparison at once, so that the next run makes only what is missing."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .cells import Cell, Variant
 
 
-class Kept:
+class PictureFiles:
     """Store a PNG and a JSON file for each picture, under `FOLDER`/variant.
 
-    `common` is what all pictures share, as from `record.shared`. Pictures of other settings have other names
-    and stay.
+    `common` is what all pictures share, as `identity.shared` returns it. Pictures of other settings have
+    other names and stay.
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any]) -> None:
@@ -38,7 +38,7 @@ class Kept:
         return identity.of(item, {**self.common, "methods": [as_dict(m) for m in variant.methods]})
 
     def path(self, variant: Variant, item: Item) -> Path:
-        """Return where that picture is stored, whether or not it has been made."""
+        """Return the file of that picture, whether or not it has been made."""
         name = identity.name(self.record(variant, item))
         return self.home / FOLDER / slug(variant.label) / f"{name}.png"
 
@@ -72,7 +72,7 @@ def _open(path: Path) -> Any:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError):  # of a damaged PNG
+    except (OSError, SyntaxError):  # raised for a damaged PNG
         return None
 
 

@@ -1,4 +1,7 @@
-"""Record where sparse methods ran: a method that stayed dense compares the plain model with itself."""
+"""Record in which modules sparse methods ran.
+
+A comparison with a method that stayed dense would compare the plain model with itself.
+"""
 
 import json
 import logging
@@ -14,11 +17,11 @@ FILE = "sites.json"
 DENSE = "dense"
 
 # method name -> its attention modules, each `{path, backend, why, density, full_share}` of the report
-Sites = Mapping[str, Sequence[Mapping[str, Any]]]
+Modules = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def of(methods: Sequence[Any], report: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """Pick the modules of each method that computes attention out of `Report.to_dict()`."""
+    """Return the modules of each method that computes attention, from `Report.to_dict()`."""
     from ..core import Slot  # brings torch
 
     fields = "path", "backend", "why", "density", "full_share"
@@ -45,7 +48,7 @@ def unlogged() -> Iterator[None]:
         log.setLevel(level)
 
 
-def keep(folder: Path, variant: str, sites: Sites) -> None:
+def keep(folder: Path, variant: str, sites: Modules) -> None:
     """Store the modules of a variant beside the verdicts; a resumed run may have nothing left to run."""
     write_json(folder / FILE, _read(folder) | {variant: sites})
 
@@ -55,12 +58,12 @@ def kept(folder: Path, variant: str) -> dict[str, list[dict[str, Any]]]:
     return _read(folder).get(variant, {})
 
 
-def idle(sites: Sites) -> list[str]:
+def idle(sites: Modules) -> list[str]:
     """Name the methods that left attention dense in every module."""
     return [name for name, own in sites.items() if all(s["backend"] == DENSE for s in own)]
 
 
-def sentences(sites: Sites) -> list[str]:
+def sentences(sites: Modules) -> list[str]:
     """Write a sentence per method: `clear: reference at 6 of 6 modules (asked for, density 0.18 to 0.50).`"""
     out = []
     for name, own in sites.items():
@@ -75,7 +78,7 @@ def sentences(sites: Sites) -> list[str]:
     return out
 
 
-def warnings(sites: Sites) -> list[str]:
+def warnings(sites: Modules) -> list[str]:
     """Write a sentence for each method that did nothing, with the next step."""
     return [
         f"{name} left attention dense in all modules, so its pictures show nothing of it; change its "
@@ -84,7 +87,7 @@ def warnings(sites: Sites) -> list[str]:
     ]
 
 
-def compared(write: Callable[[Sites], list[str]], ran: Mapping[str, Sites]) -> list[str]:
+def compared(write: Callable[[Modules], list[str]], ran: Mapping[str, Modules]) -> list[str]:
     """Apply `write` to the methods of each variant and collect the sentences.
 
     A sentence is prefixed by the label of its variant if variants with the same method differ. Otherwise it

@@ -18,7 +18,7 @@ FOLDER = "pictures"
 
 
 class Pictures:
-    """A folder of pictures, with a PNG per variant, prompt and seed under `FOLDER`."""
+    """This folder holds a PNG per variant, prompt and seed under `FOLDER`."""
 
     def __init__(self, folder: Path) -> None:
         self.home, self.folder = folder, folder / FOLDER

@@ -1,8 +1,8 @@
 """Measure how well a reward agrees with the ground truth of shapes world.
 
-Two questions. Does it prefer the right picture, and the right caption, over one that is a mistake away,
-in fresh drawings and in what the autoencoder makes of them? And of the pictures that a model paints for one
-prompt, does it rank those that the detector accepts above the others?
+There are two questions. The first: does the reward prefer the right picture, and the right caption, over one
+that is a mistake away? Pictures are fresh drawings, and what the autoencoder makes of them. The second: among
+the pictures that a model paints for one prompt, does it rank those above that the detector accepts?
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def preference(
     seed: int = 0,
     changes: dict[str, Callable[[torch.Tensor], torch.Tensor] | None] | None = None,
 ) -> dict[str, Any]:
-    """Measure in which share of `n` pairs per kind of mistake the right one is preferred, with intervals.
+    """Measure the share of `n` pairs per kind of mistake in which the right one is preferred.
 
-    `{change: {"picture": {kind: ..., "overall": ...}, "caption": ...}}`; "picture" compares two pictures for
-    one caption, "caption" two captions for one picture. `changes` names what is done to the pictures first.
+    Returns `{change: {"picture": {kind: ..., "overall": ...}, "caption": ...}}`, shares with intervals.
+    "picture" compares two pictures for one caption, "caption" two captions for one picture. `changes` names
+    functions that are applied to the pictures first.
     """
     changes = changes or {"drawn": None}
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Runs a suite for one variant, skipping what is done, and puts the figures together."""
+"""Run a suite for one variant, skipping what is done, and put the figures together."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
-from ..sampling.progress import Watch
+from ..sampling.progress import Progress
 from ..settings.methods import PLAIN, as_dict
 from . import density
 from .cells import Column, Variant
@@ -30,13 +30,13 @@ def answer(
     batch: int = 8,
     tick: Callable[[int], object] = lambda done: None,
     pictures: Pictures | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Judged]:
     """Return verdicts in the order of `questions`. Those in the store are not made again.
 
-    `pictures` stores the pictures, too; those that it lacks are made again. Where the methods ran is stored
-    beside the verdicts (`sites.kept`). Failures are reported to `watch` and left out; without it
-    the first one is raised.
+    `pictures` stores the pictures, too; those that it lacks are made again. The modules in which the methods
+    ran are stored beside the verdicts (`density.keep`). Failures are reported to `progress` and left out;
+    without it the first one is raised.
     """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
@@ -46,12 +46,12 @@ def answer(
         if store.get(name, item.prompt, item.seed) is None
         or (pictures is not None and not pictures.has(name, item))
     ]
-    if watch is not None:
-        tick = watch.tick
-    (tick if watch is None else watch.skip)(len(questions) - len(todo))
+    if progress is not None:
+        tick = progress.tick
+    (tick if progress is None else progress.skip)(len(questions) - len(todo))
     if todo:
         with applied(pipe, variant.methods) as session:
-            for made in generate(pipe, todo, call, batch, watch):
+            for made in generate(pipe, todo, call, batch, progress):
                 for p in made if pictures is not None else ():
                     pictures.add(name, p.item, p.image)
                 judged = [judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in made]
@@ -75,11 +75,11 @@ def results(
     variant: Variant,
     judged: Sequence[Judged],
     plain: Sequence[Judged] | None = None,
-    ran: density.Sites | None = None,
+    ran: density.Modules | None = None,
 ) -> dict[str, Any]:
     """Return `tasks`, `overall` and seconds; with `plain` also its figures and the paired comparison.
 
-    `ran` says where the methods ran and becomes `sites`.
+    `ran` holds the modules in which the methods ran and becomes `sites`.
     """
     found: dict[str, Any] = {
         "methods": [as_dict(m) for m in variant.methods],

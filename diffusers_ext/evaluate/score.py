@@ -1,4 +1,4 @@
-"""From pictures to numbers: ground-truth verdicts, accuracies per task, methods compared at equal seeds."""
+"""Turn pictures into numbers: ground-truth verdicts, accuracies per task, differences at equal seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One verdict on one picture; `correct` is `None` where the world has no ground truth for it.
+    """A verdict on one picture; `correct` is `None` if shapes world has no ground truth for it.
 
     `swapped` marks the failures that show exactly the objects asked for with their colours exchanged.
     """
@@ -79,9 +79,10 @@ def verdict(clip: Clip, prompt: str) -> tuple[Script, ClipVerdict] | str:
 
 
 def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
-    """`{"tasks": {task: {accuracy, low, high, n}}, "overall": {...}}` over pictures with a ground truth.
+    """Return accuracies per task and overall, over the pictures with a ground truth.
 
-    `color_attr` also has `swapped`, the share of its pictures that bind the colours to the wrong shapes.
+    The result is `{"tasks": {task: {accuracy, low, high, n}}, "overall": {...}}`. `color_attr` also has
+    `swapped`, the share of its pictures that bind the colours to the wrong shapes.
     """
     known = [j for j in judged if j.correct is not None]
     tasks: dict[str, dict[str, Any]] = {}
@@ -94,7 +95,10 @@ def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def compare(plain: Sequence[Judged], other: Sequence[Judged]) -> dict[str, Any]:
-    """Paired comparison `other - plain` per task and overall; both lists hold the same items in order."""
+    """Return the paired difference `other - plain` per task and overall.
+
+    Both lists hold the same items in the same order.
+    """
     if [(j.prompt, j.seed) for j in plain] != [(j.prompt, j.seed) for j in other]:
         raise ValueError(
             "a paired comparison needs the same prompts and seeds in the same order on both sides"

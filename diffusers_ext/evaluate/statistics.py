@@ -24,17 +24,17 @@ class Accuracy:
 class Paired:
     """A paired difference `b - a` of accuracies on the same prompts and seeds.
 
-    `p` is that of McNemar's exact test, two-sided.
+    `p` is from McNemar's exact test, two-sided.
     """
 
     difference: float
     low: float
     high: float
-    wins: int  # b right where a is wrong
-    losses: int  # a right where b is wrong
+    wins: int  # pairs in which b is right and a is wrong
+    losses: int  # pairs in which a is right and b is wrong
     p: float
     n: int
-    interval: str  # 'newcombe', or 'bootstrap over prompts' where a prompt comes more than once
+    interval: str  # 'newcombe', or 'bootstrap over prompts' if a prompt comes more than once
 
 
 def accuracy(right: Sequence[bool], level: float = LEVEL) -> Accuracy:
@@ -58,9 +58,9 @@ def paired(
 ) -> Paired:
     """Compare two lists of verdicts item by item.
 
-    `groups` names the prompt of each item. Images of one prompt are not independent, so the interval draws
-    prompts again where one comes more than once. Otherwise it is Newcombe's, which has a width even where
-    nothing differs. McNemar's `p` always treats items as independent.
+    `groups` names the prompt of each item. Images of one prompt are not independent. So if a prompt comes
+    more than once, the interval is a bootstrap over prompts. Otherwise it is Newcombe's, which has a width
+    even if nothing differs. McNemar's `p` always treats items as independent.
     """
     if len(a) != len(b) or (groups is not None and len(groups) != len(a)):
         raise ValueError(

@@ -23,10 +23,10 @@ class Store:
     """A store holds verdicts by (variant, prompt, seed) of one model, one set of weights and one call.
 
     The first line is the identity of the run. It is written with the first verdict, so a run that is refused
-    before claims no folder. A folder of another identity raises `ValueError`, since figures of different
-    weights must not mix. So does a line that is no verdict; a last line cut short by a crash is dropped.
-    Two writers may have worked in one folder: of equal verdicts the last counts, and a second identity line
-    is skipped.
+    earlier claims no folder. A folder of another identity raises `ValueError`, since figures of different
+    weights must not mix. A line that is no verdict raises it too. A last line cut short by a crash is
+    dropped. Two writers may have worked in one folder, so the last of several equal verdicts counts, and a
+    second identity line is skipped.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -57,13 +57,13 @@ class Store:
             self.done[variant, j.prompt, j.seed] = j
 
     def get(self, variant: str, prompt: str, seed: int) -> Judged | None:
-        """Return the verdict, or `None` where the picture has not been made."""
+        """Return the verdict, or `None` if the picture has not been made."""
         return self.done.get((variant, prompt, seed))
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         try:
-            # A file that was begun must still exist: verdicts without the first line belong to no model.
+            # A file that was begun must still exist: without the first line, verdicts belong to no model.
             flags = os.O_WRONLY | os.O_APPEND | (0 if self._begun else os.O_CREAT)
             with os.fdopen(os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab") as file:
                 file.write(text.encode())
@@ -105,7 +105,7 @@ class Store:
 
 
 def _verdict(line: Any) -> tuple[str, Judged]:
-    """Variant and verdict of a line; raises `ValueError` with what is wrong about it."""
+    """Return variant and verdict of a line; raises `ValueError` with what is wrong about it."""
     if not isinstance(line, dict):
         raise ValueError(f"it must be an object, got {_short(line)}")
     if "variant" not in line:

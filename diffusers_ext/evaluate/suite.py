@@ -1,4 +1,4 @@
-"""The prompt suites of the shapes world as lists of questions, fixed by a seed."""
+"""List the questions of the prompt suites of shapes world, fixed by a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from ..zoo.world.suites import IMAGE_TASKS, SPLITS, TASKS, suite
 _FIRST = ("single_object", "two_object", "three_object", "counting", "position")
 _LATER = ("color_attr", "motion", "two_motion")
 _MOST = 10_000  # prompts per task
-_APART = 10**15  # between the numbers of the later tasks; five tasks had been numbered side by side
+_APART = 10**15  # between the numbers of the later tasks; the first five tasks are numbered without gaps
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One picture that is asked for."""
+    """A question asks for one picture."""
 
     task: str
     item: Item

@@ -1,7 +1,7 @@
 """Choose a method's settings on tuning prompts.
 
 The best of many settings looks better than it is. So it can be compared with the plain model again, on tuning
-prompts that had no part in the choice. Reported figures use other suites still.
+prompts that had no part in the choice. Reported figures come from other suites.
 """
 
 import json
@@ -36,7 +36,7 @@ def assignments(grid: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the most accurate entry; of equals the first, so a grid begins with the gentlest setting."""
+    """Return the most accurate entry, the first one of equals; so a grid begins with the gentlest setting."""
     return max(tried, key=lambda t: t["overall"]["accuracy"])
 
 

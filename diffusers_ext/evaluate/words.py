@@ -1,11 +1,9 @@
-"""Figures in words: the one place that formats accuracies and points, and leaves them out where few pictures
-prove nothing.
-"""
+"""Format accuracies and differences in words; with too few pictures they are counts, not percentages."""
 
 from collections.abc import Mapping
 from typing import Any
 
-FEWEST = 10  # pictures; below, an interval is as wide as the scale, and a share reads like a finding
+FEWEST = 10  # pictures; with fewer, an interval is as wide as the scale, and a share would look like a result
 
 
 def enough(entry: Mapping[str, Any]) -> bool:

@@ -1,1 +1,1 @@
-"""This folder writes files: safely, pictures with a record inside, clips, and where `generate` puts them."""
+"""Write files safely: pictures with a record inside, clips, and the targets of `generate`."""

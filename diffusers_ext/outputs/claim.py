@@ -1,4 +1,4 @@
-"""One writer for an output folder: a lock that the system takes back from a process that dies."""
+"""Give an output folder one writer, by a lock that ends with its process."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any, BinaryIO
 
 from ..errors import unwritable
 
-FILE = ".in-use.json"  # who writes here; it exists as long as the command runs, and after kill -9
+FILE = ".in-use.json"  # names the writer; it exists while the command runs, and stays after kill -9
 
 
 class FolderInUseError(ValueError):
-    """Another command writes into the folder."""
+    """Another command is writing into the folder."""
 
 
 @contextmanager
 def claim(folder: Path, command: str, name: str = FILE) -> Iterator[None]:
     """Keep other processes from claiming `folder` while the context is open.
 
-    The lock is one of the operating system on the file `name`, which says who holds it. It ends with its
-    process, so the file of a killed process is taken over. Raises `FolderInUseError` with command, process,
-    machine and time of the holder.
+    The operating system locks the file `name`, which names the holder. The lock ends with its process, so the
+    file of a killed process is taken over. Raises `FolderInUseError` with command, process, machine and time
+    of the holder.
     """
     path = folder / name
     file = locked(path)
@@ -73,7 +73,7 @@ def release(path: Path, file: BinaryIO) -> None:
 def _sign(file: BinaryIO, command: str) -> None:
     now = datetime.now().astimezone().isoformat(" ", "seconds")
     facts = {"command": command, "pid": os.getpid(), "host": platform.node(), "since": now}
-    with suppress(OSError):  # a full disk: the lock holds without a name on it
+    with suppress(OSError):  # the disk is full; the lock holds without a name in it
         file.truncate(0)
         file.write(json.dumps(facts).encode() + b"\n")
         file.flush()
@@ -97,7 +97,7 @@ try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # a file system without locks cannot keep two apart
+        except OSError:  # a file system without locks cannot keep two writers apart
             return True
         return True
 
@@ -106,7 +106,7 @@ except ImportError:  # Windows
 
     def _lock(file: BinaryIO) -> bool:
         try:
-            file.seek(1 << 30)  # beyond the text, which others may then read
+            file.seek(1 << 30)  # behind the text, so that others may read it
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
             return False

@@ -18,8 +18,8 @@ from ..errors import unwritable
 def output_folder(path: str | os.PathLike[str]) -> Path:
     """Create the folder `path` and prove that it can be written to, before any work is done.
 
-    Raises `OSError` in one sentence where it cannot. Raises `ValueError` for an empty name. The name of a
-    picture or video raises it as well, unless a folder of that name exists.
+    Raises `OSError` with one sentence if it cannot. Raises `ValueError` for an empty name, and for the name
+    of a picture or video unless a folder of that name exists.
     """
     if not os.fspath(path).strip():
         raise ValueError(f"--out takes the name of a folder, got {path!r}; write . for the current one")
@@ -41,9 +41,9 @@ def output_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def is_media(path: Path) -> bool:
-    """Check whether the ending of a name is that of a picture or a video.
+    """Check whether a name ends like a picture or a video file.
 
-    A name such as `runs-0.5` is none. A folder that exists may have any name.
+    A name such as `runs-0.5` does not. A folder that exists may have any name.
     """
     return (guess_type(path.name)[0] or "").split("/")[0] in ("image", "video") and not path.is_dir()
 
@@ -51,7 +51,7 @@ def is_media(path: Path) -> bool:
 def subfolder(base: Path, *names: str) -> Path:
     """Create a folder below `base` and return it.
 
-    Raises `OSError` in one sentence, also where `base` itself is missing. Half of a result in a new `base`
+    Raises `OSError` with one sentence, also if `base` itself is missing: half of a result in a new `base`
     would pass for all of it.
     """
     folder = base

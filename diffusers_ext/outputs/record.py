@@ -15,7 +15,7 @@ from .files import write_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CHUNK = "diffusers_ext"  # PNG text chunk with the JSON record; `parameters` beside it is what viewers read
+CHUNK = "diffusers_ext"  # PNG text chunk with the JSON record; viewers read the chunk `parameters`
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 
 
@@ -33,7 +33,7 @@ def write_image(path: Path, image: Image, record: Mapping[str, Any] | None = Non
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the record inside a PNG that `write_image` wrote; raises `ValueError` where there is none."""
+    """Return the record inside a PNG that `write_image` wrote; raises `ValueError` if there is none."""
     from PIL import Image
 
     with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""Ways to stop: Ctrl-C, SIGTERM and SIGHUP do the same, and what is being made may be finished first."""
+"""Stop on Ctrl-C, SIGTERM or SIGHUP; all three do the same, and the current item may be finished first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _TWICE = 1.0  # s; shells and `timeout` send one SIGTERM or SIGHUP twice, to the
 
 
 class Stopped(BaseException):
-    """A stop request was heard at once. Like `KeyboardInterrupt` no `Exception`: it must pass libraries that
-    catch these."""
+    """A stop request takes effect at once.
+
+    This is no `Exception`, as `KeyboardInterrupt` is none: it must pass through libraries that catch those.
+    """
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,9 +33,9 @@ class Interrupted(KeyboardInterrupt):
 class StopRequest:
     """SIGINT, SIGTERM and SIGHUP ask a run to end: `with StopRequest() as stop: ... if stop.asked`.
 
-    With `unit`, the name of what is being made, the first request is answered by a line on stderr and a
-    second one raises `Interrupted` at once. Signals that the process ignores (`nohup`) stay ignored. Outside
-    the main thread, where Python takes no signals, nothing is asked for.
+    `unit` is the name of what is being made. With it, the first request prints a line on stderr and a second
+    one raises `Interrupted` at once. Signals that the process ignores (`nohup`) stay ignored. Outside the
+    main thread Python takes no signals, so no request is heard there.
     """
 
     def __init__(self, unit: str | None = None) -> None:
@@ -53,9 +55,9 @@ class StopRequest:
 
     @contextmanager
     def at_once(self, deadline: float | None = None) -> Iterator[None]:
-        """In this context a request raises `Stopped` wherever it comes, and right away if it came before.
+        """In this context a request raises `Stopped` at any point, and right away if it came before.
 
-        So does the `deadline`, in s of `time.perf_counter`, on systems that have an alarm clock.
+        The `deadline` does the same, in s of `time.perf_counter`, on systems that have an alarm clock.
         """
         self._raises = True
         try:
@@ -77,7 +79,7 @@ class StopRequest:
             self.number, self._when = number, time.monotonic()
         self.asked = True
         if self._raises:
-            self._raises = False  # once: what cleans up on the way out is left alone
+            self._raises = False  # only once, so that cleaning up is not interrupted
             raise Stopped
         if self._unit is None:
             return

@@ -1,4 +1,4 @@
-"""Decide where the files of `generate` go, and check that their kind suits the model."""
+"""Decide the folder and names of the files of `generate`, and check that their kind suits the model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .files import is_media, output_folder
 from .video import SUFFIXES, check
 
 PNG = ".png"
-FPS = 8.0  # frames a second of videos, unless asked otherwise
+FPS = 8.0  # frames per second of videos by default
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target is a `folder`, with `stem` and `suffix` where `--out` named one file.
+    """A target is a `folder`, with `stem` and `suffix` if `--out` names one file.
 
-    `fps` is that of videos, and `None` for pictures.
+    `fps` is the frame rate of videos, and `None` for pictures.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Target:
         return cls(output_folder(path.parent), path.stem, suffix)
 
     def suited(self, model: str, video: bool, fps: float | None) -> Target:
-        """Settle the kind of file; raises `ValueError` where `--out` does not suit the model."""
+        """Settle the kind of file; raises `ValueError` if `--out` does not suit the model."""
         kind, suffixes = ("videos", SUFFIXES) if video else ("images", (PNG,))
         suffix = self.suffix or suffixes[0]
         if suffix not in suffixes:

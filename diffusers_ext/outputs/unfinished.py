@@ -1,4 +1,4 @@
-"""Runs with a random seed that were stopped: the same command finds its seed again, and goes on."""
+"""Find the random seed of a run that was stopped, so that the same command goes on with it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = (".mp4", ".gif")
-_GIF_MOST = 50  # frames a second; players slow down what asks for delays under 20 ms
+_GIF_MOST = 50  # frames per second; players slow down files with delays under 20 ms
 
 
 def check(suffix: str, fps: float) -> None:

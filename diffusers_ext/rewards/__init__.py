@@ -1,4 +1,4 @@
-"""What scores pictures: a reward's `score(images, prompts)` is differentiable with respect to the images."""
+"""Score pictures: a reward's `score(images, prompts)` is differentiable with respect to the images."""
 
 from __future__ import annotations
 

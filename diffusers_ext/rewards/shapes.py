@@ -1,4 +1,4 @@
-"""The learned reward of the shapes world: how well pictures fit their captions, as a CLIPModel sees it."""
+"""Score how well pictures fit their captions, by the learned reward of shapes world, a CLIPModel."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class ShapesCLIP:
-    """Cosine of picture and caption, differentiable with respect to the picture.
+    """Score pictures by the cosine of picture and caption, differentiable with respect to the picture.
 
-    `folder` holds a CLIPModel with its processor; left out, the shipped weights, checked against their
-    sha256. The weights are frozen and in float32.
+    `folder` holds a CLIPModel with its processor. Without it the shipped weights are loaded, after a check of
+    their sha256. The weights are frozen and in float32.
     """
 
     name = "shapes-clip"
-    space = "image"  # what it judges, as opposed to latents
+    space = "image"  # what it scores, as opposed to latents
     differentiable = True
 
     def __init__(
@@ -45,9 +45,9 @@ class ShapesCLIP:
         self.processor = load_processor(home)
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Cosines [B] in -1..1 of images [B, 3, H, W] in 0..1 and their prompts; higher is better.
+        """Return cosines [B] in -1..1 of images [B, 3, H, W] in 0..1 and their prompts; higher is better.
 
-        Raises `ValueError` where images are no such batch or where there is not one prompt for each.
+        Raises `ValueError` if the images are no such batch, or if there is not one prompt for each.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
@@ -66,8 +66,9 @@ class ShapesCLIP:
 def match(
     model: CLIPModel, processor: CLIPProcessor, images: torch.Tensor, prompts: Sequence[str]
 ) -> torch.Tensor:
-    """Cosines [B] of the features of images [B, 3, H, W] in 0..1 and of their prompts, without gradients for
-    the text.
+    """Return cosines [B] of the features of images [B, 3, H, W] in 0..1 and of their prompts.
+
+    The text gets no gradients.
     """
     import torch
     from torch.nn.functional import cosine_similarity
@@ -81,7 +82,7 @@ def match(
 
 
 def load_processor(folder: Path) -> CLIPProcessor:
-    """The saved processor, with the image processor that needs no torchvision."""
+    """Load the saved processor, with the image processor that needs no torchvision."""
     from transformers import CLIPProcessor, CLIPTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -89,9 +90,10 @@ def load_processor(folder: Path) -> CLIPProcessor:
 
 
 def preprocess(images: torch.Tensor, processor: Any) -> torch.Tensor:
-    """What a CLIPImageProcessor does to a picture, for batches [B, 3, H, W] in 0..1, differentiable.
+    """Do what a CLIPImageProcessor does, differentiably, for batches [B, 3, H, W] in 0..1.
 
-    Shortest side to `size` (bicubic, anti-aliased), centre crop, normalise: [B, 3, crop, crop].
+    Resizes the shortest side to `size` (bicubic, anti-aliased), crops the centre and normalises. Returns
+    [B, 3, crop, crop].
     """
     import torch
     from torch.nn.functional import interpolate

@@ -1,1 +1,1 @@
-"""Making pictures and clips with a stock pipeline; nothing here scores them."""
+"""Make pictures and clips with a stock pipeline; nothing here scores them."""

@@ -1,4 +1,4 @@
-"""What is asked of a pipeline, checked before the first step: sizes, steps, seeds, prompt length."""
+"""Check the arguments of a call before the first step: sizes, steps, seeds, prompt length."""
 
 import inspect
 import math
@@ -39,9 +39,9 @@ def arguments(
     """Return the arguments for `pipe(...)`: `defaults` of the model, then what was `asked`.
 
     `None` means not asked. Arguments named in `given` are added later by the caller. Defaults that have no
-    effect on this call are left out. Raises `ValueError` for what was asked and has none (unless `unread`
-    allows it), for an argument that the pipeline does not take, for sizes it cannot make, and for a pipeline
-    that needs more than a prompt.
+    effect on this call are left out. Raises `ValueError` for an asked argument without effect, unless
+    `unread` allows it. Raises it too for an argument that the pipeline does not take, for sizes it cannot
+    make, and for a pipeline that needs more than a prompt.
     """
     required_inputs.check(pipe, given)
     known = inspect.signature(type(pipe).__call__).parameters
@@ -84,7 +84,7 @@ def run(pipe: Any, prompts: Sequence[str], call: Mapping[str, Any], **more: Any)
     try:
         made = pipe(prompt=list(prompts), **call, **more)
     except (AttributeError, TypeError, ValueError) as error:
-        # Ours says what is wrong by itself.
+        # Our own error already says what is wrong.
         if isinstance(error, MethodError) or (known := required_inputs.blame(pipe, call, error)) is None:
             raise
         raise CallError(str(known)) from error

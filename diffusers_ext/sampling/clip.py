@@ -1,4 +1,4 @@
-"""A clip that was made, and how it is looked at as one picture."""
+"""Hold the frames of a clip, and show them as one picture."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LINE = 1  # px between the frames of a sheet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """The frames of one video, uint8 `[T, H, W, 3]`."""
+    """A clip holds the frames of one video, uint8 `[T, H, W, 3]`."""
 
     frames: np.ndarray
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in px, as in `PIL.Image.size`."""
+        """Return width and height in px, as `PIL.Image.size` does."""
         return self.frames.shape[2], self.frames.shape[1]
 
     def sheet(self) -> Image:

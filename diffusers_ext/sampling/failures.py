@@ -12,7 +12,7 @@ from .call import CallError
 
 # Besides torch.OutOfMemoryError: the allocators of CPU, MPS and the CUDA libraries raise RuntimeErrors.
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "STATUS_ALLOC_FAILED", "Unable to allocate")
-_CHECKS = "check_inputs"  # where pipelines refuse arguments, before anything is made
+_CHECKS = "check_inputs"  # the method in which pipelines refuse arguments, before anything is made
 
 
 class BrokenImageError(ValueError):
@@ -35,8 +35,8 @@ def out_of_memory(error: BaseException) -> bool:
 def hits_all(error: BaseException) -> bool:
     """Return whether every other picture would fail in the same way, so that going on is useless.
 
-    True for methods that do not fit, for weights with NaN, for arguments that the pipeline refuses, and for a
-    device that is lost: after an illegal access every later call on it fails.
+    This is true for methods that do not fit, for weights with NaN, and for arguments that the pipeline
+    refuses. It is also true for a lost device: after an illegal access every later call on it fails.
     """
     import torch
 
@@ -46,7 +46,7 @@ def hits_all(error: BaseException) -> bool:
     if lost and not out_of_memory(error):
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    # A TypeError that is raised where the pipeline is called names an argument that it does not have.
+    # A TypeError from the call itself, not from inside the pipeline, names an unknown argument.
     unknown = isinstance(error, TypeError) and len(frames) <= 4
     return unknown or any(frame.name == _CHECKS for frame in frames)
 

@@ -1,4 +1,4 @@
-"""The generation loop: batches through a stock pipeline, a generator per image; failures do not stop it."""
+"""Run batches through a stock pipeline, with a random generator per image; failures do not stop the loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from .progress import Watch
+    from .progress import Progress
 
 _GIVE_UP = 5  # failures of one kind before anything was made; more would be a waste of hours
 
@@ -37,32 +37,33 @@ def generate(
     items: Sequence[Item],
     call: Mapping[str, Any],
     batch: int = 1,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[list[Picture]]:
     """Make `items` in order, `batch` at a time, and yield each batch as it is done.
 
     Every image has its own CPU generator, so its noise does not depend on the batch; pixels may differ by a
     rounding step.
 
-    With `watch`, a picture that cannot be made is reported to it and the others go on: the images of a batch
-    that fails are tried one at a time, and so are all later ones after memory ran out. Raised is what every
-    picture would meet (`failures.hits_all`), and `Interrupted` between batches once the watch was asked to
-    stop. Without `watch` the first failure is raised, `BrokenImageError` for NaN, infinity and all-black
-    images.
+    With `progress`, a picture that cannot be made is reported to it, and the loop goes on. The images of a
+    batch that fails are tried one at a time. After memory ran out, all later images are made one at a time.
+    Errors that every picture would meet are raised (`failures.hits_all`). After a request to stop,
+    `Interrupted` is raised between two batches.
+
+    Without `progress` the first failure is raised: `BrokenImageError` for NaN, infinity and all-black images.
     """
     if batch < 1:
         raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
     left, most, any_made, alike = list(items), batch, False, []
-    retried = 0  # images at the head of `left` that are tried alone, since their batch failed
+    retried = 0  # first images of `left` that are tried alone, since their batch failed
     while left:
         size = 1 if retried else min(most, len(left))
         part, retried = left[:size], max(retried - 1, 0)
-        outcome = _attempt(pipe, part, call, watch)
+        outcome = _attempt(pipe, part, call, progress)
         if isinstance(outcome, _Trouble):
             free_memory()
             if outcome.memory and size > 1:
                 most = 1
-                watch.say(f"{size} images at a time do not fit into memory; going on with one at a time")
+                progress.say(f"{size} images at a time do not fit into memory; going on with one at a time")
             if size > 1:
                 retried = size
                 continue
@@ -73,12 +74,12 @@ def generate(
         any_made = any_made or bool(made)
         alike += [_kind(f.reason) for f in failed]
         for f in failed:
-            watch.fail(f)
+            progress.fail(f)
         if made:
             yield made
         if left and not any_made and len(alike) >= _GIVE_UP and len(set(alike)) == 1:
             for item in left:
-                watch.fail(
+                progress.fail(
                     Failed(item, f"not tried ({about(item)}), since the first {len(alike)} failed alike")
                 )
             return
@@ -86,25 +87,25 @@ def generate(
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """A call that failed as a whole."""
+    """The call of one batch failed, so none of its pictures was made."""
 
     reason: str
     memory: bool
 
 
 def _attempt(
-    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], watch: Watch | None
+    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], progress: Progress | None
 ) -> list[Picture | Failed] | _Trouble:
     """Make one batch. An exception of the call ends here, which frees the memory of its frames."""
-    if watch is None:
+    if progress is None:
         return [_picture(*facts, pipe, call) for facts in _run(pipe, part, call, {})]
-    watch.begin(len(part))
+    progress.begin(len(part))
     try:
-        rows = _run(pipe, part, call, watch.hooks(pipe))
+        rows = _run(pipe, part, call, progress.hooks(pipe))
     except Exception as error:
         if hits_all(error):
             raise
-        watch.trace(error)
+        progress.trace(error)
         return _Trouble(reason_of(error, pipe, call, about(part[0])), out_of_memory(error))
     outcome: list[Picture | Failed] = []
     for facts in rows:
@@ -122,7 +123,7 @@ def _attempt(
 def _run(
     pipe: Any, part: Sequence[Item], call: Mapping[str, Any], hooks: Mapping[str, Any]
 ) -> list[tuple[Item, np.ndarray, bool, float]]:
-    """Call the pipeline; return for each item its array, whether a safety checker hid it, and its seconds."""
+    """Call the pipeline; return items with their array, hidden by a safety checker or not, and seconds."""
     import torch
 
     generators = [torch.Generator("cpu").manual_seed(item.seed) for item in part]
@@ -162,7 +163,8 @@ def to_image(
 ) -> Image | Clip:
     """Turn float `[H, W, 3]` in 0..1 into a PIL image, `[T, H, W, 3]` into a clip, rounded as diffusers does.
 
-    Raises `BrokenImageError` for NaN, infinity and nothing but black; `error` makes it of what was returned.
+    Raises `BrokenImageError` for NaN, infinity and nothing but black. `error` builds that exception from a
+    description of what was returned.
     """
     import numpy as np
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Which arguments of guidance a pipeline reads at given values, by the pipeline's own rule."""
+"""Find out which guidance arguments a pipeline reads at given values, by the pipeline's own rule."""
 
 import ast
 import copy
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-# Variables of `__call__` that decide about classifier-free guidance (CFG), where no property does.
+# Variables of `__call__` that decide about classifier-free guidance (CFG) if no property does.
 _DECIDING = ("do_true_cfg", "do_classifier_free_guidance", "do_cfg")
 _HELPING = ("has_neg_prompt", "has_negative_prompt")
 SCALES = ("guidance_scale", "true_cfg_scale")
@@ -37,7 +37,7 @@ def uses_cfg(pipe: Any, call: Mapping[str, Any]) -> bool | None:
     for name, rule in _rules(type(pipe)):
         try:
             scope[name] = eval(rule, vars(inspect.getmodule(type(pipe))), scope)
-        except (NameError, TypeError, AttributeError):  # it needs what `__call__` computes on the way
+        except (NameError, TypeError, AttributeError):  # it needs values that `__call__` computes earlier
             continue
         if name in _DECIDING:
             found = bool(scope[name])
@@ -83,7 +83,7 @@ def embeds_guidance(pipe: Any) -> bool | None:
 
 
 def read(pipe: Any, own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `own` arguments of the model and those `asked`, without arguments of guidance that are not read.
+    """Merge the model's `own` arguments with the `asked` ones; leave out guidance arguments without effect.
 
     Raises `ValueError` for an argument that was asked and is not read at these values.
     """

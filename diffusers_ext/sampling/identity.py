@@ -1,4 +1,7 @@
-"""All that shapes a picture, as one record. It names the file, is stored in it, and marks it finished."""
+"""Describe all that shapes a picture in one record.
+
+The record names the file, is stored in it, and marks it as finished.
+"""
 
 from __future__ import annotations
 
@@ -58,14 +61,14 @@ def name(record: Mapping[str, Any]) -> str:
 
 
 def finished(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the record beside the picture at `path` if the picture is complete and of `record`, else `None`.
+    """Return the record beside the picture at `path` if the picture is complete and has the same `record`.
 
-    The JSON file beside a picture is written last.
+    Otherwise return `None`. The JSON file beside a picture is written last.
     """
     if not path.is_file():
         return None
     try:
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         return beside if shaping(beside) == shaping(record) else None
-    except (OSError, ValueError, AttributeError, TypeError):  # none, cut short, or of something else
+    except (OSError, ValueError, AttributeError, TypeError):  # missing, cut short, or another kind of file
         return None

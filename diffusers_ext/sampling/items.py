@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture to make."""
+    """An item is one picture to make."""
 
     prompt: str
     seed: int
@@ -21,7 +21,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture made; `seconds` is its share of the batch, `flags` names what looks suspicious."""
+    """A picture that was made.
+
+    `seconds` is its share of the time of the batch. `flags` names what looks suspicious.
+    """
 
     item: Item
     image: Image | Clip

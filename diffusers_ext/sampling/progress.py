@@ -24,8 +24,8 @@ def _stderr(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-class Watch:
-    """Follow a run of `total` items, with a bar if `show` is set: `with Watch(12, "image") as watch:`.
+class Progress:
+    """Follow a run of `total` items, with a bar if `show` is set: `with Progress(12, "image") as progress:`.
 
     `tick` counts items that are finished, `fail` those that cannot be made. `begin`, between two batches,
     honours a request to stop (Ctrl-C, SIGTERM, SIGHUP).
@@ -47,7 +47,7 @@ class Watch:
         self._stop = StopRequest(unit)
         self._bar: Any = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(total=self.total, disable=not self._show, bar_format=_BAR, leave=False)

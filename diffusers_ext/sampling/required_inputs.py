@@ -1,4 +1,4 @@
-"""What a pipeline has to be given beside a prompt, by its signature."""
+"""Find the inputs that a pipeline needs beside a prompt, from its signature."""
 
 import ast
 import inspect
@@ -41,7 +41,7 @@ def _optional(pipeline: type, name: str) -> bool:
 
 @cache
 def _tests(pipeline: type) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names that `__call__` compares with `None`, and those for which it raises if they are."""
+    """Return the names that `__call__` compares with `None`, and the names that it refuses to be `None`."""
     tests, refusals = set(), set()
     for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(pipeline.__call__)))):
         compares = isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot)
@@ -54,7 +54,7 @@ def _tests(pipeline: type) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def check(pipe: Any, given: Sequence[str] = ()) -> None:
-    """Raise `ValueError` for a pipeline that a prompt and the arguments named in `given` do not run."""
+    """Raise `ValueError` for a pipeline that needs more than a prompt and the arguments named in `given`."""
     pipeline = type(pipe)
     if "prompt" not in inspect.signature(pipeline.__call__).parameters:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Pictures beyond the size of training: `staged` image-to-image, and rotary positions stretched by `ntk`.
+"""Make pictures beyond the training size, by image-to-image in stages and stretched rotary positions.
 
 Recipe: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
 2412.16112), section on high resolution; noise and denoise as in SDEdit (arXiv 2108.01073).
@@ -33,14 +33,14 @@ OURS = ("height", "width", "image", "strength", "latents", "output_type", "retur
 
 @dataclass(frozen=True)
 class Staged:
-    """The pictures of every stage, and what the session of each did (none without methods)."""
+    """Hold the pictures and the session report of every stage. Without methods there are no reports."""
 
     stages: tuple[list[Image], ...]
     reports: tuple[Report, ...]
 
     @property
     def images(self) -> list[Image]:
-        """The pictures of the last stage."""
+        """Return the pictures of the last stage."""
         return self.stages[-1]
 
 
@@ -56,19 +56,20 @@ def staged(
     later: Mapping[str, Any] | None = None,
     **call: Any,
 ) -> Staged:
-    """Draws a picture at the first of `sizes`, `(height, width)` in px, then redraws it at each other one.
+    """Draw a picture at the first of `sizes`, `(height, width)` in px, then redraw it at each of the others.
 
-    A later stage is the pipeline's own image-to-image class on the same components: bicubic resize, noise of
-    `strength` (0 to 1, one for all or one for each), the rest of the steps. `methods`, one or several, are in
-    force in every stage. The stages after the first have rotary positions stretched by `ntk_factor` (see
-    `ntk`; 10 is published for FLUX.1), a static time `shift` of the schedule where one is given (published
-    runs keep the 3.0 of FLUX.1), and the arguments `later` in place of those of `call`, which go to the
-    pipelines (published: `guidance_scale` 3.5, then 7.5, 20 steps). Nothing of the pipeline is different
-    afterwards.
+    A later stage runs the pipeline's own image-to-image class on the same components. It resizes the picture
+    (bicubic), adds noise of `strength` and runs the rest of the steps. `strength` is in 0..1, one value for
+    all later stages or one for each. `methods`, one or several, are in force in every stage.
 
-    All is checked before the first stage: raises `ValueError` for sizes that the model cannot make,
-    `MethodError` for arguments out of range, `UnsupportedError` for pipelines without an image-to-image class
-    and for methods that refuse a size, `ConflictError` for a pipeline under a session.
+    The later stages have rotary positions stretched by `ntk_factor` (see `ntk`; 10 is published for FLUX.1).
+    `shift` gives them a static time shift of the schedule; published runs keep the 3.0 of FLUX.1. `call` goes
+    to the pipelines, and `later` overrides it after the first stage. Published: `guidance_scale` 3.5, then
+    7.5, with 20 steps. The pipeline is unchanged afterwards.
+
+    All arguments are checked before the first stage. Raises `ValueError` for sizes that the model cannot
+    make, `MethodError` for arguments out of range, and `ConflictError` for a pipeline under a session. Raises
+    `UnsupportedError` for pipelines without an image-to-image class and for methods that refuse a size.
     """
     sizes = _sizes(sizes)
     strengths = _strengths(strength, len(sizes) - 1)
@@ -79,7 +80,7 @@ def staged(
         raise MethodError(
             f"A time shift is a number above 0, got {shift}; FLUX.1 has 3.0, None keeps the schedule."
         )
-    with ntk(pipe, ntk_factor):  # says now what it would say after the first stage
+    with ntk(pipe, ntk_factor):  # raises now what it would raise after the first stage
         pass
     first = arguments(pipe, {}, unread=True, **call, height=sizes[0][0], width=sizes[0][1])
     repeat = _image_to_image(pipe, shift) if len(sizes) > 1 else None
@@ -104,11 +105,11 @@ def staged(
 
 @contextmanager
 def ntk(target: Any, factor: float) -> Iterator[None]:
-    """Multiplies `theta` of rotary positions by `factor` on a pipeline or denoiser, restored on leaving.
+    """Multiply `theta` of rotary positions by `factor` on a pipeline or denoiser; restore it on leaving.
 
-    Larger than 1, it stretches the low frequencies, so that more tokens fit the range of training. A factor
-    of 1 changes nothing and suits every model. Raises `MethodError` for factors out of range,
-    `UnsupportedError` for models whose positions are not rotary, or rotary by tables.
+    A factor above 1 stretches the low frequencies, so that more tokens fit the range of training. A factor
+    of 1 changes nothing and suits every model. Raises `MethodError` for factors out of range. Raises
+    `UnsupportedError` for models whose positions are not rotary, or come from tables.
     """
     if not (math.isfinite(factor) and factor > 0):
         raise MethodError(f"An NTK factor is a number above 0, got {factor}; 10 is published, 1 is none.")
@@ -186,7 +187,7 @@ def _strengths(strength: float | Sequence[float], stages: int) -> list[float]:
 
 
 def _image_to_image(pipe: Any, shift: float | None) -> Any:
-    """Makes the host's image-to-image pipeline on the same components, with a scheduler of its own.
+    """Make diffusers' image-to-image pipeline on the same components, with a scheduler of its own.
 
     The scheduler of the first pipeline would remember where image-to-image began.
     """

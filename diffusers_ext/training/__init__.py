@@ -1,4 +1,4 @@
-"""Training of the zoo's models on the shapes world, by our own code, on any machine."""
+"""Train the zoo's models on shapes world, by our own code, on any machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TRAINABLE = tuple(RUNS)
 def run(name: str, out: Path | None = None, how: Run | None = None) -> Path:
     """Train `name` in the folder `out`/`name` and write the model there; returns that folder.
 
-    An interrupted run goes on from its checkpoint. It raises `ValueError` where its seed, its autoencoder or
-    another origin is not what it began with. Image models take their autoencoder from `out`/shapes-vae when
-    that was trained, else from the shipped weights. shapes-wan takes it from shapes-wan-vae likewise. A run
-    that stops early, by `how.minutes` or SIGTERM, writes what it has.
+    An interrupted run goes on from its checkpoint. It raises `ValueError` if its seed, its autoencoder or
+    another origin is not what it began with. Image models take their autoencoder from `out`/shapes-vae if
+    that was trained, else from the shipped weights. shapes-wan takes its own from shapes-wan-vae in the same
+    way. A run that stops early, by `how.minutes` or SIGTERM, writes what it has.
     """
     if name not in RUNS:
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(TRAINABLE)}")

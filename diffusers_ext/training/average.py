@@ -1,4 +1,4 @@
-"""Averaged weights: how a run keeps them, and how a model gets them back from a checkpoint."""
+"""Average the weights over a run, and put the averages of a checkpoint back into a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Average:
-    """An exponential moving average of parameters, in fp32, with a short memory while the run is young.
+    """Keep an exponential moving average of parameters, in fp32, over few steps while the run is young.
 
-    `EMAModel` of diffusers begins with a decay of 0 where this begins with 0.1, and rounds in another way, so
+    `EMAModel` of diffusers begins with a decay of 0, this class with 0.1. It also rounds in another way, so
     runs could not be repeated with it.
     """
 

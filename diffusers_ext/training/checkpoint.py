@@ -1,5 +1,6 @@
-"""What lets a run stop and go on as if it never had: its checkpoint, and random numbers that depend on the
-step alone.
+"""Let a run stop and go on as if it had never stopped.
+
+This takes its checkpoint, and random numbers that depend on the step alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:
             if "PytorchStreamWriter" not in str(error):
                 raise
-            raise OSError(str(error).splitlines()[0]) from error  # how its writer says that the disk is full
+            raise OSError(
+                str(error).splitlines()[0]
+            ) from error  # the error of torch's writer for a full disk
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:  # by where the file ends
+    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:  # depends on the place of the damage
         reason = shorten(str(error) or type(error).__name__, 80, placeholder="...")
         raise ValueError(
             f"the checkpoint {str(path)!r} cannot be read ({reason}); restore it, or begin anew with "

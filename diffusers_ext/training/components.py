@@ -1,4 +1,4 @@
-"""What a run builds on: models that come before it, trained here or shipped, and where its data is kept."""
+"""Find the models that a run builds on, trained here or shipped, and the folder of its data."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 
 def cache(folder: Path, how: Run, mark: str) -> Path:
-    """Return where a run keeps what it draws.
+    """Return the folder in which a run keeps the samples that it makes.
 
-    That depends on the seed and on the model with the checksum `mark`.
+    The samples depend on the seed and on the model with the checksum `mark`.
     """
     return folder / "cache" / f"seed-{how.seed}" / mark[:12]
 
 
-def given(folder: Path) -> frozenset[str]:
+def taken_from_start(folder: Path) -> frozenset[str]:
     """Return the components whose weights the run in `folder` took from its start.
 
-    There are none where there is no run.
+    Without a run there are none.
     """
     from .checkpoint import load_checkpoint
 

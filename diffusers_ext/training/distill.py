@@ -1,4 +1,4 @@
-"""Distillation of sparse attention methods: from a model of the shapes world to a student that needs them."""
+"""Distil a sparse attention method: from a model of shapes world to a student that runs with the method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..processors.clear import CLEAR
 
 METHOD = "clear"
-FAR = "far.safetensors"  # as the preset beside it names it
+POOLED = "far.safetensors"  # the file name that the preset beside it refers to
 
 
 def run(
@@ -26,10 +26,9 @@ def run(
 ) -> Path:
     """Distil `teacher` for CLEAR with `settings` (`key=value`) and write the student to the folder `out`.
 
-    The student is a stock pipeline; `clear.json` beside it holds the settings that it needs.
-    An interrupted run goes on from its checkpoint, and writes what it has. Raises `ValueError` for settings
-    and teachers that do not fit, or are not those of the run in `out`, `OSError` where a folder cannot be
-    read.
+    The student is a stock pipeline; `clear.json` beside it holds the settings that it needs. An interrupted
+    run writes what it has, and goes on from its checkpoint. Raises `ValueError` for settings and teachers
+    that do not fit, or differ from the run in `out`. Raises `OSError` if a folder cannot be read.
     """
     from ..models.threads import use_threads
     from ..outputs.files import write_json
@@ -66,18 +65,18 @@ def run(
     export(objective, out, out, METHOD, **facts)
     preset = dict(facts["method"])
     preset.pop("name")
-    if objective.far:
-        _write_far(objective, out)
-        preset["weights"] = FAR
+    if objective.pooled:
+        _write_pooled(objective, out)
+        preset["weights"] = POOLED
     write_json(out / f"{METHOD}.json", {"settings": preset})
     return out
 
 
 def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
-    """Opens a teacher: its folder, pipeline in float32 and call defaults.
+    """Open a teacher; return its folder, its pipeline in float32 and its call defaults.
 
-    Raises `ValueError` for anything but a joint-attention model of the shapes world: the pictures that a
-    student learns on are drawn there.
+    Raises `ValueError` for anything but a joint-attention model of shapes world, since the student learns on
+    pictures of that world.
     """
     import torch
 
@@ -100,9 +99,9 @@ def open_teacher(name: str) -> tuple[Path, Any, dict[str, Any]]:
 
 
 def trainable(method: CLEAR, pipe: Any) -> CLEAR:
-    """Gives the method as a student learns it: a back-end with gradients, which never stays dense by itself.
+    """Return the method with a back-end that has gradients and never stays dense by itself.
 
-    Raises `ValueError` where nothing would be hidden, or some steps would stay dense.
+    Raises `ValueError` if the method would hide nothing, or if some steps would stay dense.
     """
     import torch
 
@@ -137,18 +136,18 @@ def trainable(method: CLEAR, pipe: Any) -> CLEAR:
 
 
 def method_facts(method: CLEAR) -> dict[str, Any]:
-    """Gives name and settings as JSON data, without a file of weights to begin with."""
+    """Return name and settings as JSON data, without the file of weights that a run may begin with."""
     from ..settings.methods import as_dict
 
     return {k: v for k, v in as_dict(method).items() if k != "weights"}
 
 
-def _write_far(objective: Any, out: Path) -> None:
+def _write_pooled(objective: Any, out: Path) -> None:
     from ..outputs.files import write_json
     from ..processors.sparse import pooled
     from ..zoo.cards import CARD, checksums, weight_files
 
-    pooled.write(out / FAR, objective.far, objective.method.downsample)
+    pooled.write(out / POOLED, objective.pooled, objective.method.downsample)
     card = json.loads((out / CARD).read_text())
     card["sha256"] = checksums(weight_files(out), out)
     write_json(out / CARD, card)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a folder that diffusers loads: fp16 safetensors, a card with checksums, a thin log."""
+"""Write a checkpoint as a folder that diffusers loads: fp16 weights, a card with checksums, a short log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRECISION = {"bf16": "bf16 autocast, ", "no": ""}
 
 
 class PipelineObjective(Objective, Protocol):
-    """An objective whose model is a pipeline, or another class with `save_pretrained`."""
+    """This objective's model is a pipeline, or another class with `save_pretrained`."""
 
     pipe: Any
 
@@ -102,11 +102,13 @@ def save_half(pipe: DiffusionPipeline | PreTrainedModel, out: Path) -> None:
 
 
 def share(folder: Path, lender: str) -> list[str]:
-    """Leave to `lender`, a model of the zoo, the components that the pipeline in `folder` has in common with
-    it, file by file: their folders go, and the card says whose they are. Returns their names.
+    """Remove the components of a pipeline that equal those of `lender`, a model of the zoo.
 
-    A folder that shares is loaded by `diffusers_ext.load`, or by the stock class with the component that is
-    its own given to the lender's folder. Raises `ValueError` where nothing is the same.
+    Components are equal if all their files are. Their folders in `folder` are removed, and the card names the
+    lender. Returns the names of the components.
+
+    `diffusers_ext.load` loads such a folder. The stock class can load the lender's folder with the component
+    of this model passed in. Raises `ValueError` if nothing is the same.
     """
     home = path(lender)
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The training loop: one for every model of the zoo; what is learned comes as an `Objective`."""
+"""Run the training loop, which is one for all models; an `Objective` says what is learned."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .recipes import Recipe, Schedule
 if TYPE_CHECKING:
     import torch
 
-FULL_LOG = 200  # first steps of which each is logged, so that a rerun can be compared with them
+FULL_LOG = 200  # number of first steps that are all logged, so that a rerun can be compared
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a run is carried out, as opposed to what it learns.
+    """These options say how a run is carried out, as opposed to what it learns.
 
-    `samples` sets the planned length, also on resume. `decay_now` lets the learning rate fall to nothing from
-    the checkpoint to the end. `minutes` stops early and leaves a checkpoint. They count from `started` (s, of
-    `time.perf_counter`), so preparation is counted too; 0 stops after the first step. `batch` replaces the
-    recipe's, for machines that want larger ones; it stays as it is on resume. `start` is the folder of a
-    saved pipeline, or of parts of one, whose weights the run begins with; on resume it may be left out.
-    Raises `ValueError` for numbers too small.
+    `samples` sets the planned length, also on resume. `decay_now` lets the learning rate fall to zero from
+    the checkpoint to the end. `minutes` stops early and leaves a checkpoint. The minutes count from `started`
+    (s, of `time.perf_counter`), so they include preparation; 0 stops after the first step. `batch` replaces
+    the batch size of the recipe, for machines that need a larger one; on resume it stays as it is. `start` is
+    the folder of a saved pipeline, or of parts of one, whose weights the run begins with. On resume it may be
+    left out. Raises `ValueError` for numbers that are too small.
     """
 
     minutes: float | None = None
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def deadline(self) -> float | None:
-        """Return when preparation is broken off, on the clock of `started`."""
+        """Return the time at which preparation is stopped, on the clock of `started`."""
         return self.started + 60 * self.minutes if self.minutes else None
 
     def __post_init__(self) -> None:
@@ -65,10 +65,10 @@ class Run:
 def fit(
     objective: Objective, out: Path, run: Run = Run(), origin: Mapping[str, Any] = MappingProxyType({})
 ) -> bool:
-    """Train into `out` (checkpoint.pt, log.jsonl, samples/); True when the planned samples are reached.
+    """Train into `out` (checkpoint.pt, log.jsonl, samples/); return True if the planned samples are reached.
 
     `origin` is what the run begins with besides its seed, such as checksums of other models, as JSON data.
-    Raises `ValueError` where the checkpoint in `out` is of a run that began with something else.
+    Raises `ValueError` if the checkpoint in `out` belongs to a run that began with something else.
     """
     import torch
     from accelerate import Accelerator
@@ -105,11 +105,13 @@ def fit(
         save_atomically({**state, "schedule": plan, "identity": begun, "batch": recipe.batch}, path)
 
     if state is None:
-        path.unlink(missing_ok=True)  # of the run that this one replaces: it must not go on with this log
+        path.unlink(
+            missing_ok=True
+        )  # checkpoint of the run that this one replaces; it does not belong to the new log
     log.rewind(step)
     saved = ticked = time.perf_counter()
     logged = (step, saved)
-    pace = 0.5 if sys.stderr.isatty() else 10  # s between two states of the bar
+    pace = 0.5 if sys.stderr.isatty() else 10  # s between two updates of the bar
     with (
         StopRequest() as stop,
         tqdm(total=schedule.total, initial=step * recipe.batch, mininterval=pace, unit=" samples") as bar,
@@ -189,7 +191,7 @@ def chosen(recipe: Recipe, run: Run, checkpoint: Mapping[str, Any] | None) -> di
 
 
 def build_optimizers(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return AdamW, and Muon for the hidden matrices where the recipe asks for it."""
+    """Return AdamW, and Muon for the hidden matrices if the recipe asks for it."""
     import torch
 
     parameters = objective.parameters()

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, on the disk before the next step begins."""
+"""Write the log of a run: one JSON object a line, on the disk before the next step begins."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..outputs.files import replacing
 
 
 class Log:
-    """The log in one file; a line that was written survives a crash."""
+    """The log is one file; a line that was written survives a crash."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
 
     def write(self, **fields: Any) -> None:
-        """Append a line with the fields, floats to six digits, and the time."""
+        """Append a line with the fields, floats to six digits, and the current time."""
         line = {k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items()}
         try:
             with self.path.open("a") as file:
@@ -32,7 +32,7 @@ class Log:
             raise unwritable(self.path, error) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the lines, without those that a crash cut short; empty where there is no log."""
+        """Return the lines, without a line that a crash cut short; without a log there are none."""
         lines = []
         for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else ():
             with suppress(json.JSONDecodeError):
@@ -40,7 +40,7 @@ class Log:
         return lines
 
     def rewind(self, step: int) -> None:
-        """Go back to `step`: the lines of later ones, and what a crash left of a line, are dropped."""
+        """Go back to `step`: drop the lines of later steps, and what a crash left of a line."""
         kept = [line for line in self.read() if line["step"] <= step]
         with replacing(self.path) as file:
             file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)

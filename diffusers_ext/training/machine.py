@@ -1,4 +1,4 @@
-"""What the machine of a run is and can do."""
+"""Describe the machine of a run and what it can do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hardware() -> str:
 
 
 def precision() -> str:
-    """Return accelerate's mixed_precision: bf16 where matrix units make it faster, else fp32."""
+    """Return accelerate's mixed_precision: bf16 if matrix units make it faster, else fp32."""
     import torch
 
     if torch.cuda.is_available():

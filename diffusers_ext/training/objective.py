@@ -1,4 +1,4 @@
-"""What a run learns, as the loop of training sees it."""
+"""Define what a run learns, as the training loop sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """What one run learns. `inputs` depends on its arguments and the seed alone, so that runs can resume."""
+    """An objective is what one run learns.
+
+    `inputs` depends on its arguments and the seed alone, so that runs can resume.
+    """
 
     recipe: Recipe
 
@@ -26,7 +29,7 @@ class Objective(Protocol):
         ...
 
     def prepare(self, device: torch.device) -> None:
-        """Move modules to the device, switch them to training, compile them where that pays."""
+        """Move modules to the device, switch them to training, and compile them if that saves time."""
         ...
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
@@ -38,6 +41,9 @@ class Objective(Protocol):
         ...
 
     def evaluate(self, sheet: Path | None = None) -> Mapping[str, float]:
-        """Figures for the log, with averaged weights in place, and the pictures they come from as a PNG named
-        `sheet`, where one is asked for; empty when there is nothing to measure."""
+        """Return figures for the log, measured with the averaged weights in place.
+
+        They are empty if there is nothing to measure. With `sheet`, the pictures that they come from are
+        written as a PNG of that name.
+        """
         ...

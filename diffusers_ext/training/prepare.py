@@ -1,4 +1,4 @@
-"""Says what a run makes before it can learn, with a bar on a terminal; that may take longer than learning."""
+"""Report what a run makes before it can learn, with a bar on a terminal; it may take longer than learning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def preparing(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Announce `total` units of work on stderr, of which `done` exist, and give a function that counts."""
+    """Announce `total` units of work on stderr, of which `done` exist; yield a function that counts units."""
     from tqdm import tqdm
 
     look = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""How good a pipeline is while it trains: exact pictures on tuning prompts, and a sheet of them."""
+"""Measure a pipeline while it trains: exact pictures on tuning prompts, and a sheet of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Exact = Callable[[np.ndarray, Any], bool]  # picture [H, W, 3] or clip [T, H, W,
 
 
 class Answer(NamedTuple):
-    """What a pipeline made of a prompt, float [H, W, 3] or [T, H, W, 3] in 0..1."""
+    """An answer is what a pipeline made of a prompt, float [H, W, 3] or [T, H, W, 3] in 0..1."""
 
     made: np.ndarray
     exact: bool
@@ -68,9 +68,9 @@ def score(
 
 
 def draw(answers: Mapping[str, Sequence[Answer]]) -> Image.Image:
-    """Draw a row per task, pictures framed in green where they are exact, else in red.
+    """Draw a row per task; exact pictures have a green frame, others a red one.
 
-    Of a clip it shows the first, middle and last frame, one above the other.
+    A clip is shown by its first, middle and last frame, one above the other.
     """
     rows = [[_framed(a) for a in answers[task][:SHOWN]] for task in answers]
     height, width, _ = rows[0][0].shape

@@ -1,4 +1,4 @@
-"""The origin of a run, kept in its checkpoint, so that a run of another origin never goes on from there."""
+"""Keep the origin of a run in its checkpoint, so that a run of another origin never goes on from there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ..zoo.catalogue import path
 
 
 def of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return seed, checksums and settings that the run of a checkpoint began with; old ones hold the seed
-    alone.
+    """Return seed, checksums and settings that the run of a checkpoint began with.
+
+    Old checkpoints hold the seed alone.
     """
     return dict(checkpoint.get("identity") or {"seed": checkpoint["seed"]})
 
@@ -21,7 +22,7 @@ def of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def resumed(out: Path, asked: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the run in `out` began with.
 
-    Raises `ValueError` where something else is asked for; `None` asks for nothing. An old checkpoint is
+    Raises `ValueError` if something else is asked for; `None` asks for nothing. An old checkpoint is
     compared by its seed alone.
     """
     begun = of(checkpoint) if "identity" in checkpoint else {**asked, **of(checkpoint)}
@@ -38,7 +39,7 @@ def resumed(out: Path, asked: Mapping[str, Any], checkpoint: Mapping[str, Any]) 
 
 
 def _sums(value: Any) -> Any:
-    """Return the checksums by which a folder is known, since it may have been renamed."""
+    """Return the checksums of a folder, which identify it even if it was renamed."""
     return value.get("sha256", value) if isinstance(value, Mapping) else value
 
 

@@ -1,4 +1,4 @@
-"""What each training run is made of; every number a run depends on, apart from its seed, lives here."""
+"""Define the recipe of each training run: every number that a run depends on, apart from its seed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The learning rate as a factor over a run, in samples: warm-up, flat, linear decay to 0 at `total`.
+    """Give the learning rate as a factor over a run, in samples: warm-up, flat, linear decay to 0 at `total`.
 
-    `get_wsd_schedule` of transformers is another one: it begins at 0, where this begins above it.
+    `get_wsd_schedule` of transformers differs: it begins at 0, and this one above 0.
     """
 
     warmup: int
@@ -37,7 +37,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What every run has; models add their own."""
+    """A recipe holds the settings that every run has; models add their own."""
 
     samples: int
     batch: int = 64
@@ -55,7 +55,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VAEConfig(Recipe):
-    """Recipe of shapes-vae."""
+    """This is the recipe of shapes-vae."""
 
     samples: int = 36_000
     batch: int = 32
@@ -71,7 +71,7 @@ class VAEConfig(Recipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRecipe(Recipe):
-    """A recipe that draws from the stream of latents."""
+    """This recipe draws from the stream of latents."""
 
     drop: float = 0.1  # share of captions emptied, for classifier-free guidance
     first: int = 16_000  # pictures drawn before the first step
@@ -82,17 +82,17 @@ class StreamRecipe(Recipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowRecipe(StreamRecipe):
-    """A recipe of flow matching, with two lengths of text: the zoo's 24 tokens and the stock pipeline's."""
+    """This recipe of flow matching has two lengths of text: the zoo's 24 tokens and the stock pipeline's."""
 
-    t_mean: float = 0.4  # logit-normal mean: above 0 leans to the noisy side, where the layout is decided
+    t_mean: float = 0.4  # logit-normal mean: above 0 favours high noise, at which the layout is decided
     long_text: float = 0.0  # share of batches at the stock length
     long_text_late: float = 0.0  # the same in the last part of the run
-    long_text_from: float = 0.85  # where that part begins, share of the run
+    long_text_from: float = 0.85  # share of the run at which that part begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SD3Config(FlowRecipe):
-    """Recipe of shapes-sd3."""
+    """This is the recipe of shapes-sd3."""
 
     samples: int = 1_240_000
     muon_lr: float = 2e-3  # at equal samples its loss is a sixth lower than AdamW's
@@ -102,14 +102,14 @@ class SD3Config(FlowRecipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SD3FineConfig(FlowRecipe):
-    """Recipe of shapes-sd3-256."""
+    """This is the recipe of shapes-sd3-256."""
 
     samples: int = 100_000
     batch: int = 32
     muon_lr: float = 2e-3
     warmup: int = 3_200
     ema: float = 0.998
-    foreground: float = 0.0  # shapes-sd3, where it begins, draws no blanks
+    foreground: float = 0.0  # shapes-sd3, its start, draws no blanks
     taught: float = 1.0  # share of the teacher's velocity in the target at the start; none is left at the end
     long_text: float = 0.03  # at 256 T5 tokens
     evaluate_every: int = 16_000
@@ -117,7 +117,7 @@ class SD3FineConfig(FlowRecipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SDConfig(StreamRecipe):
-    """Recipe of shapes-sd."""
+    """This is the recipe of shapes-sd."""
 
     samples: int = 270_000
     muon_lr: float = 2e-3
@@ -126,7 +126,7 @@ class SDConfig(StreamRecipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurboConfig(Recipe):
-    """Recipe of shapes-sd-turbo."""
+    """This is the recipe of shapes-sd-turbo."""
 
     samples: int = 80_000
     batch: int = 32
@@ -136,7 +136,7 @@ class TurboConfig(Recipe):
     reuse: int = 8  # times that a pair made later is used
     paired: float = 0.25  # share of a batch for which the teacher's picture is known
     regression: float = 0.25  # weight of the distance to that picture
-    matching: float = 1.0  # weight of the pull to where the teacher finds pictures likely
+    matching: float = 1.0  # weight of the pull towards pictures that the teacher finds likely
     margin: float = 0.02  # share of the timesteps at either end on which student and teacher are not compared
     snr: float = 5.0  # as in shapes-sd, for the critic
     evaluate_every: int = 10_000
@@ -144,7 +144,7 @@ class TurboConfig(Recipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CLIPConfig(Recipe):
-    """Recipe of shapes-clip."""
+    """This is the recipe of shapes-clip."""
 
     samples: int = 400_000
     batch: int = 128  # pictures: 64 pairs one mistake apart
@@ -161,7 +161,7 @@ class CLIPConfig(Recipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanVAEConfig(VAEConfig):
-    """Recipe of shapes-wan-vae."""
+    """This is the recipe of shapes-wan-vae."""
 
     samples: int = 80_000
     lr: float = 2e-3
@@ -172,13 +172,13 @@ class WanVAEConfig(VAEConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanConfig(FlowRecipe):
-    """Recipe of shapes-wan."""
+    """This is the recipe of shapes-wan."""
 
     samples: int = 600_000
     muon_lr: float = 2e-3
     stills: int = 256  # single frames beside each batch of clips; 0 for none
     stills_reuse: int = 8
     first: int = 12_000
-    text_steps: int = 400  # on captions alone, until the text encoder reads as shapes-clip does
+    text_steps: int = 400  # steps on captions alone, until the text encoder reads as shapes-clip does
     long_text_late: float = 0.15  # at 512 tokens, nearly all of them zeros
     evaluate_every: int = 20_000

@@ -1,4 +1,4 @@
-"""The runs of the zoo: a table of what each one is made of, and how each kind of run is carried out."""
+"""List the runs of the zoo: what each one is made of, and how each kind of run is carried out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ..zoo.cards import sha256
 from ..zoo.catalogue import MODELS
 from . import provenance
-from .components import FILE, VAE, WAN_VAE, autoencoder, cache, given, teacher_of
+from .components import FILE, VAE, WAN_VAE, autoencoder, cache, taken_from_start, teacher_of
 from .fit import Run
 from .machine import compiles
 
@@ -21,14 +21,14 @@ PROBE = 400  # pictures or clips on which an autoencoder is measured for the car
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the run of a model is made of; each kind of run reads the entries that it needs."""
+    """A plan lists what the run of a model is made of; each kind of run reads the entries that it needs."""
 
-    kind: Callable[[str, Plan, Path, Run], Path]  # carries the run out and gives the folder of the model
-    module: str  # beside this one
-    objective: str  # class in there
-    autoencoder: str = VAE  # encodes what the model learns on
+    kind: Callable[[str, Plan, Path, Run], Path]  # carries out the run and returns the folder of the model
+    module: str  # name of a module in objectives/
+    objective: str  # name of a class in that module
+    autoencoder: str = VAE  # encodes the pictures that the model learns on
     teacher: tuple[str, str] | None = None  # a model, and its component that teaches
-    reader: str | None = None  # the model that the text encoder learns from where a run has no start
+    reader: str | None = None  # the model that the text encoder learns from if the run has no start
     facts: Mapping[str, Any] = field(default_factory=dict)  # entries of the card
 
     def code(self) -> ModuleType:
@@ -57,14 +57,14 @@ def _denoiser(name: str, plan: Plan, out: Path, how: Run) -> Path:
         vae,
         cache(folder, how, mark),
         start=how.start,
-        given=given(folder) if how.resume else (),
+        given=taken_from_start(folder) if how.resume else (),
         seed=how.seed,
         compile=compiles(),
     )
     begun = provenance.of_start(how.start, objective.trained)
     fit(objective, folder, how, {"autoencoder": mark, "start": begun})
     facts = dict(plan.facts)
-    if plan.reader and not given(folder):
+    if plan.reader and not taken_from_start(folder):
         facts["text_encoder"] = {"start": plan.reader, "sha256": provenance.of_text(plan.reader)}
     facts["autoencoder"] = RUNS[plan.autoencoder].code().measure(vae.to("cpu"), PROBE)
     export(objective, folder, folder, name, **facts)
@@ -103,7 +103,7 @@ def _reward(name: str, plan: Plan, out: Path, how: Run) -> Path:
     objective = getattr(plan.code(), plan.objective)(vae, start=how.start, seed=how.seed)
     fit(objective, folder, how, {"autoencoder": mark, "start": provenance.of_start(how.start)})
     export(objective, folder, folder, name)
-    objective.processor.tokenizer.backend_tokenizer.no_padding()  # else it keeps that of its last call
+    objective.processor.tokenizer.backend_tokenizer.no_padding()  # else it keeps the padding of its last call
     objective.processor.save_pretrained(folder)
     return folder
 

@@ -1,4 +1,5 @@
-"""Models small enough to ship: a world of coloured shapes with ground truth, and pipelines trained on it.
+"""Ship small models: pipelines trained on a world of coloured shapes with ground truth.
 
-Start with `captions` (what can be asked), `render` (pictures), `detect` (the judge) and `suites` (prompts).
+Start in `world` with `captions` (what can be asked), `render` (pictures), `detect` (the detector) and
+`suites` (prompts).
 """

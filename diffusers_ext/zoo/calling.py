@@ -1,4 +1,4 @@
-"""A pipeline that is called as its model was trained: the stock class with other default arguments."""
+"""Give a pipeline the default arguments that its model was trained with."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import Any
 def give(pipe: Any, call: Mapping[str, Any]) -> None:
     """Make `call` the default arguments of `pipe(...)`; what a caller passes wins.
 
-    The class of `pipe` becomes a subclass of the stock one with the same name and the same code, so that
-    `isinstance`, `from_pipe` and what `save_pretrained` writes are as before. Only the defaults in the
-    signature of `__call__` differ. Other pipelines of the stock class keep theirs.
+    The class of `pipe` becomes a subclass of the stock one with the same name and the same code. So
+    `isinstance`, `from_pipe` and `save_pretrained` work as before. Only the defaults in the signature of
+    `__call__` differ. Other pipelines of the stock class keep their defaults.
     """
     known = inspect.signature(type(pipe).__call__).parameters
     pipe.__class__ = _subclass(type(pipe), {name: call[name] for name in call if name in known})

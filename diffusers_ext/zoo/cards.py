@@ -1,4 +1,4 @@
-"""What training wrote beside a model, its card, and the weight files that the card has checksums of."""
+"""Read a model's card, which training wrote beside it, and the weight files that it has checksums of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from .catalogue import MODELS, path
 
 CARD, INDEX = "card.json", "model_index.json"
-_ENTRIES = MappingProxyType({"call": dict, "tasks": list, "sha256": dict})  # of a card that are read again
+_ENTRIES = MappingProxyType({"call": dict, "tasks": list, "sha256": dict})  # card entries that are read later
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -70,14 +70,17 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def verify_weights(folder: str | Path) -> None:
-    """Compare weight files with the sha256 in the card; raises `ValueError` naming the first bad file."""
+    """Compare weight files with the sha256 in the card.
+
+    Raises `ValueError` with the name of the first bad file, and `FileNotFoundError` without checksums.
+    """
     folder = Path(folder)
     if (asked := card(folder).get("sha256")) is None:
         raise FileNotFoundError(
             f"{folder} has no {CARD} with checksums; install the package again or train the model"
         )
     found = {name: sha256(file) for name, file in all_weights(folder).items()}
-    for name in sorted(asked):  # others, such as a LoRA beside them, are not what was trained
+    for name in sorted(asked):  # other files, such as a LoRA, were not part of the training
         if asked[name] != found.get(name):
             rule = f"{str(asked[name])[:12]}..."
             came = f"{found[name][:12]}..." if name in found else "nothing"

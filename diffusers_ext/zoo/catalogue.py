@@ -1,4 +1,4 @@
-"""The shipped models: which there are, the arguments each was trained for, and where their weights are."""
+"""List the shipped models, the arguments each was trained for, and the folders of their weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is known of a shipped pipeline. `call` holds the arguments it was trained for."""
+    """Describe a shipped pipeline. `call` holds the arguments it was trained for."""
 
     pipeline: str
     call: Mapping[str, Any]
-    tasks: tuple[str, ...] = ()  # tasks that it is tested on; () means those of images
+    tasks: tuple[str, ...] = ()  # tasks that it is tested on; () means the tasks for images
 
 
 _SD3_CALL = MappingProxyType(

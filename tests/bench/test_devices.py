@@ -1,4 +1,4 @@
-"""Every bench that takes a device says in one sentence where there is no CUDA, before it writes anything."""
+"""Test that benches refuse a missing CUDA in one sentence, before they write anything."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""The run on a lent machine: deadlines, failures, carried wheels, and what is left when it is stopped."""
+"""Test the run on a lent machine: deadlines, failures, carried wheels, and what a stop leaves."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_part_runs_in_a_process_of_its_own_and_is_summed_up(tmp_path, capsys):
 
 
 def test_parts_that_cannot_run_are_sentences_and_the_run_survives(tmp_path, monkeypatch):
-    """A module that is missing, one whose words are wrong, then one that works."""
+    """One module is missing, one has wrong options, and one works."""
     broken = Part("nothing_there", "x", 1), Part("growth", "x", 1, cpu=("--largest", "7"))
     monkeypatch.setattr(gpu, "PARTS", (*broken, Part("sparse_kernels", "x", 1)))
     parts = gpu.main(["--device", "cpu", "--out", str(tmp_path)])
@@ -74,7 +74,7 @@ def test_what_a_part_has_started_ends_with_it():
 
 
 def members(group):
-    """Processes of a group that run."""
+    """Return the running processes of a group."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -118,7 +118,7 @@ def test_a_run_that_is_asked_to_end_says_what_it_left_out(tmp_path):
 
 
 def wheel(folder, name, code):
-    """A wheel of one module, as `pip download` leaves it."""
+    """Build a wheel of one module, as `pip download` leaves it."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"

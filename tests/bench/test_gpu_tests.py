@@ -1,4 +1,4 @@
-"""The record of tests on a lent machine: a row a test, a sentence a failure, the names of those that wait."""
+"""Test the record of tests on a lent machine: rows, sentences of failures, names of waiting tests."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def test_{name}(): {body}
 
 
 def record(folder, *more, name="last", body="pass"):
-    """Exit code, what was printed and the record of a run over the file above, here on a CPU."""
+    """Return exit code, output and record of a run over the file above, here on a CPU."""
     path = folder / "test_some.py"
     path.write_text(TESTS.format(name=name, body=body))
     words = [sys.executable, "-m", "bench.gpu_tests", "--device", "cpu", "--out", str(folder / "out")]

@@ -1,4 +1,4 @@
-"""The installed command line, in this process for speed: help, lists and what they say."""
+"""Test the installed command line, in this process for speed: help, lists and their texts."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`compare`, `eval` and `demo`: what they write, resume and refuse."""
+"""Test what `compare`, `eval` and `demo` write, resume and refuse."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The doctor: versions against their ranges, devices, back-ends with reasons, models."""
+"""Test the doctor: versions against their ranges, devices, back-ends with reasons, models."""
 
 import importlib.util
 import platform
@@ -22,7 +22,7 @@ def findings(section):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A driver that reports one GPU of a given compute capability."""
+    """Fake a driver that reports one GPU of a given compute capability."""
 
     def put(major, minor):
         facts = SimpleNamespace(name="A GPU", total_memory=3 * 2**30, major=major, minor=minor)
@@ -69,7 +69,7 @@ def test_versions_outside_their_ranges(tmp_path, monkeypatch, cli):
 
 
 def test_packages_that_are_not_there(tmp_path, monkeypatch):
-    """Without any metadata on the path, as where nothing was installed."""
+    """The path has no metadata, as if nothing was installed."""
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     found = findings("versions")
     assert (found["torch"].state, found["torch"].text) == (

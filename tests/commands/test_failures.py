@@ -1,5 +1,7 @@
-"""One picture that fails on the command line: the others are written, it is named and recorded, the exit code
-is 1, and the same command makes it alone.
+"""Test one picture that fails on the command line.
+
+The others are written, the failure is named and recorded, and the exit code is 1. The same command then makes
+the missing picture alone.
 """
 
 import json
@@ -15,7 +17,7 @@ CLIP_PROMPT = "a red circle moves left"
 
 @pytest.fixture
 def broken(monkeypatch):
-    """Lets `load` give pipelines with a fault; a list of the faults, so that a test sees what they saw."""
+    """Let `load` return pipelines with a fault; yield the list of faults, which record what they saw."""
     found, read = [], Checkpoint.read
 
     def use(seeds, act):
@@ -31,7 +33,7 @@ def broken(monkeypatch):
 
 
 def counted(broken, cli, words):
-    """Runs a command without a fault: what came, and the seeds of the pictures that were begun."""
+    """Run a command without a fault; return its result and the seeds of the pictures that were begun."""
     found = broken([], None)
     found.clear()
     return cli(*words), found[0].made

@@ -1,4 +1,4 @@
-"""`generate` on a tiny model with random weights: files, records, and errors of one line."""
+"""Test `generate` on a tiny model with random weights: files, records, and errors of one line."""
 
 import json
 import shutil

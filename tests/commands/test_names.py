@@ -1,4 +1,4 @@
-"""Names that people type, help of 80 columns, examples that hold, and seeds nobody gave."""
+"""Test names that people type, help of 80 columns, examples that work, and random seeds."""
 
 import inspect
 import json

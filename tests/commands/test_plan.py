@@ -1,4 +1,4 @@
-"""`diffusers-ext plan`: grids, presets and models as text, and errors of one line."""
+"""Test `diffusers-ext plan`: grids, presets and models as text, and errors of one line."""
 
 import json
 
@@ -11,7 +11,7 @@ from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 @pytest.fixture
 def plan(capsys):
-    """Runs the command; exit code, output, error."""
+    """Run the command; return exit code, output and error."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -31,7 +31,7 @@ def test_a_preset(plan):
 
 
 def test_the_settings_of_a_preset(plan):
-    """As published: 11 of 40 steps are dense, which the plan does not count, and 0.8 of the band is left."""
+    """The published settings have 11 dense steps of 40, which the plan leaves out, and 0.8 of the band."""
     code, out, _ = plan("wan2.2", "--method", "radial", "--preset", "--json")
     alone = plan("wan2.2", "--method", "radial", "--set", "decay=0.8", "--json")
     assert code == 0 and out == alone[1]

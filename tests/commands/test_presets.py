@@ -1,4 +1,4 @@
-"""Settings that are known for a model are the default of the command line; one line says so."""
+"""Test that settings known for a model are the default of the command line, and that one line says so."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ LINE = "softpag: the settings that are known for "
 
 @pytest.fixture
 def tuned_model(saved_model, tmp_path):
-    """A tiny model with settings of SoftPAG beside its weights."""
+    """Save a tiny model with settings of SoftPAG beside its weights."""
     folder = shutil.copytree(saved_model, tmp_path / "models" / "tuned")
     (folder / "softpag.json").write_text(json.dumps({"settings": KNOWN}))
     return folder
@@ -22,7 +22,7 @@ def tuned_model(saved_model, tmp_path):
 
 @pytest.fixture(params=["generate", "compare", "eval"])
 def run(request, cli, tmp_path):
-    """Runs SoftPAG by each command that makes pictures; gives its settings and what was printed."""
+    """Run SoftPAG by each command that makes pictures; return its settings and what was printed."""
     words = {
         "generate": ["generate", "a red square", "--method", "softpag"],
         "compare": ["compare", "a red square", "--methods", "plain,softpag"],
@@ -46,24 +46,24 @@ def run(request, cli, tmp_path):
 
 def test_known_settings_are_the_default(run, tuned_model):
     known = dataclasses.asdict(dx.SoftPAG(**KNOWN))
-    told = [f"{LINE}{tuned_model} (scale 1.5, scope all); --no-preset leaves them"]
-    assert run(tuned_model) == (known, told) == run(tuned_model, "--preset")
+    line = [f"{LINE}{tuned_model} (scale 1.5, scope all); --no-preset leaves them"]
+    assert run(tuned_model) == (known, line) == run(tuned_model, "--preset")
     assert run(tuned_model, "--no-preset") == (dataclasses.asdict(dx.SoftPAG()), [])
 
 
 def test_what_is_set_goes_first_and_leaves_the_rest(run, tuned_model):
     known = dataclasses.asdict(dx.SoftPAG(**KNOWN | {"scale": 2.5}))
-    told = [f"{LINE}{tuned_model} (scope all); --no-preset leaves them"]
+    line = [f"{LINE}{tuned_model} (scope all); --no-preset leaves them"]
     for key in ("scale", "softpag.scale"):
-        assert run(tuned_model, "--set", f"{key}=2.5") == (known, told)
+        assert run(tuned_model, "--set", f"{key}=2.5") == (known, line)
     own = dataclasses.asdict(dx.SoftPAG(scale=2.5))
     assert run(tuned_model, "--no-preset", "--set", "scale=2.5") == (own, [])
 
 
 def test_a_model_of_which_nothing_is_known(run, saved_model):
     own = dataclasses.asdict(dx.SoftPAG())
-    told = f"softpag: no settings are known for {saved_model}, so its own defaults hold; --set changes them"
-    assert run(saved_model) == (own, [told])
+    line = f"softpag: no settings are known for {saved_model}, so its own defaults hold; --set changes them"
+    assert run(saved_model) == (own, [line])
     assert run(saved_model, "--no-preset") == (own, [])
     assert run(saved_model, "--set", "scale=2") == (own | {"scale": 2.0}, []), "the user chose"
 

@@ -1,4 +1,4 @@
-"""Commands that are stopped, killed or lose their disk: what is finished stays, and the next run goes on."""
+"""Test commands that are stopped, killed or lose their disk: finished files stay, the next run goes on."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def heard():
-    """Signals act as in a terminal: a shell that runs tests in the background has SIGINT ignored."""
+    """Let signals act as in a terminal; a shell that runs tests in the background ignores SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -70,7 +70,7 @@ def test_a_killed_run_without_a_seed_makes_only_what_is_missing(cli, saved_model
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_after_the_current_image(saved_model, tmp_path, number, code):
-    """A second command that wants the folder meanwhile is told who has it."""
+    """A second command that wants the folder meanwhile names the holder in its error."""
     words = ["compare", "a", "-m", saved_model, "--steps", 1, "--seeds", ",".join(map(str, range(60)))]
     process = begin(*words, "--batch", 1, "--out", tmp_path)
     wait_for(lambda: len(list(tmp_path.glob("pictures/plain/*.json"))) >= 2, process)
@@ -88,7 +88,7 @@ def test_a_signal_ends_a_run_after_the_current_image(saved_model, tmp_path, numb
 
 
 def from_the_inside(monkeypatch, act, after=1):
-    """Runs `act` in the autoencoder of the picture after the first `after` ones."""
+    """Run `act` in the autoencoder of the picture after the first `after` ones."""
     from diffusers_ext.models.checkpoint import Checkpoint
 
     read, count = Checkpoint.read, [0]
@@ -118,7 +118,7 @@ def from_the_inside(monkeypatch, act, after=1):
 def test_once_is_after_the_current_image_and_twice_at_once(
     cli, monkeypatch, saved_model, tmp_path, signals, made, code
 ):
-    """Two SIGTERM within a second are one, as `timeout` sends them."""
+    """Two SIGTERM within a second count as one, since `timeout` sends two."""
 
     def stop():
         for number in signals:
@@ -132,7 +132,7 @@ def test_once_is_after_the_current_image_and_twice_at_once(
 
 
 def test_ignored_signals_stay_ignored(cli, monkeypatch, saved_model, tmp_path):
-    """As nohup has it."""
+    """nohup relies on this."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         from_the_inside(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGHUP))
@@ -166,7 +166,7 @@ def test_a_folder_that_is_removed_is_one_sentence(cli, monkeypatch, saved_model,
     "words", [["generate", "a", "-n", 3, "--seed", 0], ["compare", "a", "--seeds", "0,1,2"]]
 )
 def test_a_full_disk_is_one_sentence(cli, monkeypatch, saved_model, tmp_path, words):
-    """A limit on the size of files stands for the disk; Python ignores the signal that comes with it."""
+    """A limit on the size of files simulates the disk; Python ignores the signal that comes with it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     from_the_inside(monkeypatch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard)))
     try:

@@ -1,4 +1,4 @@
-"""Clips on the command line, with a tiny Wan of random weights."""
+"""Test clips on the command line, with a tiny Wan of random weights."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the command line does for models of shapes world alone: a thread, and a word about prompts."""
+"""Test what the command line does only for models of shapes world: one thread, warnings about prompts."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_models_of_others_hear_nothing(cli, saved_model, tmp_path):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Threads that torch has while it computes; three before."""
+    """Return the number of torch's threads while it computes; before, it is three."""
     from diffusers_ext.sampling import generate
 
     seen, run = [], generate.run

@@ -1,4 +1,4 @@
-"""A finished comparison of rendered pictures: right, wrong and without ground truth."""
+"""Make a finished comparison of rendered pictures: right, wrong and without ground truth."""
 
 from PIL import Image
 
@@ -13,7 +13,7 @@ HOSTILE = '<script>alert("x")</script> & a prompt that is far longer than any la
 
 
 def comparison() -> Comparison:
-    """Two variants on three prompts; the second variant draws the wrong thing for the first prompt."""
+    """Compare two variants on three prompts; the second draws the wrong thing for the first prompt."""
     items = (Item("a red square", 0), Item("two blue stars", 1), Item(HOSTILE, 2))
     shown = {"plain": items[0].prompt, "<b>other</b>": "a purple cross"}
     cells = []

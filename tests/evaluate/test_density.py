@@ -1,4 +1,4 @@
-"""What results tell of a sparse method that ran, ran in part, or left attention dense."""
+"""Test what results say about a sparse method that ran, ran in part, or left attention dense."""
 
 import json
 from html import unescape
@@ -58,7 +58,7 @@ def test_sentences_put_modules_of_one_kind_together():
         "clear: dense at 1 of 2 modules (no gain); dense at 1 of 2 modules (hides nothing).",
     ]
     (warning,) = sites.warnings(ran)
-    assert warning.startswith("clear left attention dense") and "no gain" not in warning, "told above"
+    assert warning.startswith("clear left attention dense") and "no gain" not in warning, "said above"
 
 
 def test_variants_are_named_where_they_differ():
@@ -84,7 +84,7 @@ def test_eval_tells_where_the_method_ran_and_warns_where_it_did_not(
     words = ["eval", "-m", saved_model, *CLEAR_CALL, "--set", f"backend={backend}", "--n", 1]
     for _ in range(2):  # the second time no picture is left to make
         code, out, err = cli(*words, "--out", tmp_path)
-        assert code == 0 and not caplog.records, "one fact is told once"
+        assert code == 0 and not caplog.records, "one fact is said once"
         if backend == "auto":
             assert err.startswith("warning: clear left attention dense in all modules")
             assert err.count("\n") == 1 and "no gain" not in err

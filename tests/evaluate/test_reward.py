@@ -14,7 +14,7 @@ from diffusers_ext.zoo.world.mistakes import KINDS
 
 
 def test_agreement_counts_pairs_of_one_prompt_only():
-    """By hand: a: 2 of 2 pairs, b: half of one tie, c has no wrong picture; scores of prompts never mix."""
+    """By hand: a has 2 of 2 pairs, b half of one tie, c no wrong picture; scores of prompts never mix."""
     prompts = ["a", "a", "a", "b", "b", "c"]
     correct = [True, False, False, True, False, True]
     found = agreement([0.3, 0.2, 0.1, 0.05, 0.05, 0.0], correct, prompts)

@@ -9,7 +9,7 @@ PLAIN = Variant("plain")
 
 
 class Counter:
-    """Counts images through the real pipeline."""
+    """Count images through the real pipeline."""
 
     def __init__(self, pipe):
         self.images = 0
@@ -21,7 +21,7 @@ class Counter:
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_verdicts(pipe, tmp_path):
     asked = questions("held-out", 2)
-    whole = answer(pipe, PLAIN, asked, CALL, Store(tmp_path, {}), batch=4)
+    complete = answer(pipe, PLAIN, asked, CALL, Store(tmp_path, {}), batch=4)
     other = tmp_path / "other"
     other.mkdir()
     answer(pipe, PLAIN, asked[:3], CALL, Store(other, {}), batch=2)
@@ -29,7 +29,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_verdicts(pipe, tmp_pa
     resumed = answer(pipe, PLAIN, asked, CALL, Store(other, {}), batch=4, tick=ticks.append)
     assert counter.images == len(asked) - 3
     assert ticks[0] == 3 and sum(ticks) == len(asked)
-    assert [(j.prompt, j.seed, j.correct) for j in resumed] == [(j.prompt, j.seed, j.correct) for j in whole]
+    assert [(j.prompt, j.seed, j.correct) for j in resumed] == [
+        (j.prompt, j.seed, j.correct) for j in complete
+    ]
 
 
 def test_settings_keep_pictures_apart(pipe, tmp_path):

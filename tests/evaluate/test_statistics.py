@@ -11,7 +11,7 @@ from diffusers_ext.evaluate.statistics import accuracy, bootstrap, mcnemar, newc
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_against_published_values(k, n, low, high):
-    """Newcombe 1998, Statistics in Medicine 17, 857, table I, method 3."""
+    """Values are from Newcombe 1998, Statistics in Medicine 17, 857, table I, method 3."""
     assert wilson(k, n) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -20,7 +20,7 @@ def test_wilson_against_published_values(k, n, low, high):
     [((36, 2, 12, 0), 0.0569, 0.3404), ((36, 12, 2, 0), -0.3404, -0.0569), ((54, 0, 0, 0), -0.0664, 0.0664)],
 )
 def test_newcombe_against_published_values(cells, low, high):
-    """Newcombe 1998, Statistics in Medicine 17, 2635, table IV, method 10."""
+    """Values are from Newcombe 1998, Statistics in Medicine 17, 2635, table IV, method 10."""
     assert newcombe(*cells) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -80,7 +80,7 @@ def test_bootstrap_matches_the_normal_approximation_and_repeats():
 
 
 def test_bootstrap_weighs_prompts_by_their_images():
-    """Uneven prompts against all resamples, each once; means of prompts that weigh the same lie elsewhere."""
+    """Compare uneven prompts with all resamples; equal weights for all prompts would give other means."""
     sizes = {"a": 1, "b": 6, "c": 2, "d": 3, "e": 1}
     values = {
         "a": [1.0],

@@ -34,7 +34,7 @@ def test_a_crash_in_the_first_line_starts_over(tmp_path):
 
 
 def test_what_two_writers_left_is_read(tmp_path):
-    """Both began with the identity, and made the same pictures."""
+    """Two writers both began with the identity and made the same pictures."""
     first, second = Store(tmp_path, IDENTITY), Store(tmp_path, IDENTITY)
     for store in (first, second):
         store.add("[]", ITEMS)
@@ -69,7 +69,7 @@ def test_other_results_are_never_mixed(tmp_path, change):
 
 
 def test_folders_without_the_configs_of_a_model_know_no_better(tmp_path):
-    """They were written before configs counted; what is begun now is held to them."""
+    """Such folders were written before configs counted; folders begun now must match in them."""
     Store(tmp_path, IDENTITY).add("[]", ITEMS)
     assert len(Store(tmp_path, IDENTITY | {"configs": "a"}).done) == 4
     new = tmp_path / "new"
@@ -80,7 +80,7 @@ def test_folders_without_the_configs_of_a_model_know_no_better(tmp_path):
 
 
 def test_a_folder_is_claimed_by_the_first_verdict(tmp_path):
-    """What is refused before it has judged anything leaves the folder to others."""
+    """A run that is refused before its first verdict leaves the folder to others."""
     Store(tmp_path, IDENTITY)
     assert not list(tmp_path.iterdir())
     other = IDENTITY | {"call": {"steps": 4}}
@@ -119,7 +119,7 @@ def test_lines_of_something_else_are_one_sentence(tmp_path, number, change, word
 
 
 def test_verdicts_of_older_versions_are_read(tmp_path):
-    """Fields with a default came later."""
+    """Older lines lack the fields with a default."""
     Store(tmp_path, IDENTITY).add("[]", ITEMS)
     lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
     for line in lines[1:]:

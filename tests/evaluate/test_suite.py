@@ -19,7 +19,7 @@ def test_questions_fit_their_task_and_split(name):
 
 
 def test_committed_results_can_be_made_again():
-    """Prompts and noise of the first five tasks are those from before there was a sixth."""
+    """Prompts and noise of the first five tasks have not changed since there was a sixth."""
     found = questions("held-out", 2)
     assert [q.item.seed for q in found[::2]] == [*range(50_000, 100_000, 10_000), 10**15 + 10_000]
     assert [q.item.prompt for q in found if q.task == "two_object"] == [

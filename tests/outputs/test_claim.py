@@ -1,4 +1,4 @@
-"""A folder has one writer; a writer that was killed leaves nothing that stands in the way."""
+"""Test that a folder has one writer, and that a killed writer does not block the next one."""
 
 import json
 import os

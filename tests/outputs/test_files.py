@@ -1,4 +1,4 @@
-"""Files are complete or absent, and folders are checked before any work is done."""
+"""Test that files are complete or absent, and that folders are checked before any work is done."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_names_of_files_are_no_output_folders(tmp_path):
 
 @pytest.fixture
 def read_only_folder():
-    """A folder in which this process may not write: root, who may write everywhere, is nobody meanwhile."""
+    """Make a folder in which this process may not write; root becomes nobody meanwhile."""
     if not hasattr(os, "geteuid"):
         pytest.skip("folders have no write permission to take away on Windows; run it on Linux or macOS")
     folder, user = Path(tempfile.mkdtemp()), os.geteuid()  # not tmp_path, whose parents are its owner's alone

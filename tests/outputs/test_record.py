@@ -1,4 +1,4 @@
-"""The record of a picture comes back from its file."""
+"""Test that the record of a picture comes back from its file."""
 
 from importlib import metadata
 

@@ -8,7 +8,7 @@ from diffusers_ext.outputs.video import check, write_video
 
 
 def movie(height, width, frames=9):
-    """A bright bar that wanders over a gradient."""
+    """Draw a bright bar that moves over a gradient."""
     ramp = np.linspace(40, 200, width, dtype=np.uint8)
     clip = np.broadcast_to(ramp[None, None, :, None], (frames, height, width, 3)).copy()
     for i in range(frames):

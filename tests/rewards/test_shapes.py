@@ -19,7 +19,7 @@ PROMPTS = ["a red circle and a blue square", "two green stars"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An untrained reward saved the way the shipped one is."""
+    """Save an untrained reward the way the shipped one is saved."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("reward")
     save_half(build_reward(), folder)
@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_stock_model_and_processor(folder, reward):
     ("height", "width"), [(64, 64), (128, 128), (48, 48), (96, 160), (67, 64), (65, 200)]
 )
 def test_preprocessing_equals_the_saved_processor(reward, height, width):
-    """Exactly at the model's own size; where it resizes, PIL rounds to 8 bits after each of two passes."""
+    """They agree exactly at the model's own size; on resizing, PIL rounds to 8 bits after both passes."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(60, 196, (12, 12, 3), np.uint8))  # PIL also clips after each pass
     image = coarse.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""One picture of many that cannot be made: it fails with a sentence that fits, and the others go on."""
+"""Test one picture of many that cannot be made: it fails with a fitting sentence, and the others go on."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from diffusers_ext.errors import ConflictError
 from diffusers_ext.sampling.failures import BrokenImageError, bad_weight, hits_all, out_of_memory, reason_of
 from diffusers_ext.sampling.generate import applied, generate
 from diffusers_ext.sampling.items import Item
-from diffusers_ext.sampling.progress import Watch
+from diffusers_ext.sampling.progress import Progress
 from tests import picture_faults as faults
 from tests.tiny_models import wan
 
@@ -19,13 +19,13 @@ ITEMS = [Item(f"a red circle {i}", i) for i in range(5)]
 
 
 def run(pipe, items=ITEMS, batch=3, call=CALL):
-    """Pictures by seed, the watch, and what it said."""
+    """Return pictures by seed, the progress, and what it printed."""
     said = []
-    with Watch(len(items), say=said.append) as watch:
+    with Progress(len(items), say=said.append) as progress:
         made = {
-            p.item.seed: np.asarray(p.image) for g in generate(pipe, items, call, batch, watch) for p in g
+            p.item.seed: np.asarray(p.image) for g in generate(pipe, items, call, batch, progress) for p in g
         }
-    return made, watch, said
+    return made, progress, said
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def run(pipe, items=ITEMS, batch=3, call=CALL):
 def test_one_bad_picture_does_not_take_the_others_with_it(pipe, act, words, batch):
     plain = {p.item.seed: np.asarray(p.image) for g in generate(pipe, ITEMS, CALL, batch) for p in g}
     faults.Fault(pipe, [1], act)
-    made, watch, said = run(pipe, batch=batch)
+    made, progress, said = run(pipe, batch=batch)
     assert made.keys() == {0, 2, 3, 4}
     assert all(np.abs(made[s].astype(int) - plain[s].astype(int)).max() <= 1 for s in made)
-    (failed,) = watch.failures
+    (failed,) = progress.failures
     assert failed.item == ITEMS[1] and words in failed.reason and failed.reason.count("; ") == 1
     assert said[-1] == f"failed: {failed.reason}" and "float32, " not in failed.reason
 
@@ -57,17 +57,17 @@ def test_one_bad_picture_does_not_take_the_others_with_it(pipe, act, words, batc
 def test_clips_fail_one_by_one_too():
     pipe = wan.pipeline()
     faults.Fault(pipe, [0], faults.not_a_number)
-    made, watch, _ = run(pipe, ITEMS[:2], 2, CLIP)
+    made, progress, _ = run(pipe, ITEMS[:2], 2, CLIP)
     assert made.keys() == {1}
-    assert [f.item.seed for f in watch.failures] == [0]
+    assert [f.item.seed for f in progress.failures] == [0]
 
 
 def test_a_batch_that_does_not_fit_is_made_one_at_a_time_from_then_on(pipe):
     fault = faults.Fault(
         pipe, range(9), lambda x, rows: faults.out_of_memory(x, rows) if len(x) > 1 else None
     )
-    made, watch, said = run(pipe)
-    assert made.keys() == set(range(5)) and not watch.failures
+    made, progress, said = run(pipe)
+    assert made.keys() == set(range(5)) and not progress.failures
     assert said == ["3 images at a time do not fit into memory; going on with one at a time"]
     assert fault.calls == 1 + 5, "no second batch was tried"
 
@@ -121,10 +121,11 @@ def test_what_the_host_refuses_is_raised_at_once(pipe):
 
 def test_a_run_of_which_nothing_comes_is_given_up(pipe):
     fault = faults.Fault(pipe, range(9), faults.out_of_memory)
-    made, watch, _ = run(pipe, [Item("a", i) for i in range(9)], batch=1)
-    assert not made and fault.calls == 5 and len(watch.failures) == 9
+    made, progress, _ = run(pipe, [Item("a", i) for i in range(9)], batch=1)
+    assert not made and fault.calls == 5 and len(progress.failures) == 9
     assert (
-        "not tried" in watch.failures[-1].reason and "the first 5 failed alike" in watch.failures[-1].reason
+        "not tried" in progress.failures[-1].reason
+        and "the first 5 failed alike" in progress.failures[-1].reason
     )
 
 
@@ -146,6 +147,6 @@ def test_memory_of_every_allocator_is_known():
 def test_the_cause_is_shown_where_it_was_asked_for(pipe):
     faults.Fault(pipe, [0], faults.any_error)
     said = []
-    with Watch(1, say=said.append, debug=True) as watch:
-        assert not list(generate(pipe, ITEMS[:1], CALL, 1, watch))
+    with Progress(1, say=said.append, debug=True) as progress:
+        assert not list(generate(pipe, ITEMS[:1], CALL, 1, progress))
     assert "Traceback" in said[0] and "any_error" in said[0]

@@ -1,4 +1,4 @@
-"""Arguments of guidance over all families: one that is asked changes the picture, or is refused."""
+"""Test guidance arguments over all families: one that is asked changes the picture, or is refused."""
 
 import inspect
 import itertools
@@ -16,7 +16,7 @@ from tests.hosts import HOSTS, every_host, host
 from tests.tiny_models import flux, hunyuan_video, unet
 
 VALUES = {"negative_prompt": "blue", "guidance_scale": 6.5, "true_cfg_scale": 3.0}  # nobody's defaults
-# HunyuanVideo without guidance embedding belongs to no host of the other tests.
+# No other test has a HunyuanVideo without guidance embedding.
 EMBEDLESS = pytest.param(
     lambda: hunyuan_video.pipeline(guidance_embeds=False), host("hunyuan-video"), id="hunyuan-video-plain"
 )
@@ -59,7 +59,7 @@ def test_what_is_asked_changes_the_picture_or_is_refused(build, tiny, cfg, optio
 
 @every_host
 def test_the_rule_is_that_of_the_host(host):
-    """Counts the rows and calls of the denoiser, which CFG doubles."""
+    """Count the rows and calls of the denoiser, which CFG doubles."""
     pipe = host.build()
     rows = []
     for name in ("unet", "transformer", "transformer_2"):
@@ -192,7 +192,7 @@ def test_the_end_of_a_negative_prompt_is_not_lost_in_silence(cli, saved_model, t
 
 
 def test_a_schedule_of_too_few_steps():
-    """Mochi's divides by half of them."""
+    """The schedule of Mochi divides by half of the number of steps."""
     tiny = host("mochi")
     with pytest.raises(
         ValueError, match="MochiPipeline cannot divide its schedule into 1 steps; ask for more"

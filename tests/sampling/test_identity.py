@@ -1,4 +1,4 @@
-"""The record of a picture: all that moves its pixels is in it and in the name, and says what is skipped."""
+"""Test the record of a picture: all that moves its pixels is in it and in the name, and decides skipping."""
 
 import json
 import shutil

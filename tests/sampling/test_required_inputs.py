@@ -1,4 +1,4 @@
-"""Pipelines that need more than a prompt: all of the host by signature, and tiny ones on the command line."""
+"""Test pipelines that need more than a prompt: all of diffusers by signature, tiny ones by commands."""
 
 import inspect
 import re
@@ -24,7 +24,7 @@ from tests.tiny_models import flux, sd3, unet, wan
 
 
 def table(pattern):
-    """Pipelines in the tables from which diffusers itself chooses one for a task."""
+    """Return the pipelines in the tables from which diffusers itself chooses one for a task."""
     tables = [getattr(auto_pipeline, name) for name in dir(auto_pipeline) if re.fullmatch(pattern, name)]
     return sorted({cls.__name__ for table in tables for cls in table.values()})
 
@@ -54,7 +54,7 @@ def test_what_the_host_calls_text_to_something_needs_a_prompt_alone(name):
     "name", table(r"AUTO_(IMAGE2IMAGE|INPAINT|IMAGE2VIDEO|VIDEO2VIDEO)_PIPELINES_MAPPING")
 )
 def test_what_the_host_calls_something_else_needs_media(name):
-    """Or can do without, by its own annotation: then a failure for want of it is what tells."""
+    """Or it can do without, by its own annotation; then only a failure without it shows the need."""
     pipeline = cls(name)
     parameters = inspect.signature(pipeline.__call__).parameters
     needs = missing(pipeline)

@@ -1,4 +1,4 @@
-"""Staged image-to-image: equal to the host's pipelines called by hand, and everything put back."""
+"""Test staged image-to-image: it equals diffusers' pipelines called by hand, and restores everything."""
 
 from dataclasses import replace
 

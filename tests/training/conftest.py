@@ -1,4 +1,4 @@
-"""What the runs of the image models share: an untrained autoencoder and a stream in small portions."""
+"""Share what the runs of the image models need: an untrained autoencoder and small shards."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from diffusers_ext.zoo.models import build_vae
 
 @pytest.fixture(scope="module")
 def small_shards():
-    """128 samples a shard; a run of few steps draws no more."""
+    """Use 128 samples per shard; a run of few steps draws no more."""
     whole, latents.SHARD = latents.SHARD, 128
     yield
     latents.SHARD = whole

@@ -1,4 +1,4 @@
-"""Does a run begin as its log says? An exported model's card and log are all that a rerun needs."""
+"""Check that a run begins as its log says; a rerun needs only the card and the log of an exported model."""
 
 import json
 import os
@@ -16,16 +16,16 @@ def card_of(model):
 
 
 def losses_of(log, steps):
-    """Losses of the first `steps` steps of a log; each must be there."""
+    """Return the losses of the first `steps` steps of a log; each must be there."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     return torch.tensor([losses[step] for step in range(1, steps + 1)])
 
 
 def rerun(model, objective_class, steps, out, *, compile=False):
-    """Losses of the first `steps` steps of a run from the seed and recipe on the card of `model`.
+    """Return the losses of the first `steps` steps of a run from the seed and recipe on the card of `model`.
 
-    The run is stopped as a user would stop it, so that its schedule is that of the whole run.
+    The run is stopped as a user would stop it, so that it has the schedule of the complete run.
     """
 
     class Stopped(objective_class):

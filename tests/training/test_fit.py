@@ -80,7 +80,7 @@ def test_a_checkpoint_of_before_there_were_identities_goes_on(tmp_path):
 
 
 class Slow(VAEObjective):
-    """Prepares data for ever, as one with a teacher does for minutes."""
+    """Prepare data for ever, as an objective with a teacher does for minutes."""
 
     def inputs(self, step, progress):
         end = time.monotonic() + 300
@@ -91,7 +91,7 @@ class Slow(VAEObjective):
 
 @pytest.mark.parametrize("past", [0, 3600])
 def test_minutes_count_the_preparation(tmp_path, capsys, past):
-    """Before the loop, `past`, and in it; what was begun goes on as if nothing had been."""
+    """Time passes before the loop, and in it; a run that was stopped goes on as if nothing had happened."""
     run = Run(minutes=0.002, started=time.perf_counter() - past)
     before = signal.getsignal(signal.SIGALRM)
     assert not fit(Slow(TINY), tmp_path / "run", run)
@@ -103,7 +103,7 @@ def test_minutes_count_the_preparation(tmp_path, capsys, past):
 
 
 def test_a_full_disk_ends_in_a_sentence(tmp_path):
-    """A limit on the size of files stands for the disk."""
+    """A limit on the size of files simulates the disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert not fit(VAEObjective(TINY), tmp_path, Run(minutes=0))
     before = (tmp_path / "checkpoint.pt").read_bytes()

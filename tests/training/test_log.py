@@ -12,7 +12,7 @@ def test_log_lines_are_json(tmp_path):
 
 
 def test_a_log_goes_back_to_a_step(tmp_path):
-    """A crash leaves lines past the checkpoint, half a line, and with older code one glued to the next."""
+    """A crash leaves lines past the checkpoint, half a line, and with older code two lines joined."""
     log = Log(tmp_path / "log.jsonl")
     assert log.read() == []
     for step in range(1, 6):

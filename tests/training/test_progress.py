@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def test_the_share_is_that_of_the_pictures_on_the_sheet(tmp_path):
-    """Few steps of the shipped model give right and wrong pictures; frames tell which."""
+    """Few steps of the shipped model give right and wrong pictures; frames show which."""
     pipe = dx.load("shapes-sd3")
     pipe.set_progress_bar_config(disable=True)
     sheet = tmp_path / "made" / "sheet.png"

@@ -1,4 +1,4 @@
-"""The committed runs begin again as their logs say."""
+"""Test that the committed runs begin again as their logs say."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ ONE_PLAN = [o for o in IMAGE if not card_of(catalogue.WEIGHTS / o.name).get("his
 # Relative. The committed run saw its autoencoder in fp32; the shipped one is rounded to fp16, which changes
 # losses by 3e-4 at first (with the fp32 one all are equal to the last bit), and steps pile that up.
 SAME_MACHINE, OTHER_MACHINE = 1e-3, 1e-2  # of the first losses: matrix units round otherwise elsewhere
-FIRST, WINDOW, CURVE = 20, 20, 3e-2  # from then on means over so many steps are compared
+FIRST, WINDOW, CURVE = 20, 20, 3e-2  # later, means over this number of steps are compared
 
 
 def test_at_least_one_model_was_trained_by_one_plan():

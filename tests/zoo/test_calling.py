@@ -1,4 +1,4 @@
-"""Models of the zoo, called as they are, and everything that a stock pipeline can do besides."""
+"""Test models of the zoo with their own defaults, and everything else that a stock pipeline can do."""
 
 import copy
 import inspect
@@ -70,9 +70,7 @@ def test_it_saves_as_the_stock_class(tmp_path):
     stock = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "copy")
     assert type(stock) is StableDiffusion3Pipeline
     made = draw(stock, **catalogue.MODELS["shapes-sd3"].call)
-    assert np.allclose(draw(pipe), made, atol=1e-4), (
-        "weights that lie elsewhere in memory may round otherwise"
-    )
+    assert np.allclose(draw(pipe), made, atol=1e-4), "weights elsewhere in memory may round otherwise"
 
 
 def test_other_pipelines_can_be_made_of_it():

@@ -1,4 +1,4 @@
-"""Models that differ in one component are kept once; they load, verify and count as if they were whole."""
+"""Test models that share components: they load, verify and count like models with all components."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ CALL = {**catalogue.MODELS["shapes-sd3"].call, "num_inference_steps": 2, "output
 
 
 def folder_of(out, transformer):
-    """shapes-sd3 with another transformer, saved whole, with a card."""
+    """Save shapes-sd3 with another transformer and all its components, with a card."""
     shutil.copytree(catalogue.path("shapes-sd3"), out)
     shutil.rmtree(out / "results")
     transformer.half().save_pretrained(out / "transformer")
@@ -33,27 +33,27 @@ def fine():
 
 
 @pytest.fixture
-def whole(tmp_path, fine):
-    return folder_of(tmp_path / "whole", fine)
+def complete(tmp_path, fine):
+    return folder_of(tmp_path / "complete", fine)
 
 
 @pytest.fixture
-def shared(tmp_path, whole):
-    folder = shutil.copytree(whole, tmp_path / "shared")
+def shared(tmp_path, complete):
+    folder = shutil.copytree(complete, tmp_path / "shared")
     parts = {part.name for part in folder.iterdir() if part.is_dir()}
     assert set(share(folder, "shapes-sd3")) == parts - {"transformer"}
     return folder
 
 
-def test_a_folder_that_shares_draws_what_the_whole_one_draws(whole, shared):
+def test_a_folder_that_shares_draws_what_the_complete_one_draws(complete, shared):
     assert sorted(f.name for f in shared.iterdir() if f.is_dir()) == ["transformer"]
     pictures = []
-    for folder in (whole, shared):
+    for folder in (complete, shared):
         pipe = dx.load(folder)
         pipe.set_progress_bar_config(disable=True)
         pictures.append(pipe("a red circle", generator=torch.Generator().manual_seed(0), **CALL).images)
     assert torch.equal(*pictures)
-    assert marks(shared) == marks(whole)
+    assert marks(shared) == marks(complete)
 
 
 def test_components_of_the_caller_go_first(shared):
@@ -93,7 +93,7 @@ def test_a_lender_that_the_zoo_does_not_have_lends_nothing(tmp_path):
 
 
 def test_the_fine_model_begins_where_the_coarse_one_stands():
-    """On latents that are alike within each patch, with the same text, a block of either sees the same."""
+    """If latents are equal within each patch, a block of either model sees the same for the same text."""
     coarse = dx.load("shapes-sd3").transformer
     fine = refine(coarse)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

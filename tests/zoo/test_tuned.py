@@ -1,4 +1,4 @@
-"""What the zoo ships as settings of guidance, and is the default there, was measured to do no harm.
+"""Test that the guidance settings that the zoo ships as defaults were measured to do no harm.
 
 `METHOD.json` beside the weights holds the measurement with the settings: neither changes without the other.
 """
@@ -32,7 +32,7 @@ def test_compare_without_options_has_tuned_settings_on_every_model():
 
 @tuned
 def test_the_default_is_not_significantly_worse_than_plain(path):
-    """McNemar's test on pairs of equal prompt and seed, none of which had a part in the choice."""
+    """Apply McNemar's test to pairs of equal prompt and seed, none of which had a part in the choice."""
     pair = json.loads(path.read_text())["confirmed"]["paired"]
     assert pair["n"] >= PROMPTS
     assert pair["difference"] == pytest.approx((pair["wins"] - pair["losses"]) / pair["n"])

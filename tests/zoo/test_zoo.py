@@ -16,7 +16,7 @@ from diffusers_ext.zoo.models import build_sd3, build_vae
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An untrained model saved the way the shipped one is, with a card."""
+    """Save an untrained model the way the shipped one is saved, with a card."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("zoo") / "shapes-sd3"
     save_half(build_sd3(build_vae()), folder)
@@ -37,16 +37,16 @@ def test_intact_weights_pass(folder):
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_3"])
 def test_a_damaged_file_is_named(folder, part):
     file = next(folder.glob(f"{part}/*.safetensors"))
-    whole = file.read_bytes()
+    complete = file.read_bytes()
     try:
-        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        file.write_bytes(complete[:-1] + bytes([complete[-1] ^ 1]))
         with pytest.raises(ValueError, match=rf"sha256 of .*{part}/{file.name} must match"):
             cards.verify_weights(folder)
         file.unlink()
         with pytest.raises(ValueError, match=rf"{part}/{file.name} .* found nothing"):
             cards.verify_weights(folder)
     finally:
-        file.write_bytes(whole)
+        file.write_bytes(complete)
 
 
 def test_a_lora_beside_the_weights_is_no_business_of_the_card(folder):
@@ -109,8 +109,10 @@ def test_the_zoo_is_smaller_than_forty_mebibytes():
 
 @pytest.mark.parametrize("name", catalogue.MODELS)
 def test_a_shipped_model_draws_most_single_objects(name):
-    """Held-out ones, by the stock class and the arguments on its card; one that shares components is a
-    transformer for the folder that has the others."""
+    """Objects are held out, drawn by the stock class with the arguments on its card.
+
+    A model that shares components is loaded as a transformer for the folder that has the others.
+    """
     model, home, own = catalogue.MODELS[name], catalogue.path(name), {}
     if lender := cards.card(home).get("shares"):
         own["transformer"] = diffusers.SD3Transformer2DModel.from_pretrained(home / "transformer")

@@ -1,1 +1,1 @@
-"""What an evaluation shows: tables, charts, galleries and HTML pages."""
+"""Show an evaluation in tables, charts, galleries and HTML pages."""

@@ -49,7 +49,7 @@ def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks
 
 
 def _share(entry: Mapping[str, Any] | None) -> list[str]:
-    """Lines of a cell: the share, and its interval where there is one."""
+    """Return the lines of a cell: the share, and its interval if there is one."""
     if not entry:
         return ["no ground truth"]
     if not enough(entry):

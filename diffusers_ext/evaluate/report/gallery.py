@@ -33,7 +33,10 @@ def gallery(title: str, ours: Column, plain: Column | None = None, remarks: Sequ
 
 
 def _section(title: str, rows: Sequence[tuple[Judged, ...]], columns: tuple[Column, ...]) -> dict[str, Any]:
-    """A heading; for each task the number of such pictures and the first of them; the tasks without any."""
+    """Return a heading, then for each task the number of such pictures and the first ones.
+
+    Tasks without any are named at the end.
+    """
     asked = columns[-1].judged
     shelves, none = [], []
     for task in [t for t in TASKS if any(j.task == t for j in asked)]:
@@ -49,7 +52,7 @@ def _section(title: str, rows: Sequence[tuple[Judged, ...]], columns: tuple[Colu
 
 
 def _row(row: tuple[Judged, ...], columns: tuple[Column, ...]) -> tuple[Judged, list[tuple[str, Figure]]]:
-    """A verdict that has prompt and seed, and a figure for each column; one column needs no label."""
+    """Return a verdict, for its prompt and seed, and a figure for each column; one column needs no label."""
     labels = [c.label if len(columns) > 1 else "" for c in columns]
     return row[0], [(label, _figure(j, c)) for label, j, c in zip(labels, row, columns, strict=True)]
 

@@ -107,7 +107,7 @@ def wrap(
 def _pieces(
     draw: ImageDraw.ImageDraw, word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> list[str]:
-    """A word, cut where it alone is wider than a line."""
+    """Cut a word that is wider than a line into pieces."""
     word = word[:400]
     pieces, start = [], 0
     for end in range(1, len(word) + 1):

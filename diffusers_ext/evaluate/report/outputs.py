@@ -15,7 +15,10 @@ from .plot import accuracies, save
 
 
 def write(folder: Path, found: Mapping[str, Any], ours: Column, plain: Column | None = None) -> list[Path]:
-    """Write all files and return their paths; results.json is last, so where it exists, the others do."""
+    """Write all files and return their paths.
+
+    results.json is written last, so if it exists, the others do.
+    """
     made = [folder / "table.md", *save(accuracies(found, ours.label), folder / "accuracy")]
     write_text(made[0], markdown(found, ours.label) + "\n")
     title = f"{found['model']}: {ours.label} on {found['suite']} prompts"
@@ -49,7 +52,7 @@ def markdown(found: Mapping[str, Any], label: str) -> str:
 
 
 def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
-    """Say in a sentence each what the figures were measured on and where the methods ran."""
+    """Return sentences on what the figures were measured on and in which modules the methods ran."""
     pace = f"{label} takes {found['seconds_per_image']:.2f} s an image"
     if plain := found.get("plain"):
         pace += f", plain {plain['seconds_per_image']:.2f} s"

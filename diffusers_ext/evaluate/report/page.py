@@ -13,7 +13,7 @@ from ..score import Judged
 class Figure:
     """A figure is a picture over its verdict, in words (`text`) and in colour (`kind`: good, bad or empty).
 
-    `source` is a data URL, empty where no picture was made. `size` is `small` for pictures that are enlarged
+    `source` is a data URL, empty if no picture was made. `size` is `small` for pictures that are enlarged
     without smoothing.
     """
 

@@ -51,8 +51,8 @@ def points(
 ) -> None:
     """Add points in percent at `entries[i][key]` with bars from `low` to `high`; `place` picks the look."""
     y = [100 * e[key] for e in entries]
-    # Percentile intervals need not hold the point; a bar of negative length would be refused.
-    # Fewer than ten pictures get none: it would be as long as the axis.
+    # A percentile interval may not contain the point; matplotlib refuses bars of negative length.
+    # Fewer than ten pictures get no bar: it would be as long as the axis.
     below = [max(v - 100 * e["low"], 0) * enough(e) for v, e in zip(y, entries, strict=True)]
     above = [max(100 * e["high"] - v, 0) * enough(e) for v, e in zip(y, entries, strict=True)]
     axes.errorbar(

@@ -1,1 +1,1 @@
-"""Training data: latents, shards and pairs of a teacher."""
+"""Make and store training data: latents, shards and pairs of a teacher."""

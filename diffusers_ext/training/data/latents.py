@@ -1,4 +1,4 @@
-"""The training set of the image models: an endless stream, encoded once, kept in shards, reused."""
+"""Make the training set of the image models: an endless stream, encoded once, kept in shards, reused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ SHARD = 4096  # samples
 
 
 class Batch(NamedTuple):
-    """Latents [B, 4, 16, 16], token ids [B, 24] and the share of each latent under objects [B, 1, 16, 16]."""
+    """A batch holds latents [B, 4, 16, 16], token ids [B, 24] and object cover [B, 1, 16, 16].
+
+    Object cover is the share of each latent pixel under objects.
+    """
 
     latents: torch.Tensor
     ids: torch.Tensor
@@ -44,16 +47,16 @@ def drop_captions(
 def object_weight(cover: torch.Tensor, recipe: StreamRecipe, progress: float) -> torch.Tensor:
     """Return the loss weight [B, 1, 16, 16], mean 1, from the share of each latent under objects.
 
-    A small object weighs little in the mean over pixels, and blank pictures result. The extra weight cures
-    that but biases the minimiser wherever an object may or may not be (one too many is drawn), so it fades
-    out early and most of the run is unweighted.
+    A small object weighs little in the mean over pixels, so the model would draw blank pictures. The extra
+    weight cures that. But it biases the minimum at places that may or may not hold an object, and one object
+    too many is drawn. So it fades out early, and most of the run is unweighted.
     """
     weight = 1 + recipe.foreground * max(0.0, 1 - progress / recipe.foreground_until) * cover
     return weight / weight.mean()
 
 
 class LatentStream:
-    """Pictures of the stream `seed`, encoded."""
+    """Encode the pictures of the stream `seed`."""
 
     def __init__(
         self,

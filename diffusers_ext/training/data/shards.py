@@ -1,4 +1,4 @@
-"""Samples 0, 1, 2, ... kept in files: made when first needed, reused, made again identically when lost."""
+"""Keep samples 0, 1, 2, ... in files: made when first needed, reused, and made again identically if lost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Shards:
-    """`make(number)` gives named arrays [size, ...] for the samples from `number` x `size` on, at once or in
-    pieces; what it gives depends on its argument alone. The pieces of a run that was stopped are kept, and
-    `make(number, done)` gives those after the first `done` samples.
+    """Draw training samples from files (shards) that `make` fills.
 
-    Training starts after `first` samples instead of after the whole set; from then on one sample more may be
-    drawn for each `reuse` used, so a run never sees the end of its data.
+    `make(number)` returns named arrays [size, ...] for the samples from `number` x `size` on, at once or in
+    pieces. They depend on its argument alone. The pieces of a run that was stopped are kept, and
+    `make(number, done)` returns the pieces after the first `done` samples.
+
+    Training starts after `first` samples, before the complete set exists. From then on one sample more may be
+    drawn for each `reuse` samples used, so a run never sees the end of its data.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Shards:
                 for piece in [made] if isinstance(made, Mapping) else made:
                     pieces.append(piece)
                     tick(_rows(piece))
-        except BaseException:  # a stop request above all
+        except BaseException:  # stop requests above all
             if len(pieces) > found:
                 with replacing(part, parents=True) as file:
                     np.savez(file, **_joined(pieces))

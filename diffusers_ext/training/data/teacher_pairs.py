@@ -1,4 +1,4 @@
-"""What a teacher makes of noise: starting points and ends of its guided trajectories, with their captions."""
+"""Make pairs with a teacher: start and end of its guided trajectories from noise, with their captions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 128  # pictures the teacher makes at a time
 
 
 class Pairs(NamedTuple):
-    """Noise [B, 4, 16, 16], the latents made of it [B, 4, 16, 16] and token ids [B, 24]."""
+    """Hold noise [B, 4, 16, 16], the latents made of it [B, 4, 16, 16] and token ids [B, 24]."""
 
     noise: torch.Tensor
     latents: torch.Tensor
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 
 
 class TeacherPairs:
-    """Captions of the training stream `seed`, answered by the pipeline `teacher` with arguments `call`."""
+    """Make pairs for the captions of the training stream `seed`, by the pipeline `teacher` with `call`."""
 
     def __init__(
         self,

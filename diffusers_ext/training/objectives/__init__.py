@@ -1,1 +1,1 @@
-"""One training objective in each file."""
+"""Each file holds one training objective."""

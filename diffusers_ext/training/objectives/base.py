@@ -1,4 +1,4 @@
-"""What objectives of image pipelines share: the parts that move, compiled blocks, scores, the stream."""
+"""Share what objectives of pipelines need: trained parts, compiled blocks, scores, the data stream."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DENOISERS = frozenset({"transformer", "unet"})
 
 
 class DiffusionObjective:
-    """A pipeline of the zoo, some of whose components learn.
+    """Train some components of a pipeline of the zoo.
 
     A subclass names what it trains and gives `hidden`, `blocks`, `inputs` and `denoising_loss`.
     """
 
-    name: str  # in the zoo
+    name: str  # name in the zoo
     trained: tuple[str, ...]  # components of the pipeline
 
     def __init__(self, pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, compile: bool):
@@ -70,11 +70,12 @@ class DiffusionObjective:
 
 
 class StreamObjective(DiffusionObjective):
-    """A pipeline that learns to denoise the stream `seed`, encoded by `vae` into the folder `cache`.
+    """Train a pipeline to denoise the stream `seed`, encoded by `vae` into the folder `cache`.
 
-    The weights come from the folder `start` as far as it holds them, else from the seed; a run that goes on
-    names the components that it was `given` so at its own start. A subclass names its recipe, what builds the
-    untrained pipeline around the autoencoder, and the stream unless that is pictures.
+    Components that the folder `start` holds get their weights from there, the others from the seed. A run
+    that goes on names in `given` the components that its own start held. A subclass names its recipe and the
+    function that builds the untrained pipeline around the autoencoder. It also names the stream, unless that
+    consists of pictures.
     """
 
     config: type[StreamRecipe]
@@ -104,7 +105,7 @@ class StreamObjective(DiffusionObjective):
 
 
 class FlowObjective(StreamObjective):
-    """A pipeline that learns flow matching; a subclass names the number of tokens of long and short text."""
+    """Train a pipeline by flow matching; a subclass gives the number of tokens of short and long text."""
 
     recipe: FlowRecipe
     lengths: tuple[int, int]  # the zoo's call default and the default of the stock pipeline
@@ -128,8 +129,10 @@ def flow_inputs(
     used: int,
     progress: float,
 ) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what a step of flow matching draws: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
-    `lengths`, when `used` samples and the share `progress` of the run are behind it.
+    """Draw what a step of flow matching needs: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
+    `lengths`.
+
+    Before this step the run has used `used` samples and finished the share `progress`.
     """
     import torch
 
@@ -148,10 +151,10 @@ def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[st
 
 
 def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[str]:
-    """Take over the weights of those parts that a folder holds: a saved pipeline's, or just a text encoder's.
-    Returns their names.
+    """Load the weights of the parts that a folder holds, and return the names of these parts.
 
-    Raises `FileNotFoundError` where it holds none of them.
+    The folder is a saved pipeline, or just a text encoder. Raises `FileNotFoundError` if it holds none of the
+    parts.
     """
     import torch
 
@@ -170,7 +173,7 @@ def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[st
 
 
 def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:
-    """Compile blocks in place; training, evaluation and other lengths of text are graphs of their own."""
+    """Compile blocks in place; training, evaluation and each length of text have a graph of their own."""
     import torch
 
     torch._dynamo.config.recompile_limit = 32
@@ -179,8 +182,10 @@ def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:
 
 
 def plain_attention() -> partial:
-    """A context in which attention is two matrix products: on a CPU the backward pass of the fused kernel
-    takes two fifths of a step."""
+    """Compute attention as two matrix products in this context.
+
+    On a CPU the backward pass of the fused kernel takes two fifths of a step.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

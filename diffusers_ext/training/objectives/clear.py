@@ -1,9 +1,10 @@
-"""Distils a sparse attention method: a copy of a model learns to give with it what the model gives alone.
+"""Distil a sparse attention method: with it, a copy of a model learns to predict what the model predicts.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112), and its published training code. Loss: flow matching + 0.5 * mean square between the velocities
-of student and teacher + 0.5 * the same between their attention outputs, before the projection out, averaged
-over layers. Both see the same noisy latents. Only the attention projections of the image stream learn.
+2412.16112), and its published training code. The loss has three terms: flow matching, 0.5 * mean square
+between the velocities of student and teacher, and 0.5 * mean square between their attention outputs. These
+outputs are taken before the projection out and averaged over layers. Both models see the same noisy latents.
+Only the attention projections of the image stream learn.
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ if TYPE_CHECKING:
     from ...core import Site
     from ...processors.sparse.method import SparseMethod
 
-LEARN = "to_q", "to_k", "to_v", "to_out.0"  # of an attention module; those of the text stream stay
+LEARN = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+)  # layers of an attention module; those of the text stream stay as they are
 PROBE = -1  # number of the step whose noise is never trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilConfig(FlowRecipe):
-    """Recipe of a student."""
+    """This is the recipe of a student."""
 
     samples: int = 32_000
     batch: int = 32
@@ -53,13 +59,14 @@ class DistilConfig(FlowRecipe):
     evaluate_every: int = 8_000
     velocity: float = 0.5  # weight of the distance to the teacher's velocity
     attention: float = 0.5  # weight of the distance to the teacher's attention outputs
-    attention_every: int = 1  # of the layers whose outputs are compared; the published code takes each fourth
+    attention_every: int = 1  # outputs of every n-th layer are compared; the published code takes each fourth
 
 
 class DistilObjective(DiffusionObjective):
-    """A copy of the pipeline `teacher` with `method` on its transformer; latents lie in the folder `cache`.
+    """Train a copy of the pipeline `teacher` with `method` on its transformer.
 
-    `close()` takes the method off again; before that the transformer cannot be saved as a stock one.
+    Latents are kept in the folder `cache`. `close()` takes the method off again. Before that the transformer
+    cannot be saved as a stock one.
     """
 
     name = "clear"
@@ -91,28 +98,28 @@ class DistilObjective(DiffusionObjective):
         self.sites = method.select(family_of(student).sites(student, ""))
         for p in learning(student, self.sites).values():
             p.requires_grad_(True)
-        self.watches = Watch(recipe.attention_every), Watch(recipe.attention_every)
+        self.records = Watch(recipe.attention_every), Watch(recipe.attention_every)
         self.sessions: list[Session] = [
-            apply(student, method, self.watches[0]),
-            apply(self.teacher, self.watches[1]),
+            apply(student, method, self.records[0]),
+            apply(self.teacher, self.records[1]),
         ]
         pools = isinstance(method, CLEAR) and method.downsample
-        self.far = self.sessions[0].cores(method) if pools else {}
-        for core in self.far.values():
+        self.pooled = self.sessions[0].cores(method) if pools else {}
+        for core in self.pooled.values():
             start = core.spatial_weight
             core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())
         self.stream = LatentStream(pipe.vae, pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
 
     def close(self) -> None:
-        """Takes the method off the student, and the watch off both."""
+        """Take the method off the student, and the recording of attention off both models."""
         for session in self.sessions:
             session.close()
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Gives the projections of the image stream, and the weights of pooled tokens, if any."""
-        far = {f"far.{site.name}": core.spatial_weight for site, core in self.far.items()}
+        """Return the projections of the image stream, and the weights of pooled tokens, if any."""
+        pooled = {f"far.{site.name}": core.spatial_weight for site, core in self.pooled.items()}
         names = learning(self.pipe.transformer, self.sites)
-        return {f"transformer.{name}": p for name, p in names.items()} | far
+        return {f"transformer.{name}": p for name, p in names.items()} | pooled
 
     def hidden(self, name: str) -> bool:
         return name.endswith(".weight")
@@ -122,13 +129,13 @@ class DistilObjective(DiffusionObjective):
 
     def prepare(self, device: torch.device) -> None:
         self.teacher.to(device)
-        for core in self.far.values():
+        for core in self.pooled.values():
             core.spatial_weight.data = core.spatial_weight.data.to(device)
         self.probe = [x.to(device) for x in self._draw(PROBE, 0, 0.0)]
         super().prepare(device)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
-        """Draws latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
+        """Draw latents, noise, sigma, ids [B, 24] and the same ids at the length of this step."""
         return self._draw(step, step * self.recipe.batch, progress)
 
     def _draw(self, step: int, used: int, progress: float) -> tuple[torch.Tensor, ...]:
@@ -149,7 +156,7 @@ class DistilObjective(DiffusionObjective):
         ids: torch.Tensor,
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Gives three mean squares: `flow` (to noise - latents), `velocity`, `attention` (to the teacher)."""
+        """Return mean squares: `flow` (to noise - latents), `velocity` and `attention` (to the teacher)."""
         import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:
@@ -159,7 +166,7 @@ class DistilObjective(DiffusionObjective):
             context, pooled = encode(self.pipe, ids, t5_ids)
             wanted = predict(self.teacher)
         found = predict(self.pipe.transformer)
-        mine, its = (watch.kept for watch in self.watches)
+        mine, its = (record.kept for record in self.records)
         apart = [(mine[name].float() - its[name].float()).square().mean() for name in mine]
         return {
             "flow": (found - (noise - latents)).square().mean(),
@@ -168,13 +175,16 @@ class DistilObjective(DiffusionObjective):
         }
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
-        """Computes the three terms on one batch of known pictures, whose noise is never trained on."""
+        """Compute the three terms on one batch of known pictures, whose noise is never trained on."""
         with self.attention():
             return {name: value.item() for name, value in self.terms(*self.probe).items()}
 
 
 def learning(transformer: torch.nn.Module, sites: list[Site]) -> dict[str, torch.nn.Parameter]:
-    """Parameters that learn, by name in the transformer: queries, keys, values and the way out at `sites`."""
+    """Return the parameters that learn: the projections of queries, keys, values and outputs at `sites`.
+
+    They are keyed by their names in the transformer.
+    """
     names = [f"{site.name}.{leaf}" for site in sites for leaf in LEARN]
     modules = {name: transformer.get_submodule(name) for name in names}
     return {f"{name}.{k}": p for name, module in modules.items() for k, p in module.named_parameters()}

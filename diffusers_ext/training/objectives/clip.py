@@ -1,4 +1,4 @@
-"""Learns shapes-clip: contrast in the batch, with captions and pictures one mistake away from the start."""
+"""Train shapes-clip by contrast in the batch, from the start with captions and pictures one mistake away."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 SHARD = 4096  # pictures that are in memory at a time
 CAPTION_TOKENS = (
-    13  # of the longest caption; causal attention reads the same features with and without padding
+    13  # tokens of the longest caption; with causal attention, padding does not change the features
 )
 MAX_SCALE = 100.0  # CLIP's bound on the inverse temperature
 
 
 class Shard(NamedTuple):
-    """Scenes in pairs one mistake apart, more wrong captions for each, and pictures uint8 [S, 3, 64, 64]."""
+    """A shard holds scenes in pairs one mistake apart, wrong captions, and pictures uint8 [S, 3, 64, 64]."""
 
     scenes: list[Scene]
     wrong: list[list[Spec]]
@@ -45,13 +45,13 @@ class Shard(NamedTuple):
 
 
 class CLIPObjective:
-    """Contrastive learning of a CLIPModel on the stream `seed`, a part of its pictures sent through `vae`.
+    """Train a CLIPModel by contrast on the stream `seed`, with a part of the pictures sent through `vae`.
 
-    The reward will judge what an autoencoder decoded, so it has to see such pictures, too. Not compiled: on a
-    CPU these narrow layers gain nothing by it.
+    The reward will score pictures that an autoencoder decoded, so it has to see such pictures, too. It is not
+    compiled, since on a CPU these narrow layers gain nothing by it.
 
-    A run that goes on from the weights in the folder `start` leaves the text half as it is: text encoders of
-    other models began with it, and could not be trained again if it changed.
+    A run that begins with the weights in the folder `start` leaves the text half as it is. Text encoders of
+    other models began with that half, and could not be trained again if it changed.
     """
 
     def __init__(

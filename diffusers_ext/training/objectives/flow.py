@@ -1,4 +1,4 @@
-"""The objective of shapes-sd3: flow matching, with text read exactly as the stock pipeline reads it."""
+"""Share flow matching for SD3 models, with text read exactly as the stock pipeline reads it."""
 
 from __future__ import annotations
 

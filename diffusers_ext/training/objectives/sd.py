@@ -1,4 +1,4 @@
-"""Learns shapes-sd: U-Net and text encoder together, on latents of the shapes world."""
+"""Train shapes-sd: U-Net and text encoder together, on latents of shapes world."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SDObjective(StreamObjective):
-    """Prediction of v for a StableDiffusionPipeline."""
+    """Train a StableDiffusionPipeline to predict v."""
 
     name = "shapes-sd"
     trained = ("unet", "text_encoder")
@@ -71,10 +71,11 @@ def velocity_loss(
     *,
     limit: float,
 ) -> torch.Tensor:
-    """Weighted mean square of the error in v = sqrt(a) noise - sqrt(1 - a) latents, a = alphas_cumprod[t]
-    (Salimans and Ho, arXiv 2202.00512, appendix D); the signal-to-noise ratio adds its weight up to `limit`.
+    """Return the weighted mean square of the error in v = sqrt(a) noise - sqrt(1 - a) latents.
 
-    Shapes: latents and noise [B, 4, 16, 16], t [B] integer, weight [B, 1, 16, 16], ids [B, 24].
+    a = alphas_cumprod[t] (Salimans and Ho, arXiv 2202.00512, appendix D). `snr_weight` with `limit` weights
+    the timesteps. Shapes: latents and noise [B, 4, 16, 16], t [B] integer, weight [B, 1, 16, 16], ids
+    [B, 24].
     """
     noisy = pipe.scheduler.add_noise(latents, noise, t)
     velocity = pipe.unet(noisy, t, pipe.text_encoder(ids)[0], return_dict=False)[0]
@@ -96,19 +97,23 @@ def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torc
 
 
 def snr_weight(scheduler: DDIMScheduler, t: torch.Tensor, limit: float) -> torch.Tensor:
-    """Weight [B, 1, 1, 1] of the squared error in v at timesteps [B]: 1 up to the signal-to-noise ratio
-    `limit`, then falling as that of a squared error in the latents that weighs limit + 1.
+    """Return the weight [B, 1, 1, 1] of the squared error in v at timesteps [B].
 
-    Min-SNR (Hang et al., arXiv 2303.09556, section 3.4) with 1 added to the ratio, since its own weight for v
-    vanishes on pure noise, where sampling with zero terminal SNR begins.
+    It is 1 up to the signal-to-noise ratio `limit`. Beyond, it falls like the weight of a squared error in
+    the latents with the factor limit + 1. This is Min-SNR (Hang et al., arXiv 2303.09556, section 3.4)
+    with 1 added to the ratio. Its own weight for v vanishes on pure noise, with which sampling begins at zero
+    terminal SNR.
     """
     alpha = scheduler.alphas_cumprod.to(t.device)[t]
     return ((limit + 1) * (1 - alpha)).clamp(max=1)[:, None, None, None]  # SNR + 1 = 1 / (1 - alpha)
 
 
 def unet_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:
-    """The transformer blocks of a U-Net, which the host's own regional compile takes too. Convolutions stay
-    as they are: a compiled autoencoder did not learn on a CPU, and compiling them takes minutes."""
+    """Return the transformer blocks of a U-Net, the same that diffusers' own regional compile takes.
+
+    Convolutions are not compiled: a compiled autoencoder did not learn on a CPU, and compiling them takes
+    minutes.
+    """
     from diffusers.models.attention import BasicTransformerBlock
 
     return [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]

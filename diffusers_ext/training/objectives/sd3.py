@@ -1,4 +1,4 @@
-"""Learns shapes-sd3: transformer and text encoders together, on latents of the shapes world."""
+"""Train shapes-sd3: transformer and text encoders together, on latents of shapes world."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SD3Objective(FlowObjective):
-    """Flow matching for a StableDiffusion3Pipeline."""
+    """Train a StableDiffusion3Pipeline by flow matching."""
 
     name = "shapes-sd3"
     trained = TRAINED

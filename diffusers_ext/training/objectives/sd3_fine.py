@@ -1,4 +1,4 @@
-"""Learns shapes-sd3-256: the transformer of shapes-sd3 with a token for each latent pixel."""
+"""Train shapes-sd3-256: the transformer of shapes-sd3 with a token for each latent pixel."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class SD3FineObjective(SD3Objective):
-    """Flow matching for a transformer that starts as `teacher`'s; the other parts it shares and leaves alone.
+    """Train by flow matching a transformer that starts as the one of `teacher`; other parts are shared.
 
-    The target goes from the teacher's velocity, which has no noise of its own and is learned in few samples,
-    to that of the data, so that the teacher's mistakes are not the last word.
+    The first target is the teacher's velocity, which has no noise of its own and is learned in few samples.
+    It then changes to the velocity of the data, so that the student does not keep the teacher's mistakes.
     """
 
     name = "shapes-sd3-256"

@@ -1,4 +1,4 @@
-"""A text encoder of another kind learns to read as shapes-clip does, before a denoiser learns with it."""
+"""Train a text encoder of another kind to read as shapes-clip does, before a denoiser learns with it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def imitate_reward(
     steps: int,
     seed: int,
 ) -> float:
-    """Train `encoder` for `steps` steps, so that `read`, which uses it on ids [B, 24], gives the states
-    [B, 24, 128] that the text half of shapes-clip gives, wherever they are not zero. Returns the last mean
-    square of the error as a share of the target's variance.
+    """Train `encoder` for `steps` steps to give the same states as the text half of shapes-clip.
+
+    `read` uses the encoder on ids [B, 24] and returns states [B, 24, 128]. States that are zero are left out.
+    Returns the last mean square of the error as a share of the target's variance.
     """
     import torch
     from transformers import CLIPModel

@@ -1,9 +1,10 @@
-"""Learns shapes-sd-turbo: one step of a student for fifteen guided steps of a teacher.
+"""Train shapes-sd-turbo: one step of a student replaces fifteen guided steps of a teacher.
 
-Distribution matching distillation (Yin et al., arXiv 2311.18828): regression on the ends of the teacher's
-trajectories says where each noise goes, and the difference of two denoisers, the teacher and a critic that
-learns the student's own pictures, pulls the pictures to where the teacher finds them likely; regression alone
-gives the mean of what a noise might become. The teacher speaks with its guidance, so the student needs none.
+This is distribution matching distillation (Yin et al., arXiv 2311.18828). Regression on the ends of the
+teacher's trajectories fixes the result for each noise. Regression alone would give the mean of all results
+that a noise might have. So a second term pulls the pictures to results that the teacher finds likely. It is
+the difference of two denoisers: the teacher, and a critic that learns the student's own pictures. The teacher
+predicts with guidance, so the student needs none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FRESH = 2**30  # first sample of the stream whose captions come without a pair
 
 
 class TurboObjective(DiffusionObjective):
-    """A one-step copy of the pipeline `teacher`; pairs of it are kept in the folder `cache`.
+    """Train a one-step copy of the pipeline `teacher`; pairs of it are kept in the folder `cache`.
 
     `call` holds the arguments with which the teacher makes its pictures. Student and critic begin as the
     teacher and learn in the same step; each has its own loss, and neither loss moves the other's weights.
@@ -130,8 +131,11 @@ class TurboObjective(DiffusionObjective):
 
 
 def matching_loss(made: torch.Tensor, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """A loss whose gradient in `made` is the mean of (fake - real) / |made - real|: pictures [B, 4, 16, 16]
-    move from what the critic makes of them to what the teacher does (arXiv 2311.18828, equations 7 and 8)."""
+    """Return a loss whose gradient in `made` is the mean of (fake - real) / |made - real|.
+
+    It moves pictures [B, 4, 16, 16] away from the critic's prediction and towards the teacher's (arXiv
+    2311.18828, equations 7 and 8).
+    """
     scale = (made.detach() - real).abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-4)
     target = made.detach() - (fake - real) / scale
     return 0.5 * (made - target).square().mean()

@@ -1,4 +1,4 @@
-"""Learns shapes-vae: squared and absolute error plus a whisper of KL, on pictures drawn when needed."""
+"""Train shapes-vae: squared and absolute error plus a very small KL term, on pictures drawn when needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROBE_SEED = 1_000_001  # pictures that no training run draws
 
 
 class VAEObjective:
-    """Reconstruction of the pictures of the stream `seed`.
+    """Train an autoencoder to reconstruct the pictures of the stream `seed`.
 
     It is not compiled: on a CPU the compiled objective was slower and did not learn.
     """

@@ -1,4 +1,4 @@
-"""Learns shapes-wan: transformer and text encoder together, on latents of clips."""
+"""Train shapes-wan: transformer and text encoder together, on latents of clips."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of t
 
 
 class ClipStream(LatentStream):
-    """Clips of the training stream as latents [B, 16, 5, 8, 8], normalised as the denoiser sees them."""
+    """Encode clips of the training stream as latents [B, 16, 5, 8, 8], normalised for the denoiser."""
 
     sample = staticmethod(training_clip)
 
@@ -55,16 +55,16 @@ class ClipStream(LatentStream):
 
 
 class StillStream(ClipStream):
-    """Single frames of objects at rest as latents [B, 16, 1, 8, 8]."""
+    """Encode single frames of objects at rest as latents [B, 16, 1, 8, 8]."""
 
     sample = staticmethod(training_still)
 
 
 class WanObjective(FlowObjective):
-    """Flow matching for a WanPipeline, on clips and beside them on single frames.
+    """Train a WanPipeline by flow matching, on clips and also on single frames.
 
-    A frame costs a fifth of a clip's tokens, and what is learned last, which colour goes with which shape, is
-    the same in both.
+    A frame costs a fifth of a clip's tokens. Both teach which colour goes with which shape, which is learned
+    last.
     """
 
     name = "shapes-wan"
@@ -143,7 +143,7 @@ def encode(pipe: WanPipeline, ids: torch.Tensor) -> torch.Tensor:
     import torch
 
     short, pad = ids[:, :SHORT_TEXT], pipe.tokenizer.pad_token_id
-    # The pad is the end token itself, which belongs to the prompt where it comes first.
+    # The pad is the end token itself; the first one belongs to the prompt.
     mask = torch.cat([torch.ones_like(short[:, :1]), short[:, :-1] != pad], 1).to(short.dtype)
     states = pipe.text_encoder(short, mask).last_hidden_state * mask[..., None]
     return torch.nn.functional.pad(states, (0, 0, 0, ids.shape[1] - short.shape[1]))
@@ -181,5 +181,5 @@ def latent_cover(masks: np.ndarray) -> np.ndarray:
 
 
 def clip_is_exact(movie: np.ndarray, script: Script) -> bool:
-    """Return the verdict of the judge of clips."""
+    """Return whether the detector of clips finds that a clip follows its script."""
     return verify_clip(movie, parse(script.caption)).correct

@@ -1,4 +1,4 @@
-"""Learns shapes-wan-vae: the autoencoder of clips, by the objective of the one for pictures."""
+"""Train shapes-wan-vae, the autoencoder of clips, by the objective of the autoencoder of pictures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ SHORT = 5  # frames of the shorter clips
 
 
 class WanVAEObjective(VAEObjective):
-    """Reconstruction of the clips of the stream `seed`: of single frames to begin with, then of the first
-    SHORT, then of all. The autoencoder is causal and reads four frames at a time, so short clips teach nearly
-    all at half the cost, and single ones all about space at a tenth."""
+    """Train an autoencoder to reconstruct clips of the stream `seed`.
+
+    It begins with single frames, goes on with the first SHORT frames, and ends with all. The autoencoder is
+    causal and reads four frames at a time. So short clips teach nearly all at half the cost, and single
+    frames teach all about space at a tenth.
+    """
 
     config, build = WanVAEConfig, staticmethod(build_wan_vae)
     recipe: WanVAEConfig
@@ -66,8 +69,10 @@ class WanVAEObjective(VAEObjective):
 
 
 def single_frames_as_pictures(vae: AutoencoderKLWan) -> None:
-    """Let convolutions over time read a frame that nothing comes before as a picture: they multiply it by
-    their newest weights and zeros by the others, at twice the time."""
+    """Let convolutions over time read a frame without predecessors as a picture.
+
+    They would multiply the frame by their newest weights and zeros by the others, which takes twice the time.
+    """
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
     for module in vae.modules():
@@ -87,8 +92,10 @@ def _newest_frame(
 
 
 def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips float32 [count, 3, 9, 32, 32] in -1..1 of the training stream from index `first` on, and the
-    coverage of their objects [count, 1, 9, 32, 32]."""
+    """Return clips float32 [count, 3, 9, 32, 32] in -1..1 of the training stream from index `first` on.
+
+    Also returns the coverage of their objects [count, 1, 9, 32, 32].
+    """
     import torch
 
     samples = [training_clip(seed, first + i) for i in range(count)]
@@ -115,7 +122,7 @@ def reconstruct(vae: AutoencoderKLWan, movies: torch.Tensor) -> torch.Tensor:
 
 
 def measure(vae: AutoencoderKLWan, count: int) -> dict[str, float]:
-    """Return PSNR in dB and the share of reconstructions that the judge finds to follow their script."""
+    """Return PSNR in dB and the share of reconstructions that follow their script, by the detector."""
     scripts = [training_clip(PROBE_SEED, i)[0] for i in range(count)]
     movies, _ = clips(PROBE_SEED, 0, count)
     seen = reconstruct(vae, movies)

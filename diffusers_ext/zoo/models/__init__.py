@@ -1,4 +1,4 @@
-"""The tiny networks: stock diffusers and transformers classes, only narrow and shallow."""
+"""Build the tiny networks: stock diffusers and transformers classes, only narrow and shallow."""
 
 from .clip import build_processor, build_reward
 from .components import (

@@ -1,4 +1,4 @@
-"""The learned reward: a CLIPModel that reads captions of the shapes world and pictures of 8x8 patches."""
+"""Build the learned reward: a CLIPModel for captions of shapes world and pictures in 8x8 patches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TOWER = {
     "hidden_size": WIDTH,
     "intermediate_size": 4 * WIDTH,
     "num_attention_heads": WIDTH // 32,
-    "hidden_act": "gelu",  # one kernel; CLIP's quick_gelu takes two more passes over the memory
+    "hidden_act": "gelu",  # a single kernel; CLIP's quick_gelu takes two more passes over the memory
 }
 
 
 def build_reward() -> CLIPModel:
-    """An untrained CLIPModel of 1.5 M parameters, features [B, 128]."""
+    """Build an untrained CLIPModel of 1.5 M parameters with features [B, 128]."""
     from transformers import CLIPConfig, CLIPModel
 
     vision = {**TOWER, "num_hidden_layers": VISION_LAYERS, "image_size": SIZE, "patch_size": PATCH}
@@ -31,14 +31,14 @@ def build_reward() -> CLIPModel:
 
 
 def build_text_tower() -> CLIPTextModel:
-    """The text half alone, untrained: the text encoder of shapes-sd, as Stable Diffusion has CLIP's."""
+    """Build the text half alone, untrained. It is the text encoder of shapes-sd."""
     from transformers import CLIPTextModel
 
     return CLIPTextModel(text_config())
 
 
 def text_config() -> CLIPTextConfig:
-    """Shape of the text half: 3 layers of 128, a token for each word of the grammar."""
+    """Return the config of the text half: 3 layers of 128, a token for each word of the grammar."""
     from transformers import CLIPTextConfig
 
     tokenizer = build_tokenizer()
@@ -54,7 +54,7 @@ def text_config() -> CLIPTextConfig:
 
 
 def build_processor() -> CLIPProcessor:
-    """Tokenizer and image processor that belong to the model; needs no torchvision."""
+    """Build the tokenizer and image processor of the model; this needs no torchvision."""
     from transformers import CLIPProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

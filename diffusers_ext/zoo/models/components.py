@@ -1,4 +1,4 @@
-"""What the pipelines share: the autoencoder and the text encoders."""
+"""Build the components that the pipelines share: the autoencoder and the text encoders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTEXT_WIDTH = sum(CLIP_WIDTHS)  # SD3 joins the two CLIP outputs side by side 
 
 
 def build_vae() -> AutoencoderKL:
-    """Autoencoder 64x64x3 -> 16x16x4, 0.8 M parameters."""
+    """Build an autoencoder 64x64x3 -> 16x16x4 of 0.8 M parameters."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -50,7 +50,7 @@ def normalise(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None
 
 
 def build_clip(tokenizer: PreTrainedTokenizerBase, width: int, layers: int) -> CLIPTextModelWithProjection:
-    """Causal text encoder with heads of 32 (one head when narrower) and pooled features."""
+    """Build a causal text encoder with heads of 32 (one head if narrower) and pooled features."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -69,7 +69,7 @@ def build_clip(tokenizer: PreTrainedTokenizerBase, width: int, layers: int) -> C
 
 
 def build_t5(tokenizer: PreTrainedTokenizerBase) -> T5EncoderModel:
-    """One-layer T5 encoder that reads the CLIP tokenizer's ids."""
+    """Build a one-layer T5 encoder that reads the CLIP tokenizer's ids."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(

@@ -1,4 +1,4 @@
-"""The cross-attention model: a StableDiffusionPipeline of 256 and 64 image tokens."""
+"""Build the cross-attention model: a StableDiffusionPipeline of 256 and 64 image tokens."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ HEAD_DIM = 32
 
 
 def build_sd(vae: AutoencoderKL) -> StableDiffusionPipeline:
-    """An untrained Stable Diffusion pipeline around a trained autoencoder: a U-Net of 2.8 M parameters, one
-    text encoder, no safety checker."""
+    """Build an untrained Stable Diffusion pipeline around a trained autoencoder.
+
+    It has a U-Net of 2.8 M parameters, one text encoder and no safety checker.
+    """
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     tokenizer = build_tokenizer()
@@ -32,7 +34,7 @@ def build_sd(vae: AutoencoderKL) -> StableDiffusionPipeline:
         layers_per_block=1,
         norm_num_groups=8,
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=tuple(w // HEAD_DIM for w in WIDTHS),  # the host means the number of heads
+        attention_head_dim=tuple(w // HEAD_DIM for w in WIDTHS),  # diffusers means the number of heads
         use_linear_projection=True,
     )
     return StableDiffusionPipeline(
@@ -48,8 +50,10 @@ def build_sd(vae: AutoencoderKL) -> StableDiffusionPipeline:
 
 
 def build_ddim() -> DDIMScheduler:
-    """DDIM whose first step is pure noise (Lin et al., arXiv 2305.08891): training and sampling agree there,
-    which only a prediction of v can do."""
+    """Build a DDIM scheduler whose first step is pure noise (Lin et al., arXiv 2305.08891).
+
+    Training and sampling agree there, which only a prediction of v allows.
+    """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -57,7 +61,7 @@ def build_ddim() -> DDIMScheduler:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        steps_offset=1,  # read by other spacings; the pipeline insists on it
+        steps_offset=1,  # only other spacings read it, but the pipeline insists on it
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,

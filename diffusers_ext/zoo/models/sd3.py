@@ -1,4 +1,4 @@
-"""The joint-attention models: a StableDiffusion3Pipeline of 64 image tokens and its twin of 256."""
+"""Build the joint-attention models: a StableDiffusion3Pipeline of 64 image tokens, and one of 256."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from .components import CLIP_WIDTHS, CONTEXT_WIDTH, LATENT_CHANNELS, LATENT_SIZE, build_clip, build_t5
 from .tokenizer import build_tokenizer
 
-FINE_BLOCKS = (0, 2, 3, 5)  # of the coarse model: of four with its last, those that lose least untrained
+# Blocks of the coarse model. Of all fours with its last block, these lose least before training.
+FINE_BLOCKS = (0, 2, 3, 5)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 
 
 def build_sd3(vae: AutoencoderKL) -> StableDiffusion3Pipeline:
-    """An untrained SD3 pipeline around a trained autoencoder: 64 image tokens, three text encoders."""
+    """Build an untrained SD3 pipeline around a trained autoencoder: 64 image tokens, three text encoders."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     tokenizer = build_tokenizer()
@@ -48,7 +49,10 @@ def build_sd3(vae: AutoencoderKL) -> StableDiffusion3Pipeline:
 
 
 def start_as_identity(transformer: SD3Transformer2DModel) -> None:
-    """Zero each modulation and the last projection (adaLN-Zero of DiT): blocks start as the identity."""
+    """Set each modulation and the last projection to zero, so that blocks start as the identity.
+
+    This is adaLN-Zero of DiT.
+    """
     import torch
 
     modulations = [m for m in transformer.modules() if type(m).__name__.startswith("AdaLayerNorm")]
@@ -59,10 +63,10 @@ def start_as_identity(transformer: SD3Transformer2DModel) -> None:
 
 
 def refine(coarse: SD3Transformer2DModel) -> SD3Transformer2DModel:
-    """The transformer of patch 1, 256 image tokens, that begins as one of patch 2.
+    """Build a transformer of patch 1 (256 image tokens) that begins as the one of patch 2, `coarse`.
 
-    It has the blocks FINE_BLOCKS of `coarse`; a latent pixel is read as a patch of four alike ones and
-    written as the mean of a patch, at a position between those of the patches around it.
+    It has the blocks FINE_BLOCKS of `coarse`. A latent pixel is read as a patch of four equal pixels, and
+    written as the mean of a patch. Its position is between the positions of the patches around it.
     """
     import torch
     from diffusers import SD3Transformer2DModel

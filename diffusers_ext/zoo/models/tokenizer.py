@@ -1,4 +1,4 @@
-"""A real CLIPTokenizer whose byte-pair merges are built from our word list instead of learned from text."""
+"""Build a real CLIPTokenizer whose byte-pair merges come from our word list instead of a text corpus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Tokenizer in which each word of the grammar is one token; unknown words fall apart into letters."""
+    """Build a tokenizer with one token for each word of the grammar; unknown words are split into letters."""
     from transformers import CLIPTokenizer
 
     vocab, merges = vocabulary()
@@ -22,13 +22,13 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Token ids (specials last, as CLIP has them) and the merges that build each word from left to right."""
+    """Return token ids (specials last, as in CLIP) and the merges that build each word from left to right."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'!?-"
     vocab = {token: i for i, token in enumerate([*letters, *(c + "</w>" for c in letters)])}
     merges: dict[tuple[str, str], None] = {}  # ordered: an earlier merge wins
     for word in sorted(WORDS, key=len):
         pieces = _merge([*word[:-1], word[-1] + "</w>"], list(merges))
-        while len(pieces) > 1:  # what earlier words leave apart is joined from the left
+        while len(pieces) > 1:  # pieces that earlier words did not join are joined from the left
             pair = (pieces[0], pieces[1])
             merges[pair] = None
             vocab.setdefault("".join(pair), len(vocab))

@@ -1,4 +1,4 @@
-"""The video model: a WanPipeline of 5 x 4 x 4 tokens for clips of 9 frames of 32 x 32 px."""
+"""Build the video model: a WanPipeline of 5 x 4 x 4 tokens for clips of 9 frames of 32 x 32 px."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, HEADS, LAYERS = 128, 4, 6
 
 
 def build_wan_vae() -> AutoencoderKLWan:
-    """Causal video autoencoder 9x32x32x3 -> 5x8x8x16, 1.1 M parameters.
+    """Build a causal video autoencoder 9x32x32x3 -> 5x8x8x16 of 1.1 M parameters.
 
     2x2 pixels are folded into channels first, as in Wan 2.2: convolutions at full size would take most of the
     time.
@@ -42,8 +42,11 @@ def build_wan_vae() -> AutoencoderKLWan:
 
 
 def start_without_motion(vae: AutoencoderKLWan) -> None:
-    """Convolutions over time begin with the newest frame alone; each latent frame holds the last of its two
-    frames and is shown twice. What still pictures teach then serves clips from the first step on."""
+    """Let convolutions over time begin with the newest frame alone.
+
+    Each latent frame then holds the last of its two frames and is shown twice. So what still pictures teach
+    serves clips from the first step on.
+    """
     import torch
 
     with torch.no_grad():
@@ -59,7 +62,10 @@ def start_without_motion(vae: AutoencoderKLWan) -> None:
 
 
 def build_wan(vae: AutoencoderKLWan) -> WanPipeline:
-    """An untrained Wan pipeline around a trained autoencoder: 80 tokens, 2.3 M parameters with its text."""
+    """Build an untrained Wan pipeline around a trained autoencoder.
+
+    It has 80 tokens, and 2.3 M parameters with its text encoder.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
     tokenizer = build_tokenizer()
@@ -87,7 +93,7 @@ def build_wan(vae: AutoencoderKLWan) -> WanPipeline:
 
 
 def build_umt5(tokenizer: PreTrainedTokenizerBase) -> UMT5EncoderModel:
-    """Two-layer UMT5 encoder that reads the CLIP tokenizer's ids."""
+    """Build a two-layer UMT5 encoder that reads the CLIP tokenizer's ids."""
     from transformers import UMT5Config, UMT5EncoderModel
 
     config = UMT5Config(
@@ -106,7 +112,10 @@ def build_umt5(tokenizer: PreTrainedTokenizerBase) -> UMT5EncoderModel:
 
 
 def start_as_identity(transformer: WanTransformer3DModel) -> None:
-    """Zero each gate, the cross-attentions' and the last projection (adaLN-Zero of DiT)."""
+    """Set each gate and the last projections to zero (adaLN-Zero of DiT).
+
+    The projections are those out of cross-attention and out of the model.
+    """
     import torch
 
     embedder = transformer.condition_embedder
@@ -121,12 +130,12 @@ def start_as_identity(transformer: WanTransformer3DModel) -> None:
 
 
 def set_statistics(vae: AutoencoderKLWan, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Put the statistics of the latent channels [C] into the config, where Wan pipelines look for them."""
+    """Put the statistics of the latent channels [C] into the config, from which Wan pipelines read them."""
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 
 def normalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Latents [B, C, T, H, W] as the denoiser sees them; the pipeline undoes this before it decodes."""
+    """Return latents [B, C, T, H, W] as the denoiser sees them; the pipeline undoes this before decoding."""
     import torch
 
     mean, std = (

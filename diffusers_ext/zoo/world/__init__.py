@@ -1,1 +1,1 @@
-"""Shapes world: captions, scenes, pictures, clips, and the detector that judges them."""
+"""Define shapes world: captions, scenes, pictures, clips, and the detector that gives verdicts on them."""

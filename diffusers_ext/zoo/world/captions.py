@@ -1,4 +1,4 @@
-"""The caption grammar: what a picture may be asked to hold, and which combinations training never sees."""
+"""Define the caption grammar: what a prompt may ask for, and which combinations training never sees."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True, order=True)
 class Object:
-    """One coloured shape."""
+    """An object is one coloured shape."""
 
     colour: str
     shape: str
 
     @property
     def held_out(self) -> bool:
-        """True for the 8 of 40 pairs never drawn in training: one shape of each colour."""
+        """Return whether training never draws this pair. That is one shape of each colour, 8 of 40 pairs."""
         return SHAPES.index(self.shape) == (3 * COLOURS.index(self.colour) + 1) % len(SHAPES)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a prompt asks for: the objects and, for two different ones, how they lie."""
+    """A spec says what a prompt asks for: the objects and, for two different ones, their relation."""
 
     objects: tuple[Object, ...]
     relation: str | None = None
@@ -70,7 +70,7 @@ class Spec:
 
     @property
     def task(self) -> str:
-        """The task that asks for nothing less; `color_attr` shares its captions with `two_object`."""
+        """Return the task of this spec; captions of `color_attr` count as `two_object`."""
         if self.relation:
             return "position"
         if len(self.objects) > 1 and len(set(self.objects)) == 1:
@@ -79,7 +79,7 @@ class Spec:
 
     @property
     def caption(self) -> str:
-        """The one sentence of the grammar for this spec."""
+        """Return the one sentence of the grammar for this spec."""
         first = self.objects[0]
         if self.task == "counting":
             return f"{NUMBERS[len(self.objects) - 1]} {first.colour} {PLURALS[first.shape]}"
@@ -90,7 +90,7 @@ class Spec:
 
     @property
     def swapped(self) -> tuple[Object, Object] | None:
-        """Two objects with their colours exchanged; `None` unless they differ in colour and in shape."""
+        """Return two objects with exchanged colours; `None` unless they differ in colour and in shape."""
         if len(self.objects) != 2:
             return None
         first, second = self.objects
@@ -100,14 +100,17 @@ class Spec:
 
     @property
     def held_out(self) -> bool:
-        """True when an object pair or the relation triple is one that training never names."""
+        """Return whether training never names one of the objects or the relation triple."""
         return any(o.held_out for o in self.objects) or (
             self.relation is not None and held_out_triple(self.relation, *(o.shape for o in self.objects))
         )
 
 
 def held_out_triple(relation: str, first: str, second: str) -> bool:
-    """True for a fifth of the (relation, shape, shape) triples; a triple and its mirror share one answer."""
+    """Return whether training never names this (relation, shape, shape) triple.
+
+    That is a fifth of the triples. A triple and its mirror share one answer.
+    """
     if relation in ("right of", "below"):
         first, second = second, first
     axis = 0 if relation in ("left of", "right of") else 1
@@ -123,7 +126,7 @@ _COUNT = re.compile(rf"({'|'.join(NUMBERS[1:])}) ({'|'.join(COLOURS)}) ({'|'.joi
 
 
 def parse(caption: str) -> Spec:
-    """Spec of a caption of the grammar; upper case, extra spaces and a final full stop are forgiven."""
+    """Return the spec of a caption; upper case, extra spaces and a final full stop are allowed."""
     text = re.sub(r"\s+", " ", caption.strip().lower().removesuffix(".")).replace(" ,", ",")
     if match := _COUNT.fullmatch(text):
         number, colour, plural = match.groups()

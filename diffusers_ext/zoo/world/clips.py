@@ -1,4 +1,4 @@
-"""Clips of the shapes world: from a script to the path of each object, and from paths to frames."""
+"""Make clips of shapes world: from a script to the path of each object, and from paths to frames."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _GROWTH = (1.5, 1.9)
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """One actor's way: (x, y, radius) in px in each frame [T, 3], seen from frame `since` on."""
+    """A path is the way of one actor.
+
+    It holds (x, y, radius) in px in each frame [T, 3]. The actor is seen from frame `since` on.
+    """
 
     actor: Actor
     places: np.ndarray
@@ -37,7 +40,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Everything the renderer needs for one clip; a later path lies on top."""
+    """A take is all that the renderer needs for one clip; a later path is drawn on top."""
 
     script: Script
     paths: tuple[Path, ...]
@@ -46,21 +49,21 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class ClipMix:
-    """Shares of the training stream."""
+    """Hold the shares of each kind of script in the training stream."""
 
     single: float = 0.20
     motion: float = 0.45
     double: float = 0.15  # both at rest
     two_motion: float = 0.20
-    one_moves: float = 0.45  # share of the last: beside an object at rest
-    crossing: float = 0.35  # share of it: two objects pass each other; the others do anything
+    one_moves: float = 0.45  # share of the last one: the other object rests
+    crossing: float = 0.35  # share of it: two objects pass each other; the rest is any motion
 
 
 STILLS = ClipMix(single=0.25, motion=0.0, double=0.75, two_motion=0.0)  # of the training stream of stills
 
 
 def sample_script(rng: np.random.Generator, mix: ClipMix | None = None) -> Script:
-    """One script of the training stream; held-out pairs and motions never come."""
+    """Draw one script of the training stream; held-out pairs and motions never come."""
     mix = mix or ClipMix()
     u, v = rng.random(2)
     if u < mix.single + mix.motion:
@@ -82,8 +85,10 @@ def sample_script(rng: np.random.Generator, mix: ClipMix | None = None) -> Scrip
 
 
 def sample_take(script: Script, rng: np.random.Generator) -> Take:
-    """Paths at random. Two objects keep GAP px apart in every frame; crossing ones of different colours may
-    hide each other up to the bound of still pictures, OVERLAP."""
+    """Draw paths at random. Two objects keep GAP px apart in every frame.
+
+    Crossing objects of different colours may hide each other up to OVERLAP, the bound of still pictures.
+    """
     count = len(script.actors)
     while True:
         paths = [_path(actor, count, rng) for actor in script.actors]
@@ -92,8 +97,10 @@ def sample_take(script: Script, rng: np.random.Generator) -> Take:
 
 
 def render_clip(take: Take, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
-    """The first T = `frames` frames uint8 [T, 32, 32, 3] of a take and the coverage of its objects float32
-    [T, 32, 32] in 0..1."""
+    """Render the first T = `frames` frames uint8 [T, 32, 32, 3] of a take.
+
+    Also returns the coverage of its objects, float32 [T, 32, 32] in 0..1.
+    """
     behind = backdrop(take.background, SIDE)
     images = np.repeat(behind[None], frames, 0)
     masks = np.zeros((frames, SIDE, SIDE), np.float32)
@@ -106,19 +113,19 @@ def render_clip(take: Take, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarra
 
 
 def draw_clip(script: Script, seed: int) -> np.ndarray:
-    """One random clip uint8 [T, 32, 32, 3] of a script."""
+    """Draw one random clip uint8 [T, 32, 32, 3] of a script."""
     return render_clip(sample_take(script, np.random.default_rng(seed)))[0]
 
 
 def training_clip(seed: int, index: int, mix: ClipMix | None = None) -> tuple[Script, np.ndarray, np.ndarray]:
-    """Clip `index` of the endless training stream `seed`: its script, frames and object coverage."""
+    """Make clip `index` of the endless training stream `seed`: its script, frames and object coverage."""
     rng = np.random.default_rng((seed, index))
     take = sample_take(sample_script(rng, mix), rng)
     return take.script, *render_clip(take)
 
 
 def training_still(seed: int, index: int) -> tuple[Script, np.ndarray, np.ndarray]:
-    """Picture `index` of another endless stream: a script of objects at rest, one frame, object coverage."""
+    """Make picture `index` of another endless stream: a script at rest, one frame, object coverage."""
     rng = np.random.default_rng((seed, 1, index))
     take = sample_take(sample_script(rng, STILLS), rng)
     return take.script, *render_clip(take, frames=1)
@@ -133,7 +140,7 @@ def _actor(rng: np.random.Generator, motions: tuple[str, ...]) -> Actor:
 
 
 def _path(actor: Actor, count: int, rng: np.random.Generator) -> Path:
-    """A straight way at constant speed, or a steady change of size, that never leaves the frame."""
+    """Draw a straight way at constant speed, or a steady change of size, that stays in the frame."""
     way = MOVES.get(actor.motion.removeprefix("moves "), (0, 0))
     low, high = (_MOVING_RADII if any(way) else _RADII)[count]
     first = last = rng.uniform(low, high)
@@ -152,7 +159,7 @@ def _path(actor: Actor, count: int, rng: np.random.Generator) -> Path:
 
 
 def _clear(first: Path, second: Path, crossing: bool) -> bool:
-    """Whether two paths leave both objects recognisable."""
+    """Return whether two paths leave both objects recognisable."""
     apart = np.hypot(*(first.places - second.places)[:, :2].T)
     radii = np.stack([first.places[:, 2], second.places[:, 2]])
     if not crossing:

@@ -1,4 +1,4 @@
-"""The ground-truth judge: finds coloured shapes, without any learned part, and compares them with a spec."""
+"""Detect coloured shapes, without any learned part, and compare them with a spec: the ground truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNKNOWN = "blob"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object seen: its shape is 'blob' when no template fits; centre (x, y) and area in px."""
+    """An object was found, with centre (x, y) and area in px. If no template fits, its shape is 'blob'."""
 
     shape: str
     colour: str
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a picture shows exactly what was asked, what was seen, and one sentence why.
+    """A verdict says whether a picture shows exactly what was asked, what was found, and why.
 
     `swapped` marks a failure of binding, not of drawing: both objects are there with their colours exchanged.
     """
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def detect(image: np.ndarray) -> tuple[Found, ...]:
-    """Objects of an image [H, W, 3], uint8 or float in 0..1, largest first."""
+    """Find the objects of an image [H, W, 3], uint8 or float in 0..1, largest first."""
     rgb = _as_float(image)
     chroma = rgb.max(-1) - rgb.min(-1)
     labels, count = ndimage.label(chroma > _CHROMA)
@@ -99,7 +99,7 @@ def _as_float(image: np.ndarray) -> np.ndarray:
 
 
 def _split_by_colour(part: np.ndarray, nearest: np.ndarray) -> list[np.ndarray]:
-    """Pieces of one connected part: itself when one colour rules, else each colour's own connected pieces."""
+    """Split a connected part into the connected pieces of each colour, unless one colour dominates it."""
     shares = np.bincount(nearest[part], minlength=len(COLOURS))
     if shares.max() >= 0.85 * shares.sum():
         return [part]
@@ -129,7 +129,7 @@ def _describe(piece: np.ndarray, box: tuple[slice, slice], chroma: np.ndarray, h
 
 
 def _resize(cover: np.ndarray) -> np.ndarray:
-    """Bilinear resample [h, w] -> [24, 24], pixel centres aligned to the box."""
+    """Resample [h, w] -> [24, 24] bilinearly, pixel centres aligned to the box."""
     height, width = cover.shape
     at = (np.arange(_BOX) + 0.5) / _BOX
     y, x = np.clip(at * height - 0.5, 0, height - 1), np.clip(at * width - 0.5, 0, width - 1)
@@ -142,7 +142,7 @@ def _resize(cover: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _hues() -> np.ndarray:
-    """Unit directions away from grey [8, 3], one per colour."""
+    """Return unit directions away from grey [8, 3], one per colour."""
     directions = np.float32([PALETTE[c] for c in COLOURS])
     directions = directions - directions.mean(1, keepdims=True)
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -150,7 +150,7 @@ def _hues() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _templates() -> tuple[tuple[str, ...], np.ndarray]:
-    """Shape names and outlines [T, 24, 24], at several sizes, sharp and as soft as a decoder makes them."""
+    """Return shape names and outlines [T, 24, 24] at several sizes, sharp and as soft as a decoder's."""
     names, views = [], []
     at = np.arange(-18, 18) + 0.5
     for shape, radius, blur in product(SHAPES, (7.0, 9.0, 12.0), (0.0, 0.8, 1.3)):
@@ -162,13 +162,13 @@ def _templates() -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _tight(cover: np.ndarray) -> tuple[slice, slice]:
-    """Bounding box of what is covered by a third or more."""
+    """Return the bounding box of the pixels that are covered by a third or more."""
     rows, columns = np.flatnonzero((cover > 0.34).any(1)), np.flatnonzero((cover > 0.34).any(0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _list(objects: Counter[Object], adjective: str = "") -> str:
-    """'a red circle and two blue stars', in a fixed order."""
+    """Write objects as 'a red circle and two blue stars', in a fixed order."""
     words = []
     for thing, count in sorted(objects.items()):
         plural = PLURALS.get(thing.shape, thing.shape + "s")

@@ -1,4 +1,4 @@
-"""One mistake in a spec: the wrong captions and pictures that a reward has to tell from the right ones."""
+"""Make one mistake in a spec, for wrong captions and pictures that a reward must not prefer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from .captions import COLOURS, OBJECTS, RELATIONS, SHAPES, Object, Spec
 from .scenes import Scene
 
 KINDS = ("colour", "shape", "swap", "relation", "count", "objects")
-_OFTEN = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)  # in training, what is learned late comes more often; same order
+_OFTEN = (
+    1.0,
+    2.0,
+    3.0,
+    3.0,
+    2.0,
+    1.0,
+)  # in training, kinds that are learned late come more often; same order
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 def mistakes(spec: Spec, kind: str) -> list[Spec]:
-    """Every spec one mistake of that kind away; a picture of one is never a picture of the other.
+    """List every spec one mistake of that kind away; a picture of one is never a picture of the other.
 
     colour, shape: one object (all of a count) has another colour or shape. swap: two objects exchange their
-    colours. relation: exchanged or another one. count: one more or one fewer of the same; objects: one
-    different object more or fewer. Empty where a spec has nothing of the kind.
+    colours. relation: exchanged or another one. count: one more or one fewer of the same. objects: one
+    different object more or fewer. The list is empty if a spec allows no mistake of the kind.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of mistake {kind!r}; the kinds are {', '.join(KINDS)}")
@@ -43,10 +50,10 @@ def mistakes(spec: Spec, kind: str) -> list[Spec]:
 
 
 def sample_mistakes(spec: Spec, count: int, rng: np.random.Generator) -> list[Spec]:
-    """Up to `count` different mistakes for training, of as many kinds as there are, none of them held out.
+    """Draw up to `count` different mistakes for training, of as many kinds as there are, none held out.
 
     The hard kinds tend to come first; the others are learned from the other captions of a batch. A held-out
-    pair in a negative would teach that it is always wrong.
+    pair in a wrong caption would teach that the pair is always wrong.
     """
     found: list[Spec] = []
     # Without replacement, in proportion to the weights (Efraimidis and Spirakis 2006).
@@ -61,10 +68,10 @@ def sample_mistakes(spec: Spec, count: int, rng: np.random.Generator) -> list[Sp
 
 
 def may_show(scene: Scene, asked: Spec) -> bool:
-    """Whether a picture of `scene` may pass for `asked`; a relation must be clearly wrong to count as wrong.
+    """Return whether a picture of `scene` may pass for `asked`.
 
-    The detector calls a relation true when the objects lie farther apart along its axis than across it; here
-    half of that suffices, for what is nearly true is no honest negative.
+    The detector calls a relation true if the objects are farther apart along its axis than across it. Here
+    half of that distance suffices: a relation must be clearly wrong to count as wrong.
     """
     if Counter(asked.objects) != Counter(scene.spec.objects):
         return False

@@ -1,4 +1,4 @@
-"""The caption grammar of clips: one or two objects, each at rest or in motion."""
+"""Define the caption grammar of clips: one or two objects, each at rest or in motion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPPOSITE |= {b: a for a, b in OPPOSITE.items()}
 
 @dataclass(frozen=True, slots=True, order=True)
 class Actor:
-    """One object and what it does from the first frame to the last; a `motion` of "" means that it rests."""
+    """An actor is one object and its motion from the first frame to the last; "" means that it rests."""
 
     object: Object
     motion: str = ""
@@ -26,7 +26,7 @@ class Actor:
 
     @property
     def held_out(self) -> bool:
-        """True for an object pair that training never draws, and for one of the 5 shapes in each motion."""
+        """Return whether training never draws this object, or this shape in this motion (1 of 5 shapes)."""
         return self.object.held_out or (self.motion != "" and held_out_motion(self.motion, self.object.shape))
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a clip is asked to show. Of two actors the one at rest comes first."""
+    """A script says what a clip is asked to show. If one of two actors rests, it comes first."""
 
     actors: tuple[Actor, ...]
 
@@ -55,20 +55,20 @@ class Script:
 
     @property
     def task(self) -> str:
-        """The suite's task: the number of objects, and whether anything is in motion."""
+        """Return the suite's task, from the number of objects and whether anything is in motion."""
         if not any(a.motion for a in self.actors):
             return ("single_object", "two_object")[len(self.actors) - 1]
         return ("motion", "two_motion")[len(self.actors) - 1]
 
     @property
     def crossing(self) -> bool:
-        """True when two objects pass each other."""
+        """Return whether two objects pass each other."""
         first, last = self.actors[0], self.actors[-1]
         return OPPOSITE.get(first.motion) == last.motion != ""
 
     @property
     def caption(self) -> str:
-        """The one sentence of the grammar for this script."""
+        """Return the one sentence of the grammar for this script."""
         first, last = self.actors[0], self.actors[-1]
         if len(self.actors) == 1:
             return str(first)
@@ -78,12 +78,12 @@ class Script:
 
     @property
     def held_out(self) -> bool:
-        """True when training never draws one of the actors."""
+        """Return whether training never draws one of the actors."""
         return any(a.held_out for a in self.actors)
 
 
 def held_out_motion(motion: str, shape: str) -> bool:
-    """True for one shape in each motion."""
+    """Return whether training never shows this shape in this motion. That is one shape for each motion."""
     return SHAPES.index(shape) == (2 * MOTIONS.index(motion) + 3) % len(SHAPES)
 
 
@@ -99,7 +99,7 @@ _FIRST_RESTS = re.compile(rf"{_OBJECT} and {_OBJECT}(?: moving ({'|'.join(MOVES)
 
 
 def parse(caption: str) -> Script:
-    """Script of a caption of the grammar; upper case, extra spaces and a final full stop are forgiven."""
+    """Return the script of a caption; upper case, extra spaces and a final full stop are allowed."""
     text = re.sub(r"\s+", " ", caption.strip().lower().removesuffix("."))
     if match := _ONE.fullmatch(text):
         colour, shape, motion = match.groups()

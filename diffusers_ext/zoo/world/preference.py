@@ -1,4 +1,4 @@
-"""Whether a score prefers the right picture, and the right caption, over one with a single mistake."""
+"""Test whether a score prefers the right picture, and the right caption, over one with a single mistake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A spec, one mistake away from it, and a picture of each, uint8 [64, 64, 3]."""
+    """A pair holds a spec, another spec one mistake away, and a picture of each, uint8 [64, 64, 3]."""
 
     kind: str
     spec: Spec
@@ -32,9 +32,9 @@ class Pair:
 
 
 def pairs(split: str, kind: str, n: int, seed: int = 0) -> list[Pair]:
-    """`n` pairs of a kind of mistake, their specs in turn from the tasks of a split that can make it.
+    """Draw `n` pairs of a kind of mistake. Their specs come in turn from the tasks of a split that allow it.
 
-    The mistake is any of its kind, whatever its split: a held-out spec is told from seen ones, too.
+    The wrong spec may belong to any split. So a held-out spec is compared with seen ones, too.
     """
     streams = [[s for s in suite(split, task, n, seed) if mistakes(s, kind)] for task in IMAGE_TASKS]
     streams = [stream for stream in streams if stream]
@@ -53,7 +53,7 @@ def pairs(split: str, kind: str, n: int, seed: int = 0) -> list[Pair]:
 def preferences(
     score: Score, found: Sequence[Pair], change: Callable[[torch.Tensor], torch.Tensor] | None = None
 ) -> tuple[list[bool], list[bool]]:
-    """For each pair: is the right picture preferred for the caption, and the right caption for the picture.
+    """Return two lists: for each pair, whether the right picture and the right caption are preferred.
 
     `change` is applied to the pictures [B, 3, 64, 64] first, such as a round trip through an autoencoder.
     A tie is no preference.

@@ -1,4 +1,4 @@
-"""The renderer: signed distances, anti-aliased over one pixel, drawn patch by patch in numpy."""
+"""Render scenes in numpy: signed distances, anti-aliased over one pixel, drawn patch by patch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from .captions import Object, Spec
 from .scenes import EXTENT, SIZE, Background, Mix, Scene, sample_scene, sample_spec
 
-# 0..1 RGB; hues lie at least 27 degrees apart so that mixing with grey never changes the nearest one
+# 0..1 RGB; hues are at least 27 degrees apart, so that mixing with grey never changes the nearest one
 PALETTE = {
     "red": (0.90, 0.13, 0.13),
     "orange": (0.98, 0.54, 0.06),
@@ -21,7 +21,10 @@ PALETTE = {
 
 
 def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance in px from points (x right, y down, centre 0) to an outline; negative inside."""
+    """Return the signed distance in px from points (x right, y down, centre 0) to an outline.
+
+    It is negative inside.
+    """
     if shape == "circle":
         return np.hypot(x, y) - 0.95 * radius
     if shape == "square":
@@ -32,7 +35,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndar
     if shape == "triangle":  # upward; the inradius of an equilateral triangle is half its circumradius
         sides = np.maximum(0.8660254 * np.abs(x) - 0.5 * y, y)
         return sides - 0.5 * EXTENT * radius
-    if shape == "star":  # fold the plane into one tenth, where the outline is a single segment
+    if shape == "star":  # fold the plane into one tenth, in which the outline is a single segment
         tip, dent, tenth = EXTENT * radius, 0.46 * EXTENT * radius, np.pi / 5
         theta = np.abs((np.arctan2(x, -y) + tenth) % (2 * tenth) - tenth)
         r = np.hypot(x, y)
@@ -45,7 +48,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndar
 
 
 def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 [64, 64, 3] of a scene and the coverage of its objects float32 [64, 64] in 0..1."""
+    """Render a scene: the image uint8 [64, 64, 3] and its object coverage float32 [64, 64] in 0..1."""
     image, mask = backdrop(scene.background), np.zeros((SIZE, SIZE), np.float32)
     for thing, place, shade in zip(scene.spec.objects, scene.places, scene.shades, strict=True):
         paint(image, mask, thing, place, shade)
@@ -72,12 +75,12 @@ def paint(
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
-    """Floats of any shape in 0..1 to uint8."""
+    """Convert floats of any shape in 0..1 to uint8."""
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def draw(spec: Spec, seed: int) -> np.ndarray:
-    """One random picture uint8 [64, 64, 3] of a spec."""
+    """Draw one random picture uint8 [64, 64, 3] of a spec."""
     return render(sample_scene(spec, np.random.default_rng(seed)))[0]
 
 
@@ -89,13 +92,13 @@ def training_sample(seed: int, index: int, mix: Mix | None = None) -> tuple[Spec
 
 
 def backdrop(background: Background, size: int = SIZE) -> np.ndarray:
-    """Float32 [size, size, 3]: a flat colour plus one light pattern in -1..1 times the contrast."""
+    """Draw float32 [size, size, 3]: a flat colour plus one light pattern in -1..1 times the contrast."""
     flat = np.float32(background.rgb)
     if background.texture == "plain":
         return np.broadcast_to(flat, (size, size, 3)).copy()
     if (
         background.texture == "noise"
-    ):  # 8 px cells, one per token: finer noise would eat the capacity of a tiny model
+    ):  # 8 px cells, one per token: finer noise would use up the capacity of a tiny model
         cells = (
             np.random.default_rng(background.seed).uniform(-1, 1, (size // 8, size // 8)).astype(np.float32)
         )

@@ -1,4 +1,4 @@
-"""From a spec to a scene: where each object lies, how large it is, and what is behind it."""
+"""Turn a spec into a scene: the place and size of each object, and what is behind it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .captions import OBJECTS, RELATIONS, Object, Spec, held_out_triple
 SIZE = 64  # px
 GAP = 2.0  # px of background kept between two objects that do not overlap
 OVERLAP = 0.8  # deepest overlap of two circles around objects, in radii of the smaller: hides at most a fifth
-CROWDED = 0.15  # share of the scenes that may overlap in which two objects do; a later one lies on top
+CROWDED = 0.15  # share of overlaps among the scenes that allow one; a later object is drawn on top
 EXTENT = 1.1  # the farthest point of any shape, in radii
 TEXTURES = ("plain", "gradient", "stripes", "dots", "noise")
 
@@ -22,7 +22,10 @@ _TRAIN_OBJECTS = tuple(o for o in OBJECTS if not o.held_out)
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A low-saturation backdrop; never near black, where a small object is nearly a blank picture in MSE."""
+    """A backdrop of low saturation.
+
+    It is never almost black: on black, a picture with a small object hardly differs from a blank one in MSE.
+    """
 
     texture: str
     rgb: tuple[float, float, float]  # 0..1
@@ -34,7 +37,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything the renderer needs: one (x, y, radius) in px per object of the spec, and the background."""
+    """A scene is all that the renderer needs: one (x, y, radius) in px per object, and the background."""
 
     spec: Spec
     places: tuple[tuple[float, float, float], ...]
@@ -44,18 +47,20 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Shares of the training stream."""
+    """Hold the shares of each kind of spec in the training stream."""
 
     single: float = 0.15
     double: float = 0.50
     triple: float = 0.15
     counting: float = 0.20
     related: float = 0.5  # share of the doubles that name a relation
-    alike: float = 0.15  # share of the doubles forced to share their shape, and again their colour
+    alike: float = (
+        0.15  # share of the doubles forced to share their shape; the same share is forced to share the colour
+    )
 
 
 def sample_spec(rng: np.random.Generator, mix: Mix | None = None) -> Spec:
-    """One spec of the training stream; held-out pairs and triples never come."""
+    """Draw one spec of the training stream; held-out pairs and triples never come."""
     mix = mix or Mix()
     u = rng.random()
     if u < mix.single:
@@ -83,8 +88,8 @@ def sample_spec(rng: np.random.Generator, mix: Mix | None = None) -> Spec:
 def sample_scene(spec: Spec, rng: np.random.Generator) -> Scene:
     """Place the objects of `spec` at random, the named relation clear by a margin.
 
-    Objects lie at least GAP apart, but for CROWDED scenes: there at least one pair of different colours
-    overlaps. Objects of one colour never touch, or nobody could count them.
+    Objects are at least GAP apart, except in CROWDED scenes: there at least one pair of different colours
+    overlaps. Objects of one colour never touch, since nobody could count them.
     """
     count = len(spec.objects)
     low, high = _RADII[count]
@@ -112,19 +117,19 @@ def _distinct(rng: np.random.Generator, count: int) -> tuple[Object, ...]:
 
 
 def _apart(x: np.ndarray, y: np.ndarray, radius: np.ndarray, colours: list[str] | None = None) -> np.ndarray:
-    """Which candidates [K] keep every pair of objects GAP apart; with `colours`, unlike pairs may overlap."""
+    """Return which candidates [K] keep all objects GAP apart; with `colours`, unlike pairs may overlap."""
     good = np.ones(len(x), bool)
     for a in range(x.shape[1]):
         for b in range(a):
-            near = colours is not None and colours[a] != colours[b]
-            slack = -OVERLAP * np.minimum(radius[:, a], radius[:, b]) if near else GAP
+            may_overlap = colours is not None and colours[a] != colours[b]
+            slack = -OVERLAP * np.minimum(radius[:, a], radius[:, b]) if may_overlap else GAP
             reach = EXTENT * (radius[:, a] + radius[:, b]) + slack
             good &= (x[:, a] - x[:, b]) ** 2 + (y[:, a] - y[:, b]) ** 2 >= reach**2
     return good
 
 
 def _obeys(relation: str | None, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Which candidates [K] show the relation: a gap along the named axis, at most half as much across it."""
+    """Return which candidates [K] show the relation: a gap along its axis, at most half as much across it."""
     if relation is None:
         return np.ones(len(x), bool)
     dx, dy = x[:, 1] - x[:, 0], y[:, 1] - y[:, 0]
@@ -135,7 +140,7 @@ def _obeys(relation: str | None, x: np.ndarray, y: np.ndarray, radius: np.ndarra
 
 
 def sample_background(rng: np.random.Generator) -> Background:
-    """A backdrop at random."""
+    """Draw a backdrop at random."""
     grey, tint = rng.uniform(0.35, 0.9), rng.uniform(-0.03, 0.03, 3)
     return Background(
         texture=TEXTURES[rng.integers(len(TEXTURES))],

@@ -1,4 +1,7 @@
-"""Prompt suites: what a number is measured on; choosing settings and reporting never share a prompt."""
+"""Define the prompt suites that figures are measured on.
+
+Choosing settings and reporting results never share a prompt.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ SPLITS = ("train-like", "held-out", "tuning")
 
 
 def suite(split: str, task: str, n: int, seed: int = 0) -> list[Spec | Script]:
-    """`n` specs of a task in random order, the same for the same arguments, repeated only once all have come.
+    """Return `n` specs of a task in random order, the same for the same arguments.
 
-    held-out: at least one object pair, relation triple or motion that training never names.
-    train-like and tuning: none of them; a checksum of the caption sends a quarter to tuning.
+    Specs repeat only after all of them have come. held-out: at least one object pair, relation triple or
+    motion that training never names. train-like and tuning: none of them; a checksum of the caption sends a
+    quarter to tuning.
     """
     if split not in SPLITS or task not in TASKS:
         raise ValueError(
@@ -37,7 +41,7 @@ def suite(split: str, task: str, n: int, seed: int = 0) -> list[Spec | Script]:
 
 
 def split_of(spec: Spec | Script) -> str:
-    """The one split a spec belongs to."""
+    """Return the one split that a spec belongs to."""
     if spec.held_out:
         return "held-out"
     return "tuning" if zlib.crc32(spec.caption.encode()) % 4 == 0 else "train-like"
@@ -80,7 +84,7 @@ def _motion(index: int) -> Script:
 
 
 def _two_motion(index: int) -> Script | None:
-    """One object moves: past one at rest, or past one that comes the other way."""
+    """Build a script of an object that moves past another, which rests or comes the other way."""
     index, kind = divmod(index, 2 * len(MOVES))
     first, second = _digits(index, 2)
     way = MOTIONS[kind % len(MOVES)]
@@ -88,7 +92,7 @@ def _two_motion(index: int) -> Script | None:
     return Script((Actor(first, other), Actor(second, way))) if first != second else None
 
 
-# task -> how many numbers to draw from and what a number means (None where it means nothing)
+# task -> how many numbers to draw from and what a number means (None if it means nothing)
 TASKS: dict[str, tuple[int, Callable[[int], Spec | Script | None]]] = {
     "single_object": (len(OBJECTS), _several(1)),
     "two_object": (len(OBJECTS) ** 2, _several(2)),

@@ -1,4 +1,4 @@
-"""The ground-truth judge of clips: the detector of still pictures in each frame, linked to tracks."""
+"""Give ground-truth verdicts on clips: detect objects in each frame and link them to tracks."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from .detect import Found, detect
 from .motion import MOVES, Script
 from .scenes import SIZE
 
-_ENLARGE = SIZE // SIDE  # the detector's sizes are those of still pictures
-_REACH = 7.0  # px an object can be away from where it was last seen; the fastest goes 1.9 px a frame
-_OTHER_COLOUR = 4.0  # px that a change of colour counts for when frames are linked
-_SEEN = 1 / 3  # share of the frames below which a track is a flicker; the latest to appear has a third
-_MOVED = 4.5  # px between first and last place; half the shortest way of the world
-_GROWN = 1.22  # factor of the radius; the world has 1.35 and more, or none
-_LATE = 2  # frame; what is first seen here or later has appeared
+_ENLARGE = SIZE // SIDE  # the detector works at the size of still pictures
+_REACH = 7.0  # px between an object and its last place, at most; the fastest goes 1.9 px a frame
+_OTHER_COLOUR = 4.0  # px that a change of colour adds when frames are linked
+_SEEN = 1 / 3  # share of the frames below which a track is a flicker; the latest object to appear has a third
+_MOVED = 4.5  # px between first and last place; half the shortest motion of the world
+_GROWN = 1.22  # factor of the radius; in the world it is 1.35 and more, or 1
+_LATE = 2  # frame; an object first seen here or later has appeared
 UNCLEAR = "moves oddly"
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One object followed through a clip: `frames` where it was seen and what the detector found there."""
+    """A track follows one object through a clip.
+
+    `frames` are the frames in which it was seen, and `found` is what the detector found there.
+    """
 
     frames: tuple[int, ...]
     found: tuple[Found, ...]
 
     @property
     def object(self) -> Object:
-        """Colour and shape that most of the track speaks for, weighted by how well the shapes fit."""
+        """Return the most frequent colour and shape of the track; well-fitting shapes count more."""
         colour = Counter(f.colour for f in self.found).most_common(1)[0][0]
         shapes: dict[str, float] = defaultdict(float)
         for f in self.found:
@@ -42,7 +45,7 @@ class Track:
         return Object(colour, max(shapes, key=lambda s: shapes[s]))
 
     def motion(self, length: int) -> str:
-        """One of `motion.MOTIONS`, "" for rest, or "moves oddly" for what is none of these."""
+        """Return one of `motion.MOTIONS`, "" for rest, or "moves oddly" for any other motion."""
         fitted = np.array([_ends(self.frames, [v(f) for f in self.found]) for v in _MEASURES])
         (x0, x1), (y0, y1), (r0, r1) = fitted
         dx, dy, growth = x1 - x0, y1 - y0, max(r1, 0.1) / max(r0, 0.1)
@@ -62,7 +65,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class ClipVerdict:
-    """Whether a clip shows exactly what was asked, what was seen, and one sentence why.
+    """A verdict says whether a clip shows exactly what was asked, what was seen, and why.
 
     `swapped` marks a failure of binding: both objects are there with their colours exchanged.
     """
@@ -74,7 +77,10 @@ class ClipVerdict:
 
 
 def observe(clip: np.ndarray) -> tuple[tuple[Found, ...], ...]:
-    """Objects in each frame of a clip [T, 32, 32, 3], uint8 or float in 0..1; centres and areas in its px."""
+    """Find the objects in each frame of a clip [T, 32, 32, 3], uint8 or float in 0..1.
+
+    Centres and areas are in px of the clip.
+    """
     clip = np.asarray(clip)
     if clip.ndim != 4 or clip.shape[1:] != (SIDE, SIDE, 3):
         raise ValueError(
@@ -87,7 +93,7 @@ def observe(clip: np.ndarray) -> tuple[tuple[Found, ...], ...]:
 
 
 def follow(seen: tuple[tuple[Found, ...], ...]) -> tuple[Track, ...]:
-    """Tracks through what was seen in each frame, the longest first; flickers are left out."""
+    """Link what was seen in each frame to tracks, the longest first; flickers are left out."""
     tracks: list[tuple[list[int], list[Found]]] = []
     for frame, objects in enumerate(seen):
         cost = np.array([[_cost(frame, t, f) for f in objects] for t in tracks]).reshape(
@@ -120,7 +126,7 @@ def verify_clip(clip: np.ndarray, script: Script) -> ClipVerdict:
 
 
 def _exchanged(objects: Counter[Object]) -> Counter[Object] | None:
-    """Two objects with their colours exchanged."""
+    """Return two objects with their colours exchanged."""
     if len(objects) != 2:
         return None
     first, second = objects
@@ -138,9 +144,10 @@ def _frame(frame: np.ndarray) -> tuple[Found, ...]:
 
 
 def _cost(frame: int, track: tuple[list[int], list[Found]], found: Found) -> float:
-    """Distance in px between where a track should be by now and what was found; colours count as well.
+    """Return the distance in px between the expected place of a track and a found object.
 
-    Extrapolated from the last two sightings, so that crossing objects keep their identity.
+    A change of colour adds to it. The place is extrapolated from the last two sightings, so that crossing
+    objects keep their identity.
     """
     frames, things = track
     x, y = things[-1].centre
@@ -148,15 +155,15 @@ def _cost(frame: int, track: tuple[list[int], list[Found]], found: Found) -> flo
         ahead = (frame - frames[-1]) / (frames[-1] - frames[-2])
         x += (x - things[-2].centre[0]) * ahead
         y += (y - things[-2].centre[1]) * ahead
-    far = float(np.hypot(found.centre[0] - x, found.centre[1] - y))
-    return far + _OTHER_COLOUR * (found.colour != things[-1].colour)
+    distance = float(np.hypot(found.centre[0] - x, found.centre[1] - y))
+    return distance + _OTHER_COLOUR * (found.colour != things[-1].colour)
 
 
 _MEASURES = (lambda f: f.centre[0], lambda f: f.centre[1], lambda f: f.area**0.5)
 
 
 def _ends(frames: tuple[int, ...], values: list[float]) -> tuple[float, float]:
-    """First and last value of the straight line through (frame, value): less noisy than these."""
+    """Return first and last value of a straight line fitted to (frame, value), less noisy than the values."""
     if len(frames) < 2:
         return values[0], values[0]
     slope, offset = np.polyfit(frames, values, 1)

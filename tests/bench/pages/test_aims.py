@@ -1,4 +1,4 @@
-"""Aims of the zoo beside the committed results."""
+"""Test the aims of the zoo beside the committed results."""
 
 import pytest
 

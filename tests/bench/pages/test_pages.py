@@ -1,4 +1,4 @@
-"""Pages show the figures of committed files and of the code as it is; `python -m bench.pages` writes them."""
+"""Test that pages show the figures of committed files and of the code, by `python -m bench.pages`."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def test_links_lead_to_files(page):
 
 
 def headings(text):
-    """Names that headings can be linked by, as GitHub makes them."""
+    """Return the names by which headings can be linked, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 

@@ -9,7 +9,7 @@ from diffusers_ext.evaluate.statistics import mcnemar
 
 
 def rejections(n, change, discordant, experiments=4000):
-    """Share of simulated experiments in which McNemar's exact p is at most 0.05."""
+    """Return the share of simulated experiments in which McNemar's exact p is at most 0.05."""
     wins, losses, _ = (
         np.random.default_rng(0)
         .multinomial(
@@ -52,9 +52,10 @@ def test_seeds_of_one_prompt_count_for_less():
 
 
 def test_prompts_with_seeds_that_are_alike_see_as_much_as_unrelated_pairs():
-    """Simulated: differences of 1, -1 and 0 that two seeds of a prompt share in half of the cases.
+    """Simulate differences of 1, -1 and 0 that two seeds of a prompt share in half of the cases.
 
-    The variance of their mean over the prompts that are asked for is that of the pairs they stand for.
+    The variance of their mean over the prompts equals the variance over as many unrelated pairs as they count
+    for.
     """
     change, discordant, seeds, alike = 0.05, 0.2, 4, 0.5
     count = prompts(change, discordant, seeds, alike)

@@ -24,7 +24,7 @@ def measured(with_method):
 
 
 def cells(text):
-    """Rows of each table of a Markdown text."""
+    """Return the rows of each table of a Markdown text."""
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
     return [[[c.strip() for c in line.split("|")[1:-1]] for line in table] for table in tables]
 

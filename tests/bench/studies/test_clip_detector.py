@@ -39,7 +39,7 @@ def test_clips_as_drawn_are_read_exactly():
     ],
 )
 def test_what_is_confused_is_counted(shown, track, motion):
-    """The same way with another object in place of the right one."""
+    """Another object moves in the same way in place of the right one."""
     right, wrong = take("a red circle moves left"), take(shown)
     frames, other = render_clip(right)[0], render_clip(wrong)[0]
     found = read(right, frames, other)

@@ -1,4 +1,4 @@
-"""What both judges' checks share: pairs, tables, batches, and what a model has to be."""
+"""Test what both detector studies share: pairs, tables, batches, and requirements on a model."""
 
 import numpy as np
 import pytest

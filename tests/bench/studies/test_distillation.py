@@ -1,4 +1,4 @@
-"""The three variants of a distillation: their differences and the table of the page."""
+"""Test the three variants of a distillation: their differences and the table of the page."""
 
 import pytest
 

@@ -10,7 +10,7 @@ from diffusers_ext.sampling.items import Item
 
 @pytest.fixture
 def folder(tmp_path):
-    """One right picture, one wrong one, and a wrong one of a method."""
+    """Write one right picture, one wrong one, and a wrong one of a method."""
     store, pictures = Store(tmp_path, {"weights": "w"}), Pictures(tmp_path)
     for variant, seed, correct in (("[]", 1, True), ("[]", 2, False), ("[method]", 2, False)):
         prompt = "a red circle"

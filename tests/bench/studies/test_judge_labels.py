@@ -24,7 +24,7 @@ from diffusers_ext.zoo.world.render import draw
 KNOWN = json.loads(LABELS.read_text())
 FOUND = json.loads(VERDICTS.read_text())
 AGAIN = "shapes-sd-turbo"  # one step a picture
-SOME = 20  # of its pictures; the eye judges one of them otherwise and leaves two open
+SOME = 20  # of its pictures; the label of one disagrees with the detector, two are unclear
 ROUNDING = 1  # verdicts that another machine's rounding may change, of these
 
 

@@ -1,4 +1,4 @@
-"""A student of one step beside its teacher: cost, spread and the table of the page."""
+"""Test a student of one step beside its teacher: cost, spread and the table of the page."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Verdicts of models and settings are made once and kept apart."""
+"""Test that verdicts of models and settings are made once and kept apart."""
 
 import diffusers_ext as dx
 from bench.studies.paired_verdicts import verdicts

@@ -1,4 +1,4 @@
-"""Likeness by hand, and the sweep on tiny models of an image and a video family."""
+"""Test similarity by hand, and the sweep on tiny models of an image and a video family."""
 
 import json
 
@@ -94,8 +94,9 @@ def test_a_method_that_the_model_refuses_says_why(pipe):
 
 
 def test_modules_count_by_their_pairs():
-    """A U-Net with attention on 64 and on 16 tokens, 2 heads each: a window of 4 is a quarter of the pairs
-    of the large grid and all of the small one.
+    """A U-Net has attention on 64 and on 16 tokens, with 2 heads each.
+
+    A window of 4 sees a quarter of the pairs of the large grid and all pairs of the small one.
     """
     grown = dict(down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2)
     pipe = unet.pipeline(attention_head_dim=2, **grown)

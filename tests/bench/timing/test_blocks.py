@@ -1,4 +1,4 @@
-"""The bench of whole blocks runs as it is on a CPU, goes on where it stopped, and its checks can fail."""
+"""Test that the bench of blocks runs on a CPU, resumes after a stop, and has checks that can fail."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import diffusers_ext as dx
 from bench.runner import kept
 from bench.timing import block_cases, blocks
 from bench.timing.block_checks import Call, Recorder, call_error
-from bench.timing.slices import SLICES, twin
+from bench.timing.slices import SLICES, sharing_weights
 from diffusers_ext.models.presets import shipped
 from diffusers_ext.settings.registry import METHODS
 
@@ -21,7 +21,7 @@ def run(folder, *words):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Folder and rows of a run over every tiny case, one of them compiled as well."""
+    """Return folder and rows of a run over every tiny case, one of them compiled as well."""
     folder = tmp_path_factory.mktemp("results")
     run(folder)
     return folder, run(folder, "--only", "wan2.1 128x96x9 tiny radial", "--modes", "eager", "compiled")
@@ -87,7 +87,7 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
 
 @torch.no_grad()
 def recorded(case):
-    """A core of a slice and what it was given and gave."""
+    """Return a core of a slice with its inputs and output."""
     model = SLICES[case.model].build(True, "cpu", torch.float32)
     recorder = Recorder()
     with dx.apply(model, case.method, recorder) as session:
@@ -111,7 +111,7 @@ def test_checks_see_wrong_attention(case):
 
 def test_a_twin_shares_the_weights_and_nothing_else():
     model = SLICES["wan2.1"].build(True, "cpu", torch.bfloat16)
-    other = twin(model)
+    other = sharing_weights(model)
     pairs = list(zip(model.parameters(), other.parameters(), strict=True))
     assert pairs and all(a is b for a, b in pairs)
     assert not set(map(id, model.modules())) & set(map(id, other.modules()))
@@ -140,8 +140,9 @@ def test_a_device_and_a_case_that_are_not_there(monkeypatch):
 
 
 def pairs_of_family_method_and_mask():
-    """Every family under every method that takes its grids, and with prompts of every length where a host
-    hides padding.
+    """Return every family under every method that takes its grids.
+
+    Families that hide padding come with prompts of every length.
     """
     image = dx.CLEAR(2), dx.CLEAR(2, downsample=4), dx.GNA((1, 3, 5), (1, 2, 2)), dx.RectifiedSparse(block=16)
     video = dx.Radial(0.1, block=16), dx.GNA((2, 3, 5), (1, 2, 2)), dx.RectifiedSparse(block=16)
@@ -157,7 +158,7 @@ def pairs_of_family_method_and_mask():
 @pytest.mark.parametrize("case, prompt", list(pairs_of_family_method_and_mask()))
 @torch.no_grad()
 def test_rows_of_every_family_method_and_mask(case, prompt):
-    """Two rows of a batch, whose prompts differ by a token where padding is hidden."""
+    """A batch has two rows; if padding is hidden, their prompts differ by a token."""
     part = SLICES[case.model]
     model = part.build(True, "cpu", torch.float32)
     call = part.call(model, case.grid, "cpu", torch.float32)
@@ -177,5 +178,5 @@ def test_rows_of_every_family_method_and_mask(case, prompt):
 
 
 def batched(name, x):
-    """Whether an argument has a row for each picture; positions of FLUX have none."""
+    """Return whether an argument has a row for each picture; positions of FLUX have none."""
     return isinstance(x, torch.Tensor) and not name.endswith("_ids")

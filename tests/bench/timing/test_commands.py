@@ -1,4 +1,4 @@
-"""Seconds of commands: what is timed is checked by its exit code."""
+"""Test the timing of commands, which are checked by their exit codes."""
 
 import json
 

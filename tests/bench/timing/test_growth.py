@@ -1,4 +1,4 @@
-"""The benchmark of growth: its fit, and the work of each method, which needs no clock."""
+"""Test the benchmark of growth: its fit, and the work of each method, which needs no clock."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_sizes_that_no_plan_addresses_are_refused_before_anything_runs(tmp_path,
 
 
 def test_a_size_that_fails_leaves_the_others(tmp_path, monkeypatch):
-    """The reference alone, with frames of no tokens in one of nine cases."""
+    """Only the reference runs, and one of nine cases has frames without tokens."""
     monkeypatch.setattr(growth, "SIZES", (576, 1024, 2304))
     monkeypatch.setattr(growth, "backends", lambda device: ("reference",))
     real = growth.recipe

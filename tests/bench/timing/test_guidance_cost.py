@@ -1,4 +1,4 @@
-"""The cost of guidance on tiny models: what is checked, and what a stopped run leaves."""
+"""Test the cost of guidance on tiny models: what is checked, and what a stopped run leaves."""
 
 import json
 
@@ -13,7 +13,7 @@ def run(folder):
 
 
 def tiny(device):
-    """Two toy models; the second size of FLUX is where someone stops the run."""
+    """Make two toy models; the run is stopped at the second size of FLUX."""
 
     def images(model, side):
         return sd3.inputs(height=2 * side, width=2 * side)

@@ -1,4 +1,4 @@
-"""The committed errors of rectified attention are what the script computes."""
+"""Test that the committed errors of rectified attention are what the script computes."""
 
 from bench.ledger import committed
 from bench.timing import rectified_error

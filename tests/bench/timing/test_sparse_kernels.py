@@ -1,4 +1,4 @@
-"""The benchmark script runs as it is on a CPU, with its checks, so that a GPU session can trust it."""
+"""Test that the benchmark script runs unchanged on a CPU, with its checks, before a GPU session."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Speed of generation: every case is timed, checked against pictures made alone, and told."""
+"""Test the speed of generation: every case is timed, checked against pictures made alone, and reported."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_the_table_tells_the_fastest_way():
 
 
 def test_the_committed_run_keeps_the_promise_of_every_model():
-    """A picture in less than 2 s and a clip in less than 15 s, also one at a time on one thread."""
+    """A picture takes less than 2 s and a clip less than 15 s, also one at a time on one thread."""
     rows = committed("speed-cpu-x86_64")["rows"]
     assert {row["model"] for row in rows} == set(catalogue.MODELS)
     assert max(row["seconds"] for row in rows if row["model"] != "shapes-wan") < 2

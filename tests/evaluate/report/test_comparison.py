@@ -10,7 +10,7 @@ from tests.evaluate.pictures import HOSTILE, comparison
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
+    """Collect tags with their attributes, and the text."""
 
     def __init__(self, text):
         super().__init__()

@@ -18,7 +18,7 @@ ASKED = (
 
 
 def variant(label, *drawn):
-    """A column whose pictures show `drawn` where ASKED was wanted."""
+    """Make a column whose pictures show `drawn`, although ASKED was wanted."""
     images = [Image.fromarray(draw(parse(d), i)) for i, d in enumerate(drawn)]
     judged = [judge(img, p, i, 0.1, t) for i, (img, (p, t)) in enumerate(zip(images, ASKED, strict=True))]
 

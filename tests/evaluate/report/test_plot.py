@@ -6,12 +6,12 @@ from tests.bench.pages.test_results_table import measured
 
 
 def lines(axes):
-    """The drawn points in percent."""
+    """Return the drawn points in percent."""
     return [container.lines[0].get_ydata().tolist() for container in axes.containers]
 
 
 def bars(axes):
-    """Ends of the drawn intervals [points, 2] in percent."""
+    """Return the ends of the drawn intervals [points, 2] in percent."""
     return [[s[:, 1].tolist() for s in c.lines[2][0].get_segments()] for c in axes.containers]
 
 

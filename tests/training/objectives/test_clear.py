@@ -1,4 +1,4 @@
-"""Distillation for CLEAR, with the shipped model as the teacher: loss, what moves, resuming, the way out."""
+"""Test distillation for CLEAR with the shipped model as the teacher: loss, updates, resuming, export."""
 
 import copy
 import json
@@ -29,10 +29,10 @@ TINY = DistilConfig(samples=16, batch=4, warmup=0, first=1, log_every=1, evaluat
 
 @pytest.fixture(scope="module", autouse=True)
 def small_shards():
-    """128 samples a shard; a run of few steps draws no more."""
-    whole, latents.SHARD = latents.SHARD, 128
+    """Use 128 samples per shard; a run of few steps draws no more."""
+    before, latents.SHARD = latents.SHARD, 128
     yield
-    latents.SHARD = whole
+    latents.SHARD = before
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def student(teacher, cache):
-    """Makes students of the teacher, one at a time, and closes them afterwards."""
+    """Make students of the teacher, one at a time, and close them afterwards."""
     made = []
 
     def make(method=CLEAR, recipe=TINY):
@@ -68,7 +68,7 @@ def losses(out):
 
 
 def attention_outputs(transformer, **call):
-    """What enters the projections out of image and text, layer by layer, read by hooks of torch."""
+    """Record what enters the output projections of image and text, layer by layer, by hooks of torch."""
     seen, hooks = {}, []
     for i, block in enumerate(transformer.transformer_blocks):
         for part, module in (("image", block.attn.to_out[0]), ("text", block.attn.to_add_out)):
@@ -83,7 +83,7 @@ def attention_outputs(transformer, **call):
 
 @torch.no_grad()
 def test_the_loss_is_that_of_the_paper(student, teacher):
-    """Against plain calls of both models, with the outputs of attention read by other means."""
+    """Compare with plain calls of both models, with the outputs of attention read by other means."""
     one = student(recipe=replace(TINY, attention_every=2, velocity=0.3, attention=0.7))
     x0, noise, sigma, ids, t5_ids = inputs = one.inputs(0, 0.0)
     context, pooled = encode(teacher, ids, t5_ids)
@@ -128,12 +128,12 @@ def test_only_the_projections_of_the_image_stream_move(student, tmp_path):
     assert all(torch.equal(p, teachers[k]) for k, p in one.teacher.named_parameters())
 
 
-def test_weights_of_far_tokens_learn_too(student, tmp_path):
+def test_weights_of_pooled_tokens_learn_too(student, tmp_path):
     one = student(dx.CLEAR(radius=2, downsample=4, backend="reference"))
-    far = {k for k in one.parameters() if k.startswith("far.")}
-    assert len(far) == 6
+    pooled = {k for k in one.parameters() if k.startswith("far.")}
+    assert len(pooled) == 6
     assert fit(one, tmp_path, Run(samples=8))
-    assert all((one.parameters()[k] - 1 / 16).abs().max() > 1e-4 for k in far)
+    assert all((one.parameters()[k] - 1 / 16).abs().max() > 1e-4 for k in pooled)
 
 
 def test_learning_brings_the_student_closer(student, tmp_path):
@@ -145,20 +145,20 @@ def test_learning_brings_the_student_closer(student, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_losses(student, tmp_path):
-    assert fit(student(), tmp_path / "whole")
+    assert fit(student(), tmp_path / "complete")
     assert not fit(student(), tmp_path / "parts", Run(minutes=0))
     assert fit(student(), tmp_path / "parts")
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert len(losses(tmp_path / "whole")) == 6
+    assert losses(tmp_path / "parts") == losses(tmp_path / "complete")
+    assert len(losses(tmp_path / "complete")) == 6
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A student with far tokens, from the command's own function, stopped early."""
+    """Write a student with pooled tokens by the command's own function, stopped early."""
     out = tmp_path_factory.mktemp("student")
-    whole, objectives.DistilConfig = objectives.DistilConfig, lambda: TINY
+    before, objectives.DistilConfig = objectives.DistilConfig, lambda: TINY
     distill.run("shapes-sd3", ["radius=2", "downsample=4"], out, Run(minutes=0))
-    objectives.DistilConfig = whole
+    objectives.DistilConfig = before
     return out
 
 
@@ -181,7 +181,7 @@ def test_the_student_is_a_stock_pipeline_with_a_card(written):
 
 
 def test_the_student_reloads_and_gives_what_was_trained(written, teacher, cache):
-    """The stock class, the preset of the folder, and the averaged weights of the checkpoint in a student."""
+    """Compare the stock class under the folder's preset with a student with the checkpoint's averages."""
     pipe = StableDiffusion3Pipeline.from_pretrained(written)
     pipe.set_progress_bar_config(disable=True)
     method = dx.preset(str(written), "clear")
@@ -206,8 +206,8 @@ def test_the_student_reloads_and_gives_what_was_trained(written, teacher, cache)
 
 def test_the_folder_may_be_moved(written, tmp_path):
     moved = shutil.copytree(written, tmp_path / "moved")
-    assert json.loads((moved / "clear.json").read_text())["settings"]["weights"] == distill.FAR
-    assert dx.preset(str(moved), "clear").weights == str(moved / distill.FAR)
+    assert json.loads((moved / "clear.json").read_text())["settings"]["weights"] == distill.POOLED
+    assert dx.preset(str(moved), "clear").weights == str(moved / distill.POOLED)
 
 
 def test_a_folder_belongs_to_one_teacher_method_and_seed(written, tmp_path):

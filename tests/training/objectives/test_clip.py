@@ -89,7 +89,7 @@ def test_the_longest_caption_fits():
 
 @pytest.mark.parametrize("batch", [1, 3, 33, 48, 128])
 def test_batches_that_would_be_cut_are_refused_before_data_are_drawn(objective, monkeypatch, batch):
-    """Pairs would be torn, or the last batch of a shard cut short."""
+    """Pairs would be split, or the last batch of a shard cut short."""
     monkeypatch.setattr(clip, "draw", lambda *_: pytest.fail("data were drawn"))
     objective.recipe = replace(TINY, batch=batch)
     with pytest.raises(ValueError, match=f"a batch that is even and divides 64, got {batch}; 128 and 512"):
@@ -97,7 +97,7 @@ def test_batches_that_would_be_cut_are_refused_before_data_are_drawn(objective, 
 
 
 def test_inputs_depend_on_the_step_alone(objective, vae):
-    """A resumed run enters anywhere: step 5 lies in another shard and in its second round."""
+    """A resumed run enters anywhere: step 5 is in another shard and in its second round."""
     fresh = CLIPObjective(vae, TINY)
     for step in range(5):
         objective.inputs(step, 0.0)
@@ -113,7 +113,7 @@ def test_each_round_uses_every_picture_once_with_its_pair(objective):
 
 
 def test_the_loss_is_the_one_of_its_formula(objective):
-    """Against a plain loop over rows, with the model's features taken as they are."""
+    """Compare with a plain loop over rows, with the model's features taken as they are."""
     objective.prepare(torch.device("cpu"))
     images, ids, counts, noise = objective.inputs(0, 0.0)
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_the_command_trains_a_reward_that_loads(tmp_path, monkeypatch):
 
 
 def test_a_run_from_given_weights_leaves_the_text_half_alone(tmp_path, monkeypatch):
-    """Text encoders of other models began with it."""
+    """Text encoders of other models began with the text half."""
     monkeypatch.setattr(clip, "SHARD", 128)
     home = catalogue.path("shapes-clip")
     folder = run("shapes-clip", tmp_path, Run(samples=256, start=home))

@@ -31,7 +31,7 @@ def objective(vae, tmp_path_factory, small_shards):
 
 @pytest.fixture(scope="module")
 def trained(objective, tmp_path_factory):
-    """Folders of a run of 8 steps and of its export."""
+    """Return the folders of a run of 8 steps and of its export."""
     run, model = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("model")
     assert fit(objective, run, Run())
     export(objective, run, model, "shapes-sd")
@@ -45,7 +45,7 @@ def losses(run):
 
 @torch.no_grad()
 def sample(pipe, noise, steps, guidance):
-    """DDIM by its formula (arXiv 2010.02502, equation 12), on the quantities that training speaks of."""
+    """Sample with DDIM by its formula (arXiv 2010.02502, equation 12), on the quantities of training."""
     read = [pipe.tokenizer(p, padding="max_length", return_tensors="pt").input_ids for p in ("", PROMPTS[1])]
     empty, text = (pipe.text_encoder(ids)[0] for ids in read)
     signal, stride = pipe.scheduler.alphas_cumprod, 1000 // steps
@@ -82,7 +82,7 @@ def test_training_reads_text_exactly_as_the_stock_pipeline_does(objective):
 
 
 def test_pure_noise_is_trained_on_and_tells_nothing_of_the_picture(objective):
-    """Zero terminal SNR: at the first timestep of sampling the loss is that of guessing the mean picture."""
+    """With zero terminal SNR, the loss at the first timestep of sampling equals guessing the mean picture."""
     scheduler, latents = objective.pipe.scheduler, torch.randn(2, 4, 16, 16)
     scheduler.set_timesteps(15)
     last = scheduler.timesteps[:1].repeat(2)

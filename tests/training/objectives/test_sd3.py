@@ -33,9 +33,9 @@ def losses(out):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, vae, small_shards):
-    """An uninterrupted run of 8 steps."""
-    out = tmp_path_factory.mktemp("whole")
+def complete(tmp_path_factory, vae, small_shards):
+    """Make an uninterrupted run of 8 steps."""
+    out = tmp_path_factory.mktemp("complete")
     assert train(out, vae)
     return out
 
@@ -58,25 +58,25 @@ test_sd3.train(pathlib.Path(sys.argv[1]), build_vae().half().float().eval(), che
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_losses(whole, tmp_path, vae):
-    """kill -9 in the middle, then resume: every loss is that of the uninterrupted run."""
+def test_a_killed_run_goes_on_to_the_same_losses(complete, tmp_path, vae):
+    """After kill -9 in the middle and a resume, every loss equals the uninterrupted run."""
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=os.getcwd())
     assert killed.returncode == -signal.SIGKILL
     step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
     assert 2 <= step < 8
     assert train(tmp_path, vae)
-    assert losses(tmp_path) == pytest.approx(losses(whole), rel=ANOTHER_PROCESS)
+    assert losses(tmp_path) == pytest.approx(losses(complete), rel=ANOTHER_PROCESS)
 
 
-def test_a_stop_request_writes_a_checkpoint_and_the_rest_follows(whole, tmp_path, vae):
+def test_a_stop_request_writes_a_checkpoint_and_the_rest_follows(complete, tmp_path, vae):
     assert not train(tmp_path, vae, minutes=0)
     assert losses(tmp_path).keys() == {1}
     assert train(tmp_path, vae)
-    assert losses(tmp_path) == losses(whole)
+    assert losses(tmp_path) == losses(complete)
 
 
-def test_a_stop_request_is_heard_while_data_are_drawn(whole, tmp_path, vae):
-    """SIGTERM in the middle of the first shard: no step is done, nothing is half written, the run goes on."""
+def test_a_stop_request_is_heard_while_data_are_drawn(complete, tmp_path, vae):
+    """After SIGTERM in the first shard no step is done, nothing is half written, and the run goes on."""
     objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
     make = objective.stream.shards.make
 
@@ -91,7 +91,7 @@ def test_a_stop_request_is_heard_while_data_are_drawn(whole, tmp_path, vae):
     export(objective, tmp_path, tmp_path / "model", "shapes-sd3")
     assert (tmp_path / "model" / "training_log.jsonl").read_text() == ""
     assert train(tmp_path, vae)
-    assert losses(tmp_path) == losses(whole)
+    assert losses(tmp_path) == losses(complete)
 
 
 def test_decay_can_begin_on_resume(tmp_path, vae):
@@ -103,10 +103,10 @@ def test_decay_can_begin_on_resume(tmp_path, vae):
     assert rates == pytest.approx([TINY.lr, TINY.lr * 2 / 3, TINY.lr / 3], abs=1e-6)
 
 
-def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, tmp_path, vae):
+def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(complete, tmp_path, vae):
     objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
     objective.pipe.tokenizer("a red circle", padding="max_length")
-    export(objective, whole, tmp_path / "model", "shapes-sd3", autoencoder="as given")
+    export(objective, complete, tmp_path / "model", "shapes-sd3", autoencoder="as given")
     cards.verify_weights(tmp_path / "model")
     card = json.loads((tmp_path / "model" / cards.CARD).read_text())
     assert (card["steps"], card["samples"], card["call"]) == (
@@ -119,7 +119,7 @@ def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(whole, t
     tokenizer = json.loads((tmp_path / "model" / "tokenizer" / "tokenizer.json").read_text())
     assert tokenizer["padding"] is None
     assert not train(tmp_path / "again", vae, start=tmp_path / "model", minutes=0)
-    first, scratch = losses(tmp_path / "again")[1], losses(whole)
+    first, scratch = losses(tmp_path / "again")[1], losses(complete)
     assert first < scratch[1]
 
 

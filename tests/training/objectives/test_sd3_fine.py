@@ -1,4 +1,4 @@
-"""The twin of 256 tokens: taught by shapes-sd3 at first, by the data at the end; what they share stays."""
+"""Test the model of 256 tokens: shapes-sd3 teaches it first, then the data; shared components stay."""
 
 import json
 from dataclasses import replace

@@ -23,7 +23,7 @@ ONE_STEP = {**catalogue.MODELS["shapes-sd-turbo"].call, "output_type": "latent"}
 
 @pytest.fixture(scope="module", autouse=True)
 def few_pairs():
-    """16 pairs a shard."""
+    """Use 16 pairs per shard."""
     whole, teacher_pairs.SHARD = teacher_pairs.SHARD, 16
     yield
     teacher_pairs.SHARD = whole
@@ -41,7 +41,7 @@ def distil(teacher, folder, recipe=TINY, **call):
 
 @torch.no_grad()
 def distance(objective):
-    """Mean square between one step of the student and the teacher's pictures, over the pairs of one shard."""
+    """Return the mean square between a step of the student and the teacher's pictures, over one shard."""
     drawn, pipe = objective.pairs.batch(0, 16, torch.Generator().manual_seed(0)), objective.pipe
     t = torch.full((16,), 999)
     v = pipe.unet(drawn.noise, t, pipe.text_encoder(drawn.ids)[0]).sample
@@ -49,7 +49,7 @@ def distance(objective):
 
 
 def test_the_student_comes_closer_to_its_teacher(teacher, tmp_path):
-    """By regression: an untrained teacher is no denoiser, so matching has nothing to say."""
+    """Only regression is tested: an untrained teacher is no denoiser, so matching means nothing."""
     kept = {k: p.clone() for k, p in teacher.unet.named_parameters()}
     objective = distil(teacher, tmp_path, replace(TINY, lr=1e-3, paired=1.0, matching=0.0))
     before = distance(objective)
@@ -68,7 +68,7 @@ def test_a_pair_is_what_the_stock_pipeline_makes_of_the_noise(teacher, tmp_path)
 
 
 def test_one_step_of_the_stock_pipeline_is_the_student(teacher, tmp_path):
-    """At the first timestep nothing of the noise is left in the estimate: the picture is -v, guidance off."""
+    """At the first timestep the estimate contains none of the noise: the picture is -v, guidance off."""
     objective, noise = distil(teacher, tmp_path), torch.randn(1, 4, 16, 16)
     pipe, prompt = objective.pipe, "a blue star"
     images = [pipe(prompt, latents=noise, **ONE_STEP | {"guidance_scale": s}).images for s in (0.0, 1.0)]
@@ -80,7 +80,7 @@ def test_one_step_of_the_stock_pipeline_is_the_student(teacher, tmp_path):
 
 
 def test_a_critic_that_agrees_with_the_teacher_moves_nothing(teacher, tmp_path):
-    """The limit of matching: equal denoisers, no gradient; the critic's own loss stays in the critic."""
+    """In the limit of equal denoisers, matching has no gradient; the critic's loss moves only the critic."""
     objective = distil(teacher, tmp_path, replace(TINY, regression=0.0), guidance_scale=1.0)
     objective.loss(*objective.inputs(0, 0.0)).backward()
     largest = {k: p.grad.abs().max().item() for k, p in objective.parameters().items() if p.grad is not None}

@@ -1,4 +1,4 @@
-"""The clip models of the zoo: what the objective feeds them is what the stock pipeline feeds them."""
+"""Test the clip models of the zoo: the objective feeds them as the stock pipeline does."""
 
 import json
 from dataclasses import replace
@@ -61,7 +61,7 @@ def clip_vae():
 
 @pytest.fixture(scope="module")
 def clip_pipe(clip_vae):
-    """The untrained pipeline with its zeroed parts moved, so that text and time matter."""
+    """Return the untrained pipeline with its zeroed parts changed, so that text and time matter."""
     torch.manual_seed(1)
     pipe = build_wan(clip_vae)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_text_is_read_as_the_stock_pipeline_reads_it(clip_pipe, length):
 
 @torch.no_grad()
 def test_the_stock_pipeline_samples_by_the_trained_convention(clip_pipe, clip_vae):
-    """Euler steps through what the objective trains, by hand, give the pipeline's own frames."""
+    """Euler steps by hand through the trained model give the pipeline's own frames."""
     steps, scale = 4, 3.0
     call = dict(CALL) | {"num_inference_steps": steps, "guidance_scale": scale, "output_type": "pt"}
     stock = clip_pipe(PROMPTS, generator=torch.Generator().manual_seed(5), **call).frames
@@ -236,7 +236,7 @@ def test_a_run_goes_from_single_frames_to_whole_clips():
 
 @torch.no_grad()
 def test_what_single_frames_teach_serves_clips():
-    """Untrained, a clip at rest is coded as its first frame is, and shown for as long as it lasts."""
+    """Before training, a clip at rest is encoded like its first frame, and decoded at its full length."""
     vae = WanVAEObjective(seed=3).vae.eval()
     still = clips(0, 0, 1)[0][:, :, :1]
     once, film = (reconstruct(vae, m) for m in (still, still.expand(-1, -1, 9, -1, -1)))

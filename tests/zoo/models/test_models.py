@@ -32,7 +32,7 @@ def test_normalised_latents_decode_to_the_same_picture():
 
 
 def test_an_untrained_transformer_is_silent(pipe):
-    """adaLN-Zero: no velocity before the first step, whatever goes in."""
+    """With adaLN-Zero there is no velocity before the first step, whatever goes in."""
     context, pooled = torch.randn(2, 48, CONTEXT_WIDTH), torch.randn(2, CONTEXT_WIDTH)
     with torch.no_grad():
         out = pipe.transformer(torch.randn(2, 4, 16, 16), context, pooled, torch.tensor([10.0, 900.0])).sample

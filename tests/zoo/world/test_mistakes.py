@@ -31,7 +31,7 @@ specs = st.one_of(
 
 @given(specs, st.sampled_from(KINDS), st.integers(0, 2**31))
 def test_a_mistake_is_never_true_of_the_picture(spec, kind, seed):
-    """Neither by our own rule nor, both ways round, by the rule of the detector about centres."""
+    """It is true neither by our own rule nor, both ways round, by the detector's rule about centres."""
     rng = np.random.default_rng(seed)
     for wrong in mistakes(spec, kind):
         assert parse(wrong.caption) == wrong

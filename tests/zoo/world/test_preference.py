@@ -10,7 +10,7 @@ from diffusers_ext.zoo.world.suites import split_of
 
 
 def by_detector(images, prompts):
-    """The score of a judge that knows the truth."""
+    """Score pictures by the detector, which knows the truth."""
     pictures = images.permute(0, 2, 3, 1).numpy()
     return torch.tensor([float(verify(i, parse(p)).correct) for i, p in zip(pictures, prompts, strict=True)])
 

@@ -17,7 +17,7 @@ def test_the_same_seed_draws_the_same_picture():
 
 
 def test_pictures_stay_what_the_weights_were_trained_on():
-    """A change of the renderer is a new world: retrain, then record the new digest."""
+    """A change of the renderer makes a new world: retrain, then record the new digest."""
     digest = hashlib.sha256()
     for index in range(50):
         spec, image, _ = training_sample(0, index)
@@ -49,14 +49,14 @@ def test_backgrounds_are_neither_dark_nor_saturated():
 def test_outlines_fit_their_radius_and_signs_agree(shape):
     at = np.linspace(-15, 15, 301)
     inside = distance(shape, at[None], at[:, None], 10.0) < 0
-    far = np.hypot(at[None], at[:, None])[inside].max()
-    assert 9 < far <= 11.05
+    farthest = np.hypot(at[None], at[:, None])[inside].max()
+    assert 9 < farthest <= 11.05
     assert inside[150, 150] and not inside[0, 0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outlines_are_one_pixel_soft(shape):
-    """The distance changes by one px per px across the outline: what anti-aliasing relies on."""
+    """The distance changes by one px per px across the outline, which anti-aliasing relies on."""
     at = np.linspace(-15, 15, 301)
     d = distance(shape, at[None], at[:, None], 10.0)
     gy, gx = np.gradient(d, at, at)

@@ -67,7 +67,7 @@ def test_the_named_axis_dominates(relation):
 
 
 def crowding(places):
-    """Pairs (lower, upper) of objects that lie nearer to each other than GAP."""
+    """Return pairs (lower, upper) of objects that are closer to each other than GAP."""
     return [
         (a, b)
         for a, b in itertools.combinations(range(len(places)), 2)
@@ -76,7 +76,7 @@ def crowding(places):
 
 
 def hidden(lower, upper):
-    """Share of an object (shape, x, y, radius) that another one on top of it hides."""
+    """Return the share of an object (shape, x, y, radius) that another one on top of it hides."""
     at = (np.arange(4 * SIZE) + 0.5) / 4  # px
     masks = [distance(shape, at[None] - x, at[:, None] - y, r) < 0 for shape, x, y, r in (lower, upper)]
     return (masks[0] & masks[1]).sum() / masks[0].sum()

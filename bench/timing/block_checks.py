@@ -4,17 +4,17 @@ Masks are made for the host's order of tokens from the rule alone, so they share
 with the plan that they check.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from diffusers_ext.core import Core, Layout, Method, RunContext, Site, Slot
+from diffusers_ext.core import Core, Layout, RunContext, Site
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.masks.visible import visible
+from diffusers_ext.processors.record import RecordAttention
 from diffusers_ext.processors.rectified import RectifiedCore
 from diffusers_ext.processors.sparse.core import SparseCore
 
@@ -23,7 +23,7 @@ from .reference_rows import rectified_error, row_error, sample
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of attention: `q, k, v, out [B, N, H, D]`, the mask of the host and the layout."""
+    """One call of attention: `q, k, v, out [B, N, H, D]`, the mask of the pipeline and the layout."""
 
     q: Tensor
     k: Tensor
@@ -39,16 +39,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Recorder(Method):
-    """A method that keeps the last call of every self- and joint attention module, by name in `kept`."""
+class RecordCalls(RecordAttention):
+    """Keep the last call of every self- and joint attention module, by name in `kept`."""
 
-    name: ClassVar[str] = "recorder"
-    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
+    name: ClassVar[str] = "record_calls"
+    reads_layout: ClassVar[bool] = True
 
     kept: dict[str, Call] = field(default_factory=dict, compare=False)
-
-    def select(self, sites: Sequence[Site]) -> list[Site]:
-        return [site for site in sites if site.kind != "cross"]
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         def core(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
@@ -71,7 +68,7 @@ def call_error(core: SparseCore, call: Call) -> float:
 
 
 def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
-    """Which keys some rows see, bool `[B or 1, 1, R, S]`; far keys last, seen by the grid alone."""
+    """Which keys some rows see, bool `[B or 1, 1, R, S]`; pooled keys last, seen by the grid alone."""
     layout, device = call.layout, call.q.device
     text = layout.text.stop - layout.text.start
     spec = core.method.recipe(layout.grid, text, text_rows=False)
@@ -83,12 +80,12 @@ def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
     seen = visible(rule.kind, rule.params, table, places[rows, None], places[None])[None, None]
     if call.mask is not None:
         seen = seen & call.mask
-    far = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
-    return torch.cat([seen, far.expand(*seen.shape[:2], -1, -1)], -1)
+    pooled = (places[rows] != geometry.TEXT)[:, None].expand(-1, spec.extra_keys)
+    return torch.cat([seen, pooled.expand(*seen.shape[:2], -1, -1)], -1)
 
 
 def _cells(x: Tensor, layout: Layout, edge: int) -> Tensor:
-    """Means of cells of `x [B, N, H, D]`: far tokens with uniform weights."""
+    """Means of cells of `x [B, N, H, D]`: pooled tokens with uniform weights."""
     channels_first = x[:, layout.vision].float().unflatten(1, layout.grid[1:]).permute(0, 3, 4, 1, 2)
     pooled = torch.nn.functional.avg_pool2d(channels_first.flatten(1, 2), edge)
     return pooled.unflatten(1, x.shape[2:]).flatten(3).permute(0, 3, 1, 2).to(x.dtype)
@@ -105,7 +102,7 @@ def _rectified_error(core: RectifiedCore, call: Call) -> float:
 
 
 def _text_error(call: Call) -> float:
-    """Of the rows of text, which see all."""
+    """Measure the error of the rows of text, which see all."""
     text = call.layout.text
     if text.start == text.stop:
         return 0.0

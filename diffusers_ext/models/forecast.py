@@ -163,10 +163,10 @@ def _takes(method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None) -> 
 def _place_bytes(spec: PlanSpec) -> int:
     """Counts the bytes of the numbers that bring tokens into plan order and back, int64."""
     stats, order = spec.stats, spec.q_order
-    # Where one order serves queries and keys, and is not that of the host, a whole call can run in it.
-    hoists = not spec.extra_keys and order.equal(spec.k_order)
-    hoists = hoists and order.min() >= 0 and (order.diff() != 1).any()
-    return 8 * (stats.s_q * (2 if hoists else 1) + stats.s_kv - spec.extra_keys + spec.grid_tokens)
+    # Where one order serves queries and keys, and is not that of the host, a tiles call can run in it.
+    reorders = not spec.extra_keys and order.equal(spec.k_order)
+    reorders = reorders and order.min() >= 0 and (order.diff() != 1).any()
+    return 8 * (stats.s_q * (2 if reorders else 1) + stats.s_kv - spec.extra_keys + spec.grid_tokens)
 
 
 def _padding(share: float, nearest: dict[str, Any]) -> str:
@@ -198,13 +198,13 @@ def _tile(tile: Any) -> tuple[Tile, Tile] | None:
     if tile is None:
         return None
     try:
-        whole = fit(tile, Sequence[Sequence[int]], "tile")
+        tiles = fit(tile, Sequence[Sequence[int]], "tile")
     except ValueError:
-        whole = []
-    fits = len(whole) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in whole)
-    if not fits or any(math.prod(edges) > 1024 for edges in whole):
+        tiles = []
+    fits = len(tiles) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in tiles)
+    if not fits or any(math.prod(edges) > 1024 for edges in tiles):
         raise MethodError(
             "A tile is ((t, h, w) of queries, (t, h, w) of keys) in whole numbers, with at most 1024 tokens "
             f"each, got {tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
         )
-    return tuple(map(tuple, whole))
+    return tuple(map(tuple, tiles))

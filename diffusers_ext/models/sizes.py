@@ -165,12 +165,12 @@ def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
 
 def _unit_px(pipe: Any, edge_px: int) -> int:
     """The least multiple of a token that the host's own check of sizes takes, 0 for that of one token."""
-    return next((edge_px * n for n in (2, 4, 8, 16) if _host_takes(pipe, edge_px * n)), 0) * (
-        not _host_takes(pipe, edge_px)
+    return next((edge_px * n for n in (2, 4, 8, 16) if _pipeline_takes(pipe, edge_px * n)), 0) * (
+        not _pipeline_takes(pipe, edge_px)
     )
 
 
-def _host_takes(pipe: Any, side: int) -> bool:
+def _pipeline_takes(pipe: Any, side: int) -> bool:
     if not hasattr(pipe, "check_inputs"):
         return True
     usual = latents.defaults(pipe)

@@ -13,7 +13,7 @@ from ..kernels import oracles
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 from .masked import by_mask
 from .test_clear import close
-from .test_rectified import told_by
+from .test_rectified import computed_by
 
 IMAGE, VIDEO = (1, 10, 16), (5, 4, 9)  # tokens; more than one tile of 8 x 16 or 2 x 8 x 8
 TILES = {False: (1, 8, 16), True: (2, 8, 8)}
@@ -63,7 +63,7 @@ class Pair:
 
     @property
     def oracle(self):
-        return told_by(self.method) if self.mask is None else by_mask(self.mask)
+        return computed_by(self.method) if self.mask is None else by_mask(self.mask)
 
 
 def gna(window, stride=(1, 1, 1), dilation=(1, 1, 1)):

@@ -22,7 +22,7 @@ from ..close import alike as close
 from ..hosts import host, nothing_changed
 from ..kernels import oracles
 from ..processors.masked import by_mask
-from ..processors.test_rectified import told_by
+from ..processors.test_rectified import computed_by
 from ..tiny_models import flux, sd3
 
 COMMON = dict(backend="reference", dense_steps=0)
@@ -33,7 +33,7 @@ METHODS = [CLEAR, GNA, RECTIFIED]
 ORACLES = {
     "clear": by_mask(lambda grid: oracles.disk(grid, 3)),
     "gna": by_mask(lambda grid: oracles.box(grid, (1, 3, 5), (1, 1, 1))),
-    "rectified": told_by(RECTIFIED),
+    "rectified": computed_by(RECTIFIED),
 }
 IN_LAYERS = "tokens put in order in every layer: "
 by_name = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -63,7 +63,7 @@ def run(target, call, *methods):
     context = getattr(target, "cache_context", nullcontext)("cond")
     with dx.apply(target, *methods) as session, context:
         out = target(**call)[0]
-        assert session.run.hoisted is False
+        assert session.run.reordered is False
     (order,) = {site.order for site in session.report().sites if site.order} or {""}
     return out, order
 
@@ -88,7 +88,7 @@ def test_the_same_as_with_gathers(method, height, width, text, batch):
     found, order = run(target, call, method)
     assert order == ONCE
     wanted, order = run(target, call, method, Looker())
-    assert order == IN_LAYERS + "looker may count on the order of the host"
+    assert order == IN_LAYERS + "looker may depend on raster order"
     close(found, wanted)
     close(found, run(target, call, ORACLES[method.name])[0])
 
@@ -149,7 +149,7 @@ def test_an_error_inside_leaves_no_order_behind():
     with torch.no_grad(), dx.apply(target, CLEAR) as session:
         with pytest.raises(RuntimeError, match="size"):
             target(**call | {"encoder_hidden_states": torch.zeros(2, 7, 32), "txt_ids": torch.zeros(3, 3)})
-        assert session.run.hoisted is False
+        assert session.run.reordered is False
     assert torch.equal(run(target, call)[0], plain)
 
 
@@ -251,7 +251,7 @@ def _cache(target):
 @pytest.mark.parametrize(
     "method, prepare, words",
     [
-        (dx.CLEAR(3, downsample=4, **COMMON), None, "clear pools far tokens out of the rows of the picture"),
+        (dx.CLEAR(3, downsample=4, **COMMON), None, "clear pools tokens by their places in the picture"),
         (CLEAR, _residuals, "controlnet_block_samples may have an entry for each token"),
         (CLEAR, _own_argument, "masks may have an entry for each token"),
         (CLEAR, _hook_of_torch, "transformer_blocks.0 has hooks (torch)"),
@@ -282,7 +282,9 @@ def test_tokens_that_lie_in_order_are_left_alone():
         found, order = run(target, call, CLEAR)
     with Count() as plain:
         run(target, call)
-    assert order == "tokens lie in order" and count.times["index_select"] == plain.times["index_select"]
+    assert (
+        order == "tokens are in order already" and count.times["index_select"] == plain.times["index_select"]
+    )
     close(found, run(target, call, ORACLES["clear"])[0])
 
 

@@ -236,7 +236,7 @@ def test_report_counts_passes_and_reads_after_close():
     first, second, heads, row = str(report).splitlines()
     assert first.startswith("Methods: SoftPAG(heads=")
     assert second.startswith(
-        "The host called the denoiser 4 times; guidance added 4 extra passes, which took "
+        "The pipeline called the denoiser 4 times; guidance added 4 extra passes, which took "
     )
     assert heads.split("  ")[0] == "Module"
     assert row.split()[:5] == [f"transformer.{h.layer}", "joint", "4", "softpag", "8"]

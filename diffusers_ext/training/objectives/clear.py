@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...families import family_of
 from ...processors.clear import CLEAR
-from ...processors.record import Watch
+from ...processors.record import RecordAttention
 from ...processors.sparse.pooled import uniform
 from ...session.session import Session, apply
 from ..checkpoint import generator
@@ -91,10 +91,10 @@ class DistilObjective(DiffusionObjective):
         self.sites = method.select(family_of(student).sites(student, ""))
         for p in learning(student, self.sites).values():
             p.requires_grad_(True)
-        self.watches = Watch(recipe.attention_every), Watch(recipe.attention_every)
+        self.records = RecordAttention(recipe.attention_every), RecordAttention(recipe.attention_every)
         self.sessions: list[Session] = [
-            apply(student, method, self.watches[0]),
-            apply(self.teacher, self.watches[1]),
+            apply(student, method, self.records[0]),
+            apply(self.teacher, self.records[1]),
         ]
         pools = isinstance(method, CLEAR) and method.downsample
         self.far = self.sessions[0].cores(method) if pools else {}
@@ -104,7 +104,7 @@ class DistilObjective(DiffusionObjective):
         self.stream = LatentStream(pipe.vae, pipe.tokenizer, cache, seed, recipe.first, recipe.reuse)
 
     def close(self) -> None:
-        """Takes the method off the student, and the watch off both."""
+        """Takes the method off the student, and the recorders off both."""
         for session in self.sessions:
             session.close()
 
@@ -159,7 +159,7 @@ class DistilObjective(DiffusionObjective):
             context, pooled = encode(self.pipe, ids, t5_ids)
             wanted = predict(self.teacher)
         found = predict(self.pipe.transformer)
-        mine, its = (watch.kept for watch in self.watches)
+        mine, its = (record.kept for record in self.records)
         apart = [(mine[name].float() - its[name].float()).square().mean() for name in mine]
         return {
             "flow": (found - (noise - latents)).square().mean(),

@@ -51,8 +51,8 @@ def test_raster_order_is_read_in_place_bit_for_bit(text, front, joined, reduce, 
     joined = joined if reduce == "token" or not front else 2
     assert count.times["cat"] - elsewhere.times["cat"] == joined
     assert torch.equal(out, wanted)
-    core.run.order = "of some other denoiser"
-    assert core.describe()["order"] == "tokens lie in order"
+    core.run.order_note = "of some other denoiser"
+    assert core.describe()["order"] == "tokens are in order already"
 
 
 @pytest.mark.parametrize("name, arguments", [("wan", 4), ("hunyuan-video", 5)])
@@ -68,7 +68,7 @@ def test_videos_are_read_in_place_bit_for_bit(name, arguments, gathered):
 
     method = replace(RADIAL, decay=0.2)
     out, count, report = run(method)
-    assert {s.order for s in report.sites if s.backend == "reference"} == {"tokens lie in order"}
+    assert {s.order for s in report.sites if s.backend == "reference"} == {"tokens are in order already"}
     assert count == run()[1]
     gathered()
     wanted, more, report = run(method)

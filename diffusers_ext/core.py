@@ -160,7 +160,7 @@ class Guidance(Method):
         """Return whether the current step needs the extra pass."""
 
     def idle(self, run: RunContext) -> str | None:
-        """Return why no step of a run needed the extra pass, or `None`, also if the settings switch it off."""
+        """Return why no step of a run needed the extra pass; `None` also if the settings switch it off."""
         return None
 
     def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
@@ -191,7 +191,7 @@ class ReportingCore:
         return {}
 
     def idle(self) -> str | None:
-        """Return why the method changed nothing here in the run that ends now, or `None` if it did."""
+        """Return why the method changed nothing here in the run that ends now, or `None`."""
         return None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:

@@ -105,12 +105,12 @@ class Tokens:
         if step == 1:
             rule = "1 or more"
         below = max((value - first) // step * step + first, least)
-        near = sorted({min(n, last) if tokens else n for n in (below, below + step)})
-        if value < least or len(near) == 1:
-            near = near[:1]
+        closest = sorted({min(n, last) if tokens else n for n in (below, below + step)})
+        if value < least or len(closest) == 1:
+            closest = closest[:1]
         return (
             f"needs a {name} that is {rule}{f' up to {last}' if tokens else ''}, got {value}; the nearest "
-            f"{'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}"
+            f"{'are' if len(closest) > 1 else 'is'} {' and '.join(map(str, closest))}"
         )
 
     def size(self, grid: tuple[int, int, int], level: int | None = None) -> dict[str, int]:

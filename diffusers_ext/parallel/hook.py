@@ -57,8 +57,8 @@ class StripHook(ModelHook):
             call[name] = call[name].narrow(axis, first * width, (last - first) * width)
         out = self.fn_ref.original_forward(**call)
         own = out[0].unflatten(1, (last - first, width))
-        whole = gathered(own, split.strips, split.group).flatten(1, 2)
-        return with_prediction(out, whole)
+        picture = gathered(own, split.strips, split.group).flatten(1, 2)
+        return with_prediction(out, picture)
 
     def _same(self, call: Mapping[str, Any]) -> None:
         """Raises where ranks were given different latents or prompts: the strips would not fit together."""

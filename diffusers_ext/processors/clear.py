@@ -128,16 +128,16 @@ class CLEAR(SparseMethod):
                 f"CLEAR needs one image, got a grid of {grid[0]} x {grid[1]} x {grid[2]} tokens (frames, "
                 "rows, columns); Radial (radial) and GNA (gna) are for video"
             )
-        if not (near := self.fitting(grid)):
+        if not (closest := self.fitting(grid)):
             return None
         return (
             f"CLEAR downsample={self.downsample} needs rows and columns that {self.downsample} divides, got "
-            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in near)} "
+            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in closest)} "
             "tokens"
         )
 
     def fitting(self, grid: Grid) -> list[Grid]:
-        """Find the next smaller and larger grids that cells fill; none for video, or if cells fill this one."""
+        """Find the next smaller and larger grids that cells fill; none for video, or if it is filled."""
         edge = self.downsample if grid[0] == 1 and self.downsample else 1
         below, above = [n // edge * edge for n in grid[1:]], [-(-n // edge) * edge for n in grid[1:]]
         return [(1, *sides) for sides in (below, above) if min(sides)] if below != above else []

@@ -57,10 +57,10 @@ def check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -
     numbers = [int(h) for h in heads]
     bad = [h for h in numbers if not 0 <= h < site.heads]
     if bad:
-        near = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
+        closest = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
         raise MethodError(
             f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are "
-            f"{sorted(near)}."
+            f"{sorted(closest)}."
         )
     if len(set(numbers)) < len(numbers):
         warnings.warn(

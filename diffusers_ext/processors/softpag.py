@@ -110,9 +110,9 @@ class SoftPAG(Guidance):
             for path, heads in head_set.items():
                 found = [s for s in sites if path in (s.name, s.path)]
                 if not found:
-                    near = ", ".join(nearest_names(path, [s.name for s in usable]))
+                    closest = ", ".join(nearest_names(path, [s.name for s in usable]))
                     raise MethodError(
-                        f"SoftPAG found no attention module {path!r}; the nearest names are {near}."
+                        f"SoftPAG found no attention module {path!r}; the nearest names are {closest}."
                     )
                 for site in found:
                     head_sets.check_heads(site, heads)

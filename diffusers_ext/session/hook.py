@@ -43,7 +43,7 @@ class DenoiserHook(ModelHook):
         guidance: Guidance | None,
         guided: Mapping[Site, Core],
     ) -> None:
-        """Store the parts; `scheduled` cores prepare for each call, and `guided` are the cores of `guidance`."""
+        """Store the parts; `scheduled` cores prepare for calls, `guided` are the cores of `guidance`."""
         super().__init__()
         self.session = session  # found here by summary() and remove()
         self.family = branches.family

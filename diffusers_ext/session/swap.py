@@ -1,4 +1,4 @@
-"""Put our attention processors in place of those of diffusers in one denoiser, and put those back, exactly."""
+"""Put our attention processors in place of those of diffusers in one denoiser, and put those back."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -116,7 +116,5 @@ def _unknown_key(key: str, classes: Mapping[str, type]) -> str:
     from ..core import nearest_names
 
     names = [f for cls in classes.values() for f in _fields(cls)]
-    near = nearest_names(key, names, count=1)[0]
-    return (
-        f"{' and '.join(classes)} has no setting {key!r}; nearest is {near!r}, valid are {', '.join(names)}"
-    )
+    closest = nearest_names(key, names, count=1)[0]
+    return f"{' and '.join(classes)} has no setting {key!r}; nearest is {closest!r}, valid are {', '.join(names)}"

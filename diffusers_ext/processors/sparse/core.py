@@ -38,9 +38,7 @@ class SparseCore(OrderingCore):
         self.begun = False  # whether there was a call outside the dense steps
         # by grid, text and device; made before the call if the run has a layout, not in compiled code
         self.ready: dict[tuple[Grid, int, torch.device], PlacedPlan] = {}
-        self.latents: tuple[torch.device, torch.dtype] | None = (
-            None  # device and dtype that plans are ready for
-        )
+        self.latents: tuple[torch.device, torch.dtype] | None = None  # of the plans that are ready
         self.begun_with: PlacedPlan | None = None  # the plan of the call that has begun
         self.last: PlacedPlan | None = None
 

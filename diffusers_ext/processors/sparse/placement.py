@@ -85,7 +85,7 @@ def place(spec: PlanSpec, choice: Choice, layout: Layout, device: torch.device) 
 
 
 def _no_order(spec: PlanSpec, raster: bool) -> str | None:
-    """Return why an entire call cannot run in plan order, or `None`; the sentence needs a method as subject."""
+    """Return why an entire call cannot run in plan order, or `None`; the name of a method comes before it."""
     if raster:
         return "takes the tokens as they are"
     if spec.extra_keys:

@@ -91,8 +91,8 @@ def _key(site: Site, names: set[str], file: Path) -> str:
     for key in (site.path, site.name):
         if key in names:
             return key
-    near = ", ".join(nearest_names(site.path, sorted(names), 1)) or "nothing at all"
+    closest = ", ".join(nearest_names(site.path, sorted(names), 1)) or "nothing at all"
     raise MethodError(
         f"Far tokens need weights for every module, got {file} with none for {site.path}, the nearest there "
-        f"is {near}; use the file that was trained for this model and these layers."
+        f"is {closest}; use the file that was trained for this model and these layers."
     )

@@ -48,17 +48,17 @@ class Checkpoint:
 
     @property
     def shipped(self) -> bool:
-        """Whether the model comes with the package."""
+        """True if the model comes with the package."""
         return self.name in catalogue.MODELS
 
     @cached_property
     def card(self) -> Mapping[str, Any]:
-        """What training wrote about the model; empty for models of others."""
+        """The facts that training wrote about the model; empty for other models."""
         return {} if self.folder is None else cards.card(self.folder)
 
     @cached_property
     def call(self) -> Mapping[str, Any]:
-        """The arguments that the model was trained for; empty for models of others."""
+        """The arguments that the model was trained for; empty for other models."""
         return dict(catalogue.MODELS[self.name].call if self.shipped else self.card.get("call", {}))
 
     @cached_property
@@ -71,7 +71,7 @@ class Checkpoint:
 
     @property
     def of_world(self) -> bool:
-        """Whether the model draws shapes world: it is shipped, or our training wrote its folder."""
+        """True if the model draws shapes world: it is shipped, or our training wrote its folder."""
         return self.shipped or {"call", "sha256"} <= self.card.keys()
 
     @cached_property
@@ -82,7 +82,7 @@ class Checkpoint:
         return known(self.name, self.folder)
 
     def required_preset(self) -> Preset:
-        """Return `preset`; raises `MethodError` naming the nearest one where there is none."""
+        """Return `preset`; raises `MethodError` naming the nearest one if there is none."""
         from .presets import of_model
 
         return of_model(self.name, self.folder)
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @cached_property
     def quick_marks(self) -> Mapping[str, str]:
-        """As `marks`, but large weights are read in samples. Pictures carry them."""
+        """Checksums like `marks`, but of samples of large weights. Pictures carry them."""
         from .fingerprint import configs, quick
 
         return {"weights": quick(self.home), "configs": configs(self.home)}

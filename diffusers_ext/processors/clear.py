@@ -128,11 +128,11 @@ class CLEAR(SparseMethod):
                 f"CLEAR needs one image, got a grid of {grid[0]} x {grid[1]} x {grid[2]} tokens (frames, "
                 "rows, columns); Radial (radial) and GNA (gna) are for video"
             )
-        if not (closest := self.fitting(grid)):
+        if not (fits := self.fitting(grid)):
             return None
         return (
             f"CLEAR downsample={self.downsample} needs rows and columns that {self.downsample} divides, got "
-            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in closest)} "
+            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in fits)} "
             "tokens"
         )
 

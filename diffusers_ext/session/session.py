@@ -1,4 +1,4 @@
-"""`apply` puts methods on a pipeline: it checks, swaps processors and hooks the denoiser; `close` undoes it."""
+"""Put methods on a pipeline: `apply` checks, swaps processors and hooks the denoiser; `close` undoes it."""
 
 import html
 import threading

@@ -56,7 +56,7 @@ def why_no_triton() -> str | None:
 
 
 def why_not_interpreted(dtype: torch.dtype) -> str | None:
-    """Return why Triton's interpreter, if it is on, must not run: it multiplies the bits of bf16 as integers."""
+    """Return why Triton's interpreter, if on, must not run: it multiplies the bits of bf16 as integers."""
     if interpreted() and dtype == torch.bfloat16:
         return "Triton's interpreter computes wrong bfloat16 products; use float16 or float32 there."
     return None

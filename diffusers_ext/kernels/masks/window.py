@@ -130,7 +130,7 @@ def _pairs_axis(
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """Return whether pairs see each other; `params = (length, window, stride, dilation)` of t, of h and of w."""
+    """Return whether pairs see each other; `params` are those of `Window`."""
     out = None  # never in place: FlexAttention traces this for one pair at a time
     for axis, (q, k) in enumerate(zip(unpack(q_coord), unpack(k_coord), strict=True)):
         length, window, stride, dilation = params[4 * axis : 4 * axis + 4]

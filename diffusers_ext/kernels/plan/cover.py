@@ -39,7 +39,7 @@ class Boxes:
 
 
 def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, block: int) -> Boxes:
-    """Cut every `block` places into boxes, from coordinates `[P]` and flags of places without a grid token."""
+    """Cut every `block` places into boxes, from coordinates `[P]` and flags of text and padding."""
     places = text.shape[0]
     count = -(-places // block)
     number = torch.arange(places) // block

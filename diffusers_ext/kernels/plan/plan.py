@@ -53,7 +53,7 @@ class PlanStats:
 
     @property
     def cost(self) -> float:
-        """The number of visited blocks over that of dense attention over the tokens alone, without padding."""
+        """The number of visited blocks over that of dense attention for the tokens, without padding."""
         return self.visited / (-(-self.queries // self.block_q) * -(-self.tokens // self.block_k))
 
     @property

@@ -1,7 +1,7 @@
 """Define the few types that every family, method and session shares.
 
-A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`; a *method* turns
-those into an attention output and knows no model; a *session* joins the two and restores. This module imports
+A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`. A *method* turns
+those into an attention output and knows no model. A *session* joins the two and restores. This module imports
 nothing else of the package.
 """
 

@@ -170,8 +170,8 @@ def _raster(ids: Tensor) -> tuple[int, int] | None:
 
     The origin may be anywhere.
 
-    The width is the length of the first row rather than the largest id: pipelines store ids in the model's
-    dtype, and bfloat16 merges neighbours above 256.
+    The width is the length of the first row, not the largest id. Pipelines store ids in the model's dtype,
+    and bfloat16 merges neighbours above 256.
     """
     ids = (ids[0] if ids.ndim == 3 else ids).cpu()  # one transfer instead of one synchronisation per number
     width = int((ids[:, 1] == ids[0, 1]).sum())

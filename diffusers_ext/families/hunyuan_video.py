@@ -29,8 +29,8 @@ class HunyuanVideoProcessor(DispatchProcessor):
     ) -> tuple[Tensor, Tensor]:
         """Compute joint attention.
 
-        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
-        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts; `image_rotary_emb` is cosine
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order.
+        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts. `image_rotary_emb` is cosine
         and sine of the video tokens, each `[N, D]`. A double block has projections for the text. A single
         block projects video and text with the same weights, and projects the output outside.
         """

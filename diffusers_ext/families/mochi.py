@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class MochiProcessor(SDPAProcessor):
     """Reproduces `MochiAttnProcessor2_0` of `diffusers.models.attention_processor`.
 
-    diffusers attends row by row of the batch, each with as many text tokens as its prompt has, and returns
-    zeros in place of the rest. Cores get all rows at once, with the text of each prompt in front of its
-    padding and a mask that hides the padding.
+    diffusers attends row by row of the batch. Each row has as many text tokens as its prompt, and the rest of
+    the result is 0. Cores get all rows at once, with the text of each prompt in front of its padding and a
+    mask that hides the padding.
     """
 
     def __call__(
@@ -35,8 +35,8 @@ class MochiProcessor(SDPAProcessor):
     ) -> tuple[Tensor, Tensor]:
         """Compute joint attention.
 
-        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
-        `attention_mask [B, L]` is false or 0 for padding; `image_rotary_emb` is cosine and sine of the video
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order.
+        `attention_mask [B, L]` is false or 0 for padding. `image_rotary_emb` is cosine and sine of the video
         tokens, each `[N, H, D / 2]`.
         """
         tokens, length = hidden_states.shape[1], encoder_hidden_states.shape[1]

@@ -25,7 +25,7 @@ def tile_major(grid: Grid, tile: Grid, pad: bool = False) -> Tensor:
     """Order tokens tile after tile, in raster order inside each.
 
     Tiles at the last edges are cut off by the grid. `pad=True` fills them up with -1, so that every
-    `prod(tile)` places are one tile; otherwise the short tiles follow each other closely and the length stays
+    `prod(tile)` places are one tile. Otherwise short tiles follow each other without gaps, and the length is
     that of the grid.
     """
     t, h, w = grid

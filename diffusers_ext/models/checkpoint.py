@@ -1,4 +1,4 @@
-"""A model's name, resolved once: where its files are, what it was trained for, and how it is loaded."""
+"""Resolve a model's name once, to its files, what it was trained for, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Checkpoint:
 
     @cached_property
     def marks(self) -> Mapping[str, str]:
-        """Checksums of all weights and configs. Results carry them, to tell models apart."""
+        """The checksums of all weights and configs. Results carry them, to distinguish models."""
         from .fingerprint import marks
 
         return marks(self.home)
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @cached_property
     def quick_marks(self) -> Mapping[str, str]:
-        """Checksums like `marks`, but of samples of large weights. Pictures carry them."""
+        """The checksums as in `marks`, but of samples of large weights. Pictures carry them."""
         from .fingerprint import configs, quick
 
         return {"weights": quick(self.home), "configs": configs(self.home)}
@@ -142,8 +142,8 @@ class Checkpoint:
         """Read the pipeline and put it on its device, with the progress bars of other libraries off.
 
         `device`: CUDA if there is a GPU, else the CPU. `dtype`: one of `DTYPES`; `None` keeps that of the
-        weights. `threads`: CPU threads of torch, kept until the command ends; `None` means one for models of
-        shapes world unless OMP_NUM_THREADS is set, and torch's own number for others.
+        weights. `threads`: CPU threads of torch, kept until the command ends. `None` means torch's own
+        number; for models of shapes world it means one, unless OMP_NUM_THREADS is set.
         """
         import torch
 

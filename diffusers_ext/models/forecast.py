@@ -33,8 +33,8 @@ class Forecast:
     visited block needs a check, if all levels of a U-Net take them. Disks (CLEAR) and bands (Radial) leave
     checks at any size, except with reduce="block". It is empty if nothing is close.
 
-    `note` says if a real kernel is expected to gain nothing and `backend="auto"` to stay dense, if no session
-    takes the grid, and if padding adds more than 15 %.
+    `note` says if no gain is expected, so that `backend="auto"` stays dense. It also says if no session takes
+    the grid, and if padding adds more than 15 %.
     """
 
     method: str
@@ -98,7 +98,7 @@ def plan(
     tile = _tile(tile)
     grid, *coarser = grids.values()
     for other in coarser:
-        method.recipe(other.shape, other.text)  # raises where the settings do not fit
+        method.recipe(other.shape, other.text)  # raises if the settings do not fit
 
     spec = method.recipe(grid.shape, grid.text, True, tile)
     stats = spec.stats
@@ -133,7 +133,7 @@ def _nearest(
     tile: tuple[Tile, Tile] | None,
     tiles: tuple[Tile, Tile],
 ) -> dict[str, Any]:
-    """Return a method's advice for the `tiles` of a plan, if all levels of the model take it."""
+    """Return a method's advice for the `tiles` of a plan, as far as all levels of the model take it."""
     advice = method.nearest(grid.shape, tiles, grid.text)
     settings = {name: advice.pop(name) for name in [*advice] if hasattr(method, name)}
     if not advice:

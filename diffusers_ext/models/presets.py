@@ -40,8 +40,9 @@ def preset(target: Any, method: str) -> Method:
 
     For example `preset(pipe, "softpag")`.
 
-    `target` is a pipeline that was loaded by name, a preset, a model of the zoo, a folder, the name of a
-    checkpoint or a TOML file. Raises `ValueError` if nothing is known of the model, or of the method.
+    `target` is a pipeline that was loaded by name. It can also be the name of a preset, a zoo model, a
+    checkpoint, a folder or a TOML file. Raises `ValueError` if nothing is known of the model, or of the
+    method.
     """
     (built,) = build([method], preset=of_model(target).settings)
     return built

@@ -41,8 +41,8 @@ class Grid:
 class Tokens:
     """The geometry of tokens: how a model cuts a picture or a video.
 
-    `edge_px` is the edge of a token, `frames` the number of frames that a latent frame stands for (0 for
-    images), `text` the number of text tokens in the sequence. `height`, `width` and `num_frames` are the
+    `edge_px` is the edge of a token. `frames` is the number of frames that a latent frame stands for, 0 for
+    images. `text` is the number of text tokens in the sequence. `height`, `width` and `num_frames` are the
     usual size. `levels` are those of a U-Net that have attention, finest first: how often the grid is halved
     there, rounding up. Sides are multiples of `unit_px`, or of a token if it is 0. `most` holds the numbers
     of tokens along time, height and width for which the model has positions, 0 if there is no limit.

@@ -33,8 +33,8 @@ def patch_parallel(
     `group` is the default process group when left out. `text_merge="mean"` is the paper's approximation.
     `backend="auto"` never leaves attention dense here: a rank has only the keys in and around its strip.
 
-    Raises `UnsupportedError` if the denoiser does not take a picture as tokens (SD3 cuts it up inside), for
-    compiled blocks and for settings that need the full picture. Raises `MethodError` without a process group
+    Raises `UnsupportedError` for compiled blocks, for settings that need the full picture, and for denoisers
+    that do not take a picture as tokens (SD3 cuts it up inside). Raises `MethodError` without a process group
     and for other methods than CLEAR. Calls raise for more ranks than rows, for inputs that differ between
     ranks, and outside of `torch.no_grad()`.
     """

@@ -12,8 +12,8 @@ Strips = Sequence[tuple[int, int]]  # first row and the row behind the last, by 
 def with_halo(x: Tensor, strips: Strips, halo: int, group: dist.ProcessGroup) -> tuple[Tensor, int]:
     """Join `x [B, rows, ...]` of our strip with up to `halo` rows of the strips above and below.
 
-    Returns the rows, and how many of them come before ours. Neighbours send the rows that are needed. If a
-    strip has fewer rows than the halo, every rank gets all rows and takes its part.
+    Returns the rows, and how many of them come before those of our strip. Neighbours send the rows that are
+    needed. If a strip has fewer rows than the halo, every rank gets all rows and takes its part.
     """
     rank = dist.get_rank(group)
     first, last = strips[rank]

@@ -37,17 +37,18 @@ class CLEAR(SparseMethod):
     the weights of a distilled model (written by `pooled.write`). `backend="auto"` leaves small pictures
     dense, hence without pooled tokens. Name a back-end for models that were trained with them.
 
-    `train_tokens` is proportional attention for sizes beyond training. Sequences of S > `train_tokens`
-    tokens, text included and pooled tokens not, get the scale `sqrt(log(S) / log(train_tokens) / D)` in place
-    of `1 / sqrt(D)`, in dense steps and for text too. It is the length of the longest sequence in training.
-    Modules with shorter sequences use their own length: a fourth for each level of a U-Net below its finest
-    attention, and without the text if attention is among image tokens alone. With pooled tokens the published
-    code has `log(10 S)` there and gives no reason. Here the same rule holds with and without them.
+    `train_tokens` is proportional attention for sizes beyond training. If a sequence has S > `train_tokens`
+    tokens, its scale is `sqrt(log(S) / log(train_tokens) / D)` in place of `1 / sqrt(D)`. S includes text and
+    excludes pooled tokens. The scale also holds in dense steps and for text. It is the length of the longest
+    sequence in training. Modules with shorter sequences use their own length. It is a fourth for each level
+    of a U-Net below its finest attention. It excludes the text if attention is among image tokens alone. With
+    pooled tokens the published code has `log(10 S)` there and gives no reason. Here the same rule holds with
+    and without them.
 
     `reduce="token"` is the disk at any size. `"block"` keeps or drops complete tiles of tokens, without
     checks inside, which is cheaper and rougher.
 
-    Raises `MethodError` for settings out of range and for a weights file that does not fit the model,
+    Raises `MethodError` for settings out of range and for a weights file that does not fit the model. Raises
     `UnsupportedError` for video and for grids that `downsample` does not divide.
     """
 

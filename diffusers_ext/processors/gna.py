@@ -28,10 +28,10 @@ class GNA(SparseMethod):
     Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. Text sees all and is seen by all.
 
     `reduce="token"` is exact at any size. `"block"` keeps or drops complete tiles of tokens, without checks
-    inside, which is cheaper and rougher, and takes no dilation. It is Sliding Tile Attention if a window has
-    an odd number of tiles and `stride` is a tile (8 x 16 tokens for images, 2 x 8 x 8 for video). With the
-    default stride of one token it keeps more tiles: 0.406 instead of 0.125 of the pairs for a window of one
-    tile on 4 x 16 x 16 tokens.
+    inside, which is cheaper and rougher, and takes no dilation. A tile has 8 x 16 tokens for images, 2 x 8 x
+    8 for video. `"block"` is Sliding Tile Attention if a window has an odd number of tiles and `stride` is a
+    tile. With the default stride of one token it keeps more tiles. A window of one tile on 4 x 16 x 16 tokens
+    keeps 0.406 instead of 0.125 of the pairs.
 
     Raises `MethodError` for windows that do not fit the grid and strides above the window.
     """

@@ -27,8 +27,8 @@ BYTES_A_PAIR = 48  # bytes for a pair of blocks at the peak of `select`; 46 were
 class RectifiedSparse(SparseMethod):
     """Attention over the blocks with the largest estimated weight, rectified by pooled blocks.
 
-    It takes any grid. A row of `block` queries ranks columns by their estimated weight: each key block of the
-    grid is one, and all text together is one more. It keeps as many columns as the share `keep` of the
+    It takes any grid. A row of `block` queries ranks columns by their estimated weight. Each key block of the
+    grid is a column, and all text together is one more. It keeps as many columns as the share `keep` of the
     blocks, and more if those hold less than `p_remaining` of its estimated attention. Either setting may be
     `None`, but not both. The text counts in both, as in the published code. If it ranks among the kept
     columns, a row keeps one block fewer. If it holds `p_remaining` alone, no block is added. Text sees all
@@ -38,9 +38,9 @@ class RectifiedSparse(SparseMethod):
     `keep=0.1, dense_steps=0`). For inference only. Raises `MethodError` for settings out of range.
 
     There are three departures from the published code. Tokens are ordered tile by tile instead of along a
-    space-filling curve. Blocks are as compact, but with `touching` a row keeps more neighbours (24.9 instead
-    of 17.3 of 591 blocks on a grid of 21 x 45 x 80). A shorter last block counts its own tokens; the code
-    counts padding. A share of 1 is dense attention; the code drops a block in favour of the text.
+    space-filling curve. Blocks are as compact, but with `touching` a row keeps more neighbours. On a grid of
+    21 x 45 x 80 it keeps 24.9 instead of 17.3 of 591 blocks. A shorter last block counts its own tokens; the
+    code counts padding. A share of 1 is dense attention; the code drops a block in favour of the text.
     """
 
     name: ClassVar[str] = "rectified"

@@ -133,7 +133,7 @@ class SoftPAG(Guidance):
 
     @property
     def reads_layout(self) -> bool:
-        """Whether the core slices the sequence, which only `image_block` does."""
+        """True if the core slices the sequence, which only `image_block` does."""
         return self.scope == "image_block"
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:

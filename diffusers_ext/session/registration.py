@@ -27,7 +27,7 @@ def install(model: nn.Module, hook: ModelHook, name: str) -> Callable[[], str | 
 
     def undo() -> str | None:
         top, later = model.forward, registry._hook_order[-1:] != [name]
-        registry.remove_hook(name, recurse=False)  # makes `forward` what was below ours
+        registry.remove_hook(name, recurse=False)  # makes `forward` what was below our hook
         registry.invalidate_child_registries_cache()
         if top is not installed and not later:
             below, model.forward = model.forward, top

@@ -29,7 +29,7 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A session so far: settings, sites, passes and seconds in the denoiser."""
+    """The report of a session: settings, sites, passes and seconds in the denoiser."""
 
     methods: tuple[Any, ...]
     sites: tuple[SiteReport, ...]

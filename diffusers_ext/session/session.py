@@ -153,7 +153,7 @@ class Session:
         return notes
 
     def report(self) -> Report:
-        """Report what ran where, so far; also after `close()`."""
+        """Report what ran at each site until now; also after `close()`."""
         if self._final is not None:
             return self._final
         return Report(

@@ -30,7 +30,7 @@ class Swap:
         self._during = {site: module.processor for site, module in self._modules.items()}
 
     def gone(self) -> set[Site]:
-        """Return the sites that have another processor than ours now."""
+        """Return the sites whose processor is not ours any more."""
         return {site for site, ours in self.processors.items() if self._modules[site].processor is not ours}
 
     def put_back(self) -> None:

@@ -29,7 +29,7 @@ class Timer:
 
     @property
     def seconds(self) -> float:
-        """The sum so far; reading it waits for what is still running on the GPU."""
+        """The sum until now; reading it waits for work that still runs on the GPU."""
         for began, ended in self._pairs:
             ended.synchronize()
             self._seconds += began.elapsed_time(ended) / 1000

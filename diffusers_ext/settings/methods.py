@@ -39,8 +39,8 @@ def build(
 
     `preset` holds, by method, the settings that were not assigned. A key without a method goes to every
     method that has it. Raises `ValueError` for methods that are unknown or named twice, for unknown keys and
-    for values of a wrong type. If the preset is `required`, it also raises for a method without any setting
-    in the preset or the assignments, and for a preset without methods.
+    for values of a wrong type. If the preset is `required`, it also raises for a method that has no setting
+    in the preset or the assignments. So does a preset without methods.
     """
     once(names)
     classes = {name: method_class(name) for name in names}

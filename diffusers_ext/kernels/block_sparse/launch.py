@@ -18,8 +18,9 @@ class LaunchArgs:
 
     `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]` with entries `key_block << 1 | full`, `order int32 [NQ]`
     in which query blocks start; G is 1 (shared), H or B * H. `blocks` is (BM, BN) in tokens. `mask` is the
-    lower-case name of a `masks.Kind`, `params` and `table int32` those of its rule; `q_coord int32 [S_q]`,
-    `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` if each row of the batch hides its own keys.
+    lower-case name of a `masks.rule.Kind`; `params` and `table int32` are those of its rule. `q_coord int32
+    [S_q]`, `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` if each row of the batch hides its
+    own keys.
     """
 
     row_ptr: Tensor

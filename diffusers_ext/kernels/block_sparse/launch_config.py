@@ -1,9 +1,9 @@
 """Kernel tiles and launch settings for each generation of GPU.
 
-They were chosen by compiling. They are the widest tiles whose programs fit shared memory and, with blocks of
-64 tokens or more, keep everything in registers for the rules of all methods. Blocks of 32 cut tiles down, and
-then up to 16 bytes a thread go to memory. Masks that are looked up pair by pair (`lut`, which no method has)
-take more. `tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
+They were chosen by compiling. They are the widest tiles whose programs fit shared memory. With blocks of 64
+tokens or more, the rules of all methods keep everything in registers. Blocks of 32 cut tiles down, and then
+up to 16 bytes a thread go to memory. Masks that are looked up pair by pair (`lut`, which no method has) take
+more. `tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
 """
 
 from dataclasses import dataclass

@@ -5,9 +5,9 @@ much weight and the others none. Pooled queries and keys estimate the full map `
 becomes `gain_i * out_i + bias_i`. `bias_i` adds the mean values of the dropped blocks whose estimate can be
 trusted, with their estimated weight. `gain_i` removes that weight from the rest.
 
-All text together is one column of `P`. It is ranked among the blocks. It counts both in the number of columns
-that a row keeps and in the share of attention that they hold, as in the published code. Its keys are visited
-wherever it ranks.
+All text together is one column of `P`. It is ranked among the blocks. As in the published code, it counts in
+the number of columns that a row keeps and in their share of attention. Its keys are visited wherever it
+ranks.
 
 All shapes are static and nothing waits for the GPU.
 """
@@ -64,8 +64,8 @@ def select(
 ) -> Selection:
     """Select blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order.
 
-    A row keeps what `plan` always keeps. With `mass` it also keeps as many columns, blocks of the grid or the
-    text, as are needed to hold that share of the estimated attention. `scale` is that of attention.
+    A row keeps what `plan` always keeps. With `mass` it also keeps columns until they hold that share of the
+    estimated attention. A column is a block of the grid, or the text. `scale` is that of attention.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale

@@ -1,4 +1,4 @@
-"""Block-sparse attention in Triton: one program per query tile walks the list of its key blocks.
+"""Block-sparse attention in Triton: one program per query tile reads the list of its key blocks.
 
 It is online softmax with fp32 accumulators (Dao, arXiv 2307.08691, algorithm 1) over a list in place of a
 range. FULL blocks evaluate no predicate. Kernel tiles divide the blocks of the plan, so a plan made for one
@@ -102,7 +102,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute attention over the blocks of a plan.
 
-    Shapes: `q [B, S_q, H, D]`, `k`, `v` `[B, S_kv, H, D]` with any strides but a dense last axis; `gain [B,
+    Shapes: `q [B, S_q, H, D]`, `k`, `v` `[B, S_kv, H, D]` with any strides but a dense last axis. `gain [B,
     H, NQ]` and `bias [B, H, NQ, D]`, both or none, turn the output of query block i into `gain_i * out +
     bias_i`. Returns `out [B, S_q, H, D]` in the dtype of `q` and the natural log-sum-exp `fp32 [B, H, S_q]`,
     before gain and bias, or an empty tensor without `with_lse`. A row without keys is 0 with log-sum-exp

@@ -21,8 +21,8 @@ NEVER = -1
 def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
     """Compute the band of section 3: with `b = floor(log2(max(d, 1)))`, `|k - l| + 1 <= s / 2^b`.
 
-    If that is narrower than `floor` tokens (1 in the formula, a block on hardware), the band stays as wide as
-    the floor, and only every `ceil(floor 2^b / s)`-th frame distance is kept.
+    The band is never narrower than `floor` tokens (1 in the formula, a block on hardware). If the formula is
+    narrower, only every `ceil(floor 2^b / s)`-th frame distance is kept.
     """
     out = []
     for d in range(frames):
@@ -41,8 +41,8 @@ def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -
 
     It starts from the power of two above the frame, halves once more than the formula, and shrinks by
     `decay`. It is never narrower than a block of `floor` tokens. Frames are thinned out by a rule in units of
-    128 tokens. There is one departure. Frames of fewer than 128 tokens see all of their neighbouring frames;
-    the code, whose 128 does not depend on the size of the block, thins out frame distance 1 as well.
+    128 tokens. There is one departure. Frames of fewer than 128 tokens see all of their neighbouring frames.
+    The code thins out frame distance 1 as well, since its 128 does not depend on the size of the block.
     """
     out = []
     for d in range(frames):

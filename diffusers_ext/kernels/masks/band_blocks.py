@@ -8,8 +8,8 @@ closed form.
 
 There are two departures. The code takes full blocks only; here a shorter last block counts by the rows that
 it has. The code's canvas has as many blocks as a frame fills. If a frame begins inside a block and reaches
-into one more, the code drops that last piece (56 of 65 025 blocks at 480 x 832 pixels and 81 frames); here it
-follows the rule of the others.
+into one more, the code drops that last piece; here it follows the rule of the others. At 480 x 832 pixels and
+81 frames that concerns 56 of 65 025 blocks.
 """
 
 from fractions import Fraction

@@ -1,8 +1,9 @@
 """A rule says which tokens see each other; each has a file.
 
 It is a small frozen dataclass, equal for equal settings. It names its `kind`, its integer `params` and a
-`table` for kernels. Plans ask it two questions: `touch`, for boxes of tokens (does any pair see each other,
-do all), and `pairs`, the number of visible pairs of a grid. `masks.visible` applies the rule to single pairs.
+`table` for kernels. Plans call two methods. `touch` decides for boxes of tokens whether any pair sees each
+other, and whether all do. `pairs` is the number of visible pairs of a grid. `masks.visible` applies the rule
+to single pairs.
 """
 
 from abc import ABC, abstractmethod

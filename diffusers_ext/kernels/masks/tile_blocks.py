@@ -2,7 +2,7 @@
 
 For each tile of queries, key tiles are ranked by the share of their pairs that the rule allows. They are kept
 until 90 % of the allowed pairs are covered, and computed without checks inside. Tiles with equal shares are
-kept or dropped together. So a window of an odd number of tiles that moves tile by tile loses nothing: that is
+kept or dropped together. So a window of an odd number of tiles that moves tile by tile loses nothing. That is
 Sliding Tile Attention (Zhang et al., arXiv 2502.04507).
 """
 

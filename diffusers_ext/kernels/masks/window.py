@@ -1,9 +1,9 @@
 """Generalized neighborhood attention: a window per axis that moves in strides and never leaves the grid.
 
-Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). Per axis of length L, with
-window w, stride s and dilation d, a query at i belongs to the group `i mod d` and has index `i // d` there;
-groups of s neighbouring indices share the window around their leader `(i // s) s + s // 2`. Even windows
-reach one further to the left. Windows shift at borders, so every query sees exactly w keys an axis.
+Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). An axis has length L, window
+w, stride s and dilation d. A query at i belongs to the group `i mod d` and has index `i // d` there. Every s
+neighbouring indices share the window around their leader `(i // s) s + s // 2`. Even windows reach one
+further to the left. Windows shift at borders, so every query sees exactly w keys an axis.
 """
 
 from collections.abc import Sequence

@@ -70,9 +70,9 @@ class DynamicPlanSpec(PlanSpec):
 
     A row also keeps the blocks that touch its own on the grid (`touching`). With `first_frame`, blocks with
     tokens of the first frame keep each other. A row chooses by the data among the blocks and the text, which
-    is one column. It chooses at least as many columns as the share `keep` of the blocks: one if `keep` is 0,
-    and all if it is 1 or the grid is a single block. So a row keeps one block fewer if the text ranks high,
-    and `stats` and `pairs` count the least that is visited.
+    is one column. It chooses at least as many columns as the share `keep` of the blocks. That is one column
+    if `keep` is 0, and all if it is 1 or the grid is a single block. So a row keeps one block fewer if the
+    text ranks high, and `stats` and `pairs` count the least that is visited.
     """
 
     grid: Grid

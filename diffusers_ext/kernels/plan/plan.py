@@ -234,7 +234,7 @@ def from_mask(mask: Tensor, block_q: int = 64, block_k: int = 64) -> BlockPlan:
     padded = torch.nn.functional.pad(mask, (0, -s_kv % block_k, 0, -s_q % block_q))
     tiles = padded.unflatten(0, (-1, block_q)).unflatten(2, (-1, block_k))
     touched = tiles.any(3).any(1)
-    below = torch.arange(padded.shape[0]).view(-1, block_q, 1, 1) >= s_q  # missing queries ask for nothing
+    below = torch.arange(padded.shape[0]).view(-1, block_q, 1, 1) >= s_q  # missing queries see nothing
     full = (tiles | below).all(3).all(1) & touched
     where = touched.nonzero(as_tuple=True)
     count = touched.sum(1)

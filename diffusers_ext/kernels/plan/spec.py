@@ -160,7 +160,7 @@ class RulePlanSpec(PlanSpec):
         return decompose(axes, *flags, block)
 
     def _walk(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what `_blocks` does, and store the counts at the end of the walk."""
+        """Yield what `_blocks` does, and store the counts at the end."""
         visited = unchecked = 0
         kept, held = [], self._held_keys() if self.snap else None
         for touched, full in self._blocks():

@@ -120,7 +120,7 @@ class SparseMethod(Method):
         return f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else ""
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Selects self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
+        """Select self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
         usable = [s for s in sites if s.kind != "cross"]
         picked = []
         for component in dict.fromkeys(s.component for s in usable):
@@ -136,7 +136,7 @@ class SparseMethod(Method):
         return picked
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        """Says why a site is unusable: cross-attention, for instance, has no grid of keys."""
+        """Return why a site is unusable; cross-attention, for instance, has no grid of keys."""
         if site.kind == "cross":
             return (
                 f"{self.name} needs queries and keys on one grid, which {site.path} (cross-attention) lacks"

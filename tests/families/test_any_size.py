@@ -70,7 +70,7 @@ COMMON = dict(backend="reference", dense_steps=0)
 
 @dataclass(frozen=True)
 class Tiny:
-    """A model, and the call for a grid, `text` tokens (`least` that the host can do with) and a batch."""
+    """A model, and the call for a grid, `text` tokens (at least `least`) and a batch."""
 
     build: Callable[[], Any]
     call: Callable[..., dict[str, Any]]
@@ -161,7 +161,7 @@ def prediction(name, method, call):
 
 
 def misfit(method, grid):
-    """Words with which a method has to refuse a grid, told by hand; `None` where it must work."""
+    """Words with which a method has to refuse a grid, written by hand; `None` where it must work."""
     t, h, w = grid
     match method:
         case dx.CLEAR() if t > 1:

@@ -1,4 +1,4 @@
-"""SD3: our processors give the host's bits and graphs, and the family knows where its tokens lie."""
+"""SD3: our processors give the bits and graphs of diffusers, and the family knows where tokens are."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ class TestSD35Medium(Case, FamilyTests, CompileTests):
 
     def to_compile(self):
         model = self.build()
-        model._repeated_blocks = ["JointTransformerBlock"]  # the host lists none for SD3
+        model._repeated_blocks = ["JointTransformerBlock"]  # diffusers lists none for SD3
         return model
 
     @staticmethod

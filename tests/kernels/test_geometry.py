@@ -1,4 +1,4 @@
-"""Orders are permutations, tiles lie together, coordinates survive packing."""
+"""Orders are permutations, tiles are contiguous, coordinates survive packing."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What a plan suggests: following it leaves no padding and, for windows, no checks; and what it warns of."""
+"""To follow a plan's suggestion leaves no padding and, for windows, no checks; plans also warn."""
 
 from dataclasses import replace
 
@@ -82,7 +82,7 @@ def test_a_u_net_gets_no_advice_that_its_coarser_levels_refuse():
 
 
 def test_no_advice_where_nothing_is_near():
-    """Far tokens of cells of 60 x 60 fill blocks of 1001 on no grid that kernels address."""
+    """Pooled tokens of cells of 60 x 60 fill blocks of 1001 on no grid that kernels address."""
     tile = ((1, 7, 143),) * 2
     found = dx.plan(dx.Grid(1, 60, 60), dx.CLEAR(8, downsample=60), tile=tile)
     assert found.nearest == {} and "nearest" not in str(found)

@@ -24,7 +24,7 @@ CLEAR = dx.CLEAR(radius=2, backend="reference")
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What each rank found; processes fork off one that has imported everything."""
+    """Return what each rank found; processes fork off one that has imported everything."""
     folder = tmp_path_factory.mktemp("ranks")
     mp.get_context("forkserver").set_forkserver_preload(["tests.parallel.cases"])
     mp.start_processes(work, (str(folder),), RANKS, start_method="forkserver")

@@ -1,4 +1,4 @@
-"""CLEAR on whole pipelines: equal to explicit masks, and to the plain model where the disk holds the grid."""
+"""CLEAR on complete pipelines equals explicit masks, and the plain model if the disk holds the grid."""
 
 from dataclasses import replace
 

@@ -1,5 +1,6 @@
-"""Every family with every sparse method that runs there, and every length of masked text: one call of a tiny
-denoiser against dense attention under the explicit mask of the tokens.
+"""Every sparse method runs in every family that it fits, with every length of masked text.
+
+One call of a tiny denoiser is compared with dense attention under the explicit mask of the tokens.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ LENGTHS = {"no padding": (7, 7), "padding": (5, 3), "hardly any text": (7, 1)}
 
 
 def whole(rule):
-    """The rule by whole tiles, as `reduce="block"` keeps them."""
+    """The rule by complete tiles, as `reduce="block"` keeps them."""
     return lambda grid: oracles.whole_tiles(rule(grid), grid, TILES[grid[0] > 1])
 
 

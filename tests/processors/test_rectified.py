@@ -30,7 +30,7 @@ TILES = {  # of a block of 16 or 32 tokens, in pictures and in videos
 
 
 def published(method, q, k, v, mask, layout):
-    """The published rule on a sequence of the host, with the text that the mask leaves in each batch row."""
+    """The published rule on a sequence of the pipeline, with the text that the mask leaves in each batch row."""
     tile = TILES[method.block][layout.grid[0] > 1]
     rule = Rule(layout.grid, tile, tile, method.keep, method.p_remaining, method.touching, method.first_frame)
     q_, k_, v_ = (x.double() for x in (q, k, v))
@@ -44,7 +44,7 @@ def published(method, q, k, v, mask, layout):
 
 
 def computed_by(method):
-    """The oracle as a method, for whole models."""
+    """The oracle as a method, for complete models."""
     return Instead(partial(published, method))
 
 
@@ -105,7 +105,7 @@ def test_awkward_sizes(name, size):
 
 
 def test_the_report_tells_the_density_that_ran():
-    """With a fixed number of whole blocks it is the planned one, otherwise the data add to it."""
+    """With a fixed number of full blocks it is the planned one, otherwise the data add to it."""
     tiny = host("wan")
     pipe = tiny.build()
     for method, same in (

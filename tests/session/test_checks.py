@@ -1,4 +1,4 @@
-"""What apply() refuses, and that a refusal leaves nothing behind."""
+"""apply() refuses what it cannot run, and a refusal leaves nothing behind."""
 
 from dataclasses import dataclass
 from typing import ClassVar

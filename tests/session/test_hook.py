@@ -108,7 +108,7 @@ def test_both_experts_share_the_run():
 
 @pytest.mark.parametrize("name", ["wan", "flux", "flux image-to-image"])
 def test_an_interrupted_run_does_not_shift_the_next(name):
-    """Flux image-to-image names no pass, so that only the order of calls tells."""
+    """Flux image-to-image names no pass, so only the order of calls shows which it is."""
     h = host(name.split()[0])
     pipe, extra = h.build(), {}
     if name.endswith("image"):
@@ -191,10 +191,10 @@ def test_pipelines_that_do_not_tell_their_guidance_need_to_be_told():
 
 
 def test_skip_layer_guidance_of_sd3_is_left_as_it_is():
-    """The host subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
+    """diffusers subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
     h = host("sd3")
     pipe = h.build()
-    # The host skips from the first step behind `start` on, which 0 is not.
+    # diffusers skips from the first step after `start` on, which 0 is not.
     skip = dict(skip_guidance_layers=[0], skip_layer_guidance_start=-1.0, skip_layer_guidance_stop=1.0)
     method = dx.SoftPAG(heads={h.layer: None}, strength=1.0, scale=2.0)
     added, skipped = [], []

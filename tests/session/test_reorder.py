@@ -41,7 +41,7 @@ by_name = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.n
 
 @dataclass(frozen=True)
 class Looker(Method):
-    """A method that sees tokens and does not say that their order is nothing to it."""
+    """A method that sees tokens and does not say that it takes any order."""
 
     name = "looker"
     slots = frozenset({Slot.OBSERVE})
@@ -69,7 +69,7 @@ def run(target, call, *methods):
 
 
 class Count(TorchDispatchMode):
-    """How often operators ran, by name."""
+    """Counts how often operators ran, by name."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class Count(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-# 8 x 32 is whole tiles, 5 x 19 is not; text of 16 and 128 tokens fills whole blocks of some methods
+# 8 x 32 is full tiles, 5 x 19 is not; text of 16 and 128 tokens fills blocks of some methods
 @by_name
 @pytest.mark.parametrize("height, width, text, batch", [(8, 32, 7, 2), (8, 32, 128, 1), (5, 19, 16, 2)])
 def test_the_same_as_with_gathers(method, height, width, text, batch):
@@ -95,7 +95,7 @@ def test_the_same_as_with_gathers(method, height, width, text, batch):
 
 @by_name
 def test_no_layer_gathers(method):
-    """Four gathers in each of five layers, or three in all; text in front of whole blocks is not moved."""
+    """There are four gathers in each of five layers, or three in all; text that fills blocks is not moved."""
     target = flux.transformer()
     for text, moved in ((7, 10), (128, 0)):
         call, times = flux.inputs(height=8, width=32, text=text), []
@@ -110,7 +110,7 @@ def test_no_layer_gathers(method):
 
 @pytest.mark.parametrize("scope", ["image_rows", "image_block", "all"])
 def test_under_guidance_in_two_calls(scope):
-    """The second pass runs in the same order, and what it adds is in the order of the host."""
+    """The second pass runs in the same order, and what it adds is in raster order."""
     tiny = replace(host("flux"), size=dict(height=32, width=80))
     pipe = tiny.build()
     pag = dx.SoftPAG(heads={tiny.layer: [0, 2]}, strength=0.7, scope=scope)

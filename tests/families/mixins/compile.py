@@ -1,4 +1,4 @@
-"""Compiled blocks need as many graphs with our processors as with the host's."""
+"""Compiled blocks need as many graphs with our processors as with those of diffusers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar

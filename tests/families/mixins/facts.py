@@ -1,4 +1,4 @@
-"""What a family states about its model is what the model shows."""
+"""The facts that a family states agree with the model."""
 
 import pytest
 import torch

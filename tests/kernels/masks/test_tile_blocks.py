@@ -1,4 +1,4 @@
-"""Whole tiles by shares: against pairs counted in masks, and where the rule loses nothing."""
+"""Tiles kept by shares, against pairs counted in masks, and cases in which the rule loses nothing."""
 
 from math import prod
 

@@ -1,4 +1,4 @@
-"""What CLEAR, GNA and Radial share: schedules, fallbacks, reports, restore, and masks on random grids."""
+"""CLEAR, GNA and Radial share schedules, fallbacks, reports, restore, and masks on random grids."""
 
 import logging
 import math
@@ -348,7 +348,7 @@ def test_an_unknown_grid_stays_dense():
     [("sd3", 2), ("flux", 2), ("wan", 1), pytest.param("hunyuan-video", 3, marks=pytest.mark.slow)],
 )
 def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
-    """Two kinds of steps: each kind of block that is touched costs one graph more than under the host."""
+    """There are two kinds of steps: each kind of block that is touched costs one graph more than before."""
     tiny = host(name)
     pipe = tiny.build()
     method = dx.GNA((2, 4, 4) if tiny.video else (3, 5), dense_steps=1, backend="reference")
@@ -380,7 +380,7 @@ def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
 
 @pytest.mark.slow
 def test_sparse_blocks_of_mochi_are_whole_graphs():
-    """The host asks in each block where prompts end, which no graph survives; sparse cores take a mask."""
+    """diffusers reads in each block where prompts end, which breaks graphs; sparse cores take a mask."""
     tiny = host("mochi")
     pipe = tiny.build()
     method = dx.GNA((2, 2, 2), dense_steps=0, backend="reference")

@@ -1,4 +1,4 @@
-"""Far tokens of CLEAR and proportional attention: equal to dense attention with explicit extra keys."""
+"""Pooled tokens of CLEAR and proportional attention equal dense attention with explicit extra keys."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ def cell_sums(x, grid, edge, weight):
 
 
 def oracle(q, k, v, layout, radius, edge, weight=None, scale=None, seen=None):
-    """Dense attention over all keys and far ones with an explicit mask."""
+    """Dense attention over all keys and pooled ones with an explicit mask."""
     weight = torch.full((edge, edge), 1 / edge**2, dtype=q.dtype) if weight is None else weight
     mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
     mask[layout.vision, layout.vision] = oracles.disk(layout.grid, radius)
@@ -59,7 +59,7 @@ def clear(weight=None, **rest):
 
 @st.composite
 def cases(draw):
-    """A grid of whole cells, their edge, a radius, a layout, and weights or none."""
+    """A grid of full cells, their edge, a radius, a layout, and weights or none."""
     edge = draw(st.integers(2, 5))
     grid = 1, edge * draw(st.integers(1, 4)), edge * draw(st.integers(1, 5))
     layout = layout_of(grid, draw(st.integers(0, 5)), draw(st.booleans()))
@@ -131,7 +131,7 @@ def test_what_lies_far_away_is_seen_through_far_tokens_alone():
         assert not torch.equal(before[:, 96:], after[:, 96:]), "text sees everything"
     weight = torch.rand(4, 4, dtype=torch.float64)
     texts = [clear(radius=4, downsample=4, weight=w)(q, k, v, None, layout)[:, 96:] for w in (None, weight)]
-    assert torch.equal(*texts), "text sees no far token"
+    assert torch.equal(*texts), "text sees no pooled token"
 
 
 @pytest.mark.parametrize("text", [0, 4])
@@ -197,7 +197,7 @@ def test_attention_among_image_tokens_is_measured_without_the_text():
 
 
 def explicit(radius, edge):
-    """The oracle as a method, for whole models."""
+    """The oracle as a method, for complete models."""
     return Instead(lambda q, k, v, mask, layout: oracle(q, k, v, layout, radius, edge, seen=mask))
 
 
@@ -360,15 +360,15 @@ def test_the_forecast_counts_far_tokens():
     n, s = 64**2, 64**2 + 512
     assert (near.far, wide.far, wide.tokens) == (0, 256, s)
     assert wide.token_density == pytest.approx(near.token_density + n * 256 / s**2, abs=1e-12)
-    visited = near.block_density * 36 * 36 + 32 * 2  # two blocks of far keys for each block of image queries
+    visited = near.block_density * 36 * 36 + 32 * 2  # two blocks of pooled keys for each block of queries
     assert wide.block_density * 36 * 36 == pytest.approx(visited)  # over those of dense attention
     assert wide.predicted_speedup == pytest.approx(s**2 / (visited * 128**2))
     assert (wide.padded_tokens, wide.nearest["grid"]) == (0, (1, 64, 64))
-    # two entries a row and coordinates more; less the order for a whole call, which far tokens rule out
+    # two entries a row and coordinates more; less the order of an entire call, which pooled tokens rule out
     assert wide.memory_bytes - near.memory_bytes == 4 * (32 * 2 + 256) - 8 * n
     assert "4608 together, and 256 far ones" in str(wide)
     assert dx.plan(dx.Grid(1, 60, 60, text=7), dx.CLEAR(radius=2, downsample=6)).padded_tokens == 3712 - 3607
-    # 96 x 96 tokens have 256 cells; the 320 of 120 x 96, whole tiles as well, would end in half a block
+    # 96 x 96 tokens have 256 cells; the 320 of 120 x 96, full tiles as well, would end in half a block
     assert dx.plan(dx.Grid(1, 120, 120), dx.CLEAR(radius=2, downsample=6)).nearest["grid"] == (1, 96, 96)
 
 

@@ -66,7 +66,7 @@ def assert_backend_reaches(model: nn.Module, family: Family, call: Mapping[str, 
 
 
 def graphs(model: nn.Module, family: Family | None, calls: list[Mapping[str, Any]]) -> list[int]:
-    """Count graphs compiled after each call, with the processors of diffusers (`family=None`) or with ours."""
+    """Count compiled graphs after each call, with the processors of diffusers (`family=None`) or ours."""
     processors = install(model, family, calls[0]) if family else []
     torch._dynamo.reset()
     counters.clear()

@@ -1,4 +1,4 @@
-"""Radial attention on complete pipelines: both rules against explicit masks, blocks against the block rule."""
+"""Radial attention on pipelines: both rules against explicit masks, blocks against the block rule."""
 
 from dataclasses import replace
 

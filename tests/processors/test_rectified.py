@@ -30,7 +30,7 @@ TILES = {  # of a block of 16 or 32 tokens, in pictures and in videos
 
 
 def published(method, q, k, v, mask, layout):
-    """The published rule on a sequence of the pipeline, with the text that the mask leaves in each batch row."""
+    """The published rule on a pipeline's sequence, with the text that the mask leaves in each batch row."""
     tile = TILES[method.block][layout.grid[0] > 1]
     rule = Rule(layout.grid, tile, tile, method.keep, method.p_remaining, method.touching, method.first_frame)
     q_, k_, v_ = (x.double() for x in (q, k, v))

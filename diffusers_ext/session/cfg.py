@@ -126,24 +126,24 @@ class CFGBranches:
 
         It is called before anything runs, and again in every run.
         """
-        host = type(pipe).__name__
+        kind = type(pipe).__name__
         for part, what in UNREADABLE.items():
-            if part in host:
+            if part in kind:
                 raise UnsupportedError(
-                    f"{host} {what}, {method} knows how to guide one conditional and one unconditional "
+                    f"{kind} {what}, {method} knows how to guide one conditional and one unconditional "
                     "branch; use a pipeline with these two."
                 )
         for guider in (getattr(pipe, "guider", None), getattr(pipe, "guider_2", None)):
             if guider is not None and (why := _nonlinear(guider)) is not None:
                 raise UnsupportedError(
-                    f"{method} needs branches that are combined linearly, but the guider of {host} {why}; "
+                    f"{method} needs branches that are combined linearly, but the guider of {kind} {why}; "
                     "use ClassifierFreeGuidance with guidance_rescale=0."
                 )
         silent = not hasattr(type(pipe), "do_classifier_free_guidance")
         modular = isinstance(pipe, ModularPipeline)
         if self.cfg == "auto" and pipe is not None and self.family.cfg == "batch" and silent and not modular:
             raise UnsupportedError(
-                f"{host} does not tell whether it uses classifier-free guidance; say so in apply(): "
+                f"{kind} does not tell whether it uses classifier-free guidance; say so in apply(): "
                 "cfg='batch' (unconditional rows first), 'two_calls' or 'none'."
             )
 
@@ -168,10 +168,10 @@ class CFGBranches:
         It finds rows in another order, branches that are rescaled, and what `check` finds.
         """
         self.check(pipe, method)
-        host = type(pipe).__name__
+        kind = type(pipe).__name__
         if self.mode(pipe) != "none" and getattr(pipe, "guidance_rescale", None):
             raise UnsupportedError(
-                f"{method} needs branches that are combined linearly, but {host} rescales them "
+                f"{method} needs branches that are combined linearly, but {kind} rescales them "
                 f"(guidance_rescale={pipe.guidance_rescale}); set guidance_rescale=0."
             )
         if branch != "both" or pipe is None or len(latents) % 2:
@@ -180,7 +180,7 @@ class CFGBranches:
         if bool(((uncond != cond) & ~uncond.isnan()).any()):
             raise UnsupportedError(
                 f"{method} expects a batch of the same latents twice, unconditional rows first, but the "
-                f"halves of the batch from {host} differ, so its rows are not known; use a pipeline that "
+                f"halves of the batch from {kind} differ, so its rows are not known; use a kind that "
                 "puts them in this order."
             )
 

@@ -91,7 +91,7 @@ def test_text_rows_alone_are_masked():
 
 
 @pytest.mark.slow
-def test_compiles_to_no_more_graphs_than_the_host():
+def test_compiles_to_no_more_graphs_than_diffusers():
     """diffusers reads the length of each prompt, and breaks the graph of a block there."""
     calls = [tiny.inputs(2), tiny.inputs(2, seed=1)]
     found = []

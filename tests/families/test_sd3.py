@@ -101,7 +101,7 @@ def test_sites():
     assert FAMILY.denoisers == (type(model).__name__,)
 
 
-def test_layout_says_where_tokens_lie():
+def test_layout_has_the_places_of_tokens():
     model, call = sd3.transformer(**SD35), sd3.inputs(2, height=8, width=12, text=7)
     assert FAMILY.layout(model, call) == Layout((1, 4, 6), text=slice(24, 31), vision=slice(0, 24))
 

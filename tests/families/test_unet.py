@@ -128,7 +128,7 @@ def test_bits_equal_stock_in_a_pipeline(sdxl):
 
 
 def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_fp32():
-    """As in SDXL: diffusers casts the autoencoder back after the call, which gradients would not survive."""
+    """diffusers casts SDXL's autoencoder back after the call, which gradients would not survive."""
     pipe = unet.pipeline(sdxl=True)
     pipe.vae.to(torch.float16)
     call = dict(height=16, width=24, num_inference_steps=1, return_dict=False)

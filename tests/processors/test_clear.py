@@ -50,7 +50,7 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
     }
 
 
-def test_a_grid_of_one_whole_tile_is_the_plain_model_bit_for_bit():
+def test_a_grid_of_one_full_tile_is_the_plain_model_bit_for_bit():
     tiny = host("sd3")
     pipe = tiny.build()
     plain = tiny.run(pipe)

@@ -113,7 +113,7 @@ def test_windows_of_any_sequence(window):
 
 
 @pytest.mark.parametrize("stride, density", [((2, 8, 8), 0.125), ((1, 1, 1), 0.406)])
-def test_whole_tiles_are_sliding_tile_attention_where_windows_move_by_a_tile(stride, density):
+def test_kept_tiles_are_sliding_tile_attention_if_windows_move_by_a_tile(stride, density):
     """A window of one tile is that tile alone; token by token it moves over its neighbours."""
     grid, tile = (4, 16, 16), (2, 8, 8)
     method = dx.GNA(tile, stride, reduce="block")

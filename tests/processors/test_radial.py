@@ -113,7 +113,7 @@ def test_more_sink_frames_than_frames_are_refused():
     assert method.why_not(SITE, layout) == words
 
 
-def test_the_nearest_frame_fills_whole_blocks():
+def test_the_nearest_frame_fills_its_blocks():
     tile = ((1, 1, 128),) * 2
     assert dx.Radial().nearest((21, 45, 80), tile) == {"grid": (21, 48, 80)}
     assert dx.Radial().nearest((21, 48, 80), tile, 300) == {"grid": (21, 48, 80), "text": 256}

@@ -47,7 +47,7 @@ def test_compiles_fullgraph_with_few_graphs(name):
 
 
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "unet"])
-def test_new_image_sizes_cost_no_more_graphs_than_the_host_pays(name):
+def test_new_image_sizes_cost_no_more_graphs_than_without_us(name):
     """Six sizes stay within torch's recompile limit: no graph depends on the number of tokens."""
     tiny = {"wan": wan, "flux": flux, "sd3": sd3, "unet": unet}[name]
     model = unet.unet() if name == "unet" else tiny.transformer()

@@ -50,7 +50,7 @@ def with_pag(name):
         ("sd3", sparse, True),
     ],
 )
-def test_the_hosts_perturbed_attention_is_refused_and_can_be_switched_off(name, method, cfg):
+def test_perturbed_attention_of_diffusers_is_refused_and_can_be_switched_off(name, method, cfg):
     """Its own default is on. The advice holds in the open session, and the pipeline is unchanged after it."""
     case, pipe, run = host(name), with_pag(name), dict(cfg=cfg, steps=2)
     plain, theirs = case.run(pipe, **run, pag_scale=0.0), case.run(pipe, **run, pag_scale=3.0)

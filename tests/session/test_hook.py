@@ -126,7 +126,7 @@ def _interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_two_calls_of_a_bare_denoiser_are_told_apart_by_order():
+def test_two_calls_of_a_bare_denoiser_are_distinguished_by_order():
     model, call = flux.transformer(), flux.inputs(1)
     other = call | {"encoder_hidden_states": -call["encoder_hidden_states"]}
     c, u = model(**call)[0], model(**other)[0]
@@ -136,7 +136,7 @@ def test_two_calls_of_a_bare_denoiser_are_told_apart_by_order():
     torch.testing.assert_close(cond - c, uncond - u)
 
 
-def test_named_calls_of_a_bare_denoiser_are_told_apart_by_name():
+def test_named_calls_of_a_bare_denoiser_are_distinguished_by_name():
     model, call = wan.transformer(), wan.inputs(1)
     other = call | {"encoder_hidden_states": -call["encoder_hidden_states"]}
     c, u = model(**call)[0], model(**other)[0]
@@ -177,7 +177,7 @@ def test_pipelines_of_three_branches_are_refused_before_they_run():
         dx.apply(pipe, dx.SoftPAG())
 
 
-def test_pipelines_that_do_not_tell_their_guidance_need_to_be_told():
+def test_pipelines_that_do_not_state_their_guidance_need_cfg():
     parts = {
         k: v for k, v in host("sd").build().components.items() if k in ("vae", "text_encoder", "tokenizer")
     }
@@ -225,7 +225,7 @@ def test_positional_arguments_and_output_objects():
     assert isinstance(pair, tuple) and torch.equal(pair[0], named.sample)
 
 
-def test_the_hosts_arguments_are_not_changed():
+def test_arguments_of_the_pipeline_are_not_changed():
     rows = {
         "a": torch.arange(8).view(4, 2),
         "ids": torch.arange(4),

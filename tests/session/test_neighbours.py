@@ -51,7 +51,7 @@ def test_fused_projections_of_flux_and_wan_are_honoured_under_a_session():
 
 
 @pytest.mark.parametrize("build", [sd3.transformer, unet.unet], ids=["sd3", "unet"])
-def test_unfusing_after_close_brings_the_hosts_processors_back(build):
+def test_unfusing_after_close_brings_diffusers_processors_back(build):
     """diffusers keeps the processors that it found when fusing: those were ours."""
     model = build()
     before = processors(model)

@@ -95,7 +95,7 @@ def test_a_fault_at_any_point_of_a_call_leaves_nothing_behind(method, case):
     assert torch.equal(case.run(pipe, **run), plain)
 
 
-def test_a_fault_while_tokens_lie_in_another_order_leaves_no_order_behind():
+def test_a_fault_while_tokens_are_reordered_leaves_no_order_behind():
     """The next run has a hook inside the denoiser, so its tokens stay in raster order."""
     case = replace(host("flux"), size=dict(height=32, width=80))
     pipe, method, run = case.build(), sparse(case), dict(steps=2)

@@ -123,7 +123,7 @@ def test_under_guidance_in_two_calls(scope):
     assert (outs[0] - outs[2]).abs().max() > 1e-3
 
 
-def test_dense_steps_are_the_hosts_bit_for_bit_and_dense_layers_take_any_order():
+def test_dense_steps_are_plain_bit_for_bit_and_dense_layers_take_any_order():
     tiny = replace(host("flux"), size=dict(height=32, width=80))
     pipe = tiny.build()
     late = replace(RECTIFIED, dense_steps=1)
@@ -176,7 +176,7 @@ def test_calls_of_other_shapes(change):
     [GNA, *(pytest.param(m, marks=pytest.mark.slow) for m in (CLEAR, RECTIFIED))],
     ids=lambda m: m.name,
 )
-def test_compiled_blocks_are_whole_graphs_and_no_more_of_them(method):
+def test_compiled_blocks_are_single_graphs_and_no_more_of_them(method):
     """A dense step and a sparse one, as with gathers."""
     tiny = replace(host("flux"), size=dict(height=32, width=128))
     pipe, late = flux.pipeline(num_layers=2, num_single_layers=2), replace(method, dense_steps=1)
@@ -259,7 +259,7 @@ def _cache(target):
         (replace(CLEAR, dense_layers=1), _foreign_processor, "transformer_blocks.0.attn runs Local"),
     ],
 )
-def test_what_may_count_on_the_hosts_order_gets_it(method, prepare, words):
+def test_what_may_depend_on_raster_order_gets_it(method, prepare, words):
     target, call = model(), flux.inputs(height=8, width=32)
     call |= (prepare and prepare(target)) or {}
     found, order = run(target, call, method)
@@ -267,7 +267,7 @@ def test_what_may_count_on_the_hosts_order_gets_it(method, prepare, words):
     assert torch.equal(found, run(target, call, method, Looker())[0])
 
 
-def test_filled_up_tiles_keep_the_hosts_order():
+def test_filled_up_tiles_keep_raster_order():
     target = model()
     _, order = run(target, flux.inputs(height=7, width=32, text=40), CLEAR)
     assert order == IN_LAYERS + "clear fills up blocks that the grid cuts off"
@@ -275,7 +275,7 @@ def test_filled_up_tiles_keep_the_hosts_order():
     assert order == IN_LAYERS + "rectified fills up blocks that the grid cuts off"
 
 
-def test_tokens_that_lie_in_order_are_left_alone():
+def test_tokens_that_are_in_order_are_not_moved():
     """Tiles as wide as the picture are its rows."""
     target, call = model(), flux.inputs(height=8, width=16)
     with Count() as count:
@@ -294,7 +294,7 @@ def test_models_that_make_tokens_themselves():
     assert order == IN_LAYERS + "SD3Transformer2DModel makes the tokens itself"
 
 
-def test_gradients_keep_the_hosts_order():
+def test_gradients_keep_raster_order():
     target, call = model(), flux.inputs(height=8, width=32)
     with dx.apply(target, CLEAR) as session:
         target(**call)
@@ -303,7 +303,7 @@ def test_gradients_keep_the_hosts_order():
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_forward_that_somebody_replaced_keeps_the_hosts_order(monkeypatch, wrapped):
+def test_a_replaced_forward_keeps_raster_order(monkeypatch, wrapped):
     """Caches that patch the class keep tokens from step to step, and steps differ in their order."""
     stock = FluxTransformer2DModel.forward
 
@@ -328,7 +328,7 @@ class First(dx.GNA):
 
 
 @pytest.mark.parametrize("block, same", [(128, True), (64, False)])
-def test_two_methods_share_an_order_or_keep_the_hosts(block, same):
+def test_two_methods_share_an_order_or_keep_raster_order(block, same):
     """Rectified attention over 128 tokens has the tiles of GNA."""
     target, call = model(), flux.inputs(2, height=16, width=32)
     methods = First((3, 5), **COMMON), replace(RECTIFIED, block=block, dense_layers=1)

@@ -253,7 +253,7 @@ def test_report_counts_both_denoisers():
     assert sum(calls.values()) == 9 and all(calls[f"{c}.{h.layer}"] for c in ("transformer", "transformer_2"))
 
 
-def test_seconds_of_the_host_and_of_extra_passes_are_kept_apart():
+def test_seconds_of_calls_and_of_extra_passes_are_separate():
     h = host("sd3")
     pipe = h.build()
     with dx.apply(pipe) as session:

@@ -113,7 +113,7 @@ def compare(pipe, **call):
 
 
 @pytest.mark.parametrize(("cls", "config", "timesteps"), list(cases()))
-def test_steps_are_those_of_the_host(cls, config, timesteps, pipes):
+def test_steps_are_those_of_the_pipeline(cls, config, timesteps, pipes):
     for pipe in pipes:
         pipe.scheduler = cls(
             **{k: v for k, v in BETAS.items() if k in inspect.signature(cls).parameters}, **config

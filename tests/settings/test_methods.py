@@ -64,7 +64,7 @@ def test_bad_assignments(assignment, match):
         softpag(assignment)
 
 
-def test_ranges_are_judged_by_the_method():
+def test_ranges_are_checked_by_the_method():
     with pytest.raises(MethodError, match=r"strength must lie in \[0, 1\]"):
         softpag("strength=2")
 

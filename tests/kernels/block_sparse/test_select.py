@@ -196,7 +196,7 @@ def test_scaled_values_scale_the_output():
     assert torch.equal(attend(q, k, -4 * v, candidates, MASS)[0], -4 * attend(q, k, v, candidates, MASS)[0])
 
 
-def test_gain_lies_between_the_share_of_text_and_one():
+def test_gain_is_between_the_share_of_text_and_one():
     candidates = FACTS.build()
     for seed in range(5):
         q, k, v = tensors(candidates, seed=seed)

@@ -73,7 +73,7 @@ def test_cores_equal_masked_dense_attention(case, text, front):
 
 @pytest.mark.parametrize("grid", [(1, 16, 32), (1, 21, 37), (5, 9, 17)])
 @pytest.mark.parametrize("text, front", [(0, False), (5, True), (5, False)])
-def test_whole_tiles_equal_masked_dense_attention(grid, text, front):
+def test_kept_tiles_equal_masked_dense_attention(grid, text, front):
     if grid[0] == 1:
         tile, method, mask = (
             (1, 8, 16),
@@ -93,7 +93,7 @@ def test_whole_tiles_equal_masked_dense_attention(grid, text, front):
     assert not torch.allclose(out, masked.attention(q, k, v, mask, layout)), "not the exact mask"
 
 
-def test_a_dense_step_is_the_host_bit_for_bit_and_counts_or_takes_a_share():
+def test_a_dense_step_is_plain_bit_for_bit_and_counts_or_takes_a_share():
     for setting, dense_steps in ((2, {0, 1}), (0.5, {0, 1}), (0.24, {0}), (1.0, {0, 1, 2, 3}), (0, set())):
         run, method = RunContext(), dx.CLEAR(radius=2, backend="reference", dense_steps=setting)
         core = method.bind(SITE, run, dense)
@@ -347,7 +347,7 @@ def test_an_unknown_grid_stays_dense():
     "name, dense_and_sparse",
     [("sd3", 2), ("flux", 2), ("wan", 1), pytest.param("hunyuan-video", 3, marks=pytest.mark.slow)],
 )
-def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
+def test_compiled_blocks_are_single_graphs(name, dense_and_sparse):
     """There are two kinds of steps: each kind of block that is touched costs one graph more than before."""
     tiny = host(name)
     pipe = tiny.build()
@@ -379,7 +379,7 @@ def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
 
 
 @pytest.mark.slow
-def test_sparse_blocks_of_mochi_are_whole_graphs():
+def test_sparse_blocks_of_mochi_are_single_graphs():
     """diffusers reads in each block where prompts end, which breaks graphs; sparse cores take a mask."""
     tiny = host("mochi")
     pipe = tiny.build()

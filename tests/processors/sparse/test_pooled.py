@@ -102,7 +102,7 @@ def test_one_cell_over_the_grid_keeps_what_is_constant():
     assert (clear(radius=1, downsample=4)(q, k, v, None, layout) - 0.7).abs().max() < 1e-14
 
 
-def test_a_radius_of_one_without_text_and_far_tokens_returns_v():
+def test_a_radius_of_one_without_text_and_pooled_tokens_returns_v():
     layout = layout_of((1, 5, 7), 0, front=False)
     q, k, v = tensors(layout)
     assert torch.equal(clear(radius=1)(q, k, v, None, layout), v)
@@ -120,7 +120,7 @@ def test_the_transposed_picture_with_transposed_weights():
     assert (turned - out[:, order]).abs().max() < 1e-13
 
 
-def test_what_lies_far_away_is_seen_through_far_tokens_alone():
+def test_distant_tokens_are_seen_through_pooled_tokens_alone():
     layout = layout_of((1, 8, 12), 3, front=False)
     q, k, v = tensors(layout)
     moved = k.clone()
@@ -215,7 +215,7 @@ def test_pipelines(name):
     assert {s.backend for s in session.report().sites} == {"reference"}
 
 
-def test_a_disk_over_the_grid_still_adds_far_tokens():
+def test_a_disk_over_the_grid_still_adds_pooled_tokens():
     tiny = host("sd3")
     pipe = tiny.build()
     plain = tiny.run(pipe, steps=1)
@@ -232,7 +232,7 @@ def test_flex_gives_the_same():
     close(*(clear(radius=4, downsample=4, backend=b)(q, k, v, None, layout) for b in ("flex", "reference")))
 
 
-def test_compiled_blocks_are_whole_graphs_also_at_a_second_size():
+def test_compiled_blocks_are_single_graphs_also_at_a_second_size():
     tiny = host("sd3")
     sizes = [tiny, replace(tiny, size=dict(height=48, width=64))]
     pipe = tiny.build()
@@ -355,7 +355,7 @@ def test_sizes_that_cells_do_not_fill_are_refused_with_the_nearest():
         dx.plan("wan2.1", dx.CLEAR(downsample=4))
 
 
-def test_the_forecast_counts_far_tokens():
+def test_the_forecast_counts_pooled_tokens():
     near, wide = (dx.plan("flux", dx.CLEAR(radius=8, downsample=edge)) for edge in (0, 4))
     n, s = 64**2, 64**2 + 512
     assert (near.far, wide.far, wide.tokens) == (0, 256, s)

@@ -111,9 +111,7 @@ class RunContext:
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
         # During this call grid tokens are in the order that the cores asked for; otherwise in raster order.
         self.reordered: bool = False
-        self.order_note: str = (
-            ""  # how tokens came into that order in the last call that asked, for the report
-        )
+        self.order_note: str = ""  # for the report: how the last call that asked got its order
 
 
 # (q, k, v, mask, layout) -> out, all [B, N, H, D]; mask as in scaled_dot_product_attention, or None

@@ -98,8 +98,7 @@ class FluxFamily(Family):
         return FluxProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Return text first, then the image; `raster` is false if the position ids are not one grid
-        (Kontext).
+        """Return text, then the image; `raster` is false if position ids are not one grid (Kontext).
 
         Raises `UnsupportedError` for ids of another size, on which diffusers fails too, deep in a block.
         """

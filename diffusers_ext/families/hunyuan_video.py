@@ -77,8 +77,9 @@ class HunyuanVideoFamily(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """Return double blocks, then single blocks, as they run; the token refiner sees only text and is left
-        out.
+        """Return double blocks, then single blocks, as they run.
+
+        The token refiner sees only text and is left out.
         """
         sites = []
         for stack in ("transformer_blocks", "single_transformer_blocks"):
@@ -91,9 +92,7 @@ class HunyuanVideoFamily(Family):
         return HunyuanVideoProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Return frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches, then the padded
-        text.
-        """
+        """Return the grid of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
         frames, height, width = call["hidden_states"].shape[2:]
         patch, patch_t = model.config.patch_size, model.config.patch_size_t
         grid = frames // patch_t, height // patch, width // patch

@@ -103,9 +103,7 @@ class MochiFamily(Family):
         return MochiProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Return frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches, then the padded
-        text.
-        """
+        """Return the grid of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
         frames, height, width = call["hidden_states"].shape[2:]
         grid = frames, height // model.config.patch_size, width // model.config.patch_size
         tokens = grid[0] * grid[1] * grid[2]

@@ -37,8 +37,7 @@ class JointProcessor(SDPAProcessor):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Compute joint attention, or attention among the image tokens if there is no text (`attn2` of
-        SD3.5).
+        """Compute joint attention, or image-only attention if there is no text (`attn2` of SD3.5).
 
         Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order.
         diffusers accepts `attention_mask` and ignores it, and so do we.
@@ -141,9 +140,7 @@ class SD3Family(Family):
         return FusedJointProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Return image tokens in raster order, then the text; `hidden_states [B, C, H, W]` is in latent
-        pixels.
-        """
+        """Return image tokens in raster order, then text; `hidden_states [B, C, H, W]` are latents."""
         height, width = call["hidden_states"].shape[-2:]
         h, w = height // model.config.patch_size, width // model.config.patch_size
         return Layout(

@@ -141,9 +141,7 @@ class UNetFamily(Family):
         return (FusedUNetProcessor if isinstance(site, UNetSite) and site.fused else UNetProcessor)(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Return the grid of the latents `sample [B, C, H, W]`; each site hands its core that of its own
-        level.
-        """
+        """Return the grid of the latents `sample [B, C, H, W]`; each site derives that of its level."""
         h, w = call["sample"].shape[-2:]
         context = call.get("encoder_hidden_states")
         words = None if context is None else slice(0, context.shape[1])
@@ -179,8 +177,9 @@ class UNetFamily(Family):
 
 
 def at_level(layout: Layout, tokens: int) -> Layout | None:
-    """Return the layout of a site with `tokens` queries, from that of the latents; `None` if no level has as
-    many.
+    """Return the layout of a site with `tokens` queries, from that of the latents.
+
+    It is `None` if no level has as many tokens.
 
     Every level halves the grid and rounds up. `vision` spans the queries, and the keys too in self-attention.
     In cross-attention all keys are text, so there is no text to slice out of the queries and `text` is empty.

@@ -92,8 +92,9 @@ class WanFamily(Family):
         return Layout((t, h, w), slice(0, 0), slice(0, t * h * w), cross_text=words)
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
-        """Return `[B]`; with a timestep per token (Wan 2.2 5B) given frames are at 0, the rest at the
-        maximum.
+        """Return `[B]`.
+
+        With a timestep per token (Wan 2.2 5B), given frames are at 0 and the rest at the maximum.
         """
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep

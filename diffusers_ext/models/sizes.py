@@ -97,9 +97,7 @@ class Tokens:
         }
 
     def why_not(self, name: str, value: int) -> str | None:
-        """Return what the model needs of a `height`, `width` or `num_frames` and the nearest values, or
-        `None`.
-        """
+        """Return why a `height`, `width` or `num_frames` does not fit, and the nearest values, or `None`."""
         frames = name == "num_frames"
         first, step = (1, self.frames or 1) if frames else (0, self.unit_px or self.edge_px)
         tokens = self.most[("num_frames", "height", "width").index(name)]

@@ -30,9 +30,7 @@ TextMerge = Literal["exact", "mean"]
 
 @dataclass
 class Split:
-    """The strips of the picture of the current call; the hook writes them, and all cores of a session read
-    them.
-    """
+    """The strips of the picture of the current call; the hook writes them, and cores read them."""
 
     group: dist.ProcessGroup
     text_merge: TextMerge

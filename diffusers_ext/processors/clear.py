@@ -39,11 +39,11 @@ class CLEAR(SparseMethod):
 
     `train_tokens` is proportional attention for sizes beyond training. If a sequence has S > `train_tokens`
     tokens, its scale is `sqrt(log(S) / log(train_tokens) / D)` in place of `1 / sqrt(D)`. S includes text and
-    excludes pooled tokens. The scale also holds in dense steps and for text. It is the length of the longest
-    sequence in training. Modules with shorter sequences use their own length. It is a fourth for each level
-    of a U-Net below its finest attention. It excludes the text if attention is among image tokens alone. With
-    pooled tokens the published code has `log(10 S)` there and gives no reason. Here the same rule holds with
-    and without them.
+    excludes pooled tokens. The scale also holds in dense steps and for text. Set `train_tokens` to the length
+    of the longest sequence in training. For modules with shorter sequences it is reduced: to a fourth for
+    each level of a U-Net below its finest attention, and by the text if attention is among image tokens
+    alone. With pooled tokens the published code has `log(10 S)`, for which it gives no reason. Here the rule
+    is the same with and without them.
 
     `reduce="token"` is the disk at any size. `"block"` keeps or drops complete tiles of tokens, without
     checks inside, which is cheaper and rougher.
@@ -113,7 +113,7 @@ class CLEAR(SparseMethod):
             )
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Select sites as `SparseMethod` does, and checks that there are weights for all of them."""
+        """Select sites as `SparseMethod` does, and check that there are weights for all of them."""
         picked = super().select(sites)
         if self.weights is not None:
             pooled.read(self.weights, picked, self.downsample)
@@ -138,7 +138,10 @@ class CLEAR(SparseMethod):
         )
 
     def fitting(self, grid: Grid) -> list[Grid]:
-        """Find the next smaller and larger grids that cells fill; none for video, or if it is filled."""
+        """Find the next smaller and larger grids that cells fill.
+
+        There are none for video, and none if cells fill this grid.
+        """
         edge = self.downsample if grid[0] == 1 and self.downsample else 1
         below, above = [n // edge * edge for n in grid[1:]], [-(-n // edge) * edge for n in grid[1:]]
         return [(1, *sides) for sides in (below, above) if min(sides)] if below != above else []

@@ -101,9 +101,7 @@ class CFGBranches:
         self.family = family
 
     def read(self, pipe: Any, name: str | None, calls: int) -> Pass:
-        """Return the branch of call number `calls` at a point; `name` is that of the pipeline's cache
-        context.
-        """
+        """Return the branch of call number `calls` at a point; `name` is from the cache context."""
         if name in NAMES:
             return NAMES[name]
         mode = self.mode(pipe)
@@ -148,8 +146,7 @@ class CFGBranches:
             )
 
     def check_caller(self, caller: Any) -> None:
-        """Raise `UnsupportedError` if the pipeline that runs the denoiser is of another class than the
-        session's.
+        """Raise `UnsupportedError` if a pipeline of another class than the session's runs the denoiser.
 
         A copy of the session's pipeline passes.
         """
@@ -180,7 +177,7 @@ class CFGBranches:
         if bool(((uncond != cond) & ~uncond.isnan()).any()):
             raise UnsupportedError(
                 f"{method} expects a batch of the same latents twice, unconditional rows first, but the "
-                f"halves of the batch from {kind} differ, so its rows are not known; use a kind that "
+                f"halves of the batch from {kind} differ, so its rows are not known; use a pipeline that "
                 "puts them in this order."
             )
 

@@ -55,8 +55,9 @@ def inspect(component: str, model: nn.Module) -> Denoiser:
 
 
 def _known_family(component: str, model: nn.Module) -> Family:
-    """Return `family_of(model)`; for a wrapper (PEFT, DataParallel) the error says where the denoiser is
-    inside.
+    """Return `family_of(model)`.
+
+    For a wrapper (PEFT, DataParallel) the error says where the denoiser is inside.
     """
     try:
         return family_of(model)

@@ -47,8 +47,7 @@ class TokenReordering:
     def around(
         self, module: nn.Module, call: Mapping[str, Any], forward: Callable[..., Any]
     ) -> Callable[..., Any] | None:
-        """Wrap `forward` so that it runs in the order of the cores, or return `None` to leave the call as it
-        is.
+        """Wrap `forward` to run in the order of the cores, or return `None` to leave the call as it is.
 
         The wrapper takes arguments by name. If a core asks for an order, `run.order_note` says what was
         decided.
@@ -97,9 +96,7 @@ class TokenReordering:
         return self._stranger(module)
 
     def _stranger(self, module: nn.Module) -> str | None:
-        """Return the first module, hook or processor in the denoiser that may look at single tokens, or
-        `None`.
-        """
+        """Return which module, hook or processor inside may look at single tokens, or `None`."""
         if not _is_own(module, _lowest(module)) or not _stock(type(module)):
             return f"forward of {type(module).__name__} was replaced"
         for name, part in module.named_modules():

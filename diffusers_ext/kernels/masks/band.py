@@ -117,9 +117,7 @@ class Band(Rule):
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """Return whether pairs see each other: `params` are those of `Band`, `table` is the reach per frame
-    distance.
-    """
+    """Return whether pairs see each other; `params` and `table` are those of `Band`."""
     width, sink_frames = params
     (qt, qh, qw), (kt, kh, kw) = unpack(q_coord), unpack(k_coord)
     distance = (qt - kt).abs().clamp(max=len(table) - 1)  # sentinels unpack to nonsense; `visible` masks them

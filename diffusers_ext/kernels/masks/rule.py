@@ -27,8 +27,9 @@ class Kind(IntEnum):
 
 
 class Rule(ABC):
-    """A rule, with the methods that plans need. Boxes are inclusive corners `lo, hi [..., 3]` on the axes
-    that `axes` returns.
+    """A rule, with the methods that plans need.
+
+    Boxes are inclusive corners `lo, hi [..., 3]` on the axes that `axes` returns.
     """
 
     kind: ClassVar[Kind]

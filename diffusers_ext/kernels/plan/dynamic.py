@@ -152,8 +152,9 @@ class DynamicPlanSpec(PlanSpec):
 
     @cached_property
     def stats(self) -> PlanStats:
-        """The least number of blocks that are visited. It is open which they are, so FULL ones are counted by
-        share.
+        """The least counts of the plan.
+
+        It is not known which blocks are visited, so FULL ones are counted by their share.
         """
         columns = self.key_blocks + self._text_blocks
         rows = self._kept + self._text_blocks
@@ -209,9 +210,7 @@ class DynamicPlanSpec(PlanSpec):
 
     @property
     def _kept(self) -> Tensor:
-        """The least number of blocks of grid tokens that a row keeps, with the text among its `least`:
-        `[NQ]`.
-        """
+        """The least number of grid blocks that a row keeps, with the text among its `least`: `[NQ]`."""
         return self.always.sum(1).clamp(min=self.least - self._text_columns)
 
     @property

@@ -190,7 +190,7 @@ class Session:
         )
 
     def _install(self, denoiser: Denoiser, branches: CFGBranches, guidance: Guidance | None) -> None:
-        """Swap the processors of the sites that methods act on (all if there are none); add the hook."""
+        """Swap the processors of the methods' sites, or of all sites without methods; add the hook."""
         family, sites = denoiser.family, list(denoiser.sites)
         if self.methods:
             sites = [s for s in sites if any(s in self._selected[id(m)] for m in self.methods)]

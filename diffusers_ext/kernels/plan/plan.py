@@ -145,9 +145,9 @@ class BlockPlan:
     Shapes: `row_ptr int32 [G, NQ + 1]` into `col int32 [G, nnz]`, whose entries are `key block << 1 | full`,
     ascending in a row. `q_coord int32 [s_q]`, `k_coord int32 [s_kv]` are packed coordinates (`geometry.pack`)
     or sentinels: TEXT is visible to and sees all, PAD is visible to none. The rule for PARTIAL blocks is
-    `masks.visible(kind, params, table, q_coord, k_coord)`; the last block of keys is never FULL unless the
-    sequence fills it. `pairs` counts visible pairs of tokens; `key` identifies everything that shaped the
-    plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`).
+    `kernels.masks.visible.visible(kind, params, table, q_coord, k_coord)`. The last block of keys is never
+    FULL unless the sequence fills it. `pairs` counts visible pairs of tokens; `key` identifies everything
+    that shaped the plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`).
     """
 
     row_ptr: Tensor

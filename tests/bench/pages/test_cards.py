@@ -1,4 +1,4 @@
-"""Model cards tell the committed results; `python -m bench.pages` writes them."""
+"""Test that model cards state the committed results; `python -m bench.pages` writes them."""
 
 import json
 

@@ -12,10 +12,11 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import diffusers_ext as dx
-from diffusers_ext import processors, rewards
+from diffusers_ext import rewards
 from diffusers_ext.commands.names import Command
 from diffusers_ext.families import FAMILIES, family_of
 from diffusers_ext.settings.methods import method_class
+from diffusers_ext.settings.registry import METHODS
 
 from .families.parity import assert_parity
 from .hosts import every_host
@@ -23,8 +24,7 @@ from .tiny_models.parts import noise, seeded
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-# Folders and files that a later part of the package brings.
-COMING = {"sampling/", "app/", "tests/sampling/", "tests/rewards/"}
+COMING = {"app/"}  # a later part of the package brings it
 
 
 def skeleton(heading, monkeypatch):
@@ -50,14 +50,14 @@ def test_the_method_runs_on_every_family(host, monkeypatch):
 
 def test_the_line_of_a_method_is_enough_for_the_command_line(monkeypatch, cli):
     module = skeleton("A new method", monkeypatch)
-    monkeypatch.setitem(processors.METHODS, "temperature", f"{module.__name__}:Temperature")
+    monkeypatch.setitem(METHODS, "temperature", f"{module.__name__}:Temperature")
     assert method_class("temperature") is module.Temperature
     code, out, _ = cli("methods", "temperature")
     assert code == 0 and "above 1 is flatter [factor, from 0.1 to 9]" in out
 
 
 def test_methods_are_public_by_their_line():
-    for place in processors.METHODS.values():
+    for place in METHODS.values():
         assert getattr(dx, place.rpartition(":")[2]).__module__ == place.partition(":")[0]
 
 

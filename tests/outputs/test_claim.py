@@ -13,7 +13,7 @@ from diffusers_ext.outputs.claim import FILE, FolderInUseError, claim
 HOLD = """
 import sys, time
 from pathlib import Path
-from diffusers_ext.evaluate.claim import claim
+from diffusers_ext.outputs.claim import claim
 with claim(Path(sys.argv[1]), "eval"):
     print("held", flush=True)
     time.sleep(600)

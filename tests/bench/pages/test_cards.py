@@ -1,4 +1,4 @@
-"""Test that model cards state the committed results; `python -m bench.pages` writes them."""
+"""Model cards show the committed results; `python -m bench.pages` writes them."""
 
 import json
 
@@ -18,6 +18,11 @@ def test_cards_are_current(name):
     home = catalogue.path(name)
     assert cards.card(name) == json.loads((home / CARD).read_text()), "run python -m bench.pages"
     assert cards.page(name) == (home / "README.md").read_text(), "run python -m bench.pages"
+
+
+def test_how_a_model_learned_is_on_its_card():
+    for name, facts in cards.LEARNED.items():
+        assert all(f"- {fact}\n" in cards.page(name) for fact in facts)
 
 
 @pytest.mark.parametrize("name", NAMES)

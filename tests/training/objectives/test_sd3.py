@@ -43,8 +43,8 @@ def complete(tmp_path_factory, vae, small_shards):
 KILLED = """
 import os, pathlib, signal, sys, torch
 from diffusers_ext.zoo.models import build_vae
-from diffusers_ext.zoo.train import latents
-from tests.zoo.train import test_sd3
+from diffusers_ext.training.data import latents
+from tests.training.objectives import test_sd3
 
 class Killed(test_sd3.SD3Objective):
     def inputs(self, step, progress):

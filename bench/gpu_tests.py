@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 FIRST = (
     "test_block_sparse.py",
     "test_rectified.py",
-    "test_far.py",
+    "test_pooled.py",
     "test_presets.py",
 )  # all others depend on these
 WORKERS = 8

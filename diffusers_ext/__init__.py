@@ -47,11 +47,11 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> object:
-    if name == "rewards":  # a part with names of its own
+    if name == "rewards":  # a module with names of its own
         return import_module(".rewards", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # No file may bear a public name: importing it as a submodule would hide the object from here on.
+    # No file may have a public name: importing it as a submodule would hide the object from then on.
     return getattr(import_module(_HOME[name], __name__), name)
 
 

@@ -1,8 +1,8 @@
-"""The few types every family, method and session shares.
+"""Define the few types that every family, method and session shares.
 
-A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`; a *method* turns
-those into an attention output and knows no model; a *session* joins the two and restores. Nothing here
-imports anything of ours.
+A *family* turns the inputs of one model class into `q, k, v [B, N, H, D]` and a `Layout`. A *method* turns
+those into an attention output and knows no model. A *session* joins the two and restores. This module imports
+nothing else of the package.
 """
 
 import difflib
@@ -28,13 +28,13 @@ class Slot(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things lie in one attention sequence.
+    """The places of text and vision tokens in one attention sequence.
 
     `grid` is `(t, h, w)` in tokens (an image has `t == 1`). `text` and `vision` slice the sequence axis of
-    `q, k, v [B, N, H, D]`; `text` is empty where the sequence holds no text. `masked_text`: calls come with a
-    mask `[B, 1, 1, N]` that hides text keys only, those of the padding of prompts. `raster=False`: the tokens
-    are not the rows of one grid, which is then `(1, 1, N)` for want of a better one. `cross_text` slices the
-    keys `[B, L, H, D]` of cross-attention, which are not in the sequence; comparisons leave it out.
+    `q, k, v [B, N, H, D]`; `text` is empty if the sequence holds no text. `masked_text`: calls come with a
+    mask `[B, 1, 1, N]` that hides the padding of prompts and nothing else. `raster=False`: the tokens are not
+    the rows of one grid, and `grid` is then `(1, 1, N)`. `cross_text` slices the keys `[B, L, H, D]` of
+    cross-attention, which are not in the sequence; it does not count when layouts are compared.
     """
 
     grid: tuple[int, int, int]
@@ -45,15 +45,15 @@ class Layout:
     cross_text: slice | None = field(default=None, compare=False)
 
     def text_keys(self, kind: Literal["self", "joint", "cross"]) -> slice | None:
-        """Where the text lies among the keys of a site of this kind.
+        """Return the slice of the text among the keys of a site of this kind.
 
-        The slice is empty in self-attention, and `None` means that the text of cross-attention is not known.
+        It is empty in self-attention, and `None` if the text of cross-attention is not known.
         """
         return self.cross_text if kind == "cross" else self.text
 
     @property
     def tokens(self) -> int:
-        """Number of vision tokens, `t * h * w`."""
+        """The number of vision tokens, `t * h * w`."""
         t, h, w = self.grid
         return t * h * w
 
@@ -62,9 +62,9 @@ class Layout:
 class Site:
     """One attention module of a denoiser.
 
-    `name` is its exact module path inside the denoiser, `component` the pipeline attribute that holds the
-    denoiser (`unet`, `transformer`, `transformer_2`), `index` its place in model order, `level` how often the
-    grid is halved there, counted from the finest attention.
+    `name` is its exact module path inside the denoiser. `component` is the pipeline attribute that holds the
+    denoiser (`unet`, `transformer`, `transformer_2`). `index` is its place in model order. `level` is the
+    number of times that the grid is halved there, counted from the finest attention.
     """
 
     name: str
@@ -77,14 +77,15 @@ class Site:
 
     @property
     def path(self) -> str:
-        """Path from the pipeline, for messages and reports."""
+        """The path from the pipeline, for messages and reports."""
         return f"{self.component}.{self.name}" if self.component else self.name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:
-    """An order of the grid tokens, each once: `tokens [N]` holds their raster numbers place by place, `places
-    [N]` the place of every token.
+    """An order of the grid tokens, in which each occurs once.
+
+    `tokens [N]` holds their raster numbers place by place, `places [N]` the place of every token.
     """
 
     tokens: Tensor
@@ -94,10 +95,11 @@ class Order:
 class RunContext:
     """The current denoiser call of a session, as the hook writes it and cores read it.
 
-    Every field is set here: an attribute that falls back to a class default costs one more compiled graph.
+    The constructor sets every field. An attribute that falls back to a class default would cost one more
+    compiled graph.
     """
 
-    __slots__ = ("hoisted", "layout", "order", "pass_", "perturbed", "plans", "sigma", "step", "steps")
+    __slots__ = ("layout", "order_note", "pass_", "perturbed", "plans", "reordered", "sigma", "step", "steps")
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
@@ -107,9 +109,9 @@ class RunContext:
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
-        # Grid tokens are in the order that the cores asked for during this call; else in raster order.
-        self.hoisted: bool = False
-        self.order: str = ""  # how tokens came into that order in the last call that asked, for the report
+        # During this call grid tokens are in the order that the cores asked for; otherwise in raster order.
+        self.reordered: bool = False
+        self.order_note: str = ""  # for the report: how the last call that asked got its order
 
 
 # (q, k, v, mask, layout) -> out, all [B, N, H, D]; mask as in scaled_dot_product_attention, or None
@@ -117,10 +119,10 @@ Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, Layout | None], Tensor]
 
 
 class Method(ABC):
-    """A method: settings that know how to act on a site. Subclasses are frozen dataclasses as a rule.
+    """A method: settings that know how to act on a site.
 
-    `reads_layout` says whether its cores look at the layout they get. `order_free` says that grid tokens may
-    come in any order, or that its cores ask for one.
+    Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
+    layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
     """
 
     __slots__ = ()
@@ -132,18 +134,18 @@ class Method(ABC):
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """The sites to act on, out of the sites of all denoisers.
+        """Select the sites to act on, out of the sites of all denoisers.
 
-        Raises `MethodError` where the settings name none.
+        Raises `MethodError` if the settings name none.
         """
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        """`None` where the site is usable, else one sentence for the error and the doctor."""
+        """Return `None` if the site is usable, else one sentence for the error and the doctor."""
         return None
 
     @abstractmethod
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
-        """The core of this site, wrapped around the one below."""
+        """Return the core of this site, wrapped around `inner`, the core below."""
 
 
 class Guidance(Method):
@@ -153,67 +155,70 @@ class Guidance(Method):
 
     @abstractmethod
     def active(self, run: RunContext) -> bool:
-        """Whether the current step needs the extra pass."""
+        """Return whether the current step needs the extra pass."""
 
     def idle(self, run: RunContext) -> str | None:
-        """Why no step of a run needed the extra pass, unless the settings switch it off."""
+        """Return why no step of a run needed the extra pass; `None` also if the settings switch it off."""
         return None
 
     def begin_pass(self, cores: dict[Site, Core], rows: int, like: Tensor) -> None:
-        """Prepares the bound cores for an extra pass over `rows` conditional rows.
+        """Prepare the bound cores for an extra pass over `rows` conditional rows.
 
         `like` has the device and dtype of the pass.
         """
 
     @abstractmethod
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
-        """What to add to the guided prediction, given the two predictions `[B, ...]`."""
+        """Return what to add to the guided prediction, given the two predictions `[B, ...]`."""
 
 
 class ReportingCore:
-    """A core that prepares itself for each call and reports about itself; a plain core is any function."""
+    """A core that prepares itself for each call and reports about itself.
+
+    A plain core is any function.
+    """
 
     def begin_call(self, like: Tensor) -> None:
-        """Prepares for a call of the denoiser, outside compiled regions and with the run up to date.
+        """Prepare for a call of the denoiser, outside compiled regions and with the run up to date.
 
         `like` has the device and dtype of the latents.
         """
 
     def describe(self) -> dict[str, Any]:
-        """Fields of `SiteReport` about what ran last."""
+        """Return the fields of `SiteReport` about what ran last."""
         return {}
 
     def idle(self) -> str | None:
-        """Why the run that is in its last step was that of the plain model here, or `None`."""
+        """Return why the method changed nothing here in the run that ends now, or `None`."""
         return None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Attention of one site, as `Core`."""
+        """Compute the attention of one site; arguments and result are those of `Core`."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__()")
 
 
 class OrderingCore(ReportingCore):
-    """A core that puts tokens into an order of its own."""
+    """A core that needs the grid tokens in an order of its own."""
 
     def order(self) -> Order | str | None:
-        """The order for grid tokens in the call that has begun.
+        """Return the order for grid tokens in the call that has begun.
 
-        `None` where any order will do, a sentence where it has to be that of the host.
+        It is `None` if any order will do, and a sentence with the reason if tokens must stay in raster order.
         """
         return None
 
 
 def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str]:
-    """The `count` names closest to `wanted`, best first."""
+    """Return the `count` names closest to `wanted`, best first."""
     names = list(dict.fromkeys(names))
     close = difflib.get_close_matches(wanted, names, n=count, cutoff=0.0)
     return close + [n for n in names if n not in close][: count - len(close)]
 
 
 def step_window(start: float, stop: float, steps: int) -> range:
-    """Indices of the steps from `start` to `stop`, fractions of `steps`.
+    """Return the indices of the steps from `start` to `stop`, which are fractions of `steps`.
 
-    The step that holds `start` is always one of them, unless both are the same: then there is none.
+    The step that holds `start` is always one of them. If both fractions are the same, there is none.
     """
     if start == stop:
         return range(0)

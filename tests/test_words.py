@@ -27,6 +27,15 @@ CHECKED = (
     "sampling",
     "training",
     "zoo",
+    "__init__.py",
+    "core.py",
+    "families",
+    "kernels",
+    "models",
+    "parallel",
+    "processors",
+    "session",
+    "settings",
 )
 
 MOST = 40  # words of a sentence in a page
@@ -137,8 +146,13 @@ def test_docstrings_begin_with_a_sentence_that_stands_alone():
 
 
 def test_docstrings_have_no_words_of_our_own():
-    found = ((place, dialect(s), s) for place, s in docstrings())
+    found = ((place, dialect(_without_strips(place, s)), s) for place, s in docstrings())
     report([f"{place}: {', '.join(words)}: {s}" for place, words, s in found if words])
+
+
+def _without_strips(place: str, sentence: str) -> str:
+    """Leave out "strip", which is a word of `parallel`: the rows of a picture that one process has."""
+    return re.sub(r"\bstrips?\b", "", sentence) if place.startswith("diffusers_ext/parallel/") else sentence
 
 
 def test_the_checks_see_what_they_should():

@@ -26,7 +26,7 @@ from ..studies import (
     quality_chart,
 )
 from ..timing import growth, speed
-from . import aims, cards, power, results_table, whole_tiles
+from . import cards, power, results_table, whole_tiles
 from .markdown import has, insert, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +34,9 @@ MEASURED = "shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan"  # for qual
 ASKS = {
     "single_object": "the object and nothing else",
     "two_object": "both objects; they may share colour or shape",
-    "counting": "so many equal objects, two to four",
+    "counting": "the number of equal objects, two to four",
     "color_attr": "two objects that differ in colour and in shape: attribute binding",
-    "position": "both objects, placed as told",
+    "position": "both objects, placed as asked",
     "three_object": "all three objects",
 }
 
@@ -66,7 +66,7 @@ def held_out() -> str:
     return (
         f"Pairs, never drawn ({sum(o.held_out for o in OBJECTS)} of {len(OBJECTS)}): {pairs}.\n\n"
         f"Relations, never named ({len(triples)} of {len(RELATIONS) * len(SHAPES) ** 2}): "
-        f"{left}, and the same told from the other side, with right of and below."
+        f"{left}, and the same seen from the other side, with right of and below."
     )
 
 
@@ -127,7 +127,6 @@ BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
         "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
         "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
         "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
-        "targets": aims.to_markdown,
         "reward": _filed(cards.REWARD, reward),
         "headroom": headroom_chart.to_markdown,
         "speed": _filed("speed-cpu-x86_64", speed.to_markdown),

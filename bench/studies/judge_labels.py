@@ -168,9 +168,9 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     unsure, objects = found["pictures"]["unclear"], found["objects"]
     missed = ", ".join(f"{e['misread']} of {e['seen']} {PLURALS[shape]}" for shape, e in objects.items())
     return markdown(heads, rows) + (
-        f"\n\nThe eye leaves {unsure['n']} pictures open, mostly because a shape lies between two; the judge "
-        f"calls {round(unsure['accuracy'] * unsure['n'])} of them right. Objects of a clear shape that the "
-        f"judge misses or reads as another: {missed}."
+        f"\n\nThe eye leaves {unsure['n']} pictures open, mostly because a shape is between two. Of these, "
+        f"the detector calls {round(unsure['accuracy'] * unsure['n'])} right. Objects of a clear shape that "
+        f"the detector misses or reads as another: {missed}."
     )
 
 

@@ -39,7 +39,7 @@ from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings.methods import as_dict
 
 from ..runner import parser_of
-from ..timing.block_checks import Recorder
+from ..timing.block_checks import RecordCalls
 from .quality_chart import chart
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def pixels(made: Comparison) -> np.ndarray:
 
 def pairs(pipe: Any, item: Item, call: Mapping[str, Any]) -> dict[str, int]:
     """Count pairs of a grid query and a key by module path, over all heads, in one call of each module."""
-    recorder = Recorder()
+    recorder = RecordCalls()
     with dx.apply(pipe, recorder) as session:
         list(generate(pipe, [item], call))
         found = {}

@@ -4,17 +4,17 @@ Masks are made from the rule alone, in the pipeline's order of tokens. So they s
 with the plan that they check.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from diffusers_ext.core import Core, Layout, Method, RunContext, Site, Slot
+from diffusers_ext.core import Core, Layout, RunContext, Site
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.masks.visible import visible
+from diffusers_ext.processors.record import RecordAttention
 from diffusers_ext.processors.rectified import RectifiedCore
 from diffusers_ext.processors.sparse.core import SparseCore
 
@@ -39,16 +39,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Recorder(Method):
+class RecordCalls(RecordAttention):
     """Record the last call of every self- and joint attention module, by name in `kept`."""
 
-    name: ClassVar[str] = "recorder"
-    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
+    name: ClassVar[str] = "record_calls"
+    reads_layout: ClassVar[bool] = True
 
     kept: dict[str, Call] = field(default_factory=dict, compare=False)
-
-    def select(self, sites: Sequence[Site]) -> list[Site]:
-        return [site for site in sites if site.kind != "cross"]
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         def core(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:

@@ -32,7 +32,7 @@ from diffusers_ext.core import Method
 from ..ledger import Row
 from ..runner import Latest, options, run
 from .block_cases import Case, cases, tiny_cases
-from .block_checks import Recorder, call_error
+from .block_checks import RecordCalls, call_error
 from .reference_rows import TOLERANCE, rms_ratio
 from .slices import SLICES, sharing_weights
 from .stopwatch import Stopwatch, in_turns
@@ -121,7 +121,7 @@ def attention(
     Also returns the ms of dense attention and the output of the slice. `plain` is the output of stock
     processors.
     """
-    recorder = Recorder()
+    recorder = RecordCalls()
     with dx.apply(model, method, recorder) as session:
         outcome = run()
         sites = [site for site in session.report().sites if method.name in site.methods]

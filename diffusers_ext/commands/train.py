@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from ..training import TRAINABLE
+from ..training.plans import RUNS
 from . import options as opt
 
 STUDENT = "clear"
 
 
 def train(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join((*TRAINABLE, STUDENT))}.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join((*RUNS, STUDENT))}.")],
     out: Annotated[
         str | None,
         typer.Option(
@@ -70,11 +70,12 @@ def train(
     from ..outputs.claim import claim
     from ..outputs.files import output_folder, subfolder
     from ..sampling.call import seed_of
-    from ..training import distill, run
+    from ..training import distill
     from ..training.fit import Run
+    from ..training.runs import run
 
     number = seed_of(seed)
-    if name not in (known := (*TRAINABLE, STUDENT)):
+    if name not in (known := (*RUNS, STUDENT)):
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(known)}")
     # A run that is refused leaves no folder, so all is checked before one is made.
     begin = None if start is None or name == STUDENT else _start(start)

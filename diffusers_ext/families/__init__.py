@@ -1,4 +1,4 @@
-"""Model families: one file each, and a line here with the class of its denoiser; imported when met."""
+"""Each model family has a file, and a line here with the class of the denoiser; it is imported on use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ FAMILIES: dict[str, str] = {
 
 
 def family_of(model: Any) -> "Family":
-    """The family of a denoiser, by its class or a base class.
+    """Return the family of a denoiser, by its class or a base class.
 
     Raises `UnsupportedError` naming the known classes.
     """
@@ -33,7 +33,7 @@ def family_of(model: Any) -> "Family":
 
 
 def every_family() -> "list[Family]":
-    """All families, which imports each of them."""
+    """Import and return all families."""
     return [_load(target) for target in dict.fromkeys(FAMILIES.values())]
 
 

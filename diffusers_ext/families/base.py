@@ -1,4 +1,4 @@
-"""What every model family provides, and the processor they share."""
+"""Define what every model family provides, and the processor that families share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +13,16 @@ from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
 from . import latents
 
-Select = Callable[[Sequence[Site]], list[Site]]  # the sites that a method picks
+Select = Callable[[Sequence[Site]], list[Site]]  # returns the sites that a method picks
 
 
 class FamilyProcessor:
     """A diffusers attention processor that stops at the attention call and hands over to a core.
 
-    Subclasses write `__call__` (the host's arithmetic, same order, all keyword names spelled out because the
-    host filters by signature) and `dense` (the host's own attention call). They are plain classes and own no
-    tensors, so that offloading, `state_dict` and device moves never see them.
+    Subclasses define `__call__` and `dense`. `__call__` has the arithmetic of diffusers in the same order. It
+    spells all keyword names out, because diffusers filters by signature. `dense` is the attention call of
+    diffusers. They are plain classes and own no tensors, so that offloading, `state_dict` and device moves
+    never see them.
     """
 
     _attention_backend = None
@@ -37,7 +38,7 @@ class FamilyProcessor:
         self.run = run
         self.calls = 0
         self.core: Core = self.dense
-        # Whether a method here looks at the layout: deriving a site's own from the joint one ties a compiled
+        # Whether a method here looks at the layout. To derive a site's own from the joint one ties a compiled
         # graph to one size of image.
         self.reads_layout = False
 
@@ -55,51 +56,54 @@ class FamilyProcessor:
             )
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """The host's own attention on `q, k, v [B, N, H, D]`."""
+        """Compute the attention of diffusers on `q, k, v [B, N, H, D]`."""
         raise NotImplementedError(f"{type(self).__name__} must define dense()")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Runs the core, and counts the call where that costs no compiled graph."""
+        """Run the core, and count the call if that costs no compiled graph."""
         if not torch.compiler.is_compiling():
             self.calls += 1
         return self.core(q, k, v, mask, layout)
 
 
 class SDPAProcessor(FamilyProcessor):
-    """For hosts that call scaled_dot_product_attention themselves and know no attention back-ends."""
+    """A processor for models that call scaled_dot_product_attention and know no attention back-ends."""
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """`q [B, N, H, D]`, `k, v [B, L, H, D]`; the transposes are views, so the host's bits come out."""
+        """Attend from `q [B, N, H, D]` to `k, v [B, L, H, D]`.
+
+        The transposes are views, so the result has the same bits as that of diffusers.
+        """
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False)
         return out.transpose(1, 2)
 
 
 class DispatchProcessor(FamilyProcessor):
-    """For hosts that call `dispatch_attention_fn`: the back-end that the user chose is honoured."""
+    """A processor for models that call `dispatch_attention_fn`; it uses the back-end that the user chose."""
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """`q [B, N, H, D]`, `k, v [B, L, H, D]`."""
+        """Attend from `q [B, N, H, D]` to `k, v [B, L, H, D]`."""
         return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """`[B, N, C]` -> `[B, H, N, D]`, the order in which SDPA hosts norm and join."""
+    """Split heads, `[B, N, C]` -> `[B, H, N, D]`, the order in which models with SDPA norm and join."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class Family(ABC):
-    """Facts and arithmetic of one denoiser class; stateless. Each family is one file and inherits from this.
+    """Facts and arithmetic of one denoiser class, without state; each family inherits from it in one file.
 
-    A denoiser takes its tokens one by one where positions travel with them. Then `token_axes` names the
-    forward arguments with an entry for each grid token, with their axes of tokens. `order_free` names those
-    without such an entry; of dictionaries it names the entries.
+    If positions travel with the tokens, a denoiser takes its tokens in any order. Then `token_axes` maps the
+    forward arguments that have an entry for each grid token to their token axes. `order_free` names the
+    arguments without such an entry; for a dictionary it names the entries.
     """
 
     name: ClassVar[str]
     denoisers: ClassVar[tuple[str, ...]]  # class names of the denoisers it knows
-    stock: ClassVar[frozenset[str]]  # class names of the host processors it reproduces bit for bit
-    cfg: ClassVar[Literal["batch", "two_calls"]]  # how the host's pipelines run classifier-free guidance
+    stock: ClassVar[frozenset[str]]  # class names of the diffusers processors it reproduces bit for bit
+    cfg: ClassVar[Literal["batch", "two_calls"]]  # how pipelines of diffusers run classifier-free guidance
     unbatched: ClassVar[frozenset[str]] = frozenset()  # forward arguments without a batch axis
     rotary: ClassVar[str | None] = None  # path of the module that reads `theta` in each call, if any
     token_axes: ClassVar[Mapping[str, int] | None] = None
@@ -107,36 +111,36 @@ class Family(ABC):
 
     @abstractmethod
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """Every attention module of the denoiser, in model order."""
+        """Return every attention module of the denoiser, in model order."""
 
     @abstractmethod
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
-        """Our processor for one site, with the dense core."""
+        """Return our processor for one site, with the dense core."""
 
     @abstractmethod
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """The joint layout of a denoiser call, from its arguments by name."""
+        """Return the joint layout of a denoiser call, from its arguments by name."""
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
-        """The timestep of a denoiser call, `[B]` or a scalar, on the scale of `scheduler.timesteps`."""
+        """Return the timestep of a denoiser call, `[B]` or a scalar, in units of `scheduler.timesteps`."""
         return call["timestep"]
 
     def batch(self, call: Mapping[str, Any]) -> int:
-        """The number of rows of a denoiser call."""
+        """Return the number of rows of a denoiser call."""
         return call["hidden_states"].shape[0]
 
     def text_tokens(self, pipe: Any) -> int:
-        """How many text tokens stand in the attention sequence of a pipeline, padding included."""
+        """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
 
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
-        """How often the grid of latents is halved at the sites that `select` picks, finest first."""
+        """Return how often the grid of latents is halved at the sites that `select` picks, finest first."""
         return (0,)
 
     def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
-        """The shape of the latents that `pipe(**call)` draws.
+        """Return the shape of the latents that `pipe(**call)` draws.
 
-        It is `[B, C, H, W]`, or `[B, C, T, H, W]` of a video, where the pipeline does not pack them.
+        It is `[B, C, H, W]`, or `[B, C, T, H, W]` for a video, unless the pipeline packs latents.
         """
         size, config = latents.size(pipe, call), latents.config_of(pipe)
         channels = config.get("out_channels") or config["in_channels"]
@@ -146,9 +150,9 @@ class Family(ABC):
         return (latents.rows(call), channels, *frames, *sides)
 
     def decode(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
-        """The pictures of the latents `x` at the end of `pipe(**call)`, from 0 to 1, with gradients.
+        """Decode the latents `x` at the end of `pipe(**call)` to pictures from 0 to 1, with gradients.
 
-        They are those of `output_type="pt"`: `[B, 3, H, W]`, or `[B, T, 3, H, W]` of a video. Watermarks and
+        They are those of `output_type="pt"`: `[B, 3, H, W]`, or `[B, T, 3, H, W]` for a video. Watermarks and
         safety checkers are left out. Raises `UnsupportedError` for a pipeline without an autoencoder.
         """
         vae = self.autoencoder(pipe)
@@ -158,25 +162,26 @@ class Family(ABC):
         return pipe.image_processor.postprocess(pictures, output_type="pt")
 
     def autoencoder(self, pipe: Any) -> nn.Module:
-        """The autoencoder that `decode` runs, as the host runs it."""
+        """Return the autoencoder that `decode` runs, in the dtype in which the pipeline runs it."""
         return latents.autoencoder(pipe)
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
-        """The latents `x` of a pipeline on the scale, and in the shape, that its autoencoder decodes."""
+        """Bring the latents `x` of a pipeline to the scale and the shape that its autoencoder decodes."""
         config = pipe.vae.config
         return x / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
 
 def with_prediction(out: Any, prediction: Tensor) -> Any:
-    """The output of a denoiser, a tuple or an output object, with another tensor in the first place."""
+    """Replace the first tensor in the output of a denoiser, which is a tuple or an output object."""
     if isinstance(out, tuple):
         return (prediction, *out[1:])
     return type(out)(**{**out, next(iter(out)): prediction})
 
 
 def take_rows(value: Any, batch: int, rows: slice, unbatched: frozenset[str] = frozenset()) -> Any:
-    """`value` with every tensor of `batch` rows cut to `rows`; containers are copied, so the host's stay as
-    they are.
+    """Cut every tensor of `batch` rows in `value` to `rows`.
+
+    Containers are copied, so the pipeline's stay as they are.
     """
     if isinstance(value, Tensor):
         return value[rows] if value.ndim > 0 and value.shape[0] == batch else value

@@ -1,4 +1,4 @@
-"""Where the denoisers of a pipeline are."""
+"""Find the denoisers of a pipeline."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ COMPONENTS = ("unet", "transformer", "transformer_2")
 def denoisers(target: Any) -> dict[str, nn.Module]:
     """Find the denoisers of a pipeline by component name; a bare denoiser gives `{"": denoiser}`.
 
-    Raises `UnsupportedError` where there is none.
+    Raises `UnsupportedError` if there is none.
     """
     if isinstance(target, nn.Module):
         return {"": target}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FluxProcessor(DispatchProcessor):
-    """For both kinds of block; follows `diffusers.models.transformers.transformer_flux.FluxAttnProcessor`."""
+    """Reproduces `FluxAttnProcessor` of diffusers in both kinds of block."""
 
     def __call__(
         self,
@@ -29,10 +29,10 @@ class FluxProcessor(DispatchProcessor):
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Joint attention.
+        """Compute joint attention.
 
-        Shapes: in a double block `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in
-        that order; in a single block `hidden_states [B, L + N, C]` with the text in front already.
+        A double block has `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that
+        order. A single block has `hidden_states [B, L + N, C]` with the text in front already.
         `image_rotary_emb` is cosine and sine, each `[L + N, D]`.
         """
         q, k, v = _project(attn, hidden_states)
@@ -60,17 +60,17 @@ class FluxProcessor(DispatchProcessor):
 
 
 class FluxFamily(Family):
-    """`FluxTransformer2DModel`, with and without guidance embedding."""
+    """The family of `FluxTransformer2DModel`, with and without guidance embedding."""
 
     name: ClassVar[str] = "flux"
     denoisers: ClassVar[tuple[str, ...]] = ("FluxTransformer2DModel",)
-    # FluxIPAdapterAttnProcessor holds weights of its own and is left alone
+    # FluxIPAdapterAttnProcessor holds weights of its own and is not replaced
     stock: ClassVar[frozenset[str]] = frozenset({"FluxAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
     rotary: ClassVar[str] = "pos_embed"
     token_axes: ClassVar[dict[str, int]] = {"hidden_states": 1, "img_ids": -2}
-    # all others but residuals of ControlNets; "scale" is that of LoRA, in joint_attention_kwargs
+    # all arguments except residuals of ControlNets; "scale" is that of LoRA, in joint_attention_kwargs
     order_free: ClassVar[frozenset[str]] = frozenset(
         {
             "encoder_hidden_states",
@@ -85,7 +85,7 @@ class FluxFamily(Family):
     )
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """Double blocks, then single blocks: the order in which they run."""
+        """Return double blocks, then single blocks: the order in which they run."""
         sites = []
         for stack in ("transformer_blocks", "single_transformer_blocks"):
             for i, block in enumerate(getattr(model, stack)):
@@ -98,8 +98,9 @@ class FluxFamily(Family):
         return FluxProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Text first, then the image; no raster where the position ids are not those of one (Kontext). Raises
-        `UnsupportedError` for ids of another size, on which the host fails too, deep in a block.
+        """Return text, then the image; `raster` is false if position ids are not one grid (Kontext).
+
+        Raises `UnsupportedError` for ids of another size, on which diffusers fails too, deep in a block.
         """
         length = call["encoder_hidden_states"].shape[1]
         tokens, ids = call["hidden_states"].shape[1], call["img_ids"]
@@ -117,16 +118,16 @@ class FluxFamily(Family):
         )
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
-        """`[B]`, undoing the division by 1000 that every Flux pipeline does."""
+        """Return `[B]`; it undoes the division by 1000 that every Flux pipeline does."""
         return call["timestep"].float() * 1000
 
     def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
-        """`[B, N, C]`: each token packs 2 x 2 latents."""
+        """Return `[B, N, C]`: each token packs 2 x 2 latents."""
         h, w = _tokens(pipe, call)
         return latents.rows(call), h * w, pipe.transformer.config.in_channels
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
-        """Unpacks `x [B, N, C]`; raises `MethodError` for latents of another size than that of the call."""
+        """Unpack `x [B, N, C]`; raises `MethodError` for latents of another size than that of the call."""
         h, w = _tokens(pipe, call)
         if x.shape[1] != h * w:
             raise MethodError(
@@ -139,7 +140,7 @@ class FluxFamily(Family):
 
 
 def _project(attn: FluxAttention, x: Tensor) -> list[Tensor]:
-    """Queries, keys and values `[B, N, H, D]` of the main stream."""
+    """Project the main stream to queries, keys and values `[B, N, H, D]`."""
     qkv = (
         attn.to_qkv(x).chunk(3, dim=-1)
         if attn.fused_projections
@@ -149,7 +150,7 @@ def _project(attn: FluxAttention, x: Tensor) -> list[Tensor]:
 
 
 def _project_text(attn: FluxAttention, x: Tensor) -> list[Tensor]:
-    """Queries, keys and values `[B, L, H, D]` of the text stream of a double block."""
+    """Project the text stream of a double block to queries, keys and values `[B, L, H, D]`."""
     if attn.fused_projections:
         qkv = attn.to_added_qkv(x).chunk(3, dim=-1)
     else:
@@ -158,16 +159,18 @@ def _project_text(attn: FluxAttention, x: Tensor) -> list[Tensor]:
 
 
 def _tokens(pipe: Any, call: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of tokens in the picture that `pipe(**call)` makes."""
+    """Return rows and columns of tokens in the picture that `pipe(**call)` makes."""
     size, edge = latents.size(pipe, call), 2 * latents.spatial(pipe)
     return size["height"] // edge, size["width"] // edge
 
 
 def _raster(ids: Tensor) -> tuple[int, int] | None:
-    """Height and width of the grid that `ids [N, 3]` (or `[1, N, 3]`) enumerates row by row, from any origin.
+    """Return height and width of the grid that `ids [N, 3]` (or `[1, N, 3]`) lists row by row, or `None`.
 
-    The width is the length of the first row rather than the largest id: pipelines store ids in the model's
-    dtype, and bfloat16 merges neighbours above 256.
+    The origin may be anywhere.
+
+    The width is the length of the first row, not the largest id. Pipelines store ids in the model's dtype,
+    and bfloat16 merges neighbours above 256.
     """
     ids = (ids[0] if ids.ndim == 3 else ids).cpu()  # one transfer instead of one synchronisation per number
     width = int((ids[:, 1] == ids[0, 1]).sum())

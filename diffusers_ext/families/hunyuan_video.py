@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 class HunyuanVideoProcessor(DispatchProcessor):
-    """For both kinds of block; follows `HunyuanVideoAttnProcessor2_0` of
-    `diffusers.models.transformers.transformer_hunyuan_video`.
-    """
+    """Reproduces `HunyuanVideoAttnProcessor2_0` of diffusers in both kinds of block."""
 
     def __call__(
         self,
@@ -29,12 +27,12 @@ class HunyuanVideoProcessor(DispatchProcessor):
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Joint attention.
+        """Compute joint attention.
 
-        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
-        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts; `image_rotary_emb` is cosine
-        and sine of the video tokens, each `[N, D]`. A double block has projections for the text; a single
-        block projects video and text alike, and the output outside.
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order.
+        `attention_mask [B, 1, 1, N + L]` is false for the padding of prompts. `image_rotary_emb` is cosine
+        and sine of the video tokens, each `[N, D]`. A double block has projections for the text. A single
+        block projects video and text with the same weights, and projects the output outside.
         """
         tokens, length = hidden_states.shape[1], encoder_hidden_states.shape[1]
         shared = attn.add_q_proj is None
@@ -67,10 +65,10 @@ class HunyuanVideoProcessor(DispatchProcessor):
 
 
 class HunyuanVideoFamily(Family):
-    """`HunyuanVideoTransformer3DModel`: text to video, and image to video in its two forms.
+    """The family of `HunyuanVideoTransformer3DModel`: text to video, and image to video in its two forms.
 
     A given first frame comes as channels (`latent_concat`) or as tokens of the grid (`token_replace`), so the
-    grid is the same; tokens of a vision language model stand in front of the text.
+    grid is the same. Tokens of a vision language model are in front of the text.
     """
 
     name: ClassVar[str] = "hunyuan_video"
@@ -79,7 +77,10 @@ class HunyuanVideoFamily(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """Double blocks, then single blocks, as they run; the token refiner sees only text and is left."""
+        """Return double blocks, then single blocks, as they run.
+
+        The token refiner sees only text and is left out.
+        """
         sites = []
         for stack in ("transformer_blocks", "single_transformer_blocks"):
             for i, block in enumerate(getattr(model, stack)):
@@ -91,7 +92,7 @@ class HunyuanVideoFamily(Family):
         return HunyuanVideoProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
+        """Return the grid of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
         frames, height, width = call["hidden_states"].shape[2:]
         patch, patch_t = model.config.patch_size, model.config.patch_size_t
         grid = frames // patch_t, height // patch, width // patch
@@ -104,7 +105,7 @@ class HunyuanVideoFamily(Family):
 
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], tokens: int) -> Tensor:
-    """Turns the first `tokens` rows of `x [B, S, H, D]`; text has no place on the grid."""
+    """Rotate the first `tokens` rows of `x [B, S, H, D]`; text has no place on the grid."""
     if x.shape[1] == tokens:
         return apply_rotary_emb(x, rotary, sequence_dim=1)
     return torch.cat([apply_rotary_emb(x[:, :tokens], rotary, sequence_dim=1), x[:, tokens:]], dim=1)

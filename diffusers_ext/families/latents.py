@@ -1,4 +1,4 @@
-"""What is read off any pipeline about its latents: their compression, the usual size, and the autoencoder."""
+"""Read facts about latents off any pipeline: their compression, the usual size, and the autoencoder."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from ..errors import UnsupportedError
 
 
 def denoiser_of(pipe: Any) -> Any:
-    """The denoiser of a pipeline, the first where there are two, or `None`."""
+    """Return the denoiser of a pipeline, the first if there are two, or `None`."""
     return getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
 
 
 def config_of(pipe: Any) -> Mapping[str, Any]:
-    """The config of the denoiser of a pipeline."""
+    """Return the config of the denoiser of a pipeline."""
     return getattr(denoiser_of(pipe), "config", {})
 
 
 def spatial(pipe: Any) -> int:
-    """Pixels on a side of a latent."""
+    """Return the number of pixels on a side of a latent."""
     return _first(
         pipe,
         "vae_scale_factor_spatial",
@@ -33,19 +33,19 @@ def spatial(pipe: Any) -> int:
 
 
 def temporal(pipe: Any) -> int:
-    """Frames that a latent frame stands for, after the first."""
+    """Return the number of frames that a latent frame stands for, after the first."""
     return _first(
         pipe, "vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio"
     )
 
 
 def defaults(pipe: Any) -> dict[str, Any]:
-    """The defaults of the arguments of `pipe(...)`, by name."""
+    """Return the defaults of the arguments of `pipe(...)`, by name."""
     return {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
 
 
 def size(pipe: Any, call: Mapping[str, Any]) -> dict[str, int]:
-    """`height` and `width` in px and `num_frames` of `pipe(**call)`; an image has one frame."""
+    """Return `height` and `width` in px and `num_frames` of `pipe(**call)`; an image has one frame."""
     usual, config = defaults(pipe), config_of(pipe)
     side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     side = (side[0] if isinstance(side, (tuple, list)) else side or 0) * spatial(pipe)
@@ -55,14 +55,14 @@ def size(pipe: Any, call: Mapping[str, Any]) -> dict[str, int]:
 
 
 def rows(call: Mapping[str, Any]) -> int:
-    """How many pictures `pipe(**call)` makes."""
+    """Return the number of pictures that `pipe(**call)` makes."""
     prompts = call.get("prompt") if call.get("prompt_embeds") is None else call["prompt_embeds"]
     count = 1 if prompts is None or isinstance(prompts, str) else len(prompts)
     return count * (call.get("num_images_per_prompt") or call.get("num_videos_per_prompt") or 1)
 
 
 def autoencoder(pipe: Any) -> Any:
-    """The autoencoder of a pipeline; raises `UnsupportedError` where there is none."""
+    """Return the autoencoder of a pipeline; raises `UnsupportedError` if there is none."""
     if (vae := getattr(pipe, "vae", None)) is None:
         raise UnsupportedError(
             f"Latents become pictures by the autoencoder of a pipeline, got {type(pipe).__name__} without "
@@ -72,12 +72,12 @@ def autoencoder(pipe: Any) -> Any:
 
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures `[B, 3, ...]`, from -1 to 1, of latents `[B, C, ...]` on the scale of the autoencoder."""
+    """Decode latents `[B, C, ...]` on the scale of the autoencoder to pictures `[B, 3, ...]` from -1 to 1."""
     return vae.decode(latents.to(get_module_execution_device(vae)), return_dict=False)[0]
 
 
 def statistics(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and deviation by channel, of the rank of `latents [B, C, ...]`; `None` where none are stated."""
+    """Return mean and deviation by channel, of the rank of `latents [B, C, ...]`, or `None` if not stated."""
     stated = [getattr(vae.config, name, None) for name in ("latents_mean", "latents_std")]
     if None in stated:
         return None
@@ -87,5 +87,5 @@ def statistics(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _first(pipe: Any, *names: str) -> int:
-    """The first attribute that is there: pipelines of different ages call the same number differently."""
+    """Return the first attribute that exists: older and newer pipelines name the same number differently."""
     return next((found for name in names if (found := getattr(pipe, name, None))), 1)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class MochiProcessor(SDPAProcessor):
-    """Follows `MochiAttnProcessor2_0` of `diffusers.models.attention_processor`.
+    """Reproduces `MochiAttnProcessor2_0` of `diffusers.models.attention_processor`.
 
-    The host attends row by row of the batch, each with as many text tokens as its prompt has, and returns
-    zeros in place of the rest. Cores get all rows at once, with the text of each prompt in front of its
-    padding and a mask that hides the padding.
+    diffusers attends row by row of the batch. Each row has as many text tokens as its prompt, and the rest of
+    the result is 0. Cores get all rows at once, with the text of each prompt in front of its padding and a
+    mask that hides the padding.
     """
 
     def __call__(
@@ -33,10 +33,10 @@ class MochiProcessor(SDPAProcessor):
         attention_mask: Tensor,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Joint attention.
+        """Compute joint attention.
 
-        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order;
-        `attention_mask [B, L]` is false or 0 for padding; `image_rotary_emb` is cosine and sine of the video
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order.
+        `attention_mask [B, L]` is false or 0 for padding. `image_rotary_emb` is cosine and sine of the video
         tokens, each `[N, H, D / 2]`.
         """
         tokens, length = hidden_states.shape[1], encoder_hidden_states.shape[1]
@@ -49,7 +49,7 @@ class MochiProcessor(SDPAProcessor):
         )
         text_q, text_k = attn.norm_added_q(text_q), attn.norm_added_k(text_k)
 
-        # Prompts are padded on the right as a rule, but the host takes any mask and packs.
+        # Prompts are usually padded on the right, but diffusers takes any mask and packs.
         padding = attention_mask == 0
         order = padding.byte().argsort(dim=1, stable=True)
         padding, order = padding.take_along_dim(order, 1), order[:, :, None, None]
@@ -59,21 +59,22 @@ class MochiProcessor(SDPAProcessor):
         mask = F.pad(~padding, (tokens, 0), value=True)[:, None, None]
 
         out = self.attend(q, k, v, mask, self.run.layout).flatten(2)
-        # All of it rather than the text: linear layers round a copy of rows otherwise than a view of them.
+        # This masks all of `out`, not the text alone: linear layers round copied rows differently from views.
         out = out.masked_fill(~mask[:, 0, 0, :, None], 0)
         video, text = out.split_with_sizes([tokens, length], dim=1)
         video = attn.to_out[1](attn.to_out[0](video))
         return video, text if attn.context_pre_only else attn.to_add_out(text)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """`q, k, v [B, N + L, H, D]`, each row of the batch cut where its prompt ends; rows of other lengths
-        than the keys (a core may ask for the text alone) are masked instead.
+        """Attend over `q, k, v [B, N + L, H, D]`, with each row of the batch cut at the end of its prompt.
+
+        If queries and keys differ in length (a core may ask for the text alone), rows are masked instead.
         """
         if mask is None or q.shape[1] != k.shape[1]:
             return super().dense(q, k, v, mask, layout)
         return self._row_by_row(q, k, v, mask)
 
-    @torch.compiler.disable  # where prompts end is a matter of data; one break here instead of one a frame
+    @torch.compiler.disable  # ends of prompts depend on data: one graph break here instead of one a frame
     def _row_by_row(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         rows = []
         for row, end in enumerate(mask.flatten(1).sum(1).tolist()):
@@ -83,7 +84,7 @@ class MochiProcessor(SDPAProcessor):
 
 
 class MochiFamily(Family):
-    """`MochiTransformer3DModel`."""
+    """The family of `MochiTransformer3DModel`."""
 
     name: ClassVar[str] = "mochi"
     denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
@@ -91,7 +92,7 @@ class MochiFamily(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """One joint attention a block."""
+        """Return the joint attention of each block."""
         found = ((f"transformer_blocks.{i}.attn1", b.attn1) for i, b in enumerate(model.transformer_blocks))
         return [
             Site(name, index, attn.heads, attn.inner_dim // attn.heads, "joint", component)
@@ -102,7 +103,7 @@ class MochiFamily(Family):
         return MochiProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
+        """Return the grid of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
         frames, height, width = call["hidden_states"].shape[2:]
         grid = frames, height // model.config.patch_size, width // model.config.patch_size
         tokens = grid[0] * grid[1] * grid[2]
@@ -117,12 +118,12 @@ class MochiFamily(Family):
 
 
 def _project(attn: MochiAttention, x: Tensor, *projections: nn.Module) -> list[Tensor]:
-    """`x [B, N, C]` through each projection, `[B, N, H, D]`."""
+    """Apply each projection to `x [B, N, C]`: `[B, N, H, D]`."""
     return [project(x).unflatten(2, (attn.heads, -1)) for project in projections]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns neighbouring channel pairs of `x [B, N, H, D]`, by angles of each head's own."""
+    """Rotate neighbouring channel pairs of `x [B, N, H, D]`, with angles for each head."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack(
         [(even * cos - odd * sin).to(x.dtype), (even * sin + odd * cos).to(x.dtype)], dim=-1

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SD3Site(Site):
-    """`fused`: the host runs its fused processor here.
+    """A site of SD3; `fused` says that diffusers runs its fused processor here.
 
-    It is read off that processor: the flag `fused_projections` of the module stays up after the host unfuses.
+    It is read off the processor, since the flag `fused_projections` of the module stays set after unfusing.
     """
 
     fused: bool = False
 
 
 class JointProcessor(SDPAProcessor):
-    """Follows `JointAttnProcessor2_0` of `diffusers.models.attention_processor`."""
+    """Reproduces `JointAttnProcessor2_0` of `diffusers.models.attention_processor`."""
 
     def __call__(
         self,
@@ -37,10 +37,10 @@ class JointProcessor(SDPAProcessor):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Joint attention, or attention among the image tokens where there is no text (`attn2` of SD3.5).
+        """Compute joint attention, or image-only attention if there is no text (`attn2` of SD3.5).
 
-        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order. The
-        host takes `attention_mask` and leaves it unread, and so do we.
+        Shapes: `hidden_states [B, N, C]` and `encoder_hidden_states [B, L, C]`, returned in that order.
+        diffusers accepts `attention_mask` and ignores it, and so do we.
         """
         q, k, v = self.project(attn, hidden_states, encoder_hidden_states)
         layout = self.run.layout
@@ -56,9 +56,10 @@ class JointProcessor(SDPAProcessor):
         return attn.to_out[1](attn.to_out[0](image)), text
 
     def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """`q, k, v [B, N + L, H, D]`.
+        """Project to `q, k, v [B, N + L, H, D]`.
 
-        Norms and joins act on `[B, H, N, D]`, as in the host; what comes out is a view in the order of cores.
+        Norms and joins act on `[B, H, N, D]`, as in diffusers; the result is a view with the axes that cores
+        take.
         """
         q = split_heads(attn.to_q(image), attn.heads)
         k = split_heads(attn.to_k(image), attn.heads)
@@ -83,10 +84,10 @@ class JointProcessor(SDPAProcessor):
 
 
 class FusedJointProcessor(JointProcessor):
-    """Follows `FusedJointAttnProcessor2_0`, which skips query and key norms even where the model has them."""
+    """Reproduces `FusedJointAttnProcessor2_0`, which skips query and key norms even if the model has them."""
 
     def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """`q, k, v [B, N + L, H, D]` from one projection a stream."""
+        """Project to `q, k, v [B, N + L, H, D]`, with one projection for each stream."""
         q, k, v = attn.to_qkv(image).chunk(3, dim=-1)
         text_q, text_k, text_v = attn.to_added_qkv(text).chunk(3, dim=-1)
         q = torch.cat([q, text_q], dim=1).unflatten(-1, (attn.heads, -1))
@@ -96,7 +97,7 @@ class FusedJointProcessor(JointProcessor):
 
 
 class SD3Family(Family):
-    """`SD3Transformer2DModel`: SD3 and SD3.5, with and without image-only attention in the first layers."""
+    """The family of `SD3Transformer2DModel`: SD3 and SD3.5, with or without image-only attention."""
 
     name: ClassVar[str] = "sd3"
     denoisers: ClassVar[tuple[str, ...]] = ("SD3Transformer2DModel",)
@@ -105,7 +106,7 @@ class SD3Family(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """Layer by layer, the joint attention before the image-only one: the order in which they run."""
+        """Return sites layer by layer, the joint attention before the image-only one, as they run."""
         found = []
         for i, block in enumerate(model.transformer_blocks):
             found.append((f"transformer_blocks.{i}.attn", block.attn, "joint"))
@@ -125,7 +126,10 @@ class SD3Family(Family):
         ]
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
-        """Raises `UnsupportedError` for image-only attention of a fused model, which breaks the host too."""
+        """Return the processor of a site.
+
+        Raises `UnsupportedError` for image-only attention of a fused model, which fails in diffusers too.
+        """
         if not (isinstance(site, SD3Site) and site.fused):
             return JointProcessor(site, run)
         if site.kind == "self":
@@ -136,7 +140,7 @@ class SD3Family(Family):
         return FusedJointProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Image tokens in raster order, then the text; `hidden_states [B, C, H, W]` is in latent pixels."""
+        """Return image tokens in raster order, then text; `hidden_states [B, C, H, W]` are latents."""
         height, width = call["hidden_states"].shape[-2:]
         h, w = height // model.config.patch_size, width // model.config.patch_size
         return Layout(
@@ -146,7 +150,7 @@ class SD3Family(Family):
         )
 
     def text_tokens(self, pipe: Any) -> int:
-        """CLIP's tokens, then those of T5."""
+        """Count CLIP's tokens and those of T5."""
         return pipe.tokenizer_max_length + super().text_tokens(pipe)
 
 

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UNetSite(Site):
-    """`fused`: the host runs its fused processor here.
+    """A site of a U-Net; `fused` says that diffusers runs its fused processor here.
 
-    It is read off that processor: the flag `fused_projections` of the module stays up after the host unfuses.
+    It is read off the processor, since the flag `fused_projections` of the module stays set after unfusing.
     """
 
     fused: bool = False
 
 
 class UNetProcessor(SDPAProcessor):
-    """Follows `AttnProcessor2_0` of `diffusers.models.attention_processor`."""
+    """Reproduces `AttnProcessor2_0` of `diffusers.models.attention_processor`."""
 
     def __call__(
         self,
@@ -39,7 +39,7 @@ class UNetProcessor(SDPAProcessor):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Self-attention, or cross-attention where `encoder_hidden_states [B, L, C]` is given.
+        """Compute self-attention, or cross-attention if `encoder_hidden_states [B, L, C]` is given.
 
         Shapes: `hidden_states [B, N, C]` or `[B, C, h, w]`, returned alike; `attention_mask [B, 1, L]` is a
         bias; `temb [B, C, h, w]` conditions a spatial norm.
@@ -63,7 +63,7 @@ class UNetProcessor(SDPAProcessor):
         if encoder_hidden_states is not None and attn.norm_cross is not None:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
 
-        # The host norms [B, H, N, D]; transposes are views, so its attention call sees the very same tensors.
+        # diffusers norms [B, H, N, D]; transposes are views, so the attention call gets the same tensors.
         q, k, v = (
             split_heads(x, attn.heads) for x in self.project(attn, hidden_states, encoder_hidden_states)
         )
@@ -86,13 +86,13 @@ class UNetProcessor(SDPAProcessor):
         return out / attn.rescale_output_factor
 
     def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """`q [B, N, C]`, `k, v [B, L, C]`; without text the image is its own context."""
+        """Project to `q [B, N, C]`, `k, v [B, L, C]`; without text the image is its own context."""
         context = image if text is None else text
         return attn.to_q(image), attn.to_k(context), attn.to_v(context)
 
 
 class FusedUNetProcessor(UNetProcessor):
-    """Follows `FusedAttnProcessor2_0`: one projection for q, k, v, or for k and v in cross-attention."""
+    """Reproduces `FusedAttnProcessor2_0`: one projection for q, k, v, or for k and v in cross-attention."""
 
     def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if text is None:
@@ -101,7 +101,7 @@ class FusedUNetProcessor(UNetProcessor):
 
 
 class UNetFamily(Family):
-    """`UNet2DConditionModel`: SD 1, SD 2, SDXL and their kin with the same transformer blocks."""
+    """The family of `UNet2DConditionModel`: SD 1, SD 2, SDXL and others with the same transformer blocks."""
 
     name: ClassVar[str] = "unet"
     denoisers: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
@@ -111,7 +111,7 @@ class UNetFamily(Family):
     unbatched: ClassVar[frozenset[str]] = frozenset({"ip_adapter_masks"})  # an entry for each adapter
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """`attn1` and `attn2` of every transformer block, in the order in which they run.
+        """Return `attn1` and `attn2` of every transformer block, in the order in which they run.
 
         The model registers its middle last, hence the explicit order. `attn1` is cross-attention in blocks
         with `only_cross_attention`. GLIGEN's `fuser.attn` mixes in object tokens and is not a site.
@@ -141,7 +141,7 @@ class UNetFamily(Family):
         return (FusedUNetProcessor if isinstance(site, UNetSite) and site.fused else UNetProcessor)(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """The grid of the latents `sample [B, C, H, W]`; each site hands its core that of its own level."""
+        """Return the grid of the latents `sample [B, C, H, W]`; each site derives that of its level."""
         h, w = call["sample"].shape[-2:]
         context = call.get("encoder_hidden_states")
         words = None if context is None else slice(0, context.shape[1])
@@ -151,17 +151,20 @@ class UNetFamily(Family):
         return call["sample"].shape[0]
 
     def text_tokens(self, pipe: Any) -> int:
-        """None: the text is in the keys of cross-attention."""
+        """Return 0: the text is in the keys of cross-attention."""
         return 0
 
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
-        """Counted from the latents, so the finest attention may be at level 1 or 2."""
+        """Return levels counted from the latents, so the finest attention may be at level 1 or 2."""
         sites = self.sites(model, component)
         picked = [s for s in sites if s.kind != "cross"] if select is None else select(sites)
         return tuple(sorted({halvings(site.name, len(model.down_blocks)) for site in picked}))
 
     def autoencoder(self, pipe: Any) -> nn.Module:
-        """A copy in fp32 where that of SDXL overflows in fp16: gradients need its weights after the call."""
+        """Return the autoencoder, or a copy in fp32 if it overflows in fp16 (SDXL).
+
+        It is a copy because gradients need its weights after the call.
+        """
         vae = latents.autoencoder(pipe)
         return copy.deepcopy(vae).float() if _overflows(pipe) else vae
 
@@ -174,7 +177,9 @@ class UNetFamily(Family):
 
 
 def at_level(layout: Layout, tokens: int) -> Layout | None:
-    """The layout of a site with `tokens` queries, from that of the latents; `None` if no level has as many.
+    """Return the layout of a site with `tokens` queries, from that of the latents.
+
+    It is `None` if no level has as many tokens.
 
     Every level halves the grid and rounds up. `vision` spans the queries, and the keys too in self-attention.
     In cross-attention all keys are text, so there is no text to slice out of the queries and `text` is empty.
@@ -189,7 +194,7 @@ def at_level(layout: Layout, tokens: int) -> Layout | None:
 
 
 def halvings(name: str, blocks: int) -> int:
-    """How often the grid of the latents is halved at a module, in a U-Net of `blocks` blocks each way."""
+    """Return how often the grid is halved at a module, in a U-Net of `blocks` blocks each way."""
     part, number, *_ = name.split(".")
     if part == "mid_block":
         return blocks - 1
@@ -197,7 +202,7 @@ def halvings(name: str, blocks: int) -> int:
 
 
 def _overflows(pipe: Any) -> bool:
-    """Whether the host decodes in fp32 with an autoencoder in fp16, as pipelines of SDXL do."""
+    """Return whether the pipeline decodes in fp32 with an autoencoder in fp16, as those of SDXL do."""
     vae = pipe.vae
     return hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and bool(vae.config.force_upcast)
 

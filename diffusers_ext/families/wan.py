@@ -15,14 +15,14 @@ from .base import DispatchProcessor, Family
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
 
-TEXT_TOKENS = 512  # where image and text keys meet in an image-to-video model; the host fixes this number too
+TEXT_TOKENS = 512  # text keys in image-to-video models, behind those of the image; fixed in diffusers too
 
 
 class WanProcessor(DispatchProcessor):
-    """Follows `WanAttnProcessor` of `diffusers.models.transformers.transformer_wan`.
+    """Reproduces `WanAttnProcessor` of `diffusers.models.transformers.transformer_wan`.
 
     In an image-to-video model `attn2` attends to image and to text separately and adds the two. The core gets
-    the text branch; the image branch is always the host's.
+    the text branch; the image branch is always that of diffusers.
     """
 
     def __call__(
@@ -33,11 +33,11 @@ class WanProcessor(DispatchProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Self-attention where `encoder_hidden_states` is absent, else cross-attention.
+        """Compute self-attention if `encoder_hidden_states` is absent, else cross-attention.
 
         Shapes: `hidden_states [B, N, C]`, `encoder_hidden_states [B, L, C]` with image tokens in front of the
-        text where the model takes them, `rotary_emb` cosine and sine, each `[1, N, 1, D]`. The layout
-        describes `hidden_states`, that is the queries, also in cross-attention.
+        text if the model takes them; `rotary_emb` is cosine and sine, each `[1, N, 1, D]`. The layout
+        describes `hidden_states`, which are the queries, also in cross-attention.
         """
         image = None
         if attn.add_k_proj is not None:
@@ -62,7 +62,7 @@ class WanProcessor(DispatchProcessor):
 
 
 class WanFamily(Family):
-    """`WanTransformer3DModel`; Wan 2.2 pipelines hold two of them."""
+    """The family of `WanTransformer3DModel`; Wan 2.2 pipelines hold two of them."""
 
     name: ClassVar[str] = "wan"
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
@@ -70,7 +70,7 @@ class WanFamily(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
-        """Self- and cross-attention of each block in turn."""
+        """Return self- and cross-attention of each block in turn."""
         sites = []
         for i, block in enumerate(model.blocks):
             for part, kind in (("attn1", "self"), ("attn2", "cross")):
@@ -83,7 +83,7 @@ class WanFamily(Family):
         return WanProcessor(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
-        """Vision only: frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches."""
+        """Return vision only: frames, rows and columns of `hidden_states [B, C, T, H, W]` in patches."""
         t, h, w = (
             size // p
             for size, p in zip(call["hidden_states"].shape[2:], model.config.patch_size, strict=True)
@@ -92,16 +92,19 @@ class WanFamily(Family):
         return Layout((t, h, w), slice(0, 0), slice(0, t * h * w), cross_text=words)
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
-        """`[B]`; with a timestep per token (Wan 2.2 5B) given frames stand at 0, the rest at the maximum."""
+        """Return `[B]`.
+
+        With a timestep per token (Wan 2.2 5B), given frames are at 0 and the rest at the maximum.
+        """
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
 
     def text_tokens(self, pipe: Any) -> int:
-        """None: the text is in the keys of cross-attention."""
+        """Return 0: the text is in the keys of cross-attention."""
         return 0
 
     def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
-        """`[B, C, T, H, W]`; the host rounds sides down to tokens and frames up to latents."""
+        """Return `[B, C, T, H, W]`; the pipeline rounds sides down to tokens and frames up to latents."""
         size, px, config = latents.size(pipe, call), latents.spatial(pipe), latents.config_of(pipe)
         _, *patch = config["patch_size"]
         sides = (size[name] // (px * p) * p for name, p in zip(("height", "width"), patch, strict=True))
@@ -111,11 +114,11 @@ class WanFamily(Family):
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         x = x.to(pipe.vae.dtype)
         mean, std = latents.statistics(pipe.vae, x)
-        return x / (1.0 / std) + mean  # divided as in the host, for its bits
+        return x / (1.0 / std) + mean  # divided as in diffusers, for the same bits
 
 
 def _project(attn: WanAttention, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
-    """Queries `[B, N, C]` of `x`, keys and values of `context`, or of `x` itself where there is none."""
+    """Project `x` to queries `[B, N, C]`, and `context`, or `x` if there is none, to keys and values."""
     context = x if context is None else context
     if not attn.fused_projections:
         return attn.to_q(x), attn.to_k(context), attn.to_v(context)
@@ -125,7 +128,7 @@ def _project(attn: WanAttention, x: Tensor, context: Tensor | None) -> tuple[Ten
 
 
 def _project_image(attn: WanAttention, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values `[B, L, H, D]` of the conditioning image."""
+    """Project the conditioning image to keys and values `[B, L, H, D]`."""
     if attn.fused_projections:
         k, v = attn.to_added_kv(image).chunk(2, dim=-1)
     else:
@@ -134,7 +137,7 @@ def _project_image(attn: WanAttention, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns neighbouring channel pairs of `x [B, N, H, D]`; both members of a pair share one angle."""
+    """Rotate neighbouring channel pairs of `x [B, N, H, D]`; both members of a pair share one angle."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[..., ::2], sin[..., 1::2]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)

@@ -1,4 +1,4 @@
-"""Token orders and coordinates: which grid cell is at which place of a sequence.
+"""Orders and coordinates of tokens say which grid cell is at which place of a sequence.
 
 A grid `(t, h, w)` is numbered in raster order, `w` fastest. An *order* is an index tensor `[P]`: the raster
 number of the token at each place, or -1 for padding. Coordinates travel packed, one int32 a token.
@@ -17,15 +17,15 @@ LIMITS = (511, 2047, 2047)  # t:10 | h:11 | w:11 bits, the sign bit belongs to t
 
 
 def raster(grid: Grid) -> Tensor:
-    """Orders tokens row after row, frame after frame: `[t * h * w]`."""
+    """Order tokens row after row, frame after frame: `[t * h * w]`."""
     return torch.arange(math.prod(grid))
 
 
 def tile_major(grid: Grid, tile: Grid, pad: bool = False) -> Tensor:
-    """Orders tokens tile after tile, in raster order inside each.
+    """Order tokens tile after tile, in raster order inside each.
 
     Tiles at the last edges are cut off by the grid. `pad=True` fills them up with -1, so that every
-    `prod(tile)` places are one tile; otherwise the short tiles follow each other closely and the length stays
+    `prod(tile)` places are one tile. Otherwise short tiles follow each other without gaps, and the length is
     that of the grid.
     """
     t, h, w = grid
@@ -39,7 +39,7 @@ def tile_major(grid: Grid, tile: Grid, pad: bool = False) -> Tensor:
 
 
 def inverse(order: Tensor) -> Tensor:
-    """Finds the place of every token: `order[inverse(order)] == arange(tokens)`."""
+    """Find the place of every token: `order[inverse(order)] == arange(tokens)`."""
     places = (order >= 0).nonzero().flatten()
     out = torch.empty_like(places)
     out[order[places]] = places
@@ -47,30 +47,30 @@ def inverse(order: Tensor) -> Tensor:
 
 
 def coordinates(order: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Gives `t, h, w` of the token at each place, each `[P]`; -1 where there is padding."""
+    """Return `t, h, w` of the token at each place, each `[P]`; -1 for padding."""
     _, h, w = grid
     token = order.clamp(min=0)
     return tuple(torch.where(order < 0, -1, c) for c in (token // (h * w), token // w % h, token % w))
 
 
 def pack(t: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Packs coordinates into one int32 a token, `t << 22 | h << 11 | w`; the caller keeps within `LIMITS`."""
+    """Pack coordinates into one int32 a token, `t << 22 | h << 11 | w`; the caller keeps within `LIMITS`."""
     return (t.to(torch.int32) << 22) | (h.to(torch.int32) << 11) | w.to(torch.int32)
 
 
 def coded(order: Tensor, grid: Grid, text: int = 0) -> Tensor:
-    """Packs the coordinates of an order, with PAD for padding and TEXT behind: `[P + text]`."""
+    """Pack the coordinates of an order, with PAD for padding and TEXT behind: `[P + text]`."""
     code = pack(*coordinates(order, grid)).masked_fill(order < 0, PAD)
     return torch.cat([code, code.new_full((text,), TEXT)])
 
 
 def unpack(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Unpacks `t, h, w`; meaningless for the sentinels."""
+    """Unpack `t, h, w`; the result is meaningless for the sentinels."""
     return code >> 22, (code >> 11) & 2047, code & 2047
 
 
 def check_grid(grid: Grid) -> None:
-    """Raises `ValueError` where coordinates would not fit into their bits."""
+    """Raise `ValueError` if coordinates do not fit into their bits."""
     if any(not 1 <= size <= limit + 1 for size, limit in zip(grid, LIMITS, strict=True)):
         raise ValueError(
             f"A plan addresses grids of 1 to {' x '.join(str(n + 1) for n in LIMITS)} tokens (t, h, w), got "

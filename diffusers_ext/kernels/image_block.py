@@ -1,4 +1,4 @@
-"""Attention of image rows to themselves and the text, the perturbed block of PAG on joint models."""
+"""Compute attention of image rows to themselves and the text, the perturbed block of PAG on joint models."""
 
 import math
 
@@ -15,7 +15,7 @@ def image_block(
     text: slice,
     heads: Tensor | None = None,
 ) -> Tensor:
-    """Attends from image rows to themselves and the text, without an `S x S` mask.
+    """Attend from image rows to themselves and the text, without an `S x S` mask.
 
     `q, k, v [B, S, H, D]` -> `[B, N, H, D]`, softmax over `{self i} + text`. With `s_i = q_i.k_i / sqrt(D)`
     and text logits `l`, the output is `g v_i + (1-g) softmax(l) V_text`, `g = sigmoid(s_i - logsumexp(l))`.
@@ -41,6 +41,6 @@ def image_block(
         own = own + (self_bias.diagonal(dim1=-2, dim2=-1) if self_bias.shape[2] > 1 else self_bias[:, :, 0])
     gate = torch.sigmoid(own - logits.logsumexp(-1))[..., None].to(v.dtype)
     attended = logits.softmax(-1).to(v.dtype) @ vt
-    # Rows whose text is masked altogether have gate 1 and an undefined softmax.
+    # Rows whose text is completely masked have gate 1 and an undefined softmax.
     attended = torch.where(gate == 1, torch.zeros_like(attended), attended)
     return (gate * vi + (1 - gate) * attended).transpose(1, 2)

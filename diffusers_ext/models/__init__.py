@@ -1,1 +1,1 @@
-"""What is known of a model before it runs: start with `checkpoint`, which a name becomes."""
+"""Everything known of a model before it runs; start with `checkpoint`, which a name is resolved to."""

@@ -1,4 +1,4 @@
-"""A model's name, resolved once: where its files are, what it was trained for, and how it is loaded."""
+"""Resolve a model's name once, to its files, what it was trained for, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class Checkpoint:
 
     @property
     def shipped(self) -> bool:
-        """Whether the model comes with the package."""
+        """True if the model comes with the package."""
         return self.name in catalogue.MODELS
 
     @cached_property
     def card(self) -> Mapping[str, Any]:
-        """What training wrote about the model; empty for models of others."""
+        """The facts that training wrote about the model; empty for other models."""
         return {} if self.folder is None else cards.card(self.folder)
 
     @cached_property
     def call(self) -> Mapping[str, Any]:
-        """The arguments that the model was trained for; empty for models of others."""
+        """The arguments that the model was trained for; empty for other models."""
         return dict(catalogue.MODELS[self.name].call if self.shipped else self.card.get("call", {}))
 
     @cached_property
@@ -71,7 +71,7 @@ class Checkpoint:
 
     @property
     def of_world(self) -> bool:
-        """Whether the model draws shapes world: it is shipped, or our training wrote its folder."""
+        """True if the model draws shapes world: it is shipped, or our training wrote its folder."""
         return self.shipped or {"call", "sha256"} <= self.card.keys()
 
     @cached_property
@@ -82,7 +82,7 @@ class Checkpoint:
         return known(self.name, self.folder)
 
     def required_preset(self) -> Preset:
-        """Return `preset`; raises `MethodError` naming the nearest one where there is none."""
+        """Return `preset`; raises `MethodError` naming the nearest one if there is none."""
         from .presets import of_model
 
         return of_model(self.name, self.folder)
@@ -98,7 +98,7 @@ class Checkpoint:
 
     @cached_property
     def marks(self) -> Mapping[str, str]:
-        """Checksums of all weights and configs. Results carry them, to tell models apart."""
+        """The checksums of all weights and configs. Results carry them, to distinguish models."""
         from .fingerprint import marks
 
         return marks(self.home)
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @cached_property
     def quick_marks(self) -> Mapping[str, str]:
-        """As `marks`, but large weights are read in samples. Pictures carry them."""
+        """The checksums as in `marks`, but of samples of large weights. Pictures carry them."""
         from .fingerprint import configs, quick
 
         return {"weights": quick(self.home), "configs": configs(self.home)}
@@ -142,8 +142,8 @@ class Checkpoint:
         """Read the pipeline and put it on its device, with the progress bars of other libraries off.
 
         `device`: CUDA if there is a GPU, else the CPU. `dtype`: one of `DTYPES`; `None` keeps that of the
-        weights. `threads`: CPU threads of torch, kept until the command ends; `None` means one for models of
-        shapes world unless OMP_NUM_THREADS is set, and torch's own number for others.
+        weights. `threads`: CPU threads of torch, kept until the command ends. `None` means torch's own
+        number; for models of shapes world it means one, unless OMP_NUM_THREADS is set.
         """
         import torch
 

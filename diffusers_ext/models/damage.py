@@ -1,4 +1,4 @@
-"""What is wrong with the files of a model folder: pointers, cut files, web pages, and absent parts."""
+"""Find damage in the files of a model folder: pointers, cut files, web pages, and absent parts."""
 
 import json
 import re
@@ -16,7 +16,7 @@ OTHER_FORMATS = (".ckpt", ".pt", ".pth", ".pkl", ".bin", ".h5", ".msgpack", ".on
 
 
 def check_files(folder: Path, kwargs: Mapping[str, Any]) -> None:
-    """Raise `OSError` for the first file of a pipeline folder that cannot be what it is called.
+    """Raise `OSError` for the first file of a pipeline folder whose contents do not fit its name.
 
     `kwargs` are those of `from_pretrained`; components in them are not read from the folder. Only the
     beginnings of weights are read.
@@ -207,7 +207,7 @@ def _header(file: Path) -> set[str]:
 
 
 def _disguise(file: Path) -> str | None:
-    """Write a sentence about a file that is something else altogether; `None` for others."""
+    """Write a sentence about a file that is of another kind than its name says; `None` for others."""
     if file.stat().st_size == 0:
         return f"{str(file)!r} is empty; copy it again"
     with file.open("rb") as stream:

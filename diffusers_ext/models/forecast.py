@@ -1,4 +1,4 @@
-"""`plan`: what a sparse method would do at a size, before anything runs."""
+"""Forecast what a sparse method would do at a size, before anything runs."""
 
 import math
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ SIZES = ("grid", "text", "height", "width", "num_frames")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a method would do on a grid.
+    """The forecast of a method on a grid.
 
-    `token_density`: pairs of tokens that see each other over those of dense attention. `block_density`: the
-    same of the blocks that a kernel visits, padding included. `far` counts CLEAR's pooled tokens. They are
-    extra keys, whose pairs and blocks are added, so that either density may exceed 1. `full_share`: visited
-    blocks without checks inside. `padded_tokens` fill the last blocks and short tiles.
+    `token_density` is the number of visible pairs of tokens over that of dense attention. `block_density` is
+    the same for the blocks that a kernel visits, padding included. `far` counts CLEAR's pooled tokens. They
+    are extra keys, whose pairs and blocks are added, so either density may exceed 1. `full_share` is the
+    share of visited blocks without checks inside. `padded_tokens` fill the last blocks and short tiles.
 
-    `predicted_speedup` of attention is that of a kernel as fast as the dense one; real ones reach part of it.
-    `ideal_speedup` would need blocks of one token. `memory_bytes` are those that a session keeps of the plan,
-    once for all layers and steps.
+    `predicted_speedup` of attention is for a kernel as fast as the dense one; real kernels reach part of it.
+    `ideal_speedup` would need blocks of one token. `memory_bytes` is the memory that a session needs for the
+    plan, once for all layers and steps.
 
     `nearest` holds the closest sizes without padding. For GNA it also has the closest settings with which no
     visited block needs a check, if all levels of a U-Net take them. Disks (CLEAR) and bands (Radial) leave
-    checks at any size, except with reduce="block". It is empty where nothing is close.
+    checks at any size, except with reduce="block". It is empty if nothing is close.
 
-    `note` says where a real kernel is expected to gain nothing and `backend="auto"` to stay dense, where no
-    session takes the grid, and where padding adds more than 15 %.
+    `note` says if no gain is expected, so that `backend="auto"` stays dense. It also says if no session takes
+    the grid, and if padding adds more than 15 %.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Forecast:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain data for JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -74,14 +74,14 @@ class Forecast:
 def plan(
     target: Any, method: SparseMethod | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
 ) -> Forecast:
-    """Forecasts what `method` would do on `target`, without running a model.
+    """Forecast what `method` would do on `target`, without running a model.
 
-    `target` is a pipeline, the name of a preset or of a checkpoint that it is for, or a
-    `Grid(t, h, w, text=0)`. A `method` given by its name has the settings of `preset(target, method)`. `size`
-    is `height` and `width` in px, `num_frames`, `text` tokens; what is left out is the model's usual one.
-    `tile` holds the tiles of queries and of keys, each `(t, h, w)`. The forecast for a U-Net is that of its
-    finest attention, but the method has to fit the others as well. Raises `MethodError` for settings and
-    sizes that do not fit.
+    `target` is a pipeline, the name of a preset or of a checkpoint that it is for, or a `Grid(t, h, w,
+    text=0)`. A `method` given by its name has the settings of `preset(target, method)`. `size` is `height`
+    and `width` in px, `num_frames`, `text` tokens; values left out are the usual ones of the model. `tile`
+    holds the tiles of queries and of keys, each `(t, h, w)`. The forecast for a U-Net is that of its finest
+    attention, but the method has to fit the others as well. Raises `MethodError` for settings and sizes that
+    do not fit.
     """
     if isinstance(method, str):
         method = preset(target, method)
@@ -98,7 +98,7 @@ def plan(
     tile = _tile(tile)
     grid, *coarser = grids.values()
     for other in coarser:
-        method.recipe(other.shape, other.text)  # raises where the settings do not fit
+        method.recipe(other.shape, other.text)  # raises if the settings do not fit
 
     spec = method.recipe(grid.shape, grid.text, True, tile)
     stats = spec.stats
@@ -133,7 +133,7 @@ def _nearest(
     tile: tuple[Tile, Tile] | None,
     tiles: tuple[Tile, Tile],
 ) -> dict[str, Any]:
-    """Gives a method's advice for the `tiles` of a plan, without what some level of the model refuses."""
+    """Return a method's advice for the `tiles` of a plan, as far as all levels of the model take it."""
     advice = method.nearest(grid.shape, tiles, grid.text)
     settings = {name: advice.pop(name) for name in [*advice] if hasattr(method, name)}
     if not advice:
@@ -161,12 +161,12 @@ def _takes(method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None) -> 
 
 
 def _place_bytes(spec: PlanSpec) -> int:
-    """Counts the bytes of the numbers that bring tokens into plan order and back, int64."""
+    """Count the bytes of the numbers that bring tokens into plan order and back, int64."""
     stats, order = spec.stats, spec.q_order
-    # Where one order serves queries and keys, and is not that of the host, a whole call can run in it.
-    hoists = not spec.extra_keys and order.equal(spec.k_order)
-    hoists = hoists and order.min() >= 0 and (order.diff() != 1).any()
-    return 8 * (stats.s_q * (2 if hoists else 1) + stats.s_kv - spec.extra_keys + spec.grid_tokens)
+    # If queries and keys have one order, and it is not raster order, an entire call can run in it.
+    reorders = not spec.extra_keys and order.equal(spec.k_order)
+    reorders = reorders and order.min() >= 0 and (order.diff() != 1).any()
+    return 8 * (stats.s_q * (2 if reorders else 1) + stats.s_kv - spec.extra_keys + spec.grid_tokens)
 
 
 def _padding(share: float, nearest: dict[str, Any]) -> str:
@@ -183,7 +183,7 @@ def _named(nearest: dict[str, Any]) -> str:
 
 
 def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
-    """Ends a sentence about grids with their sizes, where it is known what a pixel is."""
+    """Return the sizes of grids in px, to end a sentence, if it is known what a pixel is."""
     if tokens is None or not grids:
         return ""
     sizes = [size for grid in grids if _made(tokens, size := tokens.size(grid, level))]
@@ -198,13 +198,13 @@ def _tile(tile: Any) -> tuple[Tile, Tile] | None:
     if tile is None:
         return None
     try:
-        whole = fit(tile, Sequence[Sequence[int]], "tile")
+        tiles = fit(tile, Sequence[Sequence[int]], "tile")
     except ValueError:
-        whole = []
-    fits = len(whole) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in whole)
-    if not fits or any(math.prod(edges) > 1024 for edges in whole):
+        tiles = []
+    fits = len(tiles) == 2 and all(len(edges) == 3 and min(edges) >= 1 for edges in tiles)
+    if not fits or any(math.prod(edges) > 1024 for edges in tiles):
         raise MethodError(
             "A tile is ((t, h, w) of queries, (t, h, w) of keys) in whole numbers, with at most 1024 tokens "
             f"each, got {tile}; ((1, 8, 16), (1, 8, 16)) is usual for images."
         )
-    return tuple(map(tuple, whole))
+    return tuple(map(tuple, tiles))

@@ -19,8 +19,9 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> DiffusionPipeli
     use the size, steps and scales they were trained for (`zoo.calling`). Code inside a repository is never
     run unless you pass `trust_remote_code=True` yourself.
 
-    Raises `ValueError` for an unknown name and for other weights than those of the card, `OSError` for a
-    folder or Hub id that cannot be read, naming the file, and for weights that lack a part of the model.
+    Raises `ValueError` for an unknown name and for other weights than those of the card. Raises `OSError`,
+    naming the file, for a folder or Hub id that cannot be read. Weights that lack a part of the model raise
+    it as well.
     """
     from .checkpoint import Checkpoint
 

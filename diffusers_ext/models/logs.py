@@ -1,4 +1,4 @@
-"""Progress bars and log lines of diffusers and transformers that a command does without."""
+"""Switch off progress bars and log lines of diffusers and transformers that a command does not need."""
 
 import logging
 

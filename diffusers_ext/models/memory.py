@@ -1,4 +1,4 @@
-"""Whether a picture or video fits into memory, before anything runs."""
+"""Check that a picture or video fits into memory, before anything runs."""
 
 import os
 import weakref
@@ -12,15 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .sizes import Tokens, cut_of
 
-PLENTY = 16384  # bytes a pixel and frame; known autoencoders need less, so smaller requests are not looked at
-STREAMS = 8  # tensors of a denoiser's width that live at once: states, norms, q, k, v, and the wider middle
+PLENTY = 16384  # bytes a pixel and frame; known autoencoders need less, so smaller requests are not checked
+STREAMS = 8  # tensors of a denoiser's width in memory at once: states, norms, q, k, v, and the wider middle
 SMALL = (8, 3)  # latents on a side and latent frames with which an autoencoder is measured
 
 
 def check(pipe: Any, call: Mapping[str, Any]) -> None:
-    """Raises `ValueError` for a size whose picture cannot fit into what is free, with the largest that can.
+    """Raise `ValueError` for a size whose picture cannot fit into free memory, with the largest that can.
 
-    The bound is a lower one: what it lets pass may still run out of memory.
+    It is a lower bound: a size that passes may still run out of memory.
     """
     usual = cut_of(pipe)
     size = {
@@ -59,7 +59,7 @@ def check(pipe: Any, call: Mapping[str, Any]) -> None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Finds the memory that is still free on a device; `None` where it does not say."""
+    """Find the memory that is still free on a device; `None` if it is not known."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
@@ -85,7 +85,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def denoiser_bytes(pipe: Any, tokens: Tokens, size: Mapping[str, int]) -> int:
-    """Counts the bytes that the states of the denoiser need at least, without maps of attention."""
+    """Count the least bytes that the states of the denoiser need, without maps of attention."""
     model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     if model is None:
         return 0
@@ -100,10 +100,10 @@ def denoiser_bytes(pipe: Any, tokens: Tokens, size: Mapping[str, int]) -> int:
 
 
 def decoder_bytes(vae: Any, video: bool) -> tuple[float, float]:
-    """Measures bytes at the peak of a decoder for each pixel of the picture, and for each of its frames.
+    """Measure bytes at the peak of a decoder for each pixel of the picture, and for each of its frames.
 
     They are measured on a few latents without contents. Both are 0 for a decoder that works in tiles, and for
-    one that this does not suit.
+    one that cannot run without contents.
     """
     hooked = hasattr(vae, "_hf_hook") or hasattr(vae, "_diffusers_hook")  # they would move its weights
     if vae is None or hooked or getattr(vae, "use_tiling", False):
@@ -113,7 +113,7 @@ def decoder_bytes(vae: Any, video: bool) -> tuple[float, float]:
         if not video:
             return _peak(vae, side)[0], 0.0
         (few, n), (more, m) = _peak(vae, side, frames), _peak(vae, side, 2 * frames)
-    except Exception:  # whatever a decoder cannot do without contents: the call itself may be fine
+    except Exception:  # a decoder may fail without contents, and the call itself may be fine
         return 0.0, 0.0
     each = (more - few) / (m - n)
     return max(few - each * n, 0.0), each
@@ -124,7 +124,7 @@ def _gib(count: int) -> str:
 
 
 def _peak(vae: Any, side: int, *frames: int) -> tuple[float, int]:
-    """Measures bytes a pixel at the peak of a decoder, run on tensors without contents, and frames."""
+    """Measure bytes a pixel at the peak of a decoder, and frames, on tensors without contents."""
     channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
     live = _Live()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -135,7 +135,7 @@ def _peak(vae: Any, side: int, *frames: int) -> tuple[float, int]:
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of storages that are alive."""
+    """Counts the bytes of storages that are in memory."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is known of well-known models: token geometry and settings of methods, a TOML file for each model.
+"""Read what is known of common models: token geometry and settings of methods, a TOML file for each model.
 
 Tuned settings are stored beside the weights as `METHOD.json`. They take precedence over those of the TOML
 file. Paths in settings are relative to the folder of the file that holds them.
@@ -21,7 +21,7 @@ from ..settings.registry import METHODS
 from .sizes import Tokens, of_pipeline
 
 FOLDER = Path(__file__).parent / "preset_files"
-# Words of a checkpoint's name that make no other model of it: how it is stored and rounded.
+# Words in the name of a checkpoint that do not make it another model: formats and precisions.
 FORMATS = ("diffusers", "bf16", "fp16", "fp32", "fp8", "int8", "8bit", "int4", "4bit", "nf4", "bnb", "gguf")
 
 
@@ -40,8 +40,9 @@ def preset(target: Any, method: str) -> Method:
 
     For example `preset(pipe, "softpag")`.
 
-    `target` is a pipeline that was loaded by name, a preset, a model of the zoo, a folder, the name of a
-    checkpoint or a TOML file. Raises `ValueError` where nothing is known of the model, or of the method.
+    `target` is a pipeline that was loaded by name. It can also be the name of a preset, a zoo model, a
+    checkpoint, a folder or a TOML file. Raises `ValueError` if nothing is known of the model, or of the
+    method.
     """
     (built,) = build([method], preset=of_model(target).settings)
     return built
@@ -66,7 +67,7 @@ def tokens_of(target: Any, method: Method | None = None) -> Tokens:
 
 
 def of_model(target: Any, folder: Path | None = None) -> Preset:
-    """Return what `known` does; where that is `None`, raise `MethodError` naming presets to take instead."""
+    """Return what `known` does; if that is `None`, raise `MethodError` naming presets to take instead."""
     name = _name(target)
     if (found := known(name, folder)) is not None:
         return found

@@ -1,4 +1,4 @@
-"""What a model will not understand, or not read, of its prompts."""
+"""Find words in prompts that a model will not understand, or not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a pipeline is read from a folder or fetched from the Hub; what fails becomes one sentence."""
+"""Read a pipeline from a folder or fetch it from the Hub; errors become one sentence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pipeline(name: str, folder: Path, kwargs: Mapping[str, Any]) -> DiffusionPip
 
 
 def lent(homes: Mapping[str, Path], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Load the components that lie in folders of another shipped model, unless `kwargs` has them."""
+    """Load the components that are in folders of another shipped model, unless `kwargs` has them."""
     from diffusers import DiffusionPipeline
 
     if not homes.keys() - kwargs.keys():
@@ -49,10 +49,10 @@ def lent(homes: Mapping[str, Path], kwargs: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def folder_errors(name: str, pickles: Sequence[Path]) -> Iterator[None]:
-    """Turn what fails while a folder is read into an `OSError` of one sentence.
+    """Turn errors while a folder is read into an `OSError` of one sentence.
 
-    Errors about arguments of the caller pass. `pickles` are files that are read only if they hold nothing but
-    tensors.
+    Errors about arguments of the caller pass. `pickles` are files that are read only if they hold tensors and
+    nothing else.
     """
     from .damage import to_convert
 
@@ -68,7 +68,7 @@ def folder_errors(name: str, pickles: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Turn what fails to come from the Hub into an `OSError` of one sentence."""
+    """Turn errors of the Hub into an `OSError` of one sentence."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:

@@ -1,4 +1,4 @@
-"""From pixels and frames to tokens: grids by hand, of well-known models, and of pipelines."""
+"""Convert pixels and frames to tokens, for grids by hand, common models and pipelines."""
 
 import inspect
 import math
@@ -33,17 +33,19 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """`(t, h, w)`."""
+        """The shape `(t, h, w)`."""
         return self.t, self.h, self.w
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """How a model cuts a picture or a video: `edge_px` of a token, `frames` a latent frame stands for (0 for
-    images), `text` tokens in the sequence, and the usual size in px and frames. `levels` are those of a U-Net
-    that has attention, finest first: how often the grid is halved there, rounding up. `unit_px`: sides are
-    multiples of it, of a token where it is 0. `most`: tokens along time, height and width for which the model
-    has positions, 0 where they never end.
+    """The geometry of tokens: how a model cuts a picture or a video.
+
+    `edge_px` is the edge of a token. `frames` is the number of frames that a latent frame stands for, 0 for
+    images. `text` is the number of text tokens in the sequence. `height`, `width` and `num_frames` are the
+    usual size. `levels` are those of a U-Net that have attention, finest first: how often the grid is halved
+    there, rounding up. Sides are multiples of `unit_px`, or of a token if it is 0. `most` holds the numbers
+    of tokens along time, height and width for which the model has positions, 0 if there is no limit.
     """
 
     edge_px: int
@@ -57,13 +59,15 @@ class Tokens:
     most: tuple[int, int, int] = (0, 0, 0)
 
     def grid(self, size: Mapping[str, int | None]) -> Grid:
-        """The finest grid of a size; raises `MethodError` for sizes without a token, or of no whole number of
-        tokens and latent frames, with the nearest that are.
+        """Return the finest grid of a size.
+
+        Raises `MethodError` for sizes without a token, and for fractions of tokens or latent frames; it names
+        the nearest sizes.
         """
         return self.grids(size)[self.levels[0]]
 
     def grids(self, size: Mapping[str, int | None]) -> dict[int, Grid]:
-        """The grid of each level; raises as `grid` does."""
+        """Return the grid of each level; raises as `grid` does."""
         values = {name: getattr(self, name) for name in ("height", "width", "num_frames", "text")}
         for name, value in size.items():
             if name not in values:
@@ -93,7 +97,7 @@ class Tokens:
         }
 
     def why_not(self, name: str, value: int) -> str | None:
-        """`None`, or what the model needs of a `height`, `width` or `num_frames` and which are nearest."""
+        """Return why a `height`, `width` or `num_frames` does not fit, and the nearest values, or `None`."""
         frames = name == "num_frames"
         first, step = (1, self.frames or 1) if frames else (0, self.unit_px or self.edge_px)
         tokens = self.most[("num_frames", "height", "width").index(name)]
@@ -105,23 +109,23 @@ class Tokens:
         if step == 1:
             rule = "1 or more"
         below = max((value - first) // step * step + first, least)
-        near = sorted({min(n, last) if tokens else n for n in (below, below + step)})
-        if value < least or len(near) == 1:
-            near = near[:1]
+        closest = sorted({min(n, last) if tokens else n for n in (below, below + step)})
+        if value < least or len(closest) == 1:
+            closest = closest[:1]
         return (
             f"needs a {name} that is {rule}{f' up to {last}' if tokens else ''}, got {value}; the nearest "
-            f"{'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}"
+            f"{'are' if len(closest) > 1 else 'is'} {' and '.join(map(str, closest))}"
         )
 
     def size(self, grid: tuple[int, int, int], level: int | None = None) -> dict[str, int]:
-        """Pixels and frames of a grid, the finest one or that of a level."""
+        """Return pixels and frames of a grid, the finest one or that of a level."""
         edge_px = self.edge_px * 2 ** (self.levels[0] if level is None else level)
         size = {"height": grid[1] * edge_px, "width": grid[2] * edge_px}
         return size | ({"num_frames": (grid[0] - 1) * self.frames + 1} if self.frames else {})
 
 
 def of_pipeline(pipe: Any, method: Method | None = None) -> Tokens:
-    """How a pipeline cuts its pictures; with the levels of a U-Net that `method` would act on, or all."""
+    """Return how a pipeline cuts its pictures, with the U-Net levels that `method` would act on, or all."""
     component, model = next(iter(denoisers(pipe).items()))
     family = family_of(model)
     levels = family.levels(model, component, None if method is None else method.select)
@@ -129,9 +133,9 @@ def of_pipeline(pipe: Any, method: Method | None = None) -> Tokens:
 
 
 def cut_of(pipe: Any) -> Tokens:
-    """How any pipeline cuts its pictures, by its own attributes and the config of its denoiser.
+    """Return how any pipeline cuts its pictures, by its own attributes and the config of its denoiser.
 
-    What only a family knows is left out: text and levels.
+    Text and levels, which only a family knows, are left out.
     """
     model, config = latents.denoiser_of(pipe), latents.config_of(pipe)
     patch = config.get("patch_size") or 1
@@ -150,12 +154,14 @@ def cut_of(pipe: Any) -> Tokens:
 
 
 def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
-    """Raises `ValueError` for a `height`, `width` or `num_frames` in `call` that a pipeline cannot make, with
-    the nearest it can, and for defaults that the tables of its denoiser do not reach.
+    """Raise `ValueError` for a `height`, `width` or `num_frames` in `call` that a pipeline cannot make.
+
+    The message names the nearest that it can make. Defaults that exceed the tables of the denoiser raise as
+    well.
     """
     tokens = cut_of(pipe)
     names = [name for name in ("height", "width", "num_frames") if name in latents.defaults(pipe)]
-    for name in sorted(names, key=lambda name: call.get(name) is None):  # what was asked comes first
+    for name in sorted(names, key=lambda name: call.get(name) is None):  # given values come first
         asked = call.get(name)
         value = getattr(tokens, name) if asked is None else asked
         if (value or asked is not None) and (why := tokens.why_not(name, value)) is not None:
@@ -164,13 +170,13 @@ def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
 
 
 def _unit_px(pipe: Any, edge_px: int) -> int:
-    """The least multiple of a token that the host's own check of sizes takes, 0 for that of one token."""
-    return next((edge_px * n for n in (2, 4, 8, 16) if _host_takes(pipe, edge_px * n)), 0) * (
-        not _host_takes(pipe, edge_px)
+    """Return the least multiple of a token that the pipeline's own check of sizes takes, 0 for one token."""
+    return next((edge_px * n for n in (2, 4, 8, 16) if _pipeline_takes(pipe, edge_px * n)), 0) * (
+        not _pipeline_takes(pipe, edge_px)
     )
 
 
-def _host_takes(pipe: Any, side: int) -> bool:
+def _pipeline_takes(pipe: Any, side: int) -> bool:
     if not hasattr(pipe, "check_inputs"):
         return True
     usual = latents.defaults(pipe)
@@ -179,14 +185,14 @@ def _host_takes(pipe: Any, side: int) -> bool:
     try:
         pipe.check_inputs(**{name: given.get(name, usual.get(name)) for name in names})
     except ValueError as error:
-        return "divisible" not in str(error)  # it may complain about what we left out
+        return "divisible" not in str(error)  # it may complain about arguments that we left out
     except (TypeError, AttributeError):
         return True
     return True
 
 
 def _most(model: Any, config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Tokens along time, height and width where the tables of positions of a denoiser end, 0 for no table."""
+    """Return the sizes of a denoiser's tables of positions along time, height and width, 0 for no table."""
     if n := config.get("rope_max_seq_len"):
         return n, n, n
     if n := config.get("pos_embed_max_size"):
@@ -198,6 +204,6 @@ def _most(model: Any, config: Mapping[str, Any]) -> tuple[int, int, int]:
         return 0, *lens[-2:]
     if (sizes := config.get("max_size")) and (patch := config.get("patch_size")):  # Cosmos: in latents
         tokens = tuple(n // p for n, p in zip(sizes, patch, strict=True))
-        # Its rotary table is as long as the longest axis, that of learned positions as each.
+        # Its rotary table has the length of the longest axis, learned positions the length of each.
         return tokens if config.get("extra_pos_embed_type") else (max(tokens),) * 3
     return 0, 0, 0

@@ -1,4 +1,4 @@
-"""CPU threads of torch."""
+"""Set the number of CPU threads of torch."""
 
 from __future__ import annotations
 

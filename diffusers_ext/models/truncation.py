@@ -1,4 +1,4 @@
-"""What of a prompt a model cannot read, since it is longer than its tokenizers take."""
+"""Find the part of a prompt that a model cannot read, since it is longer than its tokenizers take."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""CLEAR on several devices: each process has a horizontal strip of the picture.
+"""Run CLEAR on several devices, each of which has a horizontal strip of the picture.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112), patch-wise multi-GPU inference. Besides attention a denoiser treats each token by itself. So its
-input is cut into strips and its output put together. Only keys and values beside the borders are sent.
-The paper averages what each device makes of the text; `text_merge="exact"` merges by log-sum-exp instead.
+2412.16112), patch-wise multi-GPU inference. Except for attention a denoiser treats each token by itself. So
+its input is cut into strips and its output is joined. Only keys and values beside the borders are sent. The
+paper averages the text outputs of the devices; `text_merge="exact"` merges by log-sum-exp instead.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 def patch_parallel(
     target: Any, method: CLEAR, group: dist.ProcessGroup | None = None, text_merge: TextMerge = "exact"
 ) -> Iterator[Session]:
-    """Runs the denoiser of a pipeline (or a bare one) with CLEAR, one strip of rows on each rank of `group`.
+    """Run the denoiser of a pipeline (or a bare one) with CLEAR, one strip of rows on each rank of `group`.
 
-    Every rank calls the pipeline with the same arguments and the same generator, and gets the whole picture.
+    Every rank calls the pipeline with the same arguments and the same generator, and gets the full picture.
     `group` is the default process group when left out. `text_merge="mean"` is the paper's approximation.
-    `backend="auto"` never leaves attention dense here: a rank has only the keys of its strip and around it.
+    `backend="auto"` never leaves attention dense here: a rank has only the keys in and around its strip.
 
-    Raises `UnsupportedError` where the denoiser does not take a picture as tokens (SD3 cuts it up inside),
-    for compiled blocks and for settings that need the whole picture; `MethodError` without a process group
-    and for anything but CLEAR. Calls raise for more ranks than rows, for inputs that differ between ranks,
-    and outside of `torch.no_grad()`.
+    Raises `UnsupportedError` for compiled blocks, for settings that need the full picture, and for denoisers
+    that do not take a picture as tokens (SD3 cuts it up inside). Raises `MethodError` without a process group
+    and for other methods than CLEAR. Calls raise for more ranks than rows, for inputs that differ between
+    ranks, and outside of `torch.no_grad()`.
     """
     from .core import Split, StripMethod
     from .hook import StripHook, install

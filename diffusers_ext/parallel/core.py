@@ -1,4 +1,4 @@
-"""CLEAR on one strip of a picture: image queries need rows of the neighbours, text queries all strips."""
+"""Run CLEAR on one strip of a picture: image queries need rows of the neighbours, text queries all strips."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ TextMerge = Literal["exact", "mean"]
 
 @dataclass
 class Split:
-    """How the picture of the current call is cut; written by the hook, read by all cores of a session."""
+    """The strips of the picture of the current call; the hook writes them, and cores read them."""
 
     group: dist.ProcessGroup
     text_merge: TextMerge
@@ -46,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True)
 class StripMethod(Method):
-    """`clear` on strips, as sessions want methods; its settings are all that a report copies."""
+    """The method `clear` on strips, as sessions take methods; a report copies nothing but its settings."""
 
     clear: CLEAR
     split: InitVar[Split]
@@ -92,7 +92,7 @@ class StripCore(ReportingCore):
         self.last: PlacedStrip | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Reports what ran last; the density is that of the whole picture."""
+        """Report what ran last; the density is that of the full picture."""
         if self.last is None:
             return {"why": "not called yet"}
         facts = {name: getattr(self.last, name) for name in ("backend", "why", "density")}
@@ -132,7 +132,7 @@ class StripCore(ReportingCore):
         return torch.cat([out, image] if text.start < vision.start else [image, out], dim=1)
 
     def _everyone(self, out: Tensor, lse: Tensor) -> Tensor:
-        """Joins text rows over all strips: exactly, or as the mean of the ranks' own."""
+        """Join text rows over all strips: exactly, or as the mean over ranks."""
         part = torch.cat([out.float(), lse.transpose(1, 2)[..., None]], dim=-1)
         parts = stacked(part, self.split.group)
         outs, lses = parts[..., :-1], parts[..., -1].transpose(-1, -2)
@@ -165,7 +165,7 @@ class StripCore(ReportingCore):
         except ValueError as error:
             raise UnsupportedError(f"{self.clear.name}: {error}") from error
         picture = RulePlanSpec(spec.rule, self.split.grid, text, text_rows=False)  # for its pairs
-        # Text keys are the same everywhere and count once; the mean of the paper counts them everywhere.
+        # Text keys are the same on all ranks and count once; the mean of the paper counts them on each rank.
         texts = replace(
             spec, grid=(1, own, width), pad=False, text_rows=True, first=0, last=0,
             text_keys=self.split.rank == 0 or self.split.text_merge == "mean",
@@ -186,5 +186,5 @@ class StripCore(ReportingCore):
 
 
 def _from(order: Tensor, start: int) -> Tensor:
-    """Counts an order of places that begin at `start` from 0."""
+    """Shift an order of places that begin at `start` to begin at 0."""
     return torch.where(order < 0, -1, order - start)

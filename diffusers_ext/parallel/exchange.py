@@ -1,4 +1,4 @@
-"""What processes send each other: rows beside the border of a strip, all rows, parts of text."""
+"""Exchange tensors between processes: rows beside the border of a strip, all rows, parts of text."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Strips = Sequence[tuple[int, int]]  # first row and the one behind the last, by rank
+Strips = Sequence[tuple[int, int]]  # first row and the row behind the last, by rank
 
 
 def with_halo(x: Tensor, strips: Strips, halo: int, group: dist.ProcessGroup) -> tuple[Tensor, int]:
-    """Joins `x [B, rows, ...]` of our strip with up to `halo` rows of those above and below.
+    """Join `x [B, rows, ...]` of our strip with up to `halo` rows of the strips above and below.
 
-    Returns the rows, and how many of them come before ours. Neighbours send what is asked for; where a strip
-    has fewer rows than the halo, everybody gets everything and takes its part.
+    Returns the rows, and how many of them come before those of our strip. Neighbours send the rows that are
+    needed. If a strip has fewer rows than the halo, every rank gets all rows and takes its part.
     """
     rank = dist.get_rank(group)
     first, last = strips[rank]
@@ -34,7 +34,7 @@ def with_halo(x: Tensor, strips: Strips, halo: int, group: dist.ProcessGroup) ->
 
 
 def gathered(x: Tensor, strips: Strips, group: dist.ProcessGroup) -> Tensor:
-    """Gathers the rows of all strips, `[B, all rows, ...]`, from ours, `x [B, rows, ...]`."""
+    """Gather the rows of all strips, `[B, all rows, ...]`, from ours, `x [B, rows, ...]`."""
     most = max(b - a for a, b in strips)
     padded = torch.cat([x, x.new_zeros(x.shape[0], most - x.shape[1], *x.shape[2:])], dim=1)
     parts = stacked(padded, group)
@@ -42,7 +42,7 @@ def gathered(x: Tensor, strips: Strips, group: dist.ProcessGroup) -> Tensor:
 
 
 def stacked(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Gathers `x` of every rank, all of one shape: `[G, ...]`."""
+    """Gather `x` of every rank, all of one shape: `[G, ...]`."""
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(group.size())]
     dist.all_gather(parts, x.contiguous(), group)
     return torch.stack(parts)

@@ -1,4 +1,4 @@
-"""The hook that hands each rank its strip of the denoiser's input and puts the output together."""
+"""The hook that gives each rank its strip of the denoiser's input and joins the output."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,11 +18,11 @@ from .exchange import gathered, stacked
 from .strips import cut
 
 NAME = "diffusers_ext_strips"
-APART = 1e-5  # share of the mean size of inputs by which those of two ranks may differ: rounding, not noise
+APART = 1e-5  # relative difference of inputs between two ranks that is rounding, not other noise
 
 
 class StripHook(ModelHook):
-    """Sits above the session's hook, which therefore sees a call with a strip."""
+    """A hook above that of the session, which therefore gets a call with a strip."""
 
     def __init__(self, method: CLEAR, split: Split) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ class StripHook(ModelHook):
             call[name] = call[name].narrow(axis, first * width, (last - first) * width)
         out = self.fn_ref.original_forward(**call)
         own = out[0].unflatten(1, (last - first, width))
-        whole = gathered(own, split.strips, split.group).flatten(1, 2)
-        return with_prediction(out, whole)
+        picture = gathered(own, split.strips, split.group).flatten(1, 2)
+        return with_prediction(out, picture)
 
     def _same(self, call: Mapping[str, Any]) -> None:
-        """Raises where ranks were given different latents or prompts: the strips would not fit together."""
+        """Raise if ranks were given different latents or prompts: the strips would not fit together."""
         tensors = [x.double() for x in call.values() if isinstance(x, Tensor) and x.is_floating_point()]
         sums = torch.stack([torch.stack([x.sum(), x.abs().sum()]) for x in tensors])
         all_sums = stacked(sums, self.split.group)
@@ -74,8 +74,9 @@ class StripHook(ModelHook):
 
 
 def install(model: nn.Module, hook: StripHook) -> Callable[[], str | None]:
-    """Registers the hook above the session's; returns the undo. Raises `UnsupportedError` as `patch_parallel`
-    says.
+    """Register the hook above that of the session; return the undo.
+
+    Raises `UnsupportedError` as `patch_parallel` does.
     """
     if not family_of(model).token_axes:
         raise UnsupportedError(

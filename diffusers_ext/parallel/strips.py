@@ -1,4 +1,4 @@
-"""A picture cut into horizontal strips: who has which rows, and block plans for the queries of one."""
+"""Cut a picture into horizontal strips, and plan blocks for the queries of one strip."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ from ..kernels.plan.spec import RulePlanSpec
 
 
 def cut(rows: int, strips: int) -> list[tuple[int, int]]:
-    """Cuts rows into strips whose heights differ by at most one: first row, and the one behind the last.
+    """Cut rows into strips whose heights differ by at most one: first row, and the row behind the last.
 
     Raises `ValueError` for more strips than rows.
     """
@@ -25,7 +25,7 @@ def cut(rows: int, strips: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class StripPlanSpec(RulePlanSpec):
-    """A plan whose grid queries are those in rows `first` to `last - 1` of the grid; keys are the whole grid.
+    """A plan whose grid queries are rows `first` to `last - 1` of the grid; its keys are the full grid.
 
     `text_keys=False` leaves the text out of the keys. With `first == last` all queries are text.
     """
@@ -37,7 +37,7 @@ class StripPlanSpec(RulePlanSpec):
 
     @cached_property
     def q_order(self) -> Tensor:
-        """Raster number of the grid token at each query place of the strip, -1 for padding."""
+        """The raster number of the grid token at each query place of the strip, -1 for padding."""
         _, _, w = self.grid
         if self.first == self.last:
             return torch.empty(0, dtype=torch.long)
@@ -46,7 +46,7 @@ class StripPlanSpec(RulePlanSpec):
 
     @property
     def pairs(self) -> int:
-        """Pairs of tokens that these queries see."""
+        """The number of pairs of tokens that these queries see."""
         _, h, w = self.grid
         dy = torch.arange(self.first, self.last)[:, None] - torch.arange(h)
         dx = torch.arange(w)

@@ -1,7 +1,7 @@
-"""CLEAR: image tokens attend to a disk around themselves, to the text, and to a coarse picture of the rest.
+"""CLEAR: image tokens attend to a disk around themselves, to the text, and to pooled tokens of the picture.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112). The rule is in `kernels.masks.disk`, the coarse picture in `sparse.pooled`. Checkpoints
+2412.16112). The rule is in `kernels.masks.disk`, the pooled tokens in `processors.sparse.pooled`. Checkpoints
 distilled with it need no dense steps.
 """
 
@@ -27,25 +27,28 @@ from .sparse.placement import PlacedPlan
 
 @dataclass(frozen=True)
 class CLEAR(SparseMethod):
-    """Linear attention for images: `(y_i - y_j)^2 + (x_i - x_j)^2 < radius^2` on the grid of tokens.
+    """Linear attention for images: a token sees those within a radius.
+
+    The rule is `(y_i - y_j)^2 + (x_i - x_j)^2 < radius^2` on the grid of tokens.
 
     Text sees all tokens and is seen by all. With `downsample`, image tokens also see one pooled token for
-    each cell of `downsample x downsample` tokens, even where the disk shows those already. Text does not. Key
-    and value of a pooled token are weighted sums over the cell. `weights` are those of a distilled model
-    (written by `pooled.write`). `backend="auto"` leaves small pictures dense, hence without pooled tokens:
-    name a back-end for models that were trained with them.
+    each cell of `downsample x downsample` tokens, even if the disk shows the cell already. Text does not see
+    pooled tokens. Key and value of a pooled token are weighted sums over the cell. `weights` is a file with
+    the weights of a distilled model (written by `pooled.write`). `backend="auto"` leaves small pictures
+    dense, hence without pooled tokens. Name a back-end for models that were trained with them.
 
-    `train_tokens` is proportional attention for sizes beyond training. Sequences of S > `train_tokens`
-    tokens, text included and pooled tokens not, get the scale `sqrt(log(S) / log(train_tokens) / D)` in place
-    of `1 / sqrt(D)`, in dense steps and for text too. It counts the longest sequence of training. Modules
-    whose sequences are shorter are measured against their own: a fourth for each level of a U-Net below its
-    finest attention, and without the text where attention is among image tokens alone. With pooled tokens the
-    published code has `log(10 S)` there, for no reason that it gives. Here the rule without them holds.
+    `train_tokens` is proportional attention for sizes beyond training. If a sequence has S > `train_tokens`
+    tokens, its scale is `sqrt(log(S) / log(train_tokens) / D)` in place of `1 / sqrt(D)`. S includes text and
+    excludes pooled tokens. The scale also holds in dense steps and for text. Set `train_tokens` to the length
+    of the longest sequence in training. For modules with shorter sequences it is reduced: to a fourth for
+    each level of a U-Net below its finest attention, and by the text if attention is among image tokens
+    alone. With pooled tokens the published code has `log(10 S)`, for which it gives no reason. Here the rule
+    is the same with and without them.
 
-    `reduce="token"` is the disk at any size; `"block"` keeps or drops whole tiles of tokens, without checks
-    inside, cheaper and rougher.
+    `reduce="token"` is the disk at any size. `"block"` keeps or drops complete tiles of tokens, without
+    checks inside, which is cheaper and rougher.
 
-    Raises `MethodError` for settings out of range and for a weights file that does not fit the model,
+    Raises `MethodError` for settings out of range and for a weights file that does not fit the model. Raises
     `UnsupportedError` for video and for grids that `downsample` does not divide.
     """
 
@@ -110,7 +113,7 @@ class CLEAR(SparseMethod):
             )
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Selects sites as `SparseMethod` does, and checks that there are weights for all of them."""
+        """Select sites as `SparseMethod` does, and check that there are weights for all of them."""
         picked = super().select(sites)
         if self.weights is not None:
             pooled.read(self.weights, picked, self.downsample)
@@ -120,28 +123,31 @@ class CLEAR(SparseMethod):
         return ClearCore(self, site, run, inner)
 
     def refuses(self, grid: Grid) -> str | None:
-        """Refuses video, and grids that cells do not fill."""
+        """Return why a video, or a grid that cells do not fill, is refused."""
         if grid[0] != 1:
             return (
                 f"CLEAR needs one image, got a grid of {grid[0]} x {grid[1]} x {grid[2]} tokens (frames, "
                 "rows, columns); Radial (radial) and GNA (gna) are for video"
             )
-        if not (near := self.fitting(grid)):
+        if not (fits := self.fitting(grid)):
             return None
         return (
             f"CLEAR downsample={self.downsample} needs rows and columns that {self.downsample} divides, got "
-            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in near)} "
+            f"{grid[1]} x {grid[2]} tokens; the nearest are {' and '.join(f'{h} x {w}' for _, h, w in fits)} "
             "tokens"
         )
 
     def fitting(self, grid: Grid) -> list[Grid]:
-        """Finds the next smaller and larger grids that cells fill; none for video, or where this one is."""
+        """Find the next smaller and larger grids that cells fill.
+
+        There are none for video, and none if cells fill this grid.
+        """
         edge = self.downsample if grid[0] == 1 and self.downsample else 1
         below, above = [n // edge * edge for n in grid[1:]], [-(-n // edge) * edge for n in grid[1:]]
         return [(1, *sides) for sides in (below, above) if min(sides)] if below != above else []
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """Finds sizes that cells fill as well, as many of them as fill blocks."""
+        """Find sizes that are filled by cells as well as by blocks."""
         if not self.downsample:
             return super().nearest(grid, tile, text)
         edges = tuple(math.lcm(q, k, self.downsample) for q, k in list(zip(*tile, strict=True))[1:])
@@ -151,7 +157,7 @@ class CLEAR(SparseMethod):
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
-        """Specifies a plan in tiles of 8 x 16, which a disk covers better than runs of a row."""
+        """Specify a plan in tiles of 8 x 16, which fit a disk better than runs of a row."""
         cells = math.prod(grid) // self.downsample**2 if self.downsample else 0
         snap = self.reduce == "block"
         return tiled(Disk(self.radius), grid, text, text_rows, tile, cells, snap)
@@ -160,8 +166,8 @@ class CLEAR(SparseMethod):
 class ClearCore(SparseCore):
     """Adds pooled tokens behind the keys of a plan.
 
-    `spatial_weight [downsample, downsample]`, or `None` for the mean, may be replaced at any time, for
-    instance by an `nn.Parameter`, to which gradients flow; `session.cores(method)` gives the cores.
+    `spatial_weight [downsample, downsample]`, or `None` for the mean, may be replaced at any time. An
+    `nn.Parameter` gets gradients. `session.cores(method)` returns the cores.
     """
 
     method: CLEAR
@@ -192,7 +198,7 @@ class ClearCore(SparseCore):
         return super().__call__(q, k, v, mask, layout)
 
     def _text(self) -> int:
-        """Counts text tokens that `train_tokens` includes and the sequence here lacks."""
+        """Count the text tokens that `train_tokens` includes and the sequence here lacks."""
         joint = self.run.layout
         return 0 if self.site.kind != "self" or joint is None else joint.text.stop - joint.text.start
 

@@ -1,7 +1,7 @@
 """GNA: every token attends to a window around the leader of its group, shifted at the borders.
 
 Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). The rule is in
-`kernels.masks.box`. Stride 1 is neighborhood attention, stride = window is blocked attention.
+`kernels.masks.window`. Stride 1 is neighborhood attention, stride = window is blocked attention.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,15 @@ AXES = {"unit": "tokens along (t,) h, w", "low": 1}
 class GNA(SparseMethod):
     """Windows of `window` tokens that move in steps of `stride`, among tokens `dilation` apart.
 
-    Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. `reduce="token"` is exact at any size;
-    `"block"` keeps or drops whole tiles of tokens, without checks inside, which is cheaper and rougher, and
-    takes no dilation. It is Sliding Tile Attention where a window has an odd number of tiles and `stride` is
-    a tile (8 x 16 tokens for images, 2 x 8 x 8 for video); with the default stride of one token it keeps more
-    tiles (0.406 instead of 0.125 of the pairs for a window of one tile on 4 x 16 x 16 tokens). Raises
-    `MethodError` for windows that do not fit the grid and strides above the window. Text sees all and is seen
-    by all.
+    Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. Text sees all and is seen by all.
+
+    `reduce="token"` is exact at any size. `"block"` keeps or drops complete tiles of tokens, without checks
+    inside, which is cheaper and rougher, and takes no dilation. A tile has 8 x 16 tokens for images, 2 x 8 x
+    8 for video. `"block"` is Sliding Tile Attention if a window has an odd number of tiles and `stride` is a
+    tile. With the default stride of one token it keeps more tiles. A window of one tile on 4 x 16 x 16 tokens
+    keeps 0.406 instead of 0.125 of the pairs.
+
+    Raises `MethodError` for windows that do not fit the grid and strides above the window.
     """
 
     name: ClassVar[str] = "gna"
@@ -85,7 +87,7 @@ class GNA(SparseMethod):
         return SparseCore(self, site, run, inner)
 
     def rule(self, grid: Grid) -> Window:
-        """Makes the windows on a grid; raises `MethodError` where they do not fit."""
+        """Make the windows on a grid; raises `MethodError` if they do not fit."""
         try:
             return Window(grid, self.window, self.stride, self.dilation)
         except ValueError as error:
@@ -94,14 +96,15 @@ class GNA(SparseMethod):
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
-        """Specifies a plan in tiles of 8 x 16 for images, 2 x 8 x 8 for video."""
+        """Specify a plan in tiles of 8 x 16 for images, 2 x 8 x 8 for video."""
         return tiled(self.rule(grid), grid, text, text_rows, tile, snap=self.reduce == "block")
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """Also finds settings with which every visited block is FULL.
+        """Find the closest sizes, and settings with which every visited block is FULL.
 
-        These are the closest window, with its smallest stride, and the dilation where there is any. A tile of
-        several tokens holds several groups of a dilation, so there it is 1.
+        These are the closest window with its smallest stride, and the dilation if the method has one. Along
+        an axis on which a tile has several tokens, the tile holds several groups of a dilation, so the
+        dilation is 1 there.
         """
         sizes = super().nearest(grid, tile, text)
         if self.reduce == "block":
@@ -113,10 +116,10 @@ class GNA(SparseMethod):
 
 
 def _fit(length: int, window: int, dilation: int, q_tile: int, k_tile: int) -> tuple[int, int, int]:
-    """Finds the window closest to `window` on one axis that covers tiles as units.
+    """Find the window closest to `window` on one axis that keeps every tile complete.
 
-    It comes with the smallest such stride, and the dilation. Both tiles divide the length, so the window of
-    the length of the axis always does.
+    Returns it with the smallest stride that does so, and the dilation. Both tiles divide the length of the
+    axis, so a window of that length is always possible.
     """
     if q_tile == k_tile == 1:
         return min(window, length // dilation), 1, dilation
@@ -128,6 +131,6 @@ def _fit(length: int, window: int, dilation: int, q_tile: int, k_tile: int) -> t
 
 
 def _covers(length: int, window: int, stride: int, q_tile: int, k_tile: int) -> bool:
-    """Says whether the queries of a tile share a window, which begins with a tile of keys."""
+    """Return whether the queries of each tile share a window that begins with a tile of keys."""
     start = window_start(torch.arange(length), length, window, stride).view(-1, q_tile)
     return bool((start == start[:, :1]).all()) and bool((start % k_tile == 0).all())

@@ -1,4 +1,4 @@
-"""Head sets: which attention heads of which modules, each with the strength of all or with one of its own.
+"""Head sets name attention heads of modules; a head has the common strength or one of its own.
 
 A head set maps module paths to `None` (all heads), to head numbers, or to head number -> strength.
 """
@@ -14,22 +14,22 @@ HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
 
 
 def own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
-    """Strengths of the heads that set their own, over all head sets."""
+    """Return the strengths of the heads that set their own, over all head sets."""
     return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
 
 
 def shared(head_sets: Sequence[HeadSet]) -> bool:
-    """Says whether any head takes the strength of all; without head sets every head does."""
+    """Return whether any head takes the common strength; without head sets every head does."""
     return not head_sets or any(not isinstance(h, Mapping) for s in head_sets for h in s.values())
 
 
 def size(head_set: HeadSet) -> float:
-    """Number of heads, infinite where a module has all of its own."""
+    """Return the number of heads, infinite if a module is named with all of its heads."""
     return sum(math.inf if heads is None else len(heads) for heads in head_set.values())
 
 
 def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float]:
-    """Maps head numbers of a site to strengths; `strength` is that of heads without one of their own."""
+    """Map head numbers of a site to strengths; `strength` is for heads without one of their own."""
     found: dict[int, float] = {}
     for path in (site.name, site.path):
         if path in head_set:
@@ -41,7 +41,7 @@ def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float
 
 
 def check(head_sets: Sequence[HeadSet]) -> None:
-    """Raises `MethodError` for a module with no heads."""
+    """Raise `MethodError` for a module with no heads."""
     for head_set in head_sets:
         for path, heads in head_set.items():
             if heads is not None and not heads:
@@ -51,16 +51,16 @@ def check(head_sets: Sequence[HeadSet]) -> None:
 
 
 def check_heads(site: Site, heads: Sequence[int] | Mapping[int, float] | None) -> None:
-    """Raises `MethodError` for heads that a site does not have; warns of those that are named twice."""
+    """Raise `MethodError` for heads that a site does not have; warn of those that are named twice."""
     if heads is None:
         return
     numbers = [int(h) for h in heads]
     bad = [h for h in numbers if not 0 <= h < site.heads]
     if bad:
-        near = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
+        closest = sorted(range(site.heads), key=lambda h: abs(h - bad[0]))[:5]
         raise MethodError(
             f"SoftPAG: {site.name} has heads 0 to {site.heads - 1}, got {bad[0]}; the nearest are "
-            f"{sorted(near)}."
+            f"{sorted(closest)}."
         )
     if len(set(numbers)) < len(numbers):
         warnings.warn(

@@ -1,7 +1,8 @@
-"""Radial attention for video: the farther apart two frames are, the narrower the band in which they meet.
+"""Radial attention for video: a band of visible tokens that narrows with the distance between two frames.
 
 Paper: Li et al., "Radial Attention: O(n log n) Sparse Attention with Energy Decay for Long Video Generation"
-(arXiv 2506.19852). Formula and published code differ; both are in `kernels.masks.band`.
+(arXiv 2506.19852). Formula and published code differ; both are in `kernels.masks.band`, the block rule in
+`band_blocks`.
 """
 
 from dataclasses import dataclass, field
@@ -19,17 +20,17 @@ from .sparse.nearest import MOST, aligned_frame, aligned_text
 
 @dataclass(frozen=True)
 class Radial(SparseMethod):
-    """A band that halves with every doubling of the frame distance, and sink frames that all see.
+    """A band that halves with every doubling of the frame distance, and sink frames that all tokens see.
 
-    `mode="release"`, the default because the published videos were made with it, follows the code and has a
-    `decay`; `"paper"` is the formula. `reduce="token"` is exact at any size; `"block"` keeps or drops whole
-    blocks as the code does, cheaper and rougher. Raises `MethodError` for settings out of range,
-    `UnsupportedError` for images.
+    `mode="release"` follows the published code and has a `decay`. It is the default, because the published
+    videos were made with it. `"paper"` is the formula. `reduce="token"` is exact at any size. `"block"` keeps
+    or drops complete blocks as the code does, which is cheaper and rougher. Raises `MethodError` for settings
+    out of range, `UnsupportedError` for images.
 
-    Departures from the published code: frames of fewer than 128 tokens see all of their neighbouring frames,
-    where the code thins them out. A shorter last block counts the rows that it has, where the code takes full
-    blocks only. The last piece of a frame that begins inside a block follows the rule of the others, where
-    the code can drop it.
+    There are three departures from the published code. Frames of fewer than 128 tokens see all of their
+    neighbouring frames, which the code thins out. A shorter last block counts the rows that it has; the code
+    takes full blocks only. The last piece of a frame that begins inside a block follows the rule of the
+    others; the code can drop it.
     """
 
     name: ClassVar[str] = "radial"
@@ -92,7 +93,7 @@ class Radial(SparseMethod):
         return SparseCore(self, site, run, inner)
 
     def refuses(self, grid: Grid) -> str | None:
-        """Refuses images, and more sink frames than frames."""
+        """Return why images, or more sink frames than frames, are refused."""
         if grid[0] == 1:
             return (
                 f"Radial thins out frames and needs two or more, got one of {grid[1]} x {grid[2]} tokens; "
@@ -106,19 +107,19 @@ class Radial(SparseMethod):
         return None
 
     def rule(self, grid: Grid) -> Band:
-        """Makes the band on a grid."""
+        """Make the band on a grid."""
         frames, per_frame = grid[0], grid[1] * grid[2]
         if self.mode == "release":
             reach = release_reach(frames, per_frame, self.decay, self.block)
         else:
-            # Bands below a block cannot be told apart by blocks.
+            # Blocks cannot distinguish bands that are narrower than a block.
             reach = paper_reach(frames, per_frame, self.block if self.reduce == "block" else 1)
         return Band(reach, grid[2], self.sink_frames)
 
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
-        """Specifies a plan in raster order, in which a band is a band."""
+        """Specify a plan in raster order, in which a band is contiguous."""
         if tile is not None:
             raise MethodError(
                 "Radial numbers the tokens of a frame row by row and takes no tile; leave it out."
@@ -134,6 +135,6 @@ class Radial(SparseMethod):
         )
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """Finds the closest frame size whose tokens fill blocks; `tile` holds runs of a block."""
+        """Find the closest frame size whose tokens fill blocks; `tile` holds runs of a block."""
         sides = aligned_frame(*grid[1:], (1, 1), self.block)
         return {"grid": (min(grid[0], MOST[0]), *sides)} | aligned_text(text, tile)

@@ -1,4 +1,4 @@
-"""Keeps what attention gives, before the projection out, so that two models can be compared by layers."""
+"""Keep the output of attention, before the projection out, so that two models can be compared by layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from ..core import Core, Layout, Method, RunContext, Site, Slot
 
 
 @dataclass(frozen=True)
-class Watch(Method):
-    """Outputs `[B, N, H, D]` of every `every`-th attention module, text rows included, by name in `kept`.
+class RecordAttention(Method):
+    """Records the output of every `every`-th attention module, `[B, N, H, D]`, by name in `kept`.
 
-    Each call of the model replaces what the one before left.
+    Text rows are included. Each call of the model replaces the records of the one before.
     """
 
-    name: ClassVar[str] = "watch"
+    name: ClassVar[str] = "record"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
     reads_layout: ClassVar[bool] = False
 

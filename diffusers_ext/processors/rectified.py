@@ -1,8 +1,8 @@
 """RectifiedSparse: keep the blocks of keys that matter, as pooled blocks show, and make up for the rest.
 
 Paper: Liu et al., "Rectified SpaAttn: Revisiting Attention Sparsity for Efficient Video Generation" (arXiv
-2511.19835). The arithmetic is in `kernels.block_sparse.select`. Blocks are chosen in every call, so
-only what is known of them beforehand is planned and cached (`kernels.candidates`).
+2511.19835). The arithmetic is in `kernels.block_sparse.select`. Blocks are chosen in every call, so only what
+is known beforehand is planned and cached (`kernels.plan.dynamic`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,26 +20,27 @@ from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps
 from .sparse.placement import PlacedPlan
 
-BYTES_A_PAIR = 48  # of blocks, at the peak of `select`; 46 measured on a CPU
+BYTES_A_PAIR = 48  # bytes for a pair of blocks at the peak of `select`; 46 were measured on a CPU
 
 
 @dataclass(frozen=True)
 class RectifiedSparse(SparseMethod):
-    """Attention over the blocks with the largest estimated weight, rectified by pooled blocks; any grid.
+    """Attention over the blocks with the largest estimated weight, rectified by pooled blocks.
 
-    A row of `block` queries ranks the key blocks of the grid and all text together, as one column, by their
-    estimated weight. It keeps as many columns as `keep` is of the blocks, and more where those hold less than
-    `p_remaining` of its estimated attention; either may be `None`, not both. The text counts in both, as in
-    the published code: where it ranks among the kept columns, a row keeps one block fewer, and where it holds
-    `p_remaining` alone, no block is added. Text sees all and is seen by all, wherever it ranks.
+    It takes any grid. A row of `block` queries ranks columns by their estimated weight. Each key block of the
+    grid is a column, and all text together is one more. It keeps as many columns as the share `keep` of the
+    blocks, and more if those hold less than `p_remaining` of its estimated attention. Either setting may be
+    `None`, but not both. The text counts in both, as in the published code. If it ranks among the kept
+    columns, a row keeps one block fewer. If it holds `p_remaining` alone, no block is added. Text sees all
+    and is seen by all, wherever it ranks.
 
     Defaults are those published for Wan 2.1 (HunyuanVideo: `keep=0.2, dense_steps=0`; FLUX.1 at 4096 px:
     `keep=0.1, dense_steps=0`). For inference only. Raises `MethodError` for settings out of range.
 
-    Departures from the published code: tokens are ordered tile by tile instead of along a space-filling
-    curve. Blocks are as compact, but with `touching` a row keeps more neighbours (24.9 instead of 17.3 of 591
-    blocks on a grid of 21 x 45 x 80). A shorter last block counts its own tokens, where the code counts
-    padding. A share of 1 is dense attention, where the code drops a block in favour of the text.
+    There are three departures from the published code. Tokens are ordered tile by tile instead of along a
+    space-filling curve. Blocks are as compact, but with `touching` a row keeps more neighbours. On a grid of
+    21 x 45 x 80 it keeps 24.9 instead of 17.3 of 591 blocks. A shorter last block counts its own tokens; the
+    code counts padding. A share of 1 is dense attention; the code drops a block in favour of the text.
     """
 
     name: ClassVar[str] = "rectified"
@@ -114,20 +115,20 @@ class RectifiedSparse(SparseMethod):
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> DynamicPlanSpec:
-        """Specifies what is known before the data: the least that is kept."""
+        """Specify what is known before the data: the least that is kept."""
         q_tile, k_tile = tile or (self._tile(grid),) * 2
         keep = 1.0 if self.p_remaining == 1 else self.keep or 0.0
         return DynamicPlanSpec(grid, text, q_tile, k_tile, keep, self.touching, self.first_frame, text_rows)
 
     def expect(self, spec: DynamicPlanSpec, backend: str) -> str | None:
-        """Also expects no gain where there are hardly any blocks to choose from."""
+        """Return why no gain is expected, also if there are fewer than two blocks to choose from."""
         if spec.grid_tokens < 2 * spec.block_k:
             few = f"{spec.grid_tokens} tokens are fewer than two blocks of {spec.block_k}"
             return f"{few}, which leaves no choice"
         return super().expect(spec, backend)
 
     def remark(self, spec: DynamicPlanSpec) -> str:
-        """Adds that densities are lower bounds, and that every call pays for the choice."""
+        """Add that densities are lower bounds, and that every call pays for the choice."""
         least = (
             "the least that runs, as the data may add blocks"
             + ("; the text counts as one block of those that a row keeps" if spec.text else "")
@@ -140,7 +141,7 @@ class RectifiedSparse(SparseMethod):
         return RectifiedCore(self, site, run, inner)
 
     def _tile(self, grid: Grid) -> Grid:
-        """Finds the most even tile of a block: for 128 tokens 8 x 16, or 2 x 8 x 8 in videos."""
+        """Find the most even tile of a block: for 128 tokens 8 x 16, or 2 x 8 x 8 in videos."""
         depth = 1 if grid[0] == 1 else 2
         height = 1 << ((self.block // depth).bit_length() - 1) // 2
         return depth, height, self.block // depth // height

@@ -24,15 +24,15 @@ from .head_sets import HeadSet
 class SoftPAG(Guidance):
     """Perturbed-attention guidance on chosen heads: `guided + scale * (cond - perturbed)`.
 
-    With the host's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it
-    `c + scale (c - p)`; the perturbed pass `p` runs on the conditional rows only, one more pass per step.
-    The defaults are gentle and of no model in particular: `dx.preset(pipe, "softpag")` has the settings that
-    are known for a pipeline. Raises `MethodError` for settings out of range, unknown module paths and heads.
+    With the pipeline's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it `c +
+    scale (c - p)`. The perturbed pass `p` is one more pass per step, on the conditional rows only. The
+    defaults are gentle and not tuned to any model: `dx.preset(pipe, "softpag")` has the settings that are
+    known for a pipeline. Raises `MethodError` for settings out of range, unknown module paths and heads.
     """
 
     name: ClassVar[str] = "softpag"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OUTPUT, Slot.DENOISER})
-    order_free: ClassVar[bool] = True  # an image token is told from text, never from another image token
+    order_free: ClassVar[bool] = True  # image tokens differ from text, not from each other
 
     heads: HeadSet | Sequence[HeadSet] | None = field(
         default=None,
@@ -42,8 +42,8 @@ class SoftPAG(Guidance):
             "all heads",
         },
     )
-    # PAG takes 3 on U-Nets. On shapes-sd3 that halved what comes out right (23 % against 47 of 30 pictures),
-    # where 1 did no harm (57 %); the example of diffusers for SD3 takes 0.7. Presets have what suits a model.
+    # PAG takes 3 on U-Nets. On shapes-sd3 a scale of 3 halved the share of right pictures (23 % against 47 %
+    # of 30), and 1 did no harm (57 %). The example of diffusers for SD3 takes 0.7. Presets suit their models.
     scale: float = field(
         default=1.0,
         metadata={"unit": "guidance scale", "low": 0.0, "high": 20.0, "help": "weight w of cond - perturbed"},
@@ -101,7 +101,7 @@ class SoftPAG(Guidance):
     # what to act on -----------------------------------------------------------------------------------------
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Sites named in `heads`, or the middle layer."""
+        """Select the sites named in `heads`, or the middle layer."""
         usable = [s for s in sites if s.kind != "cross"]
         if self.heads is None:
             return _middle(usable)
@@ -110,9 +110,9 @@ class SoftPAG(Guidance):
             for path, heads in head_set.items():
                 found = [s for s in sites if path in (s.name, s.path)]
                 if not found:
-                    near = ", ".join(nearest_names(path, [s.name for s in usable]))
+                    closest = ", ".join(nearest_names(path, [s.name for s in usable]))
                     raise MethodError(
-                        f"SoftPAG found no attention module {path!r}; the nearest names are {near}."
+                        f"SoftPAG found no attention module {path!r}; the nearest names are {closest}."
                     )
                 for site in found:
                     head_sets.check_heads(site, heads)
@@ -124,7 +124,7 @@ class SoftPAG(Guidance):
         return sorted(picked, key=sites.index)
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        """Cross-attention is out: its value has other tokens than its query, so there is no identity map."""
+        """Refuse cross-attention: its value has other tokens than its query, so there is no identity map."""
         if site.kind == "cross":
             return (
                 f"SoftPAG makes attention the identity map, which cross-attention ({site.path}) does not have"
@@ -133,7 +133,7 @@ class SoftPAG(Guidance):
 
     @property
     def reads_layout(self) -> bool:
-        """Only the image block slices the sequence inside the core."""
+        """True if the core slices the sequence, which only `image_block` does."""
         return self.scope == "image_block"
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
@@ -142,7 +142,7 @@ class SoftPAG(Guidance):
     # the extra pass -----------------------------------------------------------------------------------------
 
     def idle(self, run: RunContext) -> str | None:
-        """Why no step of a run was guided, although scale and strength ask for it."""
+        """Return why no step of a run was guided, although scale and strength ask for it."""
         if self._is_off():
             return None
         return (
@@ -169,7 +169,7 @@ class SoftPAG(Guidance):
         return run.step in step_window(self.start, self.stop, run.steps)
 
     def begin_pass(self, cores: dict[Site, "_PerturbedCore"], rows: int, like: Tensor) -> None:
-        """Sets the weight `[rows, 1 or S, H, 1]` of every bound core: strength by head, 0 on text rows."""
+        """Set the weight `[rows, 1 or S, H, 1]` of every bound core: strength by head, 0 on text rows."""
         for site, core in cores.items():
             strength = self.strengths(site, rows)
             core.picked = strength.any(dim=0).nonzero().flatten().to(like.device)
@@ -179,11 +179,11 @@ class SoftPAG(Guidance):
                 core.weight = core.weight * _image_rows(core.run.layout, like)
 
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
-        """`scale * (cond - perturbed)`, `[B, ...]` like its arguments (eq. 5)."""
+        """Return `scale * (cond - perturbed)`, `[B, ...]` like its arguments (eq. 5)."""
         return self.scale * (cond - perturbed)
 
     def strengths(self, site: Site, rows: int) -> Tensor:
-        """`U [rows, H]` of one site, fp32 on the CPU."""
+        """Return the strengths `U [rows, H]` of one site, fp32 on the CPU."""
         for what in (self.heads, self.strength):
             if _per_row(what) and len(what) != rows:
                 raise MethodError(
@@ -236,14 +236,14 @@ class _PerturbedCore:
 
 
 def _image_rows(layout: Layout, like: Tensor) -> Tensor:
-    """`[1, S, 1, 1]`: 1 on image rows, 0 on text rows of a joint sequence."""
+    """Return `[1, S, 1, 1]`: 1 on image rows, 0 on text rows of a joint sequence."""
     rows = torch.zeros(max(layout.vision.stop, layout.text.stop), device=like.device, dtype=like.dtype)
     rows[layout.vision] = 1
     return rows[None, :, None, None]
 
 
 def _middle(sites: Sequence[Site]) -> list[Site]:
-    """PAG's own default: the mid block of a U-shaped denoiser, else the middle layer, of every denoiser.
+    """Select as PAG does by default: the mid block of a U-shaped denoiser, else the middle layer, of each.
 
     A layer with two attention modules (SD3.5 medium) counts once, and the first of them is taken.
     """

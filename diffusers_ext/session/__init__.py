@@ -1,1 +1,1 @@
-"""What lives while methods are in force: `apply`, its checks, the hook and the report."""
+"""Everything that exists while methods are in force: `apply`, its checks, the hook and the report."""

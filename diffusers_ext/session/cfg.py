@@ -1,4 +1,4 @@
-"""Which branch of classifier-free guidance (CFG) a denoiser call computes, and which pipeline makes it."""
+"""Find which branch of classifier-free guidance (CFG) a denoiser call computes, and which pipeline calls."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ from ..families.base import Family
 Cfg = Literal["auto", "none", "batch", "two_calls"]
 Pass = Literal["cond", "uncond", "both"]
 
-# Parts of the names of pipelines whose calls are not one conditional and one unconditional branch, and why.
+# Parts of the names of pipelines whose calls are not one conditional and one unconditional branch; reasons.
 UNREADABLE = {
     "InstructPix2Pix": "combines three predictions",
     "LEdits": "combines three predictions",
@@ -30,7 +30,7 @@ UNREADABLE = {
     "Pix2PixZero": "asks the denoiser again for gradients",
     "TextToVideoZero": "moves single frames between its calls",
 }
-# Guiders of modular pipelines that weight their branches by numbers which sum to one.
+# Guiders of modular pipelines that weight their branches by numbers whose sum is one.
 LINEAR_GUIDERS = ("ClassifierFreeGuidance", "AdaptiveProjectedGuidance")
 NAMES: dict[str, Pass] = {
     "cond": "cond",
@@ -50,7 +50,7 @@ class Calls:
     delta: Tensor | None = None  # what a guidance method added to the conditional one
 
     def note(self, run: Hashable, point: Hashable) -> bool:
-        """Counts a call; true where it is the first of a run."""
+        """Count a call; return whether it is the first of a run."""
         if (run, point) == (self.run, self.point):
             self.count += 1
             return False
@@ -67,7 +67,7 @@ class _NoState(BaseState):
 
 
 class BranchName(StateManager):
-    """The cache context that the host set in this thread, whose name is that of a branch."""
+    """The cache context that the pipeline set in this thread; its name is that of a branch."""
 
     def __init__(self) -> None:
         self._thread = threading.local()
@@ -83,14 +83,14 @@ class BranchName(StateManager):
 
     @property
     def name(self) -> str | None:
-        """The name of the branch, where the host gave one."""
+        """The name of the branch, or `None` if the pipeline gave none."""
         return None if self._context is None else self._context.name
 
 
-class Branches:
-    """Knows which calls of one denoiser are conditional and which are not.
+class CFGBranches:
+    """Finds which calls of one denoiser are conditional and which are not.
 
-    `cfg="auto"` asks the pipeline that calls. A name given by its `cache_context` wins; without one, calls at
+    `cfg="auto"` asks the pipeline that calls. A name given by its `cache_context` wins. Without one, calls at
     the same point of a trajectory alternate, conditional first, as in every known pipeline with two calls.
     `home` is the pipeline that the session was applied to, `None` for a bare denoiser.
     """
@@ -101,7 +101,7 @@ class Branches:
         self.family = family
 
     def read(self, pipe: Any, name: str | None, calls: int) -> Pass:
-        """The branch of the call number `calls` at a point; `name` is that of the host's cache context."""
+        """Return the branch of call number `calls` at a point; `name` is from the cache context."""
         if name in NAMES:
             return NAMES[name]
         mode = self.mode(pipe)
@@ -110,7 +110,7 @@ class Branches:
         return "both" if mode == "batch" else "cond"
 
     def mode(self, pipe: Any) -> Cfg:
-        """How the pipeline that calls uses CFG."""
+        """Return how the pipeline that calls uses CFG."""
         if self.cfg != "auto":
             return self.cfg
         if pipe is None:
@@ -120,33 +120,35 @@ class Branches:
         return "batch" if getattr(pipe, "do_classifier_free_guidance", False) else "none"
 
     def check(self, pipe: Any, method: str) -> None:
-        """Raises `UnsupportedError` where guidance could not know its rows, or would not come out as one
-        `delta`; called before anything runs and in every run.
+        """Raise `UnsupportedError` if guidance cannot know its rows, or would not be added exactly once.
+
+        It is called before anything runs, and again in every run.
         """
-        host = type(pipe).__name__
+        kind = type(pipe).__name__
         for part, what in UNREADABLE.items():
-            if part in host:
+            if part in kind:
                 raise UnsupportedError(
-                    f"{host} {what}, {method} knows how to guide one conditional and one unconditional "
+                    f"{kind} {what}, {method} knows how to guide one conditional and one unconditional "
                     "branch; use a pipeline with these two."
                 )
         for guider in (getattr(pipe, "guider", None), getattr(pipe, "guider_2", None)):
             if guider is not None and (why := _nonlinear(guider)) is not None:
                 raise UnsupportedError(
-                    f"{method} needs branches that are combined linearly, but the guider of {host} {why}; "
+                    f"{method} needs branches that are combined linearly, but the guider of {kind} {why}; "
                     "use ClassifierFreeGuidance with guidance_rescale=0."
                 )
         silent = not hasattr(type(pipe), "do_classifier_free_guidance")
         modular = isinstance(pipe, ModularPipeline)
         if self.cfg == "auto" and pipe is not None and self.family.cfg == "batch" and silent and not modular:
             raise UnsupportedError(
-                f"{host} does not tell whether it uses classifier-free guidance; say so in apply(): "
+                f"{kind} does not tell whether it uses classifier-free guidance; say so in apply(): "
                 "cfg='batch' (unconditional rows first), 'two_calls' or 'none'."
             )
 
     def check_caller(self, caller: Any) -> None:
-        """Raises `UnsupportedError` where a pipeline of another kind runs the denoiser than the session is
-        on; a copy of that pipeline is of its kind.
+        """Raise `UnsupportedError` if a pipeline of another class than the session's runs the denoiser.
+
+        A copy of the session's pipeline passes.
         """
         stated = self.home is None and self.cfg != "auto"
         if caller is None or type(caller) is type(self.home) or stated:
@@ -158,14 +160,15 @@ class Branches:
         )
 
     def check_run(self, pipe: Any, method: str, branch: Pass, latents: Tensor) -> None:
-        """Raises `UnsupportedError` where the first call of a run shows that its branches are not those that
-        guidance knows: rows in another order, branches that are rescaled, what `check` finds.
+        """Raise `UnsupportedError` if the first call of a run has other branches than guidance knows.
+
+        It finds rows in another order, branches that are rescaled, and what `check` finds.
         """
         self.check(pipe, method)
-        host = type(pipe).__name__
+        kind = type(pipe).__name__
         if self.mode(pipe) != "none" and getattr(pipe, "guidance_rescale", None):
             raise UnsupportedError(
-                f"{method} needs branches that are combined linearly, but {host} rescales them "
+                f"{method} needs branches that are combined linearly, but {kind} rescales them "
                 f"(guidance_rescale={pipe.guidance_rescale}); set guidance_rescale=0."
             )
         if branch != "both" or pipe is None or len(latents) % 2:
@@ -174,12 +177,12 @@ class Branches:
         if bool(((uncond != cond) & ~uncond.isnan()).any()):
             raise UnsupportedError(
                 f"{method} expects a batch of the same latents twice, unconditional rows first, but the "
-                f"halves of the batch from {host} differ, so its rows are not known; use a pipeline that "
+                f"halves of the batch from {kind} differ, so its rows are not known; use a pipeline that "
                 "puts them in this order."
             )
 
     def check_count(self, pipe: Any, method: str, calls: int) -> None:
-        """Raises `UnsupportedError` for a third call where two branches are two calls."""
+        """Raise `UnsupportedError` for a third call at a step of a pipeline with two calls."""
         if self.mode(pipe) == "two_calls" and calls > 2:
             raise UnsupportedError(
                 f"{method} knows how to guide two calls at a step, conditional and unconditional, but "
@@ -189,7 +192,7 @@ class Branches:
 
 
 def _nonlinear(guider: Any) -> str | None:
-    """Why the result of a guider is not a sum of branches with weights that sum to one, or `None`."""
+    """Return why the result of a guider is not a sum of branches whose weights sum to one, or `None`."""
     name = type(guider).__name__
     if name not in LINEAR_GUIDERS:
         return f"is a {name}"
@@ -201,7 +204,7 @@ def _nonlinear(guider: Any) -> str | None:
 
 
 def calling_pipeline() -> Any | None:
-    """The innermost diffusers pipeline whose `__call__` is running in this thread."""
+    """Return the innermost diffusers pipeline whose `__call__` is running in this thread."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):

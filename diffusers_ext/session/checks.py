@@ -1,4 +1,4 @@
-"""What may be put under a session, denoisers and methods, or the sentence that says why not."""
+"""Check the denoisers and the methods of a session, and raise with the reason if one cannot be used."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from .registration import NAME
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A model of a pipeline with what its family knows of it."""
+    """A denoiser of a pipeline, with its family and its sites."""
 
     component: str
     model: nn.Module
@@ -24,14 +24,17 @@ class Denoiser:
 
 
 def session_of(model: nn.Module) -> Any:
-    """The `Session` in force on a denoiser, or `None`."""
+    """Return the `Session` in force on a denoiser, or `None`."""
     registry = getattr(model, "_diffusers_hook", None)
     hook = registry.get_hook(NAME) if isinstance(registry, HookRegistry) else None
     return hook.session if hook is not None else None
 
 
 def inspect(component: str, model: nn.Module) -> Denoiser:
-    """A denoiser and its sites; raises `UnsupportedError` or `ConflictError` where nothing may be swapped."""
+    """Return a denoiser and its sites.
+
+    Raises `UnsupportedError` or `ConflictError` if its processors must not be swapped.
+    """
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(
             f"{component or type(model).__name__} is compiled as a whole, which hides its attention modules; "
@@ -52,7 +55,10 @@ def inspect(component: str, model: nn.Module) -> Denoiser:
 
 
 def _known_family(component: str, model: nn.Module) -> Family:
-    """`family_of`, which for a wrapper (PEFT, DataParallel) says where the denoiser is inside."""
+    """Return `family_of(model)`.
+
+    For a wrapper (PEFT, DataParallel) the error says where the denoiser is inside.
+    """
     try:
         return family_of(model)
     except UnsupportedError as error:
@@ -69,7 +75,7 @@ def _known_family(component: str, model: nn.Module) -> Family:
 
 
 def _compile_hint(component: str, model: nn.Module) -> str:
-    """How the blocks of this model are compiled."""
+    """Return the line of Python that compiles the blocks of this model."""
     inner = getattr(model, "_orig_mod", model)
     name = f"pipe.{component}" if component else "model"
     if getattr(inner, "_repeated_blocks", None):
@@ -80,8 +86,9 @@ def _compile_hint(component: str, model: nn.Module) -> str:
 
 
 def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozenset[Site]]:
-    """The sites of each method by its `id`; raises `MethodError` or `UnsupportedError` where there are none
-    that it can act on.
+    """Return the sites of each method by its `id`.
+
+    Raises `MethodError` or `UnsupportedError` if there are none that it can act on.
     """
     selected = {}
     for method in methods:
@@ -100,7 +107,7 @@ def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozense
 
 
 def _check_kind(method: Any) -> None:
-    """Raises `MethodError` for what is no method, or guidance without the slot that says so."""
+    """Raise `MethodError` for an object that is no method, and for guidance without its slot."""
     if isinstance(method, type) and issubclass(method, Method):
         raise MethodError(
             f"apply() takes methods with their settings, got the class {method.__name__}; add brackets: "
@@ -126,7 +133,7 @@ def _check_kind(method: Any) -> None:
 
 
 def check_stock(denoiser: Denoiser, touched: list[Site]) -> None:
-    """Raises `UnsupportedError` where a touched module runs a processor that we do not reproduce."""
+    """Raise `UnsupportedError` if a touched module runs a processor that we do not reproduce."""
     running = {
         site.path: type(denoiser.model.get_submodule(site.name).processor).__name__ for site in touched
     }

@@ -1,4 +1,4 @@
-"""What cannot be in force together: two owners of a slot, or guidance and a cache on its denoiser."""
+"""Find what cannot be in force together: two owners of a slot, or guidance and a cache on its denoiser."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,13 +6,13 @@ from torch import nn
 
 from ..core import Guidance, Method, Site, Slot
 from ..errors import ConflictError
-from .reorder import host_parts, replaced_forward
+from .reorder import diffusers_modules, replaced_forward
 
 
 def check_conflicts(
     methods: Sequence[Method], selected: Mapping[int, frozenset[Site]], models: Iterable[nn.Module]
 ) -> None:
-    """Raises `ConflictError` for two owners of a slot, and for guidance under a cache.
+    """Raise `ConflictError` for two owners of a slot, and for guidance under a cache.
 
     `selected` has the sites of each method by its `id`.
     """
@@ -32,13 +32,13 @@ def check_conflicts(
                 )
     for method in methods:
         for model in models if isinstance(method, Guidance) else ():
-            check_second_pass(method, model, host_parts(model))
+            check_second_pass(method, model, diffusers_modules(model))
 
 
 def check_second_pass(method: Guidance, model: nn.Module, parts: Mapping[str, nn.Module]) -> None:
-    """Raises `ConflictError` where what a denoiser keeps from one pass would be used in the other.
+    """Raise `ConflictError` if a denoiser keeps results of one pass that the other would use.
 
-    `parts` are the host's own modules inside `model`, by path.
+    `parts` are the modules of diffusers inside `model`, by path.
     """
     if getattr(model, "is_cache_enabled", False):
         raise ConflictError(

@@ -1,4 +1,4 @@
-"""The one hook on a denoiser: reads each call, counts it, and makes the extra pass of guidance."""
+"""The hook on a denoiser: it reads each call, counts it, and makes the extra pass of guidance."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ..core import Core, Guidance, ReportingCore, RunContext, Site
 from ..errors import ConflictError, UnsupportedError
 from ..families.base import take_rows, with_prediction
-from .cfg import Branches, BranchName, Calls, calling_pipeline
+from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
 from .conflicts import check_second_pass
-from .reorder import Hoisting, host_parts
-from .steps import Clocks
+from .reorder import TokenReordering, diffusers_modules
+from .steps import StepIndices
 from .swap import Swap
-from .timing import Stopwatch
+from .timing import Timer
 
 
 class DenoiserHook(ModelHook):
@@ -25,10 +25,10 @@ class DenoiserHook(ModelHook):
 
     Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
     more with `run.perturbed` set, and adds `delta` to every row. Classifier-free guidance weights its
-    branches by numbers that sum to one. So one `delta` comes out, whatever the host's scale is.
+    branches by numbers that sum to one. So one `delta` comes out, whatever the pipeline's scale is.
 
-    Several threads may call, each with a pipeline of its own. Calls take turns, and what is kept from call to
-    call is kept for each pipeline.
+    Several threads may call, each with a pipeline of its own. Calls take turns, and each pipeline has its own
+    counters.
     """
 
     _is_stateful = True
@@ -37,36 +37,39 @@ class DenoiserHook(ModelHook):
         self,
         session: Any,
         swap: Swap,
-        branches: Branches,
-        hoisting: Hoisting,
+        branches: CFGBranches,
+        reordering: TokenReordering,
         scheduled: Sequence[ReportingCore],
         guidance: Guidance | None,
         guided: Mapping[Site, Core],
     ) -> None:
-        """`scheduled` cores prepare for each call; `guided` are the cores that `guidance` bound here."""
+        """Store the parts; `scheduled` cores prepare for calls, `guided` are the cores of `guidance`."""
         super().__init__()
         self.session = session  # found here by summary() and remove()
         self.family = branches.family
         self.run: RunContext = session.run
-        self.clocks: Clocks = session.clocks
+        self.step_indices: StepIndices = session.step_indices
         self.swap = swap
         self.branches = branches
-        self.hoisting = hoisting
+        self.reordering = reordering
         self.scheduled = scheduled
         self.guidance = guidance
         self.guided = dict(guided)
-        self.parts = host_parts(swap.model)
+        self.parts = diffusers_modules(swap.model)
         self.calls = 0
         self.extra_passes = 0
-        self.host_watch = Stopwatch()
-        self.extra_watch = Stopwatch()
-        # cache_context() of the host's pipelines writes "cond" or "uncond" here, by this name
+        self.timer = Timer()
+        self.extra_timer = Timer()
+        # cache_context() of diffusers pipelines writes "cond" or "uncond" here, by this name
         self._context = BranchName()
         self._made: WeakKeyDictionary[Any, Calls] = WeakKeyDictionary()  # by calling pipeline
         self._made_bare = Calls()
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Forgets the trajectory of the pipeline that calls, which does so after each run, or all of them."""
+        """Forget the trajectory of the pipeline that calls, or of all pipelines if none calls.
+
+        Pipelines call this after each run.
+        """
         if (caller := calling_pipeline()) is not None:
             self._made.pop(caller, None)
             return module
@@ -92,7 +95,7 @@ class DenoiserHook(ModelHook):
         for core in self.scheduled:
             core.begin_call(_latents(call))
         out = self._forward(module, call, made, pipe, args, kwargs)
-        self.session.remark(self.clocks.of(pipe))
+        self.session.remark(self.step_indices.of(pipe))
         return out
 
     def _forward(
@@ -105,30 +108,30 @@ class DenoiserHook(ModelHook):
         kwargs: dict[str, Any],
     ) -> Any:
         forward = self.fn_ref.original_forward
-        if (hoisted := self.hoisting.around(module, call, forward)) is not None:
-            args, kwargs, forward = (), call, hoisted
+        if (reordered := self.reordering.around(module, call, forward)) is not None:
+            args, kwargs, forward = (), call, reordered
         if self.guidance is None or not self.guidance.active(self.run):
-            with self.host_watch:
+            with self.timer:
                 return forward(*args, **kwargs)
         check_second_pass(self.guidance, module, self.parts)
         if call.get("skip_layers") is not None or self.run.pass_ == "uncond":
             # Skip-layer guidance subtracts its prediction from the conditional one: the same delta cancels.
-            with self.host_watch:
+            with self.timer:
                 out = forward(*args, **kwargs)
             return _shifted(out, self._stored(out, made, pipe))
 
         batch = self.family.batch(call)
         rows = self._conditional_rows(batch, pipe)
-        # Taken before the host's pass, which may pop entries from the dictionaries it was given.
+        # Taken before the first pass, which may pop entries from the dictionaries it was given.
         again = take_rows(call, batch, rows, self.family.unbatched)
-        with self.host_watch:
+        with self.timer:
             out = forward(*args, **kwargs)
-        if self.session.closed:  # while the host's pass ran: the perturbed one would find no cores
+        if self.session.closed:  # during the first pass: the perturbed one would find no cores
             return out
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.guided, cond.shape[0], cond)
         perturbed = self._perturbed(forward, *_as_given(again, module, args, kwargs))
-        self.clocks.of(pipe).extra_passes += 1
+        self.step_indices.of(pipe).extra_passes += 1
         made.delta = self.guidance.delta(cond, perturbed)
         return _shifted(out, made.delta)
 
@@ -137,7 +140,7 @@ class DenoiserHook(ModelHook):
     ) -> Tensor:
         self.run.perturbed = True
         try:
-            with self.extra_watch:
+            with self.extra_timer:
                 out = forward(*args, **kwargs)
         finally:
             self.run.perturbed = False
@@ -145,15 +148,15 @@ class DenoiserHook(ModelHook):
         return _prediction(out)
 
     def _read(self, module: nn.Module, call: Mapping[str, Any], pipe: Any, calling: bool) -> Calls:
-        """Brings `run` up to date; raises where guidance does not know this call."""
+        """Bring `run` up to date; raise if guidance does not know this call."""
         self.calls += 1
         timestep = self.family.timestep(call)
         value = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
         self.run.layout = self.family.layout(module, call)
-        clock = self.clocks.of(pipe)
-        clock.read(pipe, value, self.run, calling)
+        step_index = self.step_indices.of(pipe)
+        step_index.read(pipe, value, self.run, calling)
         made = self._made_bare if pipe is None else self._made.setdefault(pipe, Calls())
-        run, place = clock.point()
+        run, place = step_index.point()
         first = made.note(run, (value, place))
         self.run.pass_ = self.branches.read(pipe, self._context.name, made.count)
         if self.guidance is not None:
@@ -169,7 +172,7 @@ class DenoiserHook(ModelHook):
         if batch % 2:
             raise UnsupportedError(
                 "Classifier-free guidance in one batch needs an even number of rows, unconditional first; "
-                f"got {batch} from {_host(pipe)}; pass cfg='two_calls' for a call per branch."
+                f"got {batch} from {_caller_name(pipe)}; pass cfg='two_calls' for a call per branch."
             )
         return slice(batch // 2, batch)
 
@@ -177,12 +180,12 @@ class DenoiserHook(ModelHook):
         if made.delta is None or made.delta.shape[0] != _prediction(out).shape[0]:
             raise UnsupportedError(
                 f"{self.guidance.name} needs the conditional prediction before the others of a step, but "
-                f"{_host(pipe)} asked in another order; call the denoiser conditional first."
+                f"{_caller_name(pipe)} asked in another order; call the denoiser conditional first."
             )
         return made.delta
 
     def _check_processors(self, pipe: Any) -> None:
-        """Raises where a method would be passed by, since our processors are gone from its sites."""
+        """Raise if our processors are gone from the sites of a method, which would then do nothing."""
         gone = self.swap.gone()
         foreign = {site: method.name for method, sites in self.session.acting for site in sites & gone}
         pag = getattr(pipe, "do_perturbed_attention_guidance", False)
@@ -190,7 +193,7 @@ class DenoiserHook(ModelHook):
             return
         names, paths = " and ".join(dict.fromkeys(foreign.values())), sorted(s.path for s in foreign)
         if pag:
-            # The host puts its processors in before its first step, and would take them out after its last.
+            # diffusers puts its processors in before its first step, and would take them out after its last.
             self.session.put_back()
             clash = (
                 f"{self.guidance.name} and the host's own perturbed-attention guidance both add a pass"
@@ -205,7 +208,7 @@ class DenoiserHook(ModelHook):
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of a denoiser, by name."""
+    """Return the arguments of a call of a denoiser, by name."""
     bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
     call = dict(bound.arguments)
     call.pop("self")
@@ -215,12 +218,12 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def _as_given(
     call: Mapping[str, Any], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments `call` in the form of `args` and `kwargs`: wrappers below may read positions."""
+    """Return the arguments `call` in the form of `args` and `kwargs`: wrappers below may read positions."""
     names = list(inspect.signature(type(module).forward).parameters)[1 : len(args) + 1]
     return tuple(call[name] for name in names), {name: call[name] for name in kwargs}
 
 
-def _host(pipe: Any) -> str:
+def _caller_name(pipe: Any) -> str:
     return "the caller" if pipe is None else type(pipe).__name__
 
 

@@ -1,18 +1,18 @@
-"""Puts a hook on a denoiser below what accelerate has there, and takes it off without a trace."""
+"""Put a hook on a denoiser below those of accelerate, and take it off without a trace."""
 
 from collections.abc import Callable
 
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import nn
 
-NAME = "diffusers_ext"  # of the hook of a session
+NAME = "diffusers_ext"  # name of the hook of a session
 
 
 def install(model: nn.Module, hook: ModelHook, name: str) -> Callable[[], str | None]:
-    """Registers a hook and returns its undo, which restores `forward` or says in a sentence why not.
+    """Register a hook and return its undo, which restores `forward` or returns the reason why not.
 
     accelerate's offload hooks keep what they wrapped in `_old_forward` and put it back after each pipeline
-    call. So ours has to sit below them, or it would be gone from the second image on.
+    call. So our hook must be below them, or it would be gone from the second image on.
     """
     had_registry = hasattr(model, "_diffusers_hook")
     registry = HookRegistry.check_if_exists_or_initialize(model)
@@ -27,7 +27,7 @@ def install(model: nn.Module, hook: ModelHook, name: str) -> Callable[[], str | 
 
     def undo() -> str | None:
         top, later = model.forward, registry._hook_order[-1:] != [name]
-        registry.remove_hook(name, recurse=False)  # makes `forward` what was below ours
+        registry.remove_hook(name, recurse=False)  # makes `forward` what was below our hook
         registry.invalidate_child_registries_cache()
         if top is not installed and not later:
             below, model.forward = model.forward, top

@@ -1,8 +1,9 @@
-"""Puts grid tokens in the order of the plans once for a call of a denoiser, not in every layer.
+"""Put grid tokens in the order of the plans once for a call of a denoiser, not in every layer.
 
-All but attention is token-wise, and dense attention takes any order. So the input is put into the order once,
-and the prediction back. This is exact where positions travel with the tokens (`Family.token_axes`) and where
-nothing else looks at single tokens. Wherever that is not known, the order of the host stays.
+All but attention is token-wise, and dense attention takes any order. So the input is reordered once, and the
+prediction is put back. This is used only where it is exact. Positions must travel with the tokens
+(`Family.token_axes`), and every hook and processor in the model must be one that does not look at single
+tokens. Otherwise tokens are gathered in each layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from ..core import Order, OrderingCore, RunContext
 from ..families.base import Family, FamilyProcessor, with_prediction
 
 ONCE = "tokens put in order once a call"
-# diffusers' hooks that move weights and never look at tokens; caches keep tokens from call to call
+# hooks of diffusers that move weights and never look at tokens; caches keep tokens from call to call
 WEIGHTS_ONLY = frozenset(
     {
         "group_offloading",
@@ -27,10 +28,10 @@ WEIGHTS_ONLY = frozenset(
 )
 
 
-class Hoisting:
-    """Decides for each call of one denoiser whether tokens are put in order once, and does it.
+class TokenReordering:
+    """Decides for each call of one denoiser whether tokens are reordered once, and does it.
 
-    `cores` are those that ask for an order, `bound` names the methods that may count on the host's, and
+    `cores` are those that ask for an order. `bound` names the methods that may depend on raster order, and
     `own` is the name of our hook on the denoiser.
     """
 
@@ -46,32 +47,34 @@ class Hoisting:
     def around(
         self, module: nn.Module, call: Mapping[str, Any], forward: Callable[..., Any]
     ) -> Callable[..., Any] | None:
-        """A forward that takes arguments by name and runs the one below in the order of the cores, or `None`
-        where the call has to stay as it is. `run.order` then says why, unless no core asks for an order.
+        """Wrap `forward` to run in the order of the cores, or return `None` to leave the call as it is.
+
+        The wrapper takes arguments by name. If a core asks for an order, `run.order_note` says what was
+        decided.
         """
         wishes = list({id(wish): wish for core in self.cores if (wish := core.order()) is not None}.values())
         if not wishes:
             return None
         why = self._why_not(module, call, wishes)
-        self.run.order = ONCE if why is None else f"tokens put in order in every layer: {why}"
+        self.run.order_note = ONCE if why is None else f"tokens put in order in every layer: {why}"
         if why is not None:
             return None
 
-        def hoisted(**call: Any) -> Any:
-            self.run.hoisted = True
+        def reordered(**call: Any) -> Any:
+            self.run.reordered = True
             try:
                 out = forward(**call | self._moved(call, wishes[0].tokens))
             finally:
-                self.run.hoisted = False  # blocks that somebody calls by themselves get raster order
+                self.run.reordered = False  # blocks called outside get raster order
             return with_prediction(out, _put(out[0], 1, wishes[0].places))
 
-        return hoisted
+        return reordered
 
     def _moved(self, call: Mapping[str, Any], order: Tensor) -> dict[str, Tensor]:
         return {name: _put(call[name], axis, order) for name, axis in self.family.token_axes.items()}
 
     def _why_not(self, module: nn.Module, call: Mapping[str, Any], wishes: list[Order | str]) -> str | None:
-        """`None` where the tokens of a call can be put in order once, else the reason."""
+        """Return `None` if the tokens of a call can be put in order once, else the reason."""
         first, *others = wishes
         for wish in wishes:
             if isinstance(wish, str):
@@ -79,7 +82,7 @@ class Hoisting:
         if any(not torch.equal(wish.tokens, first.tokens) for wish in others):
             return "layers differ in the order that they need"
         if self.bound:
-            return f"{', '.join(self.bound)} may count on the order of the host"
+            return f"{', '.join(self.bound)} may depend on raster order"
         axes = self.family.token_axes
         if axes is None:
             return f"{type(module).__name__} makes the tokens itself"
@@ -93,7 +96,7 @@ class Hoisting:
         return self._stranger(module)
 
     def _stranger(self, module: nn.Module) -> str | None:
-        """Who, other than the host and us, sees the tokens inside the denoiser."""
+        """Return which module, hook or processor inside may look at single tokens, or `None`."""
         if not _is_own(module, _lowest(module)) or not _stock(type(module)):
             return f"forward of {type(module).__name__} was replaced"
         for name, part in module.named_modules():
@@ -111,8 +114,10 @@ class Hoisting:
 
 
 def replaced_forward(model: nn.Module, parts: Mapping[str, nn.Module]) -> str | None:
-    """The name of the first module with a `forward` that is neither its class's nor a hook of diffusers or
-    accelerate, nor compiled from it; `parts` are the modules inside `model` by path.
+    """Return the name of the first module whose `forward` was replaced, or `None`.
+
+    A hook of diffusers or accelerate, or a compiled `forward`, does not count. `parts` are the modules inside
+    `model` by path.
     """
     if not _is_own(model, _uncompiled(_lowest(model))):
         return type(model).__name__
@@ -124,8 +129,8 @@ def replaced_forward(model: nn.Module, parts: Mapping[str, nn.Module]) -> str | 
     return None
 
 
-def host_parts(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules inside a denoiser whose classes are diffusers' own, by path."""
+def diffusers_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules inside a denoiser whose classes are from diffusers, by path."""
     return {
         path: part
         for path, part in model.named_modules()
@@ -134,7 +139,7 @@ def host_parts(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _lowest(model: nn.Module) -> Callable[..., Any]:
-    """What runs below all hooks of diffusers and accelerate."""
+    """Return the function that runs below all hooks of diffusers and accelerate."""
     registry = vars(model).get("_diffusers_hook")
     if registry is not None and registry._fn_refs:
         lowest = registry._fn_refs[0]
@@ -151,7 +156,7 @@ def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stock(kind: type[nn.Module]) -> bool:
-    """Whether all of a class's `forward`, wrappers included, is from the package that the class is from."""
+    """Return whether the `forward` of a class, wrappers included, is from the package of the class."""
     function, package = kind.forward, kind.__module__.partition(".")[0]
     while function is not None and function.__globals__["__name__"].partition(".")[0] == package:
         function = getattr(function, "__wrapped__", None)
@@ -163,8 +168,9 @@ def _put(x: Tensor, axis: int, order: Tensor) -> Tensor:
 
 
 def _given(call: Mapping[str, Any]) -> list[str]:
-    """Names of the arguments of a call that are not `None`, and in place of dictionaries those of their
-    entries.
+    """Return the names of the arguments of a call that are not `None`.
+
+    A dictionary is replaced by the names of its entries.
     """
     names = []
     for name, value in call.items():

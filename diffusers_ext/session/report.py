@@ -1,4 +1,4 @@
-"""What a session did, for people and for sidecar files."""
+"""Report what a session did, for people and for sidecar files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -9,10 +9,10 @@ from typing import Any
 class SiteReport:
     """One attention module that runs our processor.
 
-    `calls` counts outside compiled regions. `density` is the number of pairs of tokens that see each other,
-    over that of dense attention; extra keys can bring it above 1. `full_share` is the share of the visited
-    blocks that need no check inside. `why` says why this back-end runs, `order` how tokens came into the
-    order of the blocks.
+    `calls` counts outside compiled regions. `density` is the number of visible pairs of tokens, divided by
+    the number of pairs in dense attention; extra keys can bring it above 1. `full_share` is the share of the
+    visited blocks that need no check inside. `why` says why this back-end runs, and `order` how tokens came
+    into the order of the blocks.
     """
 
     path: str
@@ -29,7 +29,7 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A session so far: settings, sites, passes and seconds in the denoiser."""
+    """The report of a session: settings, sites, passes and seconds in the denoiser."""
 
     methods: tuple[Any, ...]
     sites: tuple[SiteReport, ...]
@@ -39,7 +39,7 @@ class Report:
     extra_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "methods": [{"name": m.name, **(asdict(m) if is_dataclass(m) else {})} for m in self.methods],
             "sites": [asdict(s) for s in self.sites],
@@ -50,7 +50,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        methods = ", ".join(map(repr, self.methods)) or "none, so attention is the host's, bit for bit"
+        methods = ", ".join(map(repr, self.methods)) or "none, so attention is that of diffusers, bit for bit"
         share = self.extra_seconds / self.seconds if self.extra_passes else 0.0
         cost = f", which took {share:.2f} times as long as those calls" if self.extra_passes else ""
         rows = [
@@ -64,14 +64,14 @@ class Report:
                 f"{site.density:.2f}",
                 f"{site.full_share:.0%}",
                 site.why,
-                site.order or "as in the host",
+                site.order or "as in the pipeline",
             )
             for site in self.sites
         ]
         return "\n".join(
             [
                 f"Methods: {methods}.",
-                f"The host called the denoiser {_times(self.denoiser_calls)}; guidance added "
+                f"The pipeline called the denoiser {_times(self.denoiser_calls)}; guidance added "
                 f"{self.extra_passes} extra pass{'' if self.extra_passes == 1 else 'es'}{cost}.",
                 *table(COLUMNS, rows),
             ]
@@ -93,7 +93,7 @@ COLUMNS = (
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Lines of a text table with its headings; no line where there are no rows."""
+    """Return the lines of a text table with its headings; no line if there are no rows."""
     cells = [[str(cell) for cell in row] for row in ([columns, *rows] if rows else [])]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(c.ljust(n) for c, n in zip(row, widths, strict=True)).rstrip() for row in cells]

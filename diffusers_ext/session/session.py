@@ -1,4 +1,4 @@
-"""`apply` puts methods on a pipeline: it checks, swaps processors and hooks the denoiser; all is undone."""
+"""Put methods on a pipeline: `apply` checks, swaps processors and hooks the denoiser; `close` undoes it."""
 
 import html
 import threading
@@ -13,14 +13,14 @@ from ..errors import MethodError
 from ..families.base import Family, FamilyProcessor
 from ..families.denoisers import denoisers
 from ..versions import check as check_versions
-from .cfg import Branches, Cfg
+from .cfg import Cfg, CFGBranches
 from .checks import Denoiser, check_stock, inspect, select, session_of
 from .conflicts import check_conflicts
 from .hook import DenoiserHook
 from .registration import NAME, install
-from .reorder import Hoisting
+from .reorder import TokenReordering
 from .report import Report, SiteReport
-from .steps import Clock, Clocks
+from .steps import StepIndex, StepIndices
 from .swap import Swap
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
@@ -28,27 +28,26 @@ BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
 
 
 def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
-    """Puts methods on a pipeline or a bare denoiser, at once; the session is a context manager and has
-    `close()`.
+    """Put methods on a pipeline or a bare denoiser, at once.
 
-    `cfg` says how classifier-free guidance reaches the denoiser: `"auto"` asks the pipeline (and means
-    `"none"` for a bare denoiser), `"batch"` is one call with the unconditional rows first, `"two_calls"` the
-    conditional call first. Without any method every site gets our processor with the dense core, which
-    changes nothing, bit for bit.
+    The session is a context manager and has `close()`. `cfg` says how classifier-free guidance reaches the
+    denoiser. `"auto"` asks the pipeline, and means `"none"` for a bare denoiser. `"batch"` is one call with
+    the unconditional rows first, `"two_calls"` has the conditional call first. Without any method every site
+    gets our processor with the dense core, which changes nothing, bit for bit.
 
-    Raises `UnsupportedError` (unknown class, foreign processors, whole-model compile), `ConflictError`
-    (second apply, two owners of a slot, an enabled cache) and `MethodError` (settings); then nothing has been
-    swapped.
+    Raises `UnsupportedError` (unknown class, foreign processors, a model compiled as one), `ConflictError`
+    (second apply, two owners of a slot, an enabled cache) and `MethodError` (settings). If it raises, nothing
+    has been swapped.
     """
     check_versions()
     return Session(target, methods, cfg)
 
 
 def remove(target: Any) -> None:
-    """Takes off what `apply` put on a pipeline or a bare denoiser, as `close()` of its session does.
+    """Take off what `apply` put on a pipeline or a bare denoiser, as `close()` of its session does.
 
-    A notebook cell that runs twice has no name for the session of its first run. Without a session nothing
-    happens. Raises `UnsupportedError` where the target has no denoiser.
+    It serves notebook cells that run twice, which have lost the session of their first run. Without a session
+    nothing happens. Raises `UnsupportedError` if the target has no denoiser.
     """
     for model in denoisers(target).values():
         if (session := session_of(model)) is not None:
@@ -56,12 +55,12 @@ def remove(target: Any) -> None:
 
 
 class Session:
-    """Methods in force on the denoisers of one pipeline. All mutable state lives here and dies here."""
+    """Methods in force on the denoisers of one pipeline. All mutable state is on the session."""
 
     def __init__(self, target: Any, methods: Iterable[Method], cfg: Cfg = "auto") -> None:
         self.methods = tuple(methods)
         self.run = RunContext()
-        self.clocks = Clocks()
+        self.step_indices = StepIndices()
         self.lock = threading.RLock()  # calls of the denoisers take turns: they share `run`
         self.closed = False
         self._remarked: set[int] = set()
@@ -77,7 +76,7 @@ class Session:
         guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
         check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
         self._pipe = None if isinstance(target, nn.Module) else target
-        branches = [Branches(cfg, self._pipe, d.family) for d in self._denoisers]
+        branches = [CFGBranches(cfg, self._pipe, d.family) for d in self._denoisers]
         for each in branches if guidance is not None else ():
             each.check(self._pipe, guidance.name)
         try:
@@ -94,7 +93,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Restores processors and hooks; harmless when called again."""
+        """Restore processors and hooks; a second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -109,18 +108,18 @@ class Session:
             warnings.warn(f"diffusers_ext: {'; '.join(notes)}.", stacklevel=2)
 
     def put_back(self) -> None:
-        """Undoes what the host exchanged for a call that is then refused, as `Swap.put_back`."""
+        """Undo what diffusers exchanged for a call that is then refused, as `Swap.put_back` does."""
         for swap in self._swaps:
             swap.put_back()
 
-    def remark(self, clock: Clock) -> None:
-        """Warns once of each method that changed nothing in the run which is in its last step."""
+    def remark(self, step_index: StepIndex) -> None:
+        """Warn once of each method that changed nothing in the run that ends now."""
         if self.run.step is None or self.run.step + 1 < self.run.steps:
             return
         for method in self.methods:
             cores = [c for c in self._cores[id(method)].values() if isinstance(c, ReportingCore)]
             reasons = [core.idle() for core in cores]
-            if isinstance(method, Guidance) and not clock.extra_passes:
+            if isinstance(method, Guidance) and not step_index.extra_passes:
                 reasons.append(method.idle(self.run))
             if not reasons or None in reasons or id(method) in self._remarked:
                 continue
@@ -154,7 +153,7 @@ class Session:
         return notes
 
     def report(self) -> Report:
-        """What ran where, so far; also after `close()`."""
+        """Report what ran at each site until now; also after `close()`."""
         if self._final is not None:
             return self._final
         return Report(
@@ -173,12 +172,12 @@ class Session:
             ),
             denoiser_calls=sum(h.calls for h in self._hooks),
             extra_passes=sum(h.extra_passes for h in self._hooks),
-            seconds=sum(h.host_watch.seconds for h in self._hooks),
-            extra_seconds=sum(h.extra_watch.seconds for h in self._hooks),
+            seconds=sum(h.timer.seconds for h in self._hooks),
+            extra_seconds=sum(h.extra_timer.seconds for h in self._hooks),
         )
 
     def cores(self, method: Method) -> dict[Site, Core]:
-        """What a method put at its sites, for trainers that replace tensors of its cores.
+        """Return what a method put at its sites, for trainers that replace tensors of its cores.
 
         Raises `MethodError` for a method that is not of this session.
         """
@@ -190,8 +189,8 @@ class Session:
             f"{method!r}; pass one of session.methods."
         )
 
-    def _install(self, denoiser: Denoiser, branches: Branches, guidance: Guidance | None) -> None:
-        """Swaps the processors of the sites that methods act on, all sites without methods; adds the hook."""
+    def _install(self, denoiser: Denoiser, branches: CFGBranches, guidance: Guidance | None) -> None:
+        """Swap the processors of the methods' sites, or of all sites without methods; add the hook."""
         family, sites = denoiser.family, list(denoiser.sites)
         if self.methods:
             sites = [s for s in sites if any(s in self._selected[id(m)] for m in self.methods)]
@@ -209,7 +208,7 @@ class Session:
             self,
             swap,
             branches,
-            Hoisting(family, self.run, ordering, bound, NAME),
+            TokenReordering(family, self.run, ordering, bound, NAME),
             scheduled,
             guidance if guided else None,
             guided,
@@ -218,7 +217,7 @@ class Session:
         self._hooks.append(hook)
 
     def _processor(self, family: Family, site: Site) -> FamilyProcessor:
-        """Our processor of a site, with the cores of all methods that act there."""
+        """Return our processor of a site, with the cores of all methods that act there."""
         ours = family.processor(site, self.run)
         for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
             if site in self._selected[id(method)]:
@@ -230,5 +229,5 @@ class Session:
 
 
 def _holds(current: Any, model: nn.Module) -> bool:
-    """Whether a component is a denoiser, or wraps it (torch.compile, PEFT)."""
+    """Return whether a component is a denoiser, or wraps it (torch.compile, PEFT)."""
     return isinstance(current, nn.Module) and any(part is model for part in current.modules())

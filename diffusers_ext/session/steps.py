@@ -1,4 +1,4 @@
-"""Which step of a run a denoiser call belongs to."""
+"""Find the step of a run that a denoiser call belongs to."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,12 +9,12 @@ from torch import Tensor
 from ..core import RunContext
 
 
-class Clock:
+class StepIndex:
     """Finds the step of each denoiser call of one pipeline.
 
-    The scheduler of that pipeline knows best: its own count of steps, less the one that the run began with.
-    Where a scheduler keeps no count, the timestep is looked up in its schedule. So caches that skip calls,
-    second-order schedulers and interrupted runs cannot put the step out of place.
+    The step is the scheduler's own count, less the count at which the run began. If a scheduler keeps no
+    count, the timestep is looked up in its schedule. So caches that skip calls, second-order schedulers and
+    interrupted runs do not make the step wrong.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Clock:
         self._place: int | None = None
 
     def read(self, pipe: Any, value: float, run: RunContext, calling: bool = True) -> None:
-        """Sets `run.step`, `run.steps` and `run.sigma` for a call at timestep `value`.
+        """Set `run.step`, `run.steps` and `run.sigma` for a call at timestep `value`.
 
         They are `None` without a pipeline, and while its scheduler has no schedule. `calling=False`: the call
         comes from a loop around the parts of the pipeline, not from the pipeline.
@@ -52,7 +52,7 @@ class Clock:
         run.sigma = self._sigmas[place] if place < len(self._sigmas) else None
 
     def point(self) -> tuple[int, int | None]:
-        """Identifies a point of a trajectory by the run (its schedule) and the place in it."""
+        """Identify a point of a trajectory by the run (its schedule) and the place in it."""
         return id(self._table), self._place
 
     def _load(self, scheduler: Any, table: Tensor) -> None:
@@ -62,26 +62,26 @@ class Clock:
         self._sigmas = [] if sigmas is None else [float(sigma) for sigma in sigmas]
 
     def _find(self, scheduler: Any, value: float) -> int:
-        """The place of a call in the schedule."""
+        """Find the place of a call in the schedule."""
         # PNDM lists a timestep twice and counts its calls under another name. Before the first step nothing
-        # is counted: then the run is where it began.
+        # is counted, so the place is the one at which the run begins.
         for count in ("step_index", "counter", "begin_index"):
             if (place := getattr(scheduler, count, None)) is not None:
                 return int(place)
         nearest = int((self._timesteps - value).abs().argmin())
         equal = (self._timesteps == self._timesteps[nearest]).nonzero().flatten()
-        # Of equal timesteps a scheduler that counts begins with the second, so that it skips no sigma.
+        # A scheduler that counts begins with the second of equal timesteps, so that it skips no sigma.
         second = len(equal) > 1 and hasattr(scheduler, "step_index")
         return int(equal[1]) if second else nearest
 
 
-class Clocks:
-    """A clock for each pipeline that calls, since copies of a pipeline may run at the same time."""
+class StepIndices:
+    """The `StepIndex` of each pipeline that calls, since copies of a pipeline may run at the same time."""
 
     def __init__(self) -> None:
-        self._own: WeakKeyDictionary[Any, Clock] = WeakKeyDictionary()
-        self._bare = Clock()
+        self._own: WeakKeyDictionary[Any, StepIndex] = WeakKeyDictionary()
+        self._bare = StepIndex()
 
-    def of(self, pipe: Any) -> Clock:
-        """The clock of a pipeline, or that of a denoiser which no known pipeline calls."""
-        return self._bare if pipe is None else self._own.setdefault(pipe, Clock())
+    def of(self, pipe: Any) -> StepIndex:
+        """Return the index of a pipeline; all denoisers that no known pipeline calls share one."""
+        return self._bare if pipe is None else self._own.setdefault(pipe, StepIndex())

@@ -30,7 +30,7 @@ class Summary:
 
 
 def summary(target: Any) -> Summary:
-    """Describes the denoisers of a target: family, attention modules and the methods in force.
+    """Describe the denoisers of a target: family, attention modules and the methods in force.
 
     Raises `UnsupportedError` for a class that no family knows.
     """

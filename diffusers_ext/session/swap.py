@@ -1,4 +1,4 @@
-"""Puts our attention processors in place of the host's in one denoiser, and the host's back, exactly."""
+"""Put our attention processors in place of those of diffusers in one denoiser, and put those back."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ class Swap:
         self._during: dict[Site, Any] = {}  # what belongs in every module while the session is open
 
     def put(self, processors: Mapping[Site, FamilyProcessor]) -> None:
-        """Swaps processors in; each takes over the attention back-end of the one before."""
+        """Swap processors in; each takes over the attention back-end of the one before."""
         for site, ours in processors.items():
             module = self._modules[site]
             old = module.processor
@@ -30,17 +30,17 @@ class Swap:
         self._during = {site: module.processor for site, module in self._modules.items()}
 
     def gone(self) -> set[Site]:
-        """The sites that have lost our processor to another."""
+        """Return the sites whose processor is not ours any more."""
         return {site for site, ours in self.processors.items() if self._modules[site].processor is not ours}
 
     def put_back(self) -> None:
-        """Undoes what the host exchanged for a call that is then refused, since it would not do so itself."""
+        """Undo what diffusers exchanged for a call that is then refused, since it would not do so itself."""
         for site, processor in self._during.items():
             if self._modules[site].processor is not processor:
                 set_processor(self._modules[site], processor)
 
     def restore(self) -> list[Site]:
-        """Puts the old processors back; returns the sites that hold a third one, which stays."""
+        """Put the old processors back; return the sites that hold a third one, which stays."""
         foreign = []
         for site, ours in self.processors.items():
             module, old = self._modules[site], self._old[site]
@@ -54,7 +54,7 @@ class Swap:
         return foreign
 
     def _clean_backups(self) -> None:
-        """Takes ours out of what U-Net and SD3 keep for unfusing, the processors from before it."""
+        """Take our processors out of the backups that U-Net and SD3 keep for unfusing."""
         stock = {id(ours): self._old[site] for site, ours in self.processors.items()}
         kept = getattr(self.model, "original_attn_processors", None)
         for name, processor in (kept or {}).items():
@@ -62,7 +62,7 @@ class Swap:
 
 
 def set_processor(module: nn.Module, processor: Any) -> None:
-    """Sets the processor of an attention module the way its class wants it."""
+    """Set the processor of an attention module in the way that its class needs."""
     if hasattr(module, "set_processor"):
         module.set_processor(processor)
     else:

@@ -1,4 +1,4 @@
-"""How long parts of a session take, on the CPU or the GPU."""
+"""Measure how long parts of a session take, on the CPU or the GPU."""
 
 import time
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 
-class Stopwatch:
-    """Sums the seconds spent inside `with watch:`.
+class Timer:
+    """Sums the seconds spent inside `with timer:`.
 
-    On a GPU the work is enqueued, not done, when the block ends. Events are recorded there and read when
-    `seconds` is asked for, so measuring makes nobody wait.
+    On a GPU the work is enqueued, not done, when the block ends. So events are recorded and only read when
+    `seconds` is asked for, and no call waits.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """The sum so far; waits for what is still running on the GPU."""
+        """The sum until now; reading it waits for work that still runs on the GPU."""
         for began, ended in self._pairs:
             ended.synchronize()
             self._seconds += began.elapsed_time(ended) / 1000

@@ -1,4 +1,4 @@
-"""Values as the types that annotate them: settings in Python, in files and in text follow one rule."""
+"""Fit values to annotated types; settings in Python, in files and in text follow one rule."""
 
 import dataclasses
 import math
@@ -13,9 +13,9 @@ from ..errors import MethodError
 
 
 def fit_fields(settings: Any) -> None:
-    """Makes the fields of a frozen dataclass what they are annotated as.
+    """Fit the fields of a frozen dataclass to their annotated types.
 
-    Raises `MethodError` with the help of the first that does not fit.
+    Raises `MethodError` with the help text of the first that does not fit.
     """
     hints = typing.get_type_hints(type(settings))
     for f in dataclasses.fields(settings):
@@ -28,7 +28,7 @@ def fit_fields(settings: Any) -> None:
 
 
 def fit(value: Any, hint: Any, key: str) -> Any:
-    """Fits a value to the annotated type; arrays and sequences other than tuples become lists.
+    """Fit a value to the annotated type; arrays and sequences other than tuples become lists.
 
     Raises `ValueError`, naming `key`, if it does not fit.
     """
@@ -39,7 +39,7 @@ def fit(value: Any, hint: Any, key: str) -> Any:
 
 
 def describe(hint: Any, article: str = "") -> str:
-    """Describes a type in words, for tables, or for sentences with the article "a "."""
+    """Describe a type in words, for tables, or for sentences with the article "a "."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(a, article) for a in args))
@@ -67,14 +67,14 @@ _EXAMPLES = (
 
 
 def example(hint: Any) -> Any:
-    """Gives a value of the first type that a hint allows, for messages."""
+    """Return a value of the first type that a hint allows, for messages."""
     words = describe(hint)
     return next((value for word, value in _EXAMPLES if words.startswith(word)), words.split(" | ")[0])
 
 
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hasattr(value, "tolist"):  # arrays, tensors and their scalars, without importing what they come from
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars, without importing their libraries
         value = value.tolist()
     if origin in (typing.Union, types.UnionType):
         return next((fit for a in args if (fit := _fit(value, a))[0]), (False, None))

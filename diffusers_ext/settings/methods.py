@@ -1,4 +1,4 @@
-"""Methods from text: the command line, presets and job files all build the same frozen dataclasses here."""
+"""Build methods from text: the command line, presets and job files all make the same frozen dataclasses."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ PLAIN = "plain"
 
 
 def method_class(name: str) -> type:
-    """Finds the settings class of a method; raises `ValueError` with the known names."""
+    """Find the settings class of a method; raises `ValueError` with the known names."""
     if name not in METHODS:
         raise ValueError(
             f"unknown method {name!r}; the methods are {', '.join(METHODS)} (see 'diffusers-ext methods')"
@@ -24,7 +24,7 @@ def method_class(name: str) -> type:
 
 
 def once(names: Sequence[str]) -> None:
-    """Raises `ValueError` for a method that is named twice: its settings are one."""
+    """Raise `ValueError` for a method that is named twice: it has one set of settings."""
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ValueError(f"a method is applied once, got {', '.join(names)}; name {twice[0]} once")
 
@@ -35,12 +35,12 @@ def build(
     preset: Mapping[str, Mapping[str, Any]] | None = None,
     required: bool = True,
 ) -> tuple[Any, ...]:
-    """Builds methods by name, each once, with `key=value` or `method.key=value` settings, in the given order.
+    """Build methods by name, each once, with `key=value` or `method.key=value` settings, in the given order.
 
-    `preset` gives the settings, by method, that were not assigned. A key without a method goes to every
+    `preset` holds, by method, the settings that were not assigned. A key without a method goes to every
     method that has it. Raises `ValueError` for methods that are unknown or named twice, for unknown keys and
-    for values of a wrong type; where the preset is `required` also for a method that neither the preset nor
-    an assignment says anything about, and for a preset without methods.
+    for values of a wrong type. If the preset is `required`, it also raises for a method that has no setting
+    in the preset or the assignments. So does a preset without methods.
     """
     once(names)
     classes = {name: method_class(name) for name in names}
@@ -73,7 +73,7 @@ def build(
 
 
 def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Fits the settings of a method in the file `source`; raises `ValueError` with its name otherwise."""
+    """Fit the settings of a method in the file `source`; raises `ValueError` with its name otherwise."""
     cls = method_class(name)
     hints, fitted = typing.get_type_hints(cls), {}
     for key, value in values.items():
@@ -84,7 +84,7 @@ def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]
 
 
 def convert(raw: str, hint: Any, key: str) -> Any:
-    """Converts JSON or plain text into the annotated type; raises `ValueError` if it does not fit."""
+    """Convert JSON or plain text into the annotated type; raises `ValueError` if it does not fit."""
     try:
         value = json.loads(raw)
     except json.JSONDecodeError:
@@ -102,7 +102,7 @@ def convert(raw: str, hint: Any, key: str) -> Any:
 
 
 def as_dict(method: Any) -> dict[str, Any]:
-    """Gives name and settings of a method as plain JSON data."""
+    """Return name and settings of a method as plain JSON data."""
     return {"name": method.name, **json.loads(json.dumps(dataclasses.asdict(method), default=str))}
 
 
@@ -116,7 +116,7 @@ def _unknown_key(key: str, classes: Mapping[str, type]) -> str:
     from ..core import nearest_names
 
     names = [f for cls in classes.values() for f in _fields(cls)]
-    near = nearest_names(key, names, count=1)[0]
+    best = nearest_names(key, names, count=1)[0]
     return (
-        f"{' and '.join(classes)} has no setting {key!r}; nearest is {near!r}, valid are {', '.join(names)}"
+        f"{' and '.join(classes)} has no setting {key!r}; nearest is {best!r}, valid are {', '.join(names)}"
     )

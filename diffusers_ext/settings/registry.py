@@ -1,4 +1,4 @@
-"""The methods by the names that the command line and presets use; a new method is a line here."""
+"""The methods by the names that the command line and presets use; a new method needs a line here."""
 
 METHODS: dict[str, str] = {
     "softpag": "diffusers_ext.processors.softpag:SoftPAG",

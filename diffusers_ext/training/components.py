@@ -9,11 +9,11 @@ from ..zoo.cards import sha256
 from ..zoo.catalogue import WEIGHTS
 from . import provenance
 from .fit import Run
+from .plans import VAE, WAN_VAE
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
-VAE, WAN_VAE = "shapes-vae", "shapes-wan-vae"
 AUTOENCODERS = {VAE: ("AutoencoderKL", "shapes-sd3"), WAN_VAE: ("AutoencoderKLWan", "shapes-wan")}
 FILE = "diffusion_pytorch_model.safetensors"
 

@@ -1,39 +1,33 @@
-"""List the runs of the zoo: what each one is made of, and how each kind of run is carried out."""
+"""Carry out the runs of the zoo, by the kinds of `plans`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType, ModuleType
-from typing import Any
+from types import MappingProxyType
 
 from ..zoo.cards import sha256
-from ..zoo.catalogue import MODELS
 from . import provenance
-from .components import FILE, VAE, WAN_VAE, autoencoder, cache, taken_from_start, teacher_of
+from .components import FILE, autoencoder, cache, taken_from_start, teacher_of
 from .fit import Run
 from .machine import compiles
+from .plans import RUNS, Plan
 
 PROBE = 400  # pictures or clips on which an autoencoder is measured for the card
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A plan lists what the run of a model is made of; each kind of run reads the entries that it needs."""
+def run(name: str, out: Path | None = None, how: Run | None = None) -> Path:
+    """Train `name` in the folder `out`/`name` and write the model there; returns that folder.
 
-    kind: Callable[[str, Plan, Path, Run], Path]  # carries out the run and returns the folder of the model
-    module: str  # name of a module in objectives/
-    objective: str  # name of a class in that module
-    autoencoder: str = VAE  # encodes the pictures that the model learns on
-    teacher: tuple[str, str] | None = None  # a model, and its component that teaches
-    reader: str | None = None  # the model that the text encoder learns from if the run has no start
-    facts: Mapping[str, Any] = field(default_factory=dict)  # entries of the card
-
-    def code(self) -> ModuleType:
-        """Import the module of the objective, which takes seconds."""
-        return import_module(f".objectives.{self.module}", __package__)
+    An interrupted run goes on from its checkpoint. It raises `ValueError` if its seed, its autoencoder or
+    another origin is not what it began with. Image models take their autoencoder from `out`/shapes-vae if
+    that was trained, else from the shipped weights. shapes-wan takes its own from shapes-wan-vae in the same
+    way. A run that stops early, by `how.minutes` or SIGTERM, writes what it has.
+    """
+    if name not in RUNS:
+        raise ValueError(f"unknown model {name!r}; train one of {', '.join(RUNS)}")
+    plan = RUNS[name]
+    return KINDS[plan.kind](name, plan, Path(out or "runs"), how or Run())
 
 
 def _autoencoder(name: str, plan: Plan, out: Path, how: Run) -> Path:
@@ -113,37 +107,6 @@ def _no_start(name: str, how: Run, begins: str) -> None:
         raise ValueError(f"{name} starts from {begins}, got the start {how.start}; leave it out")
 
 
-RUNS: Mapping[str, Plan] = MappingProxyType(
-    {
-        VAE: Plan(kind=_autoencoder, module="vae", objective="VAEObjective"),
-        WAN_VAE: Plan(kind=_autoencoder, module="wan_vae", objective="WanVAEObjective"),
-        "shapes-wan": Plan(
-            kind=_denoiser,
-            module="wan",
-            objective="WanObjective",
-            autoencoder=WAN_VAE,
-            reader="shapes-clip",
-            facts={
-                "data": "diffusers_ext.zoo.world.clips, seed below; no held-out object drawn, "
-                "no held-out motion shown",
-                "tasks": list(MODELS["shapes-wan"].tasks),
-            },
-        ),
-        "shapes-sd3": Plan(kind=_denoiser, module="sd3", objective="SD3Objective"),
-        "shapes-sd3-256": Plan(
-            kind=_student,
-            module="sd3_fine",
-            objective="SD3FineObjective",
-            teacher=("shapes-sd3", "transformer"),
-        ),
-        "shapes-sd": Plan(kind=_denoiser, module="sd", objective="SDObjective", reader="shapes-clip"),
-        "shapes-sd-turbo": Plan(
-            kind=_student,
-            module="turbo",
-            objective="TurboObjective",
-            teacher=("shapes-sd", "unet"),
-            facts={"data": "captions of the training stream, seed below, and the teacher's answers to them"},
-        ),
-        "shapes-clip": Plan(kind=_reward, module="clip", objective="CLIPObjective"),
-    }
+KINDS: Mapping[str, Callable[[str, Plan, Path, Run], Path]] = MappingProxyType(
+    {"autoencoder": _autoencoder, "denoiser": _denoiser, "student": _student, "reward": _reward}
 )

@@ -1,4 +1,4 @@
-"""What every parity test does: put a family's processors on a real model and compare with the host's."""
+"""Put a family's processors on a real model and compare with those of diffusers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def outputs(model: nn.Module, call: Mapping[str, Any]) -> Tensor:
 
 
 def assert_parity(model: nn.Module, family: Family, call: Mapping[str, Any]) -> None:
-    """Every processor runs once, and the prediction has the bits it had with the host's processors."""
+    """Check that every processor runs once, and that the prediction has the bits of diffusers."""
     expected = outputs(model, call)
     processors = install(model, family, call)
     actual = outputs(model, call)
@@ -66,7 +66,7 @@ def assert_backend_reaches(model: nn.Module, family: Family, call: Mapping[str, 
 
 
 def graphs(model: nn.Module, family: Family | None, calls: list[Mapping[str, Any]]) -> list[int]:
-    """Graphs compiled so far after each call, with the host's processors (`family=None`) or with ours."""
+    """Count compiled graphs after each call, with the processors of diffusers (`family=None`) or ours."""
     processors = install(model, family, calls[0]) if family else []
     torch._dynamo.reset()
     counters.clear()

@@ -17,7 +17,7 @@ from ..close import alike as close
 from ..kernels import oracles
 from ..processors.masked import by_mask
 from ..processors.sparse.test_pooled import explicit
-from ..processors.test_rectified import told_by
+from ..processors.test_rectified import computed_by
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 
 # (frames, rows, columns) in tokens, text tokens, batch
@@ -70,7 +70,7 @@ COMMON = dict(backend="reference", dense_steps=0)
 
 @dataclass(frozen=True)
 class Tiny:
-    """A model, and the call for a grid, `text` tokens (`least` that the host can do with) and a batch."""
+    """A model, and the call for a grid, `text` tokens (at least `least`) and a batch."""
 
     build: Callable[[], Any]
     call: Callable[..., dict[str, Any]]
@@ -140,7 +140,7 @@ def pairs(grid):
     yield dx.RectifiedSparse(keep=1.0, block=16, **COMMON), None
     if math.prod(grid) <= 160:  # the oracle goes through lists
         some = dx.RectifiedSparse(keep=0.3, block=16, touching=False, **COMMON)
-        yield some, told_by(some)
+        yield some, computed_by(some)
 
 
 @functools.cache
@@ -161,7 +161,7 @@ def prediction(name, method, call):
 
 
 def misfit(method, grid):
-    """Words with which a method has to refuse a grid, told by hand; `None` where it must work."""
+    """Words with which a method has to refuse a grid, written by hand; `None` where it must work."""
     t, h, w = grid
     match method:
         case dx.CLEAR() if t > 1:

@@ -1,4 +1,4 @@
-"""FLUX.1: our processors give the host's bits, and the family knows where everything lies."""
+"""FLUX.1: our processors give the bits of diffusers, and the family knows where everything is."""
 
 import pytest
 import torch
@@ -190,8 +190,8 @@ def test_layout_of_another_order_is_one_row(order):
     assert layout.grid == (1, 1, 24) and not layout.raster
 
 
-def test_rows_keep_the_position_ids_whole():
-    call = tiny.inputs(2, height=1, width=2, text=2)  # as many tokens as rows: only the name tells them apart
+def test_rows_keep_all_position_ids():
+    call = tiny.inputs(2, height=1, width=2, text=2)  # as many tokens as rows: only names differ
     rows = take_rows(call, 2, slice(1, 2), FAMILY.unbatched)
     assert rows["img_ids"] is call["img_ids"] and rows["txt_ids"] is call["txt_ids"]
     model = tiny.transformer()

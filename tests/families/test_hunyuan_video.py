@@ -1,4 +1,4 @@
-"""HunyuanVideo: our processors give the host's bits, and the family knows where everything lies."""
+"""HunyuanVideo: our processors give the bits of diffusers, and the family knows where everything is."""
 
 from functools import partial
 
@@ -69,7 +69,7 @@ def test_parity_without_norms_of_queries_and_keys():
     assert_parity(tiny.transformer(qk_norm=None), FAMILY, tiny.inputs(2))
 
 
-def test_parity_after_fusing_which_the_host_does_not_do_here():
+def test_parity_after_fusing_which_diffusers_does_not_do_here():
     model = tiny.transformer()
     model.fuse_qkv_projections()
     assert not hasattr(model.transformer_blocks[0].attn, "to_qkv")
@@ -112,7 +112,7 @@ def test_rows_are_video_then_text(stack):
 
 
 @pytest.mark.slow
-def test_compiles_a_turned_grid_to_as_many_graphs_as_the_host():
+def test_compiles_a_turned_grid_to_as_many_graphs_as_diffusers():
     calls = [*TestHunyuanVideo.calls(), tiny.inputs(height=6, width=4)]
     assert graphs(tiny.transformer(), FAMILY, calls) == graphs(tiny.transformer(), None, calls)
 

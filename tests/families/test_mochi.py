@@ -1,4 +1,4 @@
-"""Mochi: our processors give the host's bits, and the family knows where everything lies."""
+"""Mochi: our processors give the bits of diffusers, and the family knows where everything is."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ def test_parity(batch, dtype, lengths):
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
 def test_parity_with_padding_anywhere(dtype):
-    """The host packs what is valid to the front in each layer; so the second one reads other tokens."""
+    """diffusers packs valid tokens to the front in each layer; so the second one reads other tokens."""
     call = tiny.inputs(2)
     call["encoder_attention_mask"] = torch.tensor([[0, 1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 0, 1, 1]]).to(dtype)
     assert_parity(tiny.transformer(), FAMILY, call)
@@ -79,7 +79,7 @@ def test_what_a_core_writes_for_padding_is_not_used():
 
 
 def test_text_rows_alone_are_masked():
-    """What sparse cores ask the attention below for."""
+    """Sparse cores use the attention below for text rows."""
     (processor, *_) = install(tiny.transformer(), FAMILY, tiny.inputs())
     q, k, v = torch.randn(3, 2, 12, 4, 16, generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(12) < torch.tensor([9, 6])[:, None])[:, None, None]
@@ -91,8 +91,8 @@ def test_text_rows_alone_are_masked():
 
 
 @pytest.mark.slow
-def test_compiles_to_no_more_graphs_than_the_host():
-    """The host asks for the length of each prompt, and breaks the graph of a block there."""
+def test_compiles_to_no_more_graphs_than_diffusers():
+    """diffusers reads the length of each prompt, and breaks the graph of a block there."""
     calls = [tiny.inputs(2), tiny.inputs(2, seed=1)]
     found = []
     for ours in (False, True):

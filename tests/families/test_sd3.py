@@ -1,4 +1,4 @@
-"""SD3: our processors give the host's bits and graphs, and the family knows where its tokens lie."""
+"""SD3: our processors give the bits and graphs of diffusers, and the family knows where tokens are."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ class TestSD35Medium(Case, FamilyTests, CompileTests):
 
     def to_compile(self):
         model = self.build()
-        model._repeated_blocks = ["JointTransformerBlock"]  # the host lists none for SD3
+        model._repeated_blocks = ["JointTransformerBlock"]  # diffusers lists none for SD3
         return model
 
     @staticmethod
@@ -101,7 +101,7 @@ def test_sites():
     assert FAMILY.denoisers == (type(model).__name__,)
 
 
-def test_layout_says_where_tokens_lie():
+def test_layout_has_the_places_of_tokens():
     model, call = sd3.transformer(**SD35), sd3.inputs(2, height=8, width=12, text=7)
     assert FAMILY.layout(model, call) == Layout((1, 4, 6), text=slice(24, 31), vision=slice(0, 24))
 

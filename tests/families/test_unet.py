@@ -1,4 +1,4 @@
-"""SD 1.5 and SDXL: our processors give the host's bits and graphs, and every site knows its own grid."""
+"""SD 1.5 and SDXL: our processors give the bits and graphs of diffusers; sites know their grids."""
 
 from functools import partial
 
@@ -49,7 +49,7 @@ class TestUNet(Case, FamilyTests, FusedTests, CompileTests):
     build, inputs = staticmethod(unet.unet), staticmethod(unet.inputs)
 
     def to_compile(self):
-        # As in SD 1.5 the two coarsest resolutions are equally wide, so the host compiles once for both.
+        # As in SD 1.5 the two coarsest resolutions are equally wide, so torch compiles once for both.
         return unet.unet(
             block_out_channels=(16, 16),
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -67,7 +67,7 @@ class TestUNetXL(Case, FamilyTests, FusedTests, CompileTests):
 @pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_bits_equal_stock_under_masks(batch, fused):
-    # The host can mask self-attention only where all of it runs at one resolution, as in the SDXL shape.
+    # diffusers can mask self-attention only if all of it runs at one resolution, as in the SDXL shape.
     model, call = unet.unet(sdxl=True), unet.inputs(batch, sdxl=True, height=8, width=12)
     plain = outputs(model, call)
     if fused:
@@ -128,7 +128,7 @@ def test_bits_equal_stock_in_a_pipeline(sdxl):
 
 
 def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_fp32():
-    """As SDXL's; the host casts it for the time of the call, which gradients would not survive."""
+    """diffusers casts SDXL's autoencoder back after the call, which gradients would not survive."""
     pipe = unet.pipeline(sdxl=True)
     pipe.vae.to(torch.float16)
     call = dict(height=16, width=24, num_inference_steps=1, return_dict=False)

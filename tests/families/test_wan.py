@@ -1,4 +1,4 @@
-"""Wan: our processors give the host's bits, and the family knows where everything lies."""
+"""Wan: our processors give the bits of diffusers, and the family knows where everything is."""
 
 from functools import partial
 

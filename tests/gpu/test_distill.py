@@ -1,4 +1,4 @@
-"""A step of distillation: the loss of a CPU, and learning moves projections and the weights of far tokens."""
+"""A step of distillation has the loss of a CPU; it moves projections and the weights of pooled tokens."""
 
 import copy
 

@@ -9,7 +9,7 @@ import torch
 
 import diffusers_ext as dx
 from bench.timing.block_cases import Case, cases, settings
-from bench.timing.block_checks import Recorder, call_error
+from bench.timing.block_checks import RecordCalls, call_error
 from bench.timing.slices import SLICES
 
 from .. import needs
@@ -29,7 +29,7 @@ def test_rows_of_every_site(device, case):
     method = replace(case.method, backend=backend(device))
     part = SLICES[case.model]
     model = part.build(True, device, dtype)
-    recorder = Recorder()
+    recorder = RecordCalls()
     with dx.apply(model, method, recorder) as session:
         out = model(**part.call(model, case.grid, device, dtype))[0]
         sites = [s for s in session.report().sites if method.name in s.methods]

@@ -1,4 +1,4 @@
-"""`dx.staged`: both stages with far tokens and the NTK factor, the pictures of a CPU, everything put back."""
+"""`dx.staged` with pooled tokens and the NTK factor makes the pictures of a CPU, and restores everything."""
 
 import numpy as np
 import pytest

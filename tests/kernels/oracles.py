@@ -1,4 +1,4 @@
-"""The rules once more, pair by pair in plain Python; plans and kernels are judged by these."""
+"""The rules once more, pair by pair in plain Python; plans and kernels are tested against these."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ def disk(grid, radius):
 
 
 def window_of(i, length, window, stride, dilation=1):
-    """Keys of query `i` on one axis, told through the centre of the window."""
+    """Keys of query `i` on one axis, found through the centre of the window."""
     mates = range(i % dilation, length, dilation)  # tokens of the same dilation group
     leader = min(i // dilation // stride * stride + stride // 2, len(mates) - 1)
     left, right = window // 2, (window - 1) // 2
@@ -56,7 +56,7 @@ def radial_paper(grid, sink):
 
 
 def radial_release(grid, decay, sink, floor=128):
-    """The published code's token rule, but neighbouring frames see each other whole at any size."""
+    """The published code's token rule, but neighbouring frames see all of each other at any size."""
     frames, s = grid[0], grid[1] * grid[2]
     return radial_code(grid, decay, sink, floor) | _frames(frames, s, lambda i, j, k, m: abs(i - j) == 1)
 
@@ -140,16 +140,16 @@ def strict(mask: Tensor, frames: int, per_frame: int, block: int) -> Tensor:
 
 
 def in_order(
-    mask: Tensor, q_order: Tensor, k_order: Tensor, text: int, text_rows: bool, far: int = 0
+    mask: Tensor, q_order: Tensor, k_order: Tensor, text: int, text_rows: bool, extra: int = 0
 ) -> Tensor:
     """A mask of grid tokens at the places of a plan: permuted, padding hidden, text sees all, seen by all.
 
-    Far keys come last and are seen by grid tokens only.
+    Extra keys come last and are seen by grid tokens only.
     """
     out = mask[q_order.clamp(min=0)][:, k_order.clamp(min=0)] & (q_order >= 0)[:, None] & (k_order >= 0)
-    out = torch.cat([out, (q_order >= 0)[:, None].expand(-1, text + far)], 1)
+    out = torch.cat([out, (q_order >= 0)[:, None].expand(-1, text + extra)], 1)
     if text_rows:
-        everywhere = torch.cat([k_order >= 0, torch.ones(text), torch.zeros(far)]).bool()
+        everywhere = torch.cat([k_order >= 0, torch.ones(text), torch.zeros(extra)]).bool()
         out = torch.cat([out, everywhere.expand(text, -1)])
     return out
 

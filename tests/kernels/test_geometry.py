@@ -1,4 +1,4 @@
-"""Orders are permutations, tiles lie together, coordinates survive packing."""
+"""Orders are permutations, tiles are contiguous, coordinates survive packing."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def test_padding_makes_every_run_one_tile(grid, tile):
     assert torch.equal(order[order >= 0], geometry.tile_major(grid, tile))
 
 
-def test_a_tile_of_the_whole_grid_is_raster():
+def test_a_tile_of_the_full_grid_is_raster():
     assert torch.equal(geometry.tile_major((2, 3, 5), (2, 3, 5)), geometry.raster((2, 3, 5)))
     assert torch.equal(geometry.tile_major((2, 3, 5), (1, 1, 4)), geometry.raster((2, 3, 5)))
 

@@ -13,7 +13,7 @@ def attention(q, k, v):
 
 
 @pytest.mark.parametrize("cuts", [(11,), (4, 7), (1, 3, 7), (0, 5, 0, 6)])
-def test_parts_of_the_keys_make_the_whole(cuts):
+def test_parts_of_the_keys_merge_to_all_keys(cuts):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, n, 3, 8, dtype=torch.float64) * 3 for n in (5, 11, 11))
     parts = [attention(q, *pair) for pair in zip(k.split(cuts, 1), v.split(cuts, 1), strict=True)]

@@ -72,7 +72,7 @@ def test_weights(home, kind):
             file.write_bytes(whole)
 
 
-def test_a_whole_folder_loads(home):
+def test_a_complete_folder_loads(home):
     assert dx.load(home).components.keys() >= parts(home).keys()
 
 
@@ -192,7 +192,7 @@ def test_the_command_line_says_it_in_one_line(refused, saved_model, tmp_path):
         assert "git lfs pull" in refused(*command, "-m", folder, "--out", tmp_path / "out")
 
 
-def test_every_family_is_among_the_hosts():
+def test_every_family_is_among_the_pipelines():
     assert set(FAMILIES) <= {h.name for h in HOSTS}
 
 

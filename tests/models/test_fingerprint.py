@@ -45,7 +45,7 @@ def test_configs_of_what_makes_pictures_count(saved_model, tmp_path):
     assert marks(folder) == first
 
 
-def test_what_lies_beside_the_components_does_not_count(saved_model, tmp_path):
+def test_files_beside_the_components_do_not_count(saved_model, tmp_path):
     folder = shutil.copytree(saved_model, tmp_path / "copy")
     (folder / "card.json").write_text("{}")
     (folder / "softpag.json").write_text("{}")

@@ -129,7 +129,7 @@ def test_every_level_of_a_u_net_is_checked_as_in_a_session(method, words):
         tiny.run(pipe, steps=1)
 
 
-def test_sizes_that_fit_every_level_are_told():
+def test_sizes_that_fit_every_level_are_named():
     with pytest.raises(dx.UnsupportedError, match=r"\(32 x 32 and 32 x 48 px\)\.$"):
         dx.plan(host("sd").build(), dx.CLEAR(downsample=4), height=32, width=40)
     with pytest.raises(dx.UnsupportedError, match="got 8 x 10 tokens"):

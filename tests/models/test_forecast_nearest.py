@@ -1,4 +1,4 @@
-"""What a plan suggests: following it leaves no padding and, for windows, no checks; and what it warns of."""
+"""To follow a plan's suggestion leaves no padding and, for windows, no checks; plans also warn."""
 
 from dataclasses import replace
 
@@ -81,14 +81,14 @@ def test_a_u_net_gets_no_advice_that_its_coarser_levels_refuse():
     assert "window" in dx.plan("shapes-sd", dx.GNA((4, 4)), height=512, width=512).nearest
 
 
-def test_no_advice_where_nothing_is_near():
-    """Far tokens of cells of 60 x 60 fill blocks of 1001 on no grid that kernels address."""
+def test_no_advice_if_nothing_is_close():
+    """Pooled tokens of cells of 60 x 60 fill blocks of 1001 on no grid that kernels address."""
     tile = ((1, 7, 143),) * 2
     found = dx.plan(dx.Grid(1, 60, 60), dx.CLEAR(8, downsample=60), tile=tile)
     assert found.nearest == {} and "nearest" not in str(found)
 
 
-def test_much_padding_is_told_with_the_nearest_size():
+def test_much_padding_is_noted_with_the_nearest_size():
     found = dx.plan("wan2.1", "gna", height=480, width=832)
     words = "padding adds 20% to the tokens, the nearest size without is grid (20, 32, 48), height 512"
     assert words in found.note and found.padded_tokens / found.tokens > 0.2
@@ -100,7 +100,7 @@ def test_much_padding_is_told_with_the_nearest_size():
     (dx.Grid(600, 2, 2), dx.Radial()),
     (dx.Grid(600, 4, 4), dx.RectifiedSparse()),
 ])  # fmt: skip
-def test_grids_that_no_session_takes_are_told(grid, method):
+def test_grids_that_no_session_takes_are_noted(grid, method):
     found = dx.plan(grid, method)
     words = f"tokens (t, h, w), got {' x '.join(map(str, grid.shape))}; choose a smaller size"
     assert (

@@ -22,7 +22,7 @@ def test_a_folder_becomes_the_stock_pipeline(saved_model):
         assert torch.equal(ours, theirs)
 
 
-def test_keywords_reach_the_host(saved_model):
+def test_keywords_reach_diffusers(saved_model):
     assert dx.load(str(saved_model), dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
 
 

@@ -33,7 +33,7 @@ class Checkpoint:
 
 def unet(name, mid, **config):
     sites = tuple(ATTN1.format(i) for i in range(mid))
-    heads = config["attention_head_dim"]  # the number of heads, whatever the host calls it
+    heads = config["attention_head_dim"]  # the number of heads, whatever diffusers calls it
     return Checkpoint(
         name, "UNet2DConditionModel", config, sites, heads if isinstance(heads, int) else heads[-1]
     )

@@ -1,4 +1,4 @@
-"""Sizes that a model can make: by its tables, by the host's own check, and alike for plans and pictures."""
+"""Sizes that a model can make, by its tables and its pipeline's check; the same for plans and pictures."""
 
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ def test_limits_in_words():
 
 
 def test_kontext_makes_the_size_that_was_asked_for():
-    """The host would scale any size to an area of 1024 x 1024."""
+    """The pipeline would scale any size to an area of 1024 x 1024."""
     pipe = FluxKontextPipeline(**flux.pipeline().components)
     pipe.set_progress_bar_config(disable=True)
     size = {"height": 32, "width": 48}

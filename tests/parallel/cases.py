@@ -1,4 +1,4 @@
-"""What the processes of test_parallel.py compute; a module of its own, since they import nothing else."""
+"""Compute what the processes of test_parallel.py need; they import nothing else."""
 
 import os
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def picture(pipe, seed=0):
 
 
 def failure(call):
-    """What an error says, or nothing."""
+    """Return the class and message of the error of a call, or `None`."""
     try:
         call()
     except Exception as error:
@@ -68,7 +68,7 @@ def failure(call):
 
 @torch.no_grad()
 def work(rank, folder):
-    """One process: all cases, then a whole pipeline, then what must fail; the answers go to a file."""
+    """Run one process: all cases, then a complete pipeline, then what must fail; answers go to a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

@@ -24,7 +24,7 @@ CLEAR = dx.CLEAR(radius=2, backend="reference")
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What each rank found; processes fork off one that has imported everything."""
+    """Return what each rank found; processes fork off one that has imported everything."""
     folder = tmp_path_factory.mktemp("ranks")
     mp.get_context("forkserver").set_forkserver_preload(["tests.parallel.cases"])
     mp.start_processes(work, (str(folder),), RANKS, start_method="forkserver")
@@ -68,7 +68,7 @@ def test_the_mean_is_the_approximation_of_the_paper(answers, name):
     assert (found[0] - exact).abs().max() > 1e-4
 
 
-def test_a_whole_pipeline(answers):
+def test_a_complete_pipeline(answers):
     pipe = flux.pipeline(**LAYERS)
     with dx.apply(pipe, CLEAR):
         wanted = picture(pipe)
@@ -89,7 +89,7 @@ def test_the_reference_is_taken_where_it_is_asked_for(answers):
         assert torch.equal(found["interpreted"], found["not interpreted"])
 
 
-def test_the_report_tells_the_strip_and_the_density_of_the_whole(answers):
+def test_the_report_has_the_strip_and_the_density_of_the_picture(answers):
     case, model = CASES["several blocks of queries"], flux.transformer(**LAYERS)
     with torch.no_grad(), dx.apply(model, case.clear) as session:
         model(**case.inputs())

@@ -1,4 +1,4 @@
-"""Plans of the queries of one strip, against the rows of the plan of a whole picture."""
+"""Plans of the queries of one strip, against the rows of the plan of the full picture."""
 
 import pytest
 import torch

@@ -27,7 +27,7 @@ def attention(
 
 @dataclass(frozen=True)
 class Instead(Method):
-    """A method that puts `attend` in place of self- and joint attention: an oracle for whole models."""
+    """A method that puts `attend` in place of self- and joint attention: an oracle for complete models."""
 
     name: ClassVar[str] = "instead"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})

@@ -1,4 +1,4 @@
-"""What settings of methods mean, once more and without the package: attention by explicit masks and maps."""
+"""Compute what settings of methods mean, without the package: attention by explicit masks and maps."""
 
 import math
 from collections.abc import Callable

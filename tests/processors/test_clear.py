@@ -1,4 +1,4 @@
-"""CLEAR on whole pipelines: equal to explicit masks, and to the plain model where the disk holds the grid."""
+"""CLEAR on complete pipelines equals explicit masks, and the plain model if the disk holds the grid."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
     }
 
 
-def test_a_grid_of_one_whole_tile_is_the_plain_model_bit_for_bit():
+def test_a_grid_of_one_full_tile_is_the_plain_model_bit_for_bit():
     tiny = host("sd3")
     pipe = tiny.build()
     plain = tiny.run(pipe)

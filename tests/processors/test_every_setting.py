@@ -1,6 +1,7 @@
 """Every field of every method changes what an oracle of its own says it should.
 
-A new field fails here until it has a check. Oracles are told sizes and settings and ask the package nothing.
+A new field fails here until it has a check. Oracles are given sizes and settings and use nothing of the
+package.
 """
 
 import dataclasses
@@ -140,7 +141,7 @@ def test_softpag_by_explicit_maps():
                 perturbed = model(**call)[0]
             wanted.append(cond + facts["scale"] * (cond - perturbed))
             ours = predict(model, call, dx.SoftPAG(**dict(scale=3.0, strength=1.0) | settings))
-            torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=1e-6)  # the host embeds time in fp32
+            torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=1e-6)  # time is embedded in fp32
     for i, one in enumerate(wanted):
         for j, two in enumerate(wanted[:i]):
             assert ((one - two).abs().max() > 1e-4) == ((j, i) != (5, 6)), (i, j)

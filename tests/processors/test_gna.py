@@ -1,4 +1,4 @@
-"""GNA on whole pipelines: explicit masks, dense and blocked limits, the settings it suggests."""
+"""GNA on complete pipelines: explicit masks, dense and blocked limits, the settings it suggests."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
 
 
 def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
-    """Two groups of tokens lie in one tile of two, which a window of one group would leave PARTIAL."""
+    """Two groups of tokens are in one tile of two, which a window of one group would leave PARTIAL."""
     gna, grid = dx.GNA((4, 24, 24), (2, 1, 1), (3, 2, 2)), (16, 64, 64)
     for tile, dilation in (((1, 8, 16), (3, 1, 1)), ((2, 8, 8), (1, 1, 1))):
         got = gna.nearest(grid, (tile, tile))
@@ -113,7 +113,7 @@ def test_windows_of_any_sequence(window):
 
 
 @pytest.mark.parametrize("stride, density", [((2, 8, 8), 0.125), ((1, 1, 1), 0.406)])
-def test_whole_tiles_are_sliding_tile_attention_where_windows_move_by_a_tile(stride, density):
+def test_kept_tiles_are_sliding_tile_attention_if_windows_move_by_a_tile(stride, density):
     """A window of one tile is that tile alone; token by token it moves over its neighbours."""
     grid, tile = (4, 16, 16), (2, 8, 8)
     method = dx.GNA(tile, stride, reduce="block")

@@ -1,5 +1,6 @@
-"""Every family with every sparse method that runs there, and every length of masked text: one call of a tiny
-denoiser against dense attention under the explicit mask of the tokens.
+"""Every sparse method runs in every family that it fits, with every length of masked text.
+
+One call of a tiny denoiser is compared with dense attention under the explicit mask of the tokens.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ..kernels import oracles
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 from .masked import by_mask
 from .test_clear import close
-from .test_rectified import told_by
+from .test_rectified import computed_by
 
 IMAGE, VIDEO = (1, 10, 16), (5, 4, 9)  # tokens; more than one tile of 8 x 16 or 2 x 8 x 8
 TILES = {False: (1, 8, 16), True: (2, 8, 8)}
@@ -43,7 +44,7 @@ LENGTHS = {"no padding": (7, 7), "padding": (5, 3), "hardly any text": (7, 1)}
 
 
 def whole(rule):
-    """The rule by whole tiles, as `reduce="block"` keeps them."""
+    """The rule by complete tiles, as `reduce="block"` keeps them."""
     return lambda grid: oracles.whole_tiles(rule(grid), grid, TILES[grid[0] > 1])
 
 
@@ -63,7 +64,7 @@ class Pair:
 
     @property
     def oracle(self):
-        return told_by(self.method) if self.mask is None else by_mask(self.mask)
+        return computed_by(self.method) if self.mask is None else by_mask(self.mask)
 
 
 def gna(window, stride=(1, 1, 1), dilation=(1, 1, 1)):

@@ -1,4 +1,4 @@
-"""Radial attention on whole pipelines: both rules against explicit masks, blocks against the strict rule."""
+"""Radial attention on pipelines: both rules against explicit masks, blocks against the block rule."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def test_two_frames_are_the_plain_model_bit_for_bit(mode):
 @pytest.mark.parametrize("text, front", [(0, False), (5, True), (5, False)])
 @pytest.mark.parametrize("mode", ["paper", "release"])
 def test_blocks_by_majority(text, front, mode):
-    """Every kept block is computed whole, and text stays visible."""
+    """Every pair of a kept block is computed, and text stays visible."""
     grid, block = (7, 5, 6), 8
     decay = {"release": 0.2, "paper": 1.0}[mode]
     method = dx.Radial(decay, mode, reduce="block", block=block, backend="reference", dense_steps=0)
@@ -113,7 +113,7 @@ def test_more_sink_frames_than_frames_are_refused():
     assert method.why_not(SITE, layout) == words
 
 
-def test_the_nearest_frame_fills_whole_blocks():
+def test_the_nearest_frame_fills_its_blocks():
     tile = ((1, 1, 128),) * 2
     assert dx.Radial().nearest((21, 45, 80), tile) == {"grid": (21, 48, 80)}
     assert dx.Radial().nearest((21, 48, 80), tile, 300) == {"grid": (21, 48, 80), "text": 256}

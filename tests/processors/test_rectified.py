@@ -29,8 +29,8 @@ TILES = {  # of a block of 16 or 32 tokens, in pictures and in videos
 }
 
 
-def told(method, q, k, v, mask, layout):
-    """The published rule on a sequence of the host, with the text that the mask leaves in each batch row."""
+def published(method, q, k, v, mask, layout):
+    """The published rule on a pipeline's sequence, with the text that the mask leaves in each batch row."""
     tile = TILES[method.block][layout.grid[0] > 1]
     rule = Rule(layout.grid, tile, tile, method.keep, method.p_remaining, method.touching, method.first_frame)
     q_, k_, v_ = (x.double() for x in (q, k, v))
@@ -43,9 +43,9 @@ def told(method, q, k, v, mask, layout):
     return out.to(q.dtype)
 
 
-def told_by(method):
-    """The oracle as a method, for whole models."""
-    return Instead(partial(told, method))
+def computed_by(method):
+    """The oracle as a method, for complete models."""
+    return Instead(partial(published, method))
 
 
 @settings(max_examples=20, deadline=None)
@@ -62,7 +62,7 @@ def test_cores_against_the_published_rule(grid, text, front, shares, touching, l
     q[..., -1], k[..., -1] = q.shape[-1] ** 0.5, 0.0
     k[:, layout.text, :, -1] = logit
     out = method.bind(SITE, RunContext(), dense)(q, k, v, None, layout)
-    wanted = told(method, q, k, v, None, layout)
+    wanted = published(method, q, k, v, None, layout)
     assert (out - wanted).abs().max() <= 1e-12 * wanted.abs().max()
 
 
@@ -71,7 +71,7 @@ def test_pipelines_against_the_published_rule(name):
     tiny = host(name)
     pipe = tiny.build()
     method = dx.RectifiedSparse(keep=0.2, p_remaining=0.3, touching=False, **PLAIN | dict(block=32))
-    with dx.apply(pipe, told_by(method)):
+    with dx.apply(pipe, computed_by(method)):
         wanted = tiny.run(pipe, steps=2)
     with dx.apply(pipe, method) as session:
         close(tiny.run(pipe, steps=2), wanted)
@@ -98,14 +98,14 @@ def test_awkward_sizes(name, size):
     tiny = replace(host(name), size=dict(height=size[0], width=size[1]))
     pipe = tiny.build()
     method = dx.RectifiedSparse(keep=0.3, **PLAIN)
-    with dx.apply(pipe, told_by(method)):
+    with dx.apply(pipe, computed_by(method)):
         wanted = tiny.run(pipe, steps=1)
     with dx.apply(pipe, method):
         close(tiny.run(pipe, steps=1), wanted)
 
 
 def test_the_report_tells_the_density_that_ran():
-    """With a fixed number of whole blocks it is the planned one, otherwise the data add to it."""
+    """With a fixed number of full blocks it is the planned one, otherwise the data add to it."""
     tiny = host("wan")
     pipe = tiny.build()
     for method, same in (

@@ -20,9 +20,7 @@ LAYER = "transformer_blocks.1.attn"
 @every_host
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
 def test_adds_delta_once_whatever_form_cfg_takes(host, cfg):
-    """One Euler step is linear in the guided prediction: what SoftPAG adds to it must not depend on the
-    host's CFG.
-    """
+    """One Euler step is linear in the guided prediction: what SoftPAG adds to it must not depend on CFG."""
     pipe = host.build()
     method = dx.SoftPAG(heads={host.layer: None}, strength=1.0, scale=2.0)
     seen = {}

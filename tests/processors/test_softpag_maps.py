@@ -95,7 +95,7 @@ def test_equals_explicit_maps_without_cfg(case, scope):
         ours = model(**call)[0]
     torch.testing.assert_close(
         ours, cond + 2.0 * (cond - perturbed), rtol=1e-5, atol=1e-6
-    )  # the host embeds the timestep in fp32
+    )  # diffusers embeds the timestep in fp32
 
 
 @pytest.mark.parametrize("case", ["sd3", "hunyuan-video-double", "hunyuan-video-single", "mochi"])

@@ -1,4 +1,4 @@
-"""What SoftPAG refuses: settings out of range, unknown modules and heads, batches that do not fit."""
+"""SoftPAG refuses settings out of range, unknown modules and heads, and batches that do not fit."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_the_default_layer_is_the_middle_one(host):
 
 
 def test_a_layer_with_two_attention_modules_counts_once():
-    """Of 4 layers the third; of their 6 modules the fourth would be the second one's image-only attention."""
+    """The third of 4 layers is taken; the fourth of their 6 modules would be image-only attention."""
     model = sd3.transformer(num_layers=4, qk_norm="rms_norm", dual_attention_layers=(0, 1))
     with dx.apply(model, dx.SoftPAG()) as session:
         assert [site["path"] for site in session.report().to_dict()["sites"]] == ["transformer_blocks.2.attn"]

@@ -1,4 +1,4 @@
-"""Which pipelines call the denoiser: those whose branches are known are guided right, others refused."""
+"""Pipelines whose branches are known are guided right, and others are refused."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ from ..tiny_models import unet
 
 
 def pipelines_of_known_denoisers():
-    """Name and source of each pipeline of the host that holds a denoiser of a known class."""
+    """Name and source of each diffusers pipeline that holds a denoiser of a known class."""
     known = "|".join(FAMILIES)
     for path in sorted(Path(diffusers.__file__).parent.glob("pipelines/**/*.py")):
         text = path.read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def test_rescaled_guidance_is_refused(name):
         h.run(pipe, guidance_rescale=0.7)  # without guidance nothing is rescaled
 
 
-# the host's own perturbed-attention guidance ----------------------------------------------------------------
+# perturbed-attention guidance of diffusers ------------------------------------------------------------------
 
 
 def pag_pipelines():
@@ -113,7 +113,7 @@ def pag_pipelines():
 @pytest.mark.parametrize("number", range(3), ids=["sd", "sdxl", "sd3"])
 @pytest.mark.parametrize("kind", ["guidance", "sparse"])
 def test_a_refused_pag_pipeline_goes_on_to_work(number, kind):
-    """The host puts its processors in before the first step and takes them out after the last one only."""
+    """diffusers puts its processors in before the first step and takes them out only after the last."""
     pipe, h, extra = list(pag_pipelines())[number]
     pipe.set_progress_bar_config(disable=True)
     method = dx.SoftPAG(heads={h.layer: None}) if kind == "guidance" else dx.GNA((3, 3), backend="reference")

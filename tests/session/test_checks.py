@@ -1,4 +1,4 @@
-"""What apply() refuses, and that a refusal leaves nothing behind."""
+"""apply() refuses what it cannot run, and a refusal leaves nothing behind."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -92,7 +92,7 @@ class GuidesInSecret(Inherits):
         (GuidesInSecret, r"DENOISER inherits from diffusers_ext\.core\.Guidance.*got GuidesInSecret"),
     ],
 )
-def test_a_method_of_a_user_that_is_none_is_told_what_to_inherit(method, match):
+def test_a_users_method_that_is_none_is_refused_with_what_to_inherit(method, match):
     refused(sd3.transformer(), method(), error=dx.MethodError, match=match)
     dx.apply(sd3.transformer(), Inherits()).close()
 
@@ -129,7 +129,7 @@ def test_not_a_method():
     )
 
 
-def test_whole_model_compile_is_refused_both_ways():
+def test_a_compiled_model_is_refused_both_ways():
     model = torch.compile(sd3.transformer(), backend="eager")
     with pytest.raises(dx.UnsupportedError, match=r"compile its blocks \(for block in"):
         dx.apply(model, dx.SoftPAG())

@@ -52,7 +52,7 @@ def test_a_refused_denoiser_leaves_the_other_as_it_was(refused, which):
 
 
 def test_a_refusal_in_the_middle_of_one_denoiser_restores_its_first_layers():
-    """Fused image-only attention has no processor of ours, which comes out behind the joint one."""
+    """Fused image-only attention has no processor of ours; that is found after the joint one."""
     model = sd3.transformer(dual_attention_layers=(1,))
     model.fuse_qkv_projections()
     before, attributes = processors(model), dict(vars(model))
@@ -72,7 +72,7 @@ def test_xformers_is_refused_by_name():
 
 @every_case
 def test_closing_between_two_steps_is_the_end_of_the_methods(case):
-    """The rest of the run is the host's: what a window that ends there gives."""
+    """The rest of the run is without methods, and equals a window that ends there."""
     pipe = case.build()
     run = dict(cfg=True, steps=4)
     plain, before = case.run(pipe, **run), state_of(pipe)
@@ -164,7 +164,7 @@ def test_a_back_end_chosen_before_is_used_and_stays(tiny):
 
 @pytest.mark.parametrize("tiny", [flux, wan], ids=["flux", "wan"])
 def test_a_back_end_chosen_under_a_session_outlives_it(tiny):
-    """As if there had been no session: the choice is the user's, and holds for all layers."""
+    """The user's choice of a back-end holds for all layers, as if there had been no session."""
     model, call = tiny.transformer(), tiny.inputs(2)
     name = next(iter(processors(model)))
     with dx.apply(model, dx.SoftPAG(heads={name: None}, scale=0.0)), keeping_default_backend():

@@ -1,5 +1,7 @@
-"""Rows of the table of compatibility in DESIGN.md that no other file tests: perturbed attention of the host,
-quantised layers, a cache of the second denoiser, processors that come after apply.
+"""These rows of the table of compatibility in DESIGN.md are tested in no other file.
+
+They are perturbed attention of diffusers, quantised layers, a cache of the second denoiser, and processors
+that come after apply.
 """
 
 import pytest
@@ -48,8 +50,8 @@ def with_pag(name):
         ("sd3", sparse, True),
     ],
 )
-def test_the_hosts_perturbed_attention_is_refused_and_can_be_switched_off(name, method, cfg):
-    """Its own default is on. The advice holds in the open session, and the pipeline is whole behind it."""
+def test_perturbed_attention_of_diffusers_is_refused_and_can_be_switched_off(name, method, cfg):
+    """Its own default is on. The advice holds in the open session, and the pipeline is unchanged after it."""
     case, pipe, run = host(name), with_pag(name), dict(cfg=cfg, steps=2)
     plain, theirs = case.run(pipe, **run, pag_scale=0.0), case.run(pipe, **run, pag_scale=3.0)
     assert not torch.equal(plain, theirs)

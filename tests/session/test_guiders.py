@@ -25,7 +25,7 @@ def modular(guider, monkeypatch):
     from diffusers.modular_pipelines import WanBlocks
     from diffusers.modular_pipelines.wan import encoders
 
-    # ftfy only mends broken unicode; it is an extra of the host
+    # ftfy only mends broken unicode; it is an extra of diffusers
     monkeypatch.setattr(encoders, "ftfy", types.SimpleNamespace(fix_text=lambda text: text), raising=False)
     parts = wan.pipeline().components
     pipe = WanBlocks().init_pipeline()

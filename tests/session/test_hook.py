@@ -108,7 +108,7 @@ def test_both_experts_share_the_run():
 
 @pytest.mark.parametrize("name", ["wan", "flux", "flux image-to-image"])
 def test_an_interrupted_run_does_not_shift_the_next(name):
-    """Flux image-to-image names no pass, so that only the order of calls tells."""
+    """Flux image-to-image names no pass, so only the order of calls shows which it is."""
     h = host(name.split()[0])
     pipe, extra = h.build(), {}
     if name.endswith("image"):
@@ -126,7 +126,7 @@ def _interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_two_calls_of_a_bare_denoiser_are_told_apart_by_order():
+def test_two_calls_of_a_bare_denoiser_are_distinguished_by_order():
     model, call = flux.transformer(), flux.inputs(1)
     other = call | {"encoder_hidden_states": -call["encoder_hidden_states"]}
     c, u = model(**call)[0], model(**other)[0]
@@ -136,7 +136,7 @@ def test_two_calls_of_a_bare_denoiser_are_told_apart_by_order():
     torch.testing.assert_close(cond - c, uncond - u)
 
 
-def test_named_calls_of_a_bare_denoiser_are_told_apart_by_name():
+def test_named_calls_of_a_bare_denoiser_are_distinguished_by_name():
     model, call = wan.transformer(), wan.inputs(1)
     other = call | {"encoder_hidden_states": -call["encoder_hidden_states"]}
     c, u = model(**call)[0], model(**other)[0]
@@ -177,7 +177,7 @@ def test_pipelines_of_three_branches_are_refused_before_they_run():
         dx.apply(pipe, dx.SoftPAG())
 
 
-def test_pipelines_that_do_not_tell_their_guidance_need_to_be_told():
+def test_pipelines_that_do_not_state_their_guidance_need_cfg():
     parts = {
         k: v for k, v in host("sd").build().components.items() if k in ("vae", "text_encoder", "tokenizer")
     }
@@ -191,10 +191,10 @@ def test_pipelines_that_do_not_tell_their_guidance_need_to_be_told():
 
 
 def test_skip_layer_guidance_of_sd3_is_left_as_it_is():
-    """The host subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
+    """diffusers subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
     h = host("sd3")
     pipe = h.build()
-    # The host skips from the first step behind `start` on, which 0 is not.
+    # diffusers skips from the first step after `start` on, which 0 is not.
     skip = dict(skip_guidance_layers=[0], skip_layer_guidance_start=-1.0, skip_layer_guidance_stop=1.0)
     method = dx.SoftPAG(heads={h.layer: None}, strength=1.0, scale=2.0)
     added, skipped = [], []
@@ -225,7 +225,7 @@ def test_positional_arguments_and_output_objects():
     assert isinstance(pair, tuple) and torch.equal(pair[0], named.sample)
 
 
-def test_the_hosts_arguments_are_not_changed():
+def test_arguments_of_the_pipeline_are_not_changed():
     rows = {
         "a": torch.arange(8).view(4, 2),
         "ids": torch.arange(4),

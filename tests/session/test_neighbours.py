@@ -34,7 +34,7 @@ def test_loading_an_ip_adapter_after_apply_says_what_to_do():
     model = sd3.transformer()
     with dx.apply(model, dx.SoftPAG(heads={"transformer_blocks.0.attn": None})):
         ours = model.transformer_blocks[0].attn.processor
-        # The host's loaders rebuild each processor from its class.
+        # Loaders of diffusers rebuild each processor from its class.
         with pytest.raises(
             dx.UnsupportedError, match="close the session, load the IP-Adapter, then apply again"
         ):
@@ -51,8 +51,8 @@ def test_fused_projections_of_flux_and_wan_are_honoured_under_a_session():
 
 
 @pytest.mark.parametrize("build", [sd3.transformer, unet.unet], ids=["sd3", "unet"])
-def test_unfusing_after_close_brings_the_hosts_processors_back(build):
-    """The host keeps the processors it found when fusing: those were ours."""
+def test_unfusing_after_close_brings_diffusers_processors_back(build):
+    """diffusers keeps the processors that it found when fusing: those were ours."""
     model = build()
     before = processors(model)
     session = dx.apply(model)

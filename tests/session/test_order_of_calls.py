@@ -1,4 +1,4 @@
-"""Calls of the denoiser in another order than the host's, and rows that could be taken for something else."""
+"""Calls of the denoiser in another order than diffusers makes them, and rows that could be mistaken."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from ..hosts import HOSTS
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 from .test_over_time import fresh, softpag
 
-NAMED = [h for h in HOSTS if not h.one_batch and h.name != "skyreels"]  # whose host names no call
+NAMED = [h for h in HOSTS if not h.one_batch and h.name != "skyreels"]  # whose pipeline names no call
 SWAPPED = {"cond": "uncond", "uncond": "cond"}
 ORDER = "needs the conditional prediction before the others of a step"
 
@@ -102,7 +102,7 @@ def cut(value, rows):
     "name, sizes", [(name, sizes) for name, (_, _, every) in FAMILIES.items() for sizes in every], ids=str
 )
 def test_guidance_takes_conditional_rows_and_nothing_else(name, sizes):
-    """The same prediction as from the conditional rows alone, whatever else has as many entries."""
+    """The prediction equals that of the conditional rows alone, whatever else has as many entries."""
     tiny, build, _ = FAMILIES[name]
     settings = {"sdxl": True} if name == "sdxl" else {}
     if tiny in (hunyuan_video, mochi):

@@ -29,7 +29,7 @@ from .test_session import same_state, state_of
 
 
 def image_to_image():
-    """FLUX.1 from a picture: two calls a step, and the host names neither."""
+    """FLUX.1 from a picture: two calls a step, and the pipeline names neither."""
     pipe = FluxImg2ImgPipeline(**host("flux").build().components)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -56,7 +56,7 @@ def sparse(case: Host):
 
 
 def fresh(case, methods, **run):
-    """The same run under a fresh session on a fresh pipeline."""
+    """Make the same run under a fresh session on a fresh pipeline."""
     pipe = case.build()
     with dx.apply(pipe, *methods):
         return case.run(pipe, **run)
@@ -89,14 +89,14 @@ def test_a_fault_at_any_point_of_a_call_leaves_nothing_behind(method, case):
                 if not trap.sprung:
                     break
                 assert torch.equal(case.run(pipe, **run), wanted), f"{place}, visit {visit}"
-    # two steps of one or two calls of the host, and with guidance of one pass more; four at other places
+    # two steps of one or two calls, and one pass more with guidance; four at other places
     assert broken == 4 + 2 * ((1 if case.one_batch else 2) + (method is softpag))
     assert same_state(before, state_of(pipe))
     assert torch.equal(case.run(pipe, **run), plain)
 
 
-def test_a_fault_while_tokens_lie_in_another_order_leaves_no_order_behind():
-    """The next run has a hook inside the denoiser, so that its tokens stay in the order of the host."""
+def test_a_fault_while_tokens_are_reordered_leaves_no_order_behind():
+    """The next run has a hook inside the denoiser, so its tokens stay in raster order."""
     case = replace(host("flux"), size=dict(height=32, width=80))
     pipe, method, run = case.build(), sparse(case), dict(steps=2)
     hooked = faults.in_modules(faults.layers(case, pipe), lambda: None)
@@ -191,7 +191,7 @@ def test_runs_under_one_session_do_not_know_of_each_other(case):
     "case", [host("sd"), host("flux"), host("wan2.2"), UNNAMED], ids=lambda case: case.name
 )
 def test_runs_of_a_copy_in_the_middle_of_a_run(case):
-    """As in a server: the copy has a scheduler of its own and other steps; neither notices the other."""
+    """A server's copy of a pipeline has its own scheduler and other steps; neither disturbs the other."""
     methods = [softpag(case, start=0.5), sparse(case)]
     outer, inner = dict(cfg=True, steps=4), dict(cfg=True, steps=3, prompts=2)
     wanted, within = fresh(case, methods, **outer), fresh(case, methods, **inner)

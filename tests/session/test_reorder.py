@@ -22,7 +22,7 @@ from ..close import alike as close
 from ..hosts import host, nothing_changed
 from ..kernels import oracles
 from ..processors.masked import by_mask
-from ..processors.test_rectified import told_by
+from ..processors.test_rectified import computed_by
 from ..tiny_models import flux, sd3
 
 COMMON = dict(backend="reference", dense_steps=0)
@@ -33,7 +33,7 @@ METHODS = [CLEAR, GNA, RECTIFIED]
 ORACLES = {
     "clear": by_mask(lambda grid: oracles.disk(grid, 3)),
     "gna": by_mask(lambda grid: oracles.box(grid, (1, 3, 5), (1, 1, 1))),
-    "rectified": told_by(RECTIFIED),
+    "rectified": computed_by(RECTIFIED),
 }
 IN_LAYERS = "tokens put in order in every layer: "
 by_name = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -41,7 +41,7 @@ by_name = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.n
 
 @dataclass(frozen=True)
 class Looker(Method):
-    """A method that sees tokens and does not say that their order is nothing to it."""
+    """A method that sees tokens and does not say that it takes any order."""
 
     name = "looker"
     slots = frozenset({Slot.OBSERVE})
@@ -63,13 +63,13 @@ def run(target, call, *methods):
     context = getattr(target, "cache_context", nullcontext)("cond")
     with dx.apply(target, *methods) as session, context:
         out = target(**call)[0]
-        assert session.run.hoisted is False
+        assert session.run.reordered is False
     (order,) = {site.order for site in session.report().sites if site.order} or {""}
     return out, order
 
 
 class Count(TorchDispatchMode):
-    """How often operators ran, by name."""
+    """Counts how often operators ran, by name."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class Count(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-# 8 x 32 is whole tiles, 5 x 19 is not; text of 16 and 128 tokens fills whole blocks of some methods
+# 8 x 32 is full tiles, 5 x 19 is not; text of 16 and 128 tokens fills blocks of some methods
 @by_name
 @pytest.mark.parametrize("height, width, text, batch", [(8, 32, 7, 2), (8, 32, 128, 1), (5, 19, 16, 2)])
 def test_the_same_as_with_gathers(method, height, width, text, batch):
@@ -88,14 +88,14 @@ def test_the_same_as_with_gathers(method, height, width, text, batch):
     found, order = run(target, call, method)
     assert order == ONCE
     wanted, order = run(target, call, method, Looker())
-    assert order == IN_LAYERS + "looker may count on the order of the host"
+    assert order == IN_LAYERS + "looker may depend on raster order"
     close(found, wanted)
     close(found, run(target, call, ORACLES[method.name])[0])
 
 
 @by_name
 def test_no_layer_gathers(method):
-    """Four gathers in each of five layers, or three in all; text in front of whole blocks is not moved."""
+    """There are four gathers in each of five layers, or three in all; text that fills blocks is not moved."""
     target = flux.transformer()
     for text, moved in ((7, 10), (128, 0)):
         call, times = flux.inputs(height=8, width=32, text=text), []
@@ -110,7 +110,7 @@ def test_no_layer_gathers(method):
 
 @pytest.mark.parametrize("scope", ["image_rows", "image_block", "all"])
 def test_under_guidance_in_two_calls(scope):
-    """The second pass runs in the same order, and what it adds is in the order of the host."""
+    """The second pass runs in the same order, and what it adds is in raster order."""
     tiny = replace(host("flux"), size=dict(height=32, width=80))
     pipe = tiny.build()
     pag = dx.SoftPAG(heads={tiny.layer: [0, 2]}, strength=0.7, scope=scope)
@@ -123,7 +123,7 @@ def test_under_guidance_in_two_calls(scope):
     assert (outs[0] - outs[2]).abs().max() > 1e-3
 
 
-def test_dense_steps_are_the_hosts_bit_for_bit_and_dense_layers_take_any_order():
+def test_dense_steps_are_plain_bit_for_bit_and_dense_layers_take_any_order():
     tiny = replace(host("flux"), size=dict(height=32, width=80))
     pipe = tiny.build()
     late = replace(RECTIFIED, dense_steps=1)
@@ -149,7 +149,7 @@ def test_an_error_inside_leaves_no_order_behind():
     with torch.no_grad(), dx.apply(target, CLEAR) as session:
         with pytest.raises(RuntimeError, match="size"):
             target(**call | {"encoder_hidden_states": torch.zeros(2, 7, 32), "txt_ids": torch.zeros(3, 3)})
-        assert session.run.hoisted is False
+        assert session.run.reordered is False
     assert torch.equal(run(target, call)[0], plain)
 
 
@@ -176,7 +176,7 @@ def test_calls_of_other_shapes(change):
     [GNA, *(pytest.param(m, marks=pytest.mark.slow) for m in (CLEAR, RECTIFIED))],
     ids=lambda m: m.name,
 )
-def test_compiled_blocks_are_whole_graphs_and_no_more_of_them(method):
+def test_compiled_blocks_are_single_graphs_and_no_more_of_them(method):
     """A dense step and a sparse one, as with gathers."""
     tiny = replace(host("flux"), size=dict(height=32, width=128))
     pipe, late = flux.pipeline(num_layers=2, num_single_layers=2), replace(method, dense_steps=1)
@@ -251,7 +251,7 @@ def _cache(target):
 @pytest.mark.parametrize(
     "method, prepare, words",
     [
-        (dx.CLEAR(3, downsample=4, **COMMON), None, "clear pools far tokens out of the rows of the picture"),
+        (dx.CLEAR(3, downsample=4, **COMMON), None, "clear pools tokens by their places in the picture"),
         (CLEAR, _residuals, "controlnet_block_samples may have an entry for each token"),
         (CLEAR, _own_argument, "masks may have an entry for each token"),
         (CLEAR, _hook_of_torch, "transformer_blocks.0 has hooks (torch)"),
@@ -259,7 +259,7 @@ def _cache(target):
         (replace(CLEAR, dense_layers=1), _foreign_processor, "transformer_blocks.0.attn runs Local"),
     ],
 )
-def test_what_may_count_on_the_hosts_order_gets_it(method, prepare, words):
+def test_what_may_depend_on_raster_order_gets_it(method, prepare, words):
     target, call = model(), flux.inputs(height=8, width=32)
     call |= (prepare and prepare(target)) or {}
     found, order = run(target, call, method)
@@ -267,7 +267,7 @@ def test_what_may_count_on_the_hosts_order_gets_it(method, prepare, words):
     assert torch.equal(found, run(target, call, method, Looker())[0])
 
 
-def test_filled_up_tiles_keep_the_hosts_order():
+def test_filled_up_tiles_keep_raster_order():
     target = model()
     _, order = run(target, flux.inputs(height=7, width=32, text=40), CLEAR)
     assert order == IN_LAYERS + "clear fills up blocks that the grid cuts off"
@@ -275,14 +275,16 @@ def test_filled_up_tiles_keep_the_hosts_order():
     assert order == IN_LAYERS + "rectified fills up blocks that the grid cuts off"
 
 
-def test_tokens_that_lie_in_order_are_left_alone():
+def test_tokens_that_are_in_order_are_not_moved():
     """Tiles as wide as the picture are its rows."""
     target, call = model(), flux.inputs(height=8, width=16)
     with Count() as count:
         found, order = run(target, call, CLEAR)
     with Count() as plain:
         run(target, call)
-    assert order == "tokens lie in order" and count.times["index_select"] == plain.times["index_select"]
+    assert (
+        order == "tokens are in order already" and count.times["index_select"] == plain.times["index_select"]
+    )
     close(found, run(target, call, ORACLES["clear"])[0])
 
 
@@ -292,7 +294,7 @@ def test_models_that_make_tokens_themselves():
     assert order == IN_LAYERS + "SD3Transformer2DModel makes the tokens itself"
 
 
-def test_gradients_keep_the_hosts_order():
+def test_gradients_keep_raster_order():
     target, call = model(), flux.inputs(height=8, width=32)
     with dx.apply(target, CLEAR) as session:
         target(**call)
@@ -301,7 +303,7 @@ def test_gradients_keep_the_hosts_order():
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_forward_that_somebody_replaced_keeps_the_hosts_order(monkeypatch, wrapped):
+def test_a_replaced_forward_keeps_raster_order(monkeypatch, wrapped):
     """Caches that patch the class keep tokens from step to step, and steps differ in their order."""
     stock = FluxTransformer2DModel.forward
 
@@ -326,7 +328,7 @@ class First(dx.GNA):
 
 
 @pytest.mark.parametrize("block, same", [(128, True), (64, False)])
-def test_two_methods_share_an_order_or_keep_the_hosts(block, same):
+def test_two_methods_share_an_order_or_keep_raster_order(block, same):
     """Rectified attention over 128 tokens has the tiles of GNA."""
     target, call = model(), flux.inputs(2, height=16, width=32)
     methods = First((3, 5), **COMMON), replace(RECTIFIED, block=block, dense_layers=1)

@@ -13,7 +13,7 @@ from ..tiny_models import flux, sd3, unet
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
 
-def test_a_wrapped_denoiser_is_told_where_the_denoiser_is():
+def test_a_wrapped_denoiser_is_refused_with_the_place_of_the_denoiser():
     from peft import LoraConfig, get_peft_model
 
     h = host("sd")

@@ -1,4 +1,4 @@
-"""Sessions: parity of whole pipelines, exact restore whatever happens, the order of slots, reports."""
+"""Sessions: parity of complete pipelines, exact restore whatever happens, the order of slots, reports."""
 
 import gc
 import weakref
@@ -115,7 +115,7 @@ def test_restores_around_an_accelerate_offload_hook(when):
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("name", ["sd3", "flux", "sd"])
 def test_every_image_of_an_offloaded_pipeline_is_guided(name, when):
-    """The host takes its offload hooks off and on again around each call, and once lost ours on the way."""
+    """Pipelines take offload hooks off and on again around each call, and once lost our hook on the way."""
     h = host(name)
     pipe = h.build()
     stock = h.run(pipe)
@@ -236,7 +236,7 @@ def test_report_counts_passes_and_reads_after_close():
     first, second, heads, row = str(report).splitlines()
     assert first.startswith("Methods: SoftPAG(heads=")
     assert second.startswith(
-        "The host called the denoiser 4 times; guidance added 4 extra passes, which took "
+        "The pipeline called the denoiser 4 times; guidance added 4 extra passes, which took "
     )
     assert heads.split("  ")[0] == "Module"
     assert row.split()[:5] == [f"transformer.{h.layer}", "joint", "4", "softpag", "8"]
@@ -249,11 +249,11 @@ def test_report_counts_both_denoisers():
         h.run(pipe, cfg=True, steps=3)
     report = session.report()
     assert (report.denoiser_calls, report.extra_passes) == (6, 3)
-    calls = {site.path: site.calls for site in report.sites}  # three a step: two of the host, one perturbed
+    calls = {site.path: site.calls for site in report.sites}  # three a step, one of them perturbed
     assert sum(calls.values()) == 9 and all(calls[f"{c}.{h.layer}"] for c in ("transformer", "transformer_2"))
 
 
-def test_seconds_of_the_host_and_of_extra_passes_are_kept_apart():
+def test_seconds_of_calls_and_of_extra_passes_are_separate():
     h = host("sd3")
     pipe = h.build()
     with dx.apply(pipe) as session:

@@ -1,4 +1,4 @@
-"""Which step a denoiser call belongs to: every scheduler of the host, compared with the host's own count."""
+"""The step of a denoiser call agrees with the pipeline's own count, for every scheduler of diffusers."""
 
 import copy
 import inspect
@@ -89,7 +89,7 @@ def pipes():
 
 
 def compare(pipe, **call):
-    """A session sees the steps of the host: its loop index over the order of the scheduler."""
+    """A session sees the steps of the pipeline: its loop index over the order of the scheduler."""
     own = []
 
     def note(pipe, index, timestep, tensors):
@@ -113,7 +113,7 @@ def compare(pipe, **call):
 
 
 @pytest.mark.parametrize(("cls", "config", "timesteps"), list(cases()))
-def test_steps_are_those_of_the_host(cls, config, timesteps, pipes):
+def test_steps_are_those_of_the_pipeline(cls, config, timesteps, pipes):
     for pipe in pipes:
         pipe.scheduler = cls(
             **{k: v for k, v in BETAS.items() if k in inspect.signature(cls).parameters}, **config
@@ -192,7 +192,7 @@ def test_a_copy_with_other_steps_runs_as_under_a_session_of_its_own(name, kind):
 @pytest.mark.parametrize("name", ["sd3", "sd", "flux", "wan"])
 @pytest.mark.parametrize("kind", ["sparse", "guidance"])
 def test_copies_in_threads_run_as_they_do_alone(name, kind):
-    """Sizes, steps, seeds and guidance differ; the host's tokenizers are shared, so prompts are embedded."""
+    """Sizes, steps, seeds and guidance differ; tokenizers are shared, so prompts are embedded."""
     h = host(name)
     base = h.build()
     names = [
@@ -250,12 +250,12 @@ def test_copies_in_threads_run_as_they_do_alone(name, kind):
             thread.join()
     for number in alone:
         assert isinstance(together[number], torch.Tensor), together[number]
-        # Two threads of the host may share the cores in another way than one: the same within rounding.
+        # Two threads may share the CPU cores in another way than one: the same within rounding.
         torch.testing.assert_close(together[number], alone[number], rtol=1e-4, atol=1e-5)
 
 
 def test_threads_with_named_branches_keep_their_own_names():
-    """`cache_context` of the host names the branch of a call, for the thread that opened it."""
+    """`cache_context` of diffusers names the branch of a call, for the thread that opened it."""
     h = host("wan")
     pipe = h.build()
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})) as session:

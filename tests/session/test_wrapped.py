@@ -1,4 +1,4 @@
-"""What is put on a denoiser besides the session: wrappers, compilers, caches and adapters."""
+"""A denoiser may have wrappers, compilers, caches and adapters besides the session."""
 
 import warnings
 
@@ -97,7 +97,7 @@ def test_a_foreign_cache_is_refused_before_and_after_apply(cfg):
 
 
 def test_the_extra_pass_gets_its_arguments_as_they_came():
-    """Wrappers below ours read positions; torch.compile is one that is allowed."""
+    """Wrappers below our hook read positions; torch.compile is one that is allowed."""
     model, call = unet.unet(), unet.inputs(1)
     seen = []
     handle = model.mid_block.register_forward_pre_hook(lambda *_: seen.append(1))

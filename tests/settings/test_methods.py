@@ -64,7 +64,7 @@ def test_bad_assignments(assignment, match):
         softpag(assignment)
 
 
-def test_ranges_are_judged_by_the_method():
+def test_ranges_are_checked_by_the_method():
     with pytest.raises(MethodError, match=r"strength must lie in \[0, 1\]"):
         softpag("strength=2")
 
@@ -85,7 +85,7 @@ def test_a_method_is_built_once():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_ranges_that_are_printed_hold(name):
-    """Of some settings only the grid tells."""
+    """Some settings can be checked only with a grid."""
     needed = {"gna": {"window": [4, 4, 4]}, "clear": {"backend": "reference"}}.get(name, {})
     for setting in describe_method(name)["settings"]:
         for bound, beyond in ((setting["low"], -1), (setting["high"], 1)):

@@ -1,1 +1,1 @@
-"""Attention over the blocks of a plan: one definition, and back-ends that are judged by it."""
+"""Attention over the blocks of a plan: one reference, and back-ends that are tested against it."""

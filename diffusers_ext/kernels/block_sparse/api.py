@@ -1,8 +1,8 @@
-"""Block-sparse attention as two `torch.library` operators, so that compiled graphs keep it whole.
+"""Define block-sparse attention as two `torch.library` operators, which are single nodes of compiled graphs.
 
-On CUDA tensors they launch the Triton kernels; on CPU they are the reference, or the same kernels in Triton's
-interpreter (`capabilities.interpreted`); `triton=False` is the reference anywhere. Triton is imported by the
-first call that needs it.
+On CUDA tensors they launch the Triton kernels. On a CPU they run the reference, or the same kernels in
+Triton's interpreter (`capabilities.interpreted`). `triton=False` runs the reference anywhere. Triton is
+imported by the first call that needs it.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None, *, with_lse: bool = False,
     gain: Tensor | None = None, bias: Tensor | None = None, triton: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attends from `q [B, S_q, H, D]` to the keys that `plan` lists, `k, v [B, S_kv, H, D]` in its order.
+    """Attend from `q [B, S_q, H, D]` to the keys that `plan` lists, `k, v [B, S_kv, H, D]` in its order.
 
     Returns `out` like `q`, contiguous, and the natural log-sum-exp `fp32 [B, H, S_q]`, which is empty unless
-    it is asked for or a gradient needs it. A row without keys is 0 with log-sum-exp -inf; rows of padding are
-    not defined. `gain [B, H, NQ]` and `bias [B, H, NQ, D]` turn the output of query block i into `gain_i *
-    out + bias_i`. `triton=False` takes the reference also where the kernels could run. Raises `ValueError`
-    for tensors that do not fit the plan, `NotImplementedError` for gradients with a gain.
+    `with_lse` is set or a gradient needs it. A row without keys is 0 with log-sum-exp -inf; rows of padding
+    are not defined. `gain [B, H, NQ]` and `bias [B, H, NQ, D]` turn the output of query block i into `gain_i
+    * out + bias_i`. `triton=False` takes the reference even if the kernels could run. Raises `ValueError` for
+    tensors that do not fit the plan, `NotImplementedError` for gradients with a gain.
     """
     _check_kinds(q, k, v, plan)
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
@@ -48,7 +48,7 @@ def block_sparse_forward(
     block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, with_lse: bool,
     triton: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Computes `attention` with the plan as raw tensors, so that a graph holds nothing else."""
+    """Compute `attention` with the plan as raw tensors, so that a graph holds nothing else."""
     lists = row_ptr, col, order, q_coord, k_coord, table
     _check(q, k, v, *lists)
     if triton and _on_triton(q):
@@ -74,7 +74,7 @@ def block_sparse_backward(
     row_ptr: Tensor, col: Tensor, order: Tensor, q_coord: Tensor, k_coord: Tensor, table: Tensor,
     block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Computes the gradients of q, k and v, contiguous, from those of the output and the log-sum-exp."""
+    """Compute the gradients of q, k and v, contiguous, from those of the output and the log-sum-exp."""
     lists = row_ptr, col, order, q_coord, k_coord, table
     if triton and _on_triton(q):
         from .triton_backward import backward
@@ -119,7 +119,7 @@ def _on_triton(q: Tensor) -> bool:
 
 
 def _check_kinds(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> None:
-    """Checks before dispatch: one tensor on meta is enough for the fake kernel, which computes nothing."""
+    """Check before dispatch: one tensor on meta is enough for the fake kernel, which computes nothing."""
     lists = plan.row_ptr, plan.col, plan.q_coord, plan.k_coord, plan.table
     if any(x.device != q.device for x in (k, v, *lists)):
         raise ValueError(
@@ -134,7 +134,7 @@ def _check_kinds(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> None:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, *lists: Tensor) -> None:
-    """Raises for everything that would make a kernel read out of bounds."""
+    """Raise for everything that would make a kernel read out of bounds."""
     B, S_q, H, D = q.shape
     S_kv = k.shape[1]
     row_ptr, _, order, q_coord, k_coord, _ = lists

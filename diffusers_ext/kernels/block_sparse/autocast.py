@@ -1,4 +1,4 @@
-"""The rule of autocast for our own arithmetic; FlexAttention has torch's."""
+"""Make our own arithmetic follow autocast; FlexAttention does so in torch."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def dtype_of(x: Tensor) -> torch.dtype:
-    """Gives the dtype in which `x` takes part in arithmetic that follows autocast."""
+    """Return the dtype in which `x` takes part in arithmetic that follows autocast."""
     return torch.get_autocast_dtype(x.device.type) if _is_on(x) else x.dtype
 
 
 def follows_autocast(attend: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a function of `q, k, v` and more so that it follows autocast as dense attention does.
+    """Wrap a function of `q, k, v` and more so that it follows autocast as dense attention does.
 
-    Where autocast is on, the function gets `q, k, v` in its dtype. It runs with autocast off, which would
-    take precision from its own products.
+    If autocast is on, the function gets `q, k, v` in the dtype of autocast. It then runs with autocast off,
+    because autocast would lower the precision of the products inside.
     """
 
     @wraps(attend)
@@ -32,4 +32,4 @@ def follows_autocast(attend: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_on(x: Tensor) -> bool:
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)  # meta is an error there
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)  # autocast raises for meta

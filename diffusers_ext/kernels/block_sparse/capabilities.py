@@ -1,4 +1,4 @@
-"""Which back-end can run a block-sparse request, which one does and why, and from when on it pays."""
+"""Choose a back-end for a block-sparse request: which can run, which one does and why, and when it pays."""
 
 import importlib.util
 import os
@@ -10,10 +10,10 @@ import torch
 
 from . import launch_config
 
-BACKENDS = ("triton", "reference")  # what `auto` tries, fastest first
+BACKENDS = ("triton", "reference")  # tried by `auto`, fastest first
 ON_REQUEST = ("flex",)  # compiles for seconds at each new size, hence never by itself
 
-# Up to which share of its blocks a back-end beats dense attention, and how that is known. Triton is untimed:
+# The share of blocks up to which a back-end beats dense attention, and how that is known. Triton is untimed:
 # from 0.6 on a kernel at 0.65 of dense attention's speed can only lose. The others are timed on one CPU core
 # (bench/results/growth-cpu-x86_64.json), where a block costs 6 to 11 times a dense one, with flex 3 to 10
 # times; the reference on CUDA, untimed too, is held to the same.
@@ -27,7 +27,7 @@ INTERPRET = "1", "true", "yes", "on", "y"  # values of TRITON_INTERPRET that Tri
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a back-end is asked to run; `blocks` are those of queries and keys, in tokens."""
+    """A request to a back-end; `blocks` are the sizes of blocks of queries and of keys, in tokens."""
 
     device: torch.device
     dtype: torch.dtype
@@ -44,26 +44,26 @@ class Choice:
 
 
 def interpreted() -> bool:
-    """Says whether Triton kernels run in its interpreter, also on CPU tensors."""
+    """Return whether Triton kernels run in its interpreter, also on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in INTERPRET
 
 
 def why_no_triton() -> str | None:
-    """Says that Triton is missing, or `None`."""
+    """Return a sentence if Triton is missing, else `None`."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with CUDA builds of torch on Linux."
     return None
 
 
 def why_not_interpreted(dtype: torch.dtype) -> str | None:
-    """Says why Triton's interpreter, where it runs, must not: it multiplies the bits of bf16 as integers."""
+    """Return why Triton's interpreter, if on, must not run: it multiplies the bits of bf16 as integers."""
     if interpreted() and dtype == torch.bfloat16:
         return "Triton's interpreter computes wrong bfloat16 products; use float16 or float32 there."
     return None
 
 
 def why_not(backend: str, request: Request) -> str | None:
-    """Says in one sentence why a back-end cannot run, or `None`."""
+    """Return one sentence why a back-end cannot run, or `None`."""
     if backend not in (*BACKENDS, *ON_REQUEST):
         return f"There is no back-end {backend!r}; use {', '.join((*BACKENDS, *ON_REQUEST))}."
     if backend == "reference":
@@ -110,7 +110,7 @@ def _why_no_flex(request: Request) -> str | None:
 
 
 def no_gain(backend: str, cost: float) -> str | None:
-    """Says that a back-end is expected to lose to dense attention, or `None`.
+    """Return why a back-end is expected to lose to dense attention, or `None`.
 
     `cost` is the share of the blocks of dense attention that a plan visits.
     """
@@ -124,7 +124,7 @@ def no_gain(backend: str, cost: float) -> str | None:
 
 
 def choose(request: Request, wanted: str = "auto") -> Choice:
-    """Chooses the first back-end that can run, or the wanted one; raises `ValueError` where that cannot."""
+    """Choose the first back-end that can run, or the wanted one; raises `ValueError` if that cannot run."""
     if wanted != "auto":
         if (why := why_not(wanted, request)) is not None:
             raise ValueError(why)

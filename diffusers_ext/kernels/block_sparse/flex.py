@@ -1,4 +1,4 @@
-"""Block-sparse attention through torch's FlexAttention: inference without a Triton kernel of ours.
+"""Run block-sparse attention through torch's FlexAttention, for inference without our Triton kernels.
 
 Compiled, it visits the listed blocks only. Uncompiled it would hold the full square in memory. So `prepare`
 always compiles, except inside an outer `torch.compile`, which traces it with the rest.
@@ -13,11 +13,11 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from ..masks.visible import visible
 from ..plan.plan import BlockPlan
 
-GRAPHS = 64  # sizes and rules in one process before dynamo would fall back to the uncompiled square
+GRAPHS = 64  # sizes and rules in one process; with more, dynamo would fall back to the uncompiled square
 
 
 def block_mask(plan: BlockPlan) -> BlockMask:
-    """Converts a plan to FlexAttention's terms; memory is 8 bytes a block pair."""
+    """Convert a plan to FlexAttention's terms; memory is 8 bytes a block pair."""
     rows, columns = plan.rows, -(-plan.s_kv // plan.block_k)
     full = (plan.col & 1).bool()
     parts = [_padded(plan, ~full, rows, columns), _padded(plan, full, rows, columns)]
@@ -38,7 +38,7 @@ def block_mask(plan: BlockPlan) -> BlockMask:
 
 
 def prepare(plan: BlockPlan) -> Callable[[Tensor, Tensor, Tensor, BlockPlan], tuple[Tensor, None]]:
-    """Makes a function of `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` and this very plan -> `out` like q.
+    """Make a function of `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` and this same plan -> `out` like q.
 
     Raises `NotImplementedError` for gradients on a CPU, where FlexAttention has none, and `ValueError` for
     more than one plan (one a head).
@@ -68,7 +68,7 @@ def prepare(plan: BlockPlan) -> Callable[[Tensor, Tensor, Tensor, BlockPlan], tu
 
 
 def _padded(plan: BlockPlan, chosen: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Pads the chosen list entries: counts `int32 [1, 1, NQ]`, ascending columns `int32 [1, 1, NQ, NK]`."""
+    """Pad the chosen list entries: counts `int32 [1, 1, NQ]`, ascending columns `int32 [1, 1, NQ, NK]`."""
     device = plan.col.device
     row = torch.repeat_interleave(torch.arange(rows, device=device), plan.row_ptr[0].diff().long())
     there = torch.zeros(rows, columns, dtype=torch.bool, device=device)

@@ -1,4 +1,4 @@
-"""What every launch of a Triton kernel here needs: the plan as raw tensors, and tiles that fit the GPU."""
+"""Prepare the launch of a Triton kernel: the plan as raw tensors, and tiles that fit the GPU."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ class LaunchArgs:
 
     `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]` with entries `key_block << 1 | full`, `order int32 [NQ]`
     in which query blocks start; G is 1 (shared), H or B * H. `blocks` is (BM, BN) in tokens. `mask` is the
-    lower-case name of a `masks.Kind`, `params` and `table int32` those of its rule; `q_coord int32 [S_q]`,
-    `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` where each row of the batch hides its own.
+    lower-case name of a `masks.rule.Kind`; `params` and `table int32` are those of its rule. `q_coord int32
+    [S_q]`, `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` if each row of the batch hides its
+    own keys.
     """
 
     row_ptr: Tensor
@@ -34,7 +35,7 @@ class LaunchArgs:
 
     @property
     def kernel_params(self) -> tuple[int, ...]:
-        """Argument `rule` of the kernels: the parameters, and for a band the length of its table as well.
+        """The argument `rule` of the kernels: the parameters, and for a band the length of its table as well.
 
         (No argument may be called `params`: Triton's generated launcher has a variable of that name.)
         """
@@ -42,11 +43,11 @@ class LaunchArgs:
 
     @property
     def coord_stride(self) -> int:
-        """Step in `k_coord` from one batch item to the next."""
+        """The step in `k_coord` from one batch item to the next."""
         return 0 if self.k_coord.ndim == 1 else self.k_coord.stride(0)
 
     def plan_strides(self, B: int, H: int) -> tuple[int, int]:
-        """Steps in plan number from one batch item to the next and from one head to the next."""
+        """Return the steps in plan number from one batch item to the next and from one head to the next."""
         G = self.row_ptr.shape[0]
         if G == 1:
             return 0, 0
@@ -54,13 +55,14 @@ class LaunchArgs:
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:
-    """Makes the tensor's GPU the current one, on which Triton launches."""
+    """Make the tensor's GPU the current one, on which Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
-    """Chooses tiles for the GPU of `q [B, S, H, D]`; raises `ValueError` as `choose` does, and for bf16 in
-    the interpreter.
+    """Choose tiles for the GPU of `q [B, S, H, D]`.
+
+    Raises `ValueError` as `choose` does, and for bf16 in the interpreter.
     """
     if not interpreted():
         major, minor = torch.cuda.get_device_capability(q.device)

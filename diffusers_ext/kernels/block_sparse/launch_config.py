@@ -1,9 +1,9 @@
 """Kernel tiles and launch settings for each generation of GPU.
 
-Chosen by compiling: the widest tiles whose programs fit shared memory and, with blocks of 64 tokens or more,
-keep everything in registers for the rules of all methods. Blocks of 32 cut tiles down, and then up to 16
-bytes a thread go to memory; masks that are looked up pair by pair (`lut`, which no method has) take more.
-`tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
+They were chosen by compiling. They are the widest tiles whose programs fit shared memory. With blocks of 64
+tokens or more, the rules of all methods keep everything in registers. Blocks of 32 cut tiles down, and then
+up to 16 bytes a thread go to memory. Masks that are looked up pair by pair (`lut`, which no method has) take
+more. `tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ SMALLEST = 16  # tokens on a side of a matrix product
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """One launch: `rows` queries by `columns` keys a tile, `dims` padded head size; fp32 products in
-    `precision`.
+    """The settings of one launch: tiles of `rows` queries by `columns` keys.
+
+    `dims` is the padded head size; fp32 products are computed in `precision`.
     """
 
     rows: int
@@ -56,7 +57,7 @@ _SINGLE = {
 
 
 def why_not(arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> str | None:
-    """Says in one sentence why the kernels cannot run, or `None`; arguments as for `choose`."""
+    """Return one sentence why the kernels cannot run, or `None`; arguments are those of `choose`."""
     if arch < 80:
         return f"The Triton kernels need compute capability 8.0, got {arch / 10}; use the reference."
     if itemsize not in (2, 4):
@@ -74,7 +75,7 @@ def why_not(arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) ->
 
 
 def choose(kernel: str, arch: int, itemsize: int, head_dim: int, blocks: tuple[int, int]) -> Tiles:
-    """Chooses the tiles of `kernel` (forward, dq, dkv) on compute capability `arch` (90 for 9.0).
+    """Choose the tiles of `kernel` (forward, dq, dkv) on compute capability `arch` (90 for 9.0).
 
     They divide the `blocks` (BM, BN) of the plan, in tokens; elements have `itemsize` bytes. Raises
     `ValueError` with the sentence of `why_not`.

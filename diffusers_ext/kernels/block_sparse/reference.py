@@ -1,4 +1,4 @@
-"""Block-sparse attention in plain torch: what kernels are tested against, and the back-end of CPUs.
+"""Compute block-sparse attention in plain torch, to test kernels and as the back-end of CPUs.
 
 It takes one block of queries at a time against the keys of its row. So memory grows with the longest row
 instead of the square of the sequence. Gradients are in closed form, since autograd is off inside an operator.
@@ -19,10 +19,11 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None, *,
     gain: Tensor | None = None, bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attends from `q [B, S_q, H, D]` to `k, v [B, S_kv, H, D]`: `out` like `q`, and `lse [B, H, S_q]`.
+    """Attend from `q [B, S_q, H, D]` to `k, v [B, S_kv, H, D]`: `out` like `q`, and `lse [B, H, S_q]`.
 
     All are in plan order. Autograd can pass through. Softmax is in fp32 (fp64 for fp64), the log-sum-exp is
     natural; a row without keys gives 0 and -inf.
+
     The `G` plans are one for all, one a head, or one a batch row and head. `gain [B, H, NQ]` and `bias [B, H,
     NQ, D]`, both or none, turn the output of query block i into `gain_i * out + bias_i`.
     """
@@ -80,7 +81,7 @@ def gradients(
     plan: BlockPlan,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes `dq [B, S_q, H, D]`, `dk`, `dv` `[B, S_kv, H, D]`, contiguous.
+    """Compute `dq [B, S_q, H, D]`, `dk`, `dv` `[B, S_kv, H, D]`, contiguous.
 
     They come from `do`, shaped like `out`, and `dlse [B, H, S_q]`.
 
@@ -106,7 +107,7 @@ def _one_plan(
     q: Tensor, k: Tensor, v: Tensor, do: Tensor, delta: Tensor, lse: Tensor,
     dq: Tensor, dk: Tensor, dv: Tensor, plan: BlockPlan, g: int, scale: float,
 ) -> None:  # fmt: skip
-    """Writes `dq` and adds to `dk` and `dv`, all `[B', H', S, D]` views of the results."""
+    """Write `dq` and add to `dk` and `dv`, all `[B', H', S, D]` views of the results."""
     inside = torch.arange(plan.block_k, device=q.device)
     ends = plan.row_ptr[g].tolist()
     for row, (begin, end) in enumerate(pairwise(ends)):

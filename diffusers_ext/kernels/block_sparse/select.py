@@ -1,13 +1,13 @@
-"""Which blocks of keys a block of queries keeps, as pooled blocks show, and what makes up for the others.
+"""Select the key blocks that a block of queries keeps, by pooled blocks, and compensate for the others.
 
 Paper: Liu et al., "Rectified SpaAttn" (arXiv 2511.19835). Attention over the kept blocks alone gives them too
-much weight and the others none. Pooled queries and keys estimate the whole map `P`; the output of row i
-becomes `gain_i * out_i + bias_i`, where `bias_i` adds the mean values of those dropped blocks whose estimate
-can be trusted, with the weight that the estimate gives them, and `gain_i` takes that weight off the rest.
+much weight and the others none. Pooled queries and keys estimate the full map `P`. The output of row i
+becomes `gain_i * out_i + bias_i`. `bias_i` adds the mean values of the dropped blocks whose estimate can be
+trusted, with their estimated weight. `gain_i` removes that weight from the rest.
 
-All text together is one column of `P`. It is ranked among the blocks and counts both in the number of columns
-that a row keeps and in the share of attention that they hold, as in the published code; its keys are visited
-wherever it ranks.
+All text together is one column of `P`. It is ranked among the blocks. As in the published code, it counts in
+the number of columns that a row keeps and in their share of attention. Its keys are visited wherever it
+ranks.
 
 All shapes are static and nothing waits for the GPU.
 """
@@ -21,7 +21,7 @@ from ..geometry import PAD
 from ..plan.dynamic import DynamicPlan
 from .autocast import follows_autocast
 
-BUDGET = 1 << 28  # bytes of one map of blocks; more heads than fit are looked at in turn
+BUDGET = 1 << 28  # bytes of one map of blocks; if not all heads fit, they take turns
 
 
 class Selection(NamedTuple):
@@ -38,9 +38,10 @@ class Selection(NamedTuple):
     kept: Tensor
 
     def count(self, plan: DynamicPlan) -> Tensor:
-        """Counts over batch rows and heads, int64 `[4]`.
+        """Count over batch rows and heads, int64 `[4]`.
 
-        They are pairs of tokens that see each other, all pairs, kept blocks without checks, all kept blocks.
+        The numbers are pairs of tokens that see each other, all pairs, kept blocks without checks, all kept
+        blocks.
         """
         tokens, plans = plan.s_q, self.row_ptr.shape[0]
         times = self.kept.sum((0, 1))  # [NQ, NK]
@@ -61,10 +62,10 @@ def select(
     mass: float | None = None,
     scale: float | None = None,
 ) -> Selection:
-    """Selects blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order.
+    """Select blocks for `q [B, S_q, H, D]`, `k, v [B, S_kv, H, D]` in plan order.
 
-    A row keeps what `plan` always keeps. With `mass` it also keeps at least as many columns, blocks of the
-    grid or the text, as hold that share of the estimated attention. `scale` is that of attention.
+    A row keeps what `plan` always keeps. With `mass` it also keeps columns until they hold that share of the
+    estimated attention. A column is a block of the grid, or the text. `scale` is that of attention.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale
@@ -98,11 +99,11 @@ def _select(
 
 
 def estimate(logits: Tensor, text_logits: Tensor, counts: Tensor) -> Tensor:
-    """Estimates shares of attention, `[..., NV + 1]`: of each block of grid tokens, then of the text.
+    """Estimate shares of attention, `[..., NV + 1]`: of each block of grid tokens, then of the text.
 
-    `logits [..., NV]` are those of pooled keys, which stand for `counts [NV]` tokens each, hence the
-    logarithm; `text_logits [..., T]` those of single text keys ("isolated": averaged, they would lose their
-    peaks). Without text, or where a mask hides all of it, its share is 0.
+    `logits [..., NV]` are those of pooled keys. Each stands for `counts [NV]` tokens, hence the logarithm.
+    `text_logits [..., T]` are those of single text keys ("isolated": averaged, they would lose their peaks).
+    Without text, or if a mask hides all of it, its share is 0.
     """
     weighted = logits + counts.to(logits.dtype).log()
     text = text_logits.logsumexp(-1, keepdim=True)
@@ -110,9 +111,9 @@ def estimate(logits: Tensor, text_logits: Tensor, counts: Tensor) -> Tensor:
 
 
 def critical(share: Tensor, least: int, mass: float | None = None) -> Tensor:
-    """Marks the `least` largest columns of each row of `share [..., C]`, or as many more as pass `mass`.
+    """Mark the `least` largest columns of each row of `share [..., C]`, and more until they pass `mass`.
 
-    The column that passes it is kept too; of equal columns the first ones.
+    The column that passes it is kept too. Among equal columns the first come first.
     """
     order = share.argsort(dim=-1, descending=True, stable=True)
     rank = torch.arange(share.shape[-1], device=share.device)
@@ -124,10 +125,10 @@ def critical(share: Tensor, least: int, mass: float | None = None) -> Tensor:
 
 
 def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """Lists what is kept, bool `[..., NQ, NK]`, as `row_ptr` and `col` of a `BlockPlan`.
+    """List the kept blocks, bool `[..., NQ, NK]`, as `row_ptr` and `col` of a `BlockPlan`.
 
-    `entries` are the names of the columns. `col` has room for every block; what is not kept goes to its end,
-    where nobody reads.
+    `entries` are the list entries of the columns. `col` has room for every block; dropped blocks go to its
+    end, which no kernel reads.
     """
     ends = kept.sum(-1).cumsum(-1)
     flat = kept.flatten(-2)
@@ -140,12 +141,12 @@ def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_means(x: Tensor, block: int) -> Tensor:
-    """Averages every `block` tokens of `x [B, S, H, D]`: `[B, H, ceil(S/block), D]`, fp32 (fp64 for fp64)."""
+    """Average every `block` tokens of `x [B, S, H, D]`: `[B, H, ceil(S/block), D]`, fp32 (fp64 for fp64)."""
     return _over_blocks([part.mean(2, dtype=_exact(x)) for part in _blocks(x, block)])
 
 
 def block_spreads(x: Tensor, mean: Tensor, block: int) -> Tensor:
-    """Averages `|x - mean|` over every block, by channel; `mean` and the result are as in `block_means`.
+    """Average `|x - mean|` over every block, by channel; `mean` and the result are as in `block_means`.
 
     Differences are taken in the dtype of `x`, so that half precision needs no copy of twice its size.
     """
@@ -159,7 +160,7 @@ def block_spreads(x: Tensor, mean: Tensor, block: int) -> Tensor:
 
 
 def _blocks(x: Tensor, block: int) -> list[Tensor]:
-    """Cuts `x` into full blocks `[B, S // block, block, H, D]`, then the rest as a block of its own."""
+    """Cut `x` into full blocks `[B, S // block, block, H, D]`, then the rest as a block of its own."""
     count, rest = divmod(x.shape[1], block)
     parts = [x[:, : count * block].unflatten(1, (count, block))] if count else []
     return parts + ([x[:, count * block :].unsqueeze(1)] if rest else [])
@@ -174,7 +175,7 @@ def _exact(x: Tensor) -> torch.dtype:
 
 
 def _hidden_text(plan: DynamicPlan) -> Tensor:
-    """Marks text tokens that a mask hides: bool `[B or 1, 1, 1, T]`."""
+    """Mark text tokens that a mask hides: bool `[B or 1, 1, 1, T]`."""
     coords = plan.k_coord if plan.k_coord.ndim == 2 else plan.k_coord[None]
     return (coords[:, plan.text_keys] == PAD)[:, None, None]
 

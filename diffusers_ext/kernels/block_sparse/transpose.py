@@ -1,11 +1,11 @@
-"""The lists of a block plan read the other way: for each key block, the query blocks that visit it."""
+"""Transpose the lists of a block plan: list, for each key block, the query blocks that visit it."""
 
 import torch
 from torch import Tensor
 
 
 def transpose(row_ptr: Tensor, col: Tensor, key_blocks: int) -> tuple[Tensor, Tensor]:
-    """Transposes `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]`.
+    """Transpose `row_ptr int32 [G, NQ + 1]`, `col int32 [G, nnz]`.
 
     Returns `col_ptr int32 [G, NK + 1]` and `row` like `col`, whose entries are `query_block << 1 | full`,
     ascending. What is behind the last row of a plan is ignored and stays behind the last column. Sizes depend

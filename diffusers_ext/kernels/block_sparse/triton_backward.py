@@ -1,4 +1,4 @@
-"""Gradients of block-sparse attention in Triton: dQ by row lists, dK and dV by the transposed lists.
+"""Compute gradients of block-sparse attention in Triton: dQ by row lists, dK and dV by transposed lists.
 
 Probabilities are computed again from the log-sum-exp (Dao, arXiv 2307.08691, algorithm 2). Every output tile
 has one program that writes it, so there are no atomics and two runs give the same bits.
@@ -23,7 +23,7 @@ def query_kernel(
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
     MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dQ and, for the other kernel, `delta = rowsum(dO * O) - dLSE`; grid (NQ * BM // TM, B * H)."""
+    """Compute dQ and, for the other kernel, `delta = rowsum(dO * O) - dLSE`; grid (NQ * BM // TM, B * H)."""
     tiles: tl.constexpr = BM // TM
     parts: tl.constexpr = BN // TN
     pid = tl.program_id(0)
@@ -89,7 +89,7 @@ def key_kernel(
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
     MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV; grid (NK * BN // TN, B * H). Scores are transposed, [TN, TM]."""
+    """Compute dK and dV; grid (NK * BN // TN, B * H). Scores are transposed, [TN, TM]."""
     tiles: tl.constexpr = BN // TN
     parts: tl.constexpr = BM // TM
     pid = tl.program_id(0)
@@ -151,9 +151,9 @@ def backward(
     do: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     launch: LaunchArgs, *, scale: float, tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients `dq`, `dk`, `dv`, contiguous and in the shape and dtype of `q`, `k`, `v`.
+    """Compute the gradients `dq`, `dk`, `dv`, contiguous and in the shape and dtype of `q`, `k`, `v`.
 
-    Shapes: `do`, `out` `[B, S_q, H, D]`; `dlse`, `lse` `fp32 [B, H, S_q]`; the rest as in `forward`.
+    Shapes: `do`, `out` `[B, S_q, H, D]`; `dlse`, `lse` `fp32 [B, H, S_q]`; the rest is as in `forward`.
     """
     B, S_q, H, D = q.shape
     S_kv, (BM, BN) = k.shape[1], launch.blocks

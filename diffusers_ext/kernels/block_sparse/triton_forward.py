@@ -1,8 +1,8 @@
-"""Block-sparse attention in Triton: one program per query tile walks the list of key blocks it may see.
+"""Block-sparse attention in Triton: one program per query tile reads the list of its key blocks.
 
-Online softmax with fp32 accumulators (Dao, arXiv 2307.08691, algorithm 1) over a list in place of a range.
-FULL blocks pay for no predicate. Kernel tiles divide the blocks of the plan, so a plan made for one GPU runs
-on another. Offsets between tokens, heads and batches are 64 bit, within a tile 32 bit.
+It is online softmax with fp32 accumulators (Dao, arXiv 2307.08691, algorithm 1) over a list in place of a
+range. FULL blocks evaluate no predicate. Kernel tiles divide the blocks of the plan, so a plan made for one
+GPU runs on another. Offsets between tokens, heads and batches are 64 bit, within a tile 32 bit.
 """
 
 import torch
@@ -23,7 +23,10 @@ def forward_kernel(
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr,
     MASK: tl.constexpr, LSE: tl.constexpr, RECTIFY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (NQ * BM // TM, B * H); `scale_log2` is the scale times log2(e); tensors as in `forward`."""
+    """Compute `out` and `lse`; tensors are as in `forward`.
+
+    The grid is (NQ * BM // TM, B * H); `scale_log2` is the scale times log2(e).
+    """
     tiles: tl.constexpr = BM // TM
     parts: tl.constexpr = BN // TN
     pid = tl.program_id(0)
@@ -97,9 +100,9 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, launch: LaunchArgs, *, scale: float, with_lse: bool,
     gain: Tensor | None = None, bias: Tensor | None = None, tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention over the blocks of a plan.
+    """Compute attention over the blocks of a plan.
 
-    Shapes: `q [B, S_q, H, D]`, `k`, `v` `[B, S_kv, H, D]` with any strides but a dense last axis; `gain [B,
+    Shapes: `q [B, S_q, H, D]`, `k`, `v` `[B, S_kv, H, D]` with any strides but a dense last axis. `gain [B,
     H, NQ]` and `bias [B, H, NQ, D]`, both or none, turn the output of query block i into `gain_i * out +
     bias_i`. Returns `out [B, S_q, H, D]` in the dtype of `q` and the natural log-sum-exp `fp32 [B, H, S_q]`,
     before gain and bias, or an empty tensor without `with_lse`. A row without keys is 0 with log-sum-exp

@@ -1,5 +1,6 @@
-"""Which token pairs of a PARTIAL block see each other, once for every Triton kernel; the rules are those of
-`kernels.masks`, where their parameters are described.
+"""Decide which token pairs of a PARTIAL block see each other, for every Triton kernel.
+
+The rules are those of `kernels.masks`, which describes their parameters.
 
 A token is a packed coordinate or a sentinel (`kernels.geometry`): text sees and is seen by everything,
 padding neither sees nor is seen.
@@ -26,8 +27,9 @@ def _column(token):
 
 @triton.jit
 def _axis(x_q, x_k, length, window, stride, dilation):
-    """Generalized neighborhood attention on one axis (arXiv 2504.16922): exactly `window` keys of the query's
-    dilation group, shifted at the borders instead of cut.
+    """Apply generalized neighborhood attention on one axis (arXiv 2504.16922).
+
+    A query sees exactly `window` keys of its dilation group, shifted at the borders instead of cut.
     """
     group = x_q % dilation
     size = (length - group + dilation - 1) // dilation
@@ -39,11 +41,12 @@ def _axis(x_q, x_k, length, window, stride, dilation):
 
 @triton.jit
 def _hide_band(s, q, k, table, width, sink, frames):
-    """Radial attention (arXiv 2506.19852): tokens d frames apart see each other up to `table[d]` along the
-    raster.
+    """Apply radial attention (arXiv 2506.19852).
 
-    A tile holds queries of one or two frames. Going through those makes the look-up a vector over keys, where
-    one per pair would need a gather; hiding in `s` itself keeps no second tile in registers.
+    Tokens d frames apart see each other up to a distance of `table[d]` along the raster.
+
+    A tile holds queries of one or two frames. A loop over those makes the look-up a vector over keys; one per
+    pair would need a gather. Masking `s` in place keeps no second tile in registers.
     """
     t_q = _time(q)
     t_k = _time(k)
@@ -58,8 +61,9 @@ def _hide_band(s, q, k, table, width, sink, frames):
 
 @triton.jit
 def hide(s, rows, columns, q_coord, k_coord, table, rule, S_q, S_kv, MASK: tl.constexpr):
-    """Scores with -inf where query `rows` do not see key `columns`, both int32 and shaped to broadcast to `s`
-    ([M, 1] with [1, N] or the transpose), and outside the sequences.
+    """Set scores to -inf if query `rows` do not see key `columns`, and outside the sequences.
+
+    Both are int32 and broadcast to `s` ([M, 1] with [1, N] or the transpose).
     """
     q = tl.load(q_coord + rows, mask=rows < S_q, other=-2)
     k = tl.load(k_coord + columns, mask=columns < S_kv, other=-2)
@@ -69,10 +73,10 @@ def hide(s, rows, columns, q_coord, k_coord, table, rule, S_q, S_kv, MASK: tl.co
         dx = _column(q) - _column(k)
         seen &= (dy * dy + dx * dx < rule[0]) | (q == -1) | (k == -1)
     elif MASK == "box":
-        near = _axis(_time(q), _time(k), rule[0], rule[1], rule[2], rule[3])
-        near &= _axis(_row(q), _row(k), rule[4], rule[5], rule[6], rule[7])
-        near &= _axis(_column(q), _column(k), rule[8], rule[9], rule[10], rule[11])
-        seen &= near | (q == -1) | (k == -1)
+        in_window = _axis(_time(q), _time(k), rule[0], rule[1], rule[2], rule[3])
+        in_window &= _axis(_row(q), _row(k), rule[4], rule[5], rule[6], rule[7])
+        in_window &= _axis(_column(q), _column(k), rule[8], rule[9], rule[10], rule[11])
+        seen &= in_window | (q == -1) | (k == -1)
     elif MASK == "band":
         s = _hide_band(s, q, k, table, rule[0], rule[1], rule[2])
     elif MASK == "lut":

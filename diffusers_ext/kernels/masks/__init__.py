@@ -1,1 +1,1 @@
-"""Which tokens see which: one rule in each file."""
+"""The rules by which tokens see each other, one in each file."""

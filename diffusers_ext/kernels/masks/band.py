@@ -1,8 +1,7 @@
 """Radial attention: a band around the diagonal that narrows with the distance between frames.
 
 Paper: Li et al., "Radial Attention" (arXiv 2506.19852). Tokens of a frame are numbered in raster order;
-frames i and j at distance d see each other where `|k - l| <= reach(d)`, or not at all. All see the sink
-frames.
+tokens k and l of two frames at distance d see each other if `|k - l| <= reach(d)`. All see the sink frames.
 """
 
 import math
@@ -20,10 +19,10 @@ NEVER = -1
 
 
 def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
-    """Computes the band of section 3: with `b = floor(log2(max(d, 1)))`, `|k - l| + 1 <= s / 2^b`.
+    """Compute the band of section 3: with `b = floor(log2(max(d, 1)))`, `|k - l| + 1 <= s / 2^b`.
 
-    Where that is narrower than `floor` tokens (1 in the formula, a block on hardware), the band stays as wide
-    as the floor and only every `ceil(floor 2^b / s)`-th frame distance is kept instead.
+    The band is never narrower than `floor` tokens (1 in the formula, a block on hardware). If the formula is
+    narrower, only every `ceil(floor 2^b / s)`-th frame distance is kept.
     """
     out = []
     for d in range(frames):
@@ -38,12 +37,12 @@ def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
 
 
 def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -> tuple[int, ...]:
-    """Computes the band of the published code, which made the published videos.
+    """Compute the band of the published code, which made the published videos.
 
     It starts from the power of two above the frame, halves once more than the formula, and shrinks by
     `decay`. It is never narrower than a block of `floor` tokens. Frames are thinned out by a rule in units of
-    128 tokens. One departure: frames of fewer than 128 tokens see all of their neighbouring frames. The code,
-    whose 128 does not follow the size of the block, thins out frame distance 1 there as well.
+    128 tokens. There is one departure. Frames of fewer than 128 tokens see all of their neighbouring frames.
+    The code thins out frame distance 1 as well, since its 128 does not depend on the size of the block.
     """
     out = []
     for d in range(frames):
@@ -59,7 +58,7 @@ def release_reach(frames: int, per_frame: int, decay: float, floor: int = 128) -
 
 @dataclass(frozen=True)
 class Band(Rule):
-    """`reach[d]` in tokens at frame distance d, `NEVER` where frames do not meet; `width` of the grid."""
+    """A band of `reach[d]` tokens at frame distance d, `NEVER` for none; `width` is that of the grid."""
 
     reach: tuple[int, ...]
     width: int
@@ -68,7 +67,7 @@ class Band(Rule):
 
     @property
     def params(self) -> tuple[int, ...]:
-        """`(width of the grid, sink frames)`; the table is the reach."""
+        """The width of the grid and the number of sink frames; the table is the reach."""
         return self.width, self.sink_frames
 
     def table(self) -> Tensor:
@@ -83,13 +82,13 @@ class Band(Rule):
         farthest = torch.maximum(khi - qlo, qhi - klo)[..., 2]
         widest, narrowest = self._extremes
         touched = widest[self._distances(*qt, *kt)] >= gap
-        # sink frames are seen anyway, so only the frames after them must lie within reach
+        # sink frames are seen anyway, so only the frames after them must be within reach
         late = kt[0].clamp(min=self.sink_frames)
         full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= farthest
         return touched | (kt[0] < self.sink_frames), full | (kt[1] < self.sink_frames)
 
     def _distances(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor]:
-        """Gives the least and largest distance between frames `q0..q1` and `k0..k1`, both ends included."""
+        """Return the least and largest distance between frames `q0..q1` and `k0..k1`, both ends included."""
         last = len(self.reach) - 1  # blocks without grid tokens come with distant corners
         least = torch.maximum(k0 - q1, q0 - k1).clamp(0, last)
         return least.long(), torch.maximum(k1 - q0, q1 - k0).clamp(0, last).long()
@@ -108,7 +107,7 @@ class Band(Rule):
 
     @cached_property
     def _extremes(self) -> tuple[Tensor, Tensor]:
-        """Largest and smallest reach over distances `a..b`, both `[f, f]`, indexed `[a, b]`."""
+        """The largest and smallest reach over distances `a..b`, both `[f, f]`, indexed `[a, b]`."""
         reach = torch.tensor(self.reach)
         upper = torch.ones(len(reach), len(reach), dtype=torch.bool).triu()
         span = reach[None].expand(len(reach), -1)
@@ -118,9 +117,9 @@ class Band(Rule):
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """`params = (width of the grid, sink frames)`, `table` the reach per frame distance."""
+    """Return whether pairs see each other; `params` and `table` are those of `Band`."""
     width, sink_frames = params
     (qt, qh, qw), (kt, kh, kw) = unpack(q_coord), unpack(k_coord)
-    distance = (qt - kt).abs().clamp(max=len(table) - 1)  # sentinels unpack to nonsense and are treated later
+    distance = (qt - kt).abs().clamp(max=len(table) - 1)  # sentinels unpack to nonsense; `visible` masks them
     apart = ((qh - kh) * width + qw - kw).abs()
     return (apart <= table[distance.long()]) | (kt < sink_frames)

@@ -1,14 +1,15 @@
 """The block rule of the published radial attention (`shrinkMaskStrict` in its code).
 
-A block is kept if most of its columns are well filled.
+A block is kept if most of its columns are well filled. For every pair of frames that a block touches, a
+column is well filled if more than a third of the block's rows see it. The block is kept if more than 0.6 of
+its visible columns are well filled. All pairs of a kept block are computed, so the result neither contains
+the band nor is contained in it. The published code fills a canvas per frame pair; here the counts have a
+closed form.
 
-For every pair of frames that a block touches, a column is well filled if more than a third of the block's
-rows see it; the block is kept if more than 0.6 of the columns that anyone sees are well filled. Kept blocks
-are computed whole, so the result neither contains the band nor is contained in it. The published code fills a
-canvas per frame pair; the counts have a closed form. Two departures. The code takes whole blocks only: a
-shorter last one counts here by the rows that it has. Its canvas has as many blocks as a frame fills, so where
-a frame begins inside a block and reaches into one more, the code drops that last piece (56 of 65 025 blocks
-at 480 x 832 pixels and 81 frames); here it follows the rule of the others.
+There are two departures. The code takes full blocks only; here a shorter last block counts by the rows that
+it has. The code's canvas has as many blocks as a frame fills. If a frame begins inside a block and reaches
+into one more, the code drops that last piece; here it follows the rule of the others. At 480 x 832 pixels and
+81 frames that concerns 56 of 65 025 blocks.
 """
 
 from fractions import Fraction
@@ -23,7 +24,7 @@ KEPT = Fraction(6, 10)
 
 
 def band_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
-    """Marks the blocks that are kept, bool `[NQ, NK]`, over the grid tokens in raster order."""
+    """Mark the blocks that are kept, bool `[NQ, NK]`, over the grid tokens in raster order."""
     count = -(-frames * per_frame // block)
     owner, frame, first, last = _segments(frames, per_frame, block)
     reach = torch.tensor(band.reach)
@@ -46,7 +47,7 @@ def band_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
 
 
 def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least: Tensor | int) -> Tensor:
-    """Counts the columns of `c0..c1` that at least `least` of the rows `r0..r1` see with `|k - l| <= wide`.
+    """Count the columns of `c0..c1` that at least `least` of the rows `r0..r1` see with `|k - l| <= wide`.
 
     A column l is seen by `min(l + wide, r1) - max(l - wide, r0) + 1` rows. Each of the four combinations
     bounds l, or the interval of all l, from one side.
@@ -58,7 +59,7 @@ def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least
 
 
 def _segments(frames: int, per_frame: int, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Finds where blocks and frames overlap: block, frame, first and last in-frame number of each piece."""
+    """Find the overlaps of blocks and frames: block, frame, first and last in-frame number of each piece."""
     tokens = frames * per_frame
     cuts = torch.cat([torch.arange(0, tokens, block), torch.arange(0, tokens, per_frame)]).unique()
     ends = torch.cat([cuts[1:], torch.tensor([tokens])])

@@ -2,7 +2,7 @@
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
 2412.16112). `(y_i - y_j)^2 + (x_i - x_j)^2 < r^2`, strictly, on the grid of tokens; the disk is clipped at
-the border. Frames are not looked at.
+the border. Frames do not matter.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .rule import CountingRule, Kind
 
 @dataclass(frozen=True)
 class Disk(CountingRule):
-    """`radius` in tokens, at least 1."""
+    """A disk of `radius` tokens, at least 1."""
 
     radius: int
     kind = Kind.DISK
@@ -30,7 +30,7 @@ class Disk(CountingRule):
 
     @property
     def params(self) -> tuple[int, ...]:
-        """`(radius squared,)`."""
+        """The square of the radius, as a tuple."""
         return (self.radius**2,)
 
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ class Disk(CountingRule):
         return gap.square().sum(-1) < self.radius**2, widest.square().sum(-1) < self.radius**2
 
     def pairs(self, grid: Grid) -> int:
-        """Sums, over offsets inside the disk, the number of tokens that have such a neighbour."""
+        """Sum, over offsets inside the disk, the number of tokens that have such a neighbour."""
         t, h, w = grid
         dy, dx = torch.arange(min(h, self.radius)), torch.arange(min(w, self.radius))
         inside = dy[:, None] ** 2 + dx[None] ** 2 < self.radius**2
@@ -47,7 +47,7 @@ class Disk(CountingRule):
         return t * t * int((inside * rows[:, None] * columns[None]).sum())
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """Counts visible pairs; only sizes and offsets of boxes matter, of which few differ."""
+        """Count visible pairs; only sizes and offsets of boxes matter, and few of those differ."""
         facts = torch.cat([klo - qlo, qhi - qlo + 1, khi - klo + 1], -1).long()
         frames = facts[:, 3] * facts[:, 6]
         kinds, which = facts[:, [1, 2, 4, 5, 7, 8]].unique(dim=0, return_inverse=True)
@@ -55,13 +55,13 @@ class Disk(CountingRule):
         return torch.tensor(counts, dtype=torch.long)[which] * frames
 
     def _between(self, y: int, x: int, h: int, w: int, other_h: int, other_w: int) -> int:
-        """Counts pairs between a box of `h x w` tokens and one of `other_h x other_w` at `(y, x)` from it."""
+        """Count pairs between a box of `h x w` tokens and one of `other_h x other_w` at `(y, x)` from it."""
         dy = torch.arange(other_h)[:, None] + y - torch.arange(h)
         dx = torch.arange(other_w)[:, None] + x - torch.arange(w)
         return int((dy.square()[..., None, None] + dx.square() < self.radius**2).sum())
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """`params = (radius squared,)`."""
+    """Return whether pairs see each other; `params = (radius squared,)`."""
     (_, qh, qw), (_, kh, kw) = unpack(q_coord), unpack(k_coord)
     return (qh - kh) ** 2 + (qw - kw) ** 2 < params[0]

@@ -1,6 +1,7 @@
 """Neighbours: tokens at most one step apart on every axis, diagonals included.
 
-No kernel knows this rule. It shows planners which blocks touch each other; those are visited without checks.
+No kernel knows this rule. Plans use it to find the blocks that touch each other, which are visited without
+checks.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,6 @@ class Neighbours(Rule):
         return (gap <= 1).all(-1), (widest <= 1).all(-1)
 
     def pairs(self, grid: Grid) -> int:
-        """Counts pairs: each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""
+        """Count pairs: each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""
         t, h, w = (3 * n - 2 for n in grid)
         return t * h * w

@@ -1,9 +1,9 @@
-"""Who sees whom, one rule a file.
+"""A rule says which tokens see each other; each has a file.
 
-A rule is a small frozen dataclass, equal for equal settings. It names its `kind`, its integer `params` and a
-`table` for kernels. It answers two questions for planners: `touch`, for boxes of tokens (does any pair see
-each other, do all), and `pairs`, the number of visible pairs of a grid. `visible` is the rule for single
-pairs.
+It is a small frozen dataclass, equal for equal settings. It names its `kind`, its integer `params` and a
+`table` for kernels. Plans call two methods. `touch` decides for boxes of tokens whether any pair sees each
+other, and whether all do. `pairs` is the number of visible pairs of a grid. `masks.visible` applies the rule
+to single pairs.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from ..geometry import Grid
 
 
 class Kind(IntEnum):
-    """The rules a kernel knows; their parameters are described in the file of each."""
+    """The rules that a kernel knows; each file describes the parameters of its rule."""
 
     NONE = 0  # everything in a visited block
     DISK = 1
@@ -27,9 +27,9 @@ class Kind(IntEnum):
 
 
 class Rule(ABC):
-    """A rule, with what planners ask it.
+    """A rule, with the methods that plans need.
 
-    Boxes are inclusive corners `lo, hi [..., 3]` on the axes that `axes` gives.
+    Boxes are inclusive corners `lo, hi [..., 3]` on the axes that `axes` returns.
     """
 
     kind: ClassVar[Kind]
@@ -37,23 +37,23 @@ class Rule(ABC):
     @property
     @abstractmethod
     def params(self) -> tuple[int, ...]:
-        """What the predicate of a kernel needs."""
+        """The numbers that the predicate of a kernel needs."""
 
     def table(self) -> Tensor:
-        """Makes what a kernel looks up, int32; empty where the rule needs no table."""
+        """Make the table that a kernel looks up, int32; empty if the rule needs none."""
         return no_table()
 
     def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives coordinates in which boxes decide the rule; `t, h, w` themselves where it has no other."""
+        """Return coordinates in which boxes decide the rule; `t, h, w` themselves unless it has others."""
         return t, h, w
 
     @abstractmethod
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
-        """Says for two boxes whether some query sees some key, and whether every query sees every key."""
+        """Decide for two boxes whether some query sees some key, and whether every query sees every key."""
 
     @abstractmethod
     def pairs(self, grid: Grid) -> int:
-        """Counts visible (query, key) pairs among the tokens of the grid."""
+        """Count visible (query, key) pairs among the tokens of the grid."""
 
 
 class CountingRule(Rule):
@@ -61,9 +61,9 @@ class CountingRule(Rule):
 
     @abstractmethod
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """Counts visible pairs of the tokens of two boxes, int64 `[n]`, from inclusive corners `[n, 3]`."""
+        """Count visible pairs of the tokens of two boxes, int64 `[n]`, from inclusive corners `[n, 3]`."""
 
 
 def no_table() -> Tensor:
-    """Makes the empty table of rules that need none."""
+    """Make the empty table of rules that need none."""
     return torch.empty(0, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Whether single pairs of tokens see each other, by the rule of a plan."""
+"""Decide whether single pairs of tokens see each other, by the rule of a plan."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from .rule import Kind
 
 
 def visible(kind: Kind, params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """Applies a rule to single pairs: packed coordinates that broadcast, sentinels included."""
+    """Apply a rule to single pairs of packed coordinates, which broadcast; sentinels are included."""
     text = (q_coord == TEXT) | (k_coord == TEXT)
     there = (q_coord != PAD) & (k_coord != PAD)
     if kind == Kind.NONE:

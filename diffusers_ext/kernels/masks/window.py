@@ -1,9 +1,9 @@
 """Generalized neighborhood attention: a window per axis that moves in strides and never leaves the grid.
 
-Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). Per axis of length L, with
-window w, stride s and dilation d, a query at i belongs to the group `i mod d` and has index `i // d` there;
-groups of s neighbouring indices share the window around their leader `(i // s) s + s // 2`. Even windows
-reach one further to the left. Windows shift at borders, so every query sees exactly w keys an axis.
+Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). An axis has length L, window
+w, stride s and dilation d. A query at i belongs to the group `i mod d` and has index `i // d` there. Every s
+neighbouring indices share the window around their leader `(i // s) s + s // 2`. Even windows reach one
+further to the left. Windows shift at borders, so every query sees exactly w keys an axis.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ AXES = ("t", "h", "w")
 
 @dataclass(frozen=True)
 class Window(CountingRule):
-    """All in tokens, along `(t, h, w)`; raises `ValueError` where an axis has no room for its window."""
+    """A window on a grid, all in tokens along `(t, h, w)`; raises `ValueError` if it does not fit an axis."""
 
     grid: Grid
     window: Grid
@@ -49,7 +49,7 @@ class Window(CountingRule):
 
     @property
     def params(self) -> tuple[int, ...]:
-        """`(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
+        """The `(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
         return tuple(n for axis in self._axes() for n in axis)
 
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,12 +61,12 @@ class Window(CountingRule):
         return any0 & any1 & any2, full0 & full1 & full2
 
     def pairs(self, grid: Grid) -> int:
-        """Counts pairs: every query sees its full window."""
+        """Count pairs: every query sees its full window."""
         t, h, w = self.window
         return grid[0] * grid[1] * grid[2] * t * h * w
 
     def pairs_between(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-        """Multiplies the visible pairs of the axes; takes no dilation, which leaves gaps."""
+        """Multiply the visible pairs of the axes; it takes no dilation, which leaves gaps."""
         if max(self.dilation) > 1:
             raise ValueError(f"Tiles hold all groups of a dilation, got {self.dilation}; use 1.")
         out = torch.ones(len(qlo), dtype=torch.long)
@@ -80,7 +80,7 @@ class Window(CountingRule):
 
 
 def window_start(i: Tensor, length: int, window: int, stride: int, dilation: int = 1) -> Tensor:
-    """Finds the first key of the window of query `i`, as an index inside its dilation group."""
+    """Find the first key of the window of query `i`, as an index inside its dilation group."""
     group, index = i % dilation, i // dilation
     inside = (length - group + dilation - 1) // dilation  # tokens of the group
     leader = torch.minimum(index // stride * stride + stride // 2, inside - 1)
@@ -90,11 +90,11 @@ def window_start(i: Tensor, length: int, window: int, stride: int, dilation: int
 def _touch_axis(
     qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor, length: int, window: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
-    """Decides `touch` on one axis.
+    """Decide `touch` on one axis.
 
     Starts never decrease and no stride exceeds the window, so the windows of an interval of queries have no
-    gap. Their union runs from the first start to the last end, their intersection from the last start to the
-    first end. With dilation this holds group by group.
+    gap. Their union is from the first start to the last end, their intersection from the last start to the
+    first end. With dilation this is true of each group.
     """
     touched = torch.zeros(torch.broadcast_shapes(qlo.shape, klo.shape), dtype=torch.bool)
     full = torch.ones_like(touched)
@@ -113,14 +113,14 @@ def _touch_axis(
 
 
 def _members(lo: Tensor, hi: Tensor, group: int, dilation: int) -> tuple[Tensor, Tensor]:
-    """Finds the first and last index, inside a dilation group, of the tokens `lo..hi`."""
+    """Find the first and last index, inside a dilation group, of the tokens `lo..hi`."""
     return -((group - lo) // dilation), (hi - group) // dilation
 
 
 def _pairs_axis(
     q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor, length: int, window: int, stride: int
 ) -> Tensor:
-    """Counts visible pairs between intervals of queries and of keys, of which few differ."""
+    """Count visible pairs between intervals of queries and of keys, few of which differ."""
     kinds, which = (k0 * length + k1).unique(return_inverse=True)
     first, last = kinds // length, kinds % length
     start = window_start(torch.arange(length), length, window, stride)[:, None]
@@ -130,7 +130,7 @@ def _pairs_axis(
 
 
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
-    """`params = (length, window, stride, dilation)` of t, of h and of w."""
+    """Return whether pairs see each other; `params` are those of `Window`."""
     out = None  # never in place: FlexAttention traces this for one pair at a time
     for axis, (q, k) in enumerate(zip(unpack(q_coord), unpack(k_coord), strict=True)):
         length, window, stride, dilation = params[4 * axis : 4 * axis + 4]

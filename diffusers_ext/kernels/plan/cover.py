@@ -1,8 +1,8 @@
-"""Blocks of a sequence as unions of boxes, so that rules are decided by interval arithmetic and exactly.
+"""Cover blocks of a sequence by boxes, so that interval arithmetic decides rules exactly.
 
-A block of consecutive places is rarely a box of the grid: a run of raster order bends around row ends, a
-block of ragged tiles straddles two of them. Cut into runs along `w` and joined along `h` and `t`, it becomes
-a few.
+A block of consecutive places is rarely a box of the grid. A run of raster order continues in the next row,
+and a block of ragged tiles overlaps two tiles. So each block is cut into runs along `w`, which are joined
+along `h` and `t` to a few boxes.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..masks.rule import Rule
 
-CHUNK = 1 << 20  # block pairs looked at together
+CHUNK = 1 << 20  # block pairs in one step
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """`lo, hi [blocks, R, 3]` inclusive corners, valid where `there [blocks, R]`; `outer` bounds a block.
+    """The boxes of each block, at most `R`, as inclusive corners `lo, hi [blocks, R, 3]`.
 
-    `text`, `vision`, `hidden [blocks]` say whether a block holds text, grid tokens, padding (its own or that
-    beyond the end of the sequence).
+    `there [blocks, R]` marks valid boxes; `outer_lo, outer_hi` bound a block. `text`, `vision`, `hidden
+    [blocks]` say whether a block holds text, grid tokens, padding (inside or beyond the end of the sequence).
     """
 
     lo: Tensor
@@ -34,12 +34,12 @@ class Boxes:
 
     @property
     def single(self) -> Tensor:
-        """Blocks that are one box, so that the outer box decides."""
+        """The blocks that are one box, so that the outer box decides."""
         return self.there.sum(1) == 1
 
 
 def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, block: int) -> Boxes:
-    """Cuts every `block` places into boxes, from coordinates `[P]` and flags of what is no grid token."""
+    """Cut every `block` places into boxes, from coordinates `[P]` and flags of text and padding."""
     places = text.shape[0]
     count = -(-places // block)
     number = torch.arange(places) // block
@@ -74,10 +74,10 @@ def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, bl
 
 
 def classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Decides `touched, full` of grid tokens for some query blocks and all key blocks.
+    """Decide `touched, full` of grid tokens for some query blocks and all key blocks.
 
-    Outer boxes decide all pairs of blocks that are boxes themselves, the clear cases among the others, and
-    the rest goes by the boxes that they are made of.
+    Outer boxes decide all pairs of blocks that are single boxes, and the clear cases among the others. The
+    boxes inside the blocks decide the rest.
     """
     qlo, qhi = q.outer_lo[rows, None], q.outer_hi[rows, None]
     touched, full = rule.touch(qlo, qhi, k.outer_lo[None], k.outer_hi[None])
@@ -96,7 +96,7 @@ def classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tens
 
 
 def _join(lo: Tensor, hi: Tensor, owner: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Joins neighbours of one block that continue each other along `axis` and agree on the other two."""
+    """Join neighbours of one block that continue each other along `axis` and agree on the other two."""
     if len(owner) < 2:
         return lo, hi, owner
     others = [a for a in range(3) if a != axis]

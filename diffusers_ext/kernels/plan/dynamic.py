@@ -1,4 +1,4 @@
-"""Dynamic plans, whose blocks the data choose: what is known before the data."""
+"""Dynamic plans, whose blocks depend on the data, hold what is known before the data."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ from .spec import RulePlanSpec
 class DynamicPlan(BlockPlan):
     """A plan that lists every block, out of which `block_sparse.select` takes some.
 
-    `NV` key blocks hold grid tokens, the last of them possibly fewer. The others hold text and are always
-    kept; they come behind, or with `text_first` before. `always bool [NQ, NV]` marks what is kept whatever
-    the data. `least` is the number of columns that a row keeps at least: blocks of grid tokens, and the text
-    as one. `counts int32 [NV]` are tokens of the blocks.
+    `NV` key blocks hold grid tokens; the last may hold fewer. The others hold text and are always kept; they
+    come behind, or with `text_first` before. `always bool [NQ, NV]` marks the blocks that are kept for any
+    data. `least` is the number of columns that a row keeps at least: blocks of grid tokens, and the text as
+    one. `counts int32 [NV]` are the numbers of tokens in the blocks.
     """
 
     always: Tensor = field(kw_only=True)
@@ -34,45 +34,45 @@ class DynamicPlan(BlockPlan):
 
     @property
     def grid_keys(self) -> slice:
-        """Places of the keys of the grid, without padding."""
+        """The places of the keys of the grid, without padding."""
         first = self.text if self.text_first else 0
         return slice(first, first + self.s_q)
 
     @property
     def text_keys(self) -> slice:
-        """Places of the keys of the text."""
+        """The places of the keys of the text."""
         return slice(0, self.text) if self.text_first else slice(self.s_kv - self.text, self.s_kv)
 
     @property
     def grid_blocks(self) -> slice:
-        """Numbers of the key blocks that hold grid tokens."""
+        """The numbers of the key blocks that hold grid tokens."""
         first = self.text // self.block_k if self.text_first else 0
         return slice(first, first + len(self.counts))
 
     @property
     def order(self) -> Tensor:
-        """Order in which to launch rows, int32 `[NQ]`; not cached, since lists change with every call."""
+        """The order in which to launch rows, int32 `[NQ]`; not cached, since lists change with every call."""
         return longest_first(self.row_ptr)
 
     @property
     def entries(self) -> Tensor:
-        """Names of the key blocks in lists, `block << 1 | full`: int32 `[NK]`."""
+        """The entries of all key blocks in lists, `block << 1 | full`: int32 `[NK]`."""
         return self.col[0, : self.col.shape[1] // self.rows]
 
 
 @dataclass(frozen=True)
 class DynamicPlanSpec(PlanSpec):
-    """A plan in which each row of queries keeps blocks that the data choose; the rest is as in `PlanSpec`.
+    """A plan in which each row of queries keeps blocks that depend on the data; the rest is as in `PlanSpec`.
 
     Tokens are ordered tile by tile, so that a block is compact. Short tiles follow each other without
-    padding, so the last block can hold fewer tokens. Text starts a block of its own; where it fills whole
-    blocks, `text_first` can have it before the grid.
+    padding, so the last block can hold fewer tokens. Text starts a block of its own. If it fills complete
+    blocks, `text_first` can put it before the grid.
 
     A row also keeps the blocks that touch its own on the grid (`touching`). With `first_frame`, blocks with
-    tokens of the first frame keep each other. The data choose among the blocks and the text, which is one
-    column. They choose at least as many columns as `keep` is of the blocks, one where it is 0. They choose
-    all where it is 1, or the grid is a single block. So a row keeps one block fewer where the text ranks
-    high, and `stats` and `pairs` count the least that is visited.
+    tokens of the first frame keep each other. A row chooses by the data among the blocks and the text, which
+    is one column. It chooses at least as many columns as the share `keep` of the blocks. That is one column
+    if `keep` is 0, and all if it is 1 or the grid is a single block. So a row keeps one block fewer if the
+    text ranks high, and `stats` and `pairs` count the least that is visited.
     """
 
     grid: Grid
@@ -96,22 +96,22 @@ class DynamicPlanSpec(PlanSpec):
 
     @property
     def block_q(self) -> int:
-        """Tokens of a block of queries."""
+        """The number of tokens in a block of queries."""
         return math.prod(self.q_tile)
 
     @property
     def block_k(self) -> int:
-        """Tokens of a block of keys."""
+        """The number of tokens in a block of keys."""
         return math.prod(self.k_tile)
 
     @property
     def key_blocks(self) -> int:
-        """Number of blocks of grid tokens, `NV`."""
+        """The number of blocks of grid tokens, `NV`."""
         return -(-self.grid_tokens // self.block_k)
 
     @property
     def least(self) -> int:
-        """Columns that a row keeps at least: blocks of grid tokens, and the text as one more.
+        """The number of columns that a row keeps at least: blocks of grid tokens, and the text as one more.
 
         The share of the blocks is rounded down, as in the published code.
         """
@@ -121,18 +121,18 @@ class DynamicPlanSpec(PlanSpec):
 
     @property
     def q_order(self) -> Tensor:
-        """Raster number of the grid token at each query place; text is not listed."""
+        """The raster number of the grid token at each query place; text is not listed."""
         return geometry.tile_major(self.grid, self.q_tile)
 
     @property
     def k_order(self) -> Tensor:
-        """Raster number of the grid token at each key place; -1 fills the last block up before text."""
+        """The raster number of the grid token at each key place; -1 fills the last block up before text."""
         order = geometry.tile_major(self.grid, self.k_tile)
         return torch.nn.functional.pad(order, (0, self._padding), value=-1)
 
     @cached_property
     def always(self) -> Tensor:
-        """Marks what is kept whatever the data: bool `[NQ, NV]`."""
+        """The blocks that are kept for any data: bool `[NQ, NV]`."""
         q, k = self.q_order, geometry.tile_major(self.grid, self.k_tile)
         out = torch.zeros(-(-self.grid_tokens // self.block_q), self.key_blocks, dtype=torch.bool)
         if self.touching:
@@ -145,14 +145,17 @@ class DynamicPlanSpec(PlanSpec):
 
     @property
     def pairs(self) -> int:
-        """Pairs of tokens that see each other at least; all of them where nothing can be dropped."""
+        """The least number of pairs of tokens that see each other; all pairs if nothing can be dropped."""
         sizes = _sizes(self.grid_tokens, self.block_q)
         seen = (self._kept * self.block_k).clamp(max=self.grid_tokens)
         return int((sizes * seen).sum()) + self._text_pairs()
 
     @cached_property
     def stats(self) -> PlanStats:
-        """Blocks that are visited at least. Which they are is open, so FULL ones are counted by share."""
+        """The least counts of the plan.
+
+        It is not known which blocks are visited, so FULL ones are counted by their share.
+        """
         columns = self.key_blocks + self._text_blocks
         rows = self._kept + self._text_blocks
         ragged = (self.grid_tokens % self.block_k > 0) * self._kept / self.key_blocks
@@ -160,21 +163,21 @@ class DynamicPlanSpec(PlanSpec):
         if self.text and self.text_rows:  # from the block on in which text starts, rows see all
             rows, ragged = (x[: self.grid_tokens // self.block_q] for x in (rows, ragged))
         s_q = self.grid_tokens + (self.text if self.text_rows else 0)
-        whole = -(-s_q // self.block_q) - len(rows)
+        all_rows = -(-s_q // self.block_q) - len(rows)
         cut_off = (self.grid_tokens % self.block_k > 0) + (self.text % self.block_k > 0)
-        visited = int(rows.sum()) + whole * columns
-        full = visited - round(float(ragged.sum())) - whole * cut_off
+        visited = int(rows.sum()) + all_rows * columns
+        full = visited - round(float(ragged.sum())) - all_rows * cut_off
         return self._stats(s_q, self.grid_tokens + self._padding + self.text, visited, full)
 
     @property
     def plan_bytes(self) -> int:
-        """Bytes of the tensors of the plan: every block is listed, and `always` takes a byte each."""
+        """The bytes of the tensors of the plan: every block is listed, and `always` takes a byte each."""
         rows, columns = len(self.always), self.key_blocks
         listed = rows * (columns + self._text_blocks)
         return 4 * (rows + 1 + listed + columns + self.grid_tokens + self.stats.s_kv) + rows * columns
 
     def build(self, device: torch.device | str = "cpu") -> DynamicPlan:
-        """Lists all blocks, for queries of the grid alone; raises `ValueError` as `PlanSpec.build` does."""
+        """List all blocks, for queries of the grid alone; raises `ValueError` as `PlanSpec.build` does."""
         geometry.check_grid(self.grid)
         q_coord = geometry.coded(self.q_order, self.grid)
         k_coord = geometry.coded(self.k_order, self.grid, self.text)
@@ -207,7 +210,7 @@ class DynamicPlanSpec(PlanSpec):
 
     @property
     def _kept(self) -> Tensor:
-        """Blocks of grid tokens that a row keeps at least, with the text among its `least`: `[NQ]`."""
+        """The least number of grid blocks that a row keeps, with the text among its `least`: `[NQ]`."""
         return self.always.sum(1).clamp(min=self.least - self._text_columns)
 
     @property
@@ -223,11 +226,11 @@ class DynamicPlanSpec(PlanSpec):
         return -(-self.text // self.block_k)
 
     def _first(self, order: Tensor, block: int) -> Tensor:
-        """Marks blocks with tokens of the first frame."""
+        """Mark blocks with tokens of the first frame."""
         early = geometry.coordinates(order, self.grid)[0] == 0
         return torch.nn.functional.pad(early, (0, -len(order) % block)).view(-1, block).any(1)
 
 
 def _sizes(tokens: int, block: int) -> Tensor:
-    """Counts the tokens of each block."""
+    """Count the tokens of each block."""
     return (tokens - torch.arange(0, tokens, block)).clamp(max=block)

@@ -1,6 +1,6 @@
-"""Plans of a rule: which blocks of keys it makes each block of queries visit, counted or listed.
+"""Plans of a rule list, or count, the blocks of keys that each block of queries visits.
 
-Never more than a chunk of the block matrix, and never anything token by token, is in memory.
+No more than a chunk of the block matrix is in memory at once, and nothing is stored token by token.
 """
 
 import math
@@ -16,18 +16,18 @@ from ..geometry import PAD, Grid
 from ..masks.band import Band
 from ..masks.band_blocks import band_blocks
 from ..masks.rule import CountingRule, Kind, Rule, no_table
-from ..masks.tile_blocks import kept_tiles
+from ..masks.tile_blocks import tile_blocks
 from .cover import CHUNK, Boxes, classify, decompose
 from .plan import BlockPlan, PlanSpec, PlanStats
 
 
 @dataclass(frozen=True)
 class RulePlanSpec(PlanSpec):
-    """A plan of the blocks in which `rule` shows something; the rest is as in `PlanSpec`.
+    """A plan of the blocks in which `rule` has a visible pair; the rest is as in `PlanSpec`.
 
     `pad` fills short tiles up. Extra keys can be counted with text rows, but built only without. `snap`
-    replaces the exact cover by blocks that are kept whole: of a band in raster order under the rule of
-    `masks.strict`, of tiles, which are filled up, under that of `masks.tiles`.
+    replaces the exact cover by blocks that are kept or dropped as units. For a band in raster order the rule
+    is in `masks.band_blocks`; for tiles, which are filled up, it is in `masks.tile_blocks`.
     """
 
     rule: Rule
@@ -69,19 +69,19 @@ class RulePlanSpec(PlanSpec):
 
     @cached_property
     def q_order(self) -> Tensor:
-        """Raster number of the grid token at each query place, -1 for padding; text is not listed."""
+        """The raster number of the grid token at each query place, -1 for padding; text is not listed."""
         return self._order(self.q_tile)
 
     @cached_property
     def k_order(self) -> Tensor:
-        """Raster number of the grid token at each key place, as `q_order`."""
+        """The raster number of the grid token at each key place, -1 for padding; text is not listed."""
         return self._order(self.k_tile)
 
     def _order(self, tile: Grid | None) -> Tensor:
         return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)
 
     def build(self, device: torch.device | str = "cpu") -> BlockPlan:
-        """Lists the blocks; raises `ValueError` where kernels cannot run the plan."""
+        """List the blocks; raises `ValueError` if kernels cannot run the plan."""
         geometry.check_grid(self.grid)
         if self.extra_keys and self.text_rows and self.text:
             raise ValueError(
@@ -124,24 +124,24 @@ class RulePlanSpec(PlanSpec):
 
     @cached_property
     def stats(self) -> PlanStats:
-        """What the plan would be like, without building it; also for grids that no kernel can address."""
+        """The counts of the plan, without building it; also for grids that no kernel can address."""
         for _ in self._walk():
             pass
         return vars(self)["stats"]
 
     @property
     def plan_bytes(self) -> int:
-        """Bytes of the tensors of the plan and of the order of its rows, all int32."""
+        """The bytes of the tensors of the plan and of the order of its rows, all int32."""
         stats, table = self.stats, 0 if self.snap else self.rule.table().numel()
         return 4 * (2 * -(-stats.s_q // self.block_q) + 1 + stats.visited + stats.s_q + stats.s_kv + table)
 
     def bitmap(self) -> Tensor:
-        """Marks visited blocks: bool `[NQ, NK]`, for as many as fit memory."""
+        """Mark visited blocks: bool `[NQ, NK]`, for as many as fit memory."""
         return torch.cat([touched for touched, _ in self._blocks()])
 
     @property
     def pairs(self) -> int:
-        """Pairs of tokens that see each other."""
+        """The number of pairs of tokens that see each other."""
         return (self._kept_pairs if self.snap else self.rule.pairs(self.grid)) + self._text_pairs()
 
     def _orders(self) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ class RulePlanSpec(PlanSpec):
         return decompose(axes, *flags, block)
 
     def _walk(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields what `_blocks` does, and leaves the counts behind at the end of the one walk."""
+        """Yield what `_blocks` does, and store the counts at the end."""
         visited = unchecked = 0
         kept, held = [], self._held_keys() if self.snap else None
         for touched, full in self._blocks():
@@ -176,12 +176,12 @@ class RulePlanSpec(PlanSpec):
             vars(self)["_kept_pairs"] = int(queries @ torch.cat(kept))
 
     def _held_keys(self) -> Tensor:
-        """Counts grid tokens of each block of keys, `[NK]`, float64."""
+        """Count grid tokens of each block of keys, `[NK]`, float64."""
         held = _held(self.k_order >= 0, self._texts()[1], self.block_k)
         return held.roll(self.text // self.block_k) if self.text_first else held
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields `touched, full`, bool `[rows, NK]`, for chunks of query blocks."""
+        """Yield `touched, full`, bool `[rows, NK]`, for chunks of query blocks."""
         sizes = (self.block_q, self.block_k)
         q, k = (
             self._decompose(order, text, block, first)
@@ -206,7 +206,7 @@ class RulePlanSpec(PlanSpec):
             yield touched, full & touched & ~asked
 
     def _band_blocks(self, q: Boxes, k: Boxes) -> Tensor:
-        """Marks the blocks of a band that are kept whole: bool `[NQ, NK]`."""
+        """Mark the blocks of a band that are kept: bool `[NQ, NK]`."""
         frames, *sides = self.grid
         blocks = band_blocks(self.rule, frames, math.prod(sides), self.block_k)
         return torch.nn.functional.pad(
@@ -214,16 +214,16 @@ class RulePlanSpec(PlanSpec):
         )
 
     def _tiles(self, q: Boxes, k: Boxes, rows: Tensor) -> Tensor:
-        """Marks the tiles that are kept whole: bool `[rows, NK]`."""
+        """Mark the tiles that are kept: bool `[rows, NK]`."""
         kept = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
         mine, theirs = (x.nonzero(as_tuple=True)[0] for x in (q.vision[rows], k.vision))
         corners = q.outer_lo[rows[mine]], q.outer_hi[rows[mine]], k.outer_lo[theirs], k.outer_hi[theirs]
-        kept[mine[:, None], theirs] = kept_tiles(self.rule, *corners)
+        kept[mine[:, None], theirs] = tile_blocks(self.rule, *corners)
         return kept
 
     @cached_property
     def _kept_pairs(self) -> int:
-        """Pairs of grid tokens in the blocks that are kept whole."""
+        """The number of pairs of grid tokens in the blocks that are kept."""
         for _ in self._walk():
             pass
         return vars(self)["_kept_pairs"]
@@ -241,6 +241,6 @@ class RulePlanSpec(PlanSpec):
 
 
 def _held(there: Tensor, others: int, block: int) -> Tensor:
-    """Counts the places of each block that are `there`, `[blocks]`, float64; `others` come behind them."""
+    """Count the places of each block that are `there`, `[blocks]`, float64; `others` come behind them."""
     there = torch.nn.functional.pad(there, (0, others + -(len(there) + others) % block))
     return there.view(-1, block).double().sum(1)

@@ -1,1 +1,1 @@
-"""What sparse methods share: settings, the plan of a grid put into place, the core that runs it."""
+"""Everything that sparse methods share: settings, the placed plan of a grid, and the core that runs it."""

@@ -1,8 +1,8 @@
-"""The core of sparse methods: decides whether a plan runs, puts tokens in its order, runs it, puts them back.
+"""The core of sparse methods decides whether a plan runs, puts tokens in its order and back, and runs it.
 
-Nothing is gathered where tokens already are in plan order: in raster order, where the plan has that, or where
-a whole call runs in plan order (`RunContext.hoisted`). Text queries always run through the attention below.
-So do whole calls in dense steps, where the rule hides nothing, and where a plan promises no gain.
+Nothing is gathered if tokens are in plan order already. That is so if the plan has raster order, and if the
+denoiser runs in plan order for the entire call (`RunContext.reordered`). Text queries always run through the
+attention below. All queries do so in dense steps, if the rule hides nothing, and if a plan promises no gain.
 """
 
 import logging
@@ -35,17 +35,17 @@ class SparseCore(OrderingCore):
         self.run = run
         self.inner = inner
         self.dense = False
-        self.begun = False  # whether a call came that was not of a dense step
-        # by grid, text and device; made before the call where the run has a layout: compiled code cannot
+        self.begun = False  # whether there was a call outside the dense steps
+        # by grid, text and device; made before the call if the run has a layout, not in compiled code
         self.ready: dict[tuple[Grid, int, torch.device], PlacedPlan] = {}
-        self.latents: tuple[torch.device, torch.dtype] | None = None  # for which plans are ready
-        self.begun_with: PlacedPlan | None = None  # of the call that has begun
+        self.latents: tuple[torch.device, torch.dtype] | None = None  # of the plans that are ready
+        self.begun_with: PlacedPlan | None = None  # the plan of the call that has begun
         self.last: PlacedPlan | None = None
 
     def begin_call(self, like: Tensor) -> None:
-        """Reads the step and makes the plan, before each call of the denoiser and outside compiled code.
+        """Read the step and make the plan, before each call of the denoiser and outside compiled code.
 
-        Dense steps get a plan as well, so that what does not fit is refused before the first of them.
+        Dense steps get a plan as well, so that sizes that do not fit are refused before the first of them.
         """
         self.dense = self.method.is_dense_step(self.run)
         self.begun |= not self.dense
@@ -60,30 +60,30 @@ class SparseCore(OrderingCore):
         self.begun_with = self._cached_plan(*self.latents, layout)
 
     def order(self) -> Order | str | None:
-        """Gives the order of the plan, or says why there is none; `None` where attention stays dense."""
+        """Return the order of the plan, or why there is none; `None` if attention stays dense."""
         if self.dense or self.begun_with is None:
             return None
         order = self.begun_with.order
         return f"{self.method.name} {order}" if isinstance(order, str) else order
 
     def describe(self) -> dict[str, Any]:
-        """Reports what ran last."""
+        """Report what ran last."""
         placed = self.last or (next(iter(self.ready.values()), None) if self.begun else None)
         if placed is None:
             return {"why": "dense steps so far" if self.dense else "not called yet"}
         names = "backend", "why", "density", "full_share"
-        # The call's order is chosen for the grid that it began with; coarser ones of a U-Net have none.
-        hoisting = self.run.order if placed is self.begun_with else None
+        # The order of a call is for the grid that it began with; coarser grids of a U-Net have none.
+        note = self.run.order_note if placed is self.begun_with else None
         order = (
-            "tokens lie in order"
+            "tokens are in order already"
             if placed.in_plan_order
-            else hoisting or "tokens put in order in every layer"
+            else note or "tokens put in order in every layer"
         )
         return {name: getattr(placed, name) for name in names} | {"order": order if placed.plan else ""}
 
     def idle(self) -> str | None:
-        """Says why a run was that of the plain model, or `None`; what `auto` decides is in the log."""
-        if self.dense:  # dense steps come first, so all of the run's were
+        """Return why a run was that of the plain model, or `None`; what `auto` decides is in the log."""
+        if self.dense:  # dense steps come first, so all steps of the run were dense
             return (
                 f"dense_steps={self.method.dense_steps} keeps all of its {self.run.steps} steps dense; lower "
                 "it, or run more steps"
@@ -92,14 +92,14 @@ class SparseCore(OrderingCore):
         return placed.why if placed is not None and placed.plan is None and not placed.logged else None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        placed = self._plan_of(q, k, mask, layout)  # also where it is not used yet: it checks
+        placed = self._plan_of(q, k, mask, layout)  # also in dense steps, for its checks
         if self.dense:
             return self.inner(q, k, v, mask, layout)
         if not torch.compiler.is_compiling():
             self.last = placed
         if placed.plan is None:
             return self.inner(q, k, v, mask, layout)
-        if self.run.hoisted:
+        if self.run.reordered:
             placed = replace(placed, in_plan_order=True)
         if mask is not None:
             placed = placed.hiding(mask, q.shape[0], layout)
@@ -116,15 +116,15 @@ class SparseCore(OrderingCore):
         return torch.cat([text, out] if first else [out, text], dim=1)
 
     def in_order(self, x: Tensor, placed: PlacedPlan, layout: Layout) -> Tensor:
-        """Brings keys or values `[B, N, H, D]` into plan order, extra ones behind."""
+        """Bring keys or values `[B, N, H, D]` into plan order, extra ones behind."""
         return placed.in_order(x, layout)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, placed: PlacedPlan) -> Tensor:
-        """Attends over tokens that are in plan order."""
+        """Attend over tokens that are in plan order."""
         return self.operator(placed)(q, k, v, placed.plan)[0]
 
     def operator(self, placed: PlacedPlan) -> Callable[..., tuple[Tensor, Tensor]]:
-        """Gives attention over a plan on the back-end that was chosen."""
+        """Return attention over a plan on the back-end that was chosen."""
         if placed.compiled is not None:
             return placed.compiled
         return partial(api.attention, triton=placed.backend == "triton")
@@ -145,7 +145,7 @@ class SparseCore(OrderingCore):
                 "lengthens the sequence."
             )
         placed = self.ready.get((layout.grid, text, q.device))
-        # Compiled code takes what was made for the latents' dtype: it can make nothing.
+        # Compiled code takes the plan made for the latents' dtype, since it cannot make one.
         if placed is None or (not torch.compiler.is_compiling() and placed.dtype != dtype_of(q)):
             return self._cached_plan(q.device, dtype_of(q), layout)
         return placed
@@ -166,7 +166,7 @@ class SparseCore(OrderingCore):
         return placed
 
     def _decide(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> PlacedPlan:
-        """Chooses the back-end, and decides between its plan and dense attention."""
+        """Choose the back-end, and decide between its plan and dense attention."""
         method, tokens, text = self.method, layout.tokens, layout.text.stop - layout.text.start
         spec = method.recipe(layout.grid, text, text_rows=False)
         blocks = spec.block_q, spec.block_k

@@ -1,4 +1,4 @@
-"""What sparse methods share: settings, the layers they act on, when they step aside, tiles."""
+"""Settings that all sparse methods share, the layers they act on, their dense steps, and their tiles."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ TILE_VIDEO: Grid = (2, 8, 8)
 
 
 def first_steps(default: int | float) -> Any:
-    """Makes the field `dense_steps` with the default of a method."""
+    """Make the field `dense_steps` with the default of a method."""
     facts = {
         "unit": "steps, or a fraction of them",
         "low": 0,
@@ -31,7 +31,7 @@ def first_steps(default: int | float) -> Any:
 
 
 def tokens_or_tiles() -> Any:
-    """Makes the field `reduce` of methods that order tokens tile by tile."""
+    """Make the field `reduce` of methods that order tokens tile by tile."""
     facts = {
         "unit": "rule",
         "help": "check tokens inside tiles, or keep whole tiles, nine tenths of what is seen",
@@ -43,7 +43,7 @@ def tokens_or_tiles() -> Any:
 class SparseMethod(Method):
     """Settings and selection that every sparse method has.
 
-    Subclasses give `recipe`, `refuses` and `bind`, which returns a `SparseCore`.
+    Subclasses define `recipe`, `refuses` and `bind`, which returns a `SparseCore`.
     """
 
     name: ClassVar[str]
@@ -80,33 +80,33 @@ class SparseMethod(Method):
     def recipe(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> PlanSpec:
-        """Specifies the plan of a grid; raises `MethodError` where the settings do not fit it.
+        """Specify the plan of a grid; raises `MethodError` if the settings do not fit it.
 
         `tile` holds the tiles of queries and of keys.
         """
         raise NotImplementedError
 
     def refuses(self, grid: Grid) -> str | None:
-        """Says why the method makes no sense on a grid, or `None`."""
+        """Return why the method makes no sense on a grid, or `None`."""
         return None
 
     def fitting(self, grid: Grid) -> list[Grid]:
-        """Finds the closest grids that the method takes, where it refuses this one for its size."""
+        """Find the closest grids that the method takes, if it refuses this one for its size."""
         return []
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
-        """Finds the closest `grid`, and `text` where there is any, without padding, and settings for them.
+        """Find the closest `grid` without padding, the closest `text` if there is any, and settings for them.
 
-        It is empty where nothing is close.
+        The result is empty if nothing is close.
         """
         return {"grid": aligned_grid(grid, tile)} | aligned_text(text, tile)
 
     def expect(self, spec: PlanSpec, backend: str) -> str | None:
-        """Says why `auto` leaves attention dense on a back-end, or `None` where a plan promises a gain."""
+        """Return why `auto` leaves attention dense on a back-end, or `None` if a plan promises a gain."""
         return no_gain(backend, spec.stats.cost)
 
     def remark(self, spec: PlanSpec) -> str:
-        """Says what a forecast, which knows no device, adds to its numbers."""
+        """Return what a forecast, which knows no device, adds to its numbers."""
         auto = self.backend == "auto"
         fastest, *_, last = (self.expect(spec, backend) for backend in BACKENDS)
         if auto and fastest:
@@ -120,7 +120,7 @@ class SparseMethod(Method):
         return f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else ""
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
-        """Selects self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
+        """Select self- and joint attention of all but the first `dense_layers` layers of each denoiser."""
         usable = [s for s in sites if s.kind != "cross"]
         picked = []
         for component in dict.fromkeys(s.component for s in usable):
@@ -136,7 +136,7 @@ class SparseMethod(Method):
         return picked
 
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
-        """Says why a site is unusable: cross-attention, for instance, has no grid of keys."""
+        """Return why a site is unusable; cross-attention, for instance, has no grid of keys."""
         if site.kind == "cross":
             return (
                 f"{self.name} needs queries and keys on one grid, which {site.path} (cross-attention) lacks"
@@ -151,7 +151,7 @@ class SparseMethod(Method):
         return self.refuses(layout.grid)
 
     def is_dense_step(self, run: RunContext) -> bool:
-        """Says whether the current step comes before the sparse ones."""
+        """Return whether the current step comes before the sparse ones."""
         if not self.dense_steps:
             return False
         if run.step is None or run.steps is None:
@@ -162,7 +162,7 @@ class SparseMethod(Method):
         return run.step < self.first_dense(run.steps)
 
     def first_dense(self, steps: int) -> int:
-        """Counts how many of `steps` are dense.
+        """Count how many of `steps` are dense.
 
         A share is rounded up, but below 1.0 never to all of them, so that the method runs in a single step.
         """
@@ -181,9 +181,10 @@ def tiled(
     extra_keys: int = 0,
     snap: bool = False,
 ) -> RulePlanSpec:
-    """Specifies a plan whose tokens are ordered tile by tile.
+    """Specify a plan whose tokens are ordered tile by tile.
 
-    Short tiles are filled up where that visits less, and always where tiles are given or kept whole (`snap`).
+    Short tiles are filled up if that visits less. They always are if tiles are given, or kept complete
+    (`snap`).
     """
     q_tile, k_tile = tile or default_tiles(grid)
     blocks = math.prod(q_tile), math.prod(k_tile)
@@ -197,7 +198,7 @@ def tiled(
 
 
 def default_tiles(grid: Grid) -> tuple[Grid, Grid]:
-    """Gives the tiles of queries and of keys, 128 tokens each."""
+    """Return the tiles of queries and of keys, 128 tokens each."""
     tile = TILE_IMAGE if grid[0] == 1 else TILE_VIDEO
     return tile, tile
 

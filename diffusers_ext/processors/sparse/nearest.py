@@ -1,4 +1,4 @@
-"""The closest sizes that are aligned: they fill blocks, within what kernels address."""
+"""Find the closest aligned sizes: they fill blocks, within what kernels address."""
 
 import math
 
@@ -8,12 +8,12 @@ MOST = tuple(limit + 1 for limit in LIMITS)  # tokens on an axis
 
 
 def aligned_grid(grid: Grid, tile: tuple[Grid, Grid]) -> Grid:
-    """Finds the closest grid that tiles of queries and of keys fill, each axis on its own."""
+    """Find the closest grid that tiles of queries and of keys fill, each axis on its own."""
     return tuple(_multiple(n, math.lcm(q, k), most) for n, q, k, most in zip(grid, *tile, MOST, strict=True))
 
 
 def aligned_frame(h: int, w: int, edges: tuple[int, int], tokens: int) -> tuple[int, int] | None:
-    """Finds the closest height and width that are multiples of `edges`, or `None`.
+    """Find the closest height and width that are multiples of `edges`, or return `None`.
 
     Their product is a multiple of `tokens`.
     """
@@ -26,10 +26,10 @@ def aligned_frame(h: int, w: int, edges: tuple[int, int], tokens: int) -> tuple[
 
 
 def aligned_text(text: int, tile: tuple[Grid, Grid]) -> dict[str, int]:
-    """Aligns `text`, where there is any, with blocks of queries and of keys."""
+    """Align `text`, if there is any, with blocks of queries and of keys."""
     return {"text": _multiple(text, math.lcm(*map(math.prod, tile)))} if text else {}
 
 
 def _multiple(size: int, step: int, most: int = 1 << 31) -> int:
-    """Finds the multiple of `step` closest to a size, at least one and not above `most`."""
+    """Find the multiple of `step` closest to a size: at least one step, and not above `most`."""
     return max(step, min(round(size / step), most // step) * step)

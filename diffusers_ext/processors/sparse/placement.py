@@ -1,4 +1,4 @@
-"""A plan put into place in the sequence of the host: which token is where, or why there is no plan."""
+"""Place a plan in the sequence of the pipeline: where each token is, or why there is no plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ from ...kernels.plan.plan import BlockPlan, PlanSpec
 
 @dataclass(frozen=True, eq=False)
 class PlacedPlan:
-    """A block plan with the position of each of its tokens in the host's sequence.
+    """A block plan with the position of each of its tokens in the pipeline's sequence.
 
-    Without a plan attention stays dense. `in_plan_order`: grid tokens already are in plan order, so queries
+    Without a plan attention stays dense. `in_plan_order`: grid tokens are in plan order already, so queries
     need no gather. `keys_contiguous`: so are all keys, text included.
     """
 
@@ -29,31 +29,31 @@ class PlacedPlan:
     full_share: float = 1.0
     backend: str = "dense"
     plan: BlockPlan | None = None
-    compiled: Callable[..., tuple[Tensor, None]] | None = None  # where a back-end compiles the plan in
+    compiled: Callable[..., tuple[Tensor, None]] | None = None  # for back-ends that compile the plan in
     queries: Tensor | None = None
     keys: Tensor | None = None
     inverse: Tensor | None = None  # row of the result of every grid token
-    order: Order | str | None = None  # of a whole call, or why there is none, to follow the name of a method
+    order: Order | str | None = None  # for an entire call, or why there is none, after the name of a method
     in_plan_order: bool = False
     keys_contiguous: bool = False
-    dtype: torch.dtype | None = None  # for which the back-end was chosen
-    logged: bool = False  # `why` there is no plan is in the log
+    dtype: torch.dtype | None = None  # dtype that the back-end was chosen for
+    logged: bool = False  # the log has `why` there is no plan
 
     def in_order(self, x: Tensor, layout: Layout) -> Tensor:
-        """Brings keys or values `[B, N, ...]` of the host into plan order."""
+        """Bring keys or values `[B, N, ...]` of the pipeline into plan order."""
         if not self.in_plan_order:
             return x.index_select(1, self.keys)
         return x if self.keys_contiguous else torch.cat([x[:, layout.vision], x[:, layout.text]], dim=1)
 
     def hiding(self, mask: Tensor, batch: int, layout: Layout) -> "PlacedPlan":
-        """Hides the keys that `mask [B or 1, 1, 1, N]`, bool, hides in each row of the batch."""
+        """Hide the keys that `mask [B or 1, 1, 1, N]`, bool, hides in each row of the batch."""
         seen = self.in_order(mask[:, 0, 0], layout)
-        seen = F.pad(seen, (0, self.plan.s_kv - seen.shape[1]), value=True)  # extra keys are of the grid
+        seen = F.pad(seen, (0, self.plan.s_kv - seen.shape[1]), value=True)  # extra keys belong to the grid
         return replace(self, plan=self.plan.hiding(seen.expand(batch, -1)))
 
 
 def place(spec: PlanSpec, choice: Choice, layout: Layout, device: torch.device) -> PlacedPlan:
-    """Builds a plan for queries of the grid, and finds the position of its tokens in a sequence.
+    """Build a plan for queries of the grid, and find the position of its tokens in a sequence.
 
     Raises `ValueError` for grids that plans cannot address.
     """
@@ -85,11 +85,11 @@ def place(spec: PlanSpec, choice: Choice, layout: Layout, device: torch.device) 
 
 
 def _no_order(spec: PlanSpec, raster: bool) -> str | None:
-    """Says why the tokens of a whole call cannot be in plan order, or `None`; the subject is a method."""
+    """Return why an entire call cannot run in plan order, or `None`; the name of a method comes before it."""
     if raster:
         return "takes the tokens as they are"
     if spec.extra_keys:
-        return "pools far tokens out of the rows of the picture"
+        return "pools tokens by their places in the picture"
     if bool((spec.q_order < 0).any()) or not torch.equal(spec.q_order, spec.k_order):
         return "fills up blocks that the grid cuts off"
     return None

@@ -1,9 +1,9 @@
-"""Pooled tokens: one key and one value for each cell of the grid, and the files of their learned weights.
+"""Pooled tokens have one key and one value for each cell of the grid; their learned weights are in files.
 
 Paper: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
 2412.16112), down-sampled variant. A cell is `edge x edge` tokens. Its key is the weighted sum of their keys,
-after norms and rotation. Its value is that of their values under the same weights, one `[edge, edge]` a
-layer. Messages to users call them far tokens.
+after norms and rotation. Its value is the sum of their values with the same weights, one `[edge, edge]` a
+layer. Messages to users call pooled tokens `far tokens`.
 """
 
 import os
@@ -26,9 +26,10 @@ class Weighted(Protocol):
 
 
 def pool(x: Tensor, grid: Grid, edge: int, weight: Tensor | None = None) -> Tensor:
-    """Pools `x [B, N, H, D]` of one image in raster order to `[B, N / edge^2, H, D]`, cells in raster order.
+    """Pool `x [B, N, H, D]` of one image in raster order to `[B, N / edge^2, H, D]`, cells in raster order.
 
-    `weight [edge, edge]` of any dtype and device; without it the mean. Differentiable in both.
+    `weight [edge, edge]` may have any dtype and device; without it cells are averaged. The result is
+    differentiable in both.
     """
     _, h, w = grid
     cells = x.unflatten(1, (h // edge, edge, w // edge, edge))
@@ -38,12 +39,12 @@ def pool(x: Tensor, grid: Grid, edge: int, weight: Tensor | None = None) -> Tens
 
 
 def uniform(edge: int) -> Tensor:
-    """Makes the weights `[edge, edge]` of the mean, from which training starts."""
+    """Make the weights `[edge, edge]` of the mean, from which training starts."""
     return torch.full((edge, edge), edge**-2)
 
 
 def read(path: str | os.PathLike[str], sites: Iterable[Site], edge: int) -> dict[Site, Tensor]:
-    """Reads the weights of some sites from a safetensors file that names them by path or by name.
+    """Read the weights of some sites from a safetensors file that names them by path or by name.
 
     Raises `MethodError` for a file that cannot be read, lacks a site or holds another shape.
     """
@@ -75,7 +76,7 @@ def read(path: str | os.PathLike[str], sites: Iterable[Site], edge: int) -> dict
 
 
 def write(path: str | os.PathLike[str], cores: Mapping[Site, Weighted], edge: int) -> None:
-    """Saves the weights of cores (`session.cores(method)`) for `read`, uniform ones as well."""
+    """Save the weights of cores (`session.cores(method)`) for `read`, uniform ones as well."""
     from safetensors.torch import save_file
 
     weights = {site.path: core.spatial_weight for site, core in cores.items()}
@@ -90,8 +91,8 @@ def _key(site: Site, names: set[str], file: Path) -> str:
     for key in (site.path, site.name):
         if key in names:
             return key
-    near = ", ".join(nearest_names(site.path, sorted(names), 1)) or "nothing at all"
+    closest = ", ".join(nearest_names(site.path, sorted(names), 1)) or "nothing at all"
     raise MethodError(
         f"Far tokens need weights for every module, got {file} with none for {site.path}, the nearest there "
-        f"is {near}; use the file that was trained for this model and these layers."
+        f"is {closest}; use the file that was trained for this model and these layers."
     )

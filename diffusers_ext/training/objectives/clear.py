@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ...families import family_of
 from ...processors.clear import CLEAR
-from ...processors.record import Watch
+from ...processors.record import RecordAttention
 from ...processors.sparse.pooled import uniform
 from ...session.session import Session, apply
 from ..checkpoint import generator
@@ -98,7 +98,7 @@ class DistilObjective(DiffusionObjective):
         self.sites = method.select(family_of(student).sites(student, ""))
         for p in learning(student, self.sites).values():
             p.requires_grad_(True)
-        self.records = Watch(recipe.attention_every), Watch(recipe.attention_every)
+        self.records = RecordAttention(recipe.attention_every), RecordAttention(recipe.attention_every)
         self.sessions: list[Session] = [
             apply(student, method, self.records[0]),
             apply(self.teacher, self.records[1]),

@@ -9,7 +9,7 @@ import torch
 import diffusers_ext as dx
 from bench.runner import kept
 from bench.timing import block_cases, blocks
-from bench.timing.block_checks import Call, Recorder, call_error
+from bench.timing.block_checks import Call, RecordCalls, call_error
 from bench.timing.slices import SLICES, sharing_weights
 from diffusers_ext.models.presets import shipped
 from diffusers_ext.settings.registry import METHODS
@@ -89,7 +89,7 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
 def recorded(case):
     """Return a core of a slice with its inputs and output."""
     model = SLICES[case.model].build(True, "cpu", torch.float32)
-    recorder = Recorder()
+    recorder = RecordCalls()
     with dx.apply(model, case.method, recorder) as session:
         model(**SLICES[case.model].call(model, case.grid, "cpu", torch.float32))
         cores = {site.name: core for site, core in session.cores(case.method).items()}
@@ -167,7 +167,7 @@ def test_rows_of_every_family_method_and_mask(case, prompt):
         words = max(1, int(prompt * case.grid.text))
         lengths = torch.tensor([words, max(1, words - 1)])
         call["encoder_attention_mask"] = torch.arange(case.grid.text) < lengths[:, None]
-    recorder = Recorder()
+    recorder = RecordCalls()
     with dx.apply(model, case.method, recorder) as session:
         model(**call)
         cores = {site.name: core for site, core in session.cores(case.method).items()}

@@ -1,4 +1,4 @@
-"""What every family promises, one concern a file; a class of tests inherits them and states its `Config`."""
+"""Tests of what every family promises, one concern a file; test classes inherit them and set a `Config`."""
 
 from .context_parallel import ContextParallelTests
 from .decode import DecodeTests

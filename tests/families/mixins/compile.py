@@ -1,4 +1,4 @@
-"""Compiled blocks need as many graphs with our processors as with the host's."""
+"""Compiled blocks need as many graphs with our processors as with those of diffusers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ class CompileTests(Config):
     to_compile: ClassVar[Callable[[], nn.Module]]
     calls: ClassVar[Callable[[], Sequence[dict[str, Any]]]]
 
-    def test_compiles_to_as_many_graphs_as_the_host(self):
+    def test_compiles_to_as_many_graphs_as_diffusers(self):
         stock = graphs(self.to_compile(), None, self.calls())
         assert graphs(self.to_compile(), self.family, self.calls()) == stock
         self.check_graphs(stock)

@@ -1,4 +1,4 @@
-"""What the tests of a family need to know of it: how a tiny model is built and called."""
+"""Everything that the tests of a family need to know: how a tiny model is built and called."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ class Config:
     family: ClassVar[Family]
     build: ClassVar[Callable[..., nn.Module]]  # a tiny model, in eval mode
     inputs: ClassVar[Callable[..., dict[str, Any]]]  # arguments of a denoiser call: batch, then options
-    stock: ClassVar[type]  # the processor class that the host installs
+    stock: ClassVar[type]  # the processor class that diffusers installs
     host: ClassVar[str]  # a pipeline of tests.hosts
     timestep: ClassVar[float] = 500.0  # that the calls have, on the scale of the scheduler
     adapted: ClassVar[tuple[str, ...]] = ()  # what LoRA may adapt besides q, k, v and the output

@@ -50,7 +50,7 @@ class DecodeTests(Config):
             self.family.decode(pipe, torch.zeros(1, 4, 8, 8), host.size)
 
     def _state_statistics(self, vae):
-        """Where an autoencoder states mean and deviation, those of tiny ones would change nothing."""
+        """Set mean and deviation, since those that a tiny autoencoder states would change nothing."""
         if getattr(vae.config, "latents_mean", None) is not None:
             count = len(vae.config.latents_mean)
             mean, std = ([start + 0.1 * i for i in range(count)] for start in (-0.2, 0.5))

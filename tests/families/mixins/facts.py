@@ -1,4 +1,4 @@
-"""What a family states about its model is what the model shows."""
+"""The facts that a family states agree with the model."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from .config import Config
 class FactsTests(Config):
     """Stock processors, sites, timestep, rows and text keys."""
 
-    def test_stock_is_what_the_host_installs(self):
+    def test_stock_is_what_diffusers_installs(self):
         model = self.build()
         assert family_of(model) is self.family
         installed = {type(model.get_submodule(s.name).processor) for s in self.family.sites(model, "")}

@@ -1,4 +1,4 @@
-"""Our processors give the host's bits with fused projections, and after fusing is undone."""
+"""Our processors give the bits of diffusers with fused projections, and after fusing is undone."""
 
 from typing import ClassVar
 
@@ -12,9 +12,9 @@ from .config import Config
 
 
 class FusedTests(Config):
-    """For hosts with a processor of its own for fused projections."""
+    """Tests for models with a separate processor for fused projections."""
 
-    fused: ClassVar[type]  # our processor in place of the host's fused one
+    fused: ClassVar[type]  # our processor in place of the fused one of diffusers
     unfused: ClassVar[type]
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -32,7 +32,7 @@ class FusedTests(Config):
         model.unfuse_qkv_projections()
         for site in self.family.sites(model, ""):
             attn = model.get_submodule(site.name)
-            assert attn.fused_projections  # the host leaves the flag up
+            assert attn.fused_projections  # diffusers leaves the flag set
             attn.to_q.weight.mul_(1.5)
         assert_parity(model, self.family, self.inputs(2))
 

@@ -1,4 +1,4 @@
-"""Our processors give the host's bits under LoRA adapters."""
+"""Our processors give the bits of diffusers under LoRA adapters."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""A session works while the host keeps weights elsewhere."""
+"""A session works while diffusers keeps weights elsewhere."""
 
 import pytest
 import torch

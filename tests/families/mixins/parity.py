@@ -1,4 +1,4 @@
-"""Our processors give the bits of the host's."""
+"""Our processors give the bits of those of diffusers."""
 
 import pytest
 import torch

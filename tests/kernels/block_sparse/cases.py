@@ -24,7 +24,9 @@ class Case:
     table: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
 
     def problem(self, BM: int, BN: int, lists: tuple[Tensor, Tensor] | None = None):
-        """As the Triton kernels take it; blocks start in reverse, as the order must not matter."""
+        """Return arguments as the Triton kernels take them; blocks start in reverse, as order must not
+        matter.
+        """
         from diffusers_ext.kernels.block_sparse.launch import LaunchArgs
 
         row_ptr, col = lists or self.lists(BM, BN)
@@ -127,7 +129,9 @@ CASES = {make.__name__: make for make in (none, disk, box, band, lut)}
 
 
 def tensors(case: Case, B: int, H: int, D: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """q as a view of `[B, H, S, D]`, k and v as slices of one fused projection: both layouts hosts have."""
+    """q as a view of `[B, H, S, D]`, k and v as slices of one fused projection: the two layouts that models
+    have.
+    """
     g = torch.Generator().manual_seed(0)
     S_q, S_kv = case.seen.shape
     q = torch.randn(B, H, S_q, D, generator=g).to(dtype).transpose(1, 2)

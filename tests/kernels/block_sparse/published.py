@@ -12,7 +12,7 @@ and takes no facts from it. The rule for a block of queries:
    is seen in any case.
 5. A block that is not kept is pooled where its mean logit exceeds the error of pooling.
 
-What is ours is said where it stands: the order of tokens, shorter last blocks, and when nothing is dropped.
+Our departures are marked in the code: the order of tokens, shorter last blocks, and when nothing is dropped.
 """
 
 import itertools
@@ -40,7 +40,7 @@ class Rule:
     first_frame: bool = False
 
     def cells(self, tile: Cell) -> list[Cell]:
-        """Tokens as they follow each other. Ours: tile by tile, each in raster order."""
+        """Tokens as they follow each other. A departure of ours: tile by tile, each in raster order."""
         t, h, w = self.grid
         cells = [(x, y, z) for x in range(t) for y in range(h) for z in range(w)]
         return sorted(cells, key=lambda c: [x // edge for x, edge in zip(c, tile, strict=True)] + list(c))
@@ -51,7 +51,9 @@ class Rule:
         return torch.tensor([(x * h + y) * w + z for x, y, z in self.cells(tile)])
 
     def blocks(self, tile: Cell) -> list[list[Cell]]:
-        """Tokens of every block; the last one has what is left (ours: the released code fills it up)."""
+        """Tokens of every block; the last one has what is left (a departure of ours: the released code fills
+        it up).
+        """
         cells, size = self.cells(tile), math.prod(tile)
         return [cells[i : i + size] for i in range(0, len(cells), size)]
 
@@ -84,7 +86,7 @@ class Rule:
 
     @property
     def drops_nothing(self) -> bool:
-        """Ours: shares of 1, and single blocks, leave attention dense."""
+        """A departure of ours: shares of 1, and single blocks, leave attention dense."""
         return 1 in (self.keep, self.mass) or self.columns == 1
 
 
@@ -114,7 +116,7 @@ def attend(
 def attend_raster(
     rule: Rule, q: Tensor, k: Tensor, v: Tensor, text_k: Tensor, text_v: Tensor, seen: Tensor | None = None
 ) -> Tensor:
-    """As `attend`, with grid tokens in raster order; the output alone."""
+    """Return the output of `attend` alone, with grid tokens in raster order."""
     rows, columns = rule.order(rule.q_tile), rule.order(rule.k_tile)
     out = torch.empty_like(q)
     out[:, rows] = attend(rule, q[:, rows], k[:, columns], v[:, columns], text_k, text_v, seen)[0]

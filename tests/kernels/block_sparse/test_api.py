@@ -57,7 +57,7 @@ def test_autocast_casts_what_norms_left_in_two_dtypes():
 
 
 def test_the_reference_on_request_where_kernels_could_run(monkeypatch):
-    """The same operator, so graphs stay whole, also with gradients and under autocast."""
+    """It is the same operator, so graphs have no break, also with gradients and under autocast."""
     _, plan, q, k, v = operands("disk", grad=True)
 
     def attend(q, k, v):

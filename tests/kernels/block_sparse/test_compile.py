@@ -1,5 +1,6 @@
-"""Every kernel that ships is compiled for every generation, on a machine without a GPU: it fits shared
-memory, keeps everything in registers and uses the matrix units of its generation.
+"""Every kernel that ships is compiled for every generation of GPU, on a machine without one.
+
+It fits shared memory, keeps everything in registers and uses the matrix units of its generation.
 """
 
 import os
@@ -16,7 +17,7 @@ from tests.kernels.block_sparse.compiled import SHARED_LIMIT, binary
 
 MATRIX_UNIT = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 120: "mma.sync"}
 MATRIX_UNIT |= {90: "wgmma.mma_async", 100: "tcgen05.mma"}
-RULES = ["box", "band", "disk"]  # whole blocks, without a rule, need fewer registers
+RULES = ["box", "band", "disk"]  # blocks without a rule need fewer registers
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What must hold for the rules whatever the numbers: symmetry, order of tokens, independent parts."""
+"""Some facts hold for all rules and numbers: symmetry, order of tokens, independent parts."""
 
 import itertools
 

@@ -179,7 +179,7 @@ def test_shares_of_grid_and_text_are_one():
     (DynamicPlanSpec((1, 2, 3), 4, (1, 2, 4), (1, 2, 4), 0.1), None),  # a single block
 ])  # fmt: skip
 def test_keeping_all_is_dense_attention_without_rectification(facts, mass):
-    """The same lists without gain and bias give the same bits; one list for all heads adds up otherwise."""
+    """Equal lists without gain and bias give equal bits; one list for all heads adds in another order."""
     candidates = facts.build()
     q, k, v = tensors(candidates, dtype=torch.float32)
     out, found = attend(q, k, v, candidates, mass)
@@ -196,7 +196,7 @@ def test_scaled_values_scale_the_output():
     assert torch.equal(attend(q, k, -4 * v, candidates, MASS)[0], -4 * attend(q, k, v, candidates, MASS)[0])
 
 
-def test_gain_lies_between_the_share_of_text_and_one():
+def test_gain_is_between_the_share_of_text_and_one():
     candidates = FACTS.build()
     for seed in range(5):
         q, k, v = tensors(candidates, seed=seed)
@@ -307,7 +307,7 @@ def test_counts_by_hand():
 
 
 def test_shapes_do_not_depend_on_the_data():
-    """Fake tensors hold no data: an .item() or a shape told by data would raise."""
+    """Fake tensors hold no data: an .item() or a shape that depends on data would raise."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     candidates = FACTS.build()

@@ -1,4 +1,4 @@
-"""Whole tiles by shares: against pairs counted in masks, and where the rule loses nothing."""
+"""Tiles kept by shares, against pairs counted in masks, and cases in which the rule loses nothing."""
 
 from math import prod
 
@@ -50,7 +50,7 @@ def test_against_pairs_counted_in_the_mask(rule, q_tile, k_tile, text, text_rows
 
 
 @pytest.mark.parametrize("window, stride", [((6, 24, 24), (2, 8, 8)), ((2, 24, 40), (2, 8, 8))])
-def test_windows_of_whole_tiles_lose_nothing(window, stride):
+def test_windows_of_full_tiles_lose_nothing(window, stride):
     """Sliding tile attention: the plan that the exact cover has, too."""
     grid, tile = (8, 48, 64), (2, 8, 8)
     exact = RulePlanSpec(Window(grid, window, stride), grid, 0, 128, 128, tile, tile, True)

@@ -1,4 +1,4 @@
-"""What is known of a data-dependent plan: blocks, order, what is kept anyway, and counts that are honest."""
+"""A data-dependent plan has known blocks and order, blocks that are always kept, and honest counts."""
 
 import math
 from dataclasses import replace

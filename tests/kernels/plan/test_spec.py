@@ -76,10 +76,10 @@ def test_blocks_against_brute_force(rule, text, block_q, block_k, q_tile, k_tile
 @given(
     rules(), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), tiles, st.booleans()
 )
-def test_far_keys_are_seen_from_the_grid_alone(rule, text, far, block_q, block_k, tile, text_rows):
+def test_extra_keys_are_seen_from_the_grid_alone(rule, text, extra, block_q, block_k, tile, text_rows):
     grid, rule, mask = rule
-    spec = RulePlanSpec(rule, grid, text, block_q, block_k, tile, tile, True, text_rows, extra_keys=far)
-    wanted = oracles.in_order(mask, spec.q_order, spec.k_order, text, text_rows, far)
+    spec = RulePlanSpec(rule, grid, text, block_q, block_k, tile, tile, True, text_rows, extra_keys=extra)
+    wanted = oracles.in_order(mask, spec.q_order, spec.k_order, text, text_rows, extra)
     real = torch.cat([spec.q_order >= 0, torch.ones(text * text_rows, dtype=torch.bool)])
     touched, full = oracles.blocks(wanted, real, block_q, block_k)
     stats = spec.stats

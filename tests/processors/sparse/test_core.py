@@ -18,7 +18,7 @@ from .test_method import SITE, dense, layout_of
 
 @pytest.fixture
 def walks(monkeypatch):
-    """How often the blocks of each spec were gone through."""
+    """Count how often the blocks of each spec were computed."""
     counts, stock = Counter(), RulePlanSpec._blocks
 
     def counted(spec):

@@ -1,4 +1,4 @@
-"""What CLEAR, GNA and Radial share: schedules, fallbacks, reports, restore, and masks on random grids."""
+"""CLEAR, GNA and Radial share schedules, fallbacks, reports, restore, and masks on random grids."""
 
 import logging
 import math
@@ -73,7 +73,7 @@ def test_cores_equal_masked_dense_attention(case, text, front):
 
 @pytest.mark.parametrize("grid", [(1, 16, 32), (1, 21, 37), (5, 9, 17)])
 @pytest.mark.parametrize("text, front", [(0, False), (5, True), (5, False)])
-def test_whole_tiles_equal_masked_dense_attention(grid, text, front):
+def test_kept_tiles_equal_masked_dense_attention(grid, text, front):
     if grid[0] == 1:
         tile, method, mask = (
             (1, 8, 16),
@@ -93,7 +93,7 @@ def test_whole_tiles_equal_masked_dense_attention(grid, text, front):
     assert not torch.allclose(out, masked.attention(q, k, v, mask, layout)), "not the exact mask"
 
 
-def test_a_dense_step_is_the_host_bit_for_bit_and_counts_or_takes_a_share():
+def test_a_dense_step_is_plain_bit_for_bit_and_counts_or_takes_a_share():
     for setting, dense_steps in ((2, {0, 1}), (0.5, {0, 1}), (0.24, {0}), (1.0, {0, 1, 2, 3}), (0, set())):
         run, method = RunContext(), dx.CLEAR(radius=2, backend="reference", dense_steps=setting)
         core = method.bind(SITE, run, dense)
@@ -227,7 +227,7 @@ def test_levels_of_a_unet_tell_their_own_order():
     with dx.apply(pipe, dx.CLEAR(2, backend="reference")) as session:
         tiny.run(pipe)
     orders = {site.order for site in session.report().sites if site.backend == "reference"}
-    assert orders == {"tokens lie in order", "tokens put in order in every layer"}, orders
+    assert orders == {"tokens are in order already", "tokens put in order in every layer"}, orders
 
 
 def test_two_ways_to_compute_one_site_conflict():
@@ -347,8 +347,8 @@ def test_an_unknown_grid_stays_dense():
     "name, dense_and_sparse",
     [("sd3", 2), ("flux", 2), ("wan", 1), pytest.param("hunyuan-video", 3, marks=pytest.mark.slow)],
 )
-def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
-    """Two kinds of steps: each kind of block that is touched costs one graph more than under the host."""
+def test_compiled_blocks_are_single_graphs(name, dense_and_sparse):
+    """There are two kinds of steps: each kind of block that is touched costs one graph more than before."""
     tiny = host(name)
     pipe = tiny.build()
     method = dx.GNA((2, 4, 4) if tiny.video else (3, 5), dense_steps=1, backend="reference")
@@ -379,8 +379,8 @@ def test_compiled_blocks_are_whole_graphs(name, dense_and_sparse):
 
 
 @pytest.mark.slow
-def test_sparse_blocks_of_mochi_are_whole_graphs():
-    """The host asks in each block where prompts end, which no graph survives; sparse cores take a mask."""
+def test_sparse_blocks_of_mochi_are_single_graphs():
+    """diffusers reads in each block where prompts end, which breaks graphs; sparse cores take a mask."""
     tiny = host("mochi")
     pipe = tiny.build()
     method = dx.GNA((2, 2, 2), dense_steps=0, backend="reference")

@@ -20,7 +20,7 @@ GRID = (5, 3, 4)
 
 @pytest.fixture
 def gathered(monkeypatch):
-    """Makes every plan one whose tokens lie elsewhere."""
+    """Make every plan one whose tokens are elsewhere."""
     stock = sparse_core.place
     return lambda: monkeypatch.setattr(
         sparse_core, "place", lambda *facts: replace(stock(*facts), in_plan_order=False)
@@ -36,7 +36,7 @@ def gathers(run):
 @pytest.mark.parametrize("text, front, joined", [(0, False, 0), (5, False, 0), (5, True, 2), (16, True, 0)])
 @pytest.mark.parametrize("reduce", ["token", "block"])
 def test_raster_order_is_read_in_place_bit_for_bit(text, front, joined, reduce, gathered):
-    """Text in front is joined behind the keys, unless it fills blocks; whole blocks know no text in front."""
+    """Text in front is joined behind the keys, unless it fills blocks; kept blocks know no text in front."""
     layout, method = layout_of(GRID, text, front), replace(RADIAL, reduce=reduce)
     q, k, v = tensors(layout)
     core = method.bind(SITE, RunContext(), dense)
@@ -51,8 +51,8 @@ def test_raster_order_is_read_in_place_bit_for_bit(text, front, joined, reduce, 
     joined = joined if reduce == "token" or not front else 2
     assert count.times["cat"] - elsewhere.times["cat"] == joined
     assert torch.equal(out, wanted)
-    core.run.order = "of some other denoiser"
-    assert core.describe()["order"] == "tokens lie in order"
+    core.run.order_note = "of some other denoiser"
+    assert core.describe()["order"] == "tokens are in order already"
 
 
 @pytest.mark.parametrize("name, arguments", [("wan", 4), ("hunyuan-video", 5)])
@@ -68,7 +68,7 @@ def test_videos_are_read_in_place_bit_for_bit(name, arguments, gathered):
 
     method = replace(RADIAL, decay=0.2)
     out, count, report = run(method)
-    assert {s.order for s in report.sites if s.backend == "reference"} == {"tokens lie in order"}
+    assert {s.order for s in report.sites if s.backend == "reference"} == {"tokens are in order already"}
     assert count == run()[1]
     gathered()
     wanted, more, report = run(method)
@@ -78,7 +78,7 @@ def test_videos_are_read_in_place_bit_for_bit(name, arguments, gathered):
 
 
 def test_a_layer_on_another_device_gets_a_plan_there():
-    """As where a model is spread over several; meta stands for the second."""
+    """The layers of a model are spread over several devices; meta stands for the second."""
     layout = layout_of((1, 5, 19), 7, front=True)
     core = dx.CLEAR(3, backend="reference").bind(SITE, RunContext(), dense)
     core.run.layout = layout

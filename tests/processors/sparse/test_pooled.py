@@ -1,4 +1,4 @@
-"""Far tokens of CLEAR and proportional attention: equal to dense attention with explicit extra keys."""
+"""Pooled tokens of CLEAR and proportional attention equal dense attention with explicit extra keys."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ def cell_sums(x, grid, edge, weight):
 
 
 def oracle(q, k, v, layout, radius, edge, weight=None, scale=None, seen=None):
-    """Dense attention over all keys and far ones with an explicit mask."""
+    """Dense attention over all keys and pooled ones with an explicit mask."""
     weight = torch.full((edge, edge), 1 / edge**2, dtype=q.dtype) if weight is None else weight
     mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
     mask[layout.vision, layout.vision] = oracles.disk(layout.grid, radius)
@@ -59,7 +59,7 @@ def clear(weight=None, **rest):
 
 @st.composite
 def cases(draw):
-    """A grid of whole cells, their edge, a radius, a layout, and weights or none."""
+    """A grid of full cells, their edge, a radius, a layout, and weights or none."""
     edge = draw(st.integers(2, 5))
     grid = 1, edge * draw(st.integers(1, 4)), edge * draw(st.integers(1, 5))
     layout = layout_of(grid, draw(st.integers(0, 5)), draw(st.booleans()))
@@ -102,7 +102,7 @@ def test_one_cell_over_the_grid_keeps_what_is_constant():
     assert (clear(radius=1, downsample=4)(q, k, v, None, layout) - 0.7).abs().max() < 1e-14
 
 
-def test_a_radius_of_one_without_text_and_far_tokens_returns_v():
+def test_a_radius_of_one_without_text_and_pooled_tokens_returns_v():
     layout = layout_of((1, 5, 7), 0, front=False)
     q, k, v = tensors(layout)
     assert torch.equal(clear(radius=1)(q, k, v, None, layout), v)
@@ -120,7 +120,7 @@ def test_the_transposed_picture_with_transposed_weights():
     assert (turned - out[:, order]).abs().max() < 1e-13
 
 
-def test_what_lies_far_away_is_seen_through_far_tokens_alone():
+def test_distant_tokens_are_seen_through_pooled_tokens_alone():
     layout = layout_of((1, 8, 12), 3, front=False)
     q, k, v = tensors(layout)
     moved = k.clone()
@@ -131,7 +131,7 @@ def test_what_lies_far_away_is_seen_through_far_tokens_alone():
         assert not torch.equal(before[:, 96:], after[:, 96:]), "text sees everything"
     weight = torch.rand(4, 4, dtype=torch.float64)
     texts = [clear(radius=4, downsample=4, weight=w)(q, k, v, None, layout)[:, 96:] for w in (None, weight)]
-    assert torch.equal(*texts), "text sees no far token"
+    assert torch.equal(*texts), "text sees no pooled token"
 
 
 @pytest.mark.parametrize("text", [0, 4])
@@ -197,7 +197,7 @@ def test_attention_among_image_tokens_is_measured_without_the_text():
 
 
 def explicit(radius, edge):
-    """The oracle as a method, for whole models."""
+    """The oracle as a method, for complete models."""
     return Instead(lambda q, k, v, mask, layout: oracle(q, k, v, layout, radius, edge, seen=mask))
 
 
@@ -215,7 +215,7 @@ def test_pipelines(name):
     assert {s.backend for s in session.report().sites} == {"reference"}
 
 
-def test_a_disk_over_the_grid_still_adds_far_tokens():
+def test_a_disk_over_the_grid_still_adds_pooled_tokens():
     tiny = host("sd3")
     pipe = tiny.build()
     plain = tiny.run(pipe, steps=1)
@@ -232,7 +232,7 @@ def test_flex_gives_the_same():
     close(*(clear(radius=4, downsample=4, backend=b)(q, k, v, None, layout) for b in ("flex", "reference")))
 
 
-def test_compiled_blocks_are_whole_graphs_also_at_a_second_size():
+def test_compiled_blocks_are_single_graphs_also_at_a_second_size():
     tiny = host("sd3")
     sizes = [tiny, replace(tiny, size=dict(height=48, width=64))]
     pipe = tiny.build()
@@ -355,20 +355,20 @@ def test_sizes_that_cells_do_not_fill_are_refused_with_the_nearest():
         dx.plan("wan2.1", dx.CLEAR(downsample=4))
 
 
-def test_the_forecast_counts_far_tokens():
+def test_the_forecast_counts_pooled_tokens():
     near, wide = (dx.plan("flux", dx.CLEAR(radius=8, downsample=edge)) for edge in (0, 4))
     n, s = 64**2, 64**2 + 512
     assert (near.far, wide.far, wide.tokens) == (0, 256, s)
     assert wide.token_density == pytest.approx(near.token_density + n * 256 / s**2, abs=1e-12)
-    visited = near.block_density * 36 * 36 + 32 * 2  # two blocks of far keys for each block of image queries
+    visited = near.block_density * 36 * 36 + 32 * 2  # two blocks of pooled keys for each block of queries
     assert wide.block_density * 36 * 36 == pytest.approx(visited)  # over those of dense attention
     assert wide.predicted_speedup == pytest.approx(s**2 / (visited * 128**2))
     assert (wide.padded_tokens, wide.nearest["grid"]) == (0, (1, 64, 64))
-    # two entries a row and coordinates more; less the order for a whole call, which far tokens rule out
+    # two entries a row and coordinates more; less the order of an entire call, which pooled tokens rule out
     assert wide.memory_bytes - near.memory_bytes == 4 * (32 * 2 + 256) - 8 * n
     assert "4608 together, and 256 far ones" in str(wide)
     assert dx.plan(dx.Grid(1, 60, 60, text=7), dx.CLEAR(radius=2, downsample=6)).padded_tokens == 3712 - 3607
-    # 96 x 96 tokens have 256 cells; the 320 of 120 x 96, whole tiles as well, would end in half a block
+    # 96 x 96 tokens have 256 cells; the 320 of 120 x 96, full tiles as well, would end in half a block
     assert dx.plan(dx.Grid(1, 120, 120), dx.CLEAR(radius=2, downsample=6)).nearest["grid"] == (1, 96, 96)
 
 

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from diffusers_ext.rewards.shapes import ShapesCLIP
-from diffusers_ext.training import run
 from diffusers_ext.training.fit import Run
 from diffusers_ext.training.objectives import clip
 from diffusers_ext.training.objectives.clip import CLIPObjective, contrast, draw, tokens
 from diffusers_ext.training.recipes import CLIPConfig
+from diffusers_ext.training.runs import run
 from diffusers_ext.zoo import cards, catalogue, models
 from diffusers_ext.zoo.models import build_processor, build_vae
 from diffusers_ext.zoo.world.captions import Object, Spec

@@ -9,7 +9,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
-from diffusers_ext import training
 from diffusers_ext.training import provenance, runs
 from diffusers_ext.training.export import export
 from diffusers_ext.training.fit import Run, fit
@@ -188,7 +187,7 @@ def test_the_card_tells_where_a_run_began_also_when_it_was_resumed(tmp_path, vae
     home = catalogue.path("shapes-sd")
 
     def run(**how):
-        folder = training.run("shapes-sd", tmp_path, Run(minutes=0, **how))
+        folder = runs.run("shapes-sd", tmp_path, Run(minutes=0, **how))
         return json.loads((folder / cards.CARD).read_text())
 
     assert run(start=home)["steps"] == 1

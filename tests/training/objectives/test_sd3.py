@@ -10,11 +10,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from diffusers_ext.models.threads import use_threads
-from diffusers_ext.training import run
 from diffusers_ext.training.export import export, thin
 from diffusers_ext.training.fit import FULL_LOG, Run, fit
 from diffusers_ext.training.objectives.sd3 import SD3Objective
 from diffusers_ext.training.recipes import SD3Config
+from diffusers_ext.training.runs import run
 from diffusers_ext.zoo import cards, catalogue
 
 pytestmark = pytest.mark.usefixtures("small_shards")

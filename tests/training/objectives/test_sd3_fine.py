@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import diffusers_ext as dx
-from diffusers_ext import training
 from diffusers_ext.training import runs
 from diffusers_ext.training.fit import Run
 from diffusers_ext.training.objectives.flow import encode, velocity
@@ -60,7 +59,7 @@ def test_only_its_transformer_learns(objective):
 def test_the_command_trains_a_pipeline_that_loads(tmp_path, monkeypatch, small_shards):
     monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr("diffusers_ext.training.objectives.sd3_fine.SD3FineConfig", lambda: replace(TINY))
-    folder = training.run("shapes-sd3-256", tmp_path)
+    folder = runs.run("shapes-sd3-256", tmp_path)
     card = json.loads((folder / cards.CARD).read_text())
     sums = cards.checksums(cards.weight_files(catalogue.path("shapes-sd3")), catalogue.path("shapes-sd3"))
     file = "transformer/diffusion_pytorch_model.safetensors"
@@ -71,4 +70,4 @@ def test_the_command_trains_a_pipeline_that_loads(tmp_path, monkeypatch, small_s
     pipe = dx.load(folder)
     assert pipe.transformer.config.patch_size == 1 and len(pipe.transformer.transformer_blocks) == 4
     with pytest.raises(ValueError, match="shapes-sd3-256 starts from its teacher"):
-        training.run("shapes-sd3-256", tmp_path, Run(start=folder))
+        runs.run("shapes-sd3-256", tmp_path, Run(start=folder))

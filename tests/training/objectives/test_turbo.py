@@ -5,7 +5,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffusers_ext import training
 from diffusers_ext.training import components, runs
 from diffusers_ext.training.data import teacher_pairs
 from diffusers_ext.training.fit import Run, fit
@@ -102,7 +101,7 @@ def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypat
     teacher.save_pretrained(tmp_path / "shapes-sd")
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
-    folder = training.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
+    folder = runs.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
     cards.verify_weights(folder)
     card = json.loads((folder / cards.CARD).read_text())
     sums = cards.checksums(cards.weight_files(tmp_path / "shapes-sd"), tmp_path / "shapes-sd")
@@ -117,20 +116,20 @@ def test_another_teacher_is_another_run(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(turbo, "TurboConfig", lambda: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
     teacher.save_pretrained(tmp_path / "shapes-sd")
-    training.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
+    runs.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
     with torch.no_grad():
         teacher.unet.conv_out.bias.add_(1)
     teacher.save_pretrained(tmp_path / "shapes-sd")
     with pytest.raises(ValueError, match=r"another teacher, \{'name': 'shapes-sd', 'unet': "):
-        training.run("shapes-sd-turbo", tmp_path)
+        runs.run("shapes-sd-turbo", tmp_path)
 
 
 def test_without_a_teacher_the_error_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr(components, "WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="run 'diffusers-ext train shapes-sd' first"):
-        training.run("shapes-sd-turbo", tmp_path)
+        runs.run("shapes-sd-turbo", tmp_path)
 
 
 def test_another_start_than_the_teacher_is_refused(tmp_path):
     with pytest.raises(ValueError, match="starts from its teacher"):
-        training.run("shapes-sd-turbo", tmp_path, Run(start=tmp_path))
+        runs.run("shapes-sd-turbo", tmp_path, Run(start=tmp_path))

@@ -3,11 +3,11 @@ import json
 import torch
 from diffusers import AutoencoderKL
 
-from diffusers_ext.training import run
 from diffusers_ext.training.components import autoencoder
 from diffusers_ext.training.fit import Run, fit
 from diffusers_ext.training.objectives.vae import VAEObjective, pictures
 from diffusers_ext.training.recipes import VAEConfig
+from diffusers_ext.training.runs import run
 from diffusers_ext.zoo.models.components import build_vae
 
 TINY = VAEConfig(samples=24, batch=4, warmup=4, probe=60)

@@ -11,7 +11,6 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from PIL import Image
 from transformers import CLIPModel
 
-from diffusers_ext import training
 from diffusers_ext.training import runs
 from diffusers_ext.training.export import export
 from diffusers_ext.training.fit import Run, fit
@@ -144,7 +143,7 @@ def test_the_command_tells_data_tasks_and_whom_the_text_encoder_imitated(tmp_pat
     monkeypatch.setattr(WanObjective, "config", lambda _: TINY)
     monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr(runs, "PROBE", 4)
-    card = json.loads((training.run("shapes-wan", tmp_path, Run(minutes=0)) / cards.CARD).read_text())
+    card = json.loads((runs.run("shapes-wan", tmp_path, Run(minutes=0)) / cards.CARD).read_text())
     reader = of_text("shapes-clip")
     assert card["text_encoder"] == {"start": "shapes-clip", "sha256": reader}
     assert card["tasks"] == list(VIDEO_TASKS) and "clips" in card["data"] and card["steps"] == 1

@@ -15,7 +15,7 @@ def compare(case, B, H, D, dtype, problem, scale, tiles=None):
     q, k, v = tensors(case, B, H, D, dtype)
     g = torch.Generator().manual_seed(3)
     valid = (case.q_coord != PAD)[None, :, None]
-    do = torch.randn(q.shape, generator=g).to(dtype) * valid[..., None]  # nobody reads what padding computes
+    do = torch.randn(q.shape, generator=g).to(dtype) * valid[..., None]  # no test reads what padding computes
     out, lse = forward(q, k, v, problem, scale=scale, with_lse=True)
     finite = case.seen.any(1) & (case.q_coord != PAD)
     dlse = torch.randn(lse.shape, generator=g) * finite

@@ -50,7 +50,7 @@ def test_heads_that_are_too_large_are_one_sentence():
 
 
 def test_double_precision_is_one_sentence():
-    """The reference takes it; the kernels, which TRITON_INTERPRET asks for, do not."""
+    """The reference takes it; the kernels, which TRITON_INTERPRET selects, do not."""
     plan = PLANS["lut"]()
     q, k = torch.randn(1, 50, 1, 32, dtype=torch.float64), torch.randn(1, 41, 1, 32, dtype=torch.float64)
     words = (

@@ -1,4 +1,4 @@
-"""Far tokens of CLEAR: values and gradients against dense attention with explicit extra keys; compiled."""
+"""Pooled tokens of CLEAR: values and gradients against dense attention with explicit extra keys; compiled."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from .. import needs
 from .devices import backend, every_device, ratio
 
 RATIO = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # RMS of the error over RMS
-# text in front or behind; far keys fill a part of a block, or a whole one
+# text in front or behind; pooled keys fill a part of a block, or all of it
 PART, WHOLE = layout_of((1, 12, 20), 9, front=True), layout_of((1, 32, 64), 5, front=False)
 CASES = [("cpu", torch.float32, PART)]
 CASES += [pytest.param("cuda", dtype, layout, marks=needs.gpu) for dtype in RATIO for layout in (PART, WHOLE)]

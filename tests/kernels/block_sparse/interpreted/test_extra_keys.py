@@ -1,4 +1,4 @@
-"""Plans with far keys, whose queries are fewer than their keys, through both kernels."""
+"""Plans with extra keys, whose queries are fewer than their keys, through both kernels."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from diffusers_ext.kernels.plan.spec import RulePlanSpec
 from tests.kernels import oracles
 
 
-@pytest.mark.parametrize("text, far", [(0, 5), (5, 6)])
-def test_far_keys_against_dense_attention(text, far):
+@pytest.mark.parametrize("text, extra", [(0, 5), (5, 6)])
+def test_extra_keys_against_dense_attention(text, extra):
     grid = 1, 5, 7
-    spec = RulePlanSpec(Disk(3), grid, text, 16, 16, (1, 4, 4), (1, 4, 4), text_rows=False, extra_keys=far)
+    spec = RulePlanSpec(Disk(3), grid, text, 16, 16, (1, 4, 4), (1, 4, 4), text_rows=False, extra_keys=extra)
     order = spec.q_order
-    seen = oracles.in_order(oracles.disk(grid, 3), order, order, text, False, far)
+    seen = oracles.in_order(oracles.disk(grid, 3), order, order, text, False, extra)
     g = torch.Generator().manual_seed(text)
-    q, k, v, slope = (torch.randn(2, s, 2, 16, generator=g) for s in (35, *[35 + text + far] * 2, 35))
+    q, k, v, slope = (torch.randn(2, s, 2, 16, generator=g) for s in (35, *[35 + text + extra] * 2, 35))
     leaves = [x.requires_grad_() for x in (q, k, v)]
     out, _ = attention(*leaves, spec.build())
     got = torch.autograd.grad((out * slope).sum(), leaves)

@@ -4,8 +4,8 @@
     python3 -m bench.gpu --device cpu --out DIR             the same parts, tiny: what a CPU can check before
     python3 -m bench.gpu --only kernels growth --out DIR
 
-Nothing has to be installed but torch. Packages that the machine lacks (diffusers) travel as wheels in `.whl/`
-beside the checkout; pip unpacks them from there, without an index, for this run alone.
+Nothing has to be installed but torch. Packages that the machine lacks (diffusers) are carried as wheels in
+`.whl/` of the checkout. pip unpacks them from there, without an index, for this run alone.
 
 Each part is a process of its own and is killed at its deadline. Later parts get the time that a part leaves
 unused. If a part fails, one sentence is recorded and the next one begins. Benches write after every row.

@@ -8,9 +8,9 @@ and `python -m bench.timing.growth` show what the same density saves on a large 
 
 `--method rectified` makes the rows of that method again and takes the others from the existing file.
 
-Density is the share of computed pairs among all pairs of a grid query and a key, over all heads and all calls
-of self- and joint attention. Modules count by their pairs, not equally. In joint attention text is among the
-keys. Queries of text see all keys and are left out, and so is cross-attention, which stays dense.
+Density is the share of computed pairs among all pairs of a grid query and a key. It covers all heads and all
+calls of self- and joint attention. Modules count by their pairs, not equally. In joint attention text is
+among the keys. Queries of text see all keys and are left out, and so is cross-attention, which stays dense.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ def end(progress: "Progress") -> None:
     """Exit with code 1 if a picture could not be made; each was named before."""
     if count := len(progress.failures):
         rest = "the others are complete" if progress.finished else "nothing was written"
-        lost = f"{count} of {progress.total} {progress.unit}s"
+        which = f"{count} of {progress.total} {progress.unit}s"
         typer.echo(
-            f"error: {lost} could not be made, {rest}; the same command tries these again and no others",
+            f"error: {which} could not be made, {rest}; the same command tries these again and no others",
             err=True,
         )
         raise typer.Exit(1)

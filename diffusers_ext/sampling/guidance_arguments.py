@@ -19,7 +19,7 @@ def uses_cfg(pipe: Any, call: Mapping[str, Any]) -> bool | None:
     """Return whether `pipe(**call)` computes an unconditional prediction; `None` if its code does not say.
 
     The rule is the pipeline's own: its property `do_classifier_free_guidance`, or the expression that
-    `__call__` assigns to a variable of such a name, with the values of this call.
+    `__call__` assigns to a variable of such a name. It is evaluated with the values of this call.
     """
     values = {
         name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()

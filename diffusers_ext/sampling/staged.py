@@ -1,7 +1,8 @@
 """Make pictures beyond the training size, by image-to-image in stages and stretched rotary positions.
 
-Recipe: Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up" (arXiv
-2412.16112), section on high resolution; noise and denoise as in SDEdit (arXiv 2108.01073).
+The recipe is the section on high resolution of Liu et al., "CLEAR: Conv-Like Linearization Revs Pre-Trained
+Diffusion Transformers Up" (arXiv 2412.16112). Pictures get noise and are denoised as in SDEdit (arXiv
+2108.01073).
 """
 
 import inspect

@@ -200,7 +200,7 @@ def decode(vae: AutoencoderKL, images: torch.Tensor, noise: float, dice: torch.G
 def contrast(scenes: Sequence[Scene], captions: Sequence[Spec]) -> np.ndarray:
     """Mark a scene's own caption (equal index) and all that are wrong for it, bool [scenes, captions].
 
-    Left out are the captions that happen to hold as well: the same objects in another order, or a relation
+    Captions that happen to be true as well are left out: the same objects in another order, or a relation
     that the picture also obeys.
     """
     counts = np.ones((len(scenes), len(captions)), bool)

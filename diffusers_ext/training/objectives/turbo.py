@@ -32,7 +32,7 @@ class TurboObjective(DiffusionObjective):
     """Train a one-step copy of the pipeline `teacher`; pairs of it are kept in the folder `cache`.
 
     `call` holds the arguments with which the teacher makes its pictures. Student and critic begin as the
-    teacher and learn in the same step; each has its own loss, and neither loss moves the other's weights.
+    teacher and learn in the same step. Each has its own loss, and neither loss moves the other's weights.
     """
 
     name = "shapes-sd-turbo"

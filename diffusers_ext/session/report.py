@@ -53,6 +53,7 @@ class Report:
         methods = ", ".join(map(repr, self.methods)) or "none, so attention is that of diffusers, bit for bit"
         share = self.extra_seconds / self.seconds if self.extra_passes else 0.0
         cost = f", which took {share:.2f} times as long as those calls" if self.extra_passes else ""
+        notes: dict[str, int] = {}  # each reason once, below the table, by its number there
         rows = [
             (
                 site.path,
@@ -63,8 +64,7 @@ class Report:
                 site.backend,
                 f"{site.density:.2f}",
                 f"{site.full_share:.0%}",
-                site.why,
-                site.order or "as in the pipeline",
+                " ".join(f"({notes.setdefault(text, len(notes) + 1)})" for text in _reasons(site)),
             )
             for site in self.sites
         ]
@@ -74,6 +74,7 @@ class Report:
                 f"The pipeline called the denoiser {_times(self.denoiser_calls)}; guidance added "
                 f"{self.extra_passes} extra pass{'' if self.extra_passes == 1 else 'es'}{cost}.",
                 *table(COLUMNS, rows),
+                *(f"({number}) {text}." for text, number in notes.items()),
             ]
         )
 
@@ -87,8 +88,7 @@ COLUMNS = (
     "Back-end",
     "Density",
     "Full blocks",
-    "Why this back-end",
-    "Order of tokens",
+    "Notes",
 )
 
 
@@ -97,6 +97,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     cells = [[str(cell) for cell in row] for row in ([columns, *rows] if rows else [])]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(c.ljust(n) for c, n in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _reasons(site: SiteReport) -> list[str]:
+    """Return why the back-end runs at a site, and how tokens came into order, where something did."""
+    return [f"{site.backend}: {site.why}", *([site.order] if site.order else [])]
 
 
 def _times(count: int) -> str:

@@ -233,13 +233,22 @@ def test_report_counts_passes_and_reads_after_close():
     assert (report.denoiser_calls, report.extra_passes) == (4, 4)
     assert [s.path for s in report.sites] == [f"transformer.{h.layer}"] and report.sites[0].calls == 8
     assert report.to_dict()["methods"][0]["heads"] == {h.layer: [0, 1]}
-    first, second, heads, row = str(report).splitlines()
+    first, second, heads, row, note = str(report).splitlines()
     assert first.startswith("Methods: SoftPAG(heads=")
     assert second.startswith(
         "The pipeline called the denoiser 4 times; guidance added 4 extra passes, which took "
     )
     assert heads.split("  ")[0] == "Module"
     assert row.split()[:5] == [f"transformer.{h.layer}", "joint", "4", "softpag", "8"]
+    assert row.endswith(" (1)") and note == "(1) dense: no sparse method at this site."
+
+
+def test_report_gives_each_reason_once():
+    pipe = host("sd3").build()
+    with dx.apply(pipe, dx.CLEAR(2)) as session:
+        lines = str(session.report()).splitlines()
+    assert len(lines) == 3 + len(session.report().sites) + 1
+    assert all(line.endswith(" (1)") for line in lines[3:-1]) and lines[-1] == "(1) dense: not called yet."
 
 
 def test_report_counts_both_denoisers():

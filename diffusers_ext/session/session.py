@@ -139,7 +139,7 @@ class Session:
         return f"<details><summary>{html.escape(repr(self))} ({state})</summary><pre>{report}</pre></details>"
 
     def _orphans(self) -> list[str]:
-        """What went past the session while it was open."""
+        """Return notes on changes that bypassed the session while it was open."""
         notes = [
             f"{d.component} was exchanged while the session was open, the new one ran without methods"
             for d in self._denoisers

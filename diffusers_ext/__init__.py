@@ -3,9 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__
 from .settings.registry import METHODS
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for editors and type checkers
     from .core import Layout, RunContext, Site  # noqa: F401

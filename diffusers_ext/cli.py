@@ -69,7 +69,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from . import __version__
+        from ._version import __version__
 
         typer.echo(f"diffusers-ext {__version__}")
         raise typer.Exit

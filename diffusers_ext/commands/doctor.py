@@ -32,10 +32,10 @@ def examine() -> list[Finding]:
 
 
 def _versions() -> list[Finding]:
-    from ..outputs.record import own_version
+    from .._version import __version__
 
     found = [
-        Finding("versions", "diffusers-ext", "ok", own_version()),
+        Finding("versions", "diffusers-ext", "ok", __version__),
         Finding(
             "versions", "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
         ),
@@ -109,6 +109,8 @@ def why_no_backend(backend: str) -> str | None:
 
     from ..kernels.block_sparse import capabilities
 
+    if backend == "triton" and (reason := why_no_cuda()):
+        return f"no GPU for it: {reason}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     why = capabilities.why_not(backend, capabilities.Request(device, torch.float16, 64, (128, 128)))
     return why.rstrip(".") if why else None

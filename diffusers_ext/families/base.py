@@ -142,12 +142,11 @@ class Family(ABC):
 
         It is `[B, C, H, W]`, or `[B, C, T, H, W]` for a video, unless the pipeline packs latents.
         """
-        size, config = latents.size(pipe, call), latents.config_of(pipe)
-        channels = config.get("out_channels") or config["in_channels"]
+        size = latents.size(pipe, call)
         sides = (size[name] // latents.spatial(pipe) for name in ("height", "width"))
         video = "num_frames" in latents.defaults(pipe)
         frames = [(size["num_frames"] - 1) // latents.temporal(pipe) + 1] if video else []
-        return (latents.rows(call), channels, *frames, *sides)
+        return (latents.rows(call), latents.channels(pipe), *frames, *sides)
 
     def decode(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         """Decode the latents `x` at the end of `pipe(**call)` to pictures from 0 to 1, with gradients.

@@ -124,7 +124,7 @@ class FluxFamily(Family):
     def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
         """Return `[B, N, C]`: each token packs 2 x 2 latents."""
         h, w = _tokens(pipe, call)
-        return latents.rows(call), h * w, pipe.transformer.config.in_channels
+        return latents.rows(call), h * w, 4 * latents.channels(pipe)
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         """Unpack `x [B, N, C]`; raises `MethodError` for latents of another size than that of the call."""

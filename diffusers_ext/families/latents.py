@@ -32,6 +32,12 @@ def spatial(pipe: Any) -> int:
     )
 
 
+def channels(pipe: Any) -> int:
+    """Return the number of channels of a latent, as the autoencoder has it, or the denoiser without one."""
+    vae = getattr(getattr(pipe, "vae", None), "config", {})
+    return vae.get("latent_channels") or vae.get("z_dim") or config_of(pipe)["in_channels"]
+
+
 def temporal(pipe: Any) -> int:
     """Return the number of frames that a latent frame stands for, after the first."""
     return _first(

@@ -109,7 +109,7 @@ class WanFamily(Family):
         _, *patch = config["patch_size"]
         sides = (size[name] // (px * p) * p for name, p in zip(("height", "width"), patch, strict=True))
         frames = size["num_frames"] // latents.temporal(pipe) + 1
-        return (latents.rows(call), config["out_channels"], frames, *sides)
+        return (latents.rows(call), latents.channels(pipe), frames, *sides)
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         x = x.to(pipe.vae.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..families.latents import denoiser_of
 from .sizes import Tokens, cut_of
 
 PLENTY = 16384  # bytes a pixel and frame; known autoencoders need less, so smaller requests are not checked
@@ -86,7 +87,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 def denoiser_bytes(pipe: Any, tokens: Tokens, size: Mapping[str, int]) -> int:
     """Count the least bytes that the states of the denoiser need, without maps of attention."""
-    model = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    model = denoiser_of(pipe)
     if model is None:
         return 0
     if channels := model.config.get("block_out_channels"):

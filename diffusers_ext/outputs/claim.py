@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import unwritable
+from .files import remove_leftovers
 
 FILE = ".in-use.json"  # names the writer; it exists while the command runs, and stays after kill -9
 
@@ -38,6 +39,7 @@ def claim(folder: Path, command: str, name: str = FILE) -> Iterator[None]:
         )
     try:
         _sign(file, command)
+        remove_leftovers(folder)
         yield
     finally:
         release(path, file)

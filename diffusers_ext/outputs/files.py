@@ -6,13 +6,17 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import unwritable
+
+PARTIAL = ".partial"  # ending of temporary files
+LEFT = 3600  # seconds after which no process still writes one
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
@@ -64,6 +68,14 @@ def subfolder(base: Path, *names: str) -> Path:
     return folder
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of `replacing` that killed processes left in a folder, an hour after."""
+    for file in folder.glob(f".*{PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > LEFT:
+                file.unlink()
+
+
 @contextmanager
 def replacing(path: Path, *, parents: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when the block ends without an exception.
@@ -74,7 +86,7 @@ def replacing(path: Path, *, parents: bool = False) -> Iterator[BinaryIO]:
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=PARTIAL)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file

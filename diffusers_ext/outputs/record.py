@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from importlib import import_module, metadata
+from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._version import __version__
 from .files import write_bytes
 
 if TYPE_CHECKING:
@@ -71,19 +72,11 @@ def parameters(record: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in facts.items() if v is not None)])
 
 
-def own_version() -> str:
-    """Return the version of this package, also for a checkout that was never installed."""
-    try:
-        return metadata.version("diffusers-ext")
-    except metadata.PackageNotFoundError:
-        return import_module(__name__.partition(".")[0]).__version__
-
-
 def versions() -> dict[str, str]:
     """Return the versions of this package and of those a picture depends on; missing ones are left out."""
     from platform import python_version
 
-    found = {"python": python_version(), "diffusers_ext": own_version()}
+    found = {"python": python_version(), "diffusers_ext": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

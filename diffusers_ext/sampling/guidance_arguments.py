@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from ..families.latents import config_of
+
 # Variables of `__call__` that decide about classifier-free guidance (CFG) if no property does.
 _DECIDING = ("do_true_cfg", "do_classifier_free_guidance", "do_cfg")
 _HELPING = ("has_neg_prompt", "has_negative_prompt")
@@ -73,12 +75,11 @@ def switch(pipe: Any, call: Mapping[str, Any]) -> str | None:
 
 def embeds_guidance(pipe: Any) -> bool | None:
     """Return whether the denoiser takes the guidance scale as an input; `None` if its class never does."""
-    for part in ("transformer", "unet"):
-        config = getattr(getattr(pipe, part, None), "config", {})
-        if "guidance_embeds" in config:
-            return bool(config["guidance_embeds"])
-        if "time_cond_proj_dim" in config:
-            return config["time_cond_proj_dim"] is not None
+    config = config_of(pipe)
+    if "guidance_embeds" in config:
+        return bool(config["guidance_embeds"])
+    if "time_cond_proj_dim" in config:
+        return config["time_cond_proj_dim"] is not None
     return None
 
 

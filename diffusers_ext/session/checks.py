@@ -6,7 +6,7 @@ from typing import Any
 from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
-from ..core import Guidance, Method, Site, Slot
+from ..core import Core, Guidance, Method, ReportingCore, Site, Slot
 from ..errors import ConflictError, MethodError, UnsupportedError
 from ..families import FAMILIES, family_of
 from ..families.base import Family
@@ -129,6 +129,17 @@ def _check_kind(method: Any) -> None:
         raise MethodError(
             f"A method with the slot DENOISER inherits from diffusers_ext.core.Guidance, and no other does, "
             f"got {kind} with only one of the two; add the other, or leave both out."
+        )
+
+
+def check_core(method: Method, core: Core) -> None:
+    """Raise `MethodError` for a core that has the names of a reporting one and does not inherit from it."""
+    names = [name for name in ("begin_call", "describe", "idle") if hasattr(core, name)]
+    if names and not isinstance(core, ReportingCore):
+        raise MethodError(
+            f"A core with {' and '.join(names)} inherits from diffusers_ext.core.ReportingCore, or "
+            f"OrderingCore, got {type(core).__name__} of {method.name}; write class "
+            f"{type(core).__name__}(ReportingCore)."
         )
 
 

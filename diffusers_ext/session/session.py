@@ -14,7 +14,7 @@ from ..families.base import Family, FamilyProcessor
 from ..families.denoisers import denoisers
 from ..versions import check as check_versions
 from .cfg import Cfg, CFGBranches
-from .checks import Denoiser, check_stock, inspect, select, session_of
+from .checks import Denoiser, check_core, check_stock, inspect, select, session_of
 from .conflicts import check_conflicts
 from .hook import DenoiserHook
 from .registration import NAME, install
@@ -223,6 +223,7 @@ class Session:
             if site in self._selected[id(method)]:
                 ours.reads_layout |= method.reads_layout
                 ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
+                check_core(method, ours.core)
                 if isinstance(ours.core, ReportingCore):
                     self._reporting[site] = ours.core
         return ours

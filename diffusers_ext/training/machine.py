@@ -35,4 +35,6 @@ def precision() -> str:
 
 def compiles() -> bool:
     """Return whether torch.compile can build its CPU code."""
-    return shutil.which("g++") is not None
+    from ..kernels.block_sparse.capabilities import cpp_compiler
+
+    return shutil.which(cpp_compiler()) is not None

@@ -114,7 +114,7 @@ def test_backends_without_a_gpu_say_so(no_gpu, monkeypatch, tmp_path):
         "triton": "missing",
     }
     assert found["torch sdpa, flash kernel"].text.startswith("no GPU for it: torch")
-    assert found["triton"].text.startswith(("Triton kernels need a CUDA device", "Triton is not installed"))
+    assert found["triton"].text == found["torch sdpa, flash kernel"].text
     compiler.unlink()
     flex = findings("attention back-ends")["flex attention"]
     assert (flex.state, flex.text) == (

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from diffusers import FluxControlPipeline
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxIPAdapterAttnProcessor
 
 import diffusers_ext as dx
 from diffusers_ext.core import Layout
+from diffusers_ext.families import family_of
 from diffusers_ext.families.base import take_rows
 from diffusers_ext.families.flux import FAMILY
 
@@ -200,3 +202,12 @@ def test_rows_keep_all_position_ids():
 
 def test_stock_leaves_ip_adapters_alone():
     assert FluxIPAdapterAttnProcessor.__name__ not in FAMILY.stock
+
+
+def test_noise_of_a_control_pipeline_has_the_channels_of_the_autoencoder():
+    pipe = tiny.pipeline(in_channels=32, out_channels=16)
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    control = FluxControlPipeline(**parts)
+    size = {"height": 32, "width": 48}
+    drawn = control.prepare_latents(1, 4, *size.values(), torch.float32, "cpu", torch.Generator())[0]
+    assert family_of(control.transformer).noise_shape(control, size) == drawn.shape

@@ -67,7 +67,7 @@ def transformer():
         num_attention_heads=4,
         attention_head_dim=8,
         in_channels=4,
-        out_channels=4,
+        out_channels=8,
         num_layers=2,
         cross_attention_dim=32,
         caption_channels=32,

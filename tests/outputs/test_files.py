@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_ext.outputs.files import output_folder, replacing, slug, write_bytes, write_json
+from diffusers_ext.outputs.files import (
+    PARTIAL,
+    output_folder,
+    remove_leftovers,
+    replacing,
+    slug,
+    write_bytes,
+    write_json,
+)
 
 NOBODY = 65534  # the user that owns nothing
 
@@ -33,6 +41,21 @@ def test_an_exception_in_the_block_leaves_the_old_file(tmp_path):
         file.write(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_killed_writers_left_is_removed_an_hour_later(tmp_path):
+    with replacing(tmp_path / "a") as file:
+        (temporary,) = tmp_path.iterdir()
+        assert temporary.name.endswith(PARTIAL)
+        remove_leftovers(tmp_path)  # of a process that writes: it is new
+        assert temporary.exists()
+        file.write(b"x")
+    old, other = tmp_path / f".b-1{PARTIAL}", tmp_path / ".mine"
+    for path in (old, other):
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".mine", "a"]
 
 
 def test_missing_folders_are_made_only_on_request(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_ext.outputs import record
-from diffusers_ext.outputs.record import own_version, parameters, read, versions, write_image
+import diffusers_ext
+from diffusers_ext.outputs.record import parameters, read, versions, write_image
 
 RECORD = {
     "prompt": 'ein Kreis, "日本" ☂ \x00 and a tab\t',
@@ -54,18 +54,15 @@ def test_no_record_when_none_is_wanted(tmp_path, image):
 def test_versions_name_what_matters():
     import torch
 
-    import diffusers_ext
-
     found = versions()
     assert found["torch"] == torch.__version__ and found["diffusers_ext"] == diffusers_ext.__version__
     assert "diffusers" in found and "python" in found
 
 
-def test_a_checkout_that_was_never_installed_knows_its_version(monkeypatch):
-    import diffusers_ext
-
-    def missing(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(record.metadata, "version", missing)
-    assert own_version() == diffusers_ext.__version__
+def test_the_version_is_that_of_the_code_not_of_an_install(tmp_path, monkeypatch):
+    info = tmp_path / "diffusers_ext-0.0.7.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: diffusers-ext\nVersion: 0.0.7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert metadata.version("diffusers-ext") == "0.0.7"
+    assert versions()["diffusers_ext"] == diffusers_ext.__version__ != "0.0.7"

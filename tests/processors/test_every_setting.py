@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import diffusers_ext as dx
+from diffusers_ext.processors.sparse.method import SparseMethod
 from diffusers_ext.settings.registry import METHODS
 
 from ..close import MODEL
@@ -25,7 +26,7 @@ from .test_softpag_maps import explicit_maps
 CLASSES = {
     name: getattr(import_module(path.split(":")[0]), path.split(":")[1]) for name, path in METHODS.items()
 }
-SPARSE = [name for name in CLASSES if name != "softpag"]
+SPARSE = [name for name, method in CLASSES.items() if issubclass(method, SparseMethod)]
 EDGE, TEXT = 4, 7
 IMAGE, LARGE = (1, 8, 12), (1, 16, 32)
 VIDEO = (3, 16, 16)  # below 256 tokens a frame, the published band hides nothing of two frames

@@ -120,6 +120,35 @@ def test_a_method_may_be_a_frozen_dataclass_with_slots():
         assert session.report().to_dict()["methods"] == [{"name": "settings", "strength": 0.5}]
 
 
+class Speaks:
+    """A core that has a name of reporting cores and does not inherit from them."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def begin_call(self, like):
+        pass
+
+    def __call__(self, *tensors):
+        return self.inner(*tensors)
+
+
+class Prepared(Settings):
+    """A method with such a core."""
+
+    def bind(self, site, run, inner):
+        return Speaks(inner)
+
+
+def test_a_core_that_would_never_be_prepared_is_refused():
+    refused(
+        sd3.pipeline(),
+        Prepared(),
+        error=dx.MethodError,
+        match=r"core with begin_call inherits from diffusers_ext.core.ReportingCore.*class Speaks\(Rep",
+    )
+
+
 def test_not_a_method():
     refused(
         sd3.transformer(),

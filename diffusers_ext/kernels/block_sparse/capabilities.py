@@ -51,8 +51,16 @@ def interpreted() -> bool:
 def why_no_triton() -> str | None:
     """Return a sentence if Triton is missing, else `None`."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; it comes with CUDA builds of torch on Linux."
+        return (
+            "Triton is not installed; it comes with CUDA builds of torch on Linux, elsewhere install the "
+            "package triton (on Windows triton-windows)."
+        )
     return None
+
+
+def cpp_compiler() -> str:
+    """Return the C++ compiler that torch runs for code on a CPU."""
+    return os.environ.get("CXX", "cl" if sys.platform == "win32" else "g++")
 
 
 def why_not_interpreted(dtype: torch.dtype) -> str | None:
@@ -95,11 +103,9 @@ def _why_no_flex(request: Request) -> str | None:
                 f"FlexAttention needs AVX2 on a CPU and does not run on macOS, torch finds {found} on "
                 f"{sys.platform}; use the reference."
             )
-        # as torch looks for it
-        compiler = os.environ.get("CXX", "cl" if sys.platform == "win32" else "g++")
-        if shutil.which(compiler) is None:
+        if shutil.which(cpp_compiler()) is None:
             return (
-                f"FlexAttention compiles C++ on a CPU, and there is no {compiler} on the path; use the "
+                f"FlexAttention compiles C++ on a CPU, and there is no {cpp_compiler()} on the path; use the "
                 "reference."
             )
     if request.dtype not in (torch.float16, torch.bfloat16, torch.float32):

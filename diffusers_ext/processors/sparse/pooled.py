@@ -63,7 +63,8 @@ def read(path: str | os.PathLike[str], sites: Iterable[Site], edge: int) -> dict
             found = {site: tensors.get_tensor(key) for site, key in keys.items()}
     except (OSError, SafetensorError) as error:
         raise MethodError(
-            f"The weights of far tokens in {file} cannot be read ({error}); save them with pooled.write."
+            f"The weights of far tokens in {file} cannot be read ({error}); save them with "
+            "diffusers_ext.processors.sparse.pooled.write."
         ) from error
     for site, weight in found.items():
         if weight.shape != (edge, edge) or not weight.is_floating_point():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...outputs.files import replacing
+from ...outputs.files import remove_leftovers, replacing
 from ..prepare import preparing
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Shards:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _made(self, number: int, path: Path) -> Arrays:
+        remove_leftovers(self.folder)
         pieces, done, part = [], 0, path.with_suffix(".part.npz")
         if part.exists():
             with np.load(part) as file:

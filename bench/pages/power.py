@@ -63,11 +63,6 @@ def prompts(change: float, discordant: float, seeds: int, alike: float, target: 
     return ceil(pairs(change, discordant, target) * (1 + (seeds - 1) * alike) / seeds)
 
 
-def independent(first: float, second: float) -> float:
-    """Return the share of differing pairs of two accuracies without any relation: the most to expect."""
-    return first * (1 - second) + second * (1 - first)
-
-
 def pairs_table() -> str:
     """Return Markdown: pairs needed by change and by share of differing pairs."""
     heads = ["pairs that differ", *(f"{100 * c:.0f} points" for c in CHANGES)]

@@ -3,7 +3,7 @@ import pytest
 from diffusers_ext import SoftPAG
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.compare import lines, run
-from diffusers_ext.evaluate.words import difference, percent
+from diffusers_ext.evaluate.words import difference
 from diffusers_ext.sampling.items import Item
 
 CALL = {"num_inference_steps": 1, "max_sequence_length": 16}
@@ -37,8 +37,6 @@ def test_bad_input(pipe, variants, items):
 def test_printed_lines():
     share = {"accuracy": 0.75, "low": 0.5312, "high": 0.8881, "n": 20}
     pair = {"difference": 0.1, "low": -0.05, "high": 0.25, "wins": 3, "losses": 1, "p": 0.625}
-    assert percent(share) == "75 % (53 to 89)"
-    assert difference(pair) == "+10 points (-5 to +25), 3 wins, 1 loss, p = 0.62"
     facts = {"overall": share, "seconds_per_image": 0.1}
     results = {
         "methods": {"plain": facts, "softpag": facts | {"overall": None}},

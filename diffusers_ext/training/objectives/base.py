@@ -30,7 +30,7 @@ DENOISERS = frozenset({"transformer", "unet"})
 class DiffusionObjective:
     """Train some components of a pipeline of the zoo.
 
-    A subclass names what it trains and gives `hidden`, `blocks`, `inputs` and `denoising_loss`.
+    A subclass names what it trains and gives `blocks`, `inputs` and `denoising_loss`.
     """
 
     name: str  # name in the zoo
@@ -50,7 +50,11 @@ class DiffusionObjective:
         raise NotImplementedError
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return trained_parameters(self.pipe, self.trained)
+        parts = {part: getattr(self.pipe, part) for part in self.trained}
+        return {f"{part}.{name}": p for part, model in parts.items() for name, p in model.named_parameters()}
+
+    def hidden(self, name: str) -> bool:
+        return "transformer_blocks" in name
 
     def prepare(self, device: torch.device) -> None:
         self.pipe.to(device)
@@ -143,11 +147,6 @@ def flow_inputs(
     share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
     long = torch.rand((), generator=dice).item() < share
     return batch, noise, sigma, ids, lengthen(ids, lengths[long], tokenizer.pad_token_id)
-
-
-def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:
-    """Return every parameter of some components, by 'component.name'."""
-    return {f"{part}.{name}": p for part in parts for name, p in getattr(pipe, part).named_parameters()}
 
 
 def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[str]:

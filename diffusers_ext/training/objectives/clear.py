@@ -18,7 +18,7 @@ from ...families import family_of
 from ...processors.clear import CLEAR
 from ...processors.record import RecordAttention
 from ...processors.sparse.pooled import uniform
-from ...session.session import Session, apply
+from ...session.session import apply
 from ..checkpoint import generator
 from ..data.latents import LatentStream
 from ..recipes import FlowRecipe
@@ -33,12 +33,8 @@ if TYPE_CHECKING:
     from ...core import Site
     from ...processors.sparse.method import SparseMethod
 
-LEARN = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-)  # layers of an attention module; those of the text stream stay as they are
+# Layers of an attention module that learn; those of the text stream stay as they are.
+LEARN = "to_q", "to_k", "to_v", "to_out.0"
 PROBE = -1  # number of the step whose noise is never trained on
 
 
@@ -99,12 +95,10 @@ class DistilObjective(DiffusionObjective):
         for p in learning(student, self.sites).values():
             p.requires_grad_(True)
         self.records = RecordAttention(recipe.attention_every), RecordAttention(recipe.attention_every)
-        self.sessions: list[Session] = [
-            apply(student, method, self.records[0]),
-            apply(self.teacher, self.records[1]),
-        ]
+        taught = apply(student, method, self.records[0])
+        self.sessions = taught, apply(self.teacher, self.records[1])
         pools = isinstance(method, CLEAR) and method.downsample
-        self.pooled = self.sessions[0].cores(method) if pools else {}
+        self.pooled = taught.cores(method) if pools else {}
         for core in self.pooled.values():
             start = core.spatial_weight
             core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())

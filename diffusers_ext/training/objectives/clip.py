@@ -27,12 +27,11 @@ from .base import plain_attention
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
-    from transformers import CLIPModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 SHARD = 4096  # pictures that are in memory at a time
-CAPTION_TOKENS = (
-    13  # tokens of the longest caption; with causal attention, padding does not change the features
-)
+# Tokens of the longest caption; with causal attention, padding does not change the features.
+CAPTION_TOKENS = 13
 MAX_SCALE = 100.0  # CLIP's bound on the inverse temperature
 
 
@@ -71,14 +70,10 @@ class CLIPObjective:
         if start is not None:
             self.model = CLIPModel.from_pretrained(start, dtype=torch.float32)
             self.model.text_model.requires_grad_(False)
+        self.pipe = self.model  # what export writes
         self.vae = vae.requires_grad_(False).eval()
         self.attention = contextlib.nullcontext
         self._number, self._shard = -1, Shard([], [], torch.empty(0))
-
-    @property
-    def pipe(self) -> CLIPModel:
-        """Return what export writes."""
-        return self.model
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

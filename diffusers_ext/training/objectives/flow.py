@@ -1,4 +1,4 @@
-"""Share flow matching for SD3 models, with text read exactly as the stock pipeline reads it."""
+"""Share flow matching, with text of SD3 models read exactly as the stock pipeline reads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 
 TRAINED = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -43,22 +43,23 @@ def flow_loss(
 
 
 def velocity(
-    pipe: StableDiffusion3Pipeline,
-    transformer: SD3Transformer2DModel,
+    pipe: DiffusionPipeline,
+    transformer: torch.nn.Module,
     latents: torch.Tensor,
     noise: torch.Tensor,
     sigma: torch.Tensor,
     context: torch.Tensor,
-    pooled: torch.Tensor,
+    pooled: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return what `transformer` predicts at x = (1 - sigma) latents + sigma noise, [B, 4, 16, 16]."""
-    s = sigma[:, None, None, None]
+    """Return what `transformer` predicts at x = (1 - sigma) latents + sigma noise, of the same shape."""
+    s = sigma.view(-1, *[1] * (latents.ndim - 1))
+    text = {} if pooled is None else {"pooled_projections": pooled}
     return transformer(
         hidden_states=(1 - s) * latents + s * noise,
         timestep=sigma * pipe.scheduler.config.num_train_timesteps,
         encoder_hidden_states=context,
-        pooled_projections=pooled,
         return_dict=False,
+        **text,
     )[0]
 
 

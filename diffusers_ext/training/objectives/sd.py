@@ -31,9 +31,6 @@ class SDObjective(StreamObjective):
         if not self.given:
             read_reward(self.pipe.text_encoder)
 
-    def hidden(self, name: str) -> bool:
-        return "transformer_blocks" in name
-
     def blocks(self) -> list[torch.nn.Module]:
         return unet_blocks(self.pipe.unet)
 

@@ -22,9 +22,6 @@ class SD3Objective(FlowObjective):
     recipe: SD3Config
     lengths = 24, 256  # T5 tokens
 
-    def hidden(self, name: str) -> bool:
-        return "transformer_blocks" in name
-
     def blocks(self) -> list[torch.nn.Module]:
         return list(self.pipe.transformer.transformer_blocks)
 

@@ -65,9 +65,6 @@ class TurboObjective(DiffusionObjective):
         critic = {f"critic.{name}": p for name, p in self.critic.named_parameters()}
         return super().parameters() | critic
 
-    def hidden(self, name: str) -> bool:
-        return "transformer_blocks" in name
-
     def blocks(self) -> list[torch.nn.Module]:
         networks = self.pipe.unet, self.critic, self.teacher.unet
         return [block for network in networks for block in unet_blocks(network)]

@@ -18,9 +18,8 @@ from .timing.stopwatch import machine
 ROOT = Path(__file__).parents[1]
 GRACE = 5.0  # seconds between asking a part to end and killing it
 TICK = 0.1  # seconds between two looks at a part
-ERROR = re.compile(
-    r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b"
-)  # error lines of a command and of a traceback
+# Error lines of a command and of a traceback.
+ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,6 @@ def run(
     elif code:
         found.state = "failed"
         found.why = last_words(out / "log.txt", begin) or f"it ended with code {code} and said nothing"
-    found.seconds = time.monotonic() - clock
     if path.is_file() and path.stat().st_mtime_ns != before:
         record = json.loads(path.read_text())
         found.rows, found.failed, found.waiting = len(record["rows"]), record["failed"], record["waiting"]

@@ -48,6 +48,15 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def suite_options(doc: str | None, *, n: int, batch: int) -> argparse.ArgumentParser:
+    """Return a parser with `--n`, `--seed`, `--batch` and `--out`, for studies on the prompts of a suite."""
+    parser = parser_of(doc)
+    parser.add_argument("--n", type=int, default=n, help="prompts per task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=batch)
+    return parser
+
+
 def options(doc: str | None, device: str | None = None) -> argparse.ArgumentParser:
     """Return a parser with `--device`, `--only` and `--out`.
 

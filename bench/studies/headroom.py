@@ -34,7 +34,7 @@ from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.world.suites import TASKS
 
-from ..runner import parser_of
+from ..runner import suite_options
 from .headroom_chart import chart, choosers
 
 SUITE = "tuning"
@@ -89,11 +89,8 @@ class Bench:
         call = arguments(self.pipe, self.call, **change)
         name = f"cfg {call.get('guidance_scale', 1.0):g} steps {call['num_inference_steps']}"
         home = output_folder(self.folder / slug(name))
-        store, pictures, asked = (
-            Store(home, self.identity | {"call": call}),
-            Pictures(home),
-            again(self.asked, seed),
-        )
+        store, pictures = Store(home, self.identity | {"call": call}), Pictures(home)
+        asked = again(self.asked, seed)
         judged = answer(self.pipe, PLAIN, asked, call, store, self.batch, pictures=pictures)
         return judged, [pictures.path(key(PLAIN), q.item) for q in asked]
 
@@ -160,15 +157,12 @@ def reward(name: str) -> Scorer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = parser_of(__doc__)
+    parser = suite_options(__doc__, n=20, batch=16)
     parser.add_argument("--model", default="shapes-sd3")
-    parser.add_argument("--n", type=int, default=20, help="prompts per task")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--best-of", type=int, default=8)
     parser.add_argument("--reward", action="append", default=[], help="learned reward that chooses, too")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default=None)
     parser.add_argument("--work", type=Path, default=Path("out/headroom"), help="pictures and verdicts")
     args = parser.parse_args(arguments)

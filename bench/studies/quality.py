@@ -38,7 +38,7 @@ from diffusers_ext.sampling.generate import generate
 from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings.methods import as_dict
 
-from ..runner import parser_of
+from ..runner import suite_options
 from ..timing.block_checks import RecordCalls
 from .quality_chart import chart
 
@@ -222,11 +222,8 @@ def call_of(model: Checkpoint, pipe: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = suite_options(__doc__, n=20, batch=20)
     parser.add_argument("--model", default="shapes-sd3")
-    parser.add_argument("--n", type=int, default=20, help="prompts per task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--device", default=None)
     parser.add_argument("--method", help="make only the rows of this method again")
     args = parser.parse_args()

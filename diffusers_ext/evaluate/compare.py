@@ -116,7 +116,13 @@ def lines(results: Mapping[str, Any]) -> list[str]:
             continue
         figures = right(facts["overall"]) if facts["overall"] else "no ground truth"
         out.append(f"{label:<{width}}  {figures}, {facts['seconds_per_image']:.2f} s an image")
-    for label, facts in results["paired"].items():
-        if facts["overall"]:
-            out.append(f"{label} minus {facts['against']}: {difference(facts['overall'])}")
-    return out
+    return out + differences(results)
+
+
+def differences(results: Mapping[str, Any]) -> list[str]:
+    """Write a line for each pair of `Comparison.to_dict()` that has a ground truth."""
+    return [
+        f"{label} minus {facts['against']}: {difference(facts['overall'])}"
+        for label, facts in results["paired"].items()
+        if facts["overall"]
+    ]

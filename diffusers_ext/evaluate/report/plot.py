@@ -55,15 +55,8 @@ def points(
     # Fewer than ten pictures get no bar: it would be as long as the axis.
     below = [max(v - 100 * e["low"], 0) * enough(e) for v, e in zip(y, entries, strict=True)]
     above = [max(100 * e["high"] - v, 0) * enough(e) for v, e in zip(y, entries, strict=True)]
-    axes.errorbar(
-        x,
-        y,
-        yerr=[below, above],
-        fmt=MARKERS[place % len(MARKERS)],
-        color=COLOURS[place % len(COLOURS)],
-        capsize=3,
-        label=label,
-    )
+    look = {"fmt": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)], "capsize": 3}
+    axes.errorbar(x, y, yerr=[below, above], label=label, **look)
 
 
 def blank(width: float, height: float) -> Figure:

@@ -77,13 +77,12 @@ def _swaps(p: Mapping[str, Any]) -> bool:
 
 
 def _swapped(plain: Sequence[Mapping[str, Any]]) -> str:
-    parts = [f"{p['model']} ({_steps(p['call'])}) {p['suite']} {_share_swapped(p)}" for p in plain]
+    parts = []
+    for p in plain:
+        entry = p["tasks"]["color_attr"]
+        share = part(entry["swapped"], entry["n"])
+        parts.append(f"{p['model']} ({_steps(p['call'])}) {p['suite']} {share}")
     return f"Pictures of the task colours that only exchange the two colours: {', '.join(parts)}."
-
-
-def _share_swapped(p: Mapping[str, Any]) -> str:
-    entry = p["tasks"]["color_attr"]
-    return part(entry["swapped"], entry["n"])
 
 
 def _steps(call: Mapping[str, Any]) -> str:

@@ -47,11 +47,11 @@ class Reading:
     error: float  # mean squared error against the picture as drawn, of values in 0..1
 
 
-def scenes(count: int, seed: int = SEED) -> Iterator[Scene]:
+def scenes(count: int) -> Iterator[Scene]:
     """Return scenes with trained and held-out combinations in turn; held-out ones go through the tasks."""
     each = count // (2 * len(IMAGE_TASKS)) + 1
     held_out = {task: suite("held-out", task, each) for task in IMAGE_TASKS}
-    return detector_study.scenes(count, seed, held_out, sample_spec, sample_scene)
+    return detector_study.scenes(count, SEED, held_out, sample_spec, sample_scene)
 
 
 def read(scene: Scene, drawn: np.ndarray, shown: np.ndarray) -> Reading:

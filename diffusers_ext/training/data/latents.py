@@ -77,7 +77,7 @@ class LatentStream:
         rows = self.shards.draw(samples, size, generator)
         return Batch(rows["latents"].float(), rows["ids"].long(), rows["cover"].float() / 255)
 
-    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def _make(self, number: int, done: int) -> Iterator[dict[str, np.ndarray]]:
         size = self.shards.size
         for start in range(number * size + done, (number + 1) * size, self.piece):
             drawn = (self.sample(self.seed, start + i) for i in range(self.piece))

@@ -20,9 +20,9 @@ Arrays = Mapping[str, np.ndarray]
 class Shards:
     """Draw training samples from files (shards) that `make` fills.
 
-    `make(number)` returns named arrays [size, ...] for the samples from `number` x `size` on, at once or in
-    pieces. They depend on its argument alone. The pieces of a run that was stopped are kept, and
-    `make(number, done)` returns the pieces after the first `done` samples.
+    `make(number, done)` returns pieces of named arrays [samples, ...], for samples from `number` x `size` on.
+    They depend on `number` alone. The pieces of a run that was stopped are kept, and the first `done` samples
+    are left out.
 
     Training starts after `first` samples, before the complete set exists. From then on one sample more may be
     drawn for each `reuse` samples used, so a run never sees the end of its data.
@@ -32,7 +32,7 @@ class Shards:
         self,
         folder: Path,
         size: int,
-        make: Callable[..., Arrays | Iterable[Arrays]],
+        make: Callable[[int, int], Iterable[Arrays]],
         first: int,
         reuse: int,
     ):
@@ -72,11 +72,10 @@ class Shards:
                 pieces = [dict(file)]
             done = _rows(pieces[0])
         found = len(pieces)
-        made = self.make(number, done) if done else self.make(number)
         what = f"{self.size} samples of training data, kept as {str(path)!r}"
         try:
             with preparing(what, self.size, done) as tick:
-                for piece in [made] if isinstance(made, Mapping) else made:
+                for piece in self.make(number, done):
                     pieces.append(piece)
                     tick(_rows(piece))
         except BaseException:  # stop requests above all

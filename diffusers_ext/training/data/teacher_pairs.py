@@ -50,7 +50,7 @@ class TeacherPairs:
         rows = self.shards.draw(used, size, generator)
         return Pairs(rows["noise"].float(), rows["latents"].float(), rows["ids"].long())
 
-    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def _make(self, number: int, done: int) -> Iterator[dict[str, np.ndarray]]:
         import torch
 
         size, device = self.shards.size, self.teacher.device

@@ -24,24 +24,6 @@ def encode(
     return torch.cat([clip, t5], 1), torch.cat([first.text_embeds, second.text_embeds], -1)
 
 
-def flow_loss(
-    pipe: StableDiffusion3Pipeline,
-    latents: torch.Tensor,
-    noise: torch.Tensor,
-    sigma: torch.Tensor,
-    weight: torch.Tensor,
-    ids: torch.Tensor,
-    t5_ids: torch.Tensor,
-) -> torch.Tensor:
-    """Return the weighted mean square of v - (noise - latents) at x = (1 - sigma) latents + sigma noise.
-
-    Shapes: latents and noise [B, 4, 16, 16], sigma [B], weight [B, 1, 16, 16], ids [B, 24], t5_ids [B, L].
-    """
-    context, pooled = encode(pipe, ids, t5_ids)
-    found = velocity(pipe, pipe.transformer, latents, noise, sigma, context, pooled)
-    return (weight * (found.float() - (noise - latents)).square()).mean()
-
-
 def velocity(
     pipe: DiffusionPipeline,
     transformer: torch.nn.Module,

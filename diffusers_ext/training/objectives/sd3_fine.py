@@ -70,7 +70,7 @@ class SD3FineObjective(SD3Objective):
         t5_ids: torch.Tensor,
         taught: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the loss; shapes are as in `flow_loss`, and `taught` is a number."""
+        """Return the loss; shapes are as for shapes-sd3, and `taught` is a number."""
         import torch
 
         with torch.no_grad():

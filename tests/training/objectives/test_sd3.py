@@ -79,9 +79,9 @@ def test_a_stop_request_is_heard_while_data_are_drawn(complete, tmp_path, vae):
     objective = SD3Objective(vae, tmp_path / "cache", TINY, compile=False)
     make = objective.stream.shards.make
 
-    def interrupted(number):
+    def interrupted(*key):
         os.kill(os.getpid(), signal.SIGTERM)
-        return make(number)
+        return make(*key)
 
     objective.stream.shards.make = interrupted
     assert not fit(objective, tmp_path, Run())

@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.models.presets import tokens_of
 from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.processors.sparse.method import SparseMethod
 from diffusers_ext.sampling.generate import generate
 from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings.methods import as_dict
@@ -41,9 +42,6 @@ from diffusers_ext.settings.methods import as_dict
 from ..runner import suite_options
 from ..timing.block_checks import RecordCalls
 from .quality_chart import chart
-
-if TYPE_CHECKING:
-    from diffusers_ext.processors.sparse.method import SparseMethod
 
 SUITE = "held-out"
 SHARES = (0.25, 0.375, 0.5, 0.75)  # of the longer side of the grid

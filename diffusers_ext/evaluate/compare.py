@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..sampling.clip import still
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
+from ..sampling.progress import Progress
 from ..settings.methods import as_dict
 from . import density
 from .cells import Cell, Variant
+from .comparison_files import PictureFiles
 from .score import Judged, compare, judge, summarise
 from .words import difference, right
-
-if TYPE_CHECKING:
-    from ..sampling.progress import Progress
-    from .comparison_files import PictureFiles
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def run(
     call: Mapping[str, Any],
     batch: int = 1,
     tick: Callable[[int], object] = lambda done: None,
-    files: "PictureFiles | None" = None,
-    progress: "Progress | None" = None,
+    files: PictureFiles | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Make every item with every variant; `tick` is called with the number of pictures just done.
 

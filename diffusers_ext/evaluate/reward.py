@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..zoo.world.mistakes import KINDS
 from ..zoo.world.preference import pairs, preferences
 from .statistics import accuracy, bootstrap
 
 if TYPE_CHECKING:
-    import torch
-
     from ..zoo.world.preference import Score
     from .suite import Question
 
@@ -78,7 +77,6 @@ def round_trip(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
     Its results are rounded to steps of 1/255, as when saved.
     """
-    import torch
 
     def change(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -108,8 +106,6 @@ def painted(
     batch: int = 16,
 ) -> dict[str, Any]:
     """Measure agreement with the detector, overall and per task, on `samples` pictures for each question."""
-    import torch
-
     from ..sampling.call import SEED_LIMIT
     from ..sampling.generate import generate
     from ..sampling.items import Item

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..compare import differences
+from ..cells import Cell
+from ..compare import Comparison, differences
 from ..words import enough, percent
 from .page import Figure, figure, render
-
-if TYPE_CHECKING:
-    from ..cells import Cell
-    from ..compare import Comparison
 
 
 def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks: Sequence[str] = ()) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import ceil
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from ..cells import Cell
-    from ..compare import Comparison
+from ..cells import Cell
+from ..compare import Comparison
 
 SIDE = 192  # px of a picture in the grid; small ones are enlarged without smoothing
 LABEL = 190  # px of the column with the prompts

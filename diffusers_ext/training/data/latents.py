@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from ...zoo.models import LATENT_SIZE
 from ...zoo.world.render import training_sample
 from .shards import Shards
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL
     from transformers import PreTrainedTokenizerBase
 
@@ -37,8 +37,6 @@ def drop_captions(
     ids: torch.Tensor, share: float, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> torch.Tensor:
     """Return ids [B, L] with a `share` of the captions emptied, for classifier-free guidance."""
-    import torch
-
     empty = torch.full_like(ids, tokenizer.pad_token_id)
     empty[:, 0] = tokenizer.bos_token_id
     return torch.where(torch.rand(len(ids), 1, generator=generator) < share, empty, ids)
@@ -90,8 +88,6 @@ class LatentStream:
 
     def encode(self, images: np.ndarray) -> torch.Tensor:
         """Return the latents of uint8 [B, H, W, 3], or of clips [B, T, H, W, 3]."""
-        import torch
-
         pixels = torch.from_numpy(images).to(self.vae.device).movedim(-1, 1).float() / 127.5 - 1
         with torch.no_grad():
             return self.vae.encode(pixels).latent_dist.mode().float()

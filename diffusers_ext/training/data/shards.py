@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ...outputs.files import replacing
 from ..prepare import preparing
-
-if TYPE_CHECKING:
-    import torch
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -42,8 +39,6 @@ class Shards:
 
     def draw(self, used: int, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return `count` random rows of each array, for the moment when `used` samples have been used."""
-        import torch
-
         known = max(self.first, used // self.reuse) // self.size + 1
         while len(self._open) < known:
             self._open.append(self._load(len(self._open)))
@@ -52,8 +47,6 @@ class Shards:
         return {name: torch.stack([shard[name][at] for shard, at in rows]) for name in self._open[0]}
 
     def _load(self, number: int) -> dict[str, torch.Tensor]:
-        import torch
-
         path = self.folder / f"{number:04d}.npz"
         if path.exists():
             with np.load(path) as file:

@@ -9,19 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..average import restore
 from ..checkpoint import generator
-from ..data.latents import LatentStream, drop_captions, object_weight
+from ..data.latents import Batch, LatentStream, drop_captions, object_weight
 from ..progress import score
+from ..recipes import FlowRecipe, Recipe, StreamRecipe
 from .flow import lengthen
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL, DiffusionPipeline
     from transformers import PreTrainedTokenizerBase
-
-    from ..data.latents import Batch
-    from ..recipes import FlowRecipe, Recipe, StreamRecipe
 
 
 DENOISERS = frozenset({"transformer", "unet"})
@@ -97,8 +96,6 @@ class StreamObjective(DiffusionObjective):
         seed: int = 0,
         compile: bool = True,
     ):
-        import torch
-
         recipe = recipe or self.config()
         torch.manual_seed(seed)
         super().__init__(type(self).build(vae), recipe, seed=seed, compile=compile)
@@ -138,8 +135,6 @@ def flow_inputs(
 
     Before this step the run has used `used` samples and finished the share `progress`.
     """
-    import torch
-
     batch = stream.batch(used, recipe.batch, dice)
     noise = torch.randn(batch.latents.shape, generator=dice)
     sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
@@ -155,8 +150,6 @@ def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[st
     The folder is a saved pipeline, or just a text encoder. Raises `FileNotFoundError` if it holds none of the
     parts.
     """
-    import torch
-
     parts = tuple(parts)
     found = [part for part in parts if (folder / part / "config.json").is_file()]
     if not found:
@@ -173,8 +166,6 @@ def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[st
 
 def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:
     """Compile blocks in place; training, evaluation and each length of text have a graph of their own."""
-    import torch
-
     torch._dynamo.config.recompile_limit = 32
     for block in blocks:
         block.compile(dynamic=False)
@@ -185,7 +176,6 @@ def plain_attention() -> partial:
 
     On a CPU the backward pass of the fused kernel takes two fifths of a step.
     """
-    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)

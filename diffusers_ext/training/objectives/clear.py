@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ...families import family_of
 from ...processors.clear import CLEAR
 from ...processors.record import RecordAttention
@@ -27,7 +29,6 @@ from .flow import encode, velocity
 from .sd3 import SD3Objective
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
     from ...core import Site
@@ -151,7 +152,6 @@ class DistilObjective(DiffusionObjective):
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Return mean squares: `flow` (to noise - latents), `velocity` and `attention` (to the teacher)."""
-        import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:
             return velocity(self.pipe, transformer, latents, noise, sigma, context, pooled).float()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from ...rewards.shapes import match
 from ...zoo.models import build_processor, build_reward
@@ -25,7 +26,6 @@ from ..recipes import CLIPConfig
 from .base import plain_attention
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL
     from transformers import PreTrainedTokenizerBase
 
@@ -61,7 +61,6 @@ class CLIPObjective:
         start: Path | None = None,
         seed: int = 0,
     ):
-        import torch
         from transformers import CLIPModel
 
         self.recipe, self.seed = recipe or CLIPConfig(), seed
@@ -94,8 +93,6 @@ class CLIPObjective:
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return images, caption ids, which captions count for which image, noise for the pixels."""
-        import torch
-
         recipe, dice = self.recipe, generator(self.seed, step)
         number, at = divmod(step * recipe.batch, SHARD * recipe.reuse)
         if number != self._number:
@@ -124,7 +121,6 @@ class CLIPObjective:
         Images uint8 [B, 3, 64, 64]; ids [M, 13], the captions of the images first, then the wrong ones;
         counts bool [B, M]; noise [B, 3, 64, 64] for pixels in -1..1.
         """
-        import torch
         from torch.nn.functional import cross_entropy, normalize
 
         with self.attention():
@@ -148,8 +144,6 @@ class CLIPObjective:
         return figures
 
     def _make(self, number: int) -> Shard:
-        import torch
-
         scenes, wrong = draw(self.seed, number * SHARD, SHARD, self.recipe.negatives)
         images = torch.from_numpy(np.stack([render(s)[0] for s in scenes])).permute(0, 3, 1, 2).contiguous()
         dice = generator(self.seed, -(10**9) - number)
@@ -180,8 +174,6 @@ def draw(seed: int, first: int, count: int, negatives: int) -> tuple[list[Scene]
 
 def decode(vae: AutoencoderKL, images: torch.Tensor, noise: float, dice: torch.Generator) -> torch.Tensor:
     """Send images uint8 [B, 3, 64, 64] through the autoencoder, with up to `noise` of noise on latents."""
-    import torch
-
     device = vae.device
     fast = precision() == "bf16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=fast):
@@ -210,8 +202,6 @@ def contrast(scenes: Sequence[Scene], captions: Sequence[Spec]) -> np.ndarray:
 
 def tokens(tokenizer: PreTrainedTokenizerBase, captions: Sequence[Spec]) -> torch.Tensor:
     """Return ids [M, 13] of the captions."""
-    import torch
-
     texts = [c.caption for c in captions]
     return torch.tensor(tokenizer(texts, padding="max_length", max_length=CAPTION_TOKENS).input_ids)
 

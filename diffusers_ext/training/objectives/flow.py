@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 
 TRAINED = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -15,8 +16,6 @@ def encode(
     pipe: StableDiffusion3Pipeline, ids: torch.Tensor, t5_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return context [B, 24 + L, 160] and pooled text [B, 160] from CLIP ids [B, 24] and T5 ids [B, L]."""
-    import torch
-
     first = pipe.text_encoder(ids, output_hidden_states=True)
     second = pipe.text_encoder_2(ids, output_hidden_states=True)
     clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
@@ -47,6 +46,4 @@ def velocity(
 
 def lengthen(ids: torch.Tensor, length: int, pad: int) -> torch.Tensor:
     """Return ids [B, 24] padded to [B, length]: what the tokenizer would give at that max_length."""
-    import torch
-
     return torch.nn.functional.pad(ids, (0, length - ids.shape[1]), value=pad)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from ...zoo.models import build_sd3
 from ..recipes import SD3Config
 from .base import FlowObjective
 from .flow import TRAINED, encode, velocity
-
-if TYPE_CHECKING:
-    import torch
 
 
 class SD3Objective(FlowObjective):

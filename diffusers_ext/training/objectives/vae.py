@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ...zoo.models import build_vae, normalise
 from ...zoo.world.detect import verify
@@ -18,7 +19,6 @@ from ..log import Log
 from ..recipes import VAEConfig
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
 PROBE_SEED = 1_000_001  # pictures that no training run draws
@@ -34,8 +34,6 @@ class VAEObjective:
     build: Callable[[], AutoencoderKL | AutoencoderKLWan] = staticmethod(build_vae)
 
     def __init__(self, recipe: VAEConfig | None = None, *, seed: int = 0):
-        import torch
-
         self.recipe, self.seed = recipe or self.config(), seed
         torch.manual_seed(seed)
         self.vae = self.build()
@@ -51,8 +49,6 @@ class VAEObjective:
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return images and the noise of the posterior."""
-        import torch
-
         size = self.recipe.batch
         noise = torch.randn(size, 4, 16, 16, generator=generator(self.seed, step))
         return pictures(self.seed, step * size, size), noise
@@ -92,16 +88,12 @@ class VAEObjective:
 
 def pictures(seed: int, first: int, count: int) -> torch.Tensor:
     """Return images float32 [count, 3, 64, 64] in -1..1 of the training stream, from index `first` on."""
-    import torch
-
     stack = np.stack([training_sample(seed, first + i)[1] for i in range(count)])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def latent_statistics(vae: Any, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of each latent channel over pictures or clips."""
-    import torch
-
     with torch.no_grad():
         latents = vae.encode(seen).latent_dist.mean
     others = [0, *range(2, latents.ndim)]
@@ -130,7 +122,5 @@ def quality(
 
 def reconstruct(vae: Any, images: torch.Tensor, size: int) -> torch.Tensor:
     """Return images through encoder and decoder, `size` at a time."""
-    import torch
-
     with torch.no_grad():
         return torch.cat([vae.decode(vae.encode(b).latent_dist.mode()).sample for b in images.split(size)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ...outputs.files import replacing
 from ...zoo.models import build_wan
@@ -27,7 +28,6 @@ from .flow import velocity
 from .text_encoder import imitate_reward
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKLWan, WanPipeline
 
 SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of the stock pipeline
@@ -131,8 +131,6 @@ def encode(pipe: WanPipeline, ids: torch.Tensor) -> torch.Tensor:
 
     Padding is masked, so the encoder reads the first 24 ids only, whatever L is.
     """
-    import torch
-
     short, pad = ids[:, :SHORT_TEXT], pipe.tokenizer.pad_token_id
     # The pad is the end token itself; the first one belongs to the prompt.
     mask = torch.cat([torch.ones_like(short[:, :1]), short[:, :-1] != pad], 1).to(short.dtype)

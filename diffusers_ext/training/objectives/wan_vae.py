@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ...zoo.models import build_wan_vae
 from ...zoo.models.wan import CHANNELS, LATENT, set_statistics, start_without_motion
@@ -16,7 +17,6 @@ from ..recipes import WanVAEConfig
 from .vae import PROBE_SEED, VAEObjective, latent_statistics, quality
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKLWan
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
@@ -45,8 +45,6 @@ class WanVAEObjective(VAEObjective):
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return clips, their loss weights and the noise of the posterior."""
-        import torch
-
         size, dice = self.recipe.batch, generator(self.seed, step)
         movies, cover = clips(self.seed, step * size, size)
         first, count = 0, FRAMES
@@ -95,8 +93,6 @@ def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor
 
     Also returns the coverage of their objects [count, 1, 9, 32, 32].
     """
-    import torch
-
     samples = [training_clip(seed, first + i) for i in range(count)]
     movies = torch.from_numpy(np.stack([s[1] for s in samples]))
     cover = torch.from_numpy(np.stack([s[2] for s in samples]))

@@ -131,7 +131,10 @@ def test_cases_of_a_gpu_fit_their_grids_and_promise_a_gain():
         assert (case.method.dense_steps, case.method.dense_layers, case.method.backend) == (0, 0, "auto")
 
 
-def test_a_case_that_is_not_there():
+def test_a_device_and_a_case_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"^error: --device cuda needs a CUDA device .* --device cpu .*\.$"):
+        blocks.main(["--device", "cuda"])
     with pytest.raises(SystemExit, match="no case for cpu has 'flux-3'"):
         blocks.main(["--device", "cpu", "--only", "flux-3"])
 

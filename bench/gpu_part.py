@@ -9,7 +9,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+
+from diffusers_ext.outputs.stop import StopRequest
 
 from .gpu_summary import Outcome
 from .ledger import results_file
@@ -43,9 +44,9 @@ class Part:
 
 
 def run(
-    part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, asked: Event
+    part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, stop: StopRequest
 ) -> Outcome:
-    """Run a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
+    """Run a part until it ends, until `limit_s` seconds are over, or until the run is asked to stop."""
     words = [sys.executable, "-m", part.module, "--device", device, "--out", str(out)]
     words += part.cpu if device == "cpu" else ()
     path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
@@ -60,13 +61,13 @@ def run(
             start_new_session=True,
         )  # fmt: skip
         try:
-            while process.poll() is None and not asked.is_set() and time.monotonic() - clock < limit_s:
-                asked.wait(TICK)
+            while process.poll() is None and not stop.asked and time.monotonic() - clock < limit_s:
+                time.sleep(TICK)
             code = process.poll()
         finally:
             end(process)
     found.seconds = time.monotonic() - clock
-    if code is None and asked.is_set():
+    if code is None and stop.asked:
         found.state, found.why = "interrupted", "the run was asked to end; what it had measured is kept"
     elif code is None:
         found.state, found.why = "stopped", f"stopped after {limit_s:.0f} s; what it had measured is kept"

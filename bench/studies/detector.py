@@ -120,15 +120,8 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
 
 def to_markdown() -> str:
     """Return how exactly pictures are read, and the mistakes, from the committed results."""
-    rows, mistakes = [], []
-    for found in detector_study.evidence("detector"):
-        shares = [detector_study.exactly(found[key]) for key in ("exact", "held_out", "crowded")]
-        rows.append([found["what"], str(found["pictures"]), *shares, detector_study.decibels(found)])
-        mistakes += [
-            f"{found['what']}, {key}: {detector_study.mistaken(found[key])}" for key in ("shapes", "colours")
-        ]
-    heads = ["pictures", "number", "read exactly", "held-out ones", "overlapping ones", "PSNR"]
-    return detector_study.to_markdown(heads, rows, mistakes)
+    shares = {"exact": "read exactly", "held_out": "held-out ones", "crowded": "overlapping ones"}
+    return detector_study.report("detector", "pictures", shares, {key: key for key in ("shapes", "colours")})
 
 
 def hidden_to_markdown() -> str:

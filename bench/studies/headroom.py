@@ -10,6 +10,7 @@ seeds can do better. An interrupted run goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.report.plot import save
-from diffusers_ext.evaluate.reward import check_painter
+from diffusers_ext.evaluate.reward import check_painter, scores_of
 from diffusers_ext.evaluate.runner import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.statistics import bootstrap
@@ -139,21 +140,12 @@ def sweep(bench: Bench, argument: str, values: Sequence[float]) -> list[dict[str
 
 def reward(name: str) -> Scorer:
     """Load a learned reward of the zoo as a scorer; raises `SystemExit` if there is none."""
-    import torch
-
     if name not in catalogue.REWARDS:
         raise SystemExit(f"error: unknown reward {name!r}; the zoo has {', '.join(catalogue.REWARDS)}")
     try:
-        model = ShapesCLIP()
+        return partial(scores_of, ShapesCLIP().score)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-
-    def score(images: Sequence[Any], prompts: Sequence[str]) -> list[float]:
-        pixels = torch.from_numpy(np.stack([np.asarray(i, np.float32) for i in images])) / 255
-        with torch.no_grad():
-            return model.score(pixels.permute(0, 3, 1, 2), prompts).tolist()
-
-    return score
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,6 +27,7 @@ from diffusers_ext.outputs.stop import StopRequest
 
 from .gpu_part import ROOT, Part, run
 from .gpu_summary import Outcome, facts, write
+from .runner import parser_of
 from .timing.stopwatch import machine
 
 QUIET = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
@@ -102,9 +103,7 @@ def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, stop: Stop
 
 
 def main(arguments: list[str] | None = None) -> list[Outcome]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, Path("out/gpu"))
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--minutes", type=float, default=30.0, help="for all parts together")
     parser.add_argument(
@@ -112,7 +111,6 @@ def main(arguments: list[str] | None = None) -> list[Outcome]:
     )
     parser.add_argument("--wheels", type=Path, default=ROOT / ".whl", help="folder of carried wheels")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a part failed")
-    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="output folder")
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {args.minutes:g}")

@@ -41,10 +41,10 @@ class Latest:
         return self.kept[key]
 
 
-def parser_of(doc: str | None) -> argparse.ArgumentParser:
+def parser_of(doc: str | None, out: Path = RESULTS) -> argparse.ArgumentParser:
     """Return a parser with `--out` that shows the docstring of a bench as it is."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
+    parser.add_argument("--out", type=Path, default=out, help="folder for the results as JSON")
     return parser
 
 

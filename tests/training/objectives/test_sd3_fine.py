@@ -1,6 +1,5 @@
 """Test the model of 256 tokens: shapes-sd3 teaches it first, then the data; shared components stay."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -56,7 +55,7 @@ def test_the_command_trains_a_pipeline_that_loads(tmp_path, monkeypatch, small_s
     monkeypatch.setattr(runs, "compiles", lambda: False)
     monkeypatch.setattr("diffusers_ext.training.objectives.sd3_fine.SD3FineConfig", lambda: replace(TINY))
     folder = runs.run("shapes-sd3-256", tmp_path)
-    card = json.loads((folder / cards.CARD).read_text())
+    card = cards.card(folder)
     sums = cards.checksums(cards.weight_files(catalogue.path("shapes-sd3")), catalogue.path("shapes-sd3"))
     file = "transformer/diffusion_pytorch_model.safetensors"
     assert card["teacher"] == {"name": "shapes-sd3", "transformer": sums[file]}

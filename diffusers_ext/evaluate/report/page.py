@@ -31,8 +31,8 @@ def figure(judged: Judged, label: str, png: bytes) -> Figure:
 
     with Image.open(BytesIO(png)) as image:
         width = image.width
-    kind = {None: "", True: "good", False: "bad"}[judged.correct]
-    verdict = {None: "", True: "right: ", False: "wrong: "}[judged.correct]
+    looks = {None: ("", ""), True: ("good", "right: "), False: ("bad", "wrong: ")}
+    kind, verdict = looks[judged.correct]
     return Figure(
         text=verdict + judged.reason,
         source="data:image/png;base64," + base64.b64encode(png).decode(),

@@ -28,7 +28,7 @@ def render(results: Iterable[Mapping[str, Any]]) -> str:
     clips = [p for p in models if "motion" in p["tasks"]]
     kinds = [p for p in models if p not in clips], clips
     parts = [_models(kind) for kind in kinds if kind]
-    if swaps := [p for p in models if _swaps(p)]:
+    if swaps := [p for p in models if "swapped" in p["tasks"].get("color_attr", {})]:
         parts.append(_swapped(swaps))
     if any("plain" in f for f in found):
         parts.append(_methods([f for f in found if "plain" in f]))
@@ -70,10 +70,6 @@ def _methods(found: Sequence[Mapping[str, Any]]) -> str:
         shares = [narrow(f["plain"]["overall"]), narrow(f["overall"])]
         rows.append([*head, *shares, change(pair), f"{pair['p']:.2g}"])
     return markdown(heads, rows)
-
-
-def _swaps(p: Mapping[str, Any]) -> bool:
-    return "swapped" in p["tasks"].get("color_attr", {})
 
 
 def _swapped(plain: Sequence[Mapping[str, Any]]) -> str:

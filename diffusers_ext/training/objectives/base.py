@@ -20,7 +20,6 @@ from .flow import lengthen
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
-    from transformers import PreTrainedTokenizerBase
 
 
 DENOISERS = frozenset({"transformer", "unet"})
@@ -114,34 +113,31 @@ class FlowObjective(StreamObjective):
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
         recipe, dice, used = self.recipe, generator(self.seed, step), step * self.recipe.batch
-        batch, *drawn = flow_inputs(
-            self.stream, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
-        )
-        noise, sigma, ids, lengthened = drawn
+        batch, noise, sigma, ids, lengthened = flow_inputs(self, self.stream, recipe, dice, used, progress)
         return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids, lengthened
 
 
 def flow_inputs(
+    objective: DiffusionObjective,
     stream: LatentStream,
-    tokenizer: PreTrainedTokenizerBase,
     recipe: FlowRecipe,
-    lengths: tuple[int, int],
     dice: torch.Generator,
     used: int,
     progress: float,
 ) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw what a step of flow matching needs: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
-    `lengths`.
+    """Draw what a step of flow matching needs: a batch, noise, sigma [B], ids [B, 24] and ids at one of the
+    two `lengths` that the objective has.
 
     Before this step the run has used `used` samples and finished the share `progress`.
     """
     batch = stream.batch(used, recipe.batch, dice)
     noise = torch.randn(batch.latents.shape, generator=dice)
     sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
+    tokenizer = objective.pipe.tokenizer
     ids = drop_captions(batch.ids, recipe.drop, tokenizer, dice)
     share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
     long = torch.rand((), generator=dice).item() < share
-    return batch, noise, sigma, ids, lengthen(ids, lengths[long], tokenizer.pad_token_id)
+    return batch, noise, sigma, ids, lengthen(ids, objective.lengths[long], tokenizer.pad_token_id)
 
 
 def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[str]:

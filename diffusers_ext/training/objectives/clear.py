@@ -134,8 +134,8 @@ class DistilObjective(DiffusionObjective):
         return self._draw(step, step * self.recipe.batch, progress)
 
     def _draw(self, step: int, used: int, progress: float) -> tuple[torch.Tensor, ...]:
-        dice, tokenizer = generator(self.seed, step), self.pipe.tokenizer
-        batch, *drawn = flow_inputs(self.stream, tokenizer, self.recipe, self.lengths, dice, used, progress)
+        dice = generator(self.seed, step)
+        batch, *drawn = flow_inputs(self, self.stream, self.recipe, dice, used, progress)
         return batch.latents, *drawn
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:

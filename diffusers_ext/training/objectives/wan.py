@@ -111,9 +111,7 @@ class WanObjective(FlowObjective):
         if not recipe.batch:
             return ()
         dice, used = generator(self.seed, -1 - step), step * recipe.batch
-        batch, noise, sigma, ids, _ = flow_inputs(
-            self.stills, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
-        )
+        batch, noise, sigma, ids, _ = flow_inputs(self, self.stills, recipe, dice, used, progress)
         return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,7 @@ def parser_of(doc: str | None, out: Path = RESULTS) -> argparse.ArgumentParser:
     return parser
 
 
-def suite_options(doc: str | None, *, n: int, batch: int) -> argparse.ArgumentParser:
+def suite_parser(doc: str | None, *, n: int, batch: int) -> argparse.ArgumentParser:
     """Return a parser with `--n`, `--seed`, `--batch` and `--out`, for studies on the prompts of a suite."""
     parser = parser_of(doc)
     parser.add_argument("--n", type=int, default=n, help="prompts per task")

@@ -22,7 +22,7 @@ from diffusers_ext.outputs.record import versions
 from diffusers_ext.settings.methods import as_dict
 from diffusers_ext.zoo import cards
 
-from ..runner import suite_options
+from ..runner import suite_parser
 from .paired_verdicts import KEPT, results, table, verdicts
 
 SUITE = "held-out"
@@ -41,7 +41,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = suite_options(__doc__, n=50, batch=20)
+    parser = suite_parser(__doc__, n=50, batch=20)
     parser.add_argument("--student", required=True, help="folder that 'train clear' wrote")
     parser.add_argument("--cache", type=Path, default=Path("out/distillation"))
     args = parser.parse_args()

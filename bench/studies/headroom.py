@@ -35,7 +35,7 @@ from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.world.suites import TASKS
 
-from ..runner import suite_options
+from ..runner import suite_parser
 from .headroom_chart import chart, choosers
 
 SUITE = "tuning"
@@ -149,7 +149,7 @@ def reward(name: str) -> Scorer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = suite_options(__doc__, n=20, batch=16)
+    parser = suite_parser(__doc__, n=20, batch=16)
     parser.add_argument("--model", default="shapes-sd3")
     parser.add_argument("--best-of", type=int, default=8)
     parser.add_argument("--reward", action="append", default=[], help="learned reward that chooses, too")

@@ -39,7 +39,7 @@ from diffusers_ext.sampling.generate import generate
 from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings.methods import as_dict
 
-from ..runner import suite_options
+from ..runner import suite_parser
 from ..timing.block_checks import RecordCalls
 from .quality_chart import chart
 
@@ -220,7 +220,7 @@ def call_of(model: Checkpoint, pipe: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = suite_options(__doc__, n=20, batch=20)
+    parser = suite_parser(__doc__, n=20, batch=20)
     parser.add_argument("--model", default="shapes-sd3")
     parser.add_argument("--device", default=None)
     parser.add_argument("--method", help="make only the rows of this method again")

@@ -16,18 +16,18 @@ code is 0 if this script ran to its end, whatever failed in the parts; with `--s
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
+
+from diffusers_ext.outputs.stop import StopRequest
 
 from .gpu_part import ROOT, Part, run
 from .gpu_summary import Outcome, facts, write
+from .runner import parser_of
 from .timing.stopwatch import machine
 
 QUIET = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
@@ -74,21 +74,11 @@ def unpack(wheels: Path, folder: Path) -> str | None:
     return f"the wheels in {wheels} could not be unpacked: {said}"
 
 
-@contextmanager
-def asked_to_end() -> Iterator[Event]:
-    """Yield an event that SIGTERM and Ctrl-C set: the running part ends, and the summary is written."""
-    event = Event()
-    signs = signal.SIGTERM, signal.SIGINT
-    before = [signal.signal(sign, lambda *_: event.set()) for sign in signs]
-    try:
-        yield event
-    finally:
-        for sign, handler in zip(signs, before, strict=True):
-            signal.signal(sign, handler)
+def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, stop: StopRequest) -> list[Outcome]:
+    """Run the parts one after another, with the carried packages in `folder`; return their outcomes.
 
-
-def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, asked: Event) -> list[Outcome]:
-    """Run the parts one after another, with the carried packages in `folder`; return their outcomes."""
+    After a request to stop, the running part ends, and the summary is written.
+    """
     began, about = time.monotonic(), facts(args.device)
     carried = [folder] if any(args.wheels.glob("*.whl")) else []
     if carried and (failure := unpack(args.wheels, folder)) is not None:
@@ -97,14 +87,14 @@ def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, asked: Eve
     outcomes: list[Outcome] = []
     for i, part in enumerate(parts):
         left = 60 * args.minutes - (time.monotonic() - began)
-        if asked.is_set():
+        if stop.asked:
             outcome = Outcome(part.name, "left out", "the run was asked to end")
         elif left < 1:
             outcome = Outcome(part.name, "left out", f"no time was left of {args.minutes:g} minutes")
         else:
             limit = deadline(parts[i:], left)
             print(f"{part.name}: up to {limit:.0f} s", flush=True)
-            outcome = run(part, args.device, args.out, environment(carried), limit, asked)
+            outcome = run(part, args.device, args.out, environment(carried), limit, stop)
             print(f"{part.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
         outcomes.append(outcome)
         text = write(args.out, about, outcomes)
@@ -113,9 +103,7 @@ def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, asked: Eve
 
 
 def main(arguments: list[str] | None = None) -> list[Outcome]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, Path("out/gpu"))
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--minutes", type=float, default=30.0, help="for all parts together")
     parser.add_argument(
@@ -123,16 +111,15 @@ def main(arguments: list[str] | None = None) -> list[Outcome]:
     )
     parser.add_argument("--wheels", type=Path, default=ROOT / ".whl", help="folder of carried wheels")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a part failed")
-    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="output folder")
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {args.minutes:g}")
     machine(args.device)
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    with asked_to_end() as asked, tempfile.TemporaryDirectory() as folder:
-        outcomes = go(chosen(args.only), args, Path(folder), asked)
-    if asked.is_set():
+    with StopRequest() as stop, tempfile.TemporaryDirectory() as folder:
+        outcomes = go(chosen(args.only), args, Path(folder), stop)
+    if stop.asked:
         raise SystemExit(130)
     if args.strict and any(outcome.state == "failed" for outcome in outcomes):
         raise SystemExit("error: a part failed; its sentence stands above and in summary.md.")

@@ -9,7 +9,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+
+from diffusers_ext.outputs.stop import StopRequest
 
 from .gpu_summary import Outcome
 from .ledger import results_file
@@ -18,9 +19,8 @@ from .timing.stopwatch import machine
 ROOT = Path(__file__).parents[1]
 GRACE = 5.0  # seconds between asking a part to end and killing it
 TICK = 0.1  # seconds between two looks at a part
-ERROR = re.compile(
-    r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b"
-)  # error lines of a command and of a traceback
+# Error lines of a command and of a traceback.
+ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Part:
 
 
 def run(
-    part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, asked: Event
+    part: Part, device: str, out: Path, environment: dict[str, str], limit_s: float, stop: StopRequest
 ) -> Outcome:
-    """Run a part until it ends, until `limit_s` seconds are over, or until the run is `asked` to end."""
+    """Run a part until it ends, until `limit_s` seconds are over, or until the run is asked to stop."""
     words = [sys.executable, "-m", part.module, "--device", device, "--out", str(out)]
     words += part.cpu if device == "cpu" else ()
     path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
@@ -61,20 +61,19 @@ def run(
             start_new_session=True,
         )  # fmt: skip
         try:
-            while process.poll() is None and not asked.is_set() and time.monotonic() - clock < limit_s:
-                asked.wait(TICK)
+            while process.poll() is None and not stop.asked and time.monotonic() - clock < limit_s:
+                time.sleep(TICK)
             code = process.poll()
         finally:
             end(process)
     found.seconds = time.monotonic() - clock
-    if code is None and asked.is_set():
+    if code is None and stop.asked:
         found.state, found.why = "interrupted", "the run was asked to end; what it had measured is kept"
     elif code is None:
         found.state, found.why = "stopped", f"stopped after {limit_s:.0f} s; what it had measured is kept"
     elif code:
         found.state = "failed"
         found.why = last_words(out / "log.txt", begin) or f"it ended with code {code} and said nothing"
-    found.seconds = time.monotonic() - clock
     if path.is_file() and path.stat().st_mtime_ns != before:
         record = json.loads(path.read_text())
         found.rows, found.failed, found.waiting = len(record["rows"]), record["failed"], record["waiting"]

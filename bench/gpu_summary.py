@@ -5,13 +5,13 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffusers_ext.outputs.files import write_text
+from diffusers_ext.versions import installed
 
 from .timing.stopwatch import machine
 
@@ -38,11 +38,8 @@ class Outcome:
 def facts(device: str) -> dict[str, Any]:
     """Return what times depend on besides the code."""
     found = {"device": machine(device), "python": platform.python_version(), "torch": torch.__version__}
-    for package in ("triton", "diffusers", "transformers"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    versions = {package: installed(package) for package in ("triton", "diffusers", "transformers")}
+    found |= {package: version for package, version in versions.items() if version is not None}
     if device != "cpu":
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), **driver()}
     return found
@@ -63,8 +60,8 @@ def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Write both summaries and return the text of `summary.md`."""
     record = about | {"parts": [asdict(outcome) for outcome in outcomes]}
     text = summary(about, outcomes)
-    for name, content in (("summary.json", json.dumps(record, indent=1) + "\n"), ("summary.md", text)):
-        write_text(out / name, content)
+    write_text(out / "summary.json", json.dumps(record, indent=1) + "\n")
+    write_text(out / "summary.md", text)
     return text
 
 

@@ -20,12 +20,8 @@ from .runner import options
 from .timing.stopwatch import machine
 
 ROOT = Path(__file__).parents[1]
-FIRST = (
-    "test_block_sparse.py",
-    "test_rectified.py",
-    "test_pooled.py",
-    "test_presets.py",
-)  # all others depend on these
+# All others depend on these.
+FIRST = "test_block_sparse.py", "test_rectified.py", "test_pooled.py", "test_presets.py"
 WORKERS = 8
 
 
@@ -62,14 +58,8 @@ class Recorder:
             self.ledger.failed[report.nodeid] = why
         if report.nodeid in self.ledger.waiting:
             self.ledger.waiting.remove(report.nodeid)
-        self.ledger.add(
-            {
-                "test": report.nodeid,
-                "outcome": report.outcome,
-                "seconds": report.duration,
-                "why": why,
-            }
-        )
+        row = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
+        self.ledger.add(row | {"why": why})
 
 
 def reason(report: pytest.TestReport | pytest.CollectReport) -> str:

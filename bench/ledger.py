@@ -49,7 +49,8 @@ class Ledger:
             self.failed[name] = sentence(error)
             print(f"{name:60} FAILED: {self.failed[name]}", flush=True)
         if torch.cuda.is_available() and name in self.failed:
-            _free()
+            with suppress(RuntimeError):  # if the GPU itself is lost, the next case will say so
+                torch.cuda.empty_cache()
         if name in self.waiting:
             self.waiting.remove(name)
         self.save()
@@ -101,9 +102,3 @@ def sentence(error: BaseException) -> str:
     # Triton's compiler begins with a place and the code there, and ends with the reason.
     line = lines[-1] if re.fullmatch(r"at \d+:\d+:?", lines[0]) else lines[0]
     return f"{type(error).__name__}: {line}"
-
-
-def _free() -> None:
-    """Free the memory of a failed case; if the GPU itself is lost, the next case will say so."""
-    with suppress(RuntimeError):
-        torch.cuda.empty_cache()

@@ -41,10 +41,19 @@ class Latest:
         return self.kept[key]
 
 
-def parser_of(doc: str | None) -> argparse.ArgumentParser:
+def parser_of(doc: str | None, out: Path = RESULTS) -> argparse.ArgumentParser:
     """Return a parser with `--out` that shows the docstring of a bench as it is."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results as JSON")
+    parser.add_argument("--out", type=Path, default=out, help="folder for the results as JSON")
+    return parser
+
+
+def suite_parser(doc: str | None, *, n: int, batch: int) -> argparse.ArgumentParser:
+    """Return a parser with `--n`, `--seed`, `--batch` and `--out`, for studies on the prompts of a suite."""
+    parser = parser_of(doc)
+    parser.add_argument("--n", type=int, default=n, help="prompts per task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=batch)
     return parser
 
 

@@ -18,27 +18,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PICTURE, CLIP = "a red circle and a blue square", "a red circle moves left"
+
+
+def generate(prompt: str, model: str, *words: str) -> list[str]:
+    """Return the words of a command that makes pictures or clips."""
+    return ["generate", prompt, "--model", model, *words]
+
+
 RUNS = {
     "demo": ["demo"],
-    "shapes-sd": ["generate", PICTURE, "--model", "shapes-sd", "--num-images", "2"],
-    "shapes-sd-softpag": ["generate", PICTURE, "--model", "shapes-sd", "--method", "softpag"],
-    "shapes-sd-turbo": ["generate", PICTURE, "--model", "shapes-sd-turbo"],
-    "shapes-sd3": ["generate", PICTURE, "--model", "shapes-sd3", "--batch", "2", "--num-images", "2"],
-    "shapes-sd3-clear": ["generate", PICTURE, "--model", "shapes-sd3", "--method", "clear"],
-    "shapes-sd3-256": ["generate", PICTURE, "--model", "shapes-sd3-256"],
-    "shapes-sd3-256-rectified": ["generate", PICTURE, "--model", "shapes-sd3-256", "--method", "rectified"],
-    "shapes-wan": ["generate", CLIP, "--model", "shapes-wan"],
-    "shapes-wan-radial": ["generate", CLIP, "--model", "shapes-wan", "--method", "radial"],
-    "shapes-wan-gna": [
-        "generate",
-        CLIP,
-        "--model",
-        "shapes-wan",
-        "--method",
-        "gna",
-        "--set",
-        "window=[3,3,3]",
-    ],
+    "shapes-sd": generate(PICTURE, "shapes-sd", "--num-images", "2"),
+    "shapes-sd-softpag": generate(PICTURE, "shapes-sd", "--method", "softpag"),
+    "shapes-sd-turbo": generate(PICTURE, "shapes-sd-turbo"),
+    "shapes-sd3": generate(PICTURE, "shapes-sd3", "--batch", "2", "--num-images", "2"),
+    "shapes-sd3-clear": generate(PICTURE, "shapes-sd3", "--method", "clear"),
+    "shapes-sd3-256": generate(PICTURE, "shapes-sd3-256"),
+    "shapes-sd3-256-rectified": generate(PICTURE, "shapes-sd3-256", "--method", "rectified"),
+    "shapes-wan": generate(CLIP, "shapes-wan"),
+    "shapes-wan-radial": generate(CLIP, "shapes-wan", "--method", "radial"),
+    "shapes-wan-gna": generate(CLIP, "shapes-wan", "--method", "gna", "--set", "window=[3,3,3]"),
 }
 MEDIA = {".png", ".mp4", ".gif"}
 MOVING = "seconds", "report"  # prefixes of JSON keys that hold times and sentences

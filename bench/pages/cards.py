@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from diffusers_ext.evaluate.committed import load
@@ -21,85 +20,77 @@ REWARD = "reward-shapes-clip-held-out"
 LINE = 110  # as the formatter of this project breaks it
 CAPTION = "a red circle and a blue square"
 CLIP_CAPTION = "a red circle moves left"
-ABOUT: Mapping[str, str] = MappingProxyType(
-    {
-        "shapes-sd3": "Joint attention over 64 image tokens and the text of three encoders, as in SD3.",
-        "shapes-sd3-256": (
-            "Four of the six blocks of shapes-sd3, with four times its tokens: 256, one for each latent "
-            "pixel. Windows and disks then leave something out. It learned from shapes-sd3 and has its "
-            "autoencoder and text encoders."
-        ),
-        "shapes-sd": "A U-Net with cross-attention at 16 x 16 and 8 x 8, as in Stable Diffusion 1 and 2.",
-        "shapes-sd-turbo": "One call of the U-Net a picture: shapes-sd, distilled by distribution matching.",
-        "shapes-wan": "Clips of 9 frames by full attention over time and space, as in Wan 2.1.",
-        "shapes-clip": "A learned reward: how well a picture fits a caption, with gradients for the picture.",
-    }
-)
+ABOUT: Mapping[str, str] = {
+    "shapes-sd3": "Joint attention over 64 image tokens and the text of three encoders, as in SD3.",
+    "shapes-sd3-256": (
+        "Four of the six blocks of shapes-sd3, with four times its tokens: 256, one for each latent "
+        "pixel. Windows and disks then leave something out. It learned from shapes-sd3 and has its "
+        "autoencoder and text encoders."
+    ),
+    "shapes-sd": "A U-Net with cross-attention at 16 x 16 and 8 x 8, as in Stable Diffusion 1 and 2.",
+    "shapes-sd-turbo": "One call of the U-Net a picture: shapes-sd, distilled by distribution matching.",
+    "shapes-wan": "Clips of 9 frames by full attention over time and space, as in Wan 2.1.",
+    "shapes-clip": "A learned reward: how well a picture fits a caption, with gradients for the picture.",
+}
 # What the recipe on a card does not say: where the weights began, what the loss compares, and why.
-LEARNED: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "shapes-sd": (
-            "Its text encoder began as the text half of shapes-clip, as Stable Diffusion's began as "
-            "CLIP's. It then trained together with the U-Net.",
-            "It predicts v with zero terminal SNR. The first timestep of sampling is therefore pure "
-            "noise, and training included that timestep.",
-        ),
-        "shapes-sd-turbo": (
-            "At its first timestep, the teacher already gives a complete picture in one call. Student and "
-            "critic begin as copies of the teacher.",
-            "Distribution matching moves the student's pictures to where the guided teacher finds them "
-            "likely.",
-            "For a quarter of each batch, the teacher's picture from the same noise is known. Regression "
-            "on these pairs ties each noise to a picture.",
-            "Student and critic share one optimizer. Each has its own loss, and neither loss changes the "
-            "weights of the other.",
-        ),
-        "shapes-sd3-256": (
-            "It began with four of the six blocks of shapes-sd3.",
-            "Its target moved from the velocity of that model to the velocity of the data. The velocity "
-            "of a model has no noise of its own.",
-        ),
-        "shapes-wan": (
-            "Its text encoder is a UMT5. It first learned on captions alone, to give what shapes-clip gives.",
-            "It learned from single frames beside its clips. A frame costs a fifth of the tokens of a "
-            "clip, and teaches the same binding of colour and shape.",
-            "Its autoencoder halves time: 9 frames become 5 latent frames. Radial attention then has "
-            "distances in time to work with.",
-            "The autoencoder learned space from single frames, which cost a tenth of a clip. Its "
-            "convolutions over time began with weights for the newest frame alone.",
-            "Text is zero after the end of the prompt, as in `WanPipeline`. The text encoder therefore "
-            "gets the same input for every `max_sequence_length`.",
-            "Some batches have the stock length of text. Cross-attention learns from them to ignore the "
-            "zeros.",
-            "Training took five hours on a CPU core. The last three hours had single frames beside the "
-            "clips. Before them, 2 % of clips of two held-out objects were right, and after them 10 %.",
-        ),
-        "shapes-clip": (
-            "Each training picture comes with a picture one mistake away. The mistake is a colour, a "
-            "shape, swapped colours, a relation, a count, or an object more or fewer. Each also comes "
-            "with further wrong captions.",
-            "A caption that also holds for a picture is left out of the softmax. A relation counts as "
-            "wrong only if it is clearly wrong.",
-            "Nothing held out is drawn or named, not even as a mistake. The model would learn that it is "
-            "always wrong.",
-            "A fifth of the pictures first pass through the autoencoder, with noise on the latents, since "
-            "the model will score decoded pictures.",
-            "A run that continues from weights leaves its text half unchanged. Cards of models that began "
-            "with this text half have its checksum.",
-        ),
-    }
-)
-WRONG: Mapping[str, str] = MappingProxyType(
-    {
-        "colour": "a colour",
-        "shape": "a shape",
-        "swap": "whose colour is whose",
-        "relation": "where things are",
-        "count": "how many there are",
-        "objects": "an object more or fewer",
-        "overall": "all",
-    }
-)
+LEARNED: Mapping[str, tuple[str, ...]] = {
+    "shapes-sd": (
+        "Its text encoder began as the text half of shapes-clip, as Stable Diffusion's began as "
+        "CLIP's. It then trained together with the U-Net.",
+        "It predicts v with zero terminal SNR. The first timestep of sampling is therefore pure "
+        "noise, and training included that timestep.",
+    ),
+    "shapes-sd-turbo": (
+        "At its first timestep, the teacher already gives a complete picture in one call. Student and "
+        "critic begin as copies of the teacher.",
+        "Distribution matching moves the student's pictures to where the guided teacher finds them likely.",
+        "For a quarter of each batch, the teacher's picture from the same noise is known. Regression "
+        "on these pairs ties each noise to a picture.",
+        "Student and critic share one optimizer. Each has its own loss, and neither loss changes the "
+        "weights of the other.",
+    ),
+    "shapes-sd3-256": (
+        "It began with four of the six blocks of shapes-sd3.",
+        "Its target moved from the velocity of that model to the velocity of the data. The velocity "
+        "of a model has no noise of its own.",
+    ),
+    "shapes-wan": (
+        "Its text encoder is a UMT5. It first learned on captions alone, to give what shapes-clip gives.",
+        "It learned from single frames beside its clips. A frame costs a fifth of the tokens of a "
+        "clip, and teaches the same binding of colour and shape.",
+        "Its autoencoder halves time: 9 frames become 5 latent frames. Radial attention then has "
+        "distances in time to work with.",
+        "The autoencoder learned space from single frames, which cost a tenth of a clip. Its "
+        "convolutions over time began with weights for the newest frame alone.",
+        "Text is zero after the end of the prompt, as in `WanPipeline`. The text encoder therefore "
+        "gets the same input for every `max_sequence_length`.",
+        "Some batches have the stock length of text. Cross-attention learns from them to ignore the zeros.",
+        "Training took five hours on a CPU core. The last three hours had single frames beside the "
+        "clips. Before them, 2 % of clips of two held-out objects were right, and after them 10 %.",
+    ),
+    "shapes-clip": (
+        "Each training picture comes with a picture one mistake away. The mistake is a colour, a "
+        "shape, swapped colours, a relation, a count, or an object more or fewer. Each also comes "
+        "with further wrong captions.",
+        "A caption that also holds for a picture is left out of the softmax. A relation counts as "
+        "wrong only if it is clearly wrong.",
+        "Nothing held out is drawn or named, not even as a mistake. The model would learn that it is "
+        "always wrong.",
+        "A fifth of the pictures first pass through the autoencoder, with noise on the latents, since "
+        "the model will score decoded pictures.",
+        "A run that continues from weights leaves its text half unchanged. Cards of models that began "
+        "with this text half have its checksum.",
+    ),
+}
+WRONG: Mapping[str, str] = {
+    "colour": "a colour",
+    "shape": "a shape",
+    "swap": "whose colour is whose",
+    "relation": "where things are",
+    "count": "how many there are",
+    "objects": "an object more or fewer",
+    "overall": "all",
+}
 APART = ("name", "model", "pipeline", "licence", "call", "config", "schedule", "history", "results", "sha256")
 
 

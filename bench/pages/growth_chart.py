@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffusers_ext.evaluate.report.plot import COLOURS, MARKERS, blank, tidy
+from diffusers_ext.evaluate.report.plot import COLOURS, MARKERS, blank, encoded, tidy
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.masks.window import Window
 from diffusers_ext.outputs.files import write_bytes
@@ -36,6 +36,7 @@ SHOWN: Mapping[str, tuple[str, str, Rule]] = {  # method -> what it keeps, its n
     "GNA": ("a window", "gna 17x17", Window((1, SIDE, SIDE), (1, 17, 17))),
 }
 BACKEND = "flex"
+DPI = 110
 
 
 def seen(rule: Rule | None) -> np.ndarray:
@@ -92,17 +93,8 @@ def _grid(axes: Axes, title: str, mask: np.ndarray, colour: str) -> None:
     axes.set_xlabel(f"sees {share} of the tokens", fontsize=9)
 
 
-def png(figure: Figure) -> bytes:
-    """Return the figure as it is committed."""
-    from io import BytesIO
-
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=110, facecolor="white", metadata={"Software": None})
-    return drawn.getvalue()
-
-
 def main() -> None:
-    write_bytes(OUT, png(chart(json.loads(RUN.read_text())["rows"])))
+    write_bytes(OUT, encoded(chart(json.loads(RUN.read_text())["rows"]), dpi=DPI))
     print(f"wrote {OUT}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from diffusers_ext.evaluate.committed import load, result_files
@@ -110,30 +109,28 @@ def _filed(name: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], st
     return lambda: table(committed(name))
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = MappingProxyType(
-    {
-        "results": lambda: results_table.render(load(result_files())),
-        "tasks": tasks,
-        "splits": splits,
-        "held-out": held_out,
-        "mix": mix,
-        "power-pairs": power.pairs_table,
-        "power-prompts": power.prompts_table,
-        "detector": detector.to_markdown,
-        "hidden": detector.hidden_to_markdown,
-        "judge": _filed("judge-verdicts", judge_labels.to_markdown),
-        "clip-held-out": clip_held_out,
-        "clip-detector": clip_detector.to_markdown,
-        "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
-        "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
-        "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
-        "reward": _filed(cards.REWARD, reward),
-        "headroom": headroom_chart.to_markdown,
-        "speed": _filed("speed-cpu-x86_64", speed.to_markdown),
-        "whole-tiles": whole_tiles.to_markdown,
-        **{f"quality-{model}": _filed(f"quality-{model}", quality_chart.to_markdown) for model in MEASURED},
-    }
-)
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "results": lambda: results_table.render(load(result_files())),
+    "tasks": tasks,
+    "splits": splits,
+    "held-out": held_out,
+    "mix": mix,
+    "power-pairs": power.pairs_table,
+    "power-prompts": power.prompts_table,
+    "detector": detector.to_markdown,
+    "hidden": detector.hidden_to_markdown,
+    "judge": _filed("judge-verdicts", judge_labels.to_markdown),
+    "clip-held-out": clip_held_out,
+    "clip-detector": clip_detector.to_markdown,
+    "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
+    "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
+    "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
+    "reward": _filed(cards.REWARD, reward),
+    "headroom": headroom_chart.to_markdown,
+    "speed": _filed("speed-cpu-x86_64", speed.to_markdown),
+    "whole-tiles": whole_tiles.to_markdown,
+    **{f"quality-{model}": _filed(f"quality-{model}", quality_chart.to_markdown) for model in MEASURED},
+}
 
 
 def pages() -> list[Path]:

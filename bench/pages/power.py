@@ -49,7 +49,7 @@ def pairs(change: float, discordant: float, target: float = TARGET, level: float
     return high
 
 
-def prompts(change: float, discordant: float, seeds: int, alike: float, target: float = TARGET) -> int:
+def prompts(change: float, discordant: float, seeds: int, alike: float) -> int:
     """Return the prompts needed when each is drawn with several seeds.
 
     `alike` is the correlation of the differences of two seeds of one prompt: 0 if seeds are as good as
@@ -60,12 +60,7 @@ def prompts(change: float, discordant: float, seeds: int, alike: float, target: 
             f"a prompt has one seed or more, alike by 0 to 1, got {seeds} seeds alike by {alike}; "
             "take 1 seed if nothing is known"
         )
-    return ceil(pairs(change, discordant, target) * (1 + (seeds - 1) * alike) / seeds)
-
-
-def independent(first: float, second: float) -> float:
-    """Return the share of differing pairs of two accuracies without any relation: the most to expect."""
-    return first * (1 - second) + second * (1 - first)
+    return ceil(pairs(change, discordant) * (1 + (seeds - 1) * alike) / seeds)
 
 
 def pairs_table() -> str:

@@ -28,7 +28,7 @@ def render(results: Iterable[Mapping[str, Any]]) -> str:
     clips = [p for p in models if "motion" in p["tasks"]]
     kinds = [p for p in models if p not in clips], clips
     parts = [_models(kind) for kind in kinds if kind]
-    if swaps := [p for p in models if _swaps(p)]:
+    if swaps := [p for p in models if "swapped" in p["tasks"].get("color_attr", {})]:
         parts.append(_swapped(swaps))
     if any("plain" in f for f in found):
         parts.append(_methods([f for f in found if "plain" in f]))
@@ -72,18 +72,13 @@ def _methods(found: Sequence[Mapping[str, Any]]) -> str:
     return markdown(heads, rows)
 
 
-def _swaps(p: Mapping[str, Any]) -> bool:
-    return "swapped" in p["tasks"].get("color_attr", {})
-
-
 def _swapped(plain: Sequence[Mapping[str, Any]]) -> str:
-    parts = [f"{p['model']} ({_steps(p['call'])}) {p['suite']} {_share_swapped(p)}" for p in plain]
+    parts = []
+    for p in plain:
+        entry = p["tasks"]["color_attr"]
+        share = part(entry["swapped"], entry["n"])
+        parts.append(f"{p['model']} ({_steps(p['call'])}) {p['suite']} {share}")
     return f"Pictures of the task colours that only exchange the two colours: {', '.join(parts)}."
-
-
-def _share_swapped(p: Mapping[str, Any]) -> str:
-    entry = p["tasks"]["color_attr"]
-    return part(entry["swapped"], entry["n"])
 
 
 def _steps(call: Mapping[str, Any]) -> str:

@@ -41,11 +41,11 @@ class Reading:
     error: float  # mean squared error against the clip as drawn, of values in 0..1
 
 
-def takes(count: int, seed: int = SEED) -> Iterator[Take]:
+def takes(count: int) -> Iterator[Take]:
     """Return trained and held-out scripts in turn; held-out ones go through the tasks."""
     each = count // (2 * len(VIDEO_TASKS)) + 1
     held_out = {task: [parse(s.caption) for s in suite("held-out", task, each)] for task in VIDEO_TASKS}
-    return detector_study.scenes(count, seed, held_out, sample_script, sample_take)
+    return detector_study.scenes(count, SEED, held_out, sample_script, sample_take)
 
 
 def read(take: Take, drawn: np.ndarray, shown: np.ndarray) -> Reading:
@@ -109,19 +109,14 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
 
 def to_markdown() -> str:
     """Return how exactly clips are read, by clip, track and frame, from the committed results."""
-    rows, mistakes = [], []
-    for found in detector_study.evidence("clip_detector"):
-        shares = [detector_study.exactly(found[key]) for key in ("exact", "held_out", "crossing", "tracks")]
-        frames = f"{100 * found['frames']['exact'] / found['frames']['n']:.2f} %"
-        rows.append([found["what"], str(found["clips"]), *shares, frames, detector_study.decibels(found)])
-        mistakes += [
-            f"{found['what']}, {key} {by}: {detector_study.mistaken(found[prefix + key])}"
-            for by, prefix in (("frame by frame", ""), ("track by track", "track_"))
-            for key in ("shapes", "colours")
-        ]
-        mistakes.append(f"{found['what']}, motions: {detector_study.mistaken(found['motions'])}")
-    heads = ["clips", "number", "read exactly", "held-out ones", "crossing ones", "tracks", "frames", "PSNR"]
-    return detector_study.to_markdown(heads, rows, mistakes)
+    shares = {"exact": "read exactly", "held_out": "held-out ones", "crossing": "crossing ones"}
+    shares |= {"tracks": "tracks", "frames": "frames"}
+    confused = {
+        prefix + key: f"{key} {by}"
+        for by, prefix in (("frame by frame", ""), ("track by track", "track_"))
+        for key in ("shapes", "colours")
+    }
+    return detector_study.report("clip_detector", "clips", shares, {**confused, "motions": "motions"})
 
 
 def _apart(places: np.ndarray, track: Track) -> float:

@@ -47,11 +47,11 @@ class Reading:
     error: float  # mean squared error against the picture as drawn, of values in 0..1
 
 
-def scenes(count: int, seed: int = SEED) -> Iterator[Scene]:
+def scenes(count: int) -> Iterator[Scene]:
     """Return scenes with trained and held-out combinations in turn; held-out ones go through the tasks."""
     each = count // (2 * len(IMAGE_TASKS)) + 1
     held_out = {task: suite("held-out", task, each) for task in IMAGE_TASKS}
-    return detector_study.scenes(count, seed, held_out, sample_spec, sample_scene)
+    return detector_study.scenes(count, SEED, held_out, sample_spec, sample_scene)
 
 
 def read(scene: Scene, drawn: np.ndarray, shown: np.ndarray) -> Reading:
@@ -120,15 +120,8 @@ def summary(read: Sequence[Reading]) -> dict[str, Any]:
 
 def to_markdown() -> str:
     """Return how exactly pictures are read, and the mistakes, from the committed results."""
-    rows, mistakes = [], []
-    for found in detector_study.evidence("detector"):
-        shares = [detector_study.exactly(found[key]) for key in ("exact", "held_out", "crowded")]
-        rows.append([found["what"], str(found["pictures"]), *shares, detector_study.decibels(found)])
-        mistakes += [
-            f"{found['what']}, {key}: {detector_study.mistaken(found[key])}" for key in ("shapes", "colours")
-        ]
-    heads = ["pictures", "number", "read exactly", "held-out ones", "overlapping ones", "PSNR"]
-    return detector_study.to_markdown(heads, rows, mistakes)
+    shares = {"exact": "read exactly", "held_out": "held-out ones", "crowded": "overlapping ones"}
+    return detector_study.report("detector", "pictures", shares, {key: key for key in ("shapes", "colours")})
 
 
 def hidden_to_markdown() -> str:

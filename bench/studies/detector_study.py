@@ -126,15 +126,24 @@ def evidence(bench: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in files]
 
 
-def to_markdown(heads: list[str], rows: list[list[str]], mistakes: Iterable[str]) -> str:
-    """Return a table of exactness with the mistakes below it."""
-    notes = [f"- {line}." for line in mistakes]
-    return "\n".join([markdown(heads, rows), "", "Mistakes, drawn -> found:", "", *notes])
+def report(bench: str, unit: str, shares: Mapping[str, str], confused: Mapping[str, str]) -> str:
+    """Return a table of the committed `shares` that were read exactly, with the mistakes below it.
+
+    `shares` and `confused` map entries of the results to words.
+    """
+    found = evidence(bench)
+    rows = [[f["what"], str(f[unit]), *(exactly(f[key]) for key in shares), decibels(f)] for f in found]
+    table = markdown([unit, "number", *shares.values(), "PSNR"], rows)
+    notes = [f"- {f['what']}, {words}: {mistaken(f[key])}." for f in found for key, words in confused.items()]
+    return "\n".join([table, "", "Mistakes, drawn -> found:", "", *notes])
 
 
-def exactly(entry: Mapping[str, float]) -> str:
-    """Return a share with its interval, to a hundredth of a percent."""
-    return f"{100 * entry['accuracy']:.2f} % ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
+def exactly(entry: Mapping[str, float], digits: int = 2) -> str:
+    """Return a share in percent, with its interval if there is one."""
+    if "low" not in entry:
+        return f"{100 * entry['exact'] / entry['n']:.{digits}f} %"
+    share, low, high = (f"{100 * entry[key]:.{digits}f}" for key in ("accuracy", "low", "high"))
+    return f"{share} % ({low} to {high})"
 
 
 def decibels(found: Mapping[str, Any]) -> str:

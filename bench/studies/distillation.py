@@ -22,7 +22,7 @@ from diffusers_ext.outputs.record import versions
 from diffusers_ext.settings.methods import as_dict
 from diffusers_ext.zoo import cards
 
-from ..runner import parser_of
+from ..runner import suite_parser
 from .paired_verdicts import KEPT, results, table, verdicts
 
 SUITE = "held-out"
@@ -41,11 +41,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = suite_parser(__doc__, n=50, batch=20)
     parser.add_argument("--student", required=True, help="folder that 'train clear' wrote")
-    parser.add_argument("--n", type=int, default=50, help="prompts per task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--cache", type=Path, default=Path("out/distillation"))
     args = parser.parse_args()
     card, out = cards.card(Path(args.student)), output_folder(args.out)

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from diffusers_ext.evaluate.pictures import Pictures
+from diffusers_ext.evaluate.report.plot import blank, encoded
 from diffusers_ext.evaluate.store import FILE
 from diffusers_ext.sampling.items import Item
 
@@ -43,9 +44,7 @@ def failures(folder: Path, each: int = COLUMNS) -> dict[str, list[tuple[dict[str
 
 def draw(found: dict[str, list[tuple[dict[str, Any], Path]]], out: Path) -> None:
     """Draw a row of pictures per task; the prompt is above each, the verdict of the detector below."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.0 * COLUMNS, 2.75 * len(found)), layout="constrained")
+    figure = blank(2.0 * COLUMNS, 2.75 * len(found))
     axes = figure.subplots(len(found), COLUMNS, squeeze=False)
     for row, (task, rows) in zip(axes, found.items(), strict=True):
         for axis in row:
@@ -62,9 +61,7 @@ def draw(found: dict[str, list[tuple[dict[str, Any], Path]]], out: Path) -> None
                 ha="center", va="top", transform=axis.transAxes,
             )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=90, facecolor="white")
-    page = Image.open(drawn).convert("RGB")
+    page = Image.open(BytesIO(encoded(figure, dpi=90))).convert("RGB")
     # A palette takes a third of the bytes. Median cut, the default, would lose yellow beside that much grey.
     some = page.resize((page.width // 4, page.height // 4), Image.Resampling.NEAREST)
     palette = some.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)

@@ -10,6 +10,7 @@ seeds can do better. An interrupted run goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.report.plot import save
-from diffusers_ext.evaluate.reward import check_painter
+from diffusers_ext.evaluate.reward import check_painter, scores_of
 from diffusers_ext.evaluate.runner import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.statistics import bootstrap
@@ -34,7 +35,7 @@ from diffusers_ext.sampling.items import Item
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.world.suites import TASKS
 
-from ..runner import parser_of
+from ..runner import suite_parser
 from .headroom_chart import chart, choosers
 
 SUITE = "tuning"
@@ -89,11 +90,8 @@ class Bench:
         call = arguments(self.pipe, self.call, **change)
         name = f"cfg {call.get('guidance_scale', 1.0):g} steps {call['num_inference_steps']}"
         home = output_folder(self.folder / slug(name))
-        store, pictures, asked = (
-            Store(home, self.identity | {"call": call}),
-            Pictures(home),
-            again(self.asked, seed),
-        )
+        store, pictures = Store(home, self.identity | {"call": call}), Pictures(home)
+        asked = again(self.asked, seed)
         judged = answer(self.pipe, PLAIN, asked, call, store, self.batch, pictures=pictures)
         return judged, [pictures.path(key(PLAIN), q.item) for q in asked]
 
@@ -142,33 +140,21 @@ def sweep(bench: Bench, argument: str, values: Sequence[float]) -> list[dict[str
 
 def reward(name: str) -> Scorer:
     """Load a learned reward of the zoo as a scorer; raises `SystemExit` if there is none."""
-    import torch
-
     if name not in catalogue.REWARDS:
         raise SystemExit(f"error: unknown reward {name!r}; the zoo has {', '.join(catalogue.REWARDS)}")
     try:
-        model = ShapesCLIP()
+        return partial(scores_of, ShapesCLIP().score)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
 
-    def score(images: Sequence[Any], prompts: Sequence[str]) -> list[float]:
-        pixels = torch.from_numpy(np.stack([np.asarray(i, np.float32) for i in images])) / 255
-        with torch.no_grad():
-            return model.score(pixels.permute(0, 3, 1, 2), prompts).tolist()
-
-    return score
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = parser_of(__doc__)
+    parser = suite_parser(__doc__, n=20, batch=16)
     parser.add_argument("--model", default="shapes-sd3")
-    parser.add_argument("--n", type=int, default=20, help="prompts per task")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--best-of", type=int, default=8)
     parser.add_argument("--reward", action="append", default=[], help="learned reward that chooses, too")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default=None)
     parser.add_argument("--work", type=Path, default=Path("out/headroom"), help="pictures and verdicts")
     args = parser.parse_args(arguments)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diffusers_ext.evaluate.report.plot import COLOURS, MARKERS, blank, points, tidy
+from diffusers_ext.evaluate.words import percent
 
 from ..ledger import RESULTS
 from ..pages.markdown import markdown
@@ -91,10 +92,6 @@ def to_markdown() -> str:
         start, most = best["oracle"][0]["overall"], best["counts"][-1]
         for chooser in choosers(best):
             who = "the detector" if chooser == "oracle" else chooser
-            ends = [_interval(e) for e in (start, best[chooser][-1]["overall"])]
+            ends = [percent(e) for e in (start, best[chooser][-1]["overall"])]
             rows.append([one["model"], str(start["n"]), who, ends[0], f"{ends[1]} of {most}"])
     return markdown(["model", "prompts", "chosen by", "one seed", "best seed"], rows)
-
-
-def _interval(entry: Mapping[str, float]) -> str:
-    return "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * entry[k] for k in ("accuracy", "low", "high")))

@@ -34,7 +34,7 @@ from diffusers_ext.zoo.world.track import verify_clip
 from ..ledger import RESULTS
 from ..pages.markdown import markdown
 from ..runner import parser_of
-from .detector_study import share
+from .detector_study import exactly, share
 
 LABELS, VERDICTS = RESULTS / "judge-labels.json", RESULTS / "judge-verdicts.json"
 NONE, ANY = "none", "any"  # no shape of the world; cannot be named
@@ -177,11 +177,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 def _percent(entry: Mapping[str, float] | None) -> str:
     if entry is None:
         return ""
-    wrong = round(entry["accuracy"] * entry["n"])
-    return (
-        f"{wrong} of {entry['n']}: {100 * entry['accuracy']:.1f} % "
-        f"({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
-    )
+    return f"{round(entry['accuracy'] * entry['n'])} of {entry['n']}: {exactly(entry, digits=1)}"
 
 
 def sheets(images: Sequence[Any], folder: Path) -> None:

@@ -28,7 +28,7 @@ from diffusers_ext.outputs.record import versions
 from diffusers_ext.zoo import cards
 
 from ..pages.markdown import markdown
-from ..runner import parser_of
+from ..runner import suite_parser
 from .paired_verdicts import KEPT, results, table, verdicts
 
 SUITE = "held-out"
@@ -101,11 +101,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = suite_parser(__doc__, n=100, batch=20)
     parser.add_argument("--student", default="shapes-sd-turbo", help="name, or folder that was trained")
-    parser.add_argument("--n", type=int, default=100, help="prompts per task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=20, help="prompts for time and spread")
     parser.add_argument("--noises", type=int, default=8, help="pictures of each of them")
     parser.add_argument("--cache", type=Path, default=Path("out/one_step"))

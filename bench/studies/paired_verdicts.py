@@ -6,21 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.runner import answer
-from diffusers_ext.evaluate.score import compare, summarise
+from diffusers_ext.evaluate.score import Judged, compare, summarise
 from diffusers_ext.evaluate.store import Store
+from diffusers_ext.evaluate.suite import Question
 from diffusers_ext.evaluate.words import difference, percent
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder
 
 from ..pages.markdown import markdown
-
-if TYPE_CHECKING:
-    from diffusers_ext.evaluate.score import Judged
-    from diffusers_ext.evaluate.suite import Question
 
 KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # entries of a student's card
 

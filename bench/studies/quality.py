@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,16 +34,14 @@ from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.models.presets import tokens_of
 from diffusers_ext.outputs.files import output_folder, slug, write_json
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.processors.sparse.method import SparseMethod
 from diffusers_ext.sampling.generate import generate
 from diffusers_ext.sampling.items import Item
 from diffusers_ext.settings.methods import as_dict
 
-from ..runner import parser_of
+from ..runner import suite_parser
 from ..timing.block_checks import RecordCalls
 from .quality_chart import chart
-
-if TYPE_CHECKING:
-    from diffusers_ext.processors.sparse.method import SparseMethod
 
 SUITE = "held-out"
 SHARES = (0.25, 0.375, 0.5, 0.75)  # of the longer side of the grid
@@ -222,11 +220,8 @@ def call_of(model: Checkpoint, pipe: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = suite_parser(__doc__, n=20, batch=20)
     parser.add_argument("--model", default="shapes-sd3")
-    parser.add_argument("--n", type=int, default=20, help="prompts per task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--device", default=None)
     parser.add_argument("--method", help="make only the rows of this method again")
     args = parser.parse_args()

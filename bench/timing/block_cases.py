@@ -55,11 +55,8 @@ def cases() -> list[Case]:
         ours = [settings("flux.1", "clear"), settings("flux.1", "clear", downsample=4)]
         ours += [settings("flux.1", "gna", **wide), settings("flux.1", "rectified")]
         flux[side] = [Case("flux.1", {"height": side, "width": side}, method) for method in ours]
-    for model, size, frames in (
-        ("wan2.1", WIDE_720, 81),
-        ("wan2.1", WIDE_480, 81),
-        ("hunyuan-video", WIDE_720, 129),
-    ):
+    videos = ("wan2.1", WIDE_720, 81), ("wan2.1", WIDE_480, 81), ("hunyuan-video", WIDE_720, 129)
+    for model, size, frames in videos:
         published[model, size["height"]] = [
             Case(model, {**size, "num_frames": frames}, settings(model, name))
             for name in ("radial", "gna", "rectified")

@@ -108,15 +108,9 @@ def measure(method: str, recipe: RulePlanSpec, backend: str, device: str) -> lis
     dense(q, k, v)
     dense_ms, ms = map(min, in_turns(watch, partial(dense, q, k, v), partial(sparse, q, k, v)))
     work = plan.visited * recipe.block_q * recipe.block_k
-    row = {
-        "method": method,
-        "backend": backend,
-        "tokens": plan.s_q,
-        "work": work,
-        "ms": ms,
-        "dense_ms": dense_ms,
-    }
-    return [row | {"error": error, "ok": error <= TOLERANCE[dtype]}]
+    row = {"method": method, "backend": backend, "tokens": plan.s_q, "work": work}
+    row |= {"ms": ms, "dense_ms": dense_ms, "error": error}
+    return [row | {"ok": error <= TOLERANCE[dtype]}]
 
 
 def slope(x: list[float], y: list[float]) -> float:
@@ -174,15 +168,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         for backend in backends(args.device)
     }
     facts = {"threads": torch.get_num_threads(), "frame": sides, "exponents": {}}
-    return run(
-        "growth",
-        cases,
-        args,
-        LINE,
-        derive=lambda row: {"speedup": row["dense_ms"] / row["ms"]},
-        finish=add_fits,
-        **facts,
-    )
+    return run("growth", cases, args, LINE, derive=derive, finish=add_fits, **facts)
+
+
+def derive(row: Row) -> Row:
+    """Return what a line shows of a row besides its fields."""
+    return {"speedup": row["dense_ms"] / row["ms"]}
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:

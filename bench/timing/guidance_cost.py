@@ -25,12 +25,13 @@ from ..runner import Latest, options, run
 from .slices import SLICES, Inputs, Slice, sharing_weights
 from .stopwatch import Stopwatch, in_turns
 
+# Settings of SoftPAG, and the expected time in calls of the stock model.
 CASES = {
     "dense processors": (None, 1.0),
     "SoftPAG u=0": ({"strength": 0.0}, 1.0),
     "SoftPAG image_rows": ({"strength": 0.5}, 2.0),
     "SoftPAG image_block": ({"strength": 0.5, "scope": "image_block"}, 2.0),
-}  # settings of SoftPAG, and the expected time in calls of the stock model
+}
 LINE = "{model:6} {tokens:6} {case:20} {ratio:.2f} {expected:.1f} {error:.2e}"
 
 

@@ -24,10 +24,8 @@ from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 from ..ledger import Row
 from ..runner import options, run
 
-GRIDS = {
-    "image": ((1, 45, 45), (1, 8, 8)),
-    "video": ((7, 15, 20), (2, 4, 8)),
-}  # tokens of the grid and of a block
+# Tokens of the grid and of a block.
+GRIDS = {"image": ((1, 45, 45), (1, 8, 8)), "video": ((7, 15, 20), (2, 4, 8))}
 KEEP = (0.1, 0.2, 0.4)
 NOISE = (0.0, 0.3, 0.6)
 LOGITS = (1.0, 3.0)

@@ -69,10 +69,6 @@ class Case:
         return RulePlanSpec(self.rule, self.grid, self.text, self.block, self.block, self.tile, self.tile)
 
 
-def _radial(grid: Grid, decay: float) -> Band:
-    return Band(release_reach(grid[0], grid[1] * grid[2], decay), grid[2])
-
-
 def cases() -> list[Case]:
     """List FLUX at 1024 to 8192 px, Wan 480p and 720p, HunyuanVideo, and one case that a CPU can run."""
     tiny = dict(grid=(1, 9, 14), text=5, heads=2, tile=(1, 4, 4), block=16, head_dim=32)
@@ -90,7 +86,8 @@ def cases() -> list[Case]:
         ("hunyuan 768p", (30, 48, 80), 24, 256, (18, 24, 24), (2, 8, 8), 0.95),
     ):
         out.append(Case(f"{name} gna", Window(grid, window, stride), grid, text, heads, (2, 8, 8)))
-        out.append(Case(f"{name} radial", _radial(grid, decay), grid, text, heads, None))
+        band = Band(release_reach(grid[0], grid[1] * grid[2], decay), grid[2])
+        out.append(Case(f"{name} radial", band, grid, text, heads, None))
     # Published settings keep these shares of blocks; a share of the attention means nothing on white noise.
     for name, grid, heads, text, keep in (
         ("flux 4096 px", (1, 256, 256), 24, 512, 0.1),

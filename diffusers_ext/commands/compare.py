@@ -1,7 +1,9 @@
 """Run `diffusers-ext compare`: several methods side by side, on the same prompts and seeds."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,14 +87,14 @@ def side_by_side(
     seeds: list[int],
     *,
     methods: str,
-    settings: list[str],
     preset: bool | None,
-    asked: dict[str, Any],
     batch: int,
     device: str | None,
-    dtype: str | None,
     out: str | Path,
     title: str,
+    settings: Sequence[str] = (),
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    dtype: str | None = None,
     threads: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:

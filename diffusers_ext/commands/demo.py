@@ -40,12 +40,9 @@ def demo(out: opt.Out = "out/demo") -> None:
         list(PROMPTS),
         [0],
         methods="plain,softpag",
-        settings=[],
         preset=True,
-        asked={},
         batch=6,
         device="cpu",  # the same pictures everywhere
-        dtype=None,
         out=out,
         title=f"{MODEL}: plain against SoftPAG",
         notes=notes,

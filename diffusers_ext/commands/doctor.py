@@ -34,13 +34,9 @@ def examine() -> list[Finding]:
 def _versions() -> list[Finding]:
     from .._version import __version__
 
-    found = [
-        Finding("versions", "diffusers-ext", "ok", __version__),
-        Finding(
-            "versions", "python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"
-        ),
-    ]
-    return found + [Finding("versions", package, *_version(package)) for package in PACKAGES]
+    python = f"{platform.python_version()} on {platform.platform(terse=True)}"
+    ours = [("diffusers-ext", "ok", __version__), ("python", "ok", python)]
+    return [Finding("versions", *facts) for facts in (*ours, *((p, *_version(p)) for p in PACKAGES))]
 
 
 def _version(package: str) -> tuple[State, str]:
@@ -60,14 +56,8 @@ def _version(package: str) -> tuple[State, str]:
 def _devices() -> list[Finding]:
     import torch
 
-    found = [
-        Finding(
-            "devices",
-            "cpu",
-            "ok",
-            f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        )
-    ]
+    cpu = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    found = [Finding("devices", "cpu", "ok", cpu)]
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(i)
@@ -125,13 +115,11 @@ BACKENDS: dict[str, Callable[[], str | None]] = {
 
 
 def _backends() -> list[Finding]:
-    found = []
-    for name, reason_of in BACKENDS.items():
-        reason = reason_of()
-        found.append(
-            Finding("attention back-ends", name, "missing" if reason else "ok", reason or "can be used")
-        )
-    return found
+    reasons = {name: reason_of() for name, reason_of in BACKENDS.items()}
+    return [
+        Finding("attention back-ends", name, "missing" if reason else "ok", reason or "can be used")
+        for name, reason in reasons.items()
+    ]
 
 
 def _models() -> list[Finding]:

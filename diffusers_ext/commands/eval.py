@@ -14,9 +14,7 @@ from .seeds import seed_of
 
 def evaluate(
     model: opt.Model = opt.MODEL,
-    suite: Annotated[
-        str, typer.Option("--suite", help="One of train-like, held-out and tuning.")
-    ] = "held-out",
+    suite: opt.Suite = "held-out",
     n: Annotated[int, typer.Option("--n", help="Number of prompts per task.")] = 40,
     seed: Annotated[
         str,
@@ -90,9 +88,7 @@ def evaluate(
         }
         columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
         files = write(folder, found, *columns)
-    for line in [*notes, *aligned(rows(found, other.label or PLAIN))]:
-        typer.echo(line)
-    for line in density.sentences(ran):
+    for line in [*notes, *aligned(rows(found, other.label or PLAIN)), *density.sentences(ran)]:
         typer.echo(line)
     for sentence in density.warnings(ran):
         opt.warn(sentence)

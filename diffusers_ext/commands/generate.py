@@ -71,7 +71,7 @@ def generate(
     from ..sampling.call import arguments, makes_videos, seed_of
     from ..sampling.items import Item
 
-    (prompt,) = making.prompts("generate", [prompt] if prompt is not None else [], named, most=1)
+    prompt = _prompt([*([] if prompt is None else [prompt]), *(named or [])])
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
@@ -108,6 +108,18 @@ def generate(
     making.end(progress)
 
 
+def _prompt(found: list[str]) -> str:
+    """Return the prompt, with or without `--prompt`; raises `ValueError` for none and for several."""
+    if not found:
+        raise ValueError('generate needs a prompt, got none; write one, as generate "a red circle"')
+    if len(found) > 1:
+        raise ValueError(
+            f"generate takes 1 prompt, got {len(found)}: {', '.join(map(repr, found))}; put quotes "
+            "around it, or use compare for several"
+        )
+    return found[0]
+
+
 def _said(first: int, resumed: "Unfinished | None") -> str:
     """Write the line about a seed that nobody gave."""
     if resumed is not None and resumed.found:
@@ -127,6 +139,7 @@ def _make(
     lead: list[str],
 ) -> "Progress":
     """Make what is not finished, and write each picture when it is made. `lead` are the first lines."""
+    from ..outputs.files import write_json
     from ..sampling import identity
     from ..sampling.generate import applied
     from ..sampling.generate import generate as make
@@ -143,9 +156,8 @@ def _make(
                 progress.line(f"{paths[item]}  seed {item.seed}, finished before")
         progress.skip(len(records) - len(todo))
         for pictures in make(pipe, todo, call, batch, progress):
-            _flush(
-                progress, lead
-            )  # only now: some methods refuse in the first call, and a refusal is one line
+            # Only now: some methods refuse in the first call, and a refusal is one line.
+            _flush(progress, lead)
             for p in pictures:
                 if target.stem and paths[p.item].exists():
                     progress.say(f"warning: {paths[p.item]} held another picture and is replaced")
@@ -156,8 +168,9 @@ def _make(
                 progress.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
             progress.tick(len(pictures))
         _flush(progress, lead)
-        for failed in progress.failures:
-            _note(paths[failed.item], records[failed.item], failed.reason)
+        for failed in progress.failures:  # the next run that makes the picture removes the file
+            note = records[failed.item] | {"failed": failed.reason}
+            write_json(paths[failed.item].with_suffix(FAILED), note)
         if session:
             progress.line(str(session.report()))
     return progress
@@ -197,13 +210,6 @@ def _write(
     write_json(path.with_suffix(".json"), beside)
     path.with_suffix(FAILED).unlink(missing_ok=True)
     return "" if judged.correct is None else f"; {'right' if judged.correct else 'wrong'}: {judged.reason}"
-
-
-def _note(path: Path, made: dict[str, Any], reason: str) -> None:
-    """Write why a picture could not be made. The next run that makes it removes the file."""
-    from ..outputs.files import write_json
-
-    write_json(path.with_suffix(FAILED), made | {"failed": reason})
 
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:

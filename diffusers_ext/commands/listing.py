@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+from .options import Json
 
 
 def methods(
@@ -43,9 +43,7 @@ def describe_method(name: str) -> dict[str, Any]:
     settings = []
     for f in fields(cls):
         facts = {k: f.metadata.get(k) for k in ("unit", "low", "high", "help")}
-        default = (
-            f.default if f.default is None or isinstance(f.default, (int, float, str)) else str(f.default)
-        )
+        default = f.default if isinstance(f.default, int | float | str | None) else str(f.default)
         settings.append({"name": f.name, "type": describe(hints[f.name]), "default": default, **facts})
     return {"name": name, "doc": (cls.__doc__ or "").strip().splitlines()[0], "settings": settings}
 

@@ -1,12 +1,10 @@
 """Share what commands that make pictures need: the progress of a run, and its end if some failed."""
 
-from collections.abc import Sequence
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from . import options as opt
 
 if TYPE_CHECKING:
     from ..sampling.progress import Progress
@@ -19,24 +17,6 @@ debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the c
 Prompt = Annotated[list[str] | None, typer.Option("--prompt", hidden=True)]
 
 
-def prompts(
-    command: str, given: Sequence[str], named: Sequence[str] | None, most: int | None = None
-) -> list[str]:
-    """Return the prompts of a command, with or without `--prompt`.
-
-    Raises `ValueError` for none and too many.
-    """
-    found = [*given, *(named or [])]
-    if not found:
-        raise ValueError(f'{command} needs a prompt, got none; write one, as {command} "a red circle"')
-    if most is not None and len(found) > most:
-        raise ValueError(
-            f"{command} takes {most} prompt, got {len(found)}: {', '.join(map(repr, found))}; put quotes "
-            "around it, or use compare for several"
-        )
-    return found
-
-
 def progress(total: int, unit: str = "image") -> "Progress":
     """Make the progress of a run of `total` items, with a bar on a terminal.
 
@@ -44,7 +24,7 @@ def progress(total: int, unit: str = "image") -> "Progress":
     """
     from ..sampling.progress import Progress
 
-    return Progress(total, unit, show=opt.show_progress(), debug=debug.get())
+    return Progress(total, unit, show=sys.stderr.isatty(), debug=debug.get())
 
 
 def lost(progress: "Progress") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Define the options and the steps that several commands share."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +29,8 @@ Preset = Annotated[
         show_default=False,
     ),
 ]
+Suite = Annotated[str, typer.Option("--suite", help="One of train-like, held-out and tuning.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Number of denoising steps. By default the model's own.")
 ]
@@ -158,8 +159,3 @@ def refuse_other(out: str | Path, command: str, mark: str) -> None:
 def warn(text: str) -> None:
     """Print one line on stderr."""
     typer.echo(f"warning: {text}", err=True)
-
-
-def show_progress() -> bool:
-    """Return whether stderr is a terminal, so that someone sees a bar."""
-    return sys.stderr.isatty()

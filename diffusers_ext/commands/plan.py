@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Height, Preset, Settings, Width, chosen
+from .options import Height, Json, Preset, Settings, Width, chosen
 
 MOST_PAIRS = 1 << 28  # pairs of blocks; a plan visits each, about ten million a second on a CPU core
 
@@ -25,7 +25,7 @@ def plan(
     tile: Annotated[
         str | None, typer.Option("--tile", metavar="TxHxW[,TxHxW]", help="Tiles of queries and of keys.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Forecast what a sparse method would do at a size; no model runs."""
     from ..models.checkpoint import Checkpoint

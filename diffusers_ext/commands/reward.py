@@ -9,9 +9,7 @@ from . import options as opt
 
 def reward(
     name: Annotated[str, typer.Option("--reward", help="A zoo name or a folder.")] = "shapes-clip",
-    suite: Annotated[
-        str, typer.Option("--suite", help="One of train-like, held-out and tuning.")
-    ] = "held-out",
+    suite: opt.Suite = "held-out",
     n: Annotated[int, typer.Option("--n", help="Number of pairs per kind of mistake.")] = 300,
     model: opt.Model = "shapes-sd3",
     prompts: Annotated[

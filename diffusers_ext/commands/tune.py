@@ -1,5 +1,6 @@
 """Run `diffusers-ext tune`: choose the settings of a method that suit a model best, on tuning prompts."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -54,9 +55,10 @@ def tune(
     with claim(folder, "tune"), progress:
         facts = {"call": call, "dtype": str(pipe.dtype), "device": pipe.device.type}
         store = Store(folder, {**checkpoint.marks, **facts})
-        plain = answer(pipe, Variant("plain"), asked, call, store, batch, progress=progress)
+        run = partial(answer, pipe, call=call, store=store, batch=batch, progress=progress)
+        plain = run(Variant("plain"), asked)
         for variant in variants:
-            judged = answer(pipe, variant, asked, call, store, batch, progress=progress)
+            judged = run(variant, asked)
             making.end(progress)  # settings are not chosen on a part of the prompts
             settings = {k: v for k, v in as_dict(variant.methods[0]).items() if k != "name"}
             pair = compare(plain, judged)["overall"]
@@ -65,10 +67,7 @@ def tune(
         chosen = best(tried)
         if others:
             variant = variants[tried.index(chosen)]
-            before, after = (
-                answer(pipe, v, others, call, store, batch, progress=progress)
-                for v in (Variant("plain"), variant)
-            )
+            before, after = run(Variant("plain"), others), run(variant, others)
             making.end(progress)
             chosen = {**chosen, "confirmed": confirmation(confirm, before, after)}
     found = {"suite": "tuning", "n": n, "seed": seed, **checkpoint.marks, "call": call}

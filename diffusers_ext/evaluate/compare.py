@@ -1,21 +1,19 @@
 """Compare variants on the same prompts and seeds: pictures, verdicts, accuracies, paired differences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..sampling.clip import still
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
+from ..sampling.progress import Progress
 from ..settings.methods import as_dict
 from . import density
 from .cells import Cell, Variant
+from .comparison_files import PictureFiles
 from .score import Judged, compare, judge, summarise
 from .words import difference, right
-
-if TYPE_CHECKING:
-    from ..sampling.progress import Progress
-    from .comparison_files import PictureFiles
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,10 @@ def run(
     items: Sequence[Item],
     call: Mapping[str, Any],
     batch: int = 1,
-    tick: Callable[[int], object] = lambda done: None,
-    files: "PictureFiles | None" = None,
-    progress: "Progress | None" = None,
+    files: PictureFiles | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """Make every item with every variant; `tick` is called with the number of pictures just done.
+    """Make every item with every variant.
 
     Pictures in `files` are not made again, and new ones are stored there at once. Failures are reported to
     `progress`; without it they are raised, as `evaluate.generate` does.
@@ -80,12 +77,11 @@ def run(
             f"a comparison needs one prompt or more and variants with different names, got {len(items)} "
             f"prompts and {', '.join(labels) or 'no variants'}; name each variant once"
         )
-    if progress is not None:
-        tick = progress.tick
     cells, reports = [], []
     for variant in variants:
         row, report = files.find(variant, items) if files else ({}, None)
-        (tick if progress is None else progress.skip)(len(row))
+        if progress is not None:
+            progress.skip(len(row))
         todo = [item for item in items if item not in row]
         with applied(pipe, variant.methods if todo else ()) as session:
             for pictures in generate(pipe, todo, call, batch, progress):
@@ -95,7 +91,8 @@ def run(
                     row[p.item] = Cell(variant.label, still(p.image), judged)
                     if files:
                         files.add(variant, row[p.item], report)
-                tick(len(pictures))
+                if progress is not None:
+                    progress.tick(len(pictures))
         reasons = {f.item: f.reason for f in progress.failures} if progress else {}
         cells.append(tuple(row.get(i) or _failed(variant, i, reasons[i]) for i in items))
         reports.append(report)
@@ -116,7 +113,13 @@ def lines(results: Mapping[str, Any]) -> list[str]:
             continue
         figures = right(facts["overall"]) if facts["overall"] else "no ground truth"
         out.append(f"{label:<{width}}  {figures}, {facts['seconds_per_image']:.2f} s an image")
-    for label, facts in results["paired"].items():
-        if facts["overall"]:
-            out.append(f"{label} minus {facts['against']}: {difference(facts['overall'])}")
-    return out
+    return out + differences(results)
+
+
+def differences(results: Mapping[str, Any]) -> list[str]:
+    """Write a line for each pair of `Comparison.to_dict()` that has a ground truth."""
+    return [
+        f"{label} minus {facts['against']}: {difference(facts['overall'])}"
+        for label, facts in results["paired"].items()
+        if facts["overall"]
+    ]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from ..outputs.files import slug, subfolder, write_json
 from ..outputs.record import write_image
 from ..sampling import identity
 from ..sampling.items import Item
 from ..settings.methods import as_dict
+from .cells import Cell, Variant
 from .pictures import FOLDER
-from .score import Judged
+from .store import judged
 
-if TYPE_CHECKING:
-    from .cells import Cell, Variant
+# The first two are raised for a damaged PNG, the others for a verdict that is none.
+DAMAGED = OSError, SyntaxError, KeyError, TypeError, ValueError, AttributeError
 
 
 class PictureFiles:
@@ -44,15 +48,14 @@ class PictureFiles:
 
     def find(self, variant: Variant, items: Sequence[Item]) -> tuple[dict[Item, Cell], dict[str, Any] | None]:
         """Read finished pictures with their verdicts, and the last report of the session that made them."""
-        from .cells import Cell
-
         found, report = {}, None
         for item in items:
             path = self.path(variant, item)
             beside = identity.finished(path, self.record(variant, item))
-            image = None if beside is None else _open(path)
-            if image is not None and (judged := _judged(beside)) is not None:
-                found[item] = Cell(variant.label, image, judged)
+            if beside is None:
+                continue
+            with suppress(*DAMAGED), Image.open(path) as image:
+                found[item] = Cell(variant.label, image.convert("RGB"), judged(beside["judged"]))
                 report = beside.get("report") or report
         return found, report
 
@@ -63,23 +66,3 @@ class PictureFiles:
         subfolder(self.home, FOLDER, path.parent.name)
         write_image(path, cell.image, made)
         write_json(path.with_suffix(".json"), made | {"judged": asdict(cell.judged), "report": report})
-
-
-def _open(path: Path) -> Any:
-    """Read a picture; `None` if the file is damaged."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError):  # raised for a damaged PNG
-        return None
-
-
-def _judged(beside: Mapping[str, Any]) -> Judged | None:
-    from .store import judged
-
-    try:
-        return judged(beside["judged"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None

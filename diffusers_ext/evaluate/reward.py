@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..zoo.world.mistakes import KINDS
 from ..zoo.world.preference import pairs, preferences
 from .statistics import accuracy, bootstrap
 
 if TYPE_CHECKING:
-    import torch
+    from PIL.Image import Image
 
     from ..zoo.world.preference import Score
     from .suite import Question
@@ -78,7 +79,6 @@ def round_trip(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
     Its results are rounded to steps of 1/255, as when saved.
     """
-    import torch
 
     def change(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -99,6 +99,13 @@ def check_painter(model: str, pipe: Any) -> None:
         )
 
 
+def scores_of(score: Score, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    """Return the scores of PIL images for their prompts."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return score(pixels.float() / 255, prompts).tolist()
+
+
 def painted(
     score: Score,
     pipe: Any,
@@ -108,8 +115,6 @@ def painted(
     batch: int = 16,
 ) -> dict[str, Any]:
     """Measure agreement with the detector, overall and per task, on `samples` pictures for each question."""
-    import torch
-
     from ..sampling.call import SEED_LIMIT
     from ..sampling.generate import generate
     from ..sampling.items import Item
@@ -118,9 +123,7 @@ def painted(
     asked = [(q, (samples * q.item.seed + k) % SEED_LIMIT) for q in questions for k in range(samples)]
     scores, correct = [], []
     for pictures in generate(pipe, [Item(q.item.prompt, seed) for q, seed in asked], call, batch):
-        images = torch.from_numpy(np.stack([np.asarray(p.image) for p in pictures])).permute(0, 3, 1, 2)
-        with torch.no_grad():
-            scores += score(images.float() / 255, [p.item.prompt for p in pictures]).tolist()
+        scores += scores_of(score, [p.image for p in pictures], [p.item.prompt for p in pictures])
         correct += [bool(judge(p.image, p.item.prompt, p.item.seed).correct) for p in pictures]
 
     def of(task: str | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Run a suite for one variant, skipping what is done, and put the figures together."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..sampling.generate import applied, generate
@@ -28,7 +28,6 @@ def answer(
     call: Mapping[str, Any],
     store: Store,
     batch: int = 8,
-    tick: Callable[[int], object] = lambda done: None,
     pictures: Pictures | None = None,
     progress: Progress | None = None,
 ) -> list[Judged]:
@@ -47,8 +46,7 @@ def answer(
         or (pictures is not None and not pictures.has(name, item))
     ]
     if progress is not None:
-        tick = progress.tick
-    (tick if progress is None else progress.skip)(len(questions) - len(todo))
+        progress.skip(len(questions) - len(todo))
     if todo:
         with applied(pipe, variant.methods) as session:
             for made in generate(pipe, todo, call, batch, progress):
@@ -58,7 +56,8 @@ def answer(
                 if session and (ran := density.of(variant.methods, session.report().to_dict())):
                     density.keep(store.path.parent, name, ran)
                 store.add(name, judged)
-                tick(len(made))
+                if progress is not None:
+                    progress.tick(len(made))
     found = [store.get(name, q.item.prompt, q.item.seed) for q in questions]
     return [judged for judged in found if judged is not None]
 

@@ -15,6 +15,8 @@ from .statistics import accuracy, paired
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..zoo.world.captions import Spec
+    from ..zoo.world.detect import Verdict
     from ..zoo.world.motion import Script
     from ..zoo.world.track import ClipVerdict
 
@@ -42,28 +44,30 @@ def judge(
 
     `task` is the task of the suite that the prompt was drawn for; without it the prompt decides.
     """
-    if isinstance(image, Clip):
-        found = verdict(image, prompt)
-        if isinstance(found, str):
-            return Judged(prompt, seed, None, None, found, seconds)
-        script, seen = found
-        return Judged(prompt, seed, task or script.task, seen.correct, seen.reason, seconds, seen.swapped)
+    found = (_of_clip if isinstance(image, Clip) else _of_picture)(image, prompt)
+    if isinstance(found, str):
+        return Judged(prompt, seed, None, None, found, seconds)
+    asked, seen = found
+    return Judged(prompt, seed, task or asked.task, seen.correct, seen.reason, seconds, seen.swapped)
+
+
+def _of_picture(image: Image, prompt: str) -> tuple[Spec, Verdict] | str:
+    """Return what was asked for and the verdict on a picture, or one sentence why there is none."""
     if image.size != (SIZE, SIZE):
-        return Judged(prompt, seed, None, None, f"no ground truth: not a {SIZE}x{SIZE} picture", seconds)
+        return f"no ground truth: not a {SIZE}x{SIZE} picture"
     try:
         spec = parse(prompt)
     except ValueError:
-        return Judged(prompt, seed, None, None, "no ground truth: the prompt is not in the grammar", seconds)
+        return "no ground truth: the prompt is not in the grammar"
     import numpy as np
 
     from ..zoo.world.detect import verify  # brings scipy
 
-    seen = verify(np.asarray(image.convert("RGB")), spec)
-    return Judged(prompt, seed, task or spec.task, seen.correct, seen.reason, seconds, seen.swapped)
+    return spec, verify(np.asarray(image.convert("RGB")), spec)
 
 
-def verdict(clip: Clip, prompt: str) -> tuple[Script, ClipVerdict] | str:
-    """Return what the ground truth says about a clip, or one sentence why it says nothing."""
+def _of_clip(clip: Clip, prompt: str) -> tuple[Script, ClipVerdict] | str:
+    """Return what was asked for and the verdict on a clip, or one sentence why there is none."""
     from ..zoo.world.clips import SIDE
     from ..zoo.world.motion import parse
 

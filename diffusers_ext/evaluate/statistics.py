@@ -37,13 +37,13 @@ class Paired:
     interval: str  # 'newcombe', or 'bootstrap over prompts' if a prompt comes more than once
 
 
-def accuracy(right: Sequence[bool], level: float = LEVEL) -> Accuracy:
+def accuracy(right: Sequence[bool]) -> Accuracy:
     """Compute the accuracy of a list of verdicts; raises `ValueError` for an empty list."""
     n = len(right)
     if n == 0:
         raise ValueError("an accuracy needs at least one verdict, got none; ask for one prompt or more")
     k = int(np.count_nonzero(right))
-    low, high = wilson(k, n, level)
+    low, high = wilson(k, n)
     return Accuracy(k / n, low, high, n)
 
 
@@ -53,9 +53,7 @@ def wilson(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired(
-    a: Sequence[bool], b: Sequence[bool], groups: Sequence[Hashable] | None = None, level: float = LEVEL
-) -> Paired:
+def paired(a: Sequence[bool], b: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Paired:
     """Compare two lists of verdicts item by item.
 
     `groups` names the prompt of each item. Images of one prompt are not independent. So if a prompt comes
@@ -72,9 +70,9 @@ def paired(
     wins, losses = int((second & ~first).sum()), int((first & ~second).sum())
     clustered = groups is not None and len(set(groups)) < len(a)
     if clustered and wins + losses:
-        low, high = bootstrap(second.astype(float) - first.astype(float), groups, level)
+        low, high = bootstrap(second.astype(float) - first.astype(float), groups)
     else:
-        low, high = newcombe(int((first & second).sum()), losses, wins, int((~first & ~second).sum()), level)
+        low, high = newcombe(int((first & second).sum()), losses, wins, int((~first & ~second).sum()))
     return Paired(
         difference=(wins - losses) / len(first),
         low=low,
@@ -113,21 +111,17 @@ def newcombe(both: int, only_a: int, only_b: int, neither: int, level: float = L
 
 
 def bootstrap(
-    values: Sequence[float],
-    groups: Sequence[Hashable],
-    level: float = LEVEL,
-    draws: int = 10_000,
-    seed: int = 0,
+    values: Sequence[float], groups: Sequence[Hashable], level: float = LEVEL, draws: int = 10_000
 ) -> tuple[float, float]:
     """Compute the percentile interval of the mean of `values` when groups are drawn with replacement.
 
-    The same `seed` gives the same interval.
+    Draws are seeded, so the same values have the same interval.
     """
     index = {g: i for i, g in enumerate(dict.fromkeys(groups))}
     where = np.array([index[g] for g in groups])
     sums = np.bincount(where, weights=np.asarray(values, float))
     sizes = np.bincount(where)
-    picks = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    picks = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))
     means = sums[picks].sum(1) / sizes[picks].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -8,11 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .score import Judged
-    from .suite import Question
+from .score import Judged, compare, summarise
+from .suite import Question
 
 
 def assignments(grid: Sequence[str]) -> list[tuple[str, ...]]:
@@ -40,7 +39,7 @@ def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(tried, key=lambda t: t["overall"]["accuracy"])
 
 
-def halves(asked: Sequence["Question"], n: int) -> tuple[list["Question"], list["Question"]]:
+def halves(asked: Sequence[Question], n: int) -> tuple[list[Question], list[Question]]:
     """Split questions into the first `n` of each task and the others."""
     first, others, count = [], [], Counter()
     for question in asked:
@@ -49,9 +48,7 @@ def halves(asked: Sequence["Question"], n: int) -> tuple[list["Question"], list[
     return first, others
 
 
-def confirmation(n: int, plain: Sequence["Judged"], judged: Sequence["Judged"]) -> dict[str, Any]:
+def confirmation(n: int, plain: Sequence[Judged], judged: Sequence[Judged]) -> dict[str, Any]:
     """Compare on `n` prompts per task that had no part in the choice: accuracies and paired difference."""
-    from .score import compare, summarise
-
     overall = {"plain": summarise(plain)["overall"], "overall": summarise(judged)["overall"]}
     return {"n": n, **overall, "paired": compare(plain, judged)["overall"]}

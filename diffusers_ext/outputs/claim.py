@@ -22,14 +22,14 @@ class FolderInUseError(ValueError):
 
 
 @contextmanager
-def claim(folder: Path, command: str, name: str = FILE) -> Iterator[None]:
+def claim(folder: Path, command: str) -> Iterator[None]:
     """Keep other processes from claiming `folder` while the context is open.
 
-    The operating system locks the file `name`, which names the holder. The lock ends with its process, so the
+    The operating system locks the file `FILE`, which names the holder. The lock ends with its process, so the
     file of a killed process is taken over. Raises `FolderInUseError` with command, process, machine and time
     of the holder.
     """
-    path = folder / name
+    path = folder / FILE
     file = locked(path)
     if file is None:
         who = _who(path)

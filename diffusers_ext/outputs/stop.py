@@ -70,7 +70,7 @@ class StopRequest:
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         if self._raises:
-            self._raises = False
+            self._raises = False  # only once, so that cleaning up is not interrupted
             raise Stopped
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -78,9 +78,7 @@ class StopRequest:
         if not self.asked:
             self.number, self._when = number, time.monotonic()
         self.asked = True
-        if self._raises:
-            self._raises = False  # only once, so that cleaning up is not interrupted
-            raise Stopped
+        self._ring(number, frame)
         if self._unit is None:
             return
         if again:

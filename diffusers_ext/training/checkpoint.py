@@ -27,9 +27,8 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:
             if "PytorchStreamWriter" not in str(error):
                 raise
-            raise OSError(
-                str(error).splitlines()[0]
-            ) from error  # the error of torch's writer for a full disk
+            # That is the error of torch's writer for a full disk.
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

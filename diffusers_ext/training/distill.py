@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .fit import Run
+from ..outputs.files import write_json
+from ..zoo.cards import CARD, checksums, weight_files
+from .export import export
+from .fit import Run, fit
 
 if TYPE_CHECKING:
     from ..processors.clear import CLEAR
@@ -17,29 +20,17 @@ METHOD = "clear"
 POOLED = "far.safetensors"  # the file name that the preset beside it refers to
 
 
-def run(
-    teacher: str,
-    settings: Sequence[str],
-    out: Path,
-    how: Run | None = None,
-    threads: int | None = None,
-) -> Path:
+def run(teacher: str, settings: Sequence[str], out: Path, how: Run | None = None) -> Path:
     """Distil `teacher` for CLEAR with `settings` (`key=value`) and write the student to the folder `out`.
 
     The student is a stock pipeline; `clear.json` beside it holds the settings that it needs. An interrupted
     run writes what it has, and goes on from its checkpoint. Raises `ValueError` for settings and teachers
     that do not fit, or differ from the run in `out`. Raises `OSError` if a folder cannot be read.
     """
-    from ..models.threads import use_threads
-    from ..outputs.files import write_json
     from ..settings.methods import build
-    from ..zoo.cards import checksums, weight_files
-    from .export import export
-    from .fit import fit
 
     how = how or Run()
     (method,) = build((METHOD,), settings)
-    use_threads(threads)
     home, pipe, call = open_teacher(teacher)
     if out.resolve() == home.resolve():
         raise ValueError(
@@ -58,13 +49,9 @@ def run(
         fit(objective, out, how, {"autoencoder": vae, **facts})
     finally:
         objective.close()
-    facts |= {
-        "call": call,
-        "data": "pictures of diffusers_ext.zoo.world.render, seed below, as the teacher's",
-    }
-    export(objective, out, out, METHOD, **facts)
-    preset = dict(facts["method"])
-    preset.pop("name")
+    data = "pictures of diffusers_ext.zoo.world.render, seed below, as the teacher's"
+    export(objective, out, out, METHOD, **facts, call=call, data=data)
+    preset = {key: value for key, value in facts["method"].items() if key != "name"}
     if objective.pooled:
         _write_pooled(objective, out)
         preset["weights"] = POOLED
@@ -143,9 +130,7 @@ def method_facts(method: CLEAR) -> dict[str, Any]:
 
 
 def _write_pooled(objective: Any, out: Path) -> None:
-    from ..outputs.files import write_json
     from ..processors.sparse import pooled
-    from ..zoo.cards import CARD, checksums, weight_files
 
     pooled.write(out / POOLED, objective.pooled, objective.method.downsample)
     card = json.loads((out / CARD).read_text())

@@ -105,9 +105,8 @@ def fit(
         save_atomically({**state, "schedule": plan, "identity": begun, "batch": recipe.batch}, path)
 
     if state is None:
-        path.unlink(
-            missing_ok=True
-        )  # checkpoint of the run that this one replaces; it does not belong to the new log
+        # The checkpoint of the run that this one replaces does not belong to the new log.
+        path.unlink(missing_ok=True)
     log.rewind(step)
     saved = ticked = time.perf_counter()
     logged = (step, saved)

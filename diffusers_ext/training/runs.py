@@ -9,7 +9,8 @@ from types import MappingProxyType
 from ..zoo.cards import sha256
 from . import provenance
 from .components import FILE, autoencoder, cache, taken_from_start, teacher_of
-from .fit import Run
+from .export import export
+from .fit import Run, fit
 from .machine import compiles
 from .plans import RUNS, Plan
 
@@ -32,8 +33,6 @@ def run(name: str, out: Path | None = None, how: Run | None = None) -> Path:
 
 def _autoencoder(name: str, plan: Plan, out: Path, how: Run) -> Path:
     """Train an autoencoder, which is written when its run is complete."""
-    from .fit import fit
-
     _no_start(name, how, "the seed alone")
     objective, folder = getattr(plan.code(), plan.objective)(seed=how.seed), out / name
     if fit(objective, folder, how):
@@ -43,9 +42,6 @@ def _autoencoder(name: str, plan: Plan, out: Path, how: Run) -> Path:
 
 def _denoiser(name: str, plan: Plan, out: Path, how: Run) -> Path:
     """Train a pipeline on what its autoencoder encodes."""
-    from .export import export
-    from .fit import fit
-
     folder, (vae, mark) = out / name, autoencoder(out, plan.autoencoder)
     objective = getattr(plan.code(), plan.objective)(
         vae,
@@ -69,9 +65,6 @@ def _student(name: str, plan: Plan, out: Path, how: Run) -> Path:
     """Train a pipeline that learns from a component of another one."""
     from diffusers import DiffusionPipeline
 
-    from .export import export
-    from .fit import fit
-
     _no_start(name, how, "its teacher")
     teacher, part = plan.teacher
     source, folder = teacher_of(name, teacher, out), out / name
@@ -90,9 +83,6 @@ def _student(name: str, plan: Plan, out: Path, how: Run) -> Path:
 
 def _reward(name: str, plan: Plan, out: Path, how: Run) -> Path:
     """Train a reward, which is written together with its processor."""
-    from .export import export
-    from .fit import fit
-
     folder, (vae, mark) = out / name, autoencoder(out, plan.autoencoder)
     objective = getattr(plan.code(), plan.objective)(vae, start=how.start, seed=how.seed)
     fit(objective, folder, how, {"autoencoder": mark, "start": provenance.of_start(how.start)})

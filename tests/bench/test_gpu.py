@@ -9,13 +9,13 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from threading import Event
 
 import pytest
 
 from bench import gpu
 from bench.gpu import GROUPS, PARTS, chosen, deadline, environment, unpack
 from bench.gpu_part import ROOT, Part, end, run
+from diffusers_ext.outputs.stop import StopRequest
 
 HERE = environment([])
 
@@ -52,11 +52,11 @@ def test_parts_that_cannot_run_are_sentences_and_the_run_survives(tmp_path, monk
 
 def test_a_part_is_stopped_at_its_deadline_and_its_rows_are_kept(tmp_path):
     part = Part("blocks", "x", 1, cpu=("--modes", "eager", "compiled"))
-    found = run(part, "cpu", tmp_path, HERE, 1.0, Event())
+    found = run(part, "cpu", tmp_path, HERE, 1.0, StopRequest())
     assert (found.state, found.rows) == ("stopped", 0) and found.why.startswith("stopped after 1 s")
     path = tmp_path / f"blocks-cpu-{os.uname().machine}.json"
     path.write_text(json.dumps({"rows": [{}], "failed": {"a": "b"}, "waiting": ["c", "d"]}))
-    again = run(part, "cpu", tmp_path, HERE, 1.0, Event())
+    again = run(part, "cpu", tmp_path, HERE, 1.0, StopRequest())
     assert (again.rows, again.failed, again.waiting) == (0, {}, []), "of another run"
 
 

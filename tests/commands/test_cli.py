@@ -29,14 +29,6 @@ def test_help_imports_nothing_heavy():
     assert "compare" in out and out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    "command", ["generate", "compare", "demo", "eval", "train", "methods", "families", "doctor"]
-)
-def test_every_command_has_help(cli, command):
-    code, out, _ = cli(command, "--help")
-    assert code == 0 and "--help" in out
-
-
 def test_version(cli):
     assert cli("--version") == (0, f"diffusers-ext {diffusers_ext.__version__}\n", "")
 
@@ -77,12 +69,8 @@ def test_doctor(cli):
     code, out, _ = cli("doctor")
     assert code == 0
     assert "attention back-ends" in out and "shapes-sd3" in out
-    assert {f["section"] for f in json.loads(cli("doctor", "--json")[1])} == {
-        "versions",
-        "devices",
-        "attention back-ends",
-        "models",
-    }
+    sections = {f["section"] for f in json.loads(cli("doctor", "--json")[1])}
+    assert sections == {"versions", "devices", "attention back-ends", "models"}
 
 
 @pytest.mark.parametrize(

@@ -41,21 +41,8 @@ def counted(broken, cli, words):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_generate(cli, broken, saved_model, tmp_path, batch):
-    words = [
-        "generate",
-        "a",
-        "-m",
-        saved_model,
-        *SMALL,
-        "-n",
-        3,
-        "--seed",
-        5,
-        "--batch",
-        batch,
-        "--out",
-        tmp_path,
-    ]
+    words = ["generate", "a", "-m", saved_model, *SMALL, "-n", 3, "--seed", 5]
+    words += ["--batch", batch, "--out", tmp_path]
     broken([6], faults.out_of_memory)
     code, out, err = cli(*words)
     assert code == 1 and out.count(".png") == 2
@@ -64,16 +51,14 @@ def test_generate(cli, broken, saved_model, tmp_path, batch):
     (note,) = tmp_path.glob("*.failed.json")
     noted = json.loads(note.read_text())
     assert noted["seed"] == 6 and noted["failed"].startswith("out of memory")
-    assert [
-        json.loads(p.with_suffix(".json").read_text())["seed"] for p in sorted(tmp_path.glob("*.png"))
-    ] == [5, 7]
+    seeds = [json.loads(p.with_suffix(".json").read_text())["seed"] for p in sorted(tmp_path.glob("*.png"))]
+    assert seeds == [5, 7]
     (code, out, err), made = counted(broken, cli, words)
     assert (code, err, made) == (0, "", [6]) and not note.exists()
     assert "2 of 3 images were finished before" in out and len(list(tmp_path.glob("*.png"))) == 3
     (code, out, err), made = counted(broken, cli, [*words, "--dtype", "bfloat16"])
-    assert (code, sorted(made)) == (0, [5, 6, 7]) and len(list(tmp_path.glob("*.png"))) == 6, (
-        "nothing is replaced"
-    )
+    assert (code, sorted(made)) == (0, [5, 6, 7])
+    assert len(list(tmp_path.glob("*.png"))) == 6, "nothing is replaced"
 
 
 def test_generate_clips(cli, broken, saved_clip_model, tmp_path):

@@ -30,7 +30,7 @@ def said(cli, monkeypatch, *words):
 def test_help_is_whole(cli, monkeypatch, command):
     text = said(cli, monkeypatch, command, "-h")
     assert text == said(cli, monkeypatch, command, "--help")
-    assert max(map(len, text.splitlines())) <= 80
+    assert "--help" in text and max(map(len, text.splitlines())) <= 80
     assert not re.search(r"[a-z ]\.\.\.$", text, re.MULTILINE), "a line is cut"
     assert EXAMPLES[command] in text
     flat = " ".join(text.split()).replace("- ", "-")
@@ -62,21 +62,8 @@ def test_examples_are_understood(command):
 
 def test_names_of_other_tools_are_understood(cli, saved_model, tmp_path):
     words = ["--prompt", "a red circle", "-m", saved_model, "--num-inference-steps", 1, "--cfg", 2.5]
-    words += [
-        "--negative-prompt",
-        "blue",
-        "-n",
-        2,
-        "-H",
-        32,
-        "-W",
-        48,
-        "--batch-size",
-        2,
-        "--output",
-        tmp_path,
-    ]
-    code, _, err = cli("generate", *words, "--seed", 3)
+    words += ["--negative-prompt", "blue", "-n", 2, "-H", 32, "-W", 48, "--batch-size", 2]
+    code, _, err = cli("generate", *words, "--seed", 3, "--output", tmp_path)
     assert (code, err) == (0, "")
     records = [read(p) for p in sorted(tmp_path.glob("*.png"))]
     assert [r["seed"] for r in records] == [3, 4] and records[0]["prompt"] == "a red circle"

@@ -1,25 +1,18 @@
 """Test `diffusers-ext plan`: grids, presets and models as text, and errors of one line."""
 
 import json
+from functools import partial
 
 import pytest
 
-from diffusers_ext.cli import main
 from diffusers_ext.commands import plan as command
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
 
 @pytest.fixture
-def plan(capsys):
+def plan(cli):
     """Run the command; return exit code, output and error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main(["plan", *arguments])
-        said = capsys.readouterr()
-        return end.value.code, said.out, said.err
-
-    return run
+    return partial(cli, "plan")
 
 
 def test_a_preset(plan):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,17 +21,11 @@ SMALL = ["--steps", "1", "-H", "32", "-W", "32"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def heard():
-    """Let signals act as in a terminal; a shell that runs tests in the background ignores SIGINT."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.fixture(autouse=True)
 def signals_are_heard():
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    heard()
+    """Let signals act as in a terminal; a shell that runs tests in the background ignores SIGINT."""
+    usual = signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL
+    before = {number: signal.signal(number, act) for number, act in zip(SIGNALS, usual, strict=True)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -128,7 +121,7 @@ def test_once_is_after_the_current_image_and_twice_at_once(
     before = [signal.getsignal(n) for n in SIGNALS]
     ended, _, err = cli("generate", "a", "-m", saved_model, *SMALL, "-n", 4, "--seed", 0, "--out", tmp_path)
     assert ended == code and len(list(tmp_path.glob("*.png"))) == made and "stopped; " in err
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
 def test_ignored_signals_stay_ignored(cli, monkeypatch, saved_model, tmp_path):
@@ -178,4 +171,4 @@ def test_a_full_disk_is_one_sentence(cli, monkeypatch, saved_model, tmp_path, wo
     assert "run the same command again" in err and str(tmp_path) in err
     pictures = list(tmp_path.rglob("*.png"))
     assert len(pictures) == 1 and read(pictures[0]), "no half file is left"
-    assert not [p for p in Path(tmp_path).rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))

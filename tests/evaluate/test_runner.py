@@ -1,46 +1,45 @@
+import pytest
+
 from diffusers_ext import SoftPAG
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.runner import answer, key, results
 from diffusers_ext.evaluate.store import Store
 from diffusers_ext.evaluate.suite import questions
+from diffusers_ext.sampling.progress import Progress
 
 CALL = {"num_inference_steps": 1, "max_sequence_length": 16}
 PLAIN = Variant("plain")
 
 
-class Counter:
-    """Count images through the real pipeline."""
-
-    def __init__(self, pipe):
-        self.images = 0
-        self.handle = pipe.vae.decoder.register_forward_hook(self.count)
-
-    def count(self, module, inputs, output):
-        self.images += len(output)
+@pytest.fixture
+def made(pipe):
+    """Collect the images that the pipeline decodes."""
+    found = []
+    pipe.vae.decoder.register_forward_hook(lambda module, inputs, output: found.extend(output))
+    return found
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_verdicts(pipe, tmp_path):
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_verdicts(pipe, made, tmp_path, capsys):
     asked = questions("held-out", 2)
     complete = answer(pipe, PLAIN, asked, CALL, Store(tmp_path, {}), batch=4)
     other = tmp_path / "other"
     other.mkdir()
     answer(pipe, PLAIN, asked[:3], CALL, Store(other, {}), batch=2)
-    counter, ticks = Counter(pipe), []
-    resumed = answer(pipe, PLAIN, asked, CALL, Store(other, {}), batch=4, tick=ticks.append)
-    assert counter.images == len(asked) - 3
-    assert ticks[0] == 3 and sum(ticks) == len(asked)
-    assert [(j.prompt, j.seed, j.correct) for j in resumed] == [
-        (j.prompt, j.seed, j.correct) for j in complete
-    ]
+    made.clear()
+    with Progress(len(asked)) as progress:
+        resumed = answer(pipe, PLAIN, asked, CALL, Store(other, {}), batch=4, progress=progress)
+    assert len(made) == len(asked) - 3 and progress.finished == len(asked)
+    assert "3 of 12 images were finished before" in capsys.readouterr().out
+    verdicts = [[(j.prompt, j.seed, j.correct) for j in judged] for judged in (resumed, complete)]
+    assert verdicts[0] == verdicts[1]
 
 
-def test_settings_keep_pictures_apart(pipe, tmp_path):
+def test_settings_keep_pictures_apart(pipe, made, tmp_path):
     asked, store = questions("tuning", 1), Store(tmp_path, {})
     for scale in (1.0, 2.0):
-        counter = Counter(pipe)
+        made.clear()
         answer(pipe, Variant("softpag", (SoftPAG(scale=scale),)), asked, CALL, store, batch=5)
-        assert counter.images == len(asked)
-        counter.handle.remove()
+        assert len(made) == len(asked)
     assert len(store.done) == 2 * len(asked)
     assert key(PLAIN) == "[]"
 

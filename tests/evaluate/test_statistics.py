@@ -81,17 +81,11 @@ def test_bootstrap_matches_the_normal_approximation_and_repeats():
 
 def test_bootstrap_weighs_prompts_by_their_images():
     """Compare uneven prompts with all resamples; equal weights for all prompts would give other means."""
-    sizes = {"a": 1, "b": 6, "c": 2, "d": 3, "e": 1}
-    values = {
-        "a": [1.0],
-        "b": [0.0, 1.0, 0.0, 0.0, 1.0, 0.0],
-        "c": [1.0, 1.0],
-        "d": [-1.0, 0.0, 1.0],
-        "e": [-1.0],
-    }
-    groups = [name for name, size in sizes.items() for _ in range(size)]
+    values = {"a": [1.0], "b": [0.0, 1.0, 0.0, 0.0, 1.0, 0.0], "c": [1.0, 1.0]}
+    values |= {"d": [-1.0, 0.0, 1.0], "e": [-1.0]}
+    groups = [name for name, own in values.items() for _ in own]
     found = bootstrap([v for some in values.values() for v in some], groups, level=0.8, draws=40_000)
-    every = list(product(sizes, repeat=len(sizes)))
+    every = list(product(values, repeat=len(values)))
     means = [np.mean([v for name in names for v in values[name]]) for names in every]
     assert found == pytest.approx(np.quantile(means, [0.1, 0.9]), abs=0.01)
     even = [np.mean([np.mean(values[name]) for name in names]) for names in every]

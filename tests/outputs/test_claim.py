@@ -26,9 +26,8 @@ def test_a_second_writer_is_refused_until_the_first_ends_or_is_killed(tmp_path):
     with pytest.raises(FolderInUseError) as refusal, claim(tmp_path, "compare"):
         pass
     said = str(refusal.value)
-    assert (
-        f"'eval' (process {other.pid} on " in said and "since 20" in said and said.endswith("another --out")
-    )
+    assert f"'eval' (process {other.pid} on " in said
+    assert "since 20" in said and said.endswith("another --out")
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert (tmp_path / FILE).exists(), "it could not clean up"

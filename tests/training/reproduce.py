@@ -11,15 +11,16 @@ from diffusers_ext.training.fit import Run, fit
 from diffusers_ext.zoo import cards
 
 
-def card_of(model):
-    return json.loads((model / cards.CARD).read_text())
+def losses(log):
+    """Return the losses of a log by step."""
+    lines = map(json.loads, log.read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def losses_of(log, steps):
     """Return the losses of the first `steps` steps of a log; each must be there."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
-    return torch.tensor([losses[step] for step in range(1, steps + 1)])
+    found = losses(log)
+    return torch.tensor([found[step] for step in range(1, steps + 1)])
 
 
 def rerun(model, objective_class, steps, out, *, compile=False):
@@ -34,7 +35,7 @@ def rerun(model, objective_class, steps, out, *, compile=False):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().inputs(step, progress)
 
-    card = card_of(model)
+    card = cards.card(model)
     vae = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32)
     recipe = objective_class.config(**card["config"])
     objective = Stopped(vae, out / "cache", recipe, seed=card["seed"], compile=compile)

@@ -8,11 +8,11 @@ from diffusers_ext.training.machine import compiles, hardware
 from diffusers_ext.training.objectives.sd import SDObjective
 from diffusers_ext.training.objectives.sd3 import SD3Objective
 from diffusers_ext.zoo import cards, catalogue
-from tests.training.reproduce import card_of, losses_of, rerun
+from tests.training.reproduce import losses_of, rerun
 
 IMAGE = [o for o in (SDObjective, SD3Objective) if (catalogue.WEIGHTS / o.name / cards.CARD).is_file()]
 # A run whose plan was changed on the way says so on its card; the plan on the card is then not the first one.
-ONE_PLAN = [o for o in IMAGE if not card_of(catalogue.WEIGHTS / o.name).get("history")]
+ONE_PLAN = [o for o in IMAGE if not cards.card(catalogue.WEIGHTS / o.name).get("history")]
 # Relative. The committed run saw its autoencoder in fp32; the shipped one is rounded to fp16, which changes
 # losses by 3e-4 at first (with the fp32 one all are equal to the last bit), and steps pile that up.
 SAME_MACHINE, OTHER_MACHINE = 1e-3, 1e-2  # of the first losses: matrix units round otherwise elsewhere
@@ -27,7 +27,7 @@ def test_at_least_one_model_was_trained_by_one_plan():
 @pytest.mark.parametrize("objective_class", ONE_PLAN, ids=lambda o: o.name)
 def test_two_hundred_steps_from_the_seed_give_the_logged_losses(objective_class, tmp_path):
     model = catalogue.WEIGHTS / objective_class.name
-    card = card_of(model)
+    card = cards.card(model)
     _, _, threads = card["hardware"].rpartition(", ")
     before = torch.get_num_threads()
     torch.set_num_threads(int(threads.split()[0]) if "thread" in threads else before)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..words import difference, enough, percent
+from ..cells import Cell
+from ..compare import Comparison, differences
+from ..words import enough, percent
 from .page import Figure, figure, render
-
-if TYPE_CHECKING:
-    from ..cells import Cell
-    from ..compare import Comparison
 
 
 def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks: Sequence[str] = ()) -> str:
@@ -33,11 +31,7 @@ def html(comparison: Comparison, results: Mapping[str, Any], title: str, remarks
             (label, [_share(e) for e in (facts["overall"], *map(facts["tasks"].get, tasks))], _pace(facts))
             for label, facts in methods.items()
         ],
-        pairs=[
-            f"{label} minus {facts['against']}: {difference(facts['overall'])}"
-            for label, facts in results["paired"].items()
-            if facts["overall"]
-        ],
+        pairs=differences(results),
         test=test,
         labels=[v.label for v in comparison.variants],
         pictures=[
@@ -67,4 +61,4 @@ def _figure(cell: Cell) -> Figure:
         return Figure(cell.judged.reason)
     buffer = BytesIO()
     cell.image.save(buffer, format="PNG")
-    return figure(cell.judged, cell.label, buffer.getvalue(), cell.image.width)
+    return figure(cell.judged, cell.label, buffer.getvalue())

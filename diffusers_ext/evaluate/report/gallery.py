@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 from ...zoo.world.suites import TASKS
@@ -54,13 +53,6 @@ def _section(title: str, rows: Sequence[tuple[Judged, ...]], columns: tuple[Colu
 def _row(row: tuple[Judged, ...], columns: tuple[Column, ...]) -> tuple[Judged, list[tuple[str, Figure]]]:
     """Return a verdict, for its prompt and seed, and a figure for each column; one column needs no label."""
     labels = [c.label if len(columns) > 1 else "" for c in columns]
-    return row[0], [(label, _figure(j, c)) for label, j, c in zip(labels, row, columns, strict=True)]
-
-
-def _figure(judged: Judged, column: Column) -> Figure:
-    from PIL import Image
-
-    png = column.png(judged)
-    with Image.open(BytesIO(png)) as image:
-        width = image.width
-    return figure(judged, column.label, png, width)
+    return row[0], [
+        (label, figure(j, c.label, c.png(j))) for label, j, c in zip(labels, row, columns, strict=True)
+    ]

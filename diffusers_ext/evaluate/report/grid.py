@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import ceil
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from ..cells import Cell
-    from ..compare import Comparison
+from ..cells import Cell
+from ..compare import Comparison
 
 SIDE = 192  # px of a picture in the grid; small ones are enlarged without smoothing
 LABEL = 190  # px of the column with the prompts
@@ -18,6 +16,7 @@ GAP = 10
 LINE = 16  # px
 MOST = 4  # lines of a verdict, which take a little less
 FAILED = "could not be made"
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, PALE, GOOD, BAD = "#1a1a1a", "#6b6b6b", "#1b7f3b", "#b3261e"
 
 
@@ -47,9 +46,7 @@ def grid(comparison: Comparison) -> Image.Image:
     return canvas
 
 
-def _verdict(
-    draw: ImageDraw.ImageDraw, cell: Cell, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[str]:
+def _verdict(draw: ImageDraw.ImageDraw, cell: Cell, font: Font) -> list[str]:
     """Return the lines under a picture; there are none without a ground truth."""
     if cell.image is None:
         return wrap(draw, FAILED, font, SIDE, MOST)
@@ -66,7 +63,7 @@ def _cell(
     lines: list[str],
     corner: tuple[int, int],
     size: tuple[int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
 ) -> None:
     x, y = corner
     if cell.image is not None:
@@ -81,13 +78,7 @@ def _cell(
         draw.text((x, y + size[1] + 3 + i * (LINE - 2)), line, colour, font)
 
 
-def wrap(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    width: int,
-    most: int,
-) -> list[str]:
+def wrap(draw: ImageDraw.ImageDraw, text: str, font: Font, width: int, most: int) -> list[str]:
     """Break `text` into at most `most` lines of `width` px; longer text ends in three dots."""
     lines, words = [""], [p for w in text.split() for p in _pieces(draw, w, font, width)]
     for word in words:
@@ -104,9 +95,7 @@ def wrap(
     return [*lines[: most - 1], last + "..."]
 
 
-def _pieces(
-    draw: ImageDraw.ImageDraw, word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
-) -> list[str]:
+def _pieces(draw: ImageDraw.ImageDraw, word: str, font: Font, width: int) -> list[str]:
     """Cut a word that is wider than a line into pieces."""
     word = word[:400]
     pieces, start = [], 0

@@ -34,8 +34,9 @@ def rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
     plain, paired = found.get("plain"), found.get("paired")
     heads = ["task", "prompts", label] if plain is None else ["task", "prompts", "plain", label, "difference"]
     out = [heads]
-    for task in [*found["tasks"], "overall"]:
-        ours, base, pair = (_entry(facts, task) for facts in (found, plain, paired))
+    entries = [{**f["tasks"], "overall": f["overall"]} if f else {} for f in (found, plain, paired)]
+    for task in entries[0]:
+        ours, base, pair = (by_task.get(task) for by_task in entries)
         cells = [task, str(ours["n"]), percent(ours) + _swapped(ours)]
         if plain is not None:
             cells = [*cells[:2], percent(base) + _swapped(base), cells[2], difference(pair)]
@@ -62,12 +63,6 @@ def remarks(found: Mapping[str, Any], label: str) -> Sequence[str]:
         f"Intervals hold 95 %; {pace}." if enough(found["overall"]) else f"{pace[0].upper()}{pace[1:]}.",
         *density.sentences(found.get("sites", {})),
     )
-
-
-def _entry(facts: Mapping[str, Any] | None, task: str) -> Any:
-    if facts is None:
-        return None
-    return facts["overall"] if task == "overall" else facts["tasks"][task]
 
 
 def _swapped(entry: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from ..score import Judged
@@ -24,10 +25,14 @@ class Figure:
     size: str = ""
 
 
-def figure(judged: Judged, label: str, png: bytes, width: int) -> Figure:
-    """Prepare the picture of the variant `label`, whose file holds `width` px."""
-    kind = {None: "", True: "good", False: "bad"}[judged.correct]
-    verdict = {None: "", True: "right: ", False: "wrong: "}[judged.correct]
+def figure(judged: Judged, label: str, png: bytes) -> Figure:
+    """Prepare the picture of the variant `label`."""
+    from PIL import Image
+
+    with Image.open(BytesIO(png)) as image:
+        width = image.width
+    looks = {None: ("", ""), True: ("good", "right: "), False: ("bad", "wrong: ")}
+    kind, verdict = looks[judged.correct]
     return Figure(
         text=verdict + judged.reason,
         source="data:image/png;base64," + base64.b64encode(png).decode(),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#4c566a", "#c2571a", "#1f6f8b", "#6a8f2f")  # distinct in print and by most colour-blind readers
+METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 MARKERS = ("o", "s", "^", "D")
 
 
@@ -55,15 +56,8 @@ def points(
     # Fewer than ten pictures get no bar: it would be as long as the axis.
     below = [max(v - 100 * e["low"], 0) * enough(e) for v, e in zip(y, entries, strict=True)]
     above = [max(100 * e["high"] - v, 0) * enough(e) for v, e in zip(y, entries, strict=True)]
-    axes.errorbar(
-        x,
-        y,
-        yerr=[below, above],
-        fmt=MARKERS[place % len(MARKERS)],
-        color=COLOURS[place % len(COLOURS)],
-        capsize=3,
-        label=label,
-    )
+    look = {"fmt": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)], "capsize": 3}
+    axes.errorbar(x, y, yerr=[below, above], label=label, **look)
 
 
 def blank(width: float, height: float) -> Figure:
@@ -82,13 +76,18 @@ def tidy(axes: Axes) -> None:
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path` with the endings .png and .svg; the same figure gives the same bytes."""
+    made = []
+    for kind in METADATA:
+        made.append(path.with_name(f"{path.name}.{kind}"))
+        write_bytes(made[-1], encoded(figure, kind))
+    return made
+
+
+def encoded(figure: Figure, kind: str = "png", dpi: int = 150) -> bytes:
+    """Return the bytes of a file of the figure."""
     import matplotlib
 
-    made = []
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        buffer = BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "diffusers_ext", "svg.fonttype": "none"}):
-            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata, facecolor="white")
-        made.append(path.with_name(f"{path.name}.{kind}"))
-        write_bytes(made[-1], buffer.getvalue())
-    return made
+    buffer = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "diffusers_ext", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=METADATA[kind], facecolor="white")
+    return buffer.getvalue()

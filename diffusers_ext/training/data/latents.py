@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from ...zoo.models import LATENT_SIZE
 from ...zoo.world.render import training_sample
 from .shards import Shards
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL
     from transformers import PreTrainedTokenizerBase
 
@@ -37,8 +37,6 @@ def drop_captions(
     ids: torch.Tensor, share: float, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> torch.Tensor:
     """Return ids [B, L] with a `share` of the captions emptied, for classifier-free guidance."""
-    import torch
-
     empty = torch.full_like(ids, tokenizer.pad_token_id)
     empty[:, 0] = tokenizer.bos_token_id
     return torch.where(torch.rand(len(ids), 1, generator=generator) < share, empty, ids)
@@ -58,6 +56,8 @@ def object_weight(cover: torch.Tensor, recipe: StreamRecipe, progress: float) ->
 class LatentStream:
     """Encode the pictures of the stream `seed`."""
 
+    sample, piece = staticmethod(training_sample), 128  # piece is the number of samples encoded at a time
+
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -75,18 +75,23 @@ class LatentStream:
         rows = self.shards.draw(samples, size, generator)
         return Batch(rows["latents"].float(), rows["ids"].long(), rows["cover"].float() / 255)
 
-    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        import torch
-
+    def _make(self, number: int, done: int) -> Iterator[dict[str, np.ndarray]]:
         size = self.shards.size
-        for start in range(number * size + done, (number + 1) * size, 128):
-            samples = [training_sample(self.seed, start + i) for i in range(128)]
-            images = torch.from_numpy(np.stack([image for _, image, _ in samples]))
-            images = images.to(self.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.no_grad():
-                latents = self.vae.encode(images).latent_dist.mode().float().cpu().half().numpy()
-            cells = np.stack([mask for _, _, mask in samples]).reshape(128, 1, LATENT_SIZE, 4, LATENT_SIZE, 4)
-            cover = (cells.mean((3, 5)) * 255).astype(np.uint8)
-            captions = [spec.caption for spec, _, _ in samples]
+        for start in range(number * size + done, (number + 1) * size, self.piece):
+            drawn = (self.sample(self.seed, start + i) for i in range(self.piece))
+            specs, images, masks = zip(*drawn, strict=True)
+            latents = self.encode(np.stack(images)).cpu().half().numpy()
+            cover = (self.cover(np.stack(masks)) * 255).astype(np.uint8)
+            captions = [spec.caption for spec in specs]
             ids = np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16)
             yield {"latents": latents, "ids": ids, "cover": cover}
+
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        """Return the latents of uint8 [B, H, W, 3], or of clips [B, T, H, W, 3]."""
+        pixels = torch.from_numpy(images).to(self.vae.device).movedim(-1, 1).float() / 127.5 - 1
+        with torch.no_grad():
+            return self.vae.encode(pixels).latent_dist.mode().float()
+
+    def cover(self, masks: np.ndarray) -> np.ndarray:
+        """Return what objects cover of latent pixels [B, 1, 16, 16], by masks [B, 64, 64] in 0..1."""
+        return masks.reshape(-1, 1, LATENT_SIZE, 4, LATENT_SIZE, 4).mean((3, 5))

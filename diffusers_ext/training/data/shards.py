@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ...outputs.files import remove_leftovers, replacing
 from ..prepare import preparing
-
-if TYPE_CHECKING:
-    import torch
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -20,9 +17,9 @@ Arrays = Mapping[str, np.ndarray]
 class Shards:
     """Draw training samples from files (shards) that `make` fills.
 
-    `make(number)` returns named arrays [size, ...] for the samples from `number` x `size` on, at once or in
-    pieces. They depend on its argument alone. The pieces of a run that was stopped are kept, and
-    `make(number, done)` returns the pieces after the first `done` samples.
+    `make(number, done)` returns pieces of named arrays [samples, ...], for samples from `number` x `size` on.
+    They depend on `number` alone. The pieces of a run that was stopped are kept, and the first `done` samples
+    are left out.
 
     Training starts after `first` samples, before the complete set exists. From then on one sample more may be
     drawn for each `reuse` samples used, so a run never sees the end of its data.
@@ -32,7 +29,7 @@ class Shards:
         self,
         folder: Path,
         size: int,
-        make: Callable[..., Arrays | Iterable[Arrays]],
+        make: Callable[[int, int], Iterable[Arrays]],
         first: int,
         reuse: int,
     ):
@@ -42,8 +39,6 @@ class Shards:
 
     def draw(self, used: int, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return `count` random rows of each array, for the moment when `used` samples have been used."""
-        import torch
-
         known = max(self.first, used // self.reuse) // self.size + 1
         while len(self._open) < known:
             self._open.append(self._load(len(self._open)))
@@ -52,8 +47,6 @@ class Shards:
         return {name: torch.stack([shard[name][at] for shard, at in rows]) for name in self._open[0]}
 
     def _load(self, number: int) -> dict[str, torch.Tensor]:
-        import torch
-
         path = self.folder / f"{number:04d}.npz"
         if path.exists():
             with np.load(path) as file:
@@ -73,11 +66,10 @@ class Shards:
                 pieces = [dict(file)]
             done = _rows(pieces[0])
         found = len(pieces)
-        made = self.make(number, done) if done else self.make(number)
         what = f"{self.size} samples of training data, kept as {str(path)!r}"
         try:
             with preparing(what, self.size, done) as tick:
-                for piece in [made] if isinstance(made, Mapping) else made:
+                for piece in self.make(number, done):
                     pieces.append(piece)
                     tick(_rows(piece))
         except BaseException:  # stop requests above all

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ...zoo.models import LATENT_CHANNELS, LATENT_SIZE
 from ...zoo.world.scenes import sample_spec
@@ -15,7 +16,6 @@ from ..machine import precision
 from .shards import Shards
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import StableDiffusionPipeline
 
 SHARD = 512  # pairs
@@ -50,9 +50,7 @@ class TeacherPairs:
         rows = self.shards.draw(used, size, generator)
         return Pairs(rows["noise"].float(), rows["latents"].float(), rows["ids"].long())
 
-    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        import torch
-
+    def _make(self, number: int, done: int) -> Iterator[dict[str, np.ndarray]]:
         size, device = self.shards.size, self.teacher.device
         texts = captions(self.seed, number * size, size)
         shape = size, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE

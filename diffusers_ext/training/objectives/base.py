@@ -9,19 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..average import restore
 from ..checkpoint import generator
-from ..data.latents import LatentStream, drop_captions, object_weight
+from ..data.latents import Batch, LatentStream, drop_captions, object_weight
 from ..progress import score
+from ..recipes import FlowRecipe, Recipe, StreamRecipe
 from .flow import lengthen
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL, DiffusionPipeline
-    from transformers import PreTrainedTokenizerBase
-
-    from ..data.latents import Batch
-    from ..recipes import FlowRecipe, Recipe, StreamRecipe
 
 
 DENOISERS = frozenset({"transformer", "unet"})
@@ -30,7 +28,7 @@ DENOISERS = frozenset({"transformer", "unet"})
 class DiffusionObjective:
     """Train some components of a pipeline of the zoo.
 
-    A subclass names what it trains and gives `hidden`, `blocks`, `inputs` and `denoising_loss`.
+    A subclass names what it trains and gives `blocks`, `inputs` and `denoising_loss`.
     """
 
     name: str  # name in the zoo
@@ -50,7 +48,11 @@ class DiffusionObjective:
         raise NotImplementedError
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return trained_parameters(self.pipe, self.trained)
+        parts = {part: getattr(self.pipe, part) for part in self.trained}
+        return {f"{part}.{name}": p for part, model in parts.items() for name, p in model.named_parameters()}
+
+    def hidden(self, name: str) -> bool:
+        return "transformer_blocks" in name
 
     def prepare(self, device: torch.device) -> None:
         self.pipe.to(device)
@@ -93,8 +95,6 @@ class StreamObjective(DiffusionObjective):
         seed: int = 0,
         compile: bool = True,
     ):
-        import torch
-
         recipe = recipe or self.config()
         torch.manual_seed(seed)
         super().__init__(type(self).build(vae), recipe, seed=seed, compile=compile)
@@ -113,41 +113,31 @@ class FlowObjective(StreamObjective):
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, sigma, weight, ids [B, 24] and the same ids at the length of this step."""
         recipe, dice, used = self.recipe, generator(self.seed, step), step * self.recipe.batch
-        batch, *drawn = flow_inputs(
-            self.stream, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
-        )
-        noise, sigma, ids, lengthened = drawn
+        batch, noise, sigma, ids, lengthened = flow_inputs(self, self.stream, recipe, dice, used, progress)
         return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids, lengthened
 
 
 def flow_inputs(
+    objective: DiffusionObjective,
     stream: LatentStream,
-    tokenizer: PreTrainedTokenizerBase,
     recipe: FlowRecipe,
-    lengths: tuple[int, int],
     dice: torch.Generator,
     used: int,
     progress: float,
 ) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw what a step of flow matching needs: a batch, noise, sigma [B], ids [B, 24] and ids at one of two
-    `lengths`.
+    """Draw what a step of flow matching needs: a batch, noise, sigma [B], ids [B, 24] and ids at one of the
+    two `lengths` that the objective has.
 
     Before this step the run has used `used` samples and finished the share `progress`.
     """
-    import torch
-
     batch = stream.batch(used, recipe.batch, dice)
     noise = torch.randn(batch.latents.shape, generator=dice)
     sigma = torch.sigmoid(torch.randn(recipe.batch, generator=dice) + recipe.t_mean)
+    tokenizer = objective.pipe.tokenizer
     ids = drop_captions(batch.ids, recipe.drop, tokenizer, dice)
     share = recipe.long_text_late if progress >= recipe.long_text_from else recipe.long_text
     long = torch.rand((), generator=dice).item() < share
-    return batch, noise, sigma, ids, lengthen(ids, lengths[long], tokenizer.pad_token_id)
-
-
-def trained_parameters(pipe: DiffusionPipeline, parts: Iterable[str]) -> dict[str, torch.nn.Parameter]:
-    """Return every parameter of some components, by 'component.name'."""
-    return {f"{part}.{name}": p for part in parts for name, p in getattr(pipe, part).named_parameters()}
+    return batch, noise, sigma, ids, lengthen(ids, objective.lengths[long], tokenizer.pad_token_id)
 
 
 def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[str]:
@@ -156,8 +146,6 @@ def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[st
     The folder is a saved pipeline, or just a text encoder. Raises `FileNotFoundError` if it holds none of the
     parts.
     """
-    import torch
-
     parts = tuple(parts)
     found = [part for part in parts if (folder / part / "config.json").is_file()]
     if not found:
@@ -174,8 +162,6 @@ def adopt(pipe: DiffusionPipeline, folder: Path, parts: Iterable[str]) -> set[st
 
 def compile_blocks(blocks: Iterable[torch.nn.Module]) -> None:
     """Compile blocks in place; training, evaluation and each length of text have a graph of their own."""
-    import torch
-
     torch._dynamo.config.recompile_limit = 32
     for block in blocks:
         block.compile(dynamic=False)
@@ -186,7 +172,6 @@ def plain_attention() -> partial:
 
     On a CPU the backward pass of the fused kernel takes two fifths of a step.
     """
-    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)

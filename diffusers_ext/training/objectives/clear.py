@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ...families import family_of
 from ...processors.clear import CLEAR
 from ...processors.record import RecordAttention
 from ...processors.sparse.pooled import uniform
-from ...session.session import Session, apply
+from ...session.session import apply
 from ..checkpoint import generator
 from ..data.latents import LatentStream
 from ..recipes import FlowRecipe
@@ -27,18 +29,13 @@ from .flow import encode, velocity
 from .sd3 import SD3Objective
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
     from ...core import Site
     from ...processors.sparse.method import SparseMethod
 
-LEARN = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-)  # layers of an attention module; those of the text stream stay as they are
+# Layers of an attention module that learn; those of the text stream stay as they are.
+LEARN = "to_q", "to_k", "to_v", "to_out.0"
 PROBE = -1  # number of the step whose noise is never trained on
 
 
@@ -99,12 +96,10 @@ class DistilObjective(DiffusionObjective):
         for p in learning(student, self.sites).values():
             p.requires_grad_(True)
         self.records = RecordAttention(recipe.attention_every), RecordAttention(recipe.attention_every)
-        self.sessions: list[Session] = [
-            apply(student, method, self.records[0]),
-            apply(self.teacher, self.records[1]),
-        ]
+        taught = apply(student, method, self.records[0])
+        self.sessions = taught, apply(self.teacher, self.records[1])
         pools = isinstance(method, CLEAR) and method.downsample
-        self.pooled = self.sessions[0].cores(method) if pools else {}
+        self.pooled = taught.cores(method) if pools else {}
         for core in self.pooled.values():
             start = core.spatial_weight
             core.spatial_weight = nn.Parameter(uniform(method.downsample) if start is None else start.float())
@@ -139,8 +134,8 @@ class DistilObjective(DiffusionObjective):
         return self._draw(step, step * self.recipe.batch, progress)
 
     def _draw(self, step: int, used: int, progress: float) -> tuple[torch.Tensor, ...]:
-        dice, tokenizer = generator(self.seed, step), self.pipe.tokenizer
-        batch, *drawn = flow_inputs(self.stream, tokenizer, self.recipe, self.lengths, dice, used, progress)
+        dice = generator(self.seed, step)
+        batch, *drawn = flow_inputs(self, self.stream, self.recipe, dice, used, progress)
         return batch.latents, *drawn
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -157,7 +152,6 @@ class DistilObjective(DiffusionObjective):
         t5_ids: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Return mean squares: `flow` (to noise - latents), `velocity` and `attention` (to the teacher)."""
-        import torch
 
         def predict(transformer: SD3Transformer2DModel) -> torch.Tensor:
             return velocity(self.pipe, transformer, latents, noise, sigma, context, pooled).float()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from ...rewards.shapes import match
 from ...zoo.models import build_processor, build_reward
@@ -25,14 +26,12 @@ from ..recipes import CLIPConfig
 from .base import plain_attention
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL
-    from transformers import CLIPModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 SHARD = 4096  # pictures that are in memory at a time
-CAPTION_TOKENS = (
-    13  # tokens of the longest caption; with causal attention, padding does not change the features
-)
+# Tokens of the longest caption; with causal attention, padding does not change the features.
+CAPTION_TOKENS = 13
 MAX_SCALE = 100.0  # CLIP's bound on the inverse temperature
 
 
@@ -62,7 +61,6 @@ class CLIPObjective:
         start: Path | None = None,
         seed: int = 0,
     ):
-        import torch
         from transformers import CLIPModel
 
         self.recipe, self.seed = recipe or CLIPConfig(), seed
@@ -71,14 +69,10 @@ class CLIPObjective:
         if start is not None:
             self.model = CLIPModel.from_pretrained(start, dtype=torch.float32)
             self.model.text_model.requires_grad_(False)
+        self.pipe = self.model  # what export writes
         self.vae = vae.requires_grad_(False).eval()
         self.attention = contextlib.nullcontext
         self._number, self._shard = -1, Shard([], [], torch.empty(0))
-
-    @property
-    def pipe(self) -> CLIPModel:
-        """Return what export writes."""
-        return self.model
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -99,8 +93,6 @@ class CLIPObjective:
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return images, caption ids, which captions count for which image, noise for the pixels."""
-        import torch
-
         recipe, dice = self.recipe, generator(self.seed, step)
         number, at = divmod(step * recipe.batch, SHARD * recipe.reuse)
         if number != self._number:
@@ -129,7 +121,6 @@ class CLIPObjective:
         Images uint8 [B, 3, 64, 64]; ids [M, 13], the captions of the images first, then the wrong ones;
         counts bool [B, M]; noise [B, 3, 64, 64] for pixels in -1..1.
         """
-        import torch
         from torch.nn.functional import cross_entropy, normalize
 
         with self.attention():
@@ -153,8 +144,6 @@ class CLIPObjective:
         return figures
 
     def _make(self, number: int) -> Shard:
-        import torch
-
         scenes, wrong = draw(self.seed, number * SHARD, SHARD, self.recipe.negatives)
         images = torch.from_numpy(np.stack([render(s)[0] for s in scenes])).permute(0, 3, 1, 2).contiguous()
         dice = generator(self.seed, -(10**9) - number)
@@ -185,8 +174,6 @@ def draw(seed: int, first: int, count: int, negatives: int) -> tuple[list[Scene]
 
 def decode(vae: AutoencoderKL, images: torch.Tensor, noise: float, dice: torch.Generator) -> torch.Tensor:
     """Send images uint8 [B, 3, 64, 64] through the autoencoder, with up to `noise` of noise on latents."""
-    import torch
-
     device = vae.device
     fast = precision() == "bf16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=fast):
@@ -215,8 +202,6 @@ def contrast(scenes: Sequence[Scene], captions: Sequence[Spec]) -> np.ndarray:
 
 def tokens(tokenizer: PreTrainedTokenizerBase, captions: Sequence[Spec]) -> torch.Tensor:
     """Return ids [M, 13] of the captions."""
-    import torch
-
     texts = [c.caption for c in captions]
     return torch.tensor(tokenizer(texts, padding="max_length", max_length=CAPTION_TOKENS).input_ids)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...zoo.catalogue import path
 from ...zoo.models import build_sd
 from ..average import restore
@@ -13,7 +15,6 @@ from ..recipes import SDConfig
 from .base import StreamObjective
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextModel
 
@@ -31,16 +32,11 @@ class SDObjective(StreamObjective):
         if not self.given:
             read_reward(self.pipe.text_encoder)
 
-    def hidden(self, name: str) -> bool:
-        return "transformer_blocks" in name
-
     def blocks(self) -> list[torch.nn.Module]:
         return unet_blocks(self.pipe.unet)
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return latents, noise, timesteps, weight and ids."""
-        import torch
-
         recipe, dice = self.recipe, generator(self.seed, step)
         batch = self.stream.batch(step * recipe.batch, recipe.batch, dice)
         noise = torch.randn(batch.latents.shape, generator=dice)
@@ -54,7 +50,6 @@ class SDObjective(StreamObjective):
 
 def read_reward(text_encoder: CLIPTextModel) -> None:
     """Start from the words as shapes-clip reads them, as Stable Diffusion does from CLIP's."""
-    import torch
     from transformers import CLIPModel
 
     reward = CLIPModel.from_pretrained(path("shapes-clip"), dtype=torch.float32)
@@ -89,8 +84,6 @@ def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> torc
     Batches differ less in how hard they are than with independent draws (Kingma et al., arXiv 2107.00630,
     appendix I.1).
     """
-    import torch
-
     parts = torch.randperm(count, generator=generator)
     spread = (parts + torch.rand(count, generator=generator)) / count * steps
     return spread.long().clamp(max=steps - 1)  # the sum may round up to the end

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ...zoo.models import refine
 from ..data.latents import LatentStream
 from ..recipes import SD3FineConfig
@@ -13,7 +15,6 @@ from .flow import encode, velocity
 from .sd3 import SD3Objective
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import StableDiffusion3Pipeline
 
 
@@ -37,8 +38,6 @@ class SD3FineObjective(SD3Objective):
         seed: int = 0,
         compile: bool = True,
     ):
-        import torch
-
         torch.manual_seed(seed)
         parts = {**teacher.components, "transformer": refine(teacher.transformer)}
         DiffusionObjective.__init__(
@@ -56,8 +55,6 @@ class SD3FineObjective(SD3Objective):
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return what flow matching needs, and the share of the teacher in the target."""
-        import torch
-
         return *super().inputs(step, progress), torch.tensor(self.recipe.taught * (1 - progress))
 
     def denoising_loss(
@@ -70,9 +67,7 @@ class SD3FineObjective(SD3Objective):
         t5_ids: torch.Tensor,
         taught: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the loss; shapes are as in `flow_loss`, and `taught` is a number."""
-        import torch
-
+        """Return the loss; shapes are as for shapes-sd3, and `taught` is a number."""
         with torch.no_grad():
             text = encode(self.pipe, ids, t5_ids)
             wise = velocity(self.pipe, self.teacher, latents, noise, sigma, *text).float()

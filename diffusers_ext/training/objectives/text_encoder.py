@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ...zoo.catalogue import path
 from ...zoo.world.clips import sample_script
@@ -15,7 +16,6 @@ from ..machine import precision
 from ..prepare import preparing
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 128  # captions
@@ -40,7 +40,6 @@ def imitate_reward(
     `read` uses the encoder on ids [B, 24] and returns states [B, 24, 128]. States that are zero are left out.
     Returns the last mean square of the error as a share of the target's variance.
     """
-    import torch
     from transformers import CLIPModel
 
     tower = CLIPModel.from_pretrained(path("shapes-clip"), dtype=torch.float32).text_model.eval()

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...zoo.catalogue import MODELS
 from ..checkpoint import generator
 from ..data.teacher_pairs import TeacherPairs, captions, token_ids
@@ -22,7 +24,6 @@ from .base import DiffusionObjective
 from .sd import snr_weight, spread_timesteps, unet_blocks
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 FRESH = 2**30  # first sample of the stream whose captions come without a pair
@@ -65,9 +66,6 @@ class TurboObjective(DiffusionObjective):
         critic = {f"critic.{name}": p for name, p in self.critic.named_parameters()}
         return super().parameters() | critic
 
-    def hidden(self, name: str) -> bool:
-        return "transformer_blocks" in name
-
     def blocks(self) -> list[torch.nn.Module]:
         networks = self.pipe.unet, self.critic, self.teacher.unet
         return [block for network in networks for block in unet_blocks(network)]
@@ -80,8 +78,6 @@ class TurboObjective(DiffusionObjective):
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return noise, ids, the teacher's latents for the first rows, timesteps and noise to compare at."""
-        import torch
-
         recipe, dice = self.recipe, generator(self.seed, step)
         paired = round(recipe.paired * recipe.batch)
         pairs = self.pairs.batch(step * paired, paired, dice)
@@ -108,8 +104,6 @@ class TurboObjective(DiffusionObjective):
         Shapes: noise and fresh [B, 4, 16, 16], ids [B, 24], t [B] integer, targets [P, 4, 16, 16] for the
         first P rows.
         """
-        import torch
-
         scheduler, recipe = self.pipe.scheduler, self.recipe
         with torch.no_grad():
             text = self.pipe.text_encoder(ids)[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ...zoo.models import build_vae, normalise
 from ...zoo.world.detect import verify
@@ -18,7 +19,6 @@ from ..log import Log
 from ..recipes import VAEConfig
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
 PROBE_SEED = 1_000_001  # pictures that no training run draws
@@ -34,8 +34,6 @@ class VAEObjective:
     build: Callable[[], AutoencoderKL | AutoencoderKLWan] = staticmethod(build_vae)
 
     def __init__(self, recipe: VAEConfig | None = None, *, seed: int = 0):
-        import torch
-
         self.recipe, self.seed = recipe or self.config(), seed
         torch.manual_seed(seed)
         self.vae = self.build()
@@ -51,8 +49,6 @@ class VAEObjective:
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return images and the noise of the posterior."""
-        import torch
-
         size = self.recipe.batch
         noise = torch.randn(size, 4, 16, 16, generator=generator(self.seed, step))
         return pictures(self.seed, step * size, size), noise
@@ -86,36 +82,45 @@ class VAEObjective:
 
     def finish(self, vae: AutoencoderKL) -> dict[str, float]:
         """Put the statistics of the latents into the trained `vae`, and measure it."""
-        normalise(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        normalise(vae, *latent_statistics(vae, pictures(self.seed, 0, self.recipe.probe)))
         return measure(vae, self.recipe.probe)
 
 
 def pictures(seed: int, first: int, count: int) -> torch.Tensor:
     """Return images float32 [count, 3, 64, 64] in -1..1 of the training stream, from index `first` on."""
-    import torch
-
     stack = np.stack([training_sample(seed, first + i)[1] for i in range(count)])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def latent_statistics(vae: AutoencoderKL, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of each latent channel [4]."""
-    import torch
-
+def latent_statistics(vae: Any, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each latent channel over pictures or clips."""
     with torch.no_grad():
-        latents = vae.encode(pictures(seed, 0, count)).latent_dist.mean
-    return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        latents = vae.encode(seen).latent_dist.mean
+    others = [0, *range(2, latents.ndim)]
+    return latents.mean(others), latents.std(others)
 
 
 def measure(vae: AutoencoderKL, count: int) -> dict[str, float]:
     """Return PSNR in dB and the share of reconstructions in which the detector finds exactly the scene."""
-    import torch
+    specs = [training_sample(PROBE_SEED, i)[0] for i in range(count)]
+    return quality(vae, pictures(PROBE_SEED, 0, count), specs, verify, 100)
 
-    samples = [training_sample(PROBE_SEED, i) for i in range(count)]
-    images = pictures(PROBE_SEED, 0, count)
-    with torch.no_grad():
-        seen = torch.cat([vae.decode(vae.encode(b).latent_dist.mode()).sample for b in images.split(100)])
-    mse = (seen.clamp(-1, 1) - images).square().mean().item() / 4
-    arrays = ((seen.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    exact = [verify(a, spec).correct for a, (spec, _, _) in zip(arrays, samples, strict=True)]
+
+def quality(
+    vae: Any, images: torch.Tensor, asked: Sequence[Any], verify: Callable[[np.ndarray, Any], Any], size: int
+) -> dict[str, float]:
+    """Return PSNR in dB and the share of reconstructions that `verify` finds right, `size` at a time.
+
+    Images are pictures [B, 3, H, W] or clips [B, 3, T, H, W] in -1..1, and show what `asked` says.
+    """
+    seen = reconstruct(vae, images, size).clamp(-1, 1)
+    mse = (seen - images).square().mean().item() / 4
+    arrays = ((seen + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+    exact = [verify(array, spec).correct for array, spec in zip(arrays, asked, strict=True)]
     return {"psnr_db": -10 * math.log10(mse), "exact": float(np.mean(exact))}
+
+
+def reconstruct(vae: Any, images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return images through encoder and decoder, `size` at a time."""
+    with torch.no_grad():
+        return torch.cat([vae.decode(vae.encode(b).latent_dist.mode()).sample for b in images.split(size)])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ...outputs.files import replacing
 from ...zoo.models import build_wan
@@ -24,10 +24,10 @@ from ..progress import score
 from ..provenance import of_text
 from ..recipes import WanConfig
 from .base import FlowObjective, flow_inputs
+from .flow import velocity
 from .text_encoder import imitate_reward
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKLWan, WanPipeline
 
 SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of the stock pipeline
@@ -36,22 +36,13 @@ SHORT_TEXT, LONG_TEXT = 24, 512  # tokens: our call default and the default of t
 class ClipStream(LatentStream):
     """Encode clips of the training stream as latents [B, 16, 5, 8, 8], normalised for the denoiser."""
 
-    sample = staticmethod(training_clip)
+    sample, piece = staticmethod(training_clip), 64
 
-    def _make(self, number: int, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        import torch
+    def encode(self, frames: np.ndarray) -> torch.Tensor:
+        return normalised(self.vae, super().encode(frames))
 
-        size = self.shards.size
-        for start in range(number * size + done, (number + 1) * size, 64):
-            scripts, movies, masks = zip(*(self.sample(self.seed, start + i) for i in range(64)), strict=True)
-            frames = torch.from_numpy(np.stack(movies)).to(self.vae.device).permute(0, 4, 1, 2, 3)
-            with torch.no_grad():
-                mode = self.vae.encode(frames.float() / 127.5 - 1).latent_dist.mode()
-            latents = normalised(self.vae, mode.float()).cpu().half().numpy()
-            cover = (latent_cover(np.stack(masks)) * 255).astype(np.uint8)
-            captions = [script.caption for script in scripts]
-            ids = np.array(self.tokenizer(captions, padding="max_length").input_ids, np.int16)
-            yield {"latents": latents, "ids": ids, "cover": cover}
+    def cover(self, masks: np.ndarray) -> np.ndarray:
+        return latent_cover(masks)
 
 
 class StillStream(ClipStream):
@@ -120,9 +111,7 @@ class WanObjective(FlowObjective):
         if not recipe.batch:
             return ()
         dice, used = generator(self.seed, -1 - step), step * recipe.batch
-        batch, noise, sigma, ids, _ = flow_inputs(
-            self.stills, self.pipe.tokenizer, recipe, self.lengths, dice, used, progress
-        )
+        batch, noise, sigma, ids, _ = flow_inputs(self, self.stills, recipe, dice, used, progress)
         return batch.latents, noise, sigma, object_weight(batch.cover, recipe, progress), ids
 
     def denoising_loss(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -140,8 +129,6 @@ def encode(pipe: WanPipeline, ids: torch.Tensor) -> torch.Tensor:
 
     Padding is masked, so the encoder reads the first 24 ids only, whatever L is.
     """
-    import torch
-
     short, pad = ids[:, :SHORT_TEXT], pipe.tokenizer.pad_token_id
     # The pad is the end token itself; the first one belongs to the prompt.
     mask = torch.cat([torch.ones_like(short[:, :1]), short[:, :-1] != pad], 1).to(short.dtype)
@@ -162,14 +149,8 @@ def flow_loss(
     Shapes: latents and noise [B, 16, T, 8, 8] with T = 5 for clips and 1 for single frames, sigma [B], weight
     [B, 1, T, 8, 8], ids [B, L].
     """
-    s = sigma[:, None, None, None, None]
-    velocity = pipe.transformer(
-        hidden_states=(1 - s) * latents + s * noise,
-        timestep=sigma * pipe.scheduler.config.num_train_timesteps,
-        encoder_hidden_states=encode(pipe, ids),
-        return_dict=False,
-    )[0]
-    return (weight * (velocity.float() - (noise - latents)).square()).mean()
+    found = velocity(pipe, pipe.transformer, latents, noise, sigma, encode(pipe, ids))
+    return (weight * (found.float() - (noise - latents)).square()).mean()
 
 
 def latent_cover(masks: np.ndarray) -> np.ndarray:

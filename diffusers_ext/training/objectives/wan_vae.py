@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ...zoo.models import build_wan_vae
 from ...zoo.models.wan import CHANNELS, LATENT, set_statistics, start_without_motion
@@ -14,10 +14,9 @@ from ...zoo.world.clips import FRAMES, training_clip
 from ...zoo.world.track import verify_clip
 from ..checkpoint import generator
 from ..recipes import WanVAEConfig
-from .vae import PROBE_SEED, VAEObjective
+from .vae import PROBE_SEED, VAEObjective, latent_statistics, quality
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKLWan
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
@@ -46,8 +45,6 @@ class WanVAEObjective(VAEObjective):
 
     def inputs(self, step: int, progress: float) -> tuple[torch.Tensor, ...]:
         """Return clips, their loss weights and the noise of the posterior."""
-        import torch
-
         size, dice = self.recipe.batch, generator(self.seed, step)
         movies, cover = clips(self.seed, step * size, size)
         first, count = 0, FRAMES
@@ -64,7 +61,7 @@ class WanVAEObjective(VAEObjective):
         return (weight * (error.square() + self.recipe.l1 * error.abs())).mean() + self.recipe.kl * kl
 
     def finish(self, vae: AutoencoderKLWan) -> dict[str, float]:
-        set_statistics(vae, *latent_statistics(vae, self.seed, self.recipe.probe))
+        set_statistics(vae, *latent_statistics(vae, clips(self.seed, 0, self.recipe.probe)[0]))
         return measure(vae, self.recipe.probe)
 
 
@@ -96,37 +93,13 @@ def clips(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor
 
     Also returns the coverage of their objects [count, 1, 9, 32, 32].
     """
-    import torch
-
     samples = [training_clip(seed, first + i) for i in range(count)]
     movies = torch.from_numpy(np.stack([s[1] for s in samples]))
     cover = torch.from_numpy(np.stack([s[2] for s in samples]))
     return movies.permute(0, 4, 1, 2, 3).float() / 127.5 - 1, cover[:, None]
 
 
-def latent_statistics(vae: AutoencoderKLWan, seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of each latent channel [16]."""
-    import torch
-
-    with torch.no_grad():
-        latents = vae.encode(clips(seed, 0, count)[0]).latent_dist.mean
-    return latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
-
-
-def reconstruct(vae: AutoencoderKLWan, movies: torch.Tensor) -> torch.Tensor:
-    """Return clips [B, 3, T, 32, 32] in -1..1 through encoder and decoder, 50 at a time."""
-    import torch
-
-    with torch.no_grad():
-        return torch.cat([vae.decode(vae.encode(b).latent_dist.mode()).sample for b in movies.split(50)])
-
-
 def measure(vae: AutoencoderKLWan, count: int) -> dict[str, float]:
     """Return PSNR in dB and the share of reconstructions that follow their script, by the detector."""
     scripts = [training_clip(PROBE_SEED, i)[0] for i in range(count)]
-    movies, _ = clips(PROBE_SEED, 0, count)
-    seen = reconstruct(vae, movies)
-    mse = (seen - movies).square().mean().item() / 4
-    arrays = ((seen + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
-    exact = [verify_clip(a, script).correct for a, script in zip(arrays, scripts, strict=True)]
-    return {"psnr_db": -10 * math.log10(mse), "exact": float(np.mean(exact))}
+    return quality(vae, clips(PROBE_SEED, 0, count)[0], scripts, verify_clip, 50)

@@ -1,16 +1,8 @@
-import json
-from pathlib import Path
-
-from bench.pages.markdown import insert
 from bench.pages.results_table import render
 from diffusers_ext.evaluate.cells import Variant
-from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.evaluate.runner import results
 from diffusers_ext.evaluate.score import Judged
-from diffusers_ext.models.fingerprint import fingerprint
 from diffusers_ext.processors.softpag import SoftPAG
-
-PAGE = Path(__file__).parents[3] / "docs" / "evaluation.md"
 
 
 def measured(with_method):
@@ -68,14 +60,3 @@ def test_a_method_that_never_ran_is_marked():
 def test_shipped_models_show_their_size():
     (table,) = cells(render([measured(False) | {"model": "shapes-sd3"}]))
     assert 1 < float(table[2][-1]) <= 10
-
-
-def test_the_page_shows_the_committed_results():
-    assert result_files(), "no result file lies beside the weights"
-    assert insert(PAGE.read_text(), render(load(result_files())), "results") == PAGE.read_text()
-
-
-def test_committed_results_describe_the_committed_weights():
-    assert result_files(), "no result file lies beside the weights"
-    for file in result_files():
-        assert json.loads(file.read_text())["weights"] == fingerprint(file.parents[1]), file

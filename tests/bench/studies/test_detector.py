@@ -33,17 +33,10 @@ ASKED = scene("a red circle and a blue square", *SPACED)
             scene("a red square and a blue square", *SPACED),
             {("red circle", "red square"), ("blue square", "blue square")},
         ),
-        (
-            scene("a red circle", SPACED[0]),
-            {("red circle", "red circle"), ("blue square", NOTHING)},
-        ),
+        (scene("a red circle", SPACED[0]), {("red circle", "red circle"), ("blue square", NOTHING)}),
         (
             scene("a red circle and a green star", SPACED[0], (46.0, 15.0, 9.0)),
-            {
-                ("red circle", "red circle"),
-                ("blue square", NOTHING),
-                (NOTHING, "green star"),
-            },
+            {("red circle", "red circle"), ("blue square", NOTHING), (NOTHING, "green star")},
         ),
     ],
 )
@@ -66,13 +59,8 @@ def test_scenes_cover_both_worlds_and_repeat():
     first, again = list(scenes(24)), list(scenes(24))
     assert first == again
     assert [s.spec.held_out for s in first] == [False, True] * 12
-    assert {s.spec.task for s in first[1::2]} == {
-        "single_object",
-        "two_object",
-        "counting",
-        "position",
-        "three_object",
-    }
+    tasks = {"single_object", "two_object", "counting", "position", "three_object"}
+    assert {s.spec.task for s in first[1::2]} == tasks
 
 
 def test_tables_count_every_object():

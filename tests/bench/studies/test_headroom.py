@@ -25,21 +25,17 @@ def test_choices_are_averages_over_all_draws_of_seeds(k):
 
 
 def test_limits():
-    assert np.allclose(chosen(RIGHT, SCORES, 1), RIGHT.mean(1)) and np.allclose(
-        oracle(RIGHT, 1), RIGHT.mean(1)
-    )
-    assert np.allclose(chosen(RIGHT, RIGHT.astype(float), 3), oracle(RIGHT, 3)), (
-        "a perfect scorer is the oracle"
-    )
+    assert np.allclose(chosen(RIGHT, SCORES, 1), RIGHT.mean(1))
+    assert np.allclose(oracle(RIGHT, 1), RIGHT.mean(1))
+    perfect = RIGHT.astype(float)
+    assert np.allclose(chosen(RIGHT, perfect, 3), oracle(RIGHT, 3)), "a perfect scorer is the oracle"
 
 
 def test_interval_is_that_of_a_mean():
     values = np.random.default_rng(2).normal(size=400)
     found = interval(values)
-    half = 1.96 * values.std() / 20
-    assert (found["low"], found["high"]) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.02
-    )
+    mean, half = values.mean(), 1.96 * values.std() / 20
+    assert (found["low"], found["high"]) == pytest.approx((mean - half, mean + half), abs=0.02)
 
 
 def test_seeds_of_a_prompt_share_no_noise():

@@ -4,11 +4,7 @@ import numpy as np
 
 from bench.studies.one_step import Drawer, drawn, spread, to_markdown
 from bench.studies.paired_verdicts import results
-from diffusers_ext.evaluate.score import Judged
-
-
-def judged(right):
-    return [Judged(f"p{i}", i, "counting", bool(r), "") for i, r in enumerate(right)]
+from tests.bench.studies.test_distillation import judged
 
 
 def test_spread_is_the_root_mean_square_over_pairs():

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from bench.timing import reference_rows, sparse_kernels
-from bench.timing.stopwatch import machine
 from diffusers_ext.kernels.block_sparse.select import select
 
 
@@ -63,14 +62,3 @@ def test_rectified_attention_that_keeps_all_blocks_is_dense():
     heads_first = (x.transpose(1, 2) for x in (q, k[:, real], v[:, real]))
     dense = torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
     assert reference_rows.rms_ratio(out, dense) < 1e-6
-
-
-def test_unknown_case_is_one_sentence():
-    with pytest.raises(SystemExit, match="no case for cpu"):
-        sparse_kernels.main(["--device", "cpu", "--only", "nothing like it"])
-
-
-def test_a_machine_without_a_gpu_says_so(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"^error: --device cuda needs a CUDA device .* --device cpu .*\.$"):
-        machine("cuda")

@@ -5,13 +5,11 @@ from diffusers_ext.training.data.shards import Shards
 
 
 def shards(folder, made=None, first=1, reuse=2):
-    def make(number):
+    def make(number, done):
         if made is not None:
             made.append(number)
-        return {
-            "index": np.arange(4 * number, 4 * number + 4),
-            "square": np.arange(4 * number, 4 * number + 4) ** 2,
-        }
+        index = np.arange(4 * number + done, 4 * number + 4)
+        yield {"index": index, "square": index**2}
 
     return Shards(folder, 4, make, first, reuse)
 
@@ -45,7 +43,7 @@ def test_files_are_made_once_and_made_again_when_lost(tmp_path):
 def test_a_run_that_is_stopped_keeps_the_pieces_it_has_made(tmp_path, capsys):
     asked = []
 
-    def make(number, done=0, stop=2):
+    def make(number, done, stop):
         for at in range(done // 2, 4):
             if at == stop:
                 raise KeyboardInterrupt
@@ -59,8 +57,7 @@ def test_a_run_that_is_stopped_keeps_the_pieces_it_has_made(tmp_path, capsys):
         except KeyboardInterrupt:
             assert [p.name for p in tmp_path.iterdir()] == ["0000.part.npz"]
         assert asked == made
-    assert set(rows["index"].tolist()) == set(range(8)) and [p.name for p in tmp_path.iterdir()] == [
-        "0000.npz"
-    ]
+    assert set(rows["index"].tolist()) == set(range(8))
+    assert [p.name for p in tmp_path.iterdir()] == ["0000.npz"]
     said = capsys.readouterr().err
     assert "preparing 8 samples of training data" in said and "from 4 of 8 on" in said

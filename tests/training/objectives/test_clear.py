@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 import diffusers_ext as dx
 from diffusers_ext.training import distill
 from diffusers_ext.training.checkpoint import save_atomically
-from diffusers_ext.training.data import latents
 from diffusers_ext.training.fit import Run, fit
 from diffusers_ext.training.objectives import clear as objectives
 from diffusers_ext.training.objectives.clear import DistilConfig, DistilObjective
@@ -23,16 +22,9 @@ from diffusers_ext.training.objectives.flow import encode
 from diffusers_ext.zoo import cards, catalogue
 from tests.tiny_models import flux
 
+pytestmark = pytest.mark.usefixtures("small_shards")
 CLEAR = dx.CLEAR(radius=2, backend="reference")
 TINY = DistilConfig(samples=16, batch=4, warmup=0, first=1, log_every=1, evaluate_every=8, long_text=0.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_shards():
-    """Use 128 samples per shard; a run of few steps draws no more."""
-    before, latents.SHARD = latents.SHARD, 128
-    yield
-    latents.SHARD = before
 
 
 @pytest.fixture(scope="module")
@@ -169,15 +161,13 @@ def test_the_student_is_a_stock_pipeline_with_a_card(written):
     file = "transformer/diffusion_pytorch_model.safetensors"
     assert card["teacher"] == {"name": "shapes-sd3", "transformer": sums[file]}
     assert (card["method"]["name"], card["method"]["radius"], card["steps"]) == ("clear", 2, 1)
-    assert card["call"] == dict(catalogue.MODELS["shapes-sd3"].call) and {"hours", "hardware", "data"} <= set(
-        card
-    )
+    assert card["call"] == dict(catalogue.MODELS["shapes-sd3"].call)
+    assert {"hours", "hardware", "data"} <= set(card)
     stock, teachers = (load_file(folder / file) for folder in (written, catalogue.path("shapes-sd3")))
     moved = {k for k in stock if not torch.equal(stock[k], teachers[k])}
     assert moved and all(".attn.to_" in k and "add" not in k for k in moved)
-    assert {k: v for k, v in card["sha256"].items() if "encoder" in k or "vae" in k} == {
-        k: v for k, v in sums.items() if "encoder" in k or "vae" in k
-    }
+    others = [{k: v for k, v in s.items() if "encoder" in k or "vae" in k} for s in (card["sha256"], sums)]
+    assert others[0] == others[1]
 
 
 def test_the_student_reloads_and_gives_what_was_trained(written, teacher, cache):
@@ -242,7 +232,6 @@ def test_a_run_of_another_model_is_left_alone(tmp_path):
     ],
 )
 def test_bad_input(refused, tmp_path, words, match):
-
     assert re.search(match, refused("train", "clear", "--out", tmp_path, *words))
 
 

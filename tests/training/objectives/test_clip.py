@@ -13,7 +13,7 @@ from diffusers_ext.training.objectives.clip import CLIPObjective, contrast, draw
 from diffusers_ext.training.recipes import CLIPConfig
 from diffusers_ext.training.runs import run
 from diffusers_ext.zoo import cards, catalogue, models
-from diffusers_ext.zoo.models import build_processor, build_vae
+from diffusers_ext.zoo.models import build_processor
 from diffusers_ext.zoo.world.captions import Object, Spec
 from diffusers_ext.zoo.world.mistakes import may_show
 from diffusers_ext.zoo.world.render import render
@@ -25,12 +25,6 @@ TINY = CLIPConfig(samples=256, batch=32, warmup=32, reuse=2, evaluate_every=10**
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(clip, "SHARD", 64)
-
-
-@pytest.fixture(scope="module")
-def vae():
-    torch.manual_seed(0)
-    return build_vae()
 
 
 @pytest.fixture

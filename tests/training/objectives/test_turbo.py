@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import pytest
@@ -103,7 +102,7 @@ def test_a_run_ends_as_a_stock_pipeline_of_one_step(teacher, tmp_path, monkeypat
     monkeypatch.setattr(runs, "compiles", lambda: False)
     folder = runs.run("shapes-sd-turbo", tmp_path, Run(minutes=0))
     cards.verify_weights(folder)
-    card = json.loads((folder / cards.CARD).read_text())
+    card = cards.card(folder)
     sums = cards.checksums(cards.weight_files(tmp_path / "shapes-sd"), tmp_path / "shapes-sd")
     assert card["teacher"] == {"name": "shapes-sd", "unet": sums["unet/diffusion_pytorch_model.safetensors"]}
     pipe = StableDiffusionPipeline.from_pretrained(folder)

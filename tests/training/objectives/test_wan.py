@@ -15,6 +15,7 @@ from diffusers_ext.training import runs
 from diffusers_ext.training.export import export
 from diffusers_ext.training.fit import Run, fit
 from diffusers_ext.training.objectives.flow import lengthen
+from diffusers_ext.training.objectives.vae import reconstruct
 from diffusers_ext.training.objectives.wan import (
     LONG_TEXT,
     SHORT_TEXT,
@@ -29,7 +30,6 @@ from diffusers_ext.training.objectives.wan_vae import (
     WanVAEObjective,
     clips,
     measure,
-    reconstruct,
     single_frames_as_pictures,
 )
 from diffusers_ext.training.progress import score
@@ -222,7 +222,7 @@ def test_the_autoencoder_learns_and_keeps_its_statistics(tmp_path):
     torch.testing.assert_close(latents.mean((0, 2, 3, 4)), torch.zeros(CHANNELS), atol=1e-3, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(CHANNELS), atol=1e-3, rtol=0)
     assert measure(vae, 8)["psnr_db"] > before + 2
-    assert reconstruct(vae, movies[:2]).shape == (2, 3, 9, 32, 32)
+    assert reconstruct(vae, movies[:2], 50).shape == (2, 3, 9, 32, 32)
 
 
 def test_a_run_goes_from_single_frames_to_whole_clips():
@@ -238,7 +238,7 @@ def test_what_single_frames_teach_serves_clips():
     """Before training, a clip at rest is encoded like its first frame, and decoded at its full length."""
     vae = WanVAEObjective(seed=3).vae.eval()
     still = clips(0, 0, 1)[0][:, :, :1]
-    once, film = (reconstruct(vae, m) for m in (still, still.expand(-1, -1, 9, -1, -1)))
+    once, film = (reconstruct(vae, m, 50) for m in (still, still.expand(-1, -1, 9, -1, -1)))
     torch.testing.assert_close(film, once.expand_as(film), atol=1e-5, rtol=1e-5)
 
 
@@ -249,9 +249,9 @@ def test_single_frames_read_as_pictures_give_what_the_host_gives(frames):
     for p in vae.parameters():
         p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     movies = clips(0, 0, 2)[0][:, :, :frames]
-    plain = reconstruct(vae, movies)
+    plain = reconstruct(vae, movies, 50)
     single_frames_as_pictures(vae)
-    torch.testing.assert_close(reconstruct(vae, movies), plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reconstruct(vae, movies, 50), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_of_the_suites_fit_the_short_text():

@@ -51,8 +51,7 @@ class FamilyProcessor:
         if config is not None:
             raise UnsupportedError(
                 "Context parallelism shards the sequence before our attention core sees it, which would "
-                "attend to the "
-                "local shard only; close the session before enable_parallelism()."
+                "attend to the local shard only; close the session before enable_parallelism()."
             )
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:

@@ -29,8 +29,7 @@ def check_files(folder: Path, kwargs: Mapping[str, Any]) -> None:
         if not home.is_dir() or not any(home.iterdir()):
             raise OSError(
                 f"the model folder {str(folder)!r} has no {name}/, which its {INDEX} asks for; copy the "
-                "whole "
-                f"folder again, or pass load(..., {name}=...)"
+                f"whole folder again, or pass load(..., {name}=...)"
             )
         for file in sorted(home.iterdir()):
             if file.suffix == ".json":
@@ -69,8 +68,7 @@ def check_keys(pipe: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
             raise OSError(
                 f"the weights in {str(home)!r} lack {len(lacking)} of the {len(state)} tensors of "
                 f"{type(model).__name__} ({shown}), which would be random; copy the folder again, or the "
-                "part "
-                "that fits its config.json"
+                "part that fits its config.json"
             )
 
 
@@ -119,8 +117,7 @@ def _check_parts(kind: type, home: Path, kwargs: Mapping[str, Any]) -> None:
         if not whole.is_file() and not all((home / file).is_file() for file in needed):
             raise OSError(
                 f"{str(home)!r} has no vocabulary "
-                f"(tokenizer.json{', or ' if needed else ''}{' and '.join(needed)}); "
-                "copy it again"
+                f"(tokenizer.json{', or ' if needed else ''}{' and '.join(needed)}); copy it again"
             )
 
 
@@ -157,9 +154,8 @@ def _check_index(home: Path, files: list[Path]) -> None:
             if file.suffix == ".safetensors" and (lacking := sorted(set(mine) - _header(file))):
                 shown = ", ".join(lacking[:SHOWN]) + ("" if len(lacking) <= SHOWN else ", ...")
                 raise OSError(
-                    f"{str(file)!r} lacks {len(lacking)} of the {len(mine)} tensors that {listed.name} "
-                    "has in it "
-                    f"({shown}); copy it again"
+                    f"{str(file)!r} lacks {len(lacking)} of the {len(mine)} tensors that {listed.name} has "
+                    f"in it ({shown}); copy it again"
                 )
 
 
@@ -179,10 +175,9 @@ def pickles(folder: Path, kwargs: Mapping[str, Any]) -> list[Path]:
 def to_convert(file: Path) -> str:
     """Write a sentence about weights in a format that is not read, or not safely."""
     return (
-        f"{str(file)!r} cannot be read safely, since only safetensors and plain tensors are; if you "
-        "trust where it "
-        "comes from, write them with safetensors.torch.save_file(torch.load(FILE, weights_only=False), "
-        f"'{STEMS[0]}.safetensors')"
+        f"{str(file)!r} cannot be read safely, since only safetensors and plain tensors are; if you trust "
+        "where it comes from, write them with safetensors.torch.save_file(torch.load(FILE, "
+        f"weights_only=False), '{STEMS[0]}.safetensors')"
     )
 
 

@@ -163,8 +163,7 @@ class SoftPAG(Guidance):
         if run.step is None or run.steps is None:
             raise UnsupportedError(
                 "SoftPAG start/stop are fractions of the steps of a pipeline, but it was applied to a bare "
-                "denoiser; "
-                "apply it to the pipeline or leave start=0, stop=1."
+                "denoiser; apply it to the pipeline or leave start=0, stop=1."
             )
         return run.step in step_window(self.start, self.stop, run.steps)
 
@@ -188,8 +187,7 @@ class SoftPAG(Guidance):
             if _per_row(what) and len(what) != rows:
                 raise MethodError(
                     f"SoftPAG was given {len(what)} entries, one per image, but the batch has {rows} "
-                    "conditional rows; "
-                    "pass one entry or as many as images."
+                    "conditional rows; pass one entry or as many as images."
                 )
         sets, common = self._head_sets() or [{site.name: None}], self._row_strengths()
         out = torch.zeros(rows, site.heads)

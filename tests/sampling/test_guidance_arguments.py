@@ -117,9 +117,8 @@ def test_defaults_that_are_not_read_are_not_recorded(host):
         (
             unet.pipeline,
             {"guidance_scale": 0.5},
-            "guidance_scale 0.5 switches guidance off in StableDiffusionPipeline; ask for more, or for 0 "
-            "if off "
-            "is what you want",
+            "guidance_scale 0.5 switches guidance off in StableDiffusionPipeline; ask for more, or for 0 if "
+            "off is what you want",
         ),
         (
             unet.pipeline,

@@ -129,9 +129,8 @@ class SparseMethod(Method):
             picked += [s for s in mine if layers.index(_layer(s)) >= self.dense_layers]
             if self.dense_layers >= len(layers):
                 raise MethodError(
-                    f"{self.name} dense_layers must be below the number of layers, got "
-                    f"{self.dense_layers} of {len(layers)}, which leaves nothing to do; use at most "
-                    f"{len(layers) - 1}."
+                    f"{self.name} dense_layers must be below the number of layers, got {self.dense_layers} "
+                    f"of {len(layers)}, which leaves nothing to do; use at most {len(layers) - 1}."
                 )
         return picked
 

@@ -79,17 +79,7 @@ class Report:
         )
 
 
-COLUMNS = (
-    "Module",
-    "Kind",
-    "Heads",
-    "Methods",
-    "Calls",
-    "Back-end",
-    "Density",
-    "Full blocks",
-    "Notes",
-)
+COLUMNS = ("Module", "Kind", "Heads", "Methods", "Calls", "Back-end", "Density", "Full blocks", "Notes")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 import diffusers_ext as dx
 
 from ..close import alike as close
-from ..hosts import HOSTS, host, nothing_changed
+from ..hosts import HOSTS, built, host, nothing_changed
 from ..kernels import oracles
 from .masked import by_mask
 
@@ -18,8 +18,7 @@ IMAGES = [h.name for h in HOSTS if not h.video]
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("cfg", [False, True])
 def test_equal_to_an_explicit_mask(name, cfg):
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     with dx.apply(pipe, by_mask(lambda grid: oracles.disk(grid, 2))):
         wanted = tiny.run(pipe, cfg=cfg, prompts=2)
     with dx.apply(pipe, dx.CLEAR(radius=2, backend="reference")):
@@ -40,8 +39,7 @@ def test_awkward_sizes(name, size):
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     plain = tiny.run(pipe, cfg=True)
     with dx.apply(pipe, dx.CLEAR(radius=50, backend=backend)) as session, nothing_changed("clear hides no"):
         assert torch.equal(tiny.run(pipe, cfg=True), plain)
@@ -51,8 +49,7 @@ def test_a_disk_over_the_grid_is_the_plain_model_bit_for_bit(name, backend):
 
 
 def test_a_grid_of_one_full_tile_is_the_plain_model_bit_for_bit():
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     plain = tiny.run(pipe)
     method = dx.CLEAR(2, reduce="block", backend="reference")
     with dx.apply(pipe, method) as session, nothing_changed("clear hides nothing"):
@@ -62,8 +59,7 @@ def test_a_grid_of_one_full_tile_is_the_plain_model_bit_for_bit():
 
 @pytest.mark.parametrize("name", ["wan", "hunyuan-video", "mochi"])
 def test_video_is_refused_and_left_as_it_was(name):
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     plain = tiny.run(pipe)
     with (
         pytest.raises(dx.UnsupportedError, match=r"CLEAR needs one image.*Radial \(radial\) and GNA \(gna\)"),

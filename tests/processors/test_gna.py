@@ -9,7 +9,7 @@ import torch
 import diffusers_ext as dx
 
 from ..close import alike as close
-from ..hosts import every_host, host, nothing_changed
+from ..hosts import built, every_host, host, nothing_changed
 from ..kernels import oracles
 from .masked import by_mask
 
@@ -37,8 +37,7 @@ def test_awkward_videos(frames, height, width):
 
 @pytest.mark.parametrize("name, window", [("sd3", (8, 12)), ("flux", (8, 12)), ("wan", (3, 8, 8))])
 def test_a_window_of_the_grid_is_the_plain_model_bit_for_bit(name, window):
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     plain = tiny.run(pipe)
     method = dx.GNA(window, dense_steps=0, backend="reference")
     with dx.apply(pipe, method) as session, nothing_changed("gna hides nothing"):
@@ -123,8 +122,7 @@ def test_kept_tiles_are_sliding_tile_attention_if_windows_move_by_a_tile(stride,
 
 
 def test_a_window_larger_than_the_grid_is_refused_and_the_model_left_as_it_was():
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     plain = tiny.run(pipe)
     with (
         pytest.raises(dx.MethodError, match="axis h of 8 tokens; the largest window there is 8"),

@@ -22,7 +22,7 @@ from PIL import Image
 import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot
 
-from ..hosts import host
+from ..hosts import built, host
 from ..tiny_models import unet
 
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -129,8 +129,7 @@ def test_steps_are_those_of_the_pipeline(cls, config, timesteps, pipes):
 
 
 def test_second_order_flow_matching_counts_two_calls_a_step():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     pipe.scheduler = FlowMatchHeunDiscreteScheduler()
     compare(pipe, **h.size, **h.extra, num_inference_steps=4)
     image = StableDiffusion3Img2ImgPipeline(**pipe.components)
@@ -256,8 +255,7 @@ def test_copies_in_threads_run_as_they_do_alone(name, kind):
 
 def test_threads_with_named_branches_keep_their_own_names():
     """`cache_context` of diffusers names the branch of a call, for the thread that opened it."""
-    h = host("wan")
-    pipe = h.build()
+    h, pipe = built("wan")
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})) as session:
         hook = session._hooks[0]
         with pipe.transformer.cache_context("cond"):
@@ -282,8 +280,7 @@ def test_threads_with_named_branches_keep_their_own_names():
     ids=["dense steps", "nothing hidden", "empty window"],
 )
 def test_a_method_that_changed_nothing_says_so_once(method, match, recwarn):
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     plain = h.run(pipe)
     with dx.apply(pipe, method) as session:
         assert torch.equal(plain, h.run(pipe)) and torch.equal(plain, h.run(pipe))
@@ -296,8 +293,7 @@ def test_a_method_that_changed_nothing_says_so_once(method, match, recwarn):
     "method", [dx.SoftPAG(scale=0.0), dx.SoftPAG(strength=0.0)], ids=["scale", "strength"]
 )
 def test_guidance_that_is_switched_off_is_silent(method, recwarn):
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     plain = h.run(pipe)
     with dx.apply(pipe, method):
         assert torch.equal(plain, h.run(pipe))
@@ -305,8 +301,7 @@ def test_guidance_that_is_switched_off_is_silent(method, recwarn):
 
 
 def test_dense_steps_of_a_bare_denoiser_count_where_a_pipeline_calls():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     method = dx.CLEAR(radius=2, dense_steps=2, backend="reference")
     with dx.apply(pipe, method):
         want = h.run(pipe, steps=4)

@@ -18,7 +18,7 @@ from diffusers_ext.settings.methods import build
 
 from ... import needs
 from ...close import alike as close
-from ...hosts import host
+from ...hosts import built, host
 from ...kernels import oracles
 from ..masked import Instead
 from .test_method import SITE, dense, layout_of, tensors
@@ -216,8 +216,7 @@ def test_pipelines(name):
 
 
 def test_a_disk_over_the_grid_still_adds_pooled_tokens():
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     plain = tiny.run(pipe, steps=1)
     with dx.apply(pipe, dx.CLEAR(radius=50, downsample=4, backend="reference")) as session:
         assert not torch.equal(tiny.run(pipe, steps=1), plain)
@@ -250,8 +249,7 @@ def test_compiled_blocks_are_single_graphs_also_at_a_second_size():
 
 def test_trained_weights_go_through_a_file(tmp_path):
     """A trainer puts parameters into the cores; what it saves is what a later session loads."""
-    tiny = host("flux")
-    pipe = tiny.build()
+    tiny, pipe = built("flux")
     method = dx.CLEAR(radius=2, downsample=4, backend="reference")
     file = tmp_path / "far.safetensors"
     with dx.apply(pipe, method) as session:

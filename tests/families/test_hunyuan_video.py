@@ -7,7 +7,6 @@ import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 
-from diffusers_ext.core import Layout
 from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.families import family_of
 from diffusers_ext.families.hunyuan_video import FAMILY
@@ -17,6 +16,7 @@ from .mixins import FamilyTests
 from .mixins.backend import BackendTests
 from .mixins.compile import CompileTests
 from .mixins.config import TEXT_TOO
+from .mixins.video import VideoTests
 from .parity import assert_parity, graphs, install, outputs, seen_by_cores
 
 IMAGE_TO_VIDEO = {
@@ -25,9 +25,9 @@ IMAGE_TO_VIDEO = {
 }
 
 
-class TestHunyuanVideo(FamilyTests, BackendTests, CompileTests):
-    family, stock, adapted = FAMILY, HunyuanVideoAttnProcessor2_0, TEXT_TOO
-    host, outside = "hunyuan-video", "refiner"
+class TestHunyuanVideo(FamilyTests, BackendTests, CompileTests, VideoTests):
+    family, stock, adapted, words = FAMILY, HunyuanVideoAttnProcessor2_0, TEXT_TOO, 7
+    host, outside, token_axis = "hunyuan-video", "refiner", 0
     build = to_compile = staticmethod(tiny.transformer)
     inputs = staticmethod(partial(tiny.inputs, lengths=(5, 3, 4)))
     odd = ({"frames": 1, "height": 3, "width": 5}, {"frames": 7, "height": 3, "width": 1})
@@ -116,16 +116,6 @@ def test_sites():
         f"single_transformer_blocks.{i}.attn" for i in range(2)
     ]
     assert {(s.heads, s.head_dim, s.kind) for s in sites} == {(4, 16, "joint")}
-
-
-@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
-def test_layout_counts_patches(grid):
-    frames, height, width = grid
-    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
-    tokens = frames * height * width
-    layout = FAMILY.layout(model, call)
-    assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)
-    assert model.rope(call["hidden_states"])[0].shape[0] == tokens
 
 
 def test_layout_of_patches_in_time():

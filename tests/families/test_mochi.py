@@ -6,17 +6,17 @@ import pytest
 import torch
 from diffusers.models.attention_processor import MochiAttnProcessor2_0
 
-from diffusers_ext.core import Layout
 from diffusers_ext.families.mochi import FAMILY
 
 from ..tiny_models import mochi as tiny
 from .mixins import FamilyTests
 from .mixins.config import TEXT_TOO
+from .mixins.video import VideoTests
 from .parity import assert_parity, graphs, install, outputs, seen_by_cores
 
 
-class TestMochi(FamilyTests):
-    family, stock, adapted, host = FAMILY, MochiAttnProcessor2_0, TEXT_TOO, "mochi"
+class TestMochi(FamilyTests, VideoTests):
+    family, stock, adapted, host, words = FAMILY, MochiAttnProcessor2_0, TEXT_TOO, "mochi", 7
     build = staticmethod(tiny.transformer)
     inputs = staticmethod(partial(tiny.inputs, lengths=(5, 3, 4)))
     odd = tuple({"frames": t, "height": h, "width": w} for t, h, w in [(1, 3, 5), (5, 1, 3), (7, 3, 1)])
@@ -99,12 +99,3 @@ def test_sites():
     sites = FAMILY.sites(tiny.transformer(), "transformer")
     assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn1" for i in range(3)]
     assert {(s.heads, s.head_dim, s.kind) for s in sites} == {(4, 16, "joint")}
-
-
-@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
-def test_layout_counts_patches(grid):
-    frames, height, width = grid
-    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
-    tokens = frames * height * width
-    layout = FAMILY.layout(model, call)
-    assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)

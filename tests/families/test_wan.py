@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from diffusers_ext.core import Layout
 from diffusers_ext.families.wan import FAMILY, TEXT_TOKENS, WanProcessor
 
 from ..tiny_models import wan as tiny
@@ -14,13 +13,14 @@ from .mixins import FamilyTests, ModelTests
 from .mixins.backend import BackendTests
 from .mixins.compile import CompileTests
 from .mixins.lora import LoRATests
+from .mixins.video import VideoTests
 from .parity import assert_parity, install, seen_by_cores
 
 IMAGE_TOKENS = 5
 
 
-class TestWan(FamilyTests, BackendTests, CompileTests):
-    family, stock, host = FAMILY, WanAttnProcessor, "wan"
+class TestWan(FamilyTests, BackendTests, CompileTests, VideoTests):
+    family, stock, host, token_axis = FAMILY, WanAttnProcessor, "wan", 1
     build, inputs = staticmethod(tiny.transformer), staticmethod(tiny.inputs)
     odd = tuple(
         {"frames": t, "height": h, "width": w} for t, h, w in [(1, 3, 5), (5, 1, 3), (3, 5, 1), (7, 3, 3)]
@@ -129,15 +129,6 @@ def test_sites():
     assert [s.name for s in sites] == ["blocks.0.attn1", "blocks.0.attn2", "blocks.1.attn1", "blocks.1.attn2"]
     assert [s.kind for s in sites] == ["self", "cross", "self", "cross"]
     assert {(s.heads, s.head_dim, s.component) for s in sites} == {(4, 16, "transformer_2")}
-
-
-@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
-def test_layout_counts_patches(grid):
-    frames, height, width = grid
-    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
-    layout = FAMILY.layout(model, call)
-    assert layout == Layout(grid, slice(0, 0), slice(0, frames * height * width))
-    assert model.rope(call["hidden_states"])[0].shape[1] == layout.tokens
 
 
 def test_a_timestep_per_token_is_that_of_the_noisy_ones():

@@ -40,9 +40,12 @@ class Recorder(Method):
             for c in {s.component for s in sites}
         ]
 
+    def note(self, site, run, q):
+        return site.component, run.pass_, run.step, run.steps, run.sigma, q.shape[0]
+
     def bind(self, site, run, inner):
         def core(q, k, v, mask, layout):
-            self.seen.append((site.component, run.pass_, run.step, run.steps, run.sigma, q.shape[0]))
+            self.seen.append(self.note(site, run, q))
             return inner(q, k, v, mask, layout)
 
         return core

@@ -177,13 +177,6 @@ def test_a_closed_session_leaves_nothing_alive():
     assert dead() is None
 
 
-def test_state_dict_keys_stay():
-    model = sd3.transformer()
-    keys = list(model.state_dict())
-    with dx.apply(model):
-        assert list(model.state_dict()) == keys
-
-
 def test_inputs_act_before_the_core_and_outputs_after_it_in_any_order():
     """Toy methods of three slots: the result must be that of `output(core(inputs))`."""
 

@@ -150,6 +150,12 @@ def host(name: str) -> Host:
     return next(h for h in HOSTS if h.name == name)
 
 
+def built(name: str) -> tuple[Host, Any]:
+    """A host and a pipeline of its own."""
+    found = host(name)
+    return found, found.build()
+
+
 def nothing_changed(why: str = "") -> Any:
     """Expects the warning of a run in which a method did nothing, for the reason that follows."""
     return pytest.warns(UserWarning, match=f"changed nothing in this run: {why}")

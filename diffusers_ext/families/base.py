@@ -1,7 +1,9 @@
 """Define what every model family provides, and the processor that families share."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +15,7 @@ from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
 from . import latents
 
+Kind = Literal["self", "joint", "cross"]
 Select = Callable[[Sequence[Site]], list[Site]]  # returns the sites that a method picks
 
 
@@ -51,8 +54,7 @@ class FamilyProcessor:
         if config is not None:
             raise UnsupportedError(
                 "Context parallelism shards the sequence before our attention core sees it, which would "
-                "attend to the "
-                "local shard only; close the session before enable_parallelism()."
+                "attend to the local shard only; close the session before enable_parallelism()."
             )
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
@@ -87,9 +89,54 @@ class DispatchProcessor(FamilyProcessor):
         return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
 
 
+def normed(norm: nn.Module | None, x: Tensor) -> Tensor:
+    """Apply a norm that a model may lack."""
+    return x if norm is None else norm(x)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Split heads, `[B, N, C]` -> `[B, H, N, D]`, the order in which models with SDPA norm and join."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class FusableSite(Site):
+    """A site where diffusers may run a processor for fused projections; `fused` says that it does.
+
+    It is read off the processor, since the flag `fused_projections` of the module stays set after unfusing.
+    """
+
+    fused: bool = False
+
+
+def numbered(found: Iterable[tuple[str, nn.Module, Kind]], component: str) -> list[FusableSite]:
+    """Make sites of attention modules, each `(name, module, kind)`, in the order in which they run."""
+    return [
+        FusableSite(
+            name=name,
+            index=index,
+            heads=attn.heads,
+            head_dim=attn.inner_dim // attn.heads,
+            kind=kind,
+            component=component,
+            fused=type(attn.processor).__name__.startswith("Fused"),
+        )
+        for index, (name, attn, kind) in enumerate(found)
+    ]
+
+
+def double_then_single(model: nn.Module, component: str) -> list[FusableSite]:
+    """Return the joint attention of double blocks, then of single blocks: the order in which they run."""
+    stacks = "transformer_blocks", "single_transformer_blocks"
+    found = ((f"{stack}.{i}.attn", b.attn) for stack in stacks for i, b in enumerate(getattr(model, stack)))
+    return numbered(((name, attn, "joint") for name, attn in found), component)
+
+
+def vision_first(grid: tuple[int, int, int], call: Mapping[str, Any], masked_text: bool = False) -> Layout:
+    """Return the layout of a grid with all rows of `encoder_hidden_states` behind it."""
+    tokens = math.prod(grid)
+    text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
+    return Layout(grid, text, slice(0, tokens), masked_text)
 
 
 class Family(ABC):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core import Layout, RunContext, Site
 from ..errors import MethodError, UnsupportedError
 from . import latents
-from .base import DispatchProcessor, Family
+from .base import DispatchProcessor, Family, double_then_single
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_flux import FluxAttention
@@ -86,13 +86,7 @@ class FluxFamily(Family):
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return double blocks, then single blocks: the order in which they run."""
-        sites = []
-        for stack in ("transformer_blocks", "single_transformer_blocks"):
-            for i, block in enumerate(getattr(model, stack)):
-                attn = block.attn
-                name = f"{stack}.{i}.attn"
-                sites.append(Site(name, len(sites), attn.heads, attn.head_dim, "joint", component))
-        return sites
+        return double_then_single(model, component)
 
     def processor(self, site: Site, run: RunContext) -> FluxProcessor:
         return FluxProcessor(site, run)

@@ -10,7 +10,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from .base import DispatchProcessor, Family
+from .base import DispatchProcessor, Family, double_then_single, normed, vision_first
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -38,23 +38,15 @@ class HunyuanVideoProcessor(DispatchProcessor):
         shared = attn.add_q_proj is None
         x = torch.cat([hidden_states, encoder_hidden_states], dim=1) if shared else hidden_states
         q, k, v = (y.unflatten(2, (attn.heads, -1)) for y in (attn.to_q(x), attn.to_k(x), attn.to_v(x)))
-        if attn.norm_q is not None:
-            q = attn.norm_q(q)
-        if attn.norm_k is not None:
-            k = attn.norm_k(k)
-
+        q, k = normed(attn.norm_q, q), normed(attn.norm_k, k)
         if image_rotary_emb is not None:
             q, k = _rotate(q, image_rotary_emb, tokens), _rotate(k, image_rotary_emb, tokens)
 
         if not shared:
             text = (p(encoder_hidden_states) for p in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
             text_q, text_k, text_v = (y.unflatten(2, (attn.heads, -1)) for y in text)
-            if attn.norm_added_q is not None:
-                text_q = attn.norm_added_q(text_q)
-            if attn.norm_added_k is not None:
-                text_k = attn.norm_added_k(text_k)
-            q = torch.cat([q, text_q], dim=1)
-            k = torch.cat([k, text_k], dim=1)
+            q = torch.cat([q, normed(attn.norm_added_q, text_q)], dim=1)
+            k = torch.cat([k, normed(attn.norm_added_k, text_k)], dim=1)
             v = torch.cat([v, text_v], dim=1)
 
         out = self.attend(q, k, v, attention_mask, self.run.layout)
@@ -81,12 +73,7 @@ class HunyuanVideoFamily(Family):
 
         The token refiner sees only text and is left out.
         """
-        sites = []
-        for stack in ("transformer_blocks", "single_transformer_blocks"):
-            for i, block in enumerate(getattr(model, stack)):
-                heads, head_dim = block.attn.heads, block.attn.inner_dim // block.attn.heads
-                sites.append(Site(f"{stack}.{i}.attn", len(sites), heads, head_dim, "joint", component))
-        return sites
+        return double_then_single(model, component)
 
     def processor(self, site: Site, run: RunContext) -> HunyuanVideoProcessor:
         return HunyuanVideoProcessor(site, run)
@@ -96,9 +83,7 @@ class HunyuanVideoFamily(Family):
         frames, height, width = call["hidden_states"].shape[2:]
         patch, patch_t = model.config.patch_size, model.config.patch_size_t
         grid = frames // patch_t, height // patch, width // patch
-        tokens = grid[0] * grid[1] * grid[2]
-        text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
-        return Layout(grid, text, slice(0, tokens), masked_text=True)
+        return vision_first(grid, call, masked_text=True)
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         return x.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor

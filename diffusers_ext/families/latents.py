@@ -92,6 +92,14 @@ def statistics(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
     return mean, std
 
 
+def restored(vae: Any, latents: Tensor) -> Tensor:
+    """Undo the scaling of latents by the factor of an autoencoder, and by its statistics if it states any."""
+    if (known := statistics(vae, latents)) is None:
+        return latents / vae.config.scaling_factor
+    mean, std = known
+    return latents * std / vae.config.scaling_factor + mean
+
+
 def _first(pipe: Any, *names: str) -> int:
     """Return the first attribute that exists: older and newer pipelines name the same number differently."""
     return next((found for name in names if (found := getattr(pipe, name, None))), 1)

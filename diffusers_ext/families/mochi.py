@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from . import latents
-from .base import Family, SDPAProcessor
+from .base import Family, SDPAProcessor, numbered, vision_first
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import MochiAttention
@@ -93,11 +93,8 @@ class MochiFamily(Family):
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return the joint attention of each block."""
-        found = ((f"transformer_blocks.{i}.attn1", b.attn1) for i, b in enumerate(model.transformer_blocks))
-        return [
-            Site(name, index, attn.heads, attn.inner_dim // attn.heads, "joint", component)
-            for index, (name, attn) in enumerate(found)
-        ]
+        blocks = enumerate(model.transformer_blocks)
+        return numbered(((f"transformer_blocks.{i}.attn1", b.attn1, "joint") for i, b in blocks), component)
 
     def processor(self, site: Site, run: RunContext) -> MochiProcessor:
         return MochiProcessor(site, run)
@@ -106,15 +103,10 @@ class MochiFamily(Family):
         """Return the grid of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
         frames, height, width = call["hidden_states"].shape[2:]
         grid = frames, height // model.config.patch_size, width // model.config.patch_size
-        tokens = grid[0] * grid[1] * grid[2]
-        text = slice(tokens, tokens + call["encoder_hidden_states"].shape[1])
-        return Layout(grid, text, slice(0, tokens), masked_text=True)
+        return vision_first(grid, call, masked_text=True)
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
-        if (known := latents.statistics(pipe.vae, x)) is None:
-            return x / pipe.vae.config.scaling_factor
-        mean, std = known
-        return x * std / pipe.vae.config.scaling_factor + mean
+        return latents.restored(pipe.vae, x)
 
 
 def _project(attn: MochiAttention, x: Tensor, *projections: nn.Module) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -11,20 +10,19 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import UnsupportedError
-from .base import Family, FamilyProcessor, SDPAProcessor, split_heads
+from .base import (
+    Family,
+    FamilyProcessor,
+    FusableSite,
+    SDPAProcessor,
+    normed,
+    numbered,
+    split_heads,
+    vision_first,
+)
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
-
-
-@dataclass(frozen=True, slots=True)
-class SD3Site(Site):
-    """A site of SD3; `fused` says that diffusers runs its fused processor here.
-
-    It is read off the processor, since the flag `fused_projections` of the module stays set after unfusing.
-    """
-
-    fused: bool = False
 
 
 class JointProcessor(SDPAProcessor):
@@ -61,24 +59,13 @@ class JointProcessor(SDPAProcessor):
         Norms and joins act on `[B, H, N, D]`, as in diffusers; the result is a view with the axes that cores
         take.
         """
-        q = split_heads(attn.to_q(image), attn.heads)
-        k = split_heads(attn.to_k(image), attn.heads)
-        v = split_heads(attn.to_v(image), attn.heads)
-        if attn.norm_q is not None:
-            q = attn.norm_q(q)
-        if attn.norm_k is not None:
-            k = attn.norm_k(k)
-
+        q, k, v = (split_heads(p(image), attn.heads) for p in (attn.to_q, attn.to_k, attn.to_v))
+        q, k = normed(attn.norm_q, q), normed(attn.norm_k, k)
         if text is not None:
-            text_q = split_heads(attn.add_q_proj(text), attn.heads)
-            text_k = split_heads(attn.add_k_proj(text), attn.heads)
-            text_v = split_heads(attn.add_v_proj(text), attn.heads)
-            if attn.norm_added_q is not None:
-                text_q = attn.norm_added_q(text_q)
-            if attn.norm_added_k is not None:
-                text_k = attn.norm_added_k(text_k)
-            q = torch.cat([q, text_q], dim=2)
-            k = torch.cat([k, text_k], dim=2)
+            added = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
+            text_q, text_k, text_v = (split_heads(p(text), attn.heads) for p in added)
+            q = torch.cat([q, normed(attn.norm_added_q, text_q)], dim=2)
+            k = torch.cat([k, normed(attn.norm_added_k, text_k)], dim=2)
             v = torch.cat([v, text_v], dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -88,11 +75,8 @@ class FusedJointProcessor(JointProcessor):
 
     def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Project to `q, k, v [B, N + L, H, D]`, with one projection for each stream."""
-        q, k, v = attn.to_qkv(image).chunk(3, dim=-1)
-        text_q, text_k, text_v = attn.to_added_qkv(text).chunk(3, dim=-1)
-        q = torch.cat([q, text_q], dim=1).unflatten(-1, (attn.heads, -1))
-        k = torch.cat([k, text_k], dim=1).unflatten(-1, (attn.heads, -1))
-        v = torch.cat([v, text_v], dim=1).unflatten(-1, (attn.heads, -1))
+        streams = attn.to_qkv(image).chunk(3, dim=-1), attn.to_added_qkv(text).chunk(3, dim=-1)
+        q, k, v = (torch.cat(x, dim=1).unflatten(-1, (attn.heads, -1)) for x in zip(*streams, strict=True))
         return q, k, v
 
 
@@ -112,25 +96,14 @@ class SD3Family(Family):
             found.append((f"transformer_blocks.{i}.attn", block.attn, "joint"))
             if block.attn2 is not None:
                 found.append((f"transformer_blocks.{i}.attn2", block.attn2, "self"))
-        return [
-            SD3Site(
-                name=name,
-                index=index,
-                heads=attn.heads,
-                head_dim=attn.inner_dim // attn.heads,
-                kind=kind,
-                component=component,
-                fused=_is_fused(attn.processor),
-            )
-            for index, (name, attn, kind) in enumerate(found)
-        ]
+        return numbered(found, component)
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
         """Return the processor of a site.
 
         Raises `UnsupportedError` for image-only attention of a fused model, which fails in diffusers too.
         """
-        if not (isinstance(site, SD3Site) and site.fused):
+        if not (isinstance(site, FusableSite) and site.fused):
             return JointProcessor(site, run)
         if site.kind == "self":
             raise UnsupportedError(
@@ -143,21 +116,11 @@ class SD3Family(Family):
         """Return image tokens in raster order, then text; `hidden_states [B, C, H, W]` are latents."""
         height, width = call["hidden_states"].shape[-2:]
         h, w = height // model.config.patch_size, width // model.config.patch_size
-        return Layout(
-            grid=(1, h, w),
-            text=slice(h * w, h * w + call["encoder_hidden_states"].shape[1]),
-            vision=slice(0, h * w),
-        )
+        return vision_first((1, h, w), call)
 
     def text_tokens(self, pipe: Any) -> int:
         """Count CLIP's tokens and those of T5."""
         return pipe.tokenizer_max_length + super().text_tokens(pipe)
-
-
-def _is_fused(processor: Any) -> bool:
-    return (
-        isinstance(processor, FusedJointProcessor) or type(processor).__name__ == "FusedJointAttnProcessor2_0"
-    )
 
 
 FAMILY = SD3Family()

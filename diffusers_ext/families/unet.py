@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -12,20 +12,19 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from . import latents
-from .base import Family, FamilyProcessor, SDPAProcessor, Select, split_heads
+from .base import (
+    Family,
+    FamilyProcessor,
+    FusableSite,
+    SDPAProcessor,
+    Select,
+    normed,
+    numbered,
+    split_heads,
+)
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
-
-
-@dataclass(frozen=True, slots=True)
-class UNetSite(Site):
-    """A site of a U-Net; `fused` says that diffusers runs its fused processor here.
-
-    It is read off the processor, since the flag `fused_projections` of the module stays set after unfusing.
-    """
-
-    fused: bool = False
 
 
 class UNetProcessor(SDPAProcessor):
@@ -67,10 +66,7 @@ class UNetProcessor(SDPAProcessor):
         q, k, v = (
             split_heads(x, attn.heads) for x in self.project(attn, hidden_states, encoder_hidden_states)
         )
-        if attn.norm_q is not None:
-            q = attn.norm_q(q)
-        if attn.norm_k is not None:
-            k = attn.norm_k(k)
+        q, k = normed(attn.norm_q, q), normed(attn.norm_k, k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
         layout = self.run.layout
@@ -122,23 +118,16 @@ class UNetFamily(Family):
             for name, module in root.named_modules(prefix=part) if root is not None else ():
                 if name.rpartition(".")[2] in ("attn1", "attn2"):
                     found.append((name, module))
+        kinds = ((name, attn, "cross" if attn.is_cross_attention else "self") for name, attn in found)
         levels = [halvings(name, len(model.down_blocks)) for name, _ in found]
         return [
-            UNetSite(
-                name=name,
-                index=index,
-                heads=attn.heads,
-                head_dim=attn.inner_dim // attn.heads,
-                kind="cross" if attn.is_cross_attention else "self",
-                component=component,
-                level=levels[index] - min(levels),
-                fused=_is_fused(attn.processor),
-            )
-            for index, (name, attn) in enumerate(found)
+            replace(site, level=level - min(levels))
+            for site, level in zip(numbered(kinds, component), levels, strict=True)
         ]
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
-        return (FusedUNetProcessor if isinstance(site, UNetSite) and site.fused else UNetProcessor)(site, run)
+        fused = isinstance(site, FusableSite) and site.fused
+        return (FusedUNetProcessor if fused else UNetProcessor)(site, run)
 
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """Return the grid of the latents `sample [B, C, H, W]`; each site derives that of its level."""
@@ -170,10 +159,7 @@ class UNetFamily(Family):
 
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         x = x.float() if _overflows(pipe) else x
-        if (known := latents.statistics(pipe.vae, x)) is None:
-            return x / pipe.vae.config.scaling_factor
-        mean, std = known
-        return x * std / pipe.vae.config.scaling_factor + mean
+        return latents.restored(pipe.vae, x)
 
 
 def at_level(layout: Layout, tokens: int) -> Layout | None:
@@ -205,10 +191,6 @@ def _overflows(pipe: Any) -> bool:
     """Return whether the pipeline decodes in fp32 with an autoencoder in fp16, as those of SDXL do."""
     vae = pipe.vae
     return hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16 and bool(vae.config.force_upcast)
-
-
-def _is_fused(processor: Any) -> bool:
-    return isinstance(processor, FusedUNetProcessor) or type(processor).__name__ == "FusedAttnProcessor2_0"
 
 
 FAMILY = UNetFamily()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from . import latents
-from .base import DispatchProcessor, Family
+from .base import DispatchProcessor, Family, numbered
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -71,13 +71,10 @@ class WanFamily(Family):
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return self- and cross-attention of each block in turn."""
-        sites = []
-        for i, block in enumerate(model.blocks):
-            for part, kind in (("attn1", "self"), ("attn2", "cross")):
-                attn = getattr(block, part)
-                head_dim = attn.inner_dim // attn.heads
-                sites.append(Site(f"blocks.{i}.{part}", len(sites), attn.heads, head_dim, kind, component))
-        return sites
+        parts = ("attn1", "self"), ("attn2", "cross")
+        blocks = enumerate(model.blocks)
+        found = ((f"blocks.{i}.{part}", getattr(b, part), kind) for i, b in blocks for part, kind in parts)
+        return numbered(found, component)
 
     def processor(self, site: Site, run: RunContext) -> WanProcessor:
         return WanProcessor(site, run)

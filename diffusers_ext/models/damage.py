@@ -29,14 +29,13 @@ def check_files(folder: Path, kwargs: Mapping[str, Any]) -> None:
         if not home.is_dir() or not any(home.iterdir()):
             raise OSError(
                 f"the model folder {str(folder)!r} has no {name}/, which its {INDEX} asks for; copy the "
-                "whole "
-                f"folder again, or pass load(..., {name}=...)"
+                f"whole folder again, or pass load(..., {name}=...)"
             )
         for file in sorted(home.iterdir()):
             if file.suffix == ".json":
                 _read_json(file)
             elif file.suffix in (".txt", ".model"):
-                _check_text(file)
+                _check_kind(file)
         kind = _class(entry)
         if kind is not None:
             _check_parts(kind, home, kwargs)
@@ -65,12 +64,10 @@ def check_keys(pipe: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
         # Names in files may be older ones, which only the library that reads them can translate.
         lacking = _missing_keys(type(model), home, kwargs)
         if lacking:
-            shown = ", ".join(lacking[:SHOWN]) + ("" if len(lacking) <= SHOWN else ", ...")
             raise OSError(
                 f"the weights in {str(home)!r} lack {len(lacking)} of the {len(state)} tensors of "
-                f"{type(model).__name__} ({shown}), which would be random; copy the folder again, or the "
-                "part "
-                "that fits its config.json"
+                f"{type(model).__name__} ({_shown(lacking)}), which would be random; copy the folder again, "
+                "or the part that fits its config.json"
             )
 
 
@@ -111,7 +108,10 @@ def _check_parts(kind: type, home: Path, kwargs: Mapping[str, Any]) -> None:
                 raise OSError(
                     f"{str(file)!r} is missing, although the index beside it names it; copy it again"
                 )
-            _check_weights(file)
+            if file.suffix == ".safetensors":
+                _header(file)
+            else:
+                _check_kind(file)
         _check_index(home, files)
     elif names := getattr(kind, "vocab_files_names", None):
         whole = home / "tokenizer.json"
@@ -119,8 +119,7 @@ def _check_parts(kind: type, home: Path, kwargs: Mapping[str, Any]) -> None:
         if not whole.is_file() and not all((home / file).is_file() for file in needed):
             raise OSError(
                 f"{str(home)!r} has no vocabulary "
-                f"(tokenizer.json{', or ' if needed else ''}{' and '.join(needed)}); "
-                "copy it again"
+                f"(tokenizer.json{', or ' if needed else ''}{' and '.join(needed)}); copy it again"
             )
 
 
@@ -155,19 +154,14 @@ def _check_index(home: Path, files: list[Path]) -> None:
         for file in files:
             mine = [key for key, part in names.items() if part == file.name]
             if file.suffix == ".safetensors" and (lacking := sorted(set(mine) - _header(file))):
-                shown = ", ".join(lacking[:SHOWN]) + ("" if len(lacking) <= SHOWN else ", ...")
                 raise OSError(
-                    f"{str(file)!r} lacks {len(lacking)} of the {len(mine)} tensors that {listed.name} "
-                    "has in it "
-                    f"({shown}); copy it again"
+                    f"{str(file)!r} lacks {len(lacking)} of the {len(mine)} tensors that {listed.name} has "
+                    f"in it ({_shown(lacking)}); copy it again"
                 )
 
 
-def _check_weights(file: Path) -> None:
-    if file.suffix == ".safetensors":
-        _header(file)
-    elif why := _disguise(file):
-        raise OSError(why)
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + ("" if len(names) <= SHOWN else ", ...")
 
 
 def pickles(folder: Path, kwargs: Mapping[str, Any]) -> list[Path]:
@@ -179,17 +173,15 @@ def pickles(folder: Path, kwargs: Mapping[str, Any]) -> list[Path]:
 def to_convert(file: Path) -> str:
     """Write a sentence about weights in a format that is not read, or not safely."""
     return (
-        f"{str(file)!r} cannot be read safely, since only safetensors and plain tensors are; if you "
-        "trust where it "
-        "comes from, write them with safetensors.torch.save_file(torch.load(FILE, weights_only=False), "
-        f"'{STEMS[0]}.safetensors')"
+        f"{str(file)!r} cannot be read safely, since only safetensors and plain tensors are; if you trust "
+        "where it comes from, write them with safetensors.torch.save_file(torch.load(FILE, "
+        f"weights_only=False), '{STEMS[0]}.safetensors')"
     )
 
 
 def _header(file: Path) -> set[str]:
     """Return the names of the tensors in a safetensors file; raises `OSError` if it is none or cut off."""
-    if why := _disguise(file):
-        raise OSError(why)
+    _check_kind(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -206,29 +198,24 @@ def _header(file: Path) -> set[str]:
     return set(header)
 
 
-def _disguise(file: Path) -> str | None:
-    """Write a sentence about a file that is of another kind than its name says; `None` for others."""
+def _check_kind(file: Path) -> None:
+    """Raise `OSError` for a file that is of another kind than its name says."""
     if file.stat().st_size == 0:
-        return f"{str(file)!r} is empty; copy it again"
+        raise OSError(f"{str(file)!r} is empty; copy it again")
     with file.open("rb") as stream:
         start = stream.read(64).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
-        return f"{str(file)!r} is a pointer of git-lfs, not the file; run 'git lfs pull' in its repository"
+        raise OSError(
+            f"{str(file)!r} is a pointer of git-lfs, not the file; run 'git lfs pull' in its repository"
+        )
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return (
+        raise OSError(
             f"{str(file)!r} is a web page, such as a download without a log-in leaves; fetch the file again"
         )
-    return None
-
-
-def _check_text(file: Path) -> None:
-    if why := _disguise(file):
-        raise OSError(why)
 
 
 def _read_json(file: Path) -> Any:
-    if why := _disguise(file):
-        raise OSError(why)
+    _check_kind(file)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

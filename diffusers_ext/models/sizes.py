@@ -26,9 +26,8 @@ class Grid:
         fit_fields(self)
         if min(self.shape) < 1 or self.text < 0:
             raise MethodError(
-                "A grid takes 1 or more tokens an axis and 0 or more text tokens, got "
-                f"{self.t} x {self.h} x {self.w} and {self.text}; Grid(1, 64, 64, text=512) is a FLUX image "
-                "of 1024 px."
+                f"A grid takes 1 or more tokens an axis and 0 or more text tokens, got {self.t} x {self.h} x "
+                f"{self.w} and {self.text}; Grid(1, 64, 64, text=512) is a FLUX image of 1024 px."
             )
 
     @property

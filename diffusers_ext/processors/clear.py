@@ -7,7 +7,7 @@ distilled with it need no dense steps.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +18,7 @@ from ..errors import MethodError
 from ..kernels.geometry import Grid
 from ..kernels.masks.disk import Disk
 from ..kernels.plan.spec import RulePlanSpec
+from ..settings.fields import setting
 from .sparse import pooled
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, tiled, tokens_or_tiles
@@ -54,40 +55,25 @@ class CLEAR(SparseMethod):
 
     name: ClassVar[str] = "clear"
 
-    radius: int = field(
-        default=16,
-        metadata={
-            "unit": "tokens",
-            "low": 1,
-            "high": 2048,  # edge of the largest grid
-            "help": "radius of the disk; 1 is the token alone",
-        },
+    radius: int = setting(16, "tokens", "radius of the disk; 1 is the token alone", bounds=(1, 2048))
+    downsample: int = setting(
+        0,
+        "tokens",
+        "edge of the cells that far tokens stand for; 4 is published, 0 leaves them out",
+        bounds=(0, 64),
     )
-    downsample: int = field(
-        default=0,
-        metadata={
-            "unit": "tokens",
-            "low": 0,
-            "high": 64,
-            "help": "edge of the cells that far tokens stand for; 4 is published, 0 leaves them out",
-        },
+    weights: str | None = setting(
+        None,
+        "safetensors file",
+        "learned weights of far tokens, one square per module; the mean when left out",
+        file=True,
     )
-    weights: str | None = field(
-        default=None,
-        metadata={
-            "unit": "safetensors file",
-            "file": True,
-            "help": "learned weights of far tokens, one square per module; the mean when left out",
-        },
-    )
-    train_tokens: int | None = field(
-        default=None,
-        metadata={
-            "unit": "tokens",
-            "low": 2,
-            "help": "longest sequence of training, text included; beyond, attention is sharpened; 4608 for "
-            "FLUX.1 at 1024 px, 4096 for the finest level of Stable Diffusion 1 at 512 px",
-        },
+    train_tokens: int | None = setting(
+        None,
+        "tokens",
+        "longest sequence of training, text included; beyond, attention is sharpened; 4608 for "
+        "FLUX.1 at 1024 px, 4096 for the finest level of Stable Diffusion 1 at 512 px",
+        bounds=(2, None),
     )
 
     reduce: Literal["token", "block"] = tokens_or_tiles()

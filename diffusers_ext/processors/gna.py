@@ -5,7 +5,7 @@ Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,10 +15,11 @@ from ..errors import MethodError
 from ..kernels.geometry import Grid
 from ..kernels.masks.window import Window, window_start
 from ..kernels.plan.spec import RulePlanSpec
+from ..settings.fields import setting
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps, tiled, tokens_or_tiles
 
-AXES = {"unit": "tokens along (t,) h, w", "low": 1}
+AXES = "tokens along (t,) h, w"
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,14 @@ class GNA(SparseMethod):
 
     name: ClassVar[str] = "gna"
 
-    window: Sequence[int] = field(
-        default=(), metadata={**AXES, "help": "size of the window; the size of the axis hides nothing"}
+    window: Sequence[int] = setting(
+        (), AXES, "size of the window; the size of the axis hides nothing", bounds=(1, None)
     )
-    stride: Sequence[int] = field(
-        default=(1, 1, 1),
-        metadata={**AXES, "help": "tokens that share a window; multiples of a tile are fast"},
+    stride: Sequence[int] = setting(
+        (1, 1, 1), AXES, "tokens that share a window; multiples of a tile are fast", bounds=(1, None)
     )
-    dilation: Sequence[int] = field(
-        default=(1, 1, 1), metadata={**AXES, "help": "distance of neighbouring tokens of a window"}
+    dilation: Sequence[int] = setting(
+        (1, 1, 1), AXES, "distance of neighbouring tokens of a window", bounds=(1, None)
     )
 
     reduce: Literal["token", "block"] = tokens_or_tiles()

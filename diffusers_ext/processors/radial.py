@@ -5,7 +5,7 @@ Paper: Li et al., "Radial Attention: O(n log n) Sparse Attention with Energy Dec
 `band_blocks`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..core import Core, RunContext, Site
@@ -13,6 +13,7 @@ from ..errors import MethodError
 from ..kernels.geometry import Grid
 from ..kernels.masks.band import Band, paper_reach, release_reach
 from ..kernels.plan.spec import RulePlanSpec
+from ..settings.fields import setting
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps
 from .sparse.nearest import MOST, aligned_frame, aligned_text
@@ -35,40 +36,22 @@ class Radial(SparseMethod):
 
     name: ClassVar[str] = "radial"
 
-    decay: float = field(
-        default=1.0,
-        metadata={
-            "unit": "factor on the band",
-            "low": 0.0,
-            "high": 4.0,
-            "help": "0.95 HunyuanVideo, 0.2 Wan 2.1, 0.8 Wan 2.2; the mode paper has none",
-        },
+    decay: float = setting(
+        1.0,
+        "factor on the band",
+        "0.95 HunyuanVideo, 0.2 Wan 2.1, 0.8 Wan 2.2; the mode paper has none",
+        bounds=(0.0, 4.0),
     )
-    mode: Literal["release", "paper"] = field(
-        default="release",
-        metadata={"unit": "rule", "help": "band of the published code, or of the formula in the paper"},
+    mode: Literal["release", "paper"] = setting(
+        "release", "rule", "band of the published code, or of the formula in the paper"
     )
-    sink_frames: int = field(
-        default=1,
-        metadata={
-            "unit": "frames",
-            "low": 0,
-            "help": "first frames that all tokens see; the code has 0 for Hunyuan",
-        },
+    sink_frames: int = setting(
+        1, "frames", "first frames that all tokens see; the code has 0 for Hunyuan", bounds=(0, None)
     )
-    reduce: Literal["token", "block"] = field(
-        default="token",
-        metadata={"unit": "rule", "help": "check tokens inside blocks, or keep whole blocks by majority"},
+    reduce: Literal["token", "block"] = setting(
+        "token", "rule", "check tokens inside blocks, or keep whole blocks by majority"
     )
-    block: int = field(
-        default=128,
-        metadata={
-            "unit": "tokens",
-            "low": 1,
-            "high": 256,
-            "help": "block of the plan, and least width of a band",
-        },
-    )
+    block: int = setting(128, "tokens", "block of the plan, and least width of a band", bounds=(1, 256))
 
     dense_steps: int | float = first_steps(0.24)  # 12 of 50 in the published runs
 

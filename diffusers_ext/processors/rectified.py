@@ -5,7 +5,7 @@ Paper: Liu et al., "Rectified SpaAttn: Revisiting Attention Sparsity for Efficie
 is known beforehand is planned and cached (`kernels.plan.dynamic`).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from ..errors import MethodError
 from ..kernels.block_sparse.select import select
 from ..kernels.geometry import Grid
 from ..kernels.plan.dynamic import DynamicPlanSpec
+from ..settings.fields import setting
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps
 from .sparse.placement import PlacedPlan
@@ -45,46 +46,31 @@ class RectifiedSparse(SparseMethod):
 
     name: ClassVar[str] = "rectified"
 
-    keep: float | None = field(
-        default=0.25,
-        metadata={
-            "unit": "share of the key blocks",
-            "low": 0.0,
-            "high": 1.0,
-            "help": "least share that a row keeps, the text counted as one block; 1 is dense; 0.1 to 0.25 is "
-            "published",
-        },
+    keep: float | None = setting(
+        0.25,
+        "share of the key blocks",
+        "least share that a row keeps, the text counted as one block; 1 is dense; 0.1 to 0.25 is published",
+        bounds=(0.0, 1.0),
     )
-    p_remaining: float | None = field(
-        default=0.3,
-        metadata={
-            "unit": "share of the attention",
-            "low": 0.0,
-            "high": 1.0,
-            "help": "estimated attention that kept blocks and the text hold at least; 1 is dense; 0.3 is "
-            "published",
-        },
+    p_remaining: float | None = setting(
+        0.3,
+        "share of the attention",
+        "estimated attention that kept blocks and the text hold at least; 1 is dense; 0.3 is published",
+        bounds=(0.0, 1.0),
     )
-    touching: bool = field(
-        default=True,
-        metadata={
-            "unit": "rule",
-            "help": "keep the blocks next to a row's own too, diagonals included, as the published code "
-            "does; the order of tokens here makes more of them",
-        },
+    touching: bool = setting(
+        True,
+        "rule",
+        "keep the blocks next to a row's own too, diagonals included, as the published code "
+        "does; the order of tokens here makes more of them",
     )
-    first_frame: bool = field(
-        default=False,
-        metadata={
-            "unit": "rule",
-            "help": "keep the first frame's view of itself; off, as the published code means to keep it for "
-            "Wan but keeps other tokens in its order",
-        },
+    first_frame: bool = setting(
+        False,
+        "rule",
+        "keep the first frame's view of itself; off, as the published code means to keep it for "
+        "Wan but keeps other tokens in its order",
     )
-    block: int = field(
-        default=128,
-        metadata={"unit": "tokens", "low": 16, "high": 256, "help": "tokens of a block, a power of two"},
-    )
+    block: int = setting(128, "tokens", "tokens of a block, a power of two", bounds=(16, 256))
 
     dense_steps: int | float = first_steps(0.1)  # 5 of 50 in the published Wan 2.1 run
 

@@ -6,7 +6,7 @@ perturbed head output is `lerp(O, V, u)`, exact for any attention core and witho
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import Core, Guidance, Layout, RunContext, Site, Slot, nearest_names, step_window
 from ..errors import MethodError, UnsupportedError
 from ..kernels.image_block import image_block
-from ..settings.fields import fit_fields
+from ..settings.fields import fit_fields, setting
 from . import head_sets
 from .head_sets import HeadSet
 
@@ -34,45 +34,28 @@ class SoftPAG(Guidance):
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OUTPUT, Slot.DENOISER})
     order_free: ClassVar[bool] = True  # image tokens differ from text, not from each other
 
-    heads: HeadSet | Sequence[HeadSet] | None = field(
-        default=None,
-        metadata={
-            "unit": "module path -> head numbers",
-            "help": "heads to perturb; a list gives one set per image of the batch; none: the middle layer, "
-            "all heads",
-        },
+    heads: HeadSet | Sequence[HeadSet] | None = setting(
+        None,
+        "module path -> head numbers",
+        "heads to perturb; a list gives one set per image of the batch; none: the middle layer, all heads",
     )
     # PAG takes 3 on U-Nets. On shapes-sd3 a scale of 3 halved the share of right pictures (23 % against 47 %
     # of 30), and 1 did no harm (57 %). The example of diffusers for SD3 takes 0.7. Presets suit their models.
-    scale: float = field(
-        default=1.0,
-        metadata={"unit": "guidance scale", "low": 0.0, "high": 20.0, "help": "weight w of cond - perturbed"},
+    scale: float = setting(1.0, "guidance scale", "weight w of cond - perturbed", bounds=(0.0, 20.0))
+    strength: float | Sequence[float] | None = setting(
+        None,
+        "fraction",
+        "u in A' = (1-u)A + uI; a list gives one per image; none: 0.5 from six heads on, else 1",
+        bounds=(0.0, 1.0),
     )
-    strength: float | Sequence[float] | None = field(
-        default=None,
-        metadata={
-            "unit": "fraction",
-            "low": 0.0,
-            "high": 1.0,
-            "help": "u in A' = (1-u)A + uI; a list gives one per image; none: 0.5 from six heads on, else 1",
-        },
+    scope: Literal["image_rows", "image_block", "all"] = setting(
+        "image_rows",
+        "tokens",
+        "image_rows: image queries see only themselves; image_block: themselves and the text; "
+        "all: text queries too",
     )
-    scope: Literal["image_rows", "image_block", "all"] = field(
-        default="image_rows",
-        metadata={
-            "unit": "tokens",
-            "help": "image_rows: image queries see only themselves; image_block: themselves and the text; "
-            "all: text queries too",
-        },
-    )
-    start: float = field(
-        default=0.0,
-        metadata={"unit": "fraction of steps", "low": 0.0, "high": 1.0, "help": "first guided step"},
-    )
-    stop: float = field(
-        default=1.0,
-        metadata={"unit": "fraction of steps", "low": 0.0, "high": 1.0, "help": "end of the guided steps"},
-    )
+    start: float = setting(0.0, "fraction of steps", "first guided step", bounds=(0.0, 1.0))
+    stop: float = setting(1.0, "fraction of steps", "end of the guided steps", bounds=(0.0, 1.0))
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -163,8 +146,7 @@ class SoftPAG(Guidance):
         if run.step is None or run.steps is None:
             raise UnsupportedError(
                 "SoftPAG start/stop are fractions of the steps of a pipeline, but it was applied to a bare "
-                "denoiser; "
-                "apply it to the pipeline or leave start=0, stop=1."
+                "denoiser; apply it to the pipeline or leave start=0, stop=1."
             )
         return run.step in step_window(self.start, self.stop, run.steps)
 
@@ -188,8 +170,7 @@ class SoftPAG(Guidance):
             if _per_row(what) and len(what) != rows:
                 raise MethodError(
                     f"SoftPAG was given {len(what)} entries, one per image, but the batch has {rows} "
-                    "conditional rows; "
-                    "pass one entry or as many as images."
+                    "conditional rows; pass one entry or as many as images."
                 )
         sets, common = self._head_sets() or [{site.name: None}], self._row_strengths()
         out = torch.zeros(rows, site.heads)

@@ -99,9 +99,8 @@ def read(pipe: Any, own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[st
     if "true_cfg_scale" in call and "negative_prompt" not in call and not runs:
         if "true_cfg_scale" in asked:
             raise ValueError(
-                f"{name} reads true_cfg_scale beside a negative prompt only; add one (--negative '' is "
-                "an empty "
-                "one), or leave it out"
+                f"{name} reads true_cfg_scale beside a negative prompt only; add one (--negative '' is an "
+                "empty one), or leave it out"
             )
         del call["true_cfg_scale"]
     if "guidance_scale" in call and by != "guidance_scale" and embeds_guidance(pipe) is False:
@@ -132,9 +131,8 @@ def _check_off(pipe: Any, scale: float) -> None:
     """Raise `ValueError` for a scale that looks like a strength and switches guidance off."""
     if scale not in (0, 1):
         raise ValueError(
-            f"guidance_scale {scale:g} switches guidance off in {type(pipe).__name__}; ask for more, or "
-            "for 0 if "
-            "off is what you want"
+            f"guidance_scale {scale:g} switches guidance off in {type(pipe).__name__}; ask for more, or for "
+            "0 if off is what you want"
         )
 
 
@@ -153,6 +151,5 @@ def _unread_negative(
     flag = "--" + by.replace("_", "-")
     return (
         f"{name} reads no negative prompt at {by} {call.get(by, default):g}; ask for a {by} above 1 "
-        f"({flag}), "
-        "or leave it out"
+        f"({flag}), or leave it out"
     )

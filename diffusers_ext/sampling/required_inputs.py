@@ -86,7 +86,6 @@ def blame(pipe: Any, call: dict[str, Any], error: Exception) -> ValueError | Non
 
 def _sentence(pipeline: type, names: Sequence[str]) -> str:
     return (
-        f"{pipeline.__name__} needs {' and '.join(names)}, which cannot be given here; use it from "
-        "Python, or "
-        "take a pipeline that a prompt alone runs"
+        f"{pipeline.__name__} needs {' and '.join(names)}, which cannot be given here; use it from Python, "
+        "or take a pipeline that a prompt alone runs"
     )

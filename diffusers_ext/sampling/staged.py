@@ -5,10 +5,9 @@ Diffusion Transformers Up" (arXiv 2412.16112). Pictures get noise and are denois
 2108.01073).
 """
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,17 @@ from PIL.Image import Image, Resampling
 
 from ..core import Method
 from ..errors import ConflictError, MethodError, UnsupportedError
-from ..families import every_family, family_of
+from ..families import every_family, family_of, latents
 from ..families.denoisers import denoisers
 from ..models.forecast import plan
 from ..models.sizes import check_size
 from ..processors.sparse.method import SparseMethod
 from ..session.checks import session_of
 from ..session.report import Report
-from ..session.session import apply
 from ..settings.fields import fit
 from ..zoo import calling
 from .call import arguments, makes_videos
+from .generate import applied
 
 # Arguments of pipelines that are given by `sizes` and `strength`, or could not fit every stage.
 OURS = ("height", "width", "image", "strength", "latents", "output_type", "return_dict")
@@ -215,10 +214,10 @@ def _image_to_image(pipe: Any, shift: float | None) -> Any:
 
 
 def _run(pipe: Any, methods: Sequence[Method], **call: Any) -> tuple[list[Image], Report | None]:
-    with apply(pipe, *methods) if methods else nullcontext() as session:
+    with applied(pipe, methods) as session:
         pictures = pipe(**call, output_type="pil").images
     return pictures, session.report() if session is not None else None
 
 
 def _takes(pipe: Any, name: str) -> bool:
-    return name in inspect.signature(type(pipe).__call__).parameters
+    return name in latents.defaults(pipe)

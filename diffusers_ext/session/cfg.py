@@ -32,12 +32,7 @@ UNREADABLE = {
 }
 # Guiders of modular pipelines that weight their branches by numbers whose sum is one.
 LINEAR_GUIDERS = ("ClassifierFreeGuidance", "AdaptiveProjectedGuidance")
-NAMES: dict[str, Pass] = {
-    "cond": "cond",
-    "uncond": "uncond",
-    "pred_cond": "cond",
-    "pred_uncond": "uncond",
-}
+NAMES: dict[str, Pass] = {"cond": "cond", "uncond": "uncond", "pred_cond": "cond", "pred_uncond": "uncond"}
 
 
 @dataclass

@@ -40,14 +40,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {
-            "methods": [{"name": m.name, **(asdict(m) if is_dataclass(m) else {})} for m in self.methods],
-            "sites": [asdict(s) for s in self.sites],
-            "denoiser_calls": self.denoiser_calls,
-            "extra_passes": self.extra_passes,
-            "seconds": self.seconds,
-            "extra_seconds": self.extra_seconds,
-        }
+        methods = [{"name": m.name, **(asdict(m) if is_dataclass(m) else {})} for m in self.methods]
+        return vars(self) | {"methods": methods, "sites": [asdict(s) for s in self.sites]}
 
     def __str__(self) -> str:
         methods = ", ".join(map(repr, self.methods)) or "none, so attention is that of diffusers, bit for bit"
@@ -79,17 +73,7 @@ class Report:
         )
 
 
-COLUMNS = (
-    "Module",
-    "Kind",
-    "Heads",
-    "Methods",
-    "Calls",
-    "Back-end",
-    "Density",
-    "Full blocks",
-    "Notes",
-)
+COLUMNS = ("Module", "Kind", "Heads", "Methods", "Calls", "Back-end", "Density", "Full blocks", "Notes")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -12,6 +12,23 @@ from typing import Any
 from ..errors import MethodError
 
 
+def setting(
+    default: Any,
+    unit: str,
+    help: str,
+    bounds: tuple[float | None, float | None] = (None, None),
+    file: bool = False,
+    **more: Any,
+) -> Any:
+    """Make a field of a method; `bounds` are the least and the largest value, `file` marks a path.
+
+    `more` goes to `dataclasses.field`.
+    """
+    low, high = bounds
+    facts = {"unit": unit, "low": low, "high": high, "help": help, "file": file}
+    return dataclasses.field(default=default, metadata=facts, **more)
+
+
 def fit_fields(settings: Any) -> None:
     """Fit the fields of a frozen dataclass to their annotated types.
 

@@ -29,14 +29,8 @@ _SD3_CALL = MappingProxyType(
 )
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
-        "shapes-sd3": Model(
-            pipeline="StableDiffusion3Pipeline",
-            call=_SD3_CALL,
-        ),
-        "shapes-sd3-256": Model(
-            pipeline="StableDiffusion3Pipeline",
-            call=_SD3_CALL,
-        ),
+        "shapes-sd3": Model(pipeline="StableDiffusion3Pipeline", call=_SD3_CALL),
+        "shapes-sd3-256": Model(pipeline="StableDiffusion3Pipeline", call=_SD3_CALL),
         "shapes-sd": Model(
             pipeline="StableDiffusionPipeline",
             call=MappingProxyType(

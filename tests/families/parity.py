@@ -9,7 +9,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from diffusers_ext.core import RunContext
+from diffusers_ext.core import Layout, RunContext, Site
 from diffusers_ext.families.base import Family, FamilyProcessor
 from diffusers_ext.session.swap import set_processor
 
@@ -22,6 +22,25 @@ def install(model: nn.Module, family: Family, call: Mapping[str, Any]) -> list[F
     for processor in processors:
         set_processor(model.get_submodule(processor.site.name), processor)
     return processors
+
+
+Seen = dict[Site, tuple[Tensor, Tensor, Tensor, Tensor | None, Layout | None]]
+
+
+def seen_by_cores(
+    model: nn.Module, family: Family, call: Mapping[str, Any], reads_layout: bool = False
+) -> Seen:
+    """Make one call; return `q, k, v, mask, layout` as the core of each site got them, in turn."""
+    seen = {}
+    for processor in install(model, family, call):
+
+        def core(*arguments, processor=processor):
+            seen[processor.site] = arguments
+            return processor.dense(*arguments)
+
+        processor.core, processor.reads_layout = core, reads_layout
+    outputs(model, call)
+    return seen
 
 
 @torch.no_grad()
@@ -65,12 +84,14 @@ def assert_backend_reaches(model: nn.Module, family: Family, call: Mapping[str, 
     assert not torch.equal(native, expected)
 
 
-def graphs(model: nn.Module, family: Family | None, calls: list[Mapping[str, Any]]) -> list[int]:
+def graphs(
+    model: nn.Module, family: Family | None, calls: list[Mapping[str, Any]], fullgraph: bool = True
+) -> list[int]:
     """Count compiled graphs after each call, with the processors of diffusers (`family=None`) or ours."""
     processors = install(model, family, calls[0]) if family else []
     torch._dynamo.reset()
     counters.clear()
-    model.compile_repeated_blocks(fullgraph=True, backend="eager")
+    model.compile_repeated_blocks(fullgraph=fullgraph, backend="eager")
     counted = []
     for call in calls:
         for processor in processors:

@@ -7,7 +7,6 @@ import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 
-from diffusers_ext.core import Layout
 from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.families import family_of
 from diffusers_ext.families.hunyuan_video import FAMILY
@@ -17,7 +16,8 @@ from .mixins import FamilyTests
 from .mixins.backend import BackendTests
 from .mixins.compile import CompileTests
 from .mixins.config import TEXT_TOO
-from .parity import assert_parity, graphs, install, outputs
+from .mixins.video import VideoTests
+from .parity import assert_parity, graphs, install, outputs, seen_by_cores
 
 IMAGE_TO_VIDEO = {
     "latent_concat": (dict(in_channels=9, image_condition_type="latent_concat"), dict(channels=9)),
@@ -25,9 +25,9 @@ IMAGE_TO_VIDEO = {
 }
 
 
-class TestHunyuanVideo(FamilyTests, BackendTests, CompileTests):
-    family, stock, adapted = FAMILY, HunyuanVideoAttnProcessor2_0, TEXT_TOO
-    host = "hunyuan-video"
+class TestHunyuanVideo(FamilyTests, BackendTests, CompileTests, VideoTests):
+    family, stock, adapted, words = FAMILY, HunyuanVideoAttnProcessor2_0, TEXT_TOO, 7
+    host, outside, token_axis = "hunyuan-video", "refiner", 0
     build = to_compile = staticmethod(tiny.transformer)
     inputs = staticmethod(partial(tiny.inputs, lengths=(5, 3, 4)))
     odd = ({"frames": 1, "height": 3, "width": 5}, {"frames": 7, "height": 3, "width": 1})
@@ -78,20 +78,13 @@ def test_parity_after_fusing_which_diffusers_does_not_do_here():
 
 def test_core_gets_the_joint_sequence_and_the_mask_of_the_padding():
     model, call = tiny.transformer(), tiny.inputs(2)
-    layout, seen = FAMILY.layout(model, call), []
-    for processor in install(model, FAMILY, call):
-
-        def core(q, k, v, mask, layout, dense=processor.dense):
-            seen.append((q.shape, k.shape, v.shape, layout))
-            assert mask.dtype == torch.bool and mask.shape == (2, 1, 1, 79)
-            assert mask[:, 0, 0, layout.vision].all()
-            assert mask[:, 0, 0, layout.text].sum(1).tolist() == [5, 3]
-            return dense(q, k, v, mask, layout)
-
-        processor.core = core
-    outputs(model, call)
-    shape = (2, 79, 4, 16)
-    assert seen == [(shape, shape, shape, layout)] * 4
+    seen = seen_by_cores(model, FAMILY, call)
+    for *qkv, mask, layout in seen.values():
+        assert [x.shape for x in qkv] == [(2, 79, 4, 16)] * 3 and layout == FAMILY.layout(model, call)
+        assert mask.dtype == torch.bool and mask.shape == (2, 1, 1, 79)
+        assert mask[:, 0, 0, layout.vision].all()
+        assert mask[:, 0, 0, layout.text].sum(1).tolist() == [5, 3]
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("stack", ["transformer_blocks", "single_transformer_blocks"])
@@ -122,25 +115,7 @@ def test_sites():
     assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn" for i in range(2)] + [
         f"single_transformer_blocks.{i}.attn" for i in range(2)
     ]
-    assert [s.index for s in sites] == list(range(4))
-    assert {(s.heads, s.head_dim, s.kind, s.component) for s in sites} == {(4, 16, "joint", "transformer")}
-
-
-def test_sites_are_all_attention_modules_but_the_token_refiner():
-    model = tiny.transformer()
-    names = {name.removesuffix(".processor") for name in model.attn_processors}
-    refiner = {name for name in names if "refiner" in name}
-    assert refiner and {s.name for s in FAMILY.sites(model, "")} == names - refiner
-
-
-@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
-def test_layout_counts_patches(grid):
-    frames, height, width = grid
-    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
-    tokens = frames * height * width
-    layout = FAMILY.layout(model, call)
-    assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)
-    assert model.rope(call["hidden_states"])[0].shape[0] == tokens
+    assert {(s.heads, s.head_dim, s.kind) for s in sites} == {(4, 16, "joint")}
 
 
 def test_layout_of_patches_in_time():

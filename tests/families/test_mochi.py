@@ -4,20 +4,19 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers.models.attention_processor import MochiAttention, MochiAttnProcessor2_0
-from torch._dynamo.utils import counters
+from diffusers.models.attention_processor import MochiAttnProcessor2_0
 
-from diffusers_ext.core import Layout
 from diffusers_ext.families.mochi import FAMILY
 
 from ..tiny_models import mochi as tiny
 from .mixins import FamilyTests
 from .mixins.config import TEXT_TOO
-from .parity import assert_parity, install, outputs
+from .mixins.video import VideoTests
+from .parity import assert_parity, graphs, install, outputs, seen_by_cores
 
 
-class TestMochi(FamilyTests):
-    family, stock, adapted, host = FAMILY, MochiAttnProcessor2_0, TEXT_TOO, "mochi"
+class TestMochi(FamilyTests, VideoTests):
+    family, stock, adapted, host, words = FAMILY, MochiAttnProcessor2_0, TEXT_TOO, "mochi", 7
     build = staticmethod(tiny.transformer)
     inputs = staticmethod(partial(tiny.inputs, lengths=(5, 3, 4)))
     odd = tuple({"frames": t, "height": h, "width": w} for t, h, w in [(1, 3, 5), (5, 1, 3), (7, 3, 1)])
@@ -51,19 +50,12 @@ def test_parity_with_rotary_angles():
 def test_core_gets_the_joint_sequence_with_prompts_packed():
     model, call = tiny.transformer(), tiny.inputs(2)
     call["encoder_attention_mask"] = torch.tensor([[0, 1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 0, 1, 1]]).bool()
-    layout, seen = FAMILY.layout(model, call), []
-    for processor in install(model, FAMILY, call):
-
-        def core(q, k, v, mask, layout, dense=processor.dense):
-            seen.append((q.shape, k.shape, v.shape, layout))
-            assert mask.shape == (2, 1, 1, 79) and mask[:, 0, 0, layout.vision].all()
-            assert mask[:, 0, 0, layout.text].int().tolist() == [[1] * 4 + [0] * 3, [1] * 3 + [0] * 4]
-            return dense(q, k, v, mask, layout)
-
-        processor.core = core
-    outputs(model, call)
-    shape = (2, 79, 4, 16)
-    assert seen == [(shape, shape, shape, layout)] * 3
+    seen = seen_by_cores(model, FAMILY, call)
+    for *qkv, mask, layout in seen.values():
+        assert [x.shape for x in qkv] == [(2, 79, 4, 16)] * 3 and layout == FAMILY.layout(model, call)
+        assert mask.shape == (2, 1, 1, 79) and mask[:, 0, 0, layout.vision].all()
+        assert mask[:, 0, 0, layout.text].int().tolist() == [[1] * 4 + [0] * 3, [1] * 3 + [0] * 4]
+    assert len(seen) == 3
 
 
 def test_what_a_core_writes_for_padding_is_not_used():
@@ -95,20 +87,10 @@ def test_compiles_to_no_more_graphs_than_diffusers():
     """diffusers reads the length of each prompt, and breaks the graph of a block there."""
     calls = [tiny.inputs(2), tiny.inputs(2, seed=1)]
     found = []
-    for ours in (False, True):
+    for family in (None, FAMILY):
         model = tiny.transformer()
-        if ours:
-            install(model, FAMILY, calls[0])
-        torch._dynamo.reset()
-        counters.clear()
-        for block in model.transformer_blocks:
-            block.compile(backend="eager")
-        counted = []
-        for call in calls:
-            outputs(model, call)
-            counted.append(counters["stats"]["unique_graphs"])
-        found.append(counted)
-    torch._dynamo.reset()
+        model._repeated_blocks = ["MochiTransformerBlock"]  # diffusers lists none for Mochi
+        found.append(graphs(model, family, calls, fullgraph=False))
     stock, ours = found
     assert ours[0] <= stock[0] and ours[0] == ours[1]
 
@@ -116,20 +98,4 @@ def test_compiles_to_no_more_graphs_than_diffusers():
 def test_sites():
     sites = FAMILY.sites(tiny.transformer(), "transformer")
     assert [s.name for s in sites] == [f"transformer_blocks.{i}.attn1" for i in range(3)]
-    assert [s.index for s in sites] == list(range(3))
-    assert {(s.heads, s.head_dim, s.kind, s.component) for s in sites} == {(4, 16, "joint", "transformer")}
-
-
-def test_sites_are_all_attention_modules():
-    model = tiny.transformer()
-    names = {name for name, module in model.named_modules() if isinstance(module, MochiAttention)}
-    assert {s.name for s in FAMILY.sites(model, "")} == names
-
-
-@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
-def test_layout_counts_patches(grid):
-    frames, height, width = grid
-    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
-    tokens = frames * height * width
-    layout = FAMILY.layout(model, call)
-    assert layout == Layout(grid, slice(tokens, tokens + 7), slice(0, tokens), masked_text=True)
+    assert {(s.heads, s.head_dim, s.kind) for s in sites} == {(4, 16, "joint")}

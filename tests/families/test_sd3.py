@@ -16,7 +16,7 @@ from .mixins.compile import CompileTests
 from .mixins.config import TEXT_TOO
 from .mixins.fused import FusedTests
 from .mixins.parity import ParityTests
-from .parity import install
+from .parity import install, seen_by_cores
 
 SD35 = dict(qk_norm="rms_norm", dual_attention_layers=(0, 1))
 
@@ -70,23 +70,8 @@ def test_fused_image_only_attention_is_refused():
         FAMILY.processor(site, RunContext())
 
 
-def test_bits_equal_stock_in_a_pipeline():
-    pipe = sd3.pipeline(**SD35)
-
-    def sample():
-        generator = torch.Generator().manual_seed(0)
-        return pipe(
-            "a red circle", height=32, width=48, num_inference_steps=3, generator=generator, output_type="pt"
-        )[0]
-
-    stock = sample()
-    install(pipe.transformer, FAMILY, sd3.inputs(2))
-    assert torch.equal(stock, sample())
-
-
 def test_sites():
-    model = sd3.transformer(**SD35)
-    sites = FAMILY.sites(model, "transformer")
+    sites = FAMILY.sites(sd3.transformer(**SD35), "transformer")
     assert [(s.name, s.kind) for s in sites] == [
         ("transformer_blocks.0.attn", "joint"),
         ("transformer_blocks.0.attn2", "self"),
@@ -94,46 +79,33 @@ def test_sites():
         ("transformer_blocks.1.attn2", "self"),
         ("transformer_blocks.2.attn", "joint"),
     ]
-    assert [s.index for s in sites] == [0, 1, 2, 3, 4]
-    assert {(s.heads, s.head_dim, s.component) for s in sites} == {(4, 8, "transformer")}
-    assert {f"{s.name}.processor" for s in sites} == set(model.attn_processors)
-    assert {type(p).__name__ for p in model.attn_processors.values()} <= FAMILY.stock
-    assert FAMILY.denoisers == (type(model).__name__,)
+    assert {(s.heads, s.head_dim) for s in sites} == {(4, 8)}
 
 
 def test_layout_has_the_places_of_tokens():
     model, call = sd3.transformer(**SD35), sd3.inputs(2, height=8, width=12, text=7)
     assert FAMILY.layout(model, call) == Layout((1, 4, 6), text=slice(24, 31), vision=slice(0, 24))
 
-    seen, projected = {}, {}
-    for processor in install(model, FAMILY, call):
-
-        def core(q, k, v, mask, layout, name=processor.site.name, inner=processor.core):
-            seen[name] = (v, mask, layout)
-            return inner(q, k, v, mask, layout)
-
-        processor.core, processor.reads_layout = core, True
+    projected = {}
     for name in ("attn.to_v", "attn.add_v_proj", "attn2.to_v"):
         module = model.get_submodule(f"transformer_blocks.0.{name}")
         module.register_forward_hook(lambda m, args, out, name=name: projected.update({name: out}))
-    model(**call)
+    joint, alone, *_ = seen_by_cores(model, FAMILY, call, reads_layout=True).values()
 
-    v, mask, layout = seen["transformer_blocks.0.attn"]
+    _, _, v, mask, layout = joint
     assert layout == FAMILY.layout(model, call)
     assert v.shape == (2, 31, 4, 8)
     assert mask is None
     assert torch.equal(v[:, layout.vision].flatten(2), projected["attn.to_v"])
     assert torch.equal(v[:, layout.text].flatten(2), projected["attn.add_v_proj"])
 
-    v, mask, layout = seen["transformer_blocks.0.attn2"]
+    _, _, v, mask, layout = alone
     assert layout == Layout((1, 4, 6), text=slice(24, 24), vision=slice(0, 24))
     assert torch.equal(v[:, layout.vision].flatten(2), projected["attn2.to_v"])
 
 
-def test_call_facts():
+def test_rows_of_a_call():
     model, call = sd3.transformer(), sd3.inputs(3)
-    assert FAMILY.batch(call) == 3
-    assert torch.equal(FAMILY.timestep(call), torch.full((3,), 500.0))
     row = take_rows(call, 3, slice(1, 2), FAMILY.unbatched)
     alike(model(**row)[0], model(**call)[0][1:2])
 

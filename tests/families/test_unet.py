@@ -18,7 +18,7 @@ from ..tiny_models.parts import seeded
 from .mixins import FamilyTests
 from .mixins.compile import CompileTests
 from .mixins.fused import FusedTests
-from .parity import assert_parity, install, outputs
+from .parity import assert_parity, install, outputs, seen_by_cores
 
 SITE = Site("down_blocks.0.attentions.0.transformer_blocks.0.attn1", 0, 4, 4, "self")
 ONLY_CROSS = dict(only_cross_attention=True)
@@ -112,21 +112,6 @@ def test_bits_equal_stock_in_every_branch_of_the_module(branch, ndim, context, m
     assert torch.equal(stock, attn(**call))
 
 
-@either
-def test_bits_equal_stock_in_a_pipeline(sdxl):
-    pipe = unet.pipeline(sdxl)
-
-    def sample():
-        generator = torch.Generator().manual_seed(0)
-        return pipe(
-            "a star", height=16, width=24, num_inference_steps=3, generator=generator, output_type="pt"
-        )[0]
-
-    stock = sample()
-    install(pipe.unet, FAMILY, unet.inputs(2, sdxl=sdxl))
-    assert torch.equal(stock, sample())
-
-
 def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_fp32():
     """diffusers casts SDXL's autoencoder back after the call, which gradients would not survive."""
     pipe = unet.pipeline(sdxl=True)
@@ -151,9 +136,7 @@ def test_sites():
         for attn in ("attn1", "attn2")
     ]
     assert [s.kind for s in sites] == ["self", "cross"] * 4
-    assert [s.index for s in sites] == list(range(8))
     assert [(s.heads, s.head_dim) for s in sites] == [(4, 4)] * 2 + [(4, 8)] * 2 + [(4, 4)] * 4
-    assert {s.component for s in sites} == {"unet"}
 
 
 @either
@@ -165,23 +148,11 @@ def test_sites_come_in_the_order_in_which_they_run(sdxl):
         model.get_submodule(site.name).register_forward_hook(lambda *_, name=site.name: ran.append(name))
     model(**call)
     assert ran == [s.name for s in sites]
-    assert {f"{s.name}.processor" for s in sites} == set(model.attn_processors)
-    assert {type(p).__name__ for p in model.attn_processors.values()} <= FAMILY.stock
-    assert FAMILY.denoisers == (type(model).__name__,)
 
 
 def test_only_cross_attention_makes_both_sites_of_a_block_cross():
     kinds = [s.kind for s in FAMILY.sites(unet.unet(**ONLY_CROSS), "")]
-    assert kinds == [
-        "cross",
-        "cross",
-        "self",
-        "cross",
-        "cross",
-        "cross",
-        "cross",
-        "cross",
-    ]  # not in the middle
+    assert kinds == ["cross", "cross", "self", *["cross"] * 5]  # not in the middle
 
 
 def test_processors_with_other_bits_are_not_stock():
@@ -193,26 +164,12 @@ def test_processors_with_other_bits_are_not_stock():
     assert not FAMILY.stock & {"SlicedAttnProcessor", "AttnProcessor"}
 
 
-def seen_by_cores(model, call):
-    """Site -> `(q, k, mask, layout)` of one call."""
-    seen = {}
-    for processor in install(model, FAMILY, call):
-
-        def core(q, k, v, mask, layout, site=processor.site, inner=processor.core):
-            seen[site] = (q, k, mask, layout)
-            return inner(q, k, v, mask, layout)
-
-        processor.core, processor.reads_layout = core, True
-    model(**call)
-    return seen
-
-
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 7)])
 def test_each_site_knows_its_own_grid(height, width):
     model, call = unet.unet(), unet.inputs(2, height=height, width=width, text=7)
     n = height * width
     assert FAMILY.layout(model, call) == Layout((1, height, width), slice(0, 0), slice(0, n))
-    for site, (q, k, mask, layout) in seen_by_cores(model, call).items():
+    for site, (q, k, _, mask, layout) in seen_by_cores(model, FAMILY, call, reads_layout=True).items():
         coarse = site.name.startswith("mid_block")
         h, w = ((height + 1) // 2, (width + 1) // 2) if coarse else (height, width)
         assert layout == Layout((1, h, w), slice(0, 0), slice(0, h * w))
@@ -224,7 +181,7 @@ def test_each_site_knows_its_own_grid(height, width):
 def test_cores_get_the_mask_of_scaled_dot_product_attention():
     call = unet.inputs(2, sdxl=True)
     call["encoder_attention_mask"] = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0]])
-    for site, (_, _, mask, _) in seen_by_cores(unet.unet(sdxl=True), call).items():
+    for site, (*_, mask, _) in seen_by_cores(unet.unet(sdxl=True), FAMILY, call).items():
         if site.kind == "self":
             assert mask is None
         else:
@@ -252,7 +209,6 @@ def test_at_level_admits_that_no_level_fits(tokens):
 @either
 def test_call_facts(sdxl, timestep):
     model, call = unet.unet(sdxl), unet.inputs(3, sdxl=sdxl) | {"timestep": timestep}
-    assert FAMILY.batch(call) == 3
     assert FAMILY.timestep(call) is timestep
     row = take_rows(call, 3, slice(1, 2), FAMILY.unbatched)
     alike(outputs(model, row), outputs(model, call)[1:2])

@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from diffusers_ext.core import Layout
 from diffusers_ext.families.wan import FAMILY, TEXT_TOKENS, WanProcessor
 
 from ..tiny_models import wan as tiny
@@ -14,13 +13,14 @@ from .mixins import FamilyTests, ModelTests
 from .mixins.backend import BackendTests
 from .mixins.compile import CompileTests
 from .mixins.lora import LoRATests
-from .parity import assert_parity, install, outputs
+from .mixins.video import VideoTests
+from .parity import assert_parity, install, seen_by_cores
 
 IMAGE_TOKENS = 5
 
 
-class TestWan(FamilyTests, BackendTests, CompileTests):
-    family, stock, host = FAMILY, WanAttnProcessor, "wan"
+class TestWan(FamilyTests, BackendTests, CompileTests, VideoTests):
+    family, stock, host, token_axis = FAMILY, WanAttnProcessor, "wan", 1
     build, inputs = staticmethod(tiny.transformer), staticmethod(tiny.inputs)
     odd = tuple(
         {"frames": t, "height": h, "width": w} for t, h, w in [(1, 3, 5), (5, 1, 3), (3, 5, 1), (7, 3, 3)]
@@ -115,43 +115,20 @@ def test_pipeline_parity(two_stage):
 
 def test_core_gets_the_text_branch_only():
     model, call = image_to_video(2)
-    seen = {}
-    for processor in install(model, FAMILY, call):
-
-        def core(q, k, v, mask, layout, processor=processor):
-            seen[processor.site.name] = (tuple(q.shape), tuple(k.shape), tuple(v.shape), mask, layout)
-            return processor.dense(q, k, v, mask, layout)
-
-        processor.core = core
-    outputs(model, call)
-    layout = FAMILY.layout(model, call)
+    seen = seen_by_cores(model, FAMILY, call)
     video, text = (2, 72, 4, 16), (2, TEXT_TOKENS, 4, 16)
-    for i in range(2):
-        assert seen[f"blocks.{i}.attn1"] == (video, video, video, None, layout)
-        assert seen[f"blocks.{i}.attn2"] == (video, text, text, None, layout)
+    for site, (*qkv, mask, layout) in seen.items():
+        keys = video if site.kind == "self" else text
+        assert [x.shape for x in qkv] == [video, keys, keys]
+        assert mask is None and layout == FAMILY.layout(model, call)
+    assert len(seen) == 4
 
 
 def test_sites():
     sites = FAMILY.sites(tiny.transformer(), "transformer_2")
     assert [s.name for s in sites] == ["blocks.0.attn1", "blocks.0.attn2", "blocks.1.attn1", "blocks.1.attn2"]
     assert [s.kind for s in sites] == ["self", "cross", "self", "cross"]
-    assert [s.index for s in sites] == [0, 1, 2, 3]
     assert {(s.heads, s.head_dim, s.component) for s in sites} == {(4, 16, "transformer_2")}
-
-
-def test_sites_are_all_attention_modules():
-    model = tiny.transformer(**tiny.IMAGE_TO_VIDEO)
-    names = {name.removesuffix(".processor") for name in model.attn_processors}
-    assert {s.name for s in FAMILY.sites(model, "")} == names
-
-
-@pytest.mark.parametrize("grid", [(3, 4, 6), (1, 5, 3), (7, 1, 1)], ids=str)
-def test_layout_counts_patches(grid):
-    frames, height, width = grid
-    model, call = tiny.transformer(), tiny.inputs(2, frames=frames, height=height, width=width)
-    layout = FAMILY.layout(model, call)
-    assert layout == Layout(grid, slice(0, 0), slice(0, frames * height * width))
-    assert model.rope(call["hidden_states"])[0].shape[1] == layout.tokens
 
 
 def test_a_timestep_per_token_is_that_of_the_noisy_ones():

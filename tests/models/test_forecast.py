@@ -17,7 +17,7 @@ from diffusers_ext.models.presets import find
 from diffusers_ext.models.sizes import Tokens
 from diffusers_ext.processors.sparse.placement import place
 
-from ..hosts import every_host, host
+from ..hosts import built, every_host, host
 
 FIELDS = {"tokens", "token_density", "block_density", "full_share", "padded_tokens", "predicted_speedup"}
 FIELDS |= {"memory_bytes", "nearest"}
@@ -164,8 +164,7 @@ def test_sizes_between_tokens_are_refused_with_the_nearest(size, words):
 
 
 def test_the_forecast_is_what_the_session_reports():
-    tiny = host("wan")
-    pipe = tiny.build()
+    tiny, pipe = built("wan")
     gna = dx.GNA((2, 4, 4), (1, 2, 2), dense_steps=0, backend="reference")
     found = dx.plan(pipe, gna, **tiny.size)
     with dx.apply(pipe, gna) as session:

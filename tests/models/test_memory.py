@@ -9,7 +9,7 @@ import diffusers_ext as dx
 from diffusers_ext.models import memory
 from diffusers_ext.models.sizes import cut_of
 from diffusers_ext.sampling.call import arguments
-from tests.hosts import host
+from tests.hosts import built
 from tests.tiny_models import sd3, unet, wan
 
 
@@ -48,8 +48,7 @@ def test_the_largest_that_fits_is_the_largest(monkeypatch, build, size, name):
 @pytest.mark.parametrize("name", ["sd", "flux", "wan", "hunyuan-video", "mochi"])
 def test_an_autoencoder_needs_what_was_measured_at_other_sizes(name):
     """The figure from a few latents holds for more of them: it grows with pixels and frames, and not else."""
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     side, frames = memory.SMALL
     once, each = memory.decoder_bytes(pipe.vae, tiny.video)
     found, count = memory._peak(pipe.vae, 3 * side, *([frames + 2] if tiny.video else []))

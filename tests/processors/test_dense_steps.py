@@ -4,7 +4,7 @@ import pytest
 
 import diffusers_ext as dx
 
-from ..hosts import host
+from ..hosts import built, host
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,7 @@ def test_what_does_not_fit_is_refused_before_the_first_dense_step(name, method, 
 
 
 def test_a_share_runs_in_the_only_step():
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     plain = tiny.run(pipe, steps=1).clone()
     with dx.apply(pipe, dx.GNA((3, 3), backend="reference")) as session:
         assert not plain.equal(tiny.run(pipe, steps=1))

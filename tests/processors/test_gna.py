@@ -8,42 +8,32 @@ import torch
 
 import diffusers_ext as dx
 
-from ..close import alike as close
-from ..hosts import every_host, host, nothing_changed
+from ..hosts import every_host, host
 from ..kernels import oracles
 from .masked import by_mask
+from .promises import hides_nothing, is_refused, makes_the_pictures_of
 
 
 @every_host
 def test_equal_to_an_explicit_mask(host):
-    pipe = host.build()
     window, stride = ((2, 2, 2), (2, 1, 1)) if host.video else ((1, 2, 2), (1, 1, 2))
-    with dx.apply(pipe, by_mask(lambda grid: oracles.box(grid, window, stride))):
-        wanted = host.run(pipe, cfg=True, prompts=2)
-    with dx.apply(pipe, dx.GNA(window, stride, dense_steps=0, backend="reference")):
-        close(host.run(pipe, cfg=True, prompts=2), wanted)
+    oracle = by_mask(lambda grid: oracles.box(grid, window, stride))
+    method = dx.GNA(window, stride, dense_steps=0, backend="reference")
+    makes_the_pictures_of(oracle, method, host, cfg=True, prompts=2)
 
 
 @pytest.mark.parametrize("frames, height, width", [(1, 16, 48), (5, 32, 16), (13, 16, 16), (9, 48, 16)])
 def test_awkward_videos(frames, height, width):
     tiny = replace(host("wan"), size=dict(num_frames=frames, height=height, width=width))
-    pipe = tiny.build()
     window = (min(3, (frames + 1) // 2), 3, 2)
-    with dx.apply(pipe, by_mask(lambda grid: oracles.box(grid, window, (1, 2, 1)))):
-        wanted = tiny.run(pipe, steps=2)
-    with dx.apply(pipe, dx.GNA(window, (1, 2, 1), dense_steps=0, backend="reference")):
-        close(tiny.run(pipe, steps=2), wanted)
+    oracle = by_mask(lambda grid: oracles.box(grid, window, (1, 2, 1)))
+    method = dx.GNA(window, (1, 2, 1), dense_steps=0, backend="reference")
+    makes_the_pictures_of(oracle, method, tiny, steps=2)
 
 
 @pytest.mark.parametrize("name, window", [("sd3", (8, 12)), ("flux", (8, 12)), ("wan", (3, 8, 8))])
 def test_a_window_of_the_grid_is_the_plain_model_bit_for_bit(name, window):
-    tiny = host(name)
-    pipe = tiny.build()
-    plain = tiny.run(pipe)
-    method = dx.GNA(window, dense_steps=0, backend="reference")
-    with dx.apply(pipe, method) as session, nothing_changed("gna hides nothing"):
-        assert torch.equal(tiny.run(pipe), plain)
-    assert {s.why for s in session.report().sites} == {"gna hides nothing on this grid"}
+    hides_nothing(dx.GNA(window, dense_steps=0, backend="reference"), host(name))
 
 
 def test_two_numbers_are_rows_and_columns():
@@ -123,12 +113,5 @@ def test_kept_tiles_are_sliding_tile_attention_if_windows_move_by_a_tile(stride,
 
 
 def test_a_window_larger_than_the_grid_is_refused_and_the_model_left_as_it_was():
-    tiny = host("sd3")
-    pipe = tiny.build()
-    plain = tiny.run(pipe)
-    with (
-        pytest.raises(dx.MethodError, match="axis h of 8 tokens; the largest window there is 8"),
-        dx.apply(pipe, dx.GNA(window=(9, 2), dense_steps=0)),
-    ):
-        tiny.run(pipe)
-    assert torch.equal(tiny.run(pipe), plain)
+    words = "axis h of 8 tokens; the largest window there is 8"
+    is_refused(dx.GNA(window=(9, 2), dense_steps=0), host("sd3"), words, dx.MethodError)

@@ -8,11 +8,11 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, RunContext
 
-from ..close import alike as close
-from ..hosts import host, nothing_changed
+from ..hosts import host
 from ..kernels import oracles
 from . import masked
 from .masked import by_mask
+from .promises import hides_nothing, is_refused, makes_the_pictures_of
 from .sparse.test_method import SITE, dense, layout_of, tensors
 
 LONG = {  # 5 x 4 x 8 or 5 x 4 x 4 tokens
@@ -27,30 +27,21 @@ LONG = {  # 5 x 4 x 8 or 5 x 4 x 4 tokens
 @pytest.mark.parametrize("mode", ["paper", "release"])
 def test_equal_to_an_explicit_mask(name, mode):
     tiny = replace(host(name), size=LONG[name])
-    pipe = tiny.build()
     if mode == "paper":
         method, mask = dx.Radial(mode="paper", backend="reference", dense_steps=0), oracles.radial_paper
         arguments = (1,)
     else:
         method = dx.Radial(0.2, block=2, sink_frames=0, backend="reference", dense_steps=0)
         mask, arguments = oracles.radial_release, (0.2, 0, 2)
-    with dx.apply(pipe, by_mask(lambda grid: mask(grid, *arguments))):
-        wanted = tiny.run(pipe, cfg=True, prompts=2, steps=2)
-    with dx.apply(pipe, method) as session:
-        out = tiny.run(pipe, cfg=True, prompts=2, steps=2)
-    close(out, wanted)
-    assert all(s.density < 1 for s in session.report().sites)
+    oracle = by_mask(lambda grid: mask(grid, *arguments))
+    report = makes_the_pictures_of(oracle, method, tiny, cfg=True, prompts=2, steps=2)
+    assert all(s.density < 1 for s in report.sites)
 
 
 @pytest.mark.parametrize("mode", ["paper", "release"])
 def test_two_frames_are_the_plain_model_bit_for_bit(mode):
     tiny = replace(host("wan"), size=dict(num_frames=3, height=16, width=32))
-    pipe = tiny.build()
-    plain = tiny.run(pipe)
-    method = dx.Radial(mode=mode, backend="reference", dense_steps=0)
-    with dx.apply(pipe, method) as session, nothing_changed("radial hides nothing"):
-        assert torch.equal(tiny.run(pipe), plain)
-    assert {s.why for s in session.report().sites} == {"radial hides nothing on this grid"}
+    hides_nothing(dx.Radial(mode=mode, backend="reference", dense_steps=0), tiny)
 
 
 @pytest.mark.parametrize("text, front", [(0, False), (5, True), (5, False)])
@@ -82,12 +73,7 @@ def test_blocks_by_majority(text, front, mode):
 
 
 def test_images_are_refused():
-    pipe = host("sd3").build()
-    with (
-        pytest.raises(dx.UnsupportedError, match=r"needs two or more.*CLEAR \(clear\) and GNA \(gna\)"),
-        dx.apply(pipe, dx.Radial(dense_steps=0)),
-    ):
-        host("sd3").run(pipe)
+    is_refused(dx.Radial(dense_steps=0), host("sd3"), r"needs two or more.*CLEAR \(clear\) and GNA \(gna\)")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from diffusers_ext.core import RunContext
 from diffusers_ext.settings.methods import build
 
 from ..close import alike as close
-from ..hosts import every_host, host, nothing_changed
+from ..hosts import built, every_host, host, nothing_changed
 from ..kernels.block_sparse.published import Rule, attend_raster
 from .masked import Instead
 from .sparse.test_method import SITE, dense, layout_of, tensors
@@ -68,8 +68,7 @@ def test_cores_against_the_published_rule(grid, text, front, shares, touching, l
 
 @pytest.mark.parametrize("name", ["sd3.5", "sd", "flux", "wan2.2", "hunyuan-video", "mochi"])
 def test_pipelines_against_the_published_rule(name):
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     method = dx.RectifiedSparse(keep=0.2, p_remaining=0.3, touching=False, **PLAIN | dict(block=32))
     with dx.apply(pipe, computed_by(method)):
         wanted = tiny.run(pipe, steps=2)
@@ -106,8 +105,7 @@ def test_awkward_sizes(name, size):
 
 def test_the_report_tells_the_density_that_ran():
     """With a fixed number of full blocks it is the planned one, otherwise the data add to it."""
-    tiny = host("wan")
-    pipe = tiny.build()
+    tiny, pipe = built("wan")
     for method, same in (
         (dx.RectifiedSparse(keep=0.25, p_remaining=None, touching=False, **PLAIN), True),
         (dx.RectifiedSparse(keep=0.25, p_remaining=0.6, touching=False, **PLAIN), False),
@@ -122,8 +120,7 @@ def test_the_report_tells_the_density_that_ran():
 
 
 def test_nothing_but_the_size_is_cached():
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     with dx.apply(pipe, dx.RectifiedSparse(keep=0.2, **PLAIN)) as session:
         tiny.run(pipe, cfg=True)
         tiny.run(pipe, cfg=True, prompts=2)
@@ -131,8 +128,7 @@ def test_nothing_but_the_size_is_cached():
 
 
 def test_short_sequences_stay_dense_and_say_so(caplog):
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     plain = tiny.run(pipe)
     method = dx.RectifiedSparse(block=64, touching=False, dense_steps=0)
     with caplog.at_level(logging.WARNING, "diffusers_ext"), dx.apply(pipe, method) as session:

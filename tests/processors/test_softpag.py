@@ -11,7 +11,7 @@ from diffusers_ext.core import Layout
 from diffusers_ext.families.denoisers import denoisers
 
 from ..close import alike
-from ..hosts import every_host, host, nothing_changed
+from ..hosts import built, every_host, nothing_changed
 from ..tiny_models import sd3, wan
 
 LAYER = "transformer_blocks.1.attn"
@@ -78,8 +78,7 @@ def test_rows_of_strength_zero_are_bit_equal_inside_a_perturbed_pass(scope):
 
 
 def test_packed_head_sets_equal_solo_runs():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     sets = [{LAYER: [0]}, {"transformer_blocks.0.attn": [1]}]
     with dx.apply(pipe, dx.SoftPAG(heads=sets, strength=1.0)):
         packed = h.run(pipe, cfg=True, prompts=2)
@@ -137,8 +136,7 @@ def test_default_strength_follows_the_number_of_heads():
 )
 @pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
 def test_step_window(name, start, stop, passes):
-    h = host(name)
-    pipe = h.build()
+    h, pipe = built(name)
     silent = nullcontext() if passes else nothing_changed("none of its 6 steps lies between")
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}, start=start, stop=stop)) as session, silent:
         h.run(pipe, cfg=True, steps=6)

@@ -10,7 +10,7 @@ from diffusers import StableDiffusion3PAGPipeline, StableDiffusionPAGPipeline
 
 import diffusers_ext as dx
 
-from ..hosts import host
+from ..hosts import built
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, wan
 from .test_softpag import LAYER
 
@@ -120,8 +120,7 @@ def test_image_block_equals_explicit_maps_in_a_model(case):
 
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
 def test_equals_the_sd3_pag_pipeline(cfg):
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     parts = {k: v for k, v in pipe.components.items() if k not in ("image_encoder", "feature_extractor")}
     oracle = StableDiffusion3PAGPipeline(**parts, pag_applied_layers=[r"transformer_blocks\.1"])
     oracle.set_progress_bar_config(disable=True)
@@ -135,8 +134,7 @@ def test_equals_the_sd3_pag_pipeline(cfg):
 
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
 def test_equals_the_unet_pag_pipeline(cfg):
-    h = host("sd")
-    pipe = h.build()
+    h, pipe = built("sd")
     parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
     oracle = StableDiffusionPAGPipeline(**parts, requires_safety_checker=False, pag_applied_layers="mid")
     oracle.set_progress_bar_config(disable=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusers_ext.sampling.call import arguments, run
 from diffusers_ext.sampling.guidance_arguments import embeds_guidance, read, switch, uses_cfg
-from tests.hosts import HOSTS, every_host, host
+from tests.hosts import HOSTS, built, every_host, host
 from tests.tiny_models import flux, hunyuan_video, unet
 
 VALUES = {"negative_prompt": "blue", "guidance_scale": 6.5, "true_cfg_scale": 3.0}  # nobody's defaults
@@ -117,9 +117,8 @@ def test_defaults_that_are_not_read_are_not_recorded(host):
         (
             unet.pipeline,
             {"guidance_scale": 0.5},
-            "guidance_scale 0.5 switches guidance off in StableDiffusionPipeline; ask for more, or for 0 "
-            "if off "
-            "is what you want",
+            "guidance_scale 0.5 switches guidance off in StableDiffusionPipeline; ask for more, or for 0 if "
+            "off is what you want",
         ),
         (
             unet.pipeline,
@@ -151,8 +150,7 @@ def test_pipelines_whose_property_is_not_the_rule():
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "wan", "hunyuan-video", "mochi"])
 def test_each_prompt_has_its_negative(name):
-    tiny = host(name)
-    pipe = tiny.build()
+    tiny, pipe = built(name)
     more = dict(tiny.size, **tiny.extra, num_inference_steps=tiny.least_steps, output_type="latent")
     call = tiny.guided | {"negative_prompt": "blue"}
 

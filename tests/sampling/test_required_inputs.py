@@ -121,9 +121,8 @@ def test_a_saved_one_is_refused_in_a_sentence(refused, tmp_path, capsys, kind):
     for command in (["generate", "a"], ["compare", "a"]):
         line = refused(*command, "-m", tmp_path / "model", "--steps", 1, "--out", tmp_path / "out")
         assert line == (
-            f"error: {kind.__name__} needs {names}, which cannot be given here; use it from Python, or "
-            "take a "
-            "pipeline that a prompt alone runs\n"
+            f"error: {kind.__name__} needs {names}, which cannot be given here; use it from Python, or take "
+            "a pipeline that a prompt alone runs\n"
         )
 
 

@@ -19,7 +19,7 @@ import diffusers_ext as dx
 from diffusers_ext.families import FAMILIES
 from diffusers_ext.session.cfg import UNREADABLE
 
-from ..hosts import host
+from ..hosts import built, host
 from ..tiny_models import unet
 
 
@@ -67,8 +67,7 @@ def test_a_panorama_is_refused_by_name_however_it_is_called():
 
 def test_rows_in_another_order_are_refused():
     """A pipeline that puts each conditional row behind its unconditional one."""
-    h = host("sd")
-    pipe = h.build()
+    pipe = host("sd").build()
 
     class Interleaved(type(pipe)):
         def __call__(self, rows):
@@ -88,8 +87,7 @@ def test_rows_in_another_order_are_refused():
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_rescaled_guidance_is_refused(name):
-    h = host(name)
-    pipe = h.build()
+    h, pipe = built(name)
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})):
         with pytest.raises(dx.UnsupportedError, match=r"rescales them \(guidance_rescale=0.7\)"):
             h.run(pipe, cfg=True, guidance_rescale=0.7)

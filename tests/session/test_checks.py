@@ -11,7 +11,7 @@ from diffusers.models._modeling_parallel import ParallelConfig
 import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot
 
-from ..hosts import host, processors
+from ..hosts import built, processors
 from ..tiny_models import flux, sd3, unet
 from .test_session import same_state, state_of
 
@@ -176,8 +176,7 @@ def test_attention_slicing_is_refused():
 
 
 def test_slicing_after_apply_is_an_error_in_the_run_and_named_at_the_end():
-    h = host("sd")
-    pipe = h.build()
+    h, pipe = built("sd")
     session = dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}))
     pipe.enable_attention_slicing()
     with pytest.raises(RuntimeError, match="were replaced after apply"):

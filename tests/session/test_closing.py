@@ -14,7 +14,7 @@ import diffusers_ext as dx
 
 from .. import faults
 from ..families.parity import keeping_default_backend
-from ..hosts import host, processors
+from ..hosts import built, host, processors
 from ..tiny_models import flux, sd3, wan
 from .test_over_time import every_case, softpag, sparse
 from .test_session import same_state, state_of
@@ -95,8 +95,7 @@ def test_closing_between_two_steps_is_the_end_of_the_methods(case):
 @pytest.mark.parametrize("visit", [0, 1], ids=["first pass", "perturbed pass"])
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux", "wan", "hunyuan-video", "mochi"])
 def test_closing_inside_a_pass_leaves_nothing_behind(name, visit):
-    case = host(name)
-    pipe = case.build()
+    case, pipe = built(name)
     calls = []
     with faults.in_modules(faults.layers(case, pipe), lambda: calls.append(0)):
         plain = case.run(pipe, cfg=True)
@@ -116,8 +115,7 @@ def test_closing_inside_a_pass_leaves_nothing_behind(name, visit):
 
 
 def test_a_session_may_be_entered_and_closed_more_than_once():
-    case = host("sd3")
-    pipe = case.build()
+    case, pipe = built("sd3")
     plain, before = case.run(pipe, steps=1), state_of(pipe)
     with dx.apply(pipe, softpag(case)) as session:
         with session:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import diffusers_ext as dx
 
-from ..hosts import host, processors
+from ..hosts import built, host, processors
 from ..tiny_models import sd3, unet
 from .test_over_time import every_case, softpag, sparse
 from .test_session import same_state, state_of
@@ -107,8 +107,7 @@ def test_quantised_layers_are_called_and_never_read(case):
 
 
 def test_a_cache_of_the_second_denoiser_is_a_conflict_before_and_after():
-    case = host("wan2.2")
-    pipe = case.build()
+    case, pipe = built("wan2.2")
     cache, before = FirstBlockCacheConfig(threshold=0.1), state_of(pipe)
     with dx.apply(pipe, softpag(case)):
         pipe.transformer_2.enable_cache(cache)
@@ -143,8 +142,7 @@ def _xformers(pipe):
     "name, change", [("sd", _fused), ("sd", _sliced), ("sd", _xformers), ("sdxl", _fused)]
 )
 def test_processors_that_come_after_apply_are_an_error_in_the_run_and_named_at_the_end(name, change, method):
-    case = host(name)
-    pipe = case.build()
+    case, pipe = built(name)
     session = dx.apply(pipe, method(case))
     case.run(pipe, steps=2)
     change(pipe)

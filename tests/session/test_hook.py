@@ -21,7 +21,7 @@ import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot, step_window
 from diffusers_ext.families.base import take_rows
 
-from ..hosts import every_host, host
+from ..hosts import built, every_host, host
 from ..tiny_models import flux, sd3, unet, wan
 
 
@@ -40,9 +40,12 @@ class Recorder(Method):
             for c in {s.component for s in sites}
         ]
 
+    def note(self, site, run, q):
+        return site.component, run.pass_, run.step, run.steps, run.sigma, q.shape[0]
+
     def bind(self, site, run, inner):
         def core(q, k, v, mask, layout):
-            self.seen.append((site.component, run.pass_, run.step, run.steps, run.sigma, q.shape[0]))
+            self.seen.append(self.note(site, run, q))
             return inner(q, k, v, mask, layout)
 
         return core
@@ -68,15 +71,13 @@ def test_steps_and_passes(host):
 
 
 def test_sigma_is_that_of_the_scheduler():
-    h = host("flux")
-    pipe = h.build()
+    h, pipe = built("flux")
     seen = watch(pipe, lambda: h.run(pipe, steps=4))
     assert [s[4] for s in seen] == pytest.approx(pipe.scheduler.sigmas[:4].tolist())
 
 
 def test_second_order_schedulers_count_steps_not_calls():
-    h = host("sd")
-    pipe = h.build()
+    h, pipe = built("sd")
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     seen = watch(pipe, lambda: h.run(pipe, cfg=True, steps=4))
     assert [s[2] for s in seen] == [0, 0, 1, 1, 2, 2, 3]
@@ -99,8 +100,7 @@ def test_image_to_image_counts_executed_steps(scheduler, steps):
 
 
 def test_both_experts_share_the_run():
-    h = host("wan2.2")
-    pipe = h.build()
+    h, pipe = built("wan2.2")
     seen = watch(pipe, lambda: h.run(pipe, cfg=False, steps=4))
     assert [s[2] for s in seen] == [0, 1, 2, 3]
     assert list(dict.fromkeys(s[0] for s in seen)) == ["transformer", "transformer_2"]
@@ -150,8 +150,7 @@ def test_named_calls_of_a_bare_denoiser_are_distinguished_by_name():
 
 
 def test_a_pipeline_that_shares_the_denoiser_is_refused():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     other = StableDiffusion3Img2ImgPipeline(**pipe.components)
     with (
         dx.apply(pipe, dx.SoftPAG()),
@@ -192,8 +191,7 @@ def test_pipelines_that_do_not_state_their_guidance_need_cfg():
 
 def test_skip_layer_guidance_of_sd3_is_left_as_it_is():
     """diffusers subtracts a skip-layer prediction from the conditional one; delta must cancel there."""
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     # diffusers skips from the first step after `start` on, which 0 is not.
     skip = dict(skip_guidance_layers=[0], skip_layer_guidance_start=-1.0, skip_layer_guidance_stop=1.0)
     method = dx.SoftPAG(heads={h.layer: None}, strength=1.0, scale=2.0)

@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 import diffusers_ext as dx
 
-from ..hosts import host, processors
+from ..hosts import built, processors
 from ..tiny_models import flux, sd3, unet, wan
 
 LORA = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
@@ -75,8 +75,7 @@ def test_a_compiled_block_does_not_hide_that_processors_were_replaced():
 
 
 def test_an_exchanged_denoiser_is_named():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     session = dx.apply(pipe, dx.SoftPAG())
     pipe.transformer = sd3.transformer(seed=1)
     h.run(pipe)

@@ -7,7 +7,7 @@ import torch
 
 import diffusers_ext as dx
 
-from ..hosts import host, processors
+from ..hosts import built, host, processors
 from ..tiny_models import flux, sd3, unet
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -16,8 +16,7 @@ MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 def test_a_wrapped_denoiser_is_refused_with_the_place_of_the_denoiser():
     from peft import LoraConfig, get_peft_model
 
-    h = host("sd")
-    pipe = h.build()
+    h, pipe = built("sd")
     pipe.unet = get_peft_model(pipe.unet, LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     with pytest.raises(dx.UnsupportedError, match=r"set pipe\.unet = pipe\.unet\.base_model\.model"):
         dx.apply(pipe, dx.SoftPAG())
@@ -56,8 +55,7 @@ def test_a_class_without_brackets_gets_a_sentence():
 
 @pytest.mark.parametrize("name", ["sd", "wan2.2"])
 def test_remove_takes_off_what_nobody_has_a_name_for(name):
-    h = host(name)
-    pipe = h.build()
+    h, pipe = built(name)
     plain, before = h.run(pipe), [processors(m) for m in (pipe.components.values()) if hasattr(m, "modules")]
     dx.remove(pipe)
     dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}))

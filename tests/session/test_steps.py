@@ -20,10 +20,10 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_ext as dx
-from diffusers_ext.core import Method, Slot
 
-from ..hosts import host
+from ..hosts import built, host
 from ..tiny_models import unet
+from .test_hook import Recorder
 
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SIGMAS = {
@@ -52,24 +52,11 @@ def cases():
             yield pytest.param(cls, {}, [951, 701, 401, 201, 51], id=f"{cls.__name__}-custom")
 
 
-class Steps(Method):
-    """A method that only watches: notes step and number of steps at each call of one module."""
+class Steps(Recorder):
+    """Notes step and number of steps at each call of one module."""
 
-    name = "steps"
-    slots = frozenset({Slot.OBSERVE})
-
-    def __init__(self):
-        self.seen = []
-
-    def select(self, sites):
-        return [next(s for s in sites if s.kind != "cross")]
-
-    def bind(self, site, run, inner):
-        def core(*call):
-            self.seen.append((run.step, run.steps))
-            return inner(*call)
-
-        return core
+    def note(self, site, run, q):
+        return run.step, run.steps
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +116,7 @@ def test_steps_are_those_of_the_pipeline(cls, config, timesteps, pipes):
 
 
 def test_second_order_flow_matching_counts_two_calls_a_step():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     pipe.scheduler = FlowMatchHeunDiscreteScheduler()
     compare(pipe, **h.size, **h.extra, num_inference_steps=4)
     image = StableDiffusion3Img2ImgPipeline(**pipe.components)
@@ -168,16 +154,19 @@ def copies(pipe, count):
     return made
 
 
+def stepping(kind, h, start=0.5):
+    """A method that does nothing in the first steps."""
+    if kind == "guidance":
+        return dx.SoftPAG(heads={h.layer: None}, start=start)
+    return dx.GNA((3, 3, 3) if h.video else (3, 3), dense_steps=2, backend="reference")
+
+
 @pytest.mark.parametrize("name", ["sd3", "sd", "flux", "wan", "hunyuan-video", "mochi"])
 @pytest.mark.parametrize("kind", ["sparse", "guidance"])
 def test_a_copy_with_other_steps_runs_as_under_a_session_of_its_own(name, kind):
     h = host(name)
     base = h.build()
-    method = (
-        dx.GNA((3, 3, 3) if h.video else (3, 3), dense_steps=2, backend="reference")
-        if kind == "sparse"
-        else dx.SoftPAG(heads={h.layer: None}, start=0.5)
-    )
+    method = stepping(kind, h)
     other, alone = copies(base, 2)
     with dx.apply(alone, method):
         want = h.run(alone, cfg=True, steps=4)
@@ -213,11 +202,7 @@ def test_copies_in_threads_run_as_they_do_alone(name, kind):
         args = ("a", "cpu", 1, True) if name == "sd" else ("a",)
         embeds = dict(zip(names, base.encode_prompt(*args, **encode), strict=False))
         guided = {"guidance_scale": 4.0}
-    method = (
-        dx.GNA((3, 3, 3) if h.video else (3, 3), dense_steps=2, backend="reference")
-        if kind == "sparse"
-        else dx.SoftPAG(heads={h.layer: None}, start=0.4)
-    )
+    method = stepping(kind, h, start=0.4)
 
     def request(pipe, number, out):
         size = h.size | {"width": h.size["width"] + 16 * number}
@@ -256,8 +241,7 @@ def test_copies_in_threads_run_as_they_do_alone(name, kind):
 
 def test_threads_with_named_branches_keep_their_own_names():
     """`cache_context` of diffusers names the branch of a call, for the thread that opened it."""
-    h = host("wan")
-    pipe = h.build()
+    h, pipe = built("wan")
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None})) as session:
         hook = session._hooks[0]
         with pipe.transformer.cache_context("cond"):
@@ -282,8 +266,7 @@ def test_threads_with_named_branches_keep_their_own_names():
     ids=["dense steps", "nothing hidden", "empty window"],
 )
 def test_a_method_that_changed_nothing_says_so_once(method, match, recwarn):
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     plain = h.run(pipe)
     with dx.apply(pipe, method) as session:
         assert torch.equal(plain, h.run(pipe)) and torch.equal(plain, h.run(pipe))
@@ -296,8 +279,7 @@ def test_a_method_that_changed_nothing_says_so_once(method, match, recwarn):
     "method", [dx.SoftPAG(scale=0.0), dx.SoftPAG(strength=0.0)], ids=["scale", "strength"]
 )
 def test_guidance_that_is_switched_off_is_silent(method, recwarn):
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     plain = h.run(pipe)
     with dx.apply(pipe, method):
         assert torch.equal(plain, h.run(pipe))
@@ -305,8 +287,7 @@ def test_guidance_that_is_switched_off_is_silent(method, recwarn):
 
 
 def test_dense_steps_of_a_bare_denoiser_count_where_a_pipeline_calls():
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     method = dx.CLEAR(radius=2, dense_steps=2, backend="reference")
     with dx.apply(pipe, method):
         want = h.run(pipe, steps=4)

@@ -7,7 +7,7 @@ import torch
 
 import diffusers_ext as dx
 
-from ..hosts import host
+from ..hosts import built, host
 from ..tiny_models import unet
 from .test_ip_adapter import EMBEDDING, adapter
 
@@ -27,8 +27,7 @@ def compiled(model):
     ("wrap", "kind"), [(wrapped, "guidance"), (wrapped, "sparse"), (compiled, "guidance")]
 )
 def test_a_wrapper_that_outlives_the_session_finds_the_plain_model(wrap, kind):
-    h = host("sd3")
-    pipe = h.build()
+    h, pipe = built("sd3")
     plain = h.run(pipe, steps=1)
     method = (
         dx.SoftPAG(heads={h.layer: None}) if kind == "guidance" else dx.CLEAR(radius=2, backend="reference")
@@ -44,8 +43,7 @@ def test_a_wrapper_that_outlives_the_session_finds_the_plain_model(wrap, kind):
 
 @pytest.mark.parametrize("wrap", [torch.compile, "peft"], ids=["torch.compile", "PEFT"])
 def test_a_denoiser_wrapped_after_apply_ran_with_its_methods(wrap, recwarn):
-    h = host("sd")
-    pipe = h.build()
+    pipe = host("sd").build()
     session = dx.apply(pipe, dx.SoftPAG(heads={MID: None}))
     if wrap == "peft":
         from peft import LoraConfig, get_peft_model
@@ -79,8 +77,7 @@ def feature_cache(pipe):
 
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
 def test_a_foreign_cache_is_refused_before_and_after_apply(cfg):
-    h = host("sd")
-    pipe = h.build()
+    h, pipe = built("sd")
     feature_cache(pipe)
     h.run(pipe, cfg=cfg)
     with pytest.raises(dx.ConflictError, match="forward of UNet2DConditionModel was replaced"):

@@ -32,11 +32,9 @@ def attention(
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     groups = plan.row_ptr.shape[0]
     parts = []  # per plan: out and lse of its heads
-    for g in range(groups):
-        rows = slice(g // H, g // H + 1) if groups == B * H and groups > 1 else slice(None)
-        heads = slice(g % H, g % H + 1) if groups > 1 else slice(None)
-        tensors = (None if x is None else x[rows, heads] for x in (q, k, v, gain, bias))
-        mine = plan.of_rows(rows)
+    for g, own in enumerate(_followers(groups, B, H)):
+        tensors = (None if x is None else x[own] for x in (q, k, v, gain, bias))
+        mine = plan.of_rows(own[0])
         parts.append([torch.cat(x, 2) for x in zip(*_rows(*tensors, mine, g, scale), strict=True)])
     outs, lses = zip(*parts, strict=True)
     if groups == B * H and groups > 1:
@@ -45,21 +43,36 @@ def attention(
     return torch.cat(outs, 1).transpose(1, 2), torch.cat(lses, 1)
 
 
-def _rows(
-    q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None, bias: Tensor | None,
-    plan: BlockPlan, g: int, scale: float,
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    inside = torch.arange(plan.block_k, device=q.device)
-    ends = plan.row_ptr[g].tolist()
-    for row, (begin, end) in enumerate(pairwise(ends)):
+def _followers(groups: int, B: int, H: int) -> list[tuple[slice, slice]]:
+    """Return the batch rows and the heads that follow each of the plans."""
+    if groups == 1:
+        return [(slice(None), slice(None))]
+    own_rows = groups == B * H
+    return [
+        (slice(g // H, g // H + 1) if own_rows else slice(None), slice(g % H, g % H + 1))
+        for g in range(groups)
+    ]
+
+
+def _listed(plan: BlockPlan, g: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield, for each block of queries in plan `g`, its places, the keys listed for it, and which it sees."""
+    inside = torch.arange(plan.block_k, device=plan.col.device)
+    for row, (begin, end) in enumerate(pairwise(plan.row_ptr[g].tolist())):
         queries = slice(row * plan.block_q, min((row + 1) * plan.block_q, plan.s_q))
         entries = plan.col[g, begin:end, None]
         keys = ((entries >> 1) * plan.block_k + inside).flatten()
         full = (entries & 1).bool().expand(-1, plan.block_k).flatten()[keys < plan.s_kv]
         keys = keys[keys < plan.s_kv]
         coords = plan.q_coord[queries, None], plan.k_coord[..., None, keys]
-        seen = full | visible(plan.kind, plan.params, plan.table, *coords)
+        yield queries, keys, full | visible(plan.kind, plan.params, plan.table, *coords)
+
+
+def _rows(
+    q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None, bias: Tensor | None,
+    plan: BlockPlan, g: int, scale: float,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    for row, (queries, keys, seen) in enumerate(_listed(plan, g)):
         logits = (q[:, :, queries].to(exact) @ k[:, :, keys].to(exact).transpose(-1, -2)) * scale
         logits = logits.masked_fill(~seen, -math.inf)
         lse = logits.logsumexp(-1)
@@ -71,16 +84,9 @@ def _rows(
 
 
 def gradients(
-    do: Tensor,
-    dlse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    plan: BlockPlan,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    do: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    plan: BlockPlan, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Compute `dq [B, S_q, H, D]`, `dk`, `dv` `[B, S_kv, H, D]`, contiguous.
 
     They come from `do`, shaped like `out`, and `dlse [B, H, S_q]`.
@@ -94,12 +100,8 @@ def gradients(
     stats = [delta, lse.masked_fill(lse == -math.inf, 0.0)]
     grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in heads_first[:3]]
     B, H = lse.shape[:2]
-    G = plan.row_ptr.shape[0]
-    for g in range(G):
-        # the batch rows and heads that follow plan g
-        rows = slice(g // H, g // H + 1) if G == B * H and G > 1 else slice(None)
-        own = rows, slice(g % H, g % H + 1) if G > 1 else slice(None)
-        _one_plan(*(x[own] for x in (*heads_first[:4], *stats, *grads)), plan.of_rows(rows), g, scale)
+    for g, own in enumerate(_followers(plan.row_ptr.shape[0], B, H)):
+        _one_plan(*(x[own] for x in (*heads_first[:4], *stats, *grads)), plan.of_rows(own[0]), g, scale)
     return tuple(x.transpose(1, 2).to(q.dtype).contiguous() for x in grads)
 
 
@@ -108,16 +110,7 @@ def _one_plan(
     dq: Tensor, dk: Tensor, dv: Tensor, plan: BlockPlan, g: int, scale: float,
 ) -> None:  # fmt: skip
     """Write `dq` and add to `dk` and `dv`, all `[B', H', S, D]` views of the results."""
-    inside = torch.arange(plan.block_k, device=q.device)
-    ends = plan.row_ptr[g].tolist()
-    for row, (begin, end) in enumerate(pairwise(ends)):
-        some = slice(row * plan.block_q, min((row + 1) * plan.block_q, plan.s_q))
-        entries = plan.col[g, begin:end, None]
-        keys = ((entries >> 1) * plan.block_k + inside).flatten()
-        full = (entries & 1).bool().expand(-1, plan.block_k).flatten()[keys < plan.s_kv]
-        keys = keys[keys < plan.s_kv]
-        coords = plan.q_coord[some, None], plan.k_coord[..., None, keys]
-        seen = full | visible(plan.kind, plan.params, plan.table, *coords)
+    for some, keys, seen in _listed(plan, g):
         logits = (q[:, :, some] @ k[:, :, keys].mT * scale).masked_fill(~seen, -math.inf)
         p = (logits - lse[:, :, some, None]).exp()
         ds = p * (do[:, :, some] @ v[:, :, keys].mT - delta[:, :, some, None]) * scale

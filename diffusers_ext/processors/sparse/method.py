@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from ...core import Layout, Method, RunContext, Site, Slot
@@ -12,7 +12,7 @@ from ...kernels.geometry import Grid, check_grid
 from ...kernels.masks.rule import Rule
 from ...kernels.plan.plan import PlanSpec
 from ...kernels.plan.spec import RulePlanSpec
-from ...settings.fields import fit_fields
+from ...settings.fields import fit_fields, setting
 from .nearest import aligned_grid, aligned_text
 
 TILE_IMAGE: Grid = (1, 8, 16)
@@ -21,22 +21,17 @@ TILE_VIDEO: Grid = (2, 8, 8)
 
 def first_steps(default: int | float) -> Any:
     """Make the field `dense_steps` with the default of a method."""
-    facts = {
-        "unit": "steps, or a fraction of them",
-        "low": 0,
-        "help": "first steps with dense attention: a whole number counts steps, 0.24 is a share of them, "
-        "which below 1.0 leaves a step sparse",
-    }
-    return field(default=default, kw_only=True, metadata=facts)
+    help = (
+        "first steps with dense attention: a whole number counts steps, 0.24 is a share of them, which below "
+        "1.0 leaves a step sparse"
+    )
+    return setting(default, "steps, or a fraction of them", help, bounds=(0, None), kw_only=True)
 
 
 def tokens_or_tiles() -> Any:
     """Make the field `reduce` of methods that order tokens tile by tile."""
-    facts = {
-        "unit": "rule",
-        "help": "check tokens inside tiles, or keep whole tiles, nine tenths of what is seen",
-    }
-    return field(default="token", kw_only=True, metadata=facts)
+    help = "check tokens inside tiles, or keep whole tiles, nine tenths of what is seen"
+    return setting("token", "rule", help, kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +46,9 @@ class SparseMethod(Method):
     order_free: ClassVar[bool] = True  # cores ask for the order that they need
 
     dense_steps: int | float = first_steps(0)
-    dense_layers: int = field(
-        default=0,
-        metadata={"unit": "layers", "low": 0, "help": "first layers that keep dense attention"},
-    )
-    backend: Literal["auto", "triton", "reference", "flex"] = field(
-        default="auto",
-        metadata={
-            "unit": "back-end",
-            "help": "auto leaves attention dense where no gain is to be expected; the others never do",
-        },
+    dense_layers: int = setting(0, "layers", "first layers that keep dense attention", bounds=(0, None))
+    backend: Literal["auto", "triton", "reference", "flex"] = setting(
+        "auto", "back-end", "auto leaves attention dense where no gain is to be expected; the others never do"
     )
 
     def __post_init__(self) -> None:
@@ -129,9 +117,8 @@ class SparseMethod(Method):
             picked += [s for s in mine if layers.index(_layer(s)) >= self.dense_layers]
             if self.dense_layers >= len(layers):
                 raise MethodError(
-                    f"{self.name} dense_layers must be below the number of layers, got "
-                    f"{self.dense_layers} of {len(layers)}, which leaves nothing to do; use at most "
-                    f"{len(layers) - 1}."
+                    f"{self.name} dense_layers must be below the number of layers, got {self.dense_layers} "
+                    f"of {len(layers)}, which leaves nothing to do; use at most {len(layers) - 1}."
                 )
         return picked
 

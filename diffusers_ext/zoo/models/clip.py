@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..world.scenes import SIZE
-from .tokenizer import build_tokenizer
+from .tokenizer import build_tokenizer, clip_tokens
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
@@ -41,16 +41,7 @@ def text_config() -> CLIPTextConfig:
     """Return the config of the text half: 3 layers of 128, a token for each word of the grammar."""
     from transformers import CLIPTextConfig
 
-    tokenizer = build_tokenizer()
-    return CLIPTextConfig(
-        **TOWER,
-        num_hidden_layers=TEXT_LAYERS,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    return CLIPTextConfig(**TOWER, num_hidden_layers=TEXT_LAYERS, **clip_tokens(build_tokenizer()))
 
 
 def build_processor() -> CLIPProcessor:

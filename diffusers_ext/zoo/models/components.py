@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..world.scenes import SIZE
+from .tokenizer import clip_tokens
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
+    from torch import nn
     from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 LATENT_CHANNELS = 4
@@ -54,16 +57,12 @@ def build_clip(tokenizer: PreTrainedTokenizerBase, width: int, layers: int) -> C
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=4 * width,
         projection_dim=width,
         num_hidden_layers=layers,
         num_attention_heads=max(width // 32, 1),
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **clip_tokens(tokenizer),
     )
     return CLIPTextModelWithProjection(config)
 
@@ -72,16 +71,30 @@ def build_t5(tokenizer: PreTrainedTokenizerBase) -> T5EncoderModel:
     """Build a one-layer T5 encoder that reads the CLIP tokenizer's ids."""
     from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=CONTEXT_WIDTH,
-        d_kv=32,
-        d_ff=2 * CONTEXT_WIDTH,
-        num_layers=1,
-        num_heads=4,
-        dropout_rate=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
-    return T5EncoderModel(config)
+    return T5EncoderModel(T5Config(**t5_settings(tokenizer, CONTEXT_WIDTH, layers=1, heads=4)))
+
+
+def t5_settings(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> dict[str, Any]:
+    """Return what the configs of T5 and UMT5 encoders have in common."""
+    return {
+        "vocab_size": len(tokenizer),
+        "d_model": width,
+        "d_kv": 32,
+        "d_ff": 2 * width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "dropout_rate": 0.0,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+
+
+def silence(layers: Iterable[nn.Module]) -> None:
+    """Set weights and biases to zero."""
+    import torch
+
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.zero_()
+            layer.bias.zero_()

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .components import CLIP_WIDTHS, CONTEXT_WIDTH, LATENT_CHANNELS, LATENT_SIZE, build_clip, build_t5
+from .components import (
+    CLIP_WIDTHS,
+    CONTEXT_WIDTH,
+    LATENT_CHANNELS,
+    LATENT_SIZE,
+    build_clip,
+    build_t5,
+    silence,
+)
 from .tokenizer import build_tokenizer
 
 # Blocks of the coarse model. Of all fours with its last block, these lose least before training.
@@ -53,13 +61,8 @@ def start_as_identity(transformer: SD3Transformer2DModel) -> None:
 
     This is adaLN-Zero of DiT.
     """
-    import torch
-
     modulations = [m for m in transformer.modules() if type(m).__name__.startswith("AdaLayerNorm")]
-    with torch.no_grad():
-        for layer in [*(m.linear for m in modulations), transformer.proj_out]:
-            layer.weight.zero_()
-            layer.bias.zero_()
+    silence([*(m.linear for m in modulations), transformer.proj_out])
 
 
 def refine(coarse: SD3Transformer2DModel) -> SD3Transformer2DModel:

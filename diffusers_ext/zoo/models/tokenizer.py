@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..world.captions import WORDS
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 MAX_LENGTH = 24  # tokens, specials included; the longest caption takes 13
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -19,6 +19,17 @@ def build_tokenizer() -> CLIPTokenizer:
 
     vocab, merges = vocabulary()
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def clip_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return what the config of a CLIP text encoder states about its tokenizer."""
+    return {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:

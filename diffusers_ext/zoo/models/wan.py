@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..world.clips import FRAMES, SIDE
+from .components import silence, t5_settings
 from .tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
@@ -96,19 +97,7 @@ def build_umt5(tokenizer: PreTrainedTokenizerBase) -> UMT5EncoderModel:
     """Build a two-layer UMT5 encoder that reads the CLIP tokenizer's ids."""
     from transformers import UMT5Config, UMT5EncoderModel
 
-    config = UMT5Config(
-        vocab_size=len(tokenizer),
-        d_model=WIDTH,
-        d_kv=32,
-        d_ff=2 * WIDTH,
-        num_layers=2,
-        num_heads=HEADS,
-        dropout_rate=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
-    return UMT5EncoderModel(config)
+    return UMT5EncoderModel(UMT5Config(**t5_settings(tokenizer, WIDTH, layers=2, heads=HEADS)))
 
 
 def start_as_identity(transformer: WanTransformer3DModel) -> None:
@@ -121,10 +110,8 @@ def start_as_identity(transformer: WanTransformer3DModel) -> None:
     embedder = transformer.condition_embedder
     layers = [embedder.time_proj, transformer.proj_out]
     layers += [block.attn2.to_out[0] for block in transformer.blocks]
+    silence(layers)
     with torch.no_grad():
-        for layer in layers:
-            layer.weight.zero_()
-            layer.bias.zero_()
         for block in transformer.blocks:
             block.scale_shift_table.zero_()
 

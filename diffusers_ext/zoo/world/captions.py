@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = ("one", "two", "three", "four")
-PLURALS = {
-    "circle": "circles",
-    "square": "squares",
-    "triangle": "triangles",
-    "star": "stars",
-    "cross": "crosses",
-}
+PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 
 # Every word gets one token. The later words have no picture yet: they are fixed now so that a second model
 # (motion, size, background) can share this tokenizer and its weights.
@@ -104,6 +99,12 @@ class Spec:
         return any(o.held_out for o in self.objects) or (
             self.relation is not None and held_out_triple(self.relation, *(o.shape for o in self.objects))
         )
+
+
+def along_and_across(relation: str, dx: Any, dy: Any) -> tuple[Any, Any]:
+    """Turn the way from the first object to the second, in px, into the direction of a relation."""
+    ways = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}
+    return ways[relation]
 
 
 def held_out_triple(relation: str, first: str, second: str) -> bool:

@@ -9,18 +9,11 @@ from itertools import combinations
 
 import numpy as np
 
-from .captions import COLOURS, OBJECTS, RELATIONS, SHAPES, Object, Spec
+from .captions import COLOURS, OBJECTS, RELATIONS, SHAPES, Object, Spec, along_and_across
 from .scenes import Scene
 
 KINDS = ("colour", "shape", "swap", "relation", "count", "objects")
-_OFTEN = (
-    1.0,
-    2.0,
-    3.0,
-    3.0,
-    2.0,
-    1.0,
-)  # in training, kinds that are learned late come more often; same order
+_OFTEN = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)  # of the kinds, in training: those learned late come more often
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -43,7 +36,9 @@ def mistakes(spec: Spec, kind: str) -> list[Spec]:
         return [] if spec.task == "counting" else list(_more_and_fewer(spec))
     truth = Counter(spec.objects)
     wrong = []
-    for objects in {"colour": _recoloured, "shape": _reshaped, "swap": _swapped}[kind](spec.objects):
+    values = {"colour": COLOURS, "shape": SHAPES}
+    changed = _swapped(spec.objects) if kind == "swap" else _changed(spec.objects, kind, values[kind])
+    for objects in changed:
         if len(set(objects)) == len(truth) and Counter(objects) != truth:
             wrong.append(replace(spec, objects=objects))
     return wrong
@@ -80,22 +75,14 @@ def may_show(scene: Scene, asked: Spec) -> bool:
     places = dict(zip(scene.spec.objects, scene.places, strict=True))
     (x0, y0, _), (x1, y1, _) = (places[o] for o in asked.objects)
     dx, dy = x1 - x0, y1 - y0
-    along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[
-        asked.relation
-    ]
+    along, across = along_and_across(asked.relation, dx, dy)
     return along > 0.5 * abs(across)
 
 
-def _recoloured(objects: tuple[Object, ...]) -> Iterator[tuple[Object, ...]]:
+def _changed(objects: tuple[Object, ...], name: str, values: tuple[str, ...]) -> Iterator[tuple[Object, ...]]:
     for thing in dict.fromkeys(objects):
-        for colour in COLOURS:
-            yield tuple(Object(colour, o.shape) if o == thing else o for o in objects)
-
-
-def _reshaped(objects: tuple[Object, ...]) -> Iterator[tuple[Object, ...]]:
-    for thing in dict.fromkeys(objects):
-        for shape in SHAPES:
-            yield tuple(Object(o.colour, shape) if o == thing else o for o in objects)
+        for value in values:
+            yield tuple(replace(o, **{name: value}) if o == thing else o for o in objects)
 
 
 def _swapped(objects: tuple[Object, ...]) -> Iterator[tuple[Object, ...]]:

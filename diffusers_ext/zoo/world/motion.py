@@ -111,8 +111,7 @@ def parse(caption: str) -> Script:
         c1, s1, c2, s2, way = match.groups()
         return Script((Actor(Object(c1, s1)), Actor(Object(c2, s2), f"moves {way}" if way else "")))
     raise ValueError(
-        "clips of the shapes world read captions such as 'a red circle moves left', "
-        f"'a red circle moves left while a blue square grows' or 'a blue square and a red circle moving up', "
-        f"got {caption!r}; use the colours {', '.join(COLOURS)}, the shapes {', '.join(SHAPES)} and the "
-        f"motions {', '.join(MOTIONS)}"
+        "clips of the shapes world read captions such as 'a red circle moves left', 'a red circle moves left "
+        f"while a blue square grows' or 'a blue square and a red circle moving up', got {caption!r}; use the "
+        f"colours {', '.join(COLOURS)}, the shapes {', '.join(SHAPES)} and the motions {', '.join(MOTIONS)}"
     )

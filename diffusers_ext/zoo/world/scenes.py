@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .captions import OBJECTS, RELATIONS, Object, Spec, held_out_triple
+from .captions import OBJECTS, RELATIONS, Object, Spec, along_and_across, held_out_triple
 
 SIZE = 64  # px
 GAP = 2.0  # px of background kept between two objects that do not overlap
@@ -54,9 +54,7 @@ class Mix:
     triple: float = 0.15
     counting: float = 0.20
     related: float = 0.5  # share of the doubles that name a relation
-    alike: float = (
-        0.15  # share of the doubles forced to share their shape; the same share is forced to share the colour
-    )
+    alike: float = 0.15  # share of the doubles forced to share their shape, and of those to share the colour
 
 
 def sample_spec(rng: np.random.Generator, mix: Mix | None = None) -> Spec:
@@ -133,9 +131,7 @@ def _obeys(relation: str | None, x: np.ndarray, y: np.ndarray, radius: np.ndarra
     if relation is None:
         return np.ones(len(x), bool)
     dx, dy = x[:, 1] - x[:, 0], y[:, 1] - y[:, 0]
-    along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[
-        relation
-    ]
+    along, across = along_and_across(relation, dx, dy)
     return (along >= radius.sum(1) + GAP) & (np.abs(across) <= 0.5 * along)
 
 

@@ -104,6 +104,5 @@ TASKS: dict[str, tuple[int, Callable[[int], Spec | Script | None]]] = {
     "two_motion": (len(OBJECTS) ** 2 * 2 * len(MOVES), _two_motion),
 }
 VIDEO_TASKS = ("single_object", "two_object", "motion", "two_motion")
-IMAGE_TASKS = tuple(
-    task for task in TASKS if "motion" not in task
-)  # GenEval's classes; `color_attr` has both colours and both shapes different
+# GenEval's classes; `color_attr` has both colours and both shapes different
+IMAGE_TASKS = tuple(task for task in TASKS if "motion" not in task)

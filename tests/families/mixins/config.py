@@ -20,4 +20,5 @@ class Config:
     host: ClassVar[str]  # a pipeline of tests.hosts
     timestep: ClassVar[float] = 500.0  # that the calls have, on the scale of the scheduler
     adapted: ClassVar[tuple[str, ...]] = ()  # what LoRA may adapt besides q, k, v and the output
+    outside: ClassVar[str] = ""  # part of the names of attention modules that are no sites
     odd: ClassVar[tuple[dict[str, int], ...]] = ()  # options of calls of odd sizes

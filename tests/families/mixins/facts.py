@@ -7,7 +7,7 @@ from diffusers_ext.core import RunContext
 from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.families import family_of
 
-from ..parity import install, outputs
+from ..parity import install, seen_by_cores
 from .config import Config
 
 
@@ -22,6 +22,15 @@ class FactsTests(Config):
         fused = {name for name in self.family.stock if name.startswith("Fused")}
         assert self.family.stock == {self.stock.__name__} | fused
         assert self.family.denoisers == (type(model).__name__,)
+
+    def test_sites_are_all_attention_modules(self):
+        model = self.build()
+        sites = self.family.sites(model, "transformer")
+        names = {name for name, module in model.named_modules() if hasattr(module, "processor")}
+        outside = {name for name in names if self.outside and self.outside in name}
+        assert bool(outside) == bool(self.outside) and {s.name for s in sites} == names - outside
+        assert [s.index for s in sites] == list(range(len(names - outside)))
+        assert {s.component for s in sites} == {"transformer"}
 
     def test_timestep_and_batch(self):
         call = self.inputs(3)
@@ -46,12 +55,8 @@ class FactsTests(Config):
 
     def _keys(self, model, call, site):
         """The keys `[B, L, H, D]` that a site gets in a call."""
-        found = []
-        processors = install(model, self.family, call)
-        (processor,) = (p for p in processors if p.site.name == site.name)
-        processor.core = lambda q, k, *rest: found.append(k) or processor.dense(q, k, *rest)
-        outputs(model, call)
-        return found[0]
+        seen = seen_by_cores(model, self.family, call)
+        return next(k for s, (_, k, *_) in seen.items() if s.name == site.name)
 
     def test_processors_start_with_the_dense_core(self):
         model = self.build()

@@ -166,13 +166,10 @@ def test_transposed_lists_by_brute_force():
 def test_import_and_cpu_run_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"  # importing it now fails
-        "import torch\n"
-        "from diffusers_ext.kernels.block_sparse import api\n"
-        "from diffusers_ext.kernels.masks.disk import Disk\n"
-        "from diffusers_ext.kernels.plan.spec import RulePlanSpec\n"
-        "plan = RulePlanSpec(Disk(3), (1, 6, 7), block_q=16, block_k=16).build()\n"
-        "x = torch.randn(1, 42, 2, 32)\n"
-        "print(api.attention(x, x, x, plan)[0].shape)"
+        "import torch\nfrom diffusers_ext.kernels.block_sparse import api\nfrom "
+        "diffusers_ext.kernels.masks.disk import Disk\nfrom diffusers_ext.kernels.plan.spec import "
+        "RulePlanSpec\nplan = RulePlanSpec(Disk(3), (1, 6, 7), block_q=16, block_k=16).build()\nx = "
+        "torch.randn(1, 42, 2, 32)\nprint(api.attention(x, x, x, plan)[0].shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "torch.Size([1, 42, 2, 32])"

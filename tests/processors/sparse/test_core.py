@@ -12,7 +12,7 @@ from diffusers_ext.kernels.block_sparse import capabilities
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
-from ...hosts import host
+from ...hosts import built
 from .test_method import SITE, dense, layout_of
 
 
@@ -72,8 +72,7 @@ def test_a_core_lists_a_plan_once_more(grid, text, masked, backend, walks, monke
 
 
 def test_a_session_goes_through_a_plan_twice_and_never_again(walks):
-    tiny = host("flux")
-    pipe = tiny.build()
+    tiny, pipe = built("flux")
     with dx.apply(pipe, dx.CLEAR(2, backend="reference")) as session:
         for _ in range(2):
             tiny.run(pipe, steps=2)

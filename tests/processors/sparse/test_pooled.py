@@ -18,9 +18,10 @@ from diffusers_ext.settings.methods import build
 
 from ... import needs
 from ...close import alike as close
-from ...hosts import host
+from ...hosts import built, host
 from ...kernels import oracles
 from ..masked import Instead
+from ..promises import is_refused, makes_the_pictures_of
 from .test_method import SITE, dense, layout_of, tensors
 
 
@@ -207,17 +208,13 @@ def test_pipelines(name):
     tiny = host(name)
     call = {"num_frames": 1} if tiny.video else {}
     tiny = replace(tiny, size={"height": 32, "width": 48} if name != "sd" else tiny.size)
-    pipe = tiny.build()
-    with dx.apply(pipe, explicit(2, 2)):
-        wanted = tiny.run(pipe, cfg=True, prompts=2, steps=2, **call)
-    with dx.apply(pipe, dx.CLEAR(radius=2, downsample=2, backend="reference")) as session:
-        close(tiny.run(pipe, cfg=True, prompts=2, steps=2, **call), wanted)
-    assert {s.backend for s in session.report().sites} == {"reference"}
+    method = dx.CLEAR(radius=2, downsample=2, backend="reference")
+    report = makes_the_pictures_of(explicit(2, 2), method, tiny, cfg=True, prompts=2, steps=2, **call)
+    assert {s.backend for s in report.sites} == {"reference"}
 
 
 def test_a_disk_over_the_grid_still_adds_pooled_tokens():
-    tiny = host("sd3")
-    pipe = tiny.build()
+    tiny, pipe = built("sd3")
     plain = tiny.run(pipe, steps=1)
     with dx.apply(pipe, dx.CLEAR(radius=50, downsample=4, backend="reference")) as session:
         assert not torch.equal(tiny.run(pipe, steps=1), plain)
@@ -250,8 +247,7 @@ def test_compiled_blocks_are_single_graphs_also_at_a_second_size():
 
 def test_trained_weights_go_through_a_file(tmp_path):
     """A trainer puts parameters into the cores; what it saves is what a later session loads."""
-    tiny = host("flux")
-    pipe = tiny.build()
+    tiny, pipe = built("flux")
     method = dx.CLEAR(radius=2, downsample=4, backend="reference")
     file = tmp_path / "far.safetensors"
     with dx.apply(pipe, method) as session:
@@ -338,13 +334,8 @@ def test_bad_settings(values, words):
 
 
 def test_sizes_that_cells_do_not_fill_are_refused_with_the_nearest():
-    tiny = replace(host("sd3"), size=dict(height=32, width=40))
-    pipe = tiny.build()
-    plain = tiny.run(pipe, steps=1)
     words = "that 4 divides, got 8 x 10 tokens; the nearest are 8 x 8 and 8 x 12 tokens; choose a size"
-    with pytest.raises(dx.UnsupportedError, match=words), dx.apply(pipe, dx.CLEAR(downsample=4)):
-        tiny.run(pipe, steps=1)
-    assert torch.equal(tiny.run(pipe, steps=1), plain)
+    is_refused(dx.CLEAR(downsample=4), replace(host("sd3"), size=dict(height=32, width=40)), words, steps=1)
     with pytest.raises(dx.UnsupportedError, match=r"4 x 4 tokens\.$"):
         dx.plan(dx.Grid(1, 3, 4), dx.CLEAR(downsample=4))
     with pytest.raises(

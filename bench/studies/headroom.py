@@ -19,8 +19,8 @@ import numpy as np
 
 from diffusers_ext.evaluate.cells import Variant
 from diffusers_ext.evaluate.pictures import Pictures
+from diffusers_ext.evaluate.preferences import check_painter, scores_of
 from diffusers_ext.evaluate.report.plot import save
-from diffusers_ext.evaluate.reward import check_painter, scores_of
 from diffusers_ext.evaluate.runner import answer, key
 from diffusers_ext.evaluate.score import Judged, summarise
 from diffusers_ext.evaluate.statistics import bootstrap

@@ -23,7 +23,7 @@ def reward(
     out: opt.Out = "out/reward",
 ) -> None:
     """Measure a reward against the ground truth and write SUITE.json."""
-    from ..evaluate.reward import check_painter, painted, preference, reward_folder, round_trip
+    from ..evaluate.preferences import check_painter, painted, preference, reward_folder, round_trip
     from ..evaluate.suite import questions
     from ..models.checkpoint import Checkpoint
     from ..models.fingerprint import fingerprint

@@ -34,9 +34,9 @@ def tune(
     from ..evaluate.cells import Variant
     from ..evaluate.runner import answer
     from ..evaluate.score import compare, summarise
+    from ..evaluate.settings_search import assignments, best, confirmation, halves
     from ..evaluate.store import Store
     from ..evaluate.suite import questions
-    from ..evaluate.tune import assignments, best, confirmation, halves
     from ..evaluate.words import difference, percent
     from ..models.checkpoint import Checkpoint
     from ..outputs.claim import claim

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusers_ext.commands.reward import reward
-from diffusers_ext.evaluate.reward import agreement, preference, round_trip
+from diffusers_ext.evaluate.preferences import agreement, preference, round_trip
 from diffusers_ext.models.fingerprint import fingerprint
 from diffusers_ext.rewards import ShapesCLIP
 from diffusers_ext.zoo import cards, catalogue

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from diffusers_ext.commands.tune import tune
+from diffusers_ext.evaluate.settings_search import assignments, best, halves
 from diffusers_ext.evaluate.suite import questions
-from diffusers_ext.evaluate.tune import assignments, best, halves
 from diffusers_ext.models.presets import preset
 from diffusers_ext.zoo.world.suites import IMAGE_TASKS, VIDEO_TASKS
 

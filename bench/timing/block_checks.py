@@ -74,7 +74,7 @@ def row_mask(core: SparseCore, call: Call, rows: Tensor) -> Tensor:
     """
     layout, device = call.layout, call.q.device
     text = layout.text.stop - layout.text.start
-    spec = core.method.recipe(layout.grid, text, text_rows=False)
+    spec = core.method.plan_spec(layout.grid, text, text_rows=False)
     rule = spec.rule
     places = torch.full((call.q.shape[1],), geometry.TEXT, dtype=torch.int32)
     places[layout.vision] = geometry.coded(geometry.raster(layout.grid), layout.grid)

@@ -59,7 +59,7 @@ def frame(largest: int) -> tuple[int, int]:
     raise ValueError(f"clips of this bench have up to {most} tokens, got {largest}; choose a smaller size")
 
 
-def recipe(method: str, tokens: int, sides: tuple[int, int]) -> RulePlanSpec:
+def plan_spec(method: str, tokens: int, sides: tuple[int, int]) -> RulePlanSpec:
     """Return CLEAR and GNA on a square image, radial attention on clips with frames of `sides`.
 
     Rows and frames are complete, so there are up to `tokens` of them.
@@ -93,13 +93,13 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
 
-def measure(method: str, recipe: RulePlanSpec, backend: str, device: str) -> list[Row]:
+def measure(method: str, spec: RulePlanSpec, backend: str, device: str) -> list[Row]:
     """Return the row of one size of one method on one back-end, in turns with dense attention.
 
     Times are in ms, `work` in pairs multiplied.
     """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    plan, watch = recipe.build(device), Stopwatch(device)
+    plan, watch = spec.build(device), Stopwatch(device)
     g = torch.Generator(device).manual_seed(0)
     shape = 1, plan.s_q, 3, *HEADS[torch.device(device).type]
     q, k, v = torch.randn(shape, generator=g, device=device, dtype=dtype).unbind(2)
@@ -107,7 +107,7 @@ def measure(method: str, recipe: RulePlanSpec, backend: str, device: str) -> lis
     error = sampled_error(q, k, v, sparse(q, k, v), plan)
     dense(q, k, v)
     dense_ms, ms = map(min, in_turns(watch, partial(dense, q, k, v), partial(sparse, q, k, v)))
-    work = plan.visited * recipe.block_q * recipe.block_k
+    work = plan.visited * spec.block_q * spec.block_k
     row = {"method": method, "backend": backend, "tokens": plan.s_q, "work": work}
     row |= {"ms": ms, "dense_ms": dense_ms, "error": error}
     return [row | {"ok": error <= TOLERANCE[dtype]}]
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         parser.error(str(error))
 
     def cell(method: str, tokens: int, backend: str) -> list[Row]:
-        return measure(method, recipe(method, tokens, sides), backend, args.device)
+        return measure(method, plan_spec(method, tokens, sides), backend, args.device)
 
     cases = {
         f"{method} {tokens} {backend}": partial(cell, method, tokens, backend)

@@ -62,7 +62,7 @@ class Case:
     head_dim: int = 128
     grads: bool = False
 
-    def recipe(self) -> RulePlanSpec | DynamicPlanSpec:
+    def plan_spec(self) -> RulePlanSpec | DynamicPlanSpec:
         """Return what shapes the plan; text queries are part of it but for rectified attention."""
         if isinstance(self.rule, float):
             return DynamicPlanSpec(self.grid, self.text, self.tile, self.tile, self.rule, text_rows=False)
@@ -128,7 +128,7 @@ def fastest_dense(
 def measure(case: Case, device: str) -> list[Row]:
     """Return a row with times in ms, densities as fractions, and the error of a case."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    plan = case.recipe().build(device)
+    plan = case.plan_spec().build(device)
     g = torch.Generator(device).manual_seed(0)
     # as a fused projection lays them out, [B, S, 3, H, D]
     q, k, v = torch.randn(

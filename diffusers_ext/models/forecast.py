@@ -98,12 +98,12 @@ def plan(
     tile = _tile(tile)
     grid, *coarser = grids.values()
     for other in coarser:
-        method.recipe(other.shape, other.text)  # raises if the settings do not fit
+        method.plan_spec(other.shape, other.text)  # raises if the settings do not fit
 
-    spec = method.recipe(grid.shape, grid.text, True, tile)
+    spec = method.plan_spec(grid.shape, grid.text, True, tile)
     stats = spec.stats
     # Text queries run dense either way, so a session decides without them.
-    decisive = method.recipe(grid.shape, grid.text, False, tile) if grid.text else spec
+    decisive = method.plan_spec(grid.shape, grid.text, False, tile) if grid.text else spec
     rows, columns = -(-stats.s_q // spec.block_q), -(-stats.s_kv // spec.block_k)
     tiles = (spec.q_tile or (1, 1, spec.block_q), spec.k_tile or (1, 1, spec.block_k))
     nearest = _nearest(method, grid, tokens, tile, tiles)
@@ -154,7 +154,7 @@ def _nearest(
 
 def _takes(method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
     try:
-        method.recipe(grid.shape, grid.text, True, tile)
+        method.plan_spec(grid.shape, grid.text, True, tile)
     except MethodError:
         return False
     return method.refuses(grid.shape) is None

@@ -140,7 +140,7 @@ class CLEAR(SparseMethod):
         sides = aligned_frame(*grid[1:], edges, math.prod(tile[1]) * self.downsample**2)
         return {"grid": (1, *sides)} | aligned_text(text, tile) if sides else {}
 
-    def recipe(
+    def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
         """Specify a plan in tiles of 8 x 16, which fit a disk better than runs of a row."""

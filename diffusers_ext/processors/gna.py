@@ -93,7 +93,7 @@ class GNA(SparseMethod):
         except ValueError as error:
             raise MethodError(f"GNA: {error}") from error
 
-    def recipe(
+    def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
         """Specify a plan in tiles of 8 x 16 for images, 2 x 8 x 8 for video."""

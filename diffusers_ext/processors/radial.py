@@ -99,7 +99,7 @@ class Radial(SparseMethod):
             reach = paper_reach(frames, per_frame, self.block if self.reduce == "block" else 1)
         return Band(reach, grid[2], self.sink_frames)
 
-    def recipe(
+    def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
         """Specify a plan in raster order, in which a band is contiguous."""

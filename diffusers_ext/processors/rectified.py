@@ -98,7 +98,7 @@ class RectifiedSparse(SparseMethod):
                 "usual."
             )
 
-    def recipe(
+    def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> DynamicPlanSpec:
         """Specify what is known before the data: the least that is kept."""

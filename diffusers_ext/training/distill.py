@@ -104,7 +104,7 @@ def trainable(method: CLEAR, pipe: Any) -> CLEAR:
     model = pipe.transformer.config
     side = model.sample_size // model.patch_size
     grid = (1, side, side)
-    spec = method.recipe(grid)
+    spec = method.plan_spec(grid)
     if spec.pairs == side**4 and not method.downsample:
         tiles = method.reduce == "block"
         raise ValueError(

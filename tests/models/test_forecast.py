@@ -206,7 +206,7 @@ def test_memory_is_that_of_the_tensors_that_a_session_keeps(grid, method, text):
     tokens = math.prod(grid)
     method = replace(method, backend="reference")
     layout = Layout(grid, slice(tokens, tokens + text), slice(0, tokens))
-    spec = method.recipe(grid, text, text_rows=False)
+    spec = method.plan_spec(grid, text, text_rows=False)
     placed = place(spec, Choice("reference", "asked for"), layout, torch.device("cpu"))
     order = getattr(placed.order, "tokens", None)
     tensors = [placed.queries, placed.keys, placed.inverse] + ([order] if order is not None else [])

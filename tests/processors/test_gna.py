@@ -61,7 +61,7 @@ def test_two_numbers_are_rows_and_columns():
 )
 def test_suggestions_are_free_of_partial_blocks(grid, tile, window, nearest):
     got = dx.GNA(window=window).nearest(grid, (tile, tile))
-    better = dx.GNA(window=got["window"], stride=got["stride"]).recipe(got["grid"], tile=(tile, tile))
+    better = dx.GNA(window=got["window"], stride=got["stride"]).plan_spec(got["grid"], tile=(tile, tile))
     stats = better.stats
     assert stats.full == stats.visited
     assert stats.block_density == better.pairs / (grid[0] * grid[1] * grid[2]) ** 2
@@ -74,7 +74,7 @@ def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
     for tile, dilation in (((1, 8, 16), (3, 1, 1)), ((2, 8, 8), (1, 1, 1))):
         got = gna.nearest(grid, (tile, tile))
         assert got.pop("dilation") == dilation and got.pop("grid") == grid
-        stats = dx.GNA(dilation=dilation, **got).recipe(grid, tile=(tile, tile)).stats
+        stats = dx.GNA(dilation=dilation, **got).plan_spec(grid, tile=(tile, tile)).stats
         assert stats.full == stats.visited
     assert "dilation" not in dx.GNA((4, 24, 24)).nearest((16, 64, 64), ((2, 8, 8),) * 2)
 
@@ -108,7 +108,7 @@ def test_kept_tiles_are_sliding_tile_attention_if_windows_move_by_a_tile(stride,
     grid, tile = (4, 16, 16), (2, 8, 8)
     method = dx.GNA(tile, stride, reduce="block")
     assert dx.plan(dx.Grid(*grid), method).token_density == pytest.approx(density, abs=0.51e-3)
-    alone = torch.equal(method.recipe(grid).bitmap(), torch.eye(8, dtype=torch.bool))
+    alone = torch.equal(method.plan_spec(grid).bitmap(), torch.eye(8, dtype=torch.bool))
     assert alone == (density == 0.125)
 
 

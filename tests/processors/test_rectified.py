@@ -175,7 +175,7 @@ def test_training_is_refused():
     [(1, 128, (1, 8, 16)), (9, 128, (2, 8, 8)), (1, 64, (1, 8, 8)), (9, 64, (2, 4, 8)), (9, 16, (2, 2, 4))],
 )
 def test_tiles_hold_a_block(tokens, block, tile):
-    facts = dx.RectifiedSparse(block=block).recipe((tokens, 9, 9))
+    facts = dx.RectifiedSparse(block=block).plan_spec((tokens, 9, 9))
     assert facts.q_tile == facts.k_tile == tile and math.prod(tile) == facts.block_q == block
 
 

@@ -96,7 +96,7 @@ def test_the_ranges_that_are_printed_hold(name):
                 value = [value] * 3
             with pytest.raises(MethodError, match=re.escape(str(bound + beyond))):
                 method = method_class(name)(**needed | {setting["name"]: value})
-                method.recipe((8, 8, 8))
+                method.plan_spec((8, 8, 8))
 
 
 def test_presets_give_way_to_assignments():

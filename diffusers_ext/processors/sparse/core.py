@@ -168,7 +168,7 @@ class SparseCore(OrderingCore):
     def _decide(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> PlacedPlan:
         """Choose the back-end, and decide between its plan and dense attention."""
         method, tokens, text = self.method, layout.tokens, layout.text.stop - layout.text.start
-        spec = method.recipe(layout.grid, text, text_rows=False)
+        spec = method.plan_spec(layout.grid, text, text_rows=False)
         blocks = spec.block_q, spec.block_k
         try:
             choice = choose(Request(device, dtype, self.site.head_dim, blocks), method.backend)

@@ -38,7 +38,7 @@ def tokens_or_tiles() -> Any:
 class SparseMethod(Method):
     """Settings and selection that every sparse method has.
 
-    Subclasses define `recipe`, `refuses` and `bind`, which returns a `SparseCore`.
+    Subclasses define `plan_spec`, `refuses` and `bind`, which returns a `SparseCore`.
     """
 
     name: ClassVar[str]
@@ -65,7 +65,7 @@ class SparseMethod(Method):
                 "sparse."
             )
 
-    def recipe(
+    def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> PlanSpec:
         """Specify the plan of a grid; raises `MethodError` if the settings do not fit it.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.pages.growth_chart import OUT, QUERY, RUN, SHOWN, SIDE, chart, seen, times
-from bench.timing.growth import frame, recipe
+from bench.timing.growth import frame
 from diffusers_ext.evaluate.report.plot import encoded
 
 ROWS = json.loads(RUN.read_text())["rows"]
@@ -12,7 +12,7 @@ ROWS = json.loads(RUN.read_text())["rows"]
 
 def test_the_grids_show_the_rules_that_were_timed():
     for _, method, rule in SHOWN.values():
-        assert rule == recipe(method, SIDE**2, frame(SIDE**2)).rule
+        assert rule == plan_spec(method, SIDE**2, frame(SIDE**2)).rule
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.timing import growth
-from bench.timing.growth import METHODS, SIZES, fits, frame, main, recipe, slope
+from bench.timing.growth import METHODS, SIZES, fits, frame, main, plan_spec, slope
 
 
 def test_the_slope_is_that_of_a_power():
@@ -22,7 +22,7 @@ def test_the_slope_is_that_of_a_power():
 
 def test_work_grows_as_the_papers_say():
     sizes = [4096, 16384, 65536]
-    work = {m: [float(recipe(m, tokens, (16, 16)).stats.work) for tokens in sizes] for m in METHODS}
+    work = {m: [float(plan_spec(m, tokens, (16, 16)).stats.work) for tokens in sizes] for m in METHODS}
     exponents = {name: slope([float(n) for n in sizes], values) for name, values in work.items()}
     assert exponents["clear r=8"] < 1.06 and exponents["gna 17x17"] < 1.06
     assert 1.0 < exponents["radial"] < 1.3  # n log n
@@ -38,7 +38,7 @@ def test_the_largest_sizes_of_a_gpu_have_a_plan():
     sides = frame(max(SIZES))
     for tokens in SIZES[-3:]:
         for method in METHODS:
-            plan = recipe(method, tokens, sides).build()
+            plan = plan_spec(method, tokens, sides).build()
             assert 0.8 * tokens <= plan.s_q <= tokens and plan.visited > 0
     assert frame(16384) == (16, 16) and frame(1 << 17) == (16, 16) and frame((1 << 17) + 1) == (16, 32)
 
@@ -54,12 +54,12 @@ def test_a_size_that_fails_leaves_the_others(tmp_path, monkeypatch):
     """Only the reference runs, and one of nine cases has frames without tokens."""
     monkeypatch.setattr(growth, "SIZES", (576, 1024, 2304))
     monkeypatch.setattr(growth, "backends", lambda device: ("reference",))
-    real = growth.recipe
+    real = growth.plan_spec
 
     def broken(method, tokens, sides):
         return real(method, tokens, (0, 0) if (method, tokens) == ("radial", 1024) else sides)
 
-    monkeypatch.setattr(growth, "recipe", broken)
+    monkeypatch.setattr(growth, "plan_spec", broken)
     with pytest.raises(SystemExit, match=r"1 of the cases failed \(radial 1024 reference\)"):
         main(["--largest", "4096", "--out", str(tmp_path)])
     (path,) = tmp_path.iterdir()

@@ -40,7 +40,7 @@ def operands(plan, heads=2):
 
 
 def test_the_error_of_rectified_rows_sees_a_wrong_choice_and_a_missing_correction():
-    plan = replace(RECTIFIED, rule=0.1).recipe()
+    plan = replace(RECTIFIED, rule=0.1).plan_spec()
     plan = replace(plan, touching=False).build()
     q, k, v = operands(plan)
     found = select(q, k, v, plan)
@@ -53,7 +53,7 @@ def test_the_error_of_rectified_rows_sees_a_wrong_choice_and_a_missing_correctio
 
 
 def test_rectified_attention_that_keeps_all_blocks_is_dense():
-    plan = replace(RECTIFIED, rule=1.0).recipe().build()
+    plan = replace(RECTIFIED, rule=1.0).plan_spec().build()
     q, k, v = operands(plan)
     found = select(q, k, v, plan)
     out = reference_rows.attend_chosen(q, k, v, plan, found)

@@ -209,7 +209,7 @@ def test_sparse_attention_under_guidance():
 
 def test_a_gain_is_counted_against_dense_attention_without_padding():
     """Tiles of 2 x 8 x 8 fill a grid of 61 x 9 x 9 up to three times its size."""
-    spec = dx.GNA((5, 5, 5), reduce="block").recipe((61, 9, 9), 0, False)
+    spec = dx.GNA((5, 5, 5), reduce="block").plan_spec((61, 9, 9), 0, False)
     stats = spec.stats
     dense_blocks = math.ceil(61 * 81 / 128) ** 2
     assert stats.cost == stats.visited / dense_blocks > 0.5 > 0.08 > stats.block_density

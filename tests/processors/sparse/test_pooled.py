@@ -366,7 +366,7 @@ def test_the_forecast_counts_pooled_tokens():
 def test_densities_are_over_those_of_dense_attention():
     """Extra keys may bring them above 1, and weigh when a gain is predicted."""
     near, wide = dx.CLEAR(radius=16), dx.CLEAR(radius=16, downsample=2)
-    first, second = (m.recipe((1, 64, 64), 512, text_rows=False) for m in (near, wide))
+    first, second = (m.plan_spec((1, 64, 64), 512, text_rows=False) for m in (near, wide))
     assert second.stats.block_density == first.stats.block_density + 1024 / (4096 + 512)
     assert near.expect(first, "triton") is None
     assert f"the plan visits {second.stats.block_density:.3f} of the" in wide.expect(second, "triton")

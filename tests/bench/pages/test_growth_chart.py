@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.pages.growth_chart import OUT, QUERY, RUN, SHOWN, SIDE, chart, seen, times
-from bench.timing.growth import frame
+from bench.timing.growth import frame, plan_spec
 from diffusers_ext.evaluate.report.plot import encoded
 
 ROWS = json.loads(RUN.read_text())["rows"]

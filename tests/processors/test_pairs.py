@@ -10,10 +10,10 @@ import torch
 
 import diffusers_ext as dx
 
+from ..close import alike as close
 from ..kernels import oracles
 from ..tiny_models import flux, hunyuan_video, mochi, sd3, unet, wan
 from .masked import by_mask
-from .test_clear import close
 from .test_rectified import computed_by
 
 IMAGE, VIDEO = (1, 10, 16), (5, 4, 9)  # tokens; more than one tile of 8 x 16 or 2 x 8 x 8

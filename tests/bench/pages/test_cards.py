@@ -42,7 +42,7 @@ def test_a_card_names_data_steps_time_hardware_and_results(name):
 
 def test_results_are_those_of_the_weights_on_the_card():
     """A card whose weights were replaced without measuring again is noticed."""
-    assert result_files(), "no result file lies beside the weights"
+    assert result_files(), "no result file is beside the weights"
     for file in result_files():
         assert json.loads(file.read_text())["weights"] == fingerprint(file.parents[1]), file
     measured = committed(cards.REWARD)

@@ -75,6 +75,16 @@ def test_mask_changes_the_output():
     assert not torch.equal(outputs(model, call), outputs(model, masked))
 
 
+def test_pipeline_parity():
+    pipe = tiny.pipeline()
+    call = dict(height=24, width=32, num_inference_steps=2, max_sequence_length=16, output_type="latent")
+    expected = pipe("a red fox", generator=torch.Generator().manual_seed(0), **call).images
+    processors = install(pipe.transformer, FAMILY, tiny.inputs())
+    actual = pipe("a red fox", generator=torch.Generator().manual_seed(0), **call).images
+    assert {p.calls for p in processors} == {2}
+    assert torch.equal(actual, expected)
+
+
 def test_core_gets_the_joint_sequence():
     model, call = tiny.transformer(), tiny.inputs(2)
     seen = seen_by_cores(model, FAMILY, call)

@@ -70,6 +70,20 @@ def test_fused_image_only_attention_is_refused():
         FAMILY.processor(site, RunContext())
 
 
+def test_bits_equal_stock_in_a_pipeline():
+    pipe = sd3.pipeline(**SD35)
+
+    def sample():
+        generator = torch.Generator().manual_seed(0)
+        return pipe(
+            "a red circle", height=32, width=48, num_inference_steps=3, generator=generator, output_type="pt"
+        )[0]
+
+    stock = sample()
+    install(pipe.transformer, FAMILY, sd3.inputs(2))
+    assert torch.equal(stock, sample())
+
+
 def test_sites():
     sites = FAMILY.sites(sd3.transformer(**SD35), "transformer")
     assert [(s.name, s.kind) for s in sites] == [

@@ -112,6 +112,21 @@ def test_bits_equal_stock_in_every_branch_of_the_module(branch, ndim, context, m
     assert torch.equal(stock, attn(**call))
 
 
+@either
+def test_bits_equal_stock_in_a_pipeline(sdxl):
+    pipe = unet.pipeline(sdxl)
+
+    def sample():
+        generator = torch.Generator().manual_seed(0)
+        return pipe(
+            "a star", height=16, width=24, num_inference_steps=3, generator=generator, output_type="pt"
+        )[0]
+
+    stock = sample()
+    install(pipe.unet, FAMILY, unet.inputs(2, sdxl=sdxl))
+    assert torch.equal(stock, sample())
+
+
 def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_fp32():
     """diffusers casts SDXL's autoencoder back after the call, which gradients would not survive."""
     pipe = unet.pipeline(sdxl=True)

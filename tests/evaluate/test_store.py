@@ -51,6 +51,13 @@ def test_a_store_that_was_removed_is_not_begun_in_the_middle(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_repeated_lines_are_harmless(tmp_path):
+    store = Store(tmp_path, IDENTITY)
+    store.add("[]", ITEMS)
+    store.add("[]", ITEMS)
+    assert len(Store(tmp_path, IDENTITY).done) == 4
+
+
 @pytest.mark.parametrize("change", [{"weights": "cd" * 32}, {"call": {"steps": 4}}])
 def test_other_results_are_never_mixed(tmp_path, change):
     Store(tmp_path, IDENTITY).add("[]", ITEMS)

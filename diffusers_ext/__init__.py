@@ -7,6 +7,7 @@ from ._version import __version__
 from .settings.registry import METHODS
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from . import rewards  # noqa: F401
     from .core import Layout, RunContext, Site  # noqa: F401
     from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
     from .models.forecast import plan  # noqa: F401
@@ -42,12 +43,13 @@ _HOME = {
     "ConflictError": ".errors",
     "UnsupportedError": ".errors",
 }
-__all__ = ["__version__", *_HOME]
+_MODULES = ("rewards",)  # with names of their own
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name == "rewards":  # a module with names of its own
-        return import_module(".rewards", __name__)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # No file may have a public name: importing it as a submodule would hide the object from then on.

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .settings.registry import METHODS
+from .settings.registry import METHODS, SAMPLERS
 
 if TYPE_CHECKING:  # for editors and type checkers
     from . import rewards  # noqa: F401
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
+    from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.staged import staged  # noqa: F401
     from .session.session import Session, apply, remove  # noqa: F401
     from .session.summary import summary  # noqa: F401
@@ -35,7 +36,7 @@ _HOME = {
     "preset": ".models.presets",
     "staged": ".sampling.staged",
     "Grid": ".models.sizes",
-    **{name: module for module, name in (place.split(":") for place in METHODS.values())},
+    **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",
     "RunContext": ".core",
     "Site": ".core",

@@ -111,6 +111,7 @@ ALLOWED = {
         "models",
         "outputs",
         "processors/sparse",
+        "rewards",
         "session",
         "settings",
         "zoo",

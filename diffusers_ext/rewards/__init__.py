@@ -7,6 +7,7 @@ from .base import CallableReward, Ensemble, Reward, ensemble
 from .checks import to_tensor
 from .clip import CLIPScore, PickScore
 from .hps import HPSv2
+from .noise_aware import NoiseAware
 from .shapes import ShapesCLIP
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CallableReward",
     "Ensemble",
     "HPSv2",
+    "NoiseAware",
     "PickScore",
     "Reward",
     "ShapesCLIP",

@@ -46,9 +46,9 @@ _PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "t
 class HPSv2(CLIPReward):
     """Score by the cosine of picture and prompt in a CLIPModel that was trained on human preferences.
 
-    Wu et al. 2023 (2306.09341), version 2.1. Good pictures have about 0.3. `model` is a CLIPModel, or the
-    published file of OpenCLIP weights, on this machine or on the Hub. As published, the longest side is
-    resized, and black bars make the picture square.
+    Wu et al. 2023 (2306.09341), version 2.1. Good pictures have about 0.3. `model` is the published file of
+    OpenCLIP weights, on this machine or on the Hub, or the folder of a CLIPModel. As published, the longest
+    side is resized, and black bars make the picture square.
     """
 
     name, source, beside = "hpsv2", "xswu/HPSv2", LAION

@@ -45,7 +45,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, BadZipFile) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, BadZipFile) as error:
         raise ValueError(
             f"weights are read as safetensors or as a file of torch.save with nothing but tensors, and "
             f"{str(path)!r} is neither; where you trust it, load it yourself and write its tensors by "

@@ -26,9 +26,9 @@ class NoiseAware(Reward):
     """Score estimates at a noise level by the weights that were trained for the nearest level.
 
     TTSnap (2511.22242): a reward of clean pictures is fine-tuned on estimates of each level, so that it
-    ranks them as it ranks the finished pictures. A level is the share of noise in a sample, 0 to 1. That is sigma of
-    flow matching, sigma / (1 + sigma) where the variance explodes, and sqrt(1 - a) / (sqrt(a) + sqrt(1 - a))
-    for a signal of sqrt(a).
+    ranks them as it ranks the finished pictures. A level is the share of noise in a sample, 0 to 1. That is
+    sigma of flow matching, sigma / (1 + sigma) where the variance explodes, and
+    sqrt(1 - a) / (sqrt(a) + sqrt(1 - a)) for a signal of sqrt(a).
 
     `levels` maps a level to tensors of the CLIPModel of `base`, by the names of its `state_dict`. Those that
     equal the base are dropped, the rest is kept in fp16. `base` itself is level 0 unless `levels` has that.

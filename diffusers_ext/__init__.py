@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
+    from .processors.structured import StructuredGuidance  # noqa: F401
     from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.staged import staged  # noqa: F401
     from .session.session import Session, apply, remove  # noqa: F401

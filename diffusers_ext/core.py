@@ -64,7 +64,8 @@ class Site:
 
     `name` is its exact module path inside the denoiser. `component` is the pipeline attribute that holds the
     denoiser (`unet`, `transformer`, `transformer_2`). `index` is its place in model order. `level` is the
-    number of times that the grid is halved there, counted from the finest attention.
+    number of times that the grid is halved there, counted from the finest attention. `halvings` is the same
+    number, counted from the latents.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Site:
     kind: Literal["self", "joint", "cross"]
     component: str = ""
     level: int = 0
+    halvings: int = 0
 
     @property
     def path(self) -> str:
@@ -100,6 +102,8 @@ class RunContext:
     """
 
     __slots__ = (
+        "cross_text",
+        "gradient_pass",
         "layout",
         "order_note",
         "pass_",
@@ -119,6 +123,8 @@ class RunContext:
         self.sigma: float | None = None
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
+        self.gradient_pass: bool = False  # a pass for the gradients of a method is running
+        self.cross_text: Any = None  # a CrossText that cross-attention reads in this call, if any
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
         self.rows: tuple[int, ...] | None = None
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share

@@ -33,6 +33,7 @@ ALLOWED = {
     },
     "__main__": {"cli"},
     "_version": set(),
+    "calls": {"core"},
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
@@ -85,6 +86,7 @@ ALLOWED = {
         "session",
     },
     "processors": {
+        "calls",
         "core",
         "errors",
         "kernels",
@@ -92,6 +94,7 @@ ALLOWED = {
         "kernels/masks",
         "kernels/plan",
         "processors/sparse",
+        "prompts",
         "settings",
     },
     "processors/sparse": {
@@ -103,6 +106,7 @@ ALLOWED = {
         "kernels/plan",
         "settings",
     },
+    "prompts": {"errors"},
     "rewards": {"outputs", "zoo"},
     "sampling": {
         "core",
@@ -116,7 +120,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
-    "session": {"core", "errors", "families", "versions"},
+    "session": {"calls", "core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {
         "errors",

@@ -14,6 +14,7 @@ from ..errors import ConflictError, UnsupportedError
 from ..families.base import take_rows, with_prediction
 from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
 from .conflicts import check_second_pass
+from .preparing import Preparing
 from .reorder import TokenReordering, diffusers_modules
 from .steps import StepIndices
 from .swap import Swap
@@ -42,6 +43,7 @@ class DenoiserHook(ModelHook):
         scheduled: Sequence[ReportingCore],
         guidance: Guidance | None,
         guided: Mapping[Site, Core],
+        preparing: Preparing | None = None,
     ) -> None:
         """Store the parts; `scheduled` cores prepare for calls, `guided` are the cores of `guidance`."""
         super().__init__()
@@ -55,6 +57,7 @@ class DenoiserHook(ModelHook):
         self.scheduled = scheduled
         self.guidance = guidance
         self.guided = dict(guided)
+        self.preparing = preparing
         self.parts = diffusers_modules(swap.model)
         self.calls = 0
         self.extra_passes = 0
@@ -95,9 +98,35 @@ class DenoiserHook(ModelHook):
         made = self._read(module, call, pipe, calling=caller is not None)
         for core in self.scheduled:
             core.begin_call(_latents(call))
-        out = self._forward(module, call, made, pipe, args, kwargs)
+        try:
+            if self.preparing is not None:
+                args, kwargs = self._prepared(module, call, pipe, args, kwargs)
+            out = self._forward(module, call, made, pipe, args, kwargs)
+        finally:
+            self.run.cross_text = None
         self.session.remark(self.step_indices.of(pipe))
         return out
+
+    def _prepared(
+        self,
+        module: nn.Module,
+        call: dict[str, Any],
+        pipe: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Let methods act before the call; return its arguments in the form that they had."""
+
+        def forward(again: dict[str, Any]) -> Any:
+            some, named = _as_given(again, module, args, kwargs)
+            self.extra_passes += 1
+            with self.extra_timer:
+                return self.fn_ref.original_forward(*some, **named)
+
+        rows = self._conditional_rows(self.family.batch(call), pipe)
+        run, _ = self.step_indices.of(pipe).point()
+        self.preparing.before(call, rows, pipe, run, forward)
+        return _as_given(call, module, args, kwargs)
 
     def _forward(
         self,
@@ -131,20 +160,22 @@ class DenoiserHook(ModelHook):
             return out
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.guided, cond.shape[0], cond)
-        perturbed = self._perturbed(forward, *_as_given(again, module, args, kwargs))
+        perturbed = self._perturbed(forward, rows, *_as_given(again, module, args, kwargs))
         self.step_indices.of(pipe).extra_passes += 1
         made.delta = self.guidance.delta(cond, perturbed)
         return _shifted(out, made.delta)
 
     def _perturbed(
-        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, forward: Callable[..., Any], rows: slice, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        self.run.perturbed = True
+        self.run.perturbed, text = True, self.run.cross_text
+        if text is not None:
+            self.run.cross_text = text.take(rows)
         try:
             with self.extra_timer:
                 out = forward(*args, **kwargs)
         finally:
-            self.run.perturbed = False
+            self.run.perturbed, self.run.cross_text = False, text
         self.extra_passes += 1
         return _prediction(out)
 

@@ -22,6 +22,7 @@ from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
 from . import settings_oracles as told
 from .test_softpag_maps import explicit_maps
+from .test_structured import PROMPT, aligned, explicit, pairs
 
 CLASSES = {
     name: getattr(import_module(path.split(":")[0]), path.split(":")[1]) for name, path in METHODS.items()
@@ -58,6 +59,7 @@ BY_MASK = {
 COUNTED = {
     "softpag": {"heads", "scale", "strength", "scope", "start", "stop"},
     "rectified": {"keep", "p_remaining", "touching", "first_frame", "block"},
+    "structured": {"phrases", "form"},
 }
 SHARED = {"dense_steps", "dense_layers", "backend"}  # of all sparse methods
 
@@ -216,6 +218,29 @@ def test_rectified_by_counted_blocks(field):
         found = {s.density for s in session.report().sites if s.kind == "self"}
         assert all(least - 1e-9 <= d <= most + 1e-9 for d in found), (settings, found)
     assert not torch.equal(*outs)
+
+
+# StructuredGuidance -----------------------------------------------------------------------------------
+
+
+def test_structured_by_explicit_averages():
+    """Phrases and form against averages of attentions, each of a text for keys and one for values."""
+    tiny, two = host("sd"), ["a red cat", "a blue dog"]
+    pipe, run = tiny.build(), dict(prompt=[PROMPT], steps=2)
+    outs = []
+    for phrases, form in (
+        (two, "mean"),
+        (two[1:], "mean"),
+        (two, "conjunction"),
+        (two, "conjunction_release"),
+    ):
+        with torch.no_grad():
+            row = pairs(form, *aligned(pipe, PROMPT, phrases))
+        wanted = explicit(tiny, pipe, [row], **run)
+        with dx.apply(pipe, dx.StructuredGuidance(phrases, form)):
+            close(tiny.run(pipe, **run), wanted)
+        assert all(far_apart(wanted, other) for other in outs), "the oracle sees no difference"
+        outs.append(wanted)
 
 
 # What all sparse methods have -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .models.presets import preset  # noqa: F401
     from .models.sizes import Grid  # noqa: F401
     from .parallel import patch_parallel  # noqa: F401
+    from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
     from .processors.radial import Radial  # noqa: F401

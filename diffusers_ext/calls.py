@@ -4,7 +4,7 @@ Such a method has no state. What it keeps for a run is in `DenoiserCall.kept`, w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,8 +69,12 @@ class DenoiserCall(ABC):
         """The latents of the conditional rows before the scheduler scaled them, `[n, ...]`."""
 
     @abstractmethod
-    def gradient_pass(self, latents: Tensor) -> None:
-        """Run the conditional rows with other latents, with gradients, until a core raises `PassEnded`."""
+    def gradient(self, loss: Callable[[], Tensor]) -> Tensor | None:
+        """Return the gradient of a loss by the latents, `[n, ...]`; `None` if they do not matter.
+
+        The conditional rows run once more, until a core raises `PassEnded`. `loss` is called then, and reads
+        what the cores have kept. The gradient is in fp32 or finer.
+        """
 
     @abstractmethod
     def move(self, latents: Tensor) -> None:

@@ -12,7 +12,7 @@ _PAIRS = 1 << 20  # logits of a head and row that exist at the same time
 def column_probs(
     q: Tensor, k: Tensor, columns: slice | Tensor, mask: Tensor | None = None, pairs: int = _PAIRS
 ) -> Tensor:
-    """Return the attention that queries pay to chosen keys, `[B, H, N, C]` in fp32.
+    """Return the attention that queries pay to chosen keys, `[B, H, N, C]` in fp32 or finer.
 
     `q [B, N, H, D]` and `k [B, S, H, D]`; `columns` are a slice or the numbers of C keys. The softmax goes
     over all S keys. `mask` is that of scaled_dot_product_attention. Queries are taken in groups of at most
@@ -32,9 +32,9 @@ def column_probs(
 
 
 def _group(q: Tensor, k: Tensor, columns: slice | Tensor, mask: Tensor | None) -> Tensor:
-    logits = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    logits = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
     if mask is not None and mask.dtype == torch.bool:
         logits = logits.masked_fill(~mask, -math.inf)
     elif mask is not None:
-        logits = logits + mask.float()
+        logits = logits + mask.to(logits.dtype)
     return (logits[..., columns] - logits.logsumexp(-1, keepdim=True)).exp()

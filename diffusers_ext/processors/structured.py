@@ -16,7 +16,7 @@ from ..calls import CrossText, DenoiserCall, PromptMethod
 from ..core import Core, RunContext, Site, Slot
 from ..errors import MethodError
 from ..prompts.phrases import noun_phrases
-from ..prompts.places import Place, Tokens, whole_words, word_places
+from ..prompts.places import Place, Tokens, by_prompt, for_prompt, whole_words, word_places
 from ..settings.fields import fit_fields, setting
 
 Words = str | Sequence[int]
@@ -53,7 +53,7 @@ class StructuredGuidance(PromptMethod):
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        for phrases in self.phrases if _by_prompt(self.phrases) else [self.phrases]:
+        for phrases in self.phrases if by_prompt(self.phrases) else [self.phrases]:
             if isinstance(phrases, Sequence) and not phrases:
                 raise MethodError(
                     "structured phrases are words of the prompt, got an empty list, which would change "
@@ -123,27 +123,11 @@ class StructuredGuidance(PromptMethod):
         return found
 
     def _places(self, prompt: str, number: int, count: int) -> list[Place]:
-        phrases = self.phrases
-        if phrases is None:
+        if self.phrases is None:
             return noun_phrases(prompt)
-        if callable(phrases):
-            phrases = phrases(prompt)
-        elif _by_prompt(phrases):
-            if len(phrases) != count:
-                raise MethodError(
-                    f"structured phrases has {len(phrases)} lists, one for each prompt, but the call has "
-                    f"{count} prompts; give as many, or one list for all."
-                )
-            phrases = phrases[number]
+        phrases = for_prompt(self.phrases, prompt, number, count, self.name, "phrases")
         places = word_places(prompt, phrases, self.name, "phrases")
         return [whole_words(prompt, place) for place in places]
-
-
-def _by_prompt(phrases: object) -> bool:
-    """Return whether there is a list of phrases for each prompt; a pair of numbers is a phrase."""
-    if not isinstance(phrases, Sequence) or not phrases or isinstance(phrases[0], str):
-        return False
-    return all(isinstance(p, Sequence) and not (p and isinstance(p[0], int)) for p in phrases)
 
 
 def _replaced(c0: Tensor, spans: Sequence[tuple[slice, Tensor]]) -> Tensor:

@@ -42,6 +42,30 @@ def word_places(prompt: str, wanted: Sequence[str | Sequence[int]], method: str,
     return places
 
 
+def by_prompt(wanted: object) -> bool:
+    """Return whether a setting has a list of words for each prompt; a pair of numbers is a place."""
+    if not isinstance(wanted, Sequence) or not wanted or isinstance(wanted[0], str):
+        return False
+    return all(isinstance(w, Sequence) and not (w and isinstance(w[0], int)) for w in wanted)
+
+
+def for_prompt(wanted: Any, prompt: str, number: int, count: int, method: str, what: str) -> Sequence[Any]:
+    """Return the words for prompt `number` of `count` from a setting: a list, lists, or a function.
+
+    Raises `MethodError` for another number of lists than of prompts.
+    """
+    if callable(wanted):
+        return wanted(prompt)
+    if not by_prompt(wanted):
+        return wanted
+    if len(wanted) != count:
+        raise MethodError(
+            f"{method} {what} has {len(wanted)} lists, one for each prompt, but the call has {count} "
+            "prompts; give as many, or one list for all."
+        )
+    return wanted[number]
+
+
 def _pair(prompt: str, item: Sequence[int], method: str, what: str) -> Place:
     if len(item) != 2 or not 0 <= item[0] < item[1] <= len(prompt):
         raise MethodError(

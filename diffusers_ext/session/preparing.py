@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,8 @@ class Preparing:
         """Store `methods`, each with its cores on this denoiser."""
         self.run = run
         self.family = family
-        self.methods = [(method, dict(cores)) for method, cores in methods]
+        # Texts are set before a method looks at what they do, whatever the user's order.
+        self.methods = sorted(methods, key=lambda each: each[0].moves_latents)
         self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
     def before(self, call: dict[str, Any], rows: slice, pipe: Any, point: Any, forward: Forward) -> None:
@@ -117,24 +119,31 @@ class _Call(DenoiserCall):
     def latents(self) -> Tensor:
         return self._notes().raw[self._raw_rows()]
 
-    def gradient_pass(self, latents: Tensor) -> None:
-        run, call = self._parts.run, self._call
+    def gradient(self, loss: Callable[[], Tensor]) -> Tensor | None:
+        run, latents = self._parts.run, self.latents
         if torch.is_inference_mode_enabled():
             raise UnsupportedError(
                 f"{self._method.name} needs gradients, which torch.inference_mode() rules out; use "
                 "torch.no_grad(), which pipelines do by themselves."
             )
-        batch, text = self._parts.family.batch(call), run.cross_text
-        again = take_rows(call, batch, self._rows, self._parts.family.unbatched)
-        again[self._name] = self._with_latents(again[self._name], latents)
+        text = run.cross_text
+        # The flag stays until the gradient is there: checkpointed blocks run again for it.
         run.gradient_pass, run.cross_text = True, None if text is None else text.take(self._rows)
         try:
             with torch.enable_grad():
-                self._forward(again)
-        except PassEnded:
-            pass
+                leaf = latents.detach().to(torch.promote_types(latents.dtype, torch.float32)).requires_grad_()
+                with suppress(PassEnded):
+                    self._forward(self._alone(leaf))
+                value = loss()
+            return torch.autograd.grad(value, leaf)[0] if value.requires_grad else None
         finally:
             run.gradient_pass, run.cross_text = False, text
+
+    def _alone(self, latents: Tensor) -> dict[str, Any]:
+        """Return the call of the conditional rows alone, with other latents."""
+        family = self._parts.family
+        call = take_rows(self._call, family.batch(self._call), self._rows, family.unbatched)
+        return call | {self._name: self._with_latents(call[self._name], latents)}
 
     def move(self, latents: Tensor) -> None:
         notes = self._notes()

@@ -114,6 +114,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
+    "sampling/npnet": {"outputs"},
     "session": {"core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {

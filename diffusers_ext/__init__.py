@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .settings.registry import METHODS
+from .settings.registry import METHODS, SAMPLERS
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from . import rewards  # noqa: F401
     from .core import Layout, RunContext, Site  # noqa: F401
     from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
     from .models.forecast import plan  # noqa: F401
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
+    from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.staged import staged  # noqa: F401
     from .session.session import Session, apply, remove  # noqa: F401
     from .session.summary import summary  # noqa: F401
@@ -34,7 +36,7 @@ _HOME = {
     "preset": ".models.presets",
     "staged": ".sampling.staged",
     "Grid": ".models.sizes",
-    **{name: module for module, name in (place.split(":") for place in METHODS.values())},
+    **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",
     "RunContext": ".core",
     "Site": ".core",
@@ -42,12 +44,13 @@ _HOME = {
     "ConflictError": ".errors",
     "UnsupportedError": ".errors",
 }
-__all__ = ["__version__", *_HOME]
+_MODULES = ("rewards",)  # with names of their own
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name == "rewards":  # a module with names of its own
-        return import_module(".rewards", __name__)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # No file may have a public name: importing it as a submodule would hide the object from then on.

@@ -99,7 +99,18 @@ class RunContext:
     compiled graph.
     """
 
-    __slots__ = ("layout", "order_note", "pass_", "perturbed", "plans", "reordered", "sigma", "step", "steps")
+    __slots__ = (
+        "layout",
+        "order_note",
+        "pass_",
+        "perturbed",
+        "plans",
+        "reordered",
+        "rows",
+        "sigma",
+        "step",
+        "steps",
+    )
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
@@ -108,6 +119,8 @@ class RunContext:
         self.sigma: float | None = None
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
+        # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
+        self.rows: tuple[int, ...] | None = None
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
         # During this call grid tokens are in the order that the cores asked for; otherwise in raster order.
         self.reordered: bool = False

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
@@ -195,6 +196,28 @@ class Family(ABC):
         frames = [(size["num_frames"] - 1) // latents.temporal(pipe) + 1] if video else []
         return (latents.rows(call), latents.channels(pipe), *frames, *sides)
 
+    def draw_noise(self, pipe: Any, call: Mapping[str, Any], generators: Sequence[torch.Generator]) -> Tensor:
+        """Draw the latents `[B, ...]` that `pipe(**call)` would draw with these generators, a row each.
+
+        They have unit variance, as the argument `latents` of the pipeline takes them.
+        """
+        shape = 1, *self.drawn_shape(pipe, call)[1:]
+        device, dtype = pipe._execution_device, self.noise_dtype(pipe)
+        rows = [randn_tensor(shape, generator=g, device=device, dtype=dtype) for g in generators]
+        return torch.cat([self.as_latents(row) for row in rows])
+
+    def noise_dtype(self, pipe: Any) -> torch.dtype:
+        """Return the dtype in which a pipeline draws and keeps its latents."""
+        return latents.denoiser_of(pipe).dtype
+
+    def drawn_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the shape in which a pipeline draws its noise, before it packs it."""
+        return self.noise_shape(pipe, call)
+
+    def as_latents(self, drawn: Tensor) -> Tensor:
+        """Bring noise from the shape in which it is drawn to that of the latents."""
+        return drawn
+
     def decode(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         """Decode the latents `x` at the end of `pipe(**call)` to pictures from 0 to 1, with gradients.
 
@@ -224,8 +247,8 @@ def with_prediction(out: Any, prediction: Tensor) -> Any:
     return type(out)(**{**out, next(iter(out)): prediction})
 
 
-def take_rows(value: Any, batch: int, rows: slice, unbatched: frozenset[str] = frozenset()) -> Any:
-    """Cut every tensor of `batch` rows in `value` to `rows`.
+def take_rows(value: Any, batch: int, rows: slice | Tensor, unbatched: frozenset[str] = frozenset()) -> Any:
+    """Cut every tensor of `batch` rows in `value` to `rows`, a slice or an index.
 
     Containers are copied, so the pipeline's stay as they are.
     """

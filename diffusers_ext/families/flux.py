@@ -120,6 +120,16 @@ class FluxFamily(Family):
         h, w = _tokens(pipe, call)
         return latents.rows(call), h * w, 4 * latents.channels(pipe)
 
+    def drawn_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return `[B, C, H, W]`, before 2 x 2 latents become a token."""
+        h, w = _tokens(pipe, call)
+        return latents.rows(call), latents.channels(pipe), 2 * h, 2 * w
+
+    def as_latents(self, drawn: Tensor) -> Tensor:
+        """Pack `drawn [B, C, H, W]` to `[B, N, 4 C]`."""
+        x = drawn.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
+        return x.flatten(3).flatten(1, 2)
+
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         """Unpack `x [B, N, C]`; raises `MethodError` for latents of another size than that of the call."""
         h, w = _tokens(pipe, call)

@@ -78,6 +78,10 @@ class HunyuanVideoFamily(Family):
     def processor(self, site: Site, run: RunContext) -> HunyuanVideoProcessor:
         return HunyuanVideoProcessor(site, run)
 
+    def noise_dtype(self, pipe: Any) -> torch.dtype:
+        """Return float32: the pipeline draws in it, whatever the dtype of its denoiser is."""
+        return torch.float32
+
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """Return the grid of `hidden_states [B, C, T, H, W]` in patches, then the padded text."""
         frames, height, width = call["hidden_states"].shape[2:]

@@ -100,6 +100,10 @@ class WanFamily(Family):
         """Return 0: the text is in the keys of cross-attention."""
         return 0
 
+    def noise_dtype(self, pipe: Any) -> torch.dtype:
+        """Return float32: the pipeline draws in it, whatever the dtype of its denoiser is."""
+        return torch.float32
+
     def noise_shape(self, pipe: Any, call: Mapping[str, Any]) -> tuple[int, ...]:
         """Return `[B, C, T, H, W]`; the pipeline rounds sides down to tokens and frames up to latents."""
         size, px, config = latents.size(pipe, call), latents.spatial(pipe), latents.config_of(pipe)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..zoo.cards import verify_weights
 from ..zoo.catalogue import path
+from .base import Reward
 
 if TYPE_CHECKING:
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
 
-class ShapesCLIP:
+class ShapesCLIP(Reward):
     """Score pictures by the cosine of picture and caption, differentiable with respect to the picture.
 
     `folder` holds a CLIPModel with its processor. Without it the shipped weights are loaded, after a check of
@@ -23,8 +24,6 @@ class ShapesCLIP:
     """
 
     name = "shapes-clip"
-    space = "image"  # what it scores, as opposed to latents
-    differentiable = True
 
     def __init__(
         self, folder: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
@@ -44,22 +43,7 @@ class ShapesCLIP:
         self.model = model.requires_grad_(False).eval().to(device or "cpu")
         self.processor = load_processor(home)
 
-    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Return cosines [B] in -1..1 of images [B, 3, H, W] in 0..1 and their prompts; higher is better.
-
-        Raises `ValueError` if the images are no such batch, or if there is not one prompt for each.
-        """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                "a reward takes float images [B, 3, H, W] in 0..1, "
-                f"got {images.dtype} {list(images.shape)}; convert them first"
-            )
-        if isinstance(prompts, str) or len(prompts) != len(images):
-            came = "one string" if isinstance(prompts, str) else f"{len(prompts)} prompts"
-            raise ValueError(
-                f"a reward takes a list of one prompt for each image, got {came} for {len(images)} images; "
-                "repeat a prompt for each of its pictures"
-            )
+    def _score(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         return match(self.model, self.processor, images, prompts)
 
 

@@ -1,7 +1,7 @@
 """The hook on a denoiser: it reads each call, counts it, and makes the extra pass of guidance."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -62,7 +62,8 @@ class DenoiserHook(ModelHook):
         self.extra_timer = Timer()
         # cache_context() of diffusers pipelines writes "cond" or "uncond" here, by this name
         self._context = BranchName()
-        self._made: WeakKeyDictionary[Any, Calls] = WeakKeyDictionary()  # by calling pipeline
+        # by calling pipeline, then by the candidates in the call
+        self._made: WeakKeyDictionary[Any, dict[Hashable, Calls]] = WeakKeyDictionary()
         self._made_bare = Calls()
 
     def reset_state(self, module: nn.Module) -> nn.Module:
@@ -155,7 +156,7 @@ class DenoiserHook(ModelHook):
         self.run.layout = self.family.layout(module, call)
         step_index = self.step_indices.of(pipe)
         step_index.read(pipe, value, self.run, calling)
-        made = self._made_bare if pipe is None else self._made.setdefault(pipe, Calls())
+        made = self._made_bare if pipe is None else self._made_by(pipe)
         run, place = step_index.point()
         first = made.note(run, (value, place))
         self.run.pass_ = self.branches.read(pipe, self._context.name, made.count)
@@ -165,6 +166,10 @@ class DenoiserHook(ModelHook):
             if call.get("skip_layers") is None:
                 self.branches.check_count(pipe, self.guidance.name, made.count)
         return made
+
+    def _made_by(self, pipe: Any) -> Calls:
+        """Return the calls of a pipeline with the candidates of this one: each group has its branches."""
+        return self._made.setdefault(pipe, {}).setdefault(self.run.rows, Calls())
 
     def _conditional_rows(self, batch: int, pipe: Any) -> slice:
         if self.run.pass_ != "both":

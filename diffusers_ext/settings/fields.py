@@ -90,6 +90,8 @@ def example(hint: Any) -> Any:
 
 
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
+    if hint is Any:
+        return True, value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars, without importing their libraries
         value = value.tolist()

@@ -1,4 +1,4 @@
-"""The methods by the names that the command line and presets use; a new method needs a line here."""
+"""The methods and samplers by the names of the command line and presets; a new one needs a line here."""
 
 METHODS: dict[str, str] = {
     "softpag": "diffusers_ext.processors.softpag:SoftPAG",
@@ -6,4 +6,8 @@ METHODS: dict[str, str] = {
     "gna": "diffusers_ext.processors.gna:GNA",
     "radial": "diffusers_ext.processors.radial:Radial",
     "rectified": "diffusers_ext.processors.rectified:RectifiedSparse",
+}
+
+SAMPLERS: dict[str, str] = {
+    "best-of-n": "diffusers_ext.sampling.best_of_n:BestOfN",
 }

@@ -1,0 +1,30 @@
+"""Draw several pictures of a prompt and keep the one with the highest reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..settings.fields import setting
+from .sampler import Sampler
+from .search import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN(Sampler):
+    """Draws `n` pictures and keeps the best.
+
+    With `n=1` it is the plain pipeline. A `budget` lowers `n` to what it pays for. With `seconds` pictures
+    are drawn `micro_batch` at a time, as long as there is time.
+    """
+
+    name: ClassVar[str] = "best-of-n"
+    n: int = setting(8, "candidates", "for each prompt", bounds=(1, None))
+
+    def search(self, search: Search) -> None:
+        """Draw all candidates in one call, or in several where time may end between them."""
+        steps, each = search.host.schedule() if self.budget is not None else (0, 0)
+        n = min(self.n, self.affordable(search, steps * each))
+        size = n if self.seconds is None else min(self.micro_batch or 1, n)
+        for first in range(0, n, size):
+            search.play(self.starts(search, min(size, n - first), first))

@@ -1,0 +1,109 @@
+"""Count what a search spends, stop it where its budget ends or someone asks, and show how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import MethodError
+
+
+class Stopped(Exception):
+    """A search ends before its plan: its budget is spent, its time is over, or someone asked to stop."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a search is. `best` holds the best score so far of each prompt, `None` before the first."""
+
+    evaluations: int
+    planned: int | None
+    step: int
+    steps: int
+    seconds: float
+    best: tuple[float | None, ...]
+
+
+class Budget:
+    """What a search may spend and what it has spent.
+
+    `evaluations` are rows of the denoiser, `gradients` those among them that were also propagated back,
+    `scored` pictures given to rewards, `decoded` pictures made of latents for that. `limit` is the largest
+    number of evaluations, a row that was propagated back counting three times: a backward pass costs about
+    two forward ones. `seconds` limits the time. `stop` is asked before every group of candidates and every
+    step, and ends the search where it answers true.
+    """
+
+    def __init__(
+        self,
+        limit: int | None = None,
+        seconds: float | None = None,
+        stop: Callable[[], bool] | None = None,
+        watch: Callable[[State], None] | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise MethodError(f"budget is a number of evaluations, 1 or more, got {limit}; try budget=200.")
+        if seconds is not None and not seconds > 0:
+            raise MethodError(f"seconds must be above 0, got {seconds}; try seconds=60.")
+        self.limit, self.most_seconds, self._stop, self._watch = limit, seconds, stop, watch
+        self.evaluations = self.gradients = self.scored = self.decoded = 0
+        self.planned: int | None = None
+        self.step = self.steps = 0
+        self.best: tuple[float | None, ...] = ()
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @property
+    def cost(self) -> int:
+        """The evaluations spent, with those that were propagated back three times."""
+        return self.evaluations + 2 * self.gradients
+
+    def check(self, rows: int = 0, gradients: int = 0) -> None:
+        """Raise `Stopped` if nothing, or not `rows` more with `gradients` among them, may be spent."""
+        if self._stop is not None and self._stop():
+            raise Stopped("someone asked to stop")
+        if self.most_seconds is not None and self.seconds > self.most_seconds:
+            raise Stopped(f"its {self.most_seconds:g} seconds are over")
+        if self.limit is not None and self.cost + rows + 2 * gradients > self.limit:
+            raise Stopped(f"its budget of {self.limit} evaluations is spent")
+
+    def spend(self, rows: int, gradients: int = 0) -> None:
+        """Count evaluations, those in `gradients` propagated back."""
+        self.evaluations += rows
+        self.gradients += gradients
+        self.show()
+
+    def show(self) -> None:
+        """Tell the watcher how far the search is."""
+        if self._watch is not None:
+            best = self.best
+            self._watch(State(self.cost, self.planned, self.step, self.steps, self.seconds, best))
+
+
+class Bar:
+    """A progress bar of a search: evaluations, the step of the current call, and the best score so far."""
+
+    def __init__(self, name: str, show: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=name, disable=not show, unit="eval", leave=False)
+
+    def __call__(self, state: State) -> None:
+        bar: Any = self._bar
+        bar.total, bar.n = state.planned, state.evaluations
+        found = [score for score in state.best if score is not None]
+        best = f", best {max(found):.3f}" if found else ""
+        bar.set_postfix_str(f"step {state.step} of {state.steps}{best}", refresh=False)
+        bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,176 @@
+"""The form that all samplers share: options, one call, one result."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import MethodError
+from ..rewards.base import ensemble
+from ..settings.fields import fit_fields, setting
+from .budget import Bar, Budget, State, Stopped
+from .host_call import OWN, HostCall, Starts
+from .result import Result, joined
+from .search import Search
+
+OUTPUTS = ("pil", "np", "pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(ABC):
+    """Makes one picture for each prompt by trying starts and scoring what comes of them.
+
+    `rewards` is a reward, any `function(images, prompts)`, or a list of them or of pairs with a weight.
+    `noise` changes the noise before anything runs, such as an `NPNet`. `refine` is a second sampler that goes
+    on from the noise of the winner.
+
+    Nothing of the caller's pipeline is changed, its scheduler included.
+    """
+
+    name: ClassVar[str]
+    rewards: Any = None
+    noise: Any = None
+    refine: Any = None
+    micro_batch: int | None = setting(None, "candidates", "run at a time; all at once if left out")
+    budget: int | None = setting(None, "evaluations", "of the denoiser for each prompt, at most")
+    seconds: float | None = setting(None, "seconds", "after which the best picture so far is returned")
+    keep_pictures: bool = setting(False, "", "keep the estimated pictures of every candidate by step")
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+
+    @abstractmethod
+    def search(self, search: Search) -> None:
+        """Run the search; the best of each prompt is in `search.best` afterwards."""
+
+    def sample(
+        self,
+        pipe: Any,
+        prompt: str | Sequence[str],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        progress: bool | Callable[[State], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        **call: Any,
+    ) -> Result:
+        """Return the best picture that was found for each prompt.
+
+        `call` holds further arguments of `pipe(...)`. `latents [P, ...]` is the noise of the first candidate
+        of each prompt, of unit variance. `progress` shows a bar (by default where the pipeline shows one), or
+        is called with the `State` of the search. `stop` is asked at each step, and ends the search where it
+        answers true.
+
+        Raises `MethodError` for arguments that do not fit, and where a search ends before one picture is
+        finished.
+        """
+        if output_type not in OUTPUTS:
+            raise MethodError(
+                f"samplers return pictures as {', '.join(OUTPUTS)}, got output_type={output_type!r}; "
+                "result.noise holds the noise."
+            )
+        host = HostCall(pipe, prompt, generator, latents, **call)
+        shown = not getattr(pipe, "_progress_bar_config", {}).get("disable", False)
+        bar = Bar(self.name, shown if progress is None else progress is True)
+        limit = None if self.budget is None else self.budget * len(host.prompts)
+        budget = Budget(limit, self.seconds, stop, progress if callable(progress) else bar)
+        search = self._begin(host, budget)
+        stopped = None
+        try:
+            self.search(search)
+        except Stopped as reason:
+            stopped = reason.why
+            if not all(search.best):
+                raise MethodError(
+                    f"{self.name} stopped before one picture of each prompt was finished, since "
+                    f"{reason.why}; give it more."
+                ) from reason
+        finally:
+            bar.close()
+        result = _result(search, output_type, stopped)
+        return result if self.refine is None else self._refined(pipe, host, result, output_type, call)
+
+    def starts(self, search: Search, n: int, first: int = 0) -> Starts:
+        """Draw `n` candidates for each prompt, with the noise transform applied."""
+        starts = search.host.draw(n, first)
+        if self.noise is None:
+            return starts
+        return starts.with_noise(self.noise(search.host, starts.noise))
+
+    def affordable(self, search: Search, cost: float) -> int:
+        """Return how many candidates a prompt's budget pays for, at `cost` evaluations each.
+
+        Raises `MethodError` if it does not pay for one.
+        """
+        if self.budget is None:
+            return sys.maxsize
+        if cost > self.budget:
+            raise MethodError(
+                f"{self.name} needs {cost:g} evaluations for one candidate, got budget={self.budget}; give "
+                "it more, or take fewer steps."
+            )
+        return int(self.budget / cost)
+
+    def _begin(self, host: HostCall, budget: Budget) -> Search:
+        return Search(host, ensemble(self.rewards), budget, self.micro_batch, self.keep_pictures)
+
+    def _refined(
+        self, pipe: Any, host: HostCall, found: Result, output_type: str, call: dict[str, Any]
+    ) -> Result:
+        """Let the second sampler go on from the winners, and keep what is better for each prompt."""
+        refine = self.refine
+        if refine.rewards is None:
+            refine = replace(refine, rewards=self.rewards)
+        call = {name: value for name, value in call.items() if name not in OWN}
+        better = refine.sample(
+            pipe,
+            host.prompts,
+            generator=list(found.states),
+            latents=found.noise.to(host.family.noise_dtype(pipe)),
+            output_type=output_type,
+            progress=False,
+            **call | host.call,
+        )
+        return joined(found, better)
+
+
+def _result(search: Search, output_type: str, stopped: str | None) -> Result:
+    best, budget = search.best, search.budget
+    return Result(
+        images=as_output(torch.stack([b.image for b in best]), output_type),
+        noise=torch.cat([b.start.noise for b in best]),
+        states=tuple(b.start.states[0] for b in best),
+        scores=torch.tensor([b.score for b in best]),
+        each={name: torch.tensor([b.each[name] for b in best]) for name in best[0].each},
+        seeds=tuple(b.candidate.seed for b in best),
+        history=tuple(search.candidates),
+        nfe=budget.evaluations,
+        gradients=budget.gradients,
+        scored=budget.scored,
+        seconds=budget.seconds,
+        stopped=stopped,
+    )
+
+
+def as_output(pictures: Tensor, output_type: str) -> Any:
+    """Return pictures `[B, 3, H, W]` or videos `[B, T, 3, H, W]` from 0 to 1 in the form asked for."""
+    if output_type == "pt":
+        return pictures
+    arrays = pictures.detach().float().movedim(-3, -1).cpu().numpy()
+    if output_type == "np":
+        return arrays
+    if arrays.ndim == 5:
+        return [[_pil(frame) for frame in clip] for clip in arrays]
+    return [_pil(array) for array in arrays]
+
+
+def _pil(array: Any) -> Image.Image:
+    return Image.fromarray((array * 255).round().astype("uint8"))

@@ -28,6 +28,7 @@ ALLOWED = {
         "processors",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "session",
         "settings",
     },
@@ -116,7 +117,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
-    "sampling/npnet": {"outputs"},
+    "sampling/npnet": {"errors", "outputs", "rewards", "sampling", "settings", "zoo"},
     "session": {"core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {

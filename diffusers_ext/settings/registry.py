@@ -10,4 +10,5 @@ METHODS: dict[str, str] = {
 
 SAMPLERS: dict[str, str] = {
     "best-of-n": "diffusers_ext.sampling.best_of_n:BestOfN",
+    "npnet": "diffusers_ext.sampling.npnet.transform:NPNet",
 }

@@ -81,7 +81,7 @@ class NPNet(Sampler):
 
     @torch.no_grad()
     def __call__(self, host: HostCall, noise: Tensor) -> Tensor:
-        """Return the noise `[R, ...]` that a call starts from instead of `noise`, with rows prompt by prompt."""
+        """Return the noise `[R, ...]` that a call starts from instead of `noise`, prompt by prompt."""
         text = prompt_embeds(host)
         text = text.repeat_interleave(len(noise) // len(text), 0)
         model = self.model.to(noise.device)

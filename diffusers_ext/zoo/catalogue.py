@@ -61,7 +61,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
     }
 )
 REWARDS = ("shapes-clip",)  # they score pictures; no pipelines
-NOISES = ("shapes-sd3-npnet",)  # they change the noise of a pipeline
+NOISES = ("shapes-sd-npnet",)  # they change the noise of a pipeline
 
 
 def path(name: str) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import MethodError
 from ..rewards.base import ensemble
-from ..settings.fields import fit_fields, setting
+from ..settings.fields import check_bounds, fit_fields, setting
 from .budget import Bar, Budget, State, Stopped
 from .host_call import OWN, HostCall, Starts
 from .result import Result, joined
@@ -38,13 +38,18 @@ class Sampler(ABC):
     rewards: Any = None
     noise: Any = None
     refine: Any = None
-    micro_batch: int | None = setting(None, "candidates", "run at a time; all at once if left out")
-    budget: int | None = setting(None, "evaluations", "of the denoiser for each prompt, at most")
+    micro_batch: int | None = setting(
+        None, "candidates", "run at a time; all at once if left out", bounds=(1, None)
+    )
+    budget: int | None = setting(
+        None, "evaluations", "of the denoiser for each prompt, at most", bounds=(1, None)
+    )
     seconds: float | None = setting(None, "seconds", "after which the best picture so far is returned")
     keep_pictures: bool = setting(False, "", "keep the estimated pictures of every candidate by step")
 
     def __post_init__(self) -> None:
         fit_fields(self)
+        check_bounds(self)
 
     @abstractmethod
     def search(self, search: Search) -> None:

@@ -44,6 +44,23 @@ def fit_fields(settings: Any) -> None:
         object.__setattr__(settings, f.name, value)
 
 
+def check_bounds(settings: Any) -> None:
+    """Raise `MethodError` for a number of a dataclass that is outside the bounds of its field."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        low, high = f.metadata.get("low"), f.metadata.get("high")
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(number, Real) or isinstance(number, bool):
+                continue
+            if (low is not None and number < low) or (high is not None and number > high):
+                least = f"{low:g} or more" if high is None else f"at most {high:g}"
+                limits = least if low is None or high is None else f"from {low:g} to {high:g}"
+                about = f"{f.metadata['unit']} {f.metadata['help']}".strip()
+                raise MethodError(
+                    f"{type(settings).__name__} {f.name} is {limits} ({about}), got {number}; change it."
+                )
+
+
 def fit(value: Any, hint: Any, key: str) -> Any:
     """Fit a value to the annotated type; arrays and sequences other than tuples become lists.
 

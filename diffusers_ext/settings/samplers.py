@@ -92,6 +92,11 @@ def build(sampler: Named, values: Mapping[str, Any], rewards: Any = None) -> Any
     return sampler.cls(rewards=rewards, **values)
 
 
+def transforms(cls: type) -> bool:
+    """Return whether a sampler is a transform of noise, which others can start from."""
+    return any("__call__" in c.__dict__ for c in cls.__mro__)
+
+
 def chained(samplers: Sequence[Any]) -> Any:
     """Join samplers into one: each next one refines the winner of those before it.
 
@@ -102,7 +107,7 @@ def chained(samplers: Sequence[Any]) -> Any:
     first, *rest = samplers
     if not rest:
         return first
-    if callable(first):
+    if transforms(type(first)):
         head, *tail = rest
         return chained([dataclasses.replace(head, noise=first), *tail])
     return dataclasses.replace(first, refine=chained(rest))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
     from .sampling.best_of_n import BestOfN  # noqa: F401
+    from .sampling.reno import ReNO  # noqa: F401
     from .sampling.staged import staged  # noqa: F401
     from .session.session import Session, apply, remove  # noqa: F401
     from .session.summary import summary  # noqa: F401

@@ -36,13 +36,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Iterate:
-    """A step of an optimisation of noise: its score, the rewards by name, and the norm of the noise."""
+    """A step of an optimisation of noise: its score, the rewards by name, and the norm of the noise.
+
+    `picture [H, W, 3]` is kept if the search keeps pictures.
+    """
 
     prompt: int
     iteration: int
     score: float
     each: dict[str, float]
     norm: float
+    picture: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from .budget import Budget
 from .estimate import StepWatch
 from .gate import Gate
 from .host_call import HostCall, Starts
-from .result import Candidate
+from .result import Candidate, Iterate
 
 Handler = Callable[["Play", int, Tensor], Tensor | None]
 
@@ -45,7 +45,7 @@ class Search:
     ) -> None:
         self.host, self.rewards, self.budget = host, rewards, budget
         self.micro_batch, self.keep_pictures, self.ranked = micro_batch, keep_pictures, ranked
-        self.candidates: list[Candidate] = []
+        self.candidates: list[Candidate | Iterate] = []
         self.best: list[Best | None] = [None] * len(host.prompts)
         self.watch: StepWatch | None = None
 

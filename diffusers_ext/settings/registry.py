@@ -10,4 +10,5 @@ METHODS: dict[str, str] = {
 
 SAMPLERS: dict[str, str] = {
     "best-of-n": "diffusers_ext.sampling.best_of_n:BestOfN",
+    "reno": "diffusers_ext.sampling.reno:ReNO",
 }

@@ -65,9 +65,11 @@ def chosen(
         raise ValueError(
             f"--reward names each reward once, got {', '.join(names)}; add up the weights of {twice[0]}"
         )
+    from ..models.logs import quiet_libraries
     from ..rewards.base import ensemble
     from ..rewards.names import named
 
+    quiet_libraries()
     rewards = [(named(name, device), weight) for name, weight in pairs]
     ensemble(rewards)  # checks the weights
     for reward, _ in rewards:

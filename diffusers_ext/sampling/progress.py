@@ -62,6 +62,11 @@ class Progress:
         with suppress(OSError):
             self._bar.close()
 
+    @property
+    def asked(self) -> bool:
+        """Return whether someone asked to stop."""
+        return self._stop.asked
+
     def begin(self, size: int) -> None:
         """Announce a batch of `size` items. Raises `Interrupted` if someone asked to stop."""
         if self._stop.asked:

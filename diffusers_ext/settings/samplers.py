@@ -17,6 +17,7 @@ from .methods import PLAIN, method_class
 from .registry import METHODS, SAMPLERS
 
 OBJECTS = ("rewards", "noise", "refine")  # fields that hold objects; text never sets them
+UNSEEN = ("micro_batch", "keep_pictures")  # settings that move no pixel
 _COUNTED = re.compile(r"(.+?)-(\d+)")
 
 
@@ -114,8 +115,11 @@ def chained(samplers: Sequence[Any]) -> Any:
 
 
 def as_dict(sampler: Any, rewards: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return name and settings of a sampler as plain JSON data; `rewards` says what they were."""
-    settings = {name: getattr(sampler, name) for name in settable(type(sampler))}
+    """Return name and settings of a sampler as plain JSON data; `rewards` says what they were.
+
+    Settings that move no pixel are left out.
+    """
+    settings = {name: getattr(sampler, name) for name in settable(type(sampler)) if name not in UNSEEN}
     found = {"name": sampler.name, **json.loads(json.dumps(settings, default=_text))}
     if rewards:
         found["rewards"] = [dict(r) for r in rewards]

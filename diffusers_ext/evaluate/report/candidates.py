@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .grid import BAD, GAP, GOOD, INK, LINE, PALE, wrap
+from ..candidates import Fate
+from .grid import BAD, GAP, GOOD, INK, LINE, PALE, Font, wrap
 
 SIDE = 128  # px of a picture; small ones are enlarged without smoothing
 LABEL = 176  # px of the column with the names of candidates
@@ -18,48 +18,26 @@ ACROSS = 8  # pictures in a line where every candidate has one
 FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """Describe one candidate: lines that name it, and by step a picture `[H, W, 3]` and a score.
-
-    `score` is that of the finished picture, and `verdict` says if it is right. `dropped` is the step after
-    which the candidate was dropped. The `best` one is the result.
-    """
-
-    lines: tuple[str, ...]
-    pictures: dict[int, Any] = field(default_factory=dict)
-    scores: dict[int, float] = field(default_factory=dict)
-    score: float | None = None
-    dropped: int | None = None
-    verdict: bool | None = None
-    reason: str = ""
-    best: bool = False
-
-    @property
-    def rank(self) -> tuple[Any, ...]:
-        """The place in the sheet: the best, then what was finished, then what was dropped last; by score."""
-        last = self.score if self.score is not None else max(self.scores.items(), default=(0, -1e9))[1]
-        ended = self.dropped if self.dropped is not None else 10**9 if self.score is not None else -1
-        return (not self.best, -ended, -last)
-
-
-def sheet(fates: Sequence[Fate], title: Sequence[str], steps: int) -> Image.Image:
-    """Draw candidates in the order of their fate; `steps` is the number of steps of a call.
+def sheet(fates: Sequence[Fate], title: Sequence[str]) -> Image.Image:
+    """Draw candidates in the order of their fate, the best first, and iterations in their own order.
 
     With pictures of several steps there is a row for each candidate. Else the pictures follow each other.
     """
+    if any(fate.ordered for fate in fates):
+        return _tiles(_spread(fates), title, len(fates))
     shown = sorted(fates, key=lambda f: f.rank)[:ROWS]
     places = sorted({step for fate in shown for step in fate.pictures})
-    return _table(shown, title, places, steps, len(fates)) if len(places) > 1 else _tiles(shown, title, len(fates))
+    if len(places) > 1:
+        return _table(shown, title, places, len(fates))
+    return _tiles(shown, title, len(fates))
 
 
-def iterations(fates: Sequence[Fate], title: Sequence[str]) -> Image.Image:
-    """Draw the pictures of an optimisation in their order; some are left out where there are many."""
-    best = next((i for i, fate in enumerate(fates) if fate.best), 0)
-    chosen = range(len(fates))
-    if len(fates) > ROWS:
-        chosen = sorted({best, *(round(i * (len(fates) - 1) / (ROWS - 1)) for i in range(ROWS))})
-    return _tiles([fates[i] for i in chosen], title, len(fates))
+def _spread(fates: Sequence[Fate]) -> list[Fate]:
+    """Return at most about `ROWS` iterations, evenly spread, the best among them."""
+    if len(fates) <= ROWS:
+        return list(fates)
+    best = {i for i, fate in enumerate(fates) if fate.best}
+    return [fates[i] for i in sorted(best | {round(i * (len(fates) - 1) / (ROWS - 1)) for i in range(ROWS)})]
 
 
 def _tiles(shown: Sequence[Fate], title: Sequence[str], total: int) -> Image.Image:
@@ -80,13 +58,14 @@ def _tiles(shown: Sequence[Fate], title: Sequence[str], total: int) -> Image.Ima
     return page.done()
 
 
-def _table(
-    shown: Sequence[Fate], title: Sequence[str], places: Sequence[int], steps: int, total: int
-) -> Image.Image:
+def _table(shown: Sequence[Fate], title: Sequence[str], places: Sequence[int], total: int) -> Image.Image:
     """Draw a row for each candidate, and a column for each step at which pictures were estimated."""
+    steps = max(places) + 1
     estimated = [p for p in places if p < steps - 1]
     if len(estimated) > COLUMNS:
-        estimated = sorted({estimated[round(i * (len(estimated) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)})
+        estimated = sorted(
+            {estimated[round(i * (len(estimated) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)}
+        )
     size = _size(shown)
     pitch = max(size[0], SIDE) + GAP
     page = _Page(title, LABEL + GAP + (len(estimated) + 1) * pitch, _rest(total - len(shown)))
@@ -149,47 +128,47 @@ class _Page:
     def __init__(self, title: Sequence[str], width: int, foot: str) -> None:
         self.font, self.small = ImageFont.load_default(15), ImageFont.load_default(12)
         self.ruler = ImageDraw.Draw(Image.new("L", (1, 1)))
-        self.width = width
-        self.height, self.jobs, self.foot = GAP, [], foot
+        self.width, self.height, self.foot = width, GAP, foot
+        self._texts: list[tuple[tuple[int, int], str, str, Font]] = []
+        self._pictures: list[tuple[Image.Image, tuple[int, int], str | None]] = []
         for i, text in enumerate(title):
-            font = self.small if i else self.font
-            for line in wrap(self.ruler, text, font, self.width - 2 * GAP, 3):
-                top = self.row(LINE + 4)
-                self.jobs.append(lambda draw, _, l=line, t=top, f=font, c=PALE if i else INK: draw.text((GAP, t), l, c, f))
+            ink, font = (PALE, self.small) if i else (INK, self.font)
+            for line in wrap(self.ruler, text, font, width - 2 * GAP, 3):
+                self._texts.append(((GAP, self.row(LINE + 4)), line, ink, font))
         self.height += 4
 
     def row(self, height: int) -> int:
+        """Add a row; return its top."""
         top, self.height = self.height, self.height + height
         return top
 
     def wrapped(self, texts: Sequence[str], width: int) -> list[str]:
+        """Break texts into lines of `width` px."""
         return [line for text in texts for line in wrap(self.ruler, text, self.small, width, 3)]
 
     def text(self, lines: Sequence[str], corner: tuple[int, int], strong: bool) -> None:
-        ink = INK if strong else PALE
-
-        def job(draw: Any, _: Any) -> None:
-            for i, line in enumerate(lines):
-                draw.text((corner[0], corner[1] + i * LINE), line, ink, self.small)
-
-        self.jobs.append(job)
+        """Add lines of text below each other."""
+        for i, line in enumerate(lines):
+            place = (corner[0], corner[1] + i * LINE)
+            self._texts.append((place, line, INK if strong else PALE, self.small))
 
     def picture(self, pixels: Any, corner: tuple[int, int], size: tuple[int, int], frame: str | None) -> None:
-        def job(draw: Any, canvas: Image.Image) -> None:
-            image = Image.fromarray(pixels)
-            kind = Image.Resampling.NEAREST if image.width <= size[0] else Image.Resampling.LANCZOS
-            canvas.paste(image.resize(size, kind), corner)
-            if frame is not None:
-                x, y = corner
-                draw.rectangle((x - 3, y - 3, x + size[0] + 2, y + size[1] + 2), outline=frame, width=3)
-
-        self.jobs.append(job)
+        """Add a picture `[H, W, 3]`, with a frame if it has a colour."""
+        image = Image.fromarray(pixels)
+        kind = Image.Resampling.NEAREST if image.width <= size[0] else Image.Resampling.LANCZOS
+        self._pictures.append((image.resize(size, kind), corner, frame))
 
     def done(self) -> Image.Image:
+        """Draw the page."""
         if self.foot:
             self.text([self.foot], (GAP, self.row(LINE + GAP)), False)
         canvas = Image.new("RGB", (self.width, self.height), "white")
         draw = ImageDraw.Draw(canvas)
-        for job in self.jobs:
-            job(draw, canvas)
+        for image, (x, y), frame in self._pictures:
+            canvas.paste(image, (x, y))
+            if frame is not None:
+                edge = (x - 3, y - 3, x + image.width + 2, y + image.height + 2)
+                draw.rectangle(edge, outline=frame, width=3)
+        for place, line, ink, font in self._texts:
+            draw.text(place, line, ink, font)
         return canvas

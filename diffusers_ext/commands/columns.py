@@ -47,12 +47,21 @@ def needs_rewards(columns: Sequence[Asked]) -> bool:
     return any(getattr(s.cls, "needs_rewards", True) for column in columns for s in column.samplers)
 
 
+def shared(budget: int, column: Asked) -> int:
+    """Return what each sampler of a column may spend; transforms of noise spend nothing."""
+    from ..settings.samplers import transforms
+
+    count = sum(not transforms(s.cls) for s in column.samplers)
+    return max(budget // max(count, 1), min(budget, 1))
+
+
 def variants(
     columns: Sequence[Asked],
     settings: Sequence[str],
     model: Checkpoint,
     preset: bool | None,
     scorers: Scorers | None = None,
+    budget: int | None = None,
     **usual: Any,
 ) -> tuple[list[Variant], list[str]]:
     """Build columns, and return the lines on where settings came from.
@@ -62,7 +71,7 @@ def variants(
     """
     from ..evaluate.cells import Variant
     from ..settings.assign import assigned, takers
-    from ..settings.samplers import build, chained, classes_of, transforms
+    from ..settings.samplers import build, chained, classes_of
 
     methods = list(dict.fromkeys(name for column in columns for name in column.methods))
     samplers = {s.label: s for column in columns for s in column.samplers}
@@ -76,9 +85,8 @@ def variants(
     rewards = None if scorers is None else scorers.rewards
     found = []
     for column in columns:
-        sharing = sum(not transforms(s.cls) for s in column.samplers)
-        shared = {**usual, "budget": usual["budget"] // max(sharing, 1)} if usual.get("budget") else usual
-        chain = [build(s, {**shared, **values[s.label]}, rewards) for s in column.samplers]
+        share = {"budget": shared(budget, column)} if budget is not None else {}
+        chain = [build(s, {**share, **usual, **values[s.label]}, rewards) for s in column.samplers]
         facts = scorers.facts if scorers is not None and chain else ()
         found.append(Variant(column.label, tuple(by_name[n] for n in column.methods), chained(chain), facts))
     return found, notes

@@ -15,7 +15,8 @@ def reward(
         str,
         typer.Option(
             "--reward",
-            help="One of shapes-clip, clip-score, pick-score, hpsv2 and aesthetic, or the folder of one.",
+            help="One of shapes-clip, clip-score, pick-score, hpsv2, image-reward, aesthetic and "
+            "vqa-score, or the folder of one.",
         ),
     ] = "shapes-clip",
     suite: opt.Suite = "held-out",

@@ -9,11 +9,13 @@ from .aesthetic import Aesthetic
 from .base import Reward
 from .clip import CLIPScore, PickScore
 from .hps import HPSv2
+from .image_reward import ImageReward
 from .noise_aware import FILE, NoiseAware
 from .shapes import ShapesCLIP
+from .vqa import VQAScore
 
 REWARDS: dict[str, type[Reward]] = {
-    kind.name: kind for kind in (ShapesCLIP, CLIPScore, PickScore, HPSv2, Aesthetic)
+    kind.name: kind for kind in (ShapesCLIP, CLIPScore, PickScore, HPSv2, ImageReward, Aesthetic, VQAScore)
 }
 
 

@@ -45,19 +45,18 @@ def fit_fields(settings: Any) -> None:
 
 
 def check_bounds(settings: Any) -> None:
-    """Raise `MethodError` for a number of a dataclass that is outside the bounds of its field."""
+    """Raise `MethodError` for the first field of a dataclass that is outside the bounds of its `setting`."""
     for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        low, high = f.metadata.get("low"), f.metadata.get("high")
-        for number in value if isinstance(value, (list, tuple)) else [value]:
+        value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        for number in numbers:
             if not isinstance(number, Real) or isinstance(number, bool):
                 continue
             if (low is not None and number < low) or (high is not None and number > high):
-                least = f"{low:g} or more" if high is None else f"at most {high:g}"
-                limits = least if low is None or high is None else f"from {low:g} to {high:g}"
-                about = f"{f.metadata['unit']} {f.metadata['help']}".strip()
+                rule = f"{low} or more" if high is None else f"from {low} to {high}"
                 raise MethodError(
-                    f"{type(settings).__name__} {f.name} is {limits} ({about}), got {number}; change it."
+                    f"{type(settings).__name__} {f.name} must be {rule}, got {number}: "
+                    f"{f.metadata['unit']} {f.metadata['help']}; for example {f.name}={f.default!r}."
                 )
 
 

@@ -47,12 +47,16 @@ def needs_rewards(columns: Sequence[Asked]) -> bool:
     return any(getattr(s.cls, "needs_rewards", True) for column in columns for s in column.samplers)
 
 
-def shared(budget: int, column: Asked) -> int:
-    """Return what each sampler of a column may spend; transforms of noise spend nothing."""
-    from ..settings.samplers import transforms
+def _paid(sampler: Named, budget: int | None, column: Asked) -> dict[str, int]:
+    """Return the share of the budget of a column that a sampler has; transforms of noise spend nothing."""
+    from ..settings.samplers import main_count, transforms
 
+    if budget is None:
+        return {}
     count = sum(not transforms(s.cls) for s in column.samplers)
-    return max(budget // max(count, 1), min(budget, 1))
+    share = max(budget // max(count, 1), min(budget, 1))
+    most = main_count(sampler.cls) if sampler.count is None else None
+    return {"budget": share} | ({most: share} if most and share > 0 else {})
 
 
 def variants(
@@ -67,7 +71,8 @@ def variants(
     """Build columns, and return the lines on where settings came from.
 
     A setting goes to each method and sampler that has it, or to the one that it names. `usual` are settings
-    of samplers that were not given otherwise. The samplers of a column share its `budget`.
+    of samplers that were not given otherwise. The samplers of a column share its `budget`, and take as many
+    candidates or rounds as it pays for, unless their number is given.
     """
     from ..evaluate.cells import Variant
     from ..settings.assign import assigned, takers
@@ -85,8 +90,10 @@ def variants(
     rewards = None if scorers is None else scorers.rewards
     found = []
     for column in columns:
-        share = {"budget": shared(budget, column)} if budget is not None else {}
-        chain = [build(s, {**share, **usual, **values[s.label]}, rewards) for s in column.samplers]
+        chain = [
+            build(s, {**_paid(s, budget, column), **usual, **values[s.label]}, rewards)
+            for s in column.samplers
+        ]
         facts = scorers.facts if scorers is not None and chain else ()
         found.append(Variant(column.label, tuple(by_name[n] for n in column.methods), chained(chain), facts))
     return found, notes

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..outputs.target import Target
     from ..sampling.items import Item
     from ..sampling.result import Result
+    from ..settings.samplers import Named
 
 FILE = "search.json"
 SHEET = "candidates.png"
@@ -84,7 +85,6 @@ def search(
     from ..sampling import identity
     from ..sampling.call import arguments, makes_videos, seed_of
     from ..sampling.items import Item
-    from ..settings.samplers import main_count
 
     prompt = making.one_prompt("search", [*([] if prompt is None else [prompt]), *(named or [])])
     drawn = seed is None or seeds.is_random(seed)
@@ -94,10 +94,10 @@ def search(
     if not asked.samplers:
         raise ValueError(f"--sampler takes the name of a search, got {sampler!r}; for example best-of-8")
     scorers = scoring.chosen(reward or [], checkpoint, device, columns.needs_rewards([asked]))
-    usual = {"budget": budget, "seconds": seconds, "micro_batch": batch, "keep_pictures": True}
-    if n is not None:
-        usual[main_count(asked.samplers[0].cls)] = n
-    (variant,), notes = columns.variants([asked], settings or [], checkpoint, preset, scorers, **usual)
+    usual = {"seconds": seconds, "micro_batch": batch, "keep_pictures": True}
+    (variant,), notes = columns.variants(
+        [asked], [*_count(n, asked.samplers[0]), *(settings or [])], checkpoint, preset, scorers, budget, **usual
+    )
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)
     target = Target(folder).suited(model, makes_videos(pipe), None)
@@ -130,6 +130,17 @@ def search(
         _write(target, path, variant, item, record, result, report, asked_to_stop)
     if asked_to_stop:
         raise asked_to_stop
+
+
+def _count(n: int | None, sampler: Named) -> list[str]:
+    """Return the setting that `--n` makes; raises `ValueError` for a sampler without such a number."""
+    from ..settings.samplers import main_count
+
+    if n is None:
+        return []
+    if (name := main_count(sampler.cls)) is None:
+        raise ValueError(f"{sampler.kind} has no number of candidates or rounds, got --n {n}; leave it out")
+    return [f"{sampler.label}.{name}={n}"]
 
 
 def _finished(folder: Path, path: Path, record: dict[str, Any]) -> bool:

@@ -130,6 +130,10 @@ class HostCall:
             self._firsts[prompt] = start
         return start
 
+    def dice(self, prompt: int, purpose: str) -> torch.Generator:
+        """Return random numbers for a purpose of a search; the caller's generator fixes them."""
+        return torch.Generator().manual_seed(_seed(self._states[prompt], purpose))
+
     def check_noise(self, noise: Tensor) -> None:
         """Raise `MethodError` unless `noise` has the shape of the latents of the call, and is finite."""
         shape = self.shape
@@ -299,8 +303,8 @@ def _state(generator: torch.Generator) -> bytes:
     return generator.get_state().numpy().tobytes()
 
 
-def _seed(state: bytes, place: int) -> int:
-    """Return a seed that a generator state and a place fix."""
+def _seed(state: bytes, place: int | str) -> int:
+    """Return a seed that a generator state and a place, or a purpose, fix."""
     digest = hashlib.sha256(state + str(place).encode()).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 

@@ -48,6 +48,7 @@ class ReNO(Sampler):
     """
 
     name: ClassVar[str] = "reno"
+    grows: ClassVar[str] = "iterations"
     iterations: int = setting(50, "iterations", "pictures of each prompt, the first included", (1, None))
     lr: float = setting(5.0, "per gradient", "size of a step; each is at most lr * clip long", (0.0, None))
     momentum: float = setting(0.9, "share", "of the last step that goes on; for sgd", (0.0, 1.0))

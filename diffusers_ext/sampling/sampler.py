@@ -35,6 +35,8 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
+    grows: ClassVar[str]  # the setting that a larger budget pays for
+    needs_rewards: ClassVar[bool] = True
     rewards: Any = None
     noise: Any = None
     refine: Any = None

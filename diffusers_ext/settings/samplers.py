@@ -73,10 +73,8 @@ def classes_of(methods: Sequence[str], samplers: Sequence[Named]) -> tuple[dict[
 
 
 def main_count(cls: type) -> str | None:
-    """Return the field that a number in a name sets: `n`, else the first whole number of the class."""
-    own = [name for name in settable(cls) if name not in _common(cls)]
-    hints = typing.get_type_hints(cls)
-    return "n" if "n" in own else next((name for name in own if hints[name] is int), None)
+    """Return the setting that a number in a name sets, and that a larger budget pays for."""
+    return getattr(cls, "grows", None)
 
 
 def build(sampler: Named, values: Mapping[str, Any], rewards: Any = None) -> Any:
@@ -139,12 +137,6 @@ def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
         elif name in settable(cls):
             values[name] = fit(value, hints[name], f"{data['name']}.{name}")
     return cls(rewards=rewards, **values)
-
-
-def _common(cls: type) -> set[str]:
-    """Return the fields that all samplers share, which are those of the outermost dataclass."""
-    base = [c for c in cls.__mro__ if dataclasses.is_dataclass(c)][-1]
-    return {f.name for f in dataclasses.fields(base)}
 
 
 def _known(name: str) -> bool:

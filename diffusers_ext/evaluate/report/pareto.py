@@ -108,10 +108,11 @@ def _apart(ticks: Sequence[int]) -> list[int]:
 def _labels(axes: Axes, x: Mapping[str, float], y: Mapping[str, float]) -> None:
     """Write the name of each point to its right; names of points at about the same place are spread out."""
     low, high = axes.get_ylim()
-    gap = (high - low) / 17
+    left, end = axes.get_xlim()
+    gap, span = (high - low) / 17, end / left
     groups: list[list[str]] = []
     for label in sorted(x, key=lambda name: x[name]):
-        if groups and x[label] < 1.35 * x[groups[-1][0]]:
+        if groups and x[label] < span**0.09 * x[groups[-1][0]]:
             groups[-1].append(label)
         else:
             groups.append([label])
@@ -127,10 +128,12 @@ def _labels(axes: Axes, x: Mapping[str, float], y: Mapping[str, float]) -> None:
             axes.annotate(
                 name,
                 (x[name], y[name]),
-                xytext=(right * 1.06, place - over),
+                xytext=(right * span**0.02, place - over),
                 textcoords="data",
                 fontsize=9,
                 va="center",
+                zorder=5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
                 color=COLOURS[names.index(name) % len(COLOURS)],
                 arrowprops={
                     "arrowstyle": "-",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands import making
+from .commands.collect import collect
 from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
@@ -92,7 +93,7 @@ def options(
 for command in (generate, search, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
-for command in (tune, reward, plan, train, methods, families, doctor):
+for command in (tune, reward, plan, train, collect, methods, families, doctor):
     app.command(cls=Command)(command)
 
 

@@ -36,6 +36,7 @@ EXAMPLES = MappingProxyType(
         "reward": "diffusers-ext reward --suite held-out --prompts 20",
         "plan": "diffusers-ext plan flux.1 --method clear --height 2048 --width 2048",
         "train": "diffusers-ext train shapes-sd3 --minutes 30 --out runs",
+        "collect": "diffusers-ext collect --model shapes-sd --n 2000 --out pairs",
         "methods": "diffusers-ext methods softpag",
         "families": "diffusers-ext families --json",
         "doctor": "diffusers-ext doctor",

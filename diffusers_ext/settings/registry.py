@@ -16,4 +16,5 @@ SAMPLERS: dict[str, str] = {
     "paths": "diffusers_ext.sampling.paths:Paths",
     "fk-steering": "diffusers_ext.sampling.fk_steering:FKSteering",
     "svdd": "diffusers_ext.sampling.svdd:SVDD",
+    "npnet": "diffusers_ext.sampling.npnet.transform:NPNet",
 }

@@ -96,7 +96,13 @@ def search(
     scorers = scoring.chosen(reward or [], checkpoint, device, columns.needs_rewards([asked]))
     usual = {"seconds": seconds, "micro_batch": batch, "keep_pictures": True}
     (variant,), notes = columns.variants(
-        [asked], [*_count(n, asked.samplers[0]), *(settings or [])], checkpoint, preset, scorers, budget, **usual
+        [asked],
+        [*_count(n, asked.samplers[0]), *(settings or [])],
+        checkpoint,
+        preset,
+        scorers,
+        budget,
+        **usual,
     )
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import typing
@@ -155,5 +156,11 @@ def _unknown(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Name an object in a record."""
-    return str(getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__)
+    """Name an object in a record, a network by the checksum of its weights."""
+    name = str(getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__)
+    if not hasattr(value, "state_dict"):
+        return name
+    total = hashlib.sha256()
+    for key, tensor in sorted(value.state_dict().items()):
+        total.update(key.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return f"{name} {total.hexdigest()}"

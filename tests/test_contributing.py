@@ -95,17 +95,15 @@ def test_methods_run_on_the_family(pixart, pixart_call):
     assert torch.equal(pixart(**pixart_call)[0], plain)
 
 
-def test_the_sampler_follows_the_reward(monkeypatch):
+def test_the_sampler_drops_half(monkeypatch):
     """The pipeline is one of the package, the reward that of the page."""
     reward = skeleton("A new reward", monkeypatch).Redness()
-    sampler = skeleton("A new sampler", monkeypatch).Ascent(reward, size=0.5)
-    pipe = dx.load("shapes-sd3")
-    pipe.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 2, "output_type": "pt"}
-    start = noise(0)(1, pipe.transformer.config.in_channels, 8, 8)
-    plain = pipe("a blue circle", latents=start, **call).images
-    made = sampler.sample(pipe, "a blue circle", start, **call)
-    assert reward.score(made, ["a blue circle"]) > reward.score(plain, ["a blue circle"])
+    sampler = skeleton("A new sampler", monkeypatch).Halving(rewards=reward, n=4, at=0)
+    asked = dict(num_inference_steps=3, progress=False, generator=torch.Generator().manual_seed(0))
+    found = sampler.sample(dx.load("shapes-sd3"), "a blue circle", **asked)
+    assert [c.evaluations for c in found.history if c.dropped == 0] == [2, 2]
+    assert found.scores[0] == max(c.score for c in found.history if c.dropped is None)
+    assert found.nfe == 2 * 2 + 2 * 6
 
 
 def test_the_command_runs(monkeypatch):

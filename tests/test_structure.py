@@ -54,7 +54,7 @@ ALLOWED = {
     },
     "core": set(),
     "errors": set(),
-    "evaluate": {"core", "errors", "outputs", "sampling", "settings", "zoo", "zoo/world"},
+    "evaluate": {"core", "errors", "outputs", "rewards", "sampling", "settings", "zoo", "zoo/world"},
     "evaluate/report": {"evaluate", "outputs", "zoo/world"},
     "families": {"core", "errors"},
     "kernels": set(),
@@ -103,7 +103,7 @@ ALLOWED = {
         "kernels/plan",
         "settings",
     },
-    "rewards": {"zoo"},
+    "rewards": {"outputs", "zoo"},
     "sampling": {
         "core",
         "errors",

@@ -1,14 +1,24 @@
 """Run `diffusers-ext reward`: measure how well a reward agrees with the ground truth, by kind of mistake."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from . import options as opt
 
+MOST = 10_000
+
 
 def reward(
-    name: Annotated[str, typer.Option("--reward", help="A zoo name or a folder.")] = "shapes-clip",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--reward",
+            help="One of shapes-clip, clip-score, pick-score, hpsv2, image-reward, aesthetic and "
+            "vqa-score, or the folder of one.",
+        ),
+    ] = "shapes-clip",
     suite: opt.Suite = "held-out",
     n: Annotated[int, typer.Option("--n", help="Number of pairs per kind of mistake.")] = 300,
     model: opt.Model = "shapes-sd3",
@@ -23,42 +33,53 @@ def reward(
     out: opt.Out = "out/reward",
 ) -> None:
     """Measure a reward against the ground truth and write SUITE.json."""
-    from ..evaluate.preferences import check_painter, painted, preference, reward_folder, round_trip
+    from ..evaluate.preferences import check_painter, painted, preference, round_trip
     from ..evaluate.suite import questions
     from ..models.checkpoint import Checkpoint
     from ..models.fingerprint import fingerprint
+    from ..outputs.claim import claim
     from ..outputs.files import output_folder, write_json
     from ..outputs.record import versions
-    from ..rewards.shapes import ShapesCLIP
+    from ..rewards.names import named
     from ..sampling.call import arguments
 
+    _count("--n", n, "pairs per kind of mistake", 300)
+    _count("--prompts", prompts, "prompts per task", 10)
+    _count("--samples", samples, "pictures for each prompt", 8)
+    checkpoint, scorer = Checkpoint.resolve(model), named(name, device)
+    asked = questions(suite, prompts, seed, checkpoint.tasks)
     folder = output_folder(out)
-    checkpoint, home = Checkpoint.resolve(model), reward_folder(name)
     painter = checkpoint.load(device)
     check_painter(model, painter)
-    scorer = ShapesCLIP(home, device)
-    asked = questions(suite, prompts, seed, checkpoint.tasks)
     call = arguments(painter, checkpoint.call, num_inference_steps=steps)
     changes = {"drawn": None, "decoded": round_trip(painter.vae)}
-    found = {
-        "reward": name,
-        "weights": fingerprint(home),
-        "suite": suite,
-        "n": n,
-        "seed": seed,
-        **preference(scorer.score, suite, n, seed, changes),
-        "painted": {
-            "model": model,
-            "weights": checkpoint.fingerprint,
-            "call": call,
-            **painted(scorer.score, painter, call, asked, samples, batch),
-        },
-        "versions": versions(),
-    }
-    write_json(folder / f"{suite}.json", found)
+    place = Path(getattr(scorer, "place", name)).expanduser()  # a folder, or a name of the Hub
+    with claim(folder, "reward"):
+        found = {
+            "reward": name,
+            "weights": fingerprint(place) if place.is_dir() else str(place),
+            "suite": suite,
+            "n": n,
+            "seed": seed,
+            **preference(scorer.score, suite, n, seed, changes),
+            "painted": {
+                "model": model,
+                "weights": checkpoint.fingerprint,
+                "call": call,
+                **painted(scorer.score, painter, call, asked, samples, batch),
+            },
+            "versions": versions(),
+        }
+        write_json(folder / f"{suite}.json", found)
     for line in table(found):
         typer.echo(line)
     typer.echo(f"wrote {folder / f'{suite}.json'}")
+
+
+def _count(option: str, value: int, what: str, usual: int) -> None:
+    """Raise `ValueError` with the name of the option unless its value is at least 1."""
+    if not 1 <= value <= MOST:
+        raise ValueError(f"{option} is the number of {what}, 1 to {MOST}, got {value}; {usual} is usual")
 
 
 def table(found: dict[str, Any]) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..rewards.checks import to_tensor
 from ..zoo.world.mistakes import KINDS
 from ..zoo.world.preference import pairs, preferences
 from .statistics import accuracy, bootstrap
@@ -101,9 +101,8 @@ def check_painter(model: str, pipe: Any) -> None:
 
 def scores_of(score: Score, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
     """Return the scores of PIL images for their prompts."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     with torch.no_grad():
-        return score(pixels.float() / 255, prompts).tolist()
+        return score(to_tensor(images), prompts).tolist()
 
 
 def painted(
@@ -137,10 +136,3 @@ def painted(
         "tasks": {task: of(task) for task in dict.fromkeys(q.task for q in questions)},
         "overall": of(None),
     }
-
-
-def reward_folder(name: str) -> Path:
-    """Return the folder of a shipped reward, or the path of any other."""
-    from ..zoo import catalogue
-
-    return catalogue.path(name) if name in catalogue.REWARDS else Path(name)

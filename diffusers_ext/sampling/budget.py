@@ -1,4 +1,4 @@
-"""Count what a search spends, stop it where its budget ends or someone asks, and show how far it is."""
+"""Count what a search spends, stop it where its budget ends or someone asks, and show its progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far a search is. `best` holds the best score so far of each prompt, `None` before the first."""
+    """A state is the progress of a search. `best` is by prompt, `None` before the first score."""
 
     evaluations: int
     planned: int | None
@@ -31,7 +31,7 @@ class State:
 
 
 class Budget:
-    """What a search may spend and what it has spent.
+    """Counts what a search spends, and ends it where it may spend no more.
 
     `evaluations` are rows of the denoiser, `gradients` those among them that were also propagated back,
     `scored` pictures given to rewards, `decoded` pictures made of latents for that. `limit` is the largest
@@ -83,14 +83,14 @@ class Budget:
         self.show()
 
     def show(self) -> None:
-        """Tell the watcher how far the search is."""
+        """Show the progress to the watcher."""
         if self._watch is not None:
             best = self.best
             self._watch(State(self.cost, self.planned, self.step, self.steps, self.seconds, best))
 
 
 class Bar:
-    """A progress bar of a search: evaluations, the step of the current call, and the best score so far."""
+    """Shows evaluations, the step of the current call and the best score in a bar."""
 
     def __init__(self, name: str, show: bool) -> None:
         from tqdm import tqdm

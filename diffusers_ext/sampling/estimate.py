@@ -16,7 +16,7 @@ KNOWN = "DDIM, DDPM, PNDM, LCM, TCD, Euler, Heun, DPM-Solver, UniPC, DEIS, SASol
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How noisy the sample of a step is: `sample = signal * clean + noise * gaussian`.
+    """A mix says how noisy the sample of a step is: `sample = signal * clean + noise * gaussian`.
 
     `level` is the share of the noise, from 0 for a clean sample to 1. It is the same scale for every kind of
     schedule: the sigma of flow matching, and `sigma / (1 + sigma)` where the variance explodes.
@@ -116,9 +116,9 @@ def _kind(scheduler: Any) -> str:
         return "flow"
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         return "solver"
-    if hasattr(scheduler, "is_scale_input_called") and hasattr(scheduler, "sigmas"):
+    if hasattr(scheduler, "alphas_cumprod") and hasattr(scheduler, "sigmas"):
         return "sigmas"
-    if hasattr(scheduler, "alphas_cumprod") and not hasattr(scheduler, "sigmas"):
+    if hasattr(scheduler, "alphas_cumprod"):
         return "alphas"
     raise UnsupportedError(
         f"estimates of the picture need a schedule of {KNOWN}, got {name}; take one of those, or a sampler "

@@ -62,7 +62,8 @@ class HostCall:
 
     It is made on a copy of the pipeline (`pipe`) with a scheduler of its own, so the caller's objects stay as
     they are. Prompts are encoded once. The first candidate of each prompt is the picture that
-    `pipe(prompt, generator=..., **call)` makes, bit for bit.
+    `pipe(prompt, generator=..., **call)` makes, bit for bit, unless the pipeline draws something else before
+    its noise, as image-to-video pipelines do.
 
     Raises `UnsupportedError` for a pipeline of no known family, or without the arguments that a search needs,
     and `MethodError` for prompts, generators or latents that do not fit each other.
@@ -197,7 +198,17 @@ class HostCall:
         return getattr(self.pipe, "num_timesteps", None) or len(self.pipe.scheduler.timesteps)
 
     def _asked(self, copies: int) -> dict[str, Any]:
-        return {"prompt": self.prompts, **self.call, _copies_name(self.pipe): copies}
+        """Return the arguments of a call for this many candidates of each prompt."""
+        media = {n: v for n in required_inputs.MEDIA if (v := self.call.get(n)) is not None}
+        if not media:
+            return {"prompt": self.prompts, **self.call, _copies_name(self.pipe): copies}
+        # Pipelines take a picture for each prompt, and do not repeat it for several results of one.
+        every = self.call | {
+            n: v if isinstance(v, list) else [v] * len(self.prompts) for n, v in media.items()
+        }
+        texts = {n: v for n, v in every.items() if isinstance(v, list) and len(v) == len(self.prompts)}
+        each = {n: [x for x in v for _ in range(copies)] for n, v in texts.items()}
+        return {"prompt": [p for p in self.prompts for _ in range(copies)], **every, **each}
 
     def _callback(self, on_step: OnStep | None) -> dict[str, Any]:
         """Return the arguments for `on_step`; a callback of the caller runs after it."""

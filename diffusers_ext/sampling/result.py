@@ -1,4 +1,4 @@
-"""What a sampler returns: pictures, their noise and scores, and all that was tried."""
+"""Hold what a sampler returns: pictures, their noise and scores, and all that was tried."""
 
 from __future__ import annotations
 

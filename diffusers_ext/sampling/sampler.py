@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import MethodError
 from ..rewards.base import ensemble
-from ..settings.fields import fit_fields, setting
+from ..settings.fields import check_bounds, fit_fields, setting
 from .budget import Bar, Budget, State, Stopped
 from .host_call import OWN, HostCall, Starts
 from .result import Result, joined
@@ -45,6 +45,7 @@ class Sampler(ABC):
 
     def __post_init__(self) -> None:
         fit_fields(self)
+        check_bounds(self)
 
     @abstractmethod
     def search(self, search: Search) -> None:

@@ -22,7 +22,7 @@ Handler = Callable[["Play", int, Tensor], Tensor | None]
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best finished picture of a prompt so far."""
+    """The best finished picture of a prompt until now."""
 
     score: float
     each: dict[str, float]
@@ -62,7 +62,7 @@ class Search:
         origins: Sequence[int | None] | None = None,
         **more: Any,
     ) -> Play:
-        """Run one call with these starts, as many for each prompt, and judge what is alive at its end.
+        """Run one call with these starts, as many for each prompt, and score what is alive at its end.
 
         `handler(play, step, latents)` is called after each step, may drop candidates, and may return other
         latents. `more` are arguments of the call.
@@ -78,7 +78,7 @@ class Search:
             self.best[prompt] = best
             self.budget.best = tuple(b.score if b else None for b in self.best)
 
-    def judge(self, pictures: Tensor, prompts: Sequence[int], level: float) -> dict[str, Tensor]:
+    def scores_of(self, pictures: Tensor, prompts: Sequence[int], level: float) -> dict[str, Tensor]:
         """Return the rewards `[B]` of pictures by name, without gradients, on the CPU."""
         with torch.no_grad():
             texts = [self.host.prompts[p] for p in prompts]
@@ -171,7 +171,7 @@ class Play:
             if self.search.keep_pictures:
                 for i, picture in zip(part, pictures, strict=True):
                     self.candidates[i].pictures[self.step] = as_pixels(picture)
-            each = self.search.judge(pictures, [self.prompt(i) for i in part], level)
+            each = self.search.scores_of(pictures, [self.prompt(i) for i in part], level)
             for name, scores in each.items():
                 found.setdefault(name, []).append(scores)
         each = {name: torch.cat(parts) for name, parts in found.items()}
@@ -205,7 +205,7 @@ class Play:
         return self._finish(latents if changed is None else changed)
 
     def _finish(self, latents: Tensor) -> Tensor:
-        """Judge what is alive; return the latents of the best of each prompt, which the pipeline decodes."""
+        """Score what is alive; return the latents of the best of each prompt, which the pipeline decodes."""
         rows = self.alive
         total, each = self._scored(lambda part: latents[part], rows, 0.0)
         for k, i in enumerate(rows):

@@ -44,6 +44,22 @@ def fit_fields(settings: Any) -> None:
         object.__setattr__(settings, f.name, value)
 
 
+def check_bounds(settings: Any) -> None:
+    """Raise `MethodError` for the first field of a dataclass that is outside the bounds of its `setting`."""
+    for f in dataclasses.fields(settings):
+        value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        for number in numbers:
+            if not isinstance(number, Real) or isinstance(number, bool):
+                continue
+            if (low is not None and number < low) or (high is not None and number > high):
+                rule = f"{low} or more" if high is None else f"from {low} to {high}"
+                raise MethodError(
+                    f"{type(settings).__name__} {f.name} must be {rule}, got {number}: "
+                    f"{f.metadata['unit']} {f.metadata['help']}; for example {f.name}={f.default!r}."
+                )
+
+
 def fit(value: Any, hint: Any, key: str) -> Any:
     """Fit a value to the annotated type; arrays and sequences other than tuples become lists.
 

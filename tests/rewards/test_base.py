@@ -236,7 +236,11 @@ ZEROS = torch.zeros(3, 3, 4, 4)
         (ZEROS[:0], [], "got none"),
     ],
 )
-@pytest.mark.parametrize("call", [Red().score, ensemble(Red()).each, ensemble(Plain()).each], ids=str)
+@pytest.mark.parametrize(
+    "call",
+    [Red().score, ensemble(Red()).each, ensemble(Plain()).each],
+    ids=["score", "each", "each of a plain one"],
+)
 def test_wrong_pictures_and_prompts_are_refused(call, images, prompts, message):
     with pytest.raises(ValueError, match=f"a reward takes .*{message}"):
         call(images, prompts)

@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 
 import diffusers_ext as dx
-from diffusers_ext.rewards.shapes import ShapesCLIP, preprocess
+from diffusers_ext.rewards.clip import preprocess
+from diffusers_ext.rewards.shapes import ShapesCLIP
 from diffusers_ext.training.export import save_half
 from diffusers_ext.zoo import cards
 from diffusers_ext.zoo.models import build_processor, build_reward

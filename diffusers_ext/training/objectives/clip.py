@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ...rewards.shapes import match
+from ...rewards.clip import match
 from ...zoo.models import build_processor, build_reward
 from ...zoo.world.captions import Object, Spec
 from ...zoo.world.mistakes import KINDS, may_show, sample_mistakes

@@ -1,0 +1,35 @@
+"""Name rewards in text, as the command line does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .aesthetic import Aesthetic
+from .base import Reward
+from .clip import CLIPScore, PickScore
+from .hps import HPSv2
+from .image_reward import ImageReward
+from .noise_aware import FILE, NoiseAware
+from .shapes import ShapesCLIP
+from .vqa import VQAScore
+
+REWARDS: dict[str, type[Reward]] = {
+    kind.name: kind for kind in (ShapesCLIP, CLIPScore, PickScore, HPSv2, ImageReward, Aesthetic, VQAScore)
+}
+
+
+def named(name: str, device: Any = None) -> Reward:
+    """Return the reward that `name` stands for: one of `REWARDS`, or a folder with weights.
+
+    A folder holds a noise-aware reward, or a CLIPModel whose cosine is the score. Raises `ValueError` for
+    anything else.
+    """
+    if name in REWARDS:
+        return REWARDS[name](device=device)
+    folder = Path(name).expanduser()
+    if (folder / FILE).is_file():
+        return NoiseAware.from_pretrained(folder, device=device)
+    if folder.is_dir():
+        return ShapesCLIP(folder, device)
+    raise ValueError(f"unknown reward {name!r}; it is a folder, or one of {', '.join(REWARDS)}")

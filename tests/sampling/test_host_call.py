@@ -1,0 +1,217 @@
+"""The call of a pipeline for a search: the picture of the plain call, with gradients, and nothing changed."""
+
+import pytest
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+
+from diffusers_ext.errors import MethodError, UnsupportedError
+from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.sampling.host_call import HostCall
+
+from ..hosts import HOSTS, every_host
+from ..tiny_models import unet
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def asked(host, cfg=True):
+    return host.size | host.extra | (host.guided if cfg else host.unguided) | {"num_inference_steps": 2}
+
+
+# A pipeline that takes a picture draws from the generator for its latents, before the noise.
+of_text = pytest.mark.parametrize("host", [h for h in HOSTS if "image" not in h.extra], ids=lambda h: h.name)
+
+
+@of_text
+@pytest.mark.parametrize("cfg", [False, True], ids=["one branch", "cfg"])
+def test_candidates_are_pictures_of_the_plain_call(host, cfg):
+    pipe = host.build()
+    scheduler = pipe.scheduler
+    call = HostCall(pipe, "a red circle", generators(3)[0], **asked(host, cfg))
+    drawn = call.draw(3)
+    first = call.run(drawn.take([0]))
+    other = call.run(drawn.take([2]))
+    own = host.run(pipe, cfg=cfg, steps=2, generator=generators(3))
+    assert torch.equal(first, own)
+    again = host.run(pipe, cfg=cfg, steps=2, generator=generators(drawn.seeds[2]))
+    assert torch.equal(other, again)
+    assert drawn.seeds[0] == 3
+    assert drawn.noise.shape == (3, *call.shape[1:])
+    assert pipe.scheduler is scheduler and "encode_prompt" not in vars(pipe)
+
+
+@every_host
+def test_gradients_reach_the_noise_and_the_picture_is_the_same(host):
+    pipe = host.build()
+    call = HostCall(pipe, "a red circle", generators(0)[0], **asked(host))
+    start = call.draw(1)
+    noise = start.noise.requires_grad_()
+    latents = call.run(start.with_noise(noise), grad=True)
+    assert torch.equal(latents, call.run(start))
+    (gradient,) = torch.autograd.grad(call.decode(latents).mean(), noise)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+
+
+@every_host
+def test_schedule_is_what_a_counter_sees(host):
+    pipe = host.build()
+    call = HostCall(pipe, "a red circle", **asked(host))
+    steps, each = call.schedule()
+    seen = []
+    for model in denoisers(pipe).values():
+        model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(len((args or list(kwargs.values()))[0])),
+            with_kwargs=True,
+        )
+    call.run(call.draw(1))
+    assert steps * each == sum(seen)
+
+
+def test_noise_of_a_stochastic_scheduler_is_that_of_the_plain_call():
+    pipe = unet.pipeline()
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    asked = dict(height=32, width=32, num_inference_steps=3, guidance_scale=1.0)
+    call = HostCall(pipe, "a red circle", generators(5)[0], **asked)
+    start = call.draw(1)
+    plain = pipe("a red circle", generator=generators(5)[0], output_type="latent", **asked).images
+    assert torch.equal(call.run(start), plain)
+    assert torch.equal(call.run(start), plain)  # a second time: the generator begins where it began
+
+
+def test_a_candidate_does_not_depend_on_how_many_are_drawn():
+    pipe = unet.pipeline()
+    few, many = (HostCall(pipe, ["a", "b"], generators(1, 2), height=32, width=32) for _ in range(2))
+    few, many = few.draw(2), many.draw(5)
+    assert torch.equal(few.noise[2:], many.noise[5:7])
+    assert few.seeds == many.seeds[:2] + many.seeds[5:7]
+    assert len(set(many.seeds)) == 10
+
+
+def test_the_generator_moves_on_as_in_the_plain_call():
+    pipe = unet.pipeline()
+    generator = generators(1)[0]
+    first, second = (HostCall(pipe, "a", generator, height=32, width=32).draw(2) for _ in range(2))
+    assert not torch.equal(first.noise[0], second.noise[0])
+    assert first.seeds[1] != second.seeds[1]
+
+
+def test_given_latents_are_the_first_candidate():
+    pipe = unet.pipeline()
+    noise = torch.randn(1, 4, 16, 16, generator=generators(9)[0])
+    call = HostCall(pipe, "a", generators(1)[0], noise, height=32, width=32, num_inference_steps=2)
+    drawn = call.draw(2)
+    assert torch.equal(drawn.noise[:1], noise)
+    plain = pipe("a", latents=noise, height=32, width=32, num_inference_steps=2, output_type="latent").images
+    assert torch.equal(call.run(drawn.take([0])), plain)
+
+
+def test_prompts_are_encoded_once():
+    pipe = unet.pipeline()
+    encoded = []
+    pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    call = HostCall(pipe, ["a", "b"], height=32, width=32, num_inference_steps=1)
+    for _ in range(3):
+        call.run(call.draw(2))
+    # The prompts and the negative ones.
+    assert len(encoded) == 2
+
+
+def test_several_pictures_of_a_prompt_and_its_negatives():
+    pipe = unet.pipeline()
+    size = dict(height=32, width=32, num_inference_steps=2)
+    call = HostCall(
+        pipe, ["a", "b"], generators(1, 2, 3, 4), num_images_per_prompt=2, negative_prompt="c", **size
+    )
+    assert call.prompts == ["a", "a", "b", "b"]
+    assert call.call["negative_prompt"] == ["c"] * 4
+    made = call.run(call.draw(1))
+    plain = pipe(
+        ["a", "a", "b", "b"],
+        negative_prompt=["c"] * 4,
+        generator=generators(1, 2, 3, 4),
+        output_type="latent",
+        **size,
+    ).images
+    assert torch.equal(made, plain)
+
+
+def test_a_callback_of_the_caller_runs_too():
+    pipe = unet.pipeline()
+    seen = []
+
+    def callback(pipe, step, timestep, state):
+        seen.append((step, sorted(state)))
+        return state
+
+    call = HostCall(
+        pipe,
+        "a",
+        height=32,
+        width=32,
+        num_inference_steps=2,
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+    )
+    call.run(call.draw(1), lambda step, latents: latents * 0)
+    assert seen == [(0, ["latents", "prompt_embeds"]), (1, ["latents", "prompt_embeds"])]
+
+
+def test_half_precision_keeps_the_noise_in_float32():
+    pipe = unet.pipeline().to(torch.bfloat16)
+    call = HostCall(pipe, "a", generators(1)[0], height=32, width=32, num_inference_steps=1)
+    start = call.draw(1)
+    assert start.noise.dtype == torch.float32
+    plain = pipe(
+        "a", generator=generators(1)[0], height=32, width=32, num_inference_steps=1, output_type="latent"
+    ).images
+    assert torch.equal(call.run(start), plain)
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (dict(prompt=[]), r"a prompt or a list of prompts as text, got \[\]"),
+        (dict(prompt=None), "a prompt or a list of prompts as text, got None"),
+        (dict(prompt=["a", 1]), "a list of prompts as text"),
+        (dict(prompt=["a", "b"], generator=generators(1)), "one for each picture, got 1 for 2"),
+        (dict(prompt=["a", "b"], negative_prompt=["c"]), "negative_prompt takes .* got 1 for 2 prompts"),
+        (
+            dict(prompt="a", latents=torch.zeros(1, 4, 8, 8)),
+            r"the shape \[1, 4, 16, 16\].*got \[1, 4, 8, 8\]",
+        ),
+        (dict(prompt="a", latents=torch.full((1, 4, 16, 16), torch.nan)), "latents must be finite"),
+        (dict(prompt="a", return_dict=False), "return a result of their own, got return_dict"),
+        (dict(prompt="a", stepz=3), "StableDiffusionPipeline takes no stepz"),
+        (dict(prompt="a", height=33), "33"),
+    ],
+)
+def test_refused_in_a_sentence(given, says):
+    given = dict(height=32, width=32) | given
+    with pytest.raises(ValueError, match=says):
+        HostCall(unet.pipeline(), **given)
+
+
+class _Without:
+    """A pipeline whose call takes no latents."""
+
+    def __init__(self, pipe):
+        self.unet, self.vae = pipe.unet, pipe.vae
+
+    def __call__(self, prompt, generator=None):
+        raise AssertionError("it must not run")
+
+
+def test_a_pipeline_without_latents_is_refused_with_those_that_have_them():
+    with pytest.raises(
+        UnsupportedError, match=r"takes no latents and no callback_on_step_end; .*FluxPipeline"
+    ):
+        HostCall(_Without(unet.pipeline()), "a")
+
+
+def test_an_unknown_family_is_refused():
+    pipe = unet.pipeline()
+    pipe.unet.__class__ = type("Other", (torch.nn.Module,), {})
+    with pytest.raises(MethodError, match="No family knows the denoiser class Other"):
+        HostCall(pipe, "a")

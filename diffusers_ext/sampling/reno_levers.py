@@ -16,6 +16,7 @@ from ..families.denoisers import denoisers
 from ..session.registration import NAME
 
 FLAG, FUNC = "gradient_checkpointing", "_gradient_checkpointing_func"
+NONE = object()  # an attribute that a module does not have
 
 
 @contextmanager
@@ -42,17 +43,17 @@ def checkpointed(model: Any, option: str) -> Iterator[None]:
             f"{option} needs a model with gradient checkpointing, and {type(model).__name__} of diffusers 0.42 "
             f"has none; leave {option} out."
         )
-    before = [(m, m.gradient_checkpointing, vars(m).get(FUNC)) for m in model.modules() if hasattr(m, FLAG)]
+    before = [(m, m.gradient_checkpointing, vars(m).get(FUNC, NONE)) for m in model.modules() if hasattr(m, FLAG)]
     try:
         model.enable_gradient_checkpointing()
         yield
     finally:
         for module, flag, func in before:
             module.gradient_checkpointing = flag
-            if func is not None:
-                setattr(module, FUNC, func)
-            else:
+            if func is NONE:
                 vars(module).pop(FUNC, None)
+            else:
+                setattr(module, FUNC, func)
 
 
 def refuse_session(pipe: Any) -> None:
@@ -101,11 +102,13 @@ def checkpointed_layers(modules: Iterable[nn.Module]) -> Iterator[None]:
     `gradient_checkpointing_enable()` of transformers 5 acts in training mode only, which also turns dropout
     on. So the layers are wrapped here.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     layers = [
         layer
         for module in modules
         for layer in module.modules()
-        if hasattr(type(layer), FLAG) and "forward" not in vars(layer)
+        if isinstance(layer, GradientCheckpointingLayer) and "forward" not in vars(layer)
     ]
     try:
         for layer in layers:

@@ -191,7 +191,7 @@ def main() -> None:
     parser = suite_parser(__doc__, n=40, batch=12)
     parser.add_argument("--model", default="shapes-sd-turbo", help="name or folder of a one-step model")
     parser.add_argument("--suite", default="held-out", choices=("held-out", "tuning"))
-    parser.add_argument("--lr", type=float, default=5.0)
+    parser.add_argument("--lr", type=float, default=10.0)
     parser.add_argument("--cache", type=Path, default=Path("out/reno"))
     args = parser.parse_args()
     runner = Runner(args.model, args.cache, args.batch)

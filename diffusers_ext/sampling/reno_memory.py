@@ -1,4 +1,4 @@
-"""Measure what an iteration of an optimisation of noise takes in memory, by one iteration that really runs."""
+"""Measure the memory of an optimisation of noise, by an iteration that really runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,14 @@ def peaks(options: ReNO, pipe: Any, prompt: Any, **call: Any) -> dict[str, int]:
     """
     call = {"progress": False, **call}
     short = replace(
-        options, iterations=2, patience=None, budget=None, seconds=None, refine=None, transfer=None, fresh=False
+        options,
+        iterations=2,
+        patience=None,
+        budget=None,
+        seconds=None,
+        refine=None,
+        transfer=None,
+        fresh=False,
     )
     found = {"as set": _peak(short, pipe, prompt, call)}
     bare = replace(short, decode_grad=None, **NONE)
@@ -63,8 +70,8 @@ def peaks(options: ReNO, pipe: Any, prompt: Any, **call: Any) -> dict[str, int]:
 
 def _peak(options: ReNO, pipe: Any, prompt: Any, call: dict[str, Any]) -> int:
     device = torch.device(getattr(pipe, "_execution_device", None) or pipe.device)
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -18,7 +18,7 @@ from .search import Best, Search, as_pixels
 
 
 class Options(Protocol):
-    """What an ascent asks of the sampler that it belongs to."""
+    """Name what an ascent asks of the sampler that it belongs to."""
 
     clip: float | None
     norm_weight: float

@@ -3,7 +3,17 @@
 import pytest
 
 from bench.studies.paired_verdicts import results
-from bench.studies.reno import ITERATIONS, Runner, Tried, curve, gap, settings, to_markdown
+from bench.studies.reno import (
+    ITERATIONS,
+    Runner,
+    Tried,
+    curve,
+    gap,
+    memory,
+    memory_to_markdown,
+    settings,
+    to_markdown,
+)
 from diffusers_ext.evaluate.score import Judged
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.rewards import ShapesCLIP
@@ -69,3 +79,10 @@ def test_the_table_shows_both():
     assert "| ReNO | 46 | 0.150 (" in text and "| 100 % | 50.0 % | 50.0 % |" in text
     assert f"| ReNO, pictures | 1 | {ITERATIONS} |" in text and "| mean reward | 0.500 | 0.650 |" in text
     assert "the least gain is 0.100." in text and "- ReNO - plain: " in text
+
+
+def test_memory_by_option():
+    found = memory("shapes-sd-turbo", 1, "a red circle")
+    assert found["checkpoint_denoiser"] < found["none"] and found["checkpoint_decoder"] < found["none"]
+    text = memory_to_markdown({"memory": {"turbo": found | {"none": 3 * 2**20}}})
+    assert "| `none` | 3.0 MiB |" in text and "as set" not in text

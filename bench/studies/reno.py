@@ -38,9 +38,10 @@ from ..pages.markdown import markdown
 from ..runner import suite_parser
 from .paired_verdicts import results, table
 
-ITERATIONS = 16
+ITERATIONS = 10
+MEASURED = ("shapes-sd-turbo", 1), ("shapes-sd", 4)  # models and steps whose memory is measured
 COST = 3 * ITERATIONS - 2  # evaluations of a one-step model: the last iteration is not propagated back
-FIRST = 8  # candidates before the refinement
+FIRST = 6  # candidates before the refinement
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,13 @@ def gap(tried: Sequence[Tried], count: int) -> dict[str, float]:
     }
 
 
+def memory(model: str, steps: int, prompt: str) -> dict[str, int]:
+    """Return the bytes of an iteration at its peak, by option, at a number of steps without guidance."""
+    checkpoint = Checkpoint.resolve(model)
+    call = {**checkpoint.call, "num_inference_steps": steps, "guidance_scale": 0.0}
+    return ReNO(rewards=ShapesCLIP()).memory(checkpoint.load(), prompt, **call)
+
+
 def to_markdown(found: Mapping[str, Any]) -> str:
     """Return accuracies, paired differences, and reward against truth, for a page."""
     rows = [
@@ -187,16 +195,24 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     return "\n\n".join([table(found), markdown(heads, rows), markdown(ways[0], ways[1:]), made])
 
 
+def memory_to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the memory of an iteration by option and model, for a page."""
+    runs = found["memory"]
+    options = [name for name in next(iter(runs.values())) if name not in ("as set", "one_by_one")]
+    rows = [[f"`{name}`", *(f"{peak[name] / 2**20:.1f} MiB" for peak in runs.values())] for name in options]
+    return markdown(["option alone", *runs], rows)
+
+
 def main() -> None:
     parser = suite_parser(__doc__, n=40, batch=12)
     parser.add_argument("--model", default="shapes-sd-turbo", help="name or folder of a one-step model")
     parser.add_argument("--suite", default="held-out", choices=("held-out", "tuning"))
-    parser.add_argument("--lr", type=float, default=5.0)
+    parser.add_argument("--lr", type=float, default=10.0)
     parser.add_argument("--cache", type=Path, default=Path("out/reno"))
     args = parser.parse_args()
     runner = Runner(args.model, args.cache, args.batch)
     asked = questions(args.suite, args.n, args.seed, Checkpoint.resolve(args.model).tasks)
-    reward, kept = ShapesCLIP(), {"keep_pictures": True}
+    reward, kept = ShapesCLIP(), {"keep_pictures": True, "micro_batch": 16}
     climb = ReNO(rewards=reward, iterations=ITERATIONS, lr=args.lr, **kept)
     ascent = runner.tried(climb, asked)
     many = runner.tried(BestOfN(rewards=reward, n=COST, **kept), asked)
@@ -227,10 +243,14 @@ def main() -> None:
             "ReNO": curve(ascent, range(1, ITERATIONS + 1), range(1, COST + 1, 3)),
             "best of n": curve(many, range(1, COST + 1), range(1, COST + 1)),
         },
+        "memory": {
+            f"{model}, {steps} step{'s' * (steps > 1)}": memory(model, steps, asked[0].item.prompt)
+            for model, steps in MEASURED
+        },
         "device": str(runner.pipe.device),
         "versions": versions(),
     }
-    print(to_markdown(found))
+    print(to_markdown(found), memory_to_markdown(found), sep="\n\n")
     write_json(output_folder(args.out) / f"reno-{args.model}.json", found)
 
 

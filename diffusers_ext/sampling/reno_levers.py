@@ -40,10 +40,12 @@ def checkpointed(model: Any, option: str) -> Iterator[None]:
     """
     if not getattr(model, "_supports_gradient_checkpointing", False):
         raise UnsupportedError(
-            f"{option} needs a model with gradient checkpointing, and {type(model).__name__} of diffusers 0.42 "
-            f"has none; leave {option} out."
+            f"{option} needs a model with gradient checkpointing, and {type(model).__name__} of diffusers "
+            f"0.42 has none; leave {option} out."
         )
-    before = [(m, m.gradient_checkpointing, vars(m).get(FUNC, NONE)) for m in model.modules() if hasattr(m, FLAG)]
+    before = [
+        (m, m.gradient_checkpointing, vars(m).get(FUNC, NONE)) for m in model.modules() if hasattr(m, FLAG)
+    ]
     try:
         model.enable_gradient_checkpointing()
         yield
@@ -66,8 +68,8 @@ def refuse_session(pipe: Any) -> None:
         hook = registry.get_hook(NAME) if registry is not None else None
         if hook is not None and not hook.session.closed:
             raise UnsupportedError(
-                "checkpoint_denoiser runs blocks again after the call, when the methods of a session have gone "
-                "on to another step; close the session, or leave checkpoint_denoiser out."
+                "checkpoint_denoiser runs blocks again after the call, when the methods of a session have "
+                "gone on to another step; close the session, or leave checkpoint_denoiser out."
             )
 
 

@@ -148,7 +148,9 @@ def test_progress_counts_iterations():
 def test_another_pipeline_draws_from_the_best_noise():
     host, pipe = built("sd")
     other = built("sd")[1]
-    found = sample(pipe, host, transfer=other, transfer_call={"num_inference_steps": 3, "guidance_scale": 1.0})
+    found = sample(
+        pipe, host, transfer=other, transfer_call={"num_inference_steps": 3, "guidance_scale": 1.0}
+    )
     alone = sample(pipe, host)
     wanted = other(
         WORDS, latents=alone.noise, num_inference_steps=3, guidance_scale=1.0, output_type="pt", **host.size
@@ -161,7 +163,9 @@ def test_another_pipeline_draws_from_the_best_noise():
 def test_a_pipeline_with_other_latents_is_refused_before_anything_runs():
     host, pipe = built("sd")
     calls = []
-    with pytest.raises(MethodError, match=r"the shape \[1, 4, 16, 16\] of this one, got Stable.*\[1, 4, 8, 8\]"):
+    with pytest.raises(
+        MethodError, match=r"the shape \[1, 4, 16, 16\] of this one, got Stable.*\[1, 4, 8, 8\]"
+    ):
         sample(
             pipe,
             host,
@@ -287,9 +291,9 @@ def test_pictures_of_pil_are_the_usual_output():
 
 
 BAD = [
-    (dict(iterations=0), "iterations must be 1 or more, got 0: pictures of each prompt"),
-    (dict(momentum=1.5), "momentum must be from 0 to 1, got 1.5"),
-    (dict(norm_weight=-1.0), "norm_weight must be 0 or more"),
+    (dict(iterations=0), "iterations must be 1 or more, got 0: iterations of each prompt"),
+    (dict(momentum=1.5), "momentum must be from 0.0 to 1.0, got 1.5"),
+    (dict(norm_weight=-1.0), "norm_weight must be 0.0 or more"),
     (dict(patience=0), "patience must be 1 or more"),
     (dict(grad_steps=0), "grad_steps must be 1 or more"),
     (dict(lr=0.0), "lr and clip must be above 0, got 0, which never moves"),
@@ -316,7 +320,9 @@ def test_rewards_without_gradients_are_refused_before_anything_runs():
         return [0.0] * len(images)
 
     reward = dx.rewards.CallableReward(pil, pil=True)
-    with pytest.raises(MethodError, match="ReNO moves noise along the gradient of rewards, and 'pil' has none"):
+    with pytest.raises(
+        MethodError, match="ReNO moves noise along the gradient of rewards, and 'pil' has none"
+    ):
         sample(pipe, host, [red, reward])
     assert not calls
     assert len(sample(pipe, host, reward, fresh=True).history) == len(calls) == 3

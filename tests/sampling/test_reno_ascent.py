@@ -1,6 +1,7 @@
 """The steps of the noise: length, clipping, momentum by prompt, what is kept, and when it ends."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -25,9 +26,7 @@ def sample(pipe, host, rewards, prompts=1, first=0, **options):
     generators = [torch.Generator().manual_seed(i) for i in range(first, first + prompts)]
     call = host.size | host.extra | host.unguided
     words = PROMPTS[first : first + prompts]
-    return sampler.sample(
-        pipe, words, generator=generators, num_inference_steps=1, output_type="pt", **call
-    )
+    return sampler.sample(pipe, words, generator=generators, num_inference_steps=1, output_type="pt", **call)
 
 
 def scores(result, prompt=0):
@@ -56,7 +55,7 @@ def test_the_prior_alone_brings_noise_to_its_usual_length(scale):
         pipe, PROMPTS[0], latents=start, num_inference_steps=1, guidance_scale=1.0, **host.size
     )
     away = [abs(tried.norm - math.sqrt(1023)) for tried in found.history]
-    assert all(b < a for a, b in zip(away, away[1:], strict=False)) and away[-1] < 0.1 * away[0]
+    assert all(b < a for a, b in pairwise(away)) and away[-1] < 0.1 * away[0]
     assert torch.equal(found.noise, start), "nothing scored better than the first"
 
 
@@ -78,10 +77,12 @@ def test_the_reward_rises_and_the_best_is_kept(options):
     host, pipe = built("sd")
     found = sample(pipe, host, red, iterations=6, **options)
     way = scores(found)
-    assert all(b > a for a, b in zip(way, way[1:], strict=False))
+    assert all(b > a for a, b in pairwise(way))
     assert float(found.scores[0]) == max(way) == way[-1]
     assert float(red(found.images, [])[0]) == pytest.approx(way[-1], abs=1e-7)
-    assert found.seeds == (None,) and not torch.equal(found.noise, sample(pipe, host, red, iterations=1).noise)
+    assert found.seeds == (None,) and not torch.equal(
+        found.noise, sample(pipe, host, red, iterations=1).noise
+    )
 
 
 def test_no_result_is_below_the_plain_picture():
@@ -99,7 +100,9 @@ def test_no_result_is_below_the_plain_picture():
     assert found.seeds == (0, 1) and found.scores.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("options", [{}, {"nesterov": False}, {"momentum": 0.0}, {"optimizer": "adam", "lr": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"nesterov": False}, {"momentum": 0.0}, {"optimizer": "adam", "lr": 0.1}]
+)
 def test_two_prompts_are_two_runs(options):
     host, pipe = built("sd")
     both = sample(pipe, host, even, prompts=2, **options)
@@ -191,7 +194,13 @@ def test_fresh_noise_is_best_of_n():
     found = sample(pipe, host, even, prompts=2, iterations=5, fresh=True)
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     many = dx.BestOfN(rewards=even, n=5, micro_batch=1).sample(
-        pipe, PROMPTS, generator=generators, num_inference_steps=1, output_type="pt", guidance_scale=1.0, **host.size
+        pipe,
+        PROMPTS,
+        generator=generators,
+        num_inference_steps=1,
+        output_type="pt",
+        guidance_scale=1.0,
+        **host.size,
     )
     assert found.seeds == many.seeds and found.gradients == 0 and found.nfe == 10
     torch.testing.assert_close(found.scores, many.scores, rtol=1e-4, atol=1e-7)

@@ -11,7 +11,6 @@ from diffusers_ext.sampling.reno_levers import (
     checkpointed_layers,
     frozen,
     modules_of,
-    on_device,
 )
 from tests.hosts import built
 from tests.sampling.test_reno_view import clip, fits, red
@@ -125,7 +124,7 @@ def test_all_is_as_it_was_after_an_error(failing):
 
 def test_a_model_without_checkpointing_is_refused():
     host, pipe = built("wan")
-    with pytest.raises(UnsupportedError, match="AutoencoderKLWan of diffusers 0.42 has none"):
+    with pytest.raises(UnsupportedError, match=r"AutoencoderKLWan of diffusers 0\.42 has none"):
         sample(pipe, host, red, checkpoint_decoder=True)
     with pytest.raises(UnsupportedError), checkpointed(nn.Linear(1, 1), "checkpoint_decoder"):
         pass

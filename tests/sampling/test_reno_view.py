@@ -1,4 +1,4 @@
-"""Gradients of scores with respect to noise: finite differences, loops by hand, cut graphs, and what they cost."""
+"""Gradients of scores to noise: finite differences, loops by hand, cut graphs, and what they cost."""
 
 import copy
 from functools import partial
@@ -17,7 +17,6 @@ from diffusers_ext.sampling.search import Search
 from tests.close import MODEL, close
 from tests.hosts import built
 from tests.tiny_models.parts import SPECIAL, seeded
-
 
 SPARSE = [
     dx.CLEAR(radius=2, backend="reference"),
@@ -91,7 +90,9 @@ def test_the_gradient_is_that_of_finite_differences(steps):
             ends = [starts.with_noise(starts.noise + h * way) for h in (1e-4, -1e-4)]
             up, down = (view.look(end, [0], False).total.double() for end in ends)
             wanted = float(up - down) / 2e-4
-            assert float((found * way).sum()) == pytest.approx(wanted, rel=1e-3, abs=1e-6 * float(found.norm()))
+            assert float((found * way).sum()) == pytest.approx(
+                wanted, rel=1e-3, abs=1e-6 * float(found.norm())
+            )
 
 
 @pytest.mark.parametrize("grad_steps", [1, 2, 3])

@@ -129,7 +129,7 @@ def as_dict(sampler: Any, rewards: Sequence[Mapping[str, Any]] = ()) -> dict[str
 
 
 def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
-    """Build the sampler that `as_dict` wrote; `rewards` are given anew."""
+    """Build the sampler that `as_dict` wrote; `rewards` are not part of it."""
     cls, values = named(data["name"]).cls, {}
     hints = typing.get_type_hints(cls)
     for name, value in data.items():

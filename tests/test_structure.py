@@ -37,6 +37,7 @@ ALLOWED = {
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
+        "errors",
         "evaluate",
         "evaluate/report",
         "families",

@@ -32,7 +32,8 @@ def budgets(text: str | None) -> list[int | None]:
         or len(set(found)) < len(found)
     ):
         raise ValueError(
-            f"--budget takes different numbers of evaluations, 1 or more, got {text!r}; for example --budget 240,480"
+            f"--budget takes different numbers of evaluations, 1 or more, got {text!r}; for example "
+            "--budget 240,480"
         )
     return [int(piece) for piece in found]
 
@@ -47,8 +48,8 @@ def variants(
 ) -> tuple[list[Variant], list[str]]:
     """Read the columns: plain first, and each sampler at each budget.
 
-    A sampler with a number in its name, such as best-of-8, has one column, and no budget. Columns without a
-    sampler draw one picture.
+    A column whose samplers all have numbers in their names, such as best-of-8, comes once and has no budget.
+    Columns without a sampler draw one picture.
     """
     from ..sampling.best_of_n import BestOfN
     from ..settings.methods import PLAIN
@@ -61,7 +62,7 @@ def variants(
     at = {b: built for b, (built, _) in zip((None, *budgets), sets, strict=True)}
     found = []
     for place, column in enumerate(asked):
-        fixed = not column.samplers or any(s.count is not None for s in column.samplers)
+        fixed = all(s.count is not None for s in column.samplers)
         for budget in [None] if fixed else budgets:
             variant = at[budget][place]
             if not fixed and len(budgets) > 1:
@@ -150,6 +151,6 @@ def conditions(found: Mapping[str, Any]) -> list[str]:
     call = ", ".join(f"{k} {v}" for k, v in found["call"].items())
     return [
         f"{found['suite']} prompts, {found['n']} a task, seed {found['seed']}; {call}.",
-        "An evaluation is a row of the denoiser, and one that is propagated back counts three times. Intervals "
-        f"hold 95 %. The reward is {found['reward_names']}.",
+        "An evaluation is a row of the denoiser, and one that is propagated back counts three times.",
+        f"Intervals hold 95 %. The reward is {found['reward_names']}.",
     ]

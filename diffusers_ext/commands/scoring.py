@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
 
 USUAL = "shapes-clip"  # what models of shapes world are scored with
-NAMES = "shapes-clip, clip-score, pick-score, hpsv2, aesthetic"
+NAMES = "shapes-clip, clip-score, pick-score, hpsv2, image-reward, aesthetic, vqa-score"
 Rewards = Annotated[
     list[str] | None,
     typer.Option(

@@ -123,9 +123,7 @@ def search(
     record = identity.of(item, common | ({"fps": target.fps} if target.fps else {}))
     path = target.path(identity.name(record))
     if drawn:
-        typer.echo(f"seed {first}, drawn at random; --seed {first} makes the same again")
-    for note in notes:
-        typer.echo(note)
+        notes = [f"seed {first}, drawn at random; --seed {first} makes the same again", *notes]
     with claim(folder, "search"):
         if _finished(folder, path, record):
             typer.echo(f"{path}  finished before, with {SHEET} and {FILE}")
@@ -133,6 +131,8 @@ def search(
         if (folder / FILE).exists():
             opt.warn(f"{folder} held another search; its {SHEET} and {FILE} are replaced, its picture stays")
         result, report, asked_to_stop = _run(pipe, variant, item, call)
+        for note in notes:
+            typer.echo(note)
         _write(target, path, variant, item, record, result, report, asked_to_stop)
     if asked_to_stop:
         raise asked_to_stop

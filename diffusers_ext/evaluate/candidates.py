@@ -41,8 +41,8 @@ class Fate:
 def winner(result: Result) -> int:
     """Return the place in the history of the picture that a search of one prompt returned."""
     best = float(result.scores[0])
-    found = [i for i, tried in enumerate(result.history) if tried.score == best]
-    return found[0] if found else 0
+    scores = {i: tried.score for i, tried in enumerate(result.history) if _number(tried.score) is not None}
+    return min(scores, key=lambda i: abs(scores[i] - best))
 
 
 def verdicts(result: Result, prompt: str) -> list[Judged | None]:

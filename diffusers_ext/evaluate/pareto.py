@@ -1,4 +1,4 @@
-"""Put the figures of samplers together: right pictures and mean reward against evaluations for each picture."""
+"""Put the figures of samplers together: right pictures and mean reward against their cost."""
 
 from __future__ import annotations
 

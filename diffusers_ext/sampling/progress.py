@@ -87,7 +87,7 @@ class Progress:
         return state
 
     def searching(self, state: State) -> None:
-        """Show how far a sampler is with the batch: its share of the evaluations, or of the current call."""
+        """Show the share of a batch that a sampler has done, in evaluations or steps of the current call."""
         share = state.evaluations / state.planned if state.planned else state.step / max(state.steps, 1)
         found = [score for score in state.best if score is not None]
         best = f", best {max(found):.3f}" if found else ""

@@ -39,17 +39,21 @@ class Named:
 
 def named(label: str) -> Named:
     """Read the name of a sampler, with or without a number; raises `ValueError` with the nearest name."""
+    found = _found(label)
+    if found is None:
+        raise ValueError(_unknown(label, SAMPLERS))
+    if found.count is not None and main_count(found.cls) is None:
+        raise ValueError(f"{found.kind} has no number to set, got {label!r}; write {found.kind}")
+    return found
+
+
+def _found(label: str) -> Named | None:
+    """Return the sampler that a label names: `best-of-8` is best-of-n, and `ttsnap-8` is ttsnap."""
     if label in SAMPLERS:
         return Named(label, label)
-    if found := _COUNTED.fullmatch(label):
-        stem, count = found[1], int(found[2])
-        for kind in (stem, f"{stem}-n"):
-            if kind in SAMPLERS:
-                known = Named(label, kind, count)
-                if main_count(known.cls) is None:
-                    raise ValueError(f"{kind} has no number to set, got {label!r}; write {kind}")
-                return known
-    raise ValueError(_unknown(label, SAMPLERS))
+    counted = _COUNTED.fullmatch(label)
+    kinds = (counted[1], f"{counted[1]}-n") if counted else ()
+    return next((Named(label, kind, int(counted[2])) for kind in kinds if kind in SAMPLERS), None)
 
 
 def parts(label: str) -> tuple[list[str], list[Named]]:
@@ -62,7 +66,7 @@ def parts(label: str) -> tuple[list[str], list[Named]]:
         raise ValueError(f"a column has each name once, got {label!r}; name {twice[0]} once")
     if PLAIN in names and len(names) > 1:
         raise ValueError(f"{PLAIN} means nothing else, got {label!r}; leave it out of this column")
-    if unknown := [n for n in names if n not in METHODS and n != PLAIN and not _known(n)]:
+    if unknown := [n for n in names if n not in METHODS and n != PLAIN and not _found(n)]:
         raise ValueError(_unknown(unknown[0], {**SAMPLERS, **METHODS, PLAIN: ""}))
     return [n for n in names if n in METHODS], [named(n) for n in names if n not in METHODS and n != PLAIN]
 
@@ -129,7 +133,7 @@ def as_dict(sampler: Any, rewards: Sequence[Mapping[str, Any]] = ()) -> dict[str
 
 
 def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
-    """Build the sampler that `as_dict` wrote; `rewards` are given anew."""
+    """Build the sampler that `as_dict` wrote; `rewards` are not part of it."""
     cls, values = named(data["name"]).cls, {}
     hints = typing.get_type_hints(cls)
     for name, value in data.items():
@@ -138,14 +142,6 @@ def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
         elif name in settable(cls):
             values[name] = fit(value, hints[name], f"{data['name']}.{name}")
     return cls(rewards=rewards, **values)
-
-
-def _known(name: str) -> bool:
-    try:
-        named(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:

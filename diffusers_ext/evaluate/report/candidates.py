@@ -12,7 +12,7 @@ from ..candidates import Fate
 from .grid import BAD, GAP, GOOD, INK, LINE, PALE, Font, wrap
 
 SIDE = 128  # px of a picture; small ones are enlarged without smoothing
-LABEL = 176  # px of the column with the names of candidates
+LABEL = 140  # px of the column with the names of candidates
 ROWS, COLUMNS = 32, 8  # the most that are shown, beside the last column
 ACROSS = 8  # pictures in a line where every candidate has one
 FINISHED = "finished"

@@ -33,7 +33,10 @@ def write(
     title: str,
     remarks: Sequence[str],
 ) -> list[Path]:
-    """Write all files and return their paths; results.json is written last, so if it exists, the others do."""
+    """Write all files and return their paths.
+
+    results.json is written last, so if it exists, the others do.
+    """
     figure = chart(found, title)
     made = [folder / "table.md", *save(figure, folder / "pareto"), folder / FILE, folder / "results.json"]
     write_text(made[0], markdown(found, remarks))
@@ -71,78 +74,86 @@ def _panel(
     scale: float,
     front: Sequence[str],
 ) -> None:
+    """Draw a point with its interval and its name for each column."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     cost = {label: facts["cost"]["mean"] for label, facts in methods.items()}
-    value = {label: scale * entry[key] for label, entry in entries.items()}
+    least, most = min(cost.values()), max(cost.values())
+    # Room on the right for the names of the last points.
+    span = (most * max(1.7, (most / least) ** 0.5)) / (least / 1.25)
+    groups = _groups(cost, span**0.07)
+    x = _spread(cost, groups, span**0.014)
+    y = {label: scale * entry[key] for label, entry in entries.items()}
     axes.set_xscale("log")
     if front:
-        axes.plot(
-            [cost[f] for f in front], [value[f] for f in front], color="#bbbbbb", linewidth=1.2, zorder=1
-        )
+        line = {"color": "#bbbbbb", "linewidth": 1.2, "zorder": 1}
+        axes.plot([x[f] for f in front], [y[f] for f in front], **line)
     for i, (label, entry) in enumerate(entries.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        bars = [[max(value[label] - scale * entry["low"], 0)], [max(scale * entry["high"] - value[label], 0)]]
-        shown = bars if enough(entry) else None
-        axes.errorbar(cost[label], value[label], yerr=shown, fmt="o", color=colour, capsize=3, markersize=6)
-    least, most = min(cost.values()), max(cost.values())
-    # Room on the right for the labels of the last points.
-    axes.set_xlim(least / 1.25, most * max(1.6, (most / least) ** 0.45))
-    _labels(axes, cost, value)
-    ticks = sorted({round(c) for c in cost.values()})
-    axes.xaxis.set_major_locator(FixedLocator(_apart(ticks)))
+        bars = [[max(y[label] - scale * entry["low"], 0)], [max(scale * entry["high"] - y[label], 0)]]
+        look = {"fmt": "o", "color": COLOURS[i % len(COLOURS)], "capsize": 2, "markersize": 6}
+        axes.errorbar(x[label], y[label], yerr=bars if enough(entry) else None, **look)
+    axes.margins(y=0.08)
+    axes.set_xlim(least / 1.25, least / 1.25 * span)
+    for group in groups:
+        _labels(axes, group, x, y, list(entries), max(x[name] for name in group) * span**0.022)
+    ticks = [sum(cost[name] for name in group) / len(group) for group in groups]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}")
+    axes.xaxis.set_major_formatter(lambda place, _: f"{place:.0f}")
     tidy(axes)
 
 
-def _apart(ticks: Sequence[int]) -> list[int]:
-    """Leave out numbers that would be printed over each other."""
-    kept: list[int] = []
-    for tick in ticks:
-        if not kept or tick > 1.12 * kept[-1]:
-            kept.append(tick)
-    return kept
-
-
-def _labels(axes: Axes, x: Mapping[str, float], y: Mapping[str, float]) -> None:
-    """Write the name of each point to its right; names of points at about the same place are spread out."""
-    low, high = axes.get_ylim()
-    left, end = axes.get_xlim()
-    gap, span = (high - low) / 17, end / left
+def _groups(cost: Mapping[str, float], factor: float) -> list[list[str]]:
+    """Return the columns in groups of about the same cost, cheapest first."""
     groups: list[list[str]] = []
-    for label in sorted(x, key=lambda name: x[name]):
-        if groups and x[label] < span**0.09 * x[groups[-1][0]]:
+    for label in sorted(cost, key=lambda name: cost[name]):
+        if groups and cost[label] < factor * cost[groups[-1][0]]:
             groups[-1].append(label)
         else:
             groups.append([label])
-    names = list(x)
+    return groups
+
+
+def _spread(cost: Mapping[str, float], groups: Sequence[Sequence[str]], factor: float) -> dict[str, float]:
+    """Move points of about the same cost apart, so that their bars do not hide each other."""
+    x = {}
     for group in groups:
-        order = sorted(group, key=lambda name: y[name])
-        places = [y[name] for name in order]
-        for i in range(1, len(places)):
-            places[i] = max(places[i], places[i - 1] + gap)
-        over = (places[-1] - y[order[-1]]) / 2
-        right = max(x[name] for name in group)
-        for name, place in zip(order, places, strict=True):
-            axes.annotate(
-                name,
-                (x[name], y[name]),
-                xytext=(right * span**0.02, place - over),
-                textcoords="data",
-                fontsize=9,
-                va="center",
-                zorder=5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
-                color=COLOURS[names.index(name) % len(COLOURS)],
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": "#cccccc",
-                    "linewidth": 0.7,
-                    "shrinkA": 0,
-                    "shrinkB": 3,
-                },
-            )
+        middle = sum(cost[name] for name in group) / len(group)
+        for i, name in enumerate(group):
+            x[name] = middle * factor ** (i - (len(group) - 1) / 2) if len(group) > 1 else cost[name]
+    return x
+
+
+def _labels(
+    axes: Axes,
+    group: Sequence[str],
+    x: Mapping[str, float],
+    y: Mapping[str, float],
+    names: Sequence[str],
+    left: float,
+) -> None:
+    """Write the names of a group of points to its right, below each other."""
+    low, high = axes.get_ylim()
+    gap = (high - low) / 18
+    order = sorted(group, key=lambda name: (y[name], -x[name]))
+    places = [y[name] for name in order]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    down = max((places[-1] - y[order[-1]]) / 2, places[-1] - high + gap / 2)
+    down = min(down, places[0] - low - gap / 2)
+    for name, place in zip(order, places, strict=True):
+        axes.annotate(
+            name,
+            (x[name], y[name]),
+            xytext=(left, place - down),
+            textcoords="data",
+            fontsize=9,
+            va="center",
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+            color=COLOURS[names.index(name) % len(COLOURS)],
+            arrowprops={"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
+        )
 
 
 def markdown(found: Mapping[str, Any], remarks: Sequence[str]) -> str:

@@ -131,7 +131,7 @@ ALLOWED = {
         "zoo/models",
         "zoo/world",
     },
-    "training/data": {"outputs", "training", "zoo/models", "zoo/world"},
+    "training/data": {"outputs", "rewards", "sampling", "training", "zoo/models", "zoo/world"},
     "training/objectives": {
         "core",
         "families",

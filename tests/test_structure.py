@@ -138,6 +138,7 @@ ALLOWED = {
         "zoo/models",
         "zoo/world",
     },
+    "training/data": {"outputs", "rewards", "sampling", "training", "zoo/models", "zoo/world"},
     "training/data": {"outputs", "sampling/npnet", "training", "zoo/models", "zoo/world"},
     "training/objectives": {
         "core",

@@ -23,7 +23,10 @@ TOGETHER = 64  # pictures decoded at a time
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates of a suite: `finals [P, N]` rewards, `right [P, N]` verdicts, `early` rewards [P, N, S] by name."""
+    """Candidates of a suite.
+
+    `finals [P, N]` are rewards, `right [P, N]` verdicts, `early [P, N, S]` rewards of estimates by name.
+    """
 
     finals: np.ndarray
     right: np.ndarray
@@ -89,3 +92,10 @@ def _scores(reward: Reward, pictures: torch.Tensor, text: str) -> np.ndarray:
 
 def _pixels(picture: torch.Tensor) -> np.ndarray:
     return (picture * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def turns(asked: Sequence[Question]) -> list[Question]:
+    """Return questions with the tasks in turn, so that a part of them is balanced."""
+    tasks = list(dict.fromkeys(question.task for question in asked))
+    own = [[question for question in asked if question.task == task] for task in tasks]
+    return [question for row in zip(*own, strict=True) for question in row]

@@ -1,4 +1,4 @@
-"""What tests of searches share: a call on a tiny pipeline, a reward, and a count of what the denoiser runs."""
+"""What tests of searches share: calls of tiny pipelines, rewards, and a count of what the denoiser runs."""
 
 from contextlib import contextmanager
 
@@ -61,7 +61,9 @@ def unchanged(pipe):
         yield
     finally:
         assert state() == before
-        assert not any(hasattr(m, "_diffusers_hook") and m._diffusers_hook.hooks for m in denoisers(pipe).values())
+        assert not any(
+            hasattr(m, "_diffusers_hook") and m._diffusers_hook.hooks for m in denoisers(pipe).values()
+        )
 
 
 def failing_at(call, reward=redness):

@@ -76,7 +76,12 @@ def test_groups_of_any_size_draw_the_same_noise_in_steps():
     found, pipe = built("sd")
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     results = [
-        on(found, TTSnap(rewards=redness, n=3, micro_batch=m, prune_at=(1,), keep=(0.67,)), pipe=pipe, steps=4)
+        on(
+            found,
+            TTSnap(rewards=redness, n=3, micro_batch=m, prune_at=(1,), keep=(0.67,)),
+            pipe=pipe,
+            steps=4,
+        )
         for m in (None, 1, 2)
     ]
     for other in results[1:]:
@@ -132,7 +137,9 @@ def test_another_reward_may_prune():
     result = sample(
         TTSnap(rewards=redness, prune_reward=greenness, n=8, prune_at=(4,), keep=(0.25,), keep_pictures=True)
     )
-    pictures = torch.stack([torch.from_numpy(c.pictures[4]) for c in result.history]).permute(0, 3, 1, 2) / 255
+    pictures = (
+        torch.stack([torch.from_numpy(c.pictures[4]) for c in result.history]).permute(0, 3, 1, 2) / 255
+    )
     assert sorted(finished(result)) == sorted(greenness(pictures, None).argsort(descending=True)[:2].tolist())
     assert result.scores[0] == max(finished(result).values())
 

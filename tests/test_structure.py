@@ -37,6 +37,7 @@ ALLOWED = {
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
+        "errors",
         "evaluate",
         "evaluate/report",
         "families",
@@ -137,7 +138,15 @@ ALLOWED = {
         "zoo/models",
         "zoo/world",
     },
-    "training/data": {"outputs", "sampling/npnet", "training", "zoo/models", "zoo/world"},
+    "training/data": {
+        "outputs",
+        "rewards",
+        "sampling",
+        "sampling/npnet",
+        "training",
+        "zoo/models",
+        "zoo/world",
+    },
     "training/objectives": {
         "core",
         "families",

@@ -28,6 +28,7 @@ ALIASES = MappingProxyType(
 EXAMPLES = MappingProxyType(
     {
         "generate": 'diffusers-ext generate "a red circle" --method softpag --seed 7 -n 4',
+        "search": 'diffusers-ext search "two blue stars" --sampler best-of-8 --seed 7',
         "compare": 'diffusers-ext compare "two blue stars" --methods plain,softpag --seeds 0,1',
         "demo": "diffusers-ext demo --out my-demo",
         "eval": "diffusers-ext eval --model shapes-sd --method softpag --n 20",

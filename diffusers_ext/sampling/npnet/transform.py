@@ -42,6 +42,7 @@ class NPNet(Sampler):
     """
 
     name: ClassVar[str] = "npnet"
+    needs_rewards: ClassVar[bool] = False
     model: Any = setting(None, "", "a network: a name of the zoo, a folder, a file or a Hub id", file=True)
     on_size_mismatch: Literal["error", "skip", "tile"] = setting("error", "", "at another size of latents")
     renorm: Literal["none", "std"] = setting("none", "", "how the variance of the noise is brought to 1")

@@ -28,6 +28,7 @@ ALLOWED = {
         "processors",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "session",
         "settings",
     },
@@ -36,6 +37,7 @@ ALLOWED = {
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
+        "errors",
         "evaluate",
         "evaluate/report",
         "families",
@@ -46,6 +48,7 @@ ALLOWED = {
         "processors/sparse",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "settings",
         "training",
         "versions",
@@ -116,6 +119,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
+    "sampling/npnet": {"errors", "outputs", "rewards", "sampling", "settings", "zoo"},
     "session": {"core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {
@@ -125,13 +129,24 @@ ALLOWED = {
         "outputs",
         "processors",
         "processors/sparse",
+        "sampling",
+        "sampling/npnet",
         "settings",
+        "training/data",
         "training/objectives",
         "zoo",
         "zoo/models",
         "zoo/world",
     },
-    "training/data": {"outputs", "training", "zoo/models", "zoo/world"},
+    "training/data": {
+        "outputs",
+        "rewards",
+        "sampling",
+        "sampling/npnet",
+        "training",
+        "zoo/models",
+        "zoo/world",
+    },
     "training/objectives": {
         "core",
         "families",
@@ -139,6 +154,7 @@ ALLOWED = {
         "processors",
         "processors/sparse",
         "rewards",
+        "sampling/npnet",
         "session",
         "training",
         "training/data",
@@ -273,7 +289,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     pages = sorted(PACKAGE.glob("evaluate/report/templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES}
     assert {n.split("/")[3] for n in names if n.endswith("/card.json")} == weights
     assert not [n for n in names if n.endswith("training_log.jsonl")], "logs are for reruns from a checkout"
 

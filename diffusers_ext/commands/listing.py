@@ -36,7 +36,8 @@ def describe_method(name: str) -> dict[str, Any]:
     """Return name, first line of the docstring and settings of one method, as plain data."""
     from typing import get_type_hints
 
-    from ..settings.methods import describe, method_class
+    from ..settings.fields import describe
+    from ..settings.methods import method_class
 
     cls = method_class(name)
     hints = get_type_hints(cls)

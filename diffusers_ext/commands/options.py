@@ -156,6 +156,12 @@ def refuse_other(out: str | Path, command: str, mark: str) -> None:
         )
 
 
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Write a table as lines, its columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
+
+
 def warn(text: str) -> None:
     """Print one line on stderr."""
     typer.echo(f"warning: {text}", err=True)

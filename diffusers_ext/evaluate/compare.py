@@ -1,18 +1,17 @@
 """Compare variants on the same prompts and seeds: pictures, verdicts, accuracies, paired differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..sampling.clip import still
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
 from ..sampling.progress import Progress
-from ..settings.methods import as_dict
 from . import density
 from .cells import Cell, Variant
 from .comparison_files import PictureFiles
-from .score import Judged, compare, judge, summarise
+from .score import Judged, compare, judge_picture, plain_data, summarise
 from .words import difference, right
 
 
@@ -36,11 +35,11 @@ class Comparison:
         for variant, row, report in zip(self.variants, self.cells, self.reports, strict=True):
             judged = [c.judged for c in row if c.image is not None]
             methods[variant.label] = {
-                "methods": [as_dict(m) for m in variant.methods],
+                "methods": variant.settings(),
                 **summarise(judged),
                 "seconds_per_image": sum(j.seconds for j in judged) / len(judged) if judged else None,
                 "report": report,
-                "images": [asdict(j) for j in judged],
+                "images": [plain_data(j) for j in judged],
             }
             if len(judged) < len(row):
                 lost = [c.judged for c in row if c.image is None]
@@ -84,10 +83,10 @@ def run(
             progress.skip(len(row))
         todo = [item for item in items if item not in row]
         with applied(pipe, variant.methods if todo else ()) as session:
-            for pictures in generate(pipe, todo, call, batch, progress):
+            for pictures in generate(pipe, todo, call, batch, progress, variant.sampler):
                 report = session.report().to_dict() if session else None
                 for p in pictures:
-                    judged = judge(p.image, p.item.prompt, p.item.seed, p.seconds)
+                    judged = judge_picture(p)
                     row[p.item] = Cell(variant.label, still(p.image), judged)
                     if files:
                         files.add(variant, row[p.item], report)

@@ -48,6 +48,7 @@ class ReNO(Sampler):
     """
 
     name: ClassVar[str] = "reno"
+    grows: ClassVar[str] = "iterations"
     iterations: int = setting(50, "iterations", "of each prompt, with the plain picture", (1, None))
     lr: float = setting(5.0, "times", "the gradient is a step; larger for fewer iterations", (0.0, None))
     momentum: float = setting(0.9, "share", "of the last step that goes on; for sgd", (0.0, 1.0))

@@ -79,6 +79,14 @@ class Result:
         """The evaluations, with those that were propagated back three times."""
         return self.nfe + 2 * self.gradients
 
+    def costs(self) -> list[float]:
+        """Return the cost of each prompt; what no candidate counts is shared evenly."""
+        own = [0.0] * len(self.scores)
+        for tried in self.history:
+            own[tried.prompt] += getattr(tried, "evaluations", 0)
+        rest = (self.cost - sum(own)) / len(own)
+        return [spent + rest for spent in own]
+
 
 def joined(first: Result, second: Result) -> Result:
     """Return the better picture of two results for each prompt, with the costs and histories of both."""

@@ -35,11 +35,17 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
+    grows: ClassVar[str]  # the setting that a larger budget pays for
+    needs_rewards: ClassVar[bool] = True
     rewards: Any = None
     noise: Any = None
     refine: Any = None
-    micro_batch: int | None = setting(None, "candidates", "run at a time; all at once if left out")
-    budget: int | None = setting(None, "evaluations", "of the denoiser for each prompt, at most")
+    micro_batch: int | None = setting(
+        None, "candidates", "run at a time; all at once if left out", bounds=(1, None)
+    )
+    budget: int | None = setting(
+        None, "evaluations", "of the denoiser for each prompt, at most", bounds=(1, None)
+    )
     seconds: float | None = setting(None, "seconds", "after which the best picture so far is returned")
     keep_pictures: bool = setting(False, "", "keep the estimated pictures of every candidate by step")
 

@@ -11,4 +11,10 @@ METHODS: dict[str, str] = {
 SAMPLERS: dict[str, str] = {
     "best-of-n": "diffusers_ext.sampling.best_of_n:BestOfN",
     "reno": "diffusers_ext.sampling.reno:ReNO",
+    "ttsnap": "diffusers_ext.sampling.ttsnap:TTSnap",
+    "zero-order": "diffusers_ext.sampling.zero_order:ZeroOrder",
+    "paths": "diffusers_ext.sampling.paths:Paths",
+    "fk-steering": "diffusers_ext.sampling.fk_steering:FKSteering",
+    "svdd": "diffusers_ext.sampling.svdd:SVDD",
+    "npnet": "diffusers_ext.sampling.npnet.transform:NPNet",
 }

@@ -3,8 +3,9 @@
 import pytest
 
 from diffusers_ext.evaluate.cells import Variant
-from diffusers_ext.evaluate.pareto import common, figures, front, mean, rows
+from diffusers_ext.evaluate.pareto import common, figures, front, rows
 from diffusers_ext.evaluate.score import Judged
+from diffusers_ext.evaluate.statistics import mean
 
 
 def column(rights, cost, rewards, prompts=None):

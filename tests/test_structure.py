@@ -138,7 +138,15 @@ ALLOWED = {
         "zoo/models",
         "zoo/world",
     },
-    "training/data": {"outputs", "sampling/npnet", "training", "zoo/models", "zoo/world"},
+    "training/data": {
+        "outputs",
+        "rewards",
+        "sampling",
+        "sampling/npnet",
+        "training",
+        "zoo/models",
+        "zoo/world",
+    },
     "training/objectives": {
         "core",
         "families",

@@ -52,11 +52,13 @@ class FKSteering(Sampler):
         host = search.host
         steps, each = host.schedule()
         n = min(self.n, self.affordable(search, steps * each))
-        points = range(self.start, min(self.stop + 1, steps - 1), self.every)
+        # The last step adds no noise, so copies that the scheduler should part need one step more before it.
+        end = steps - 1 if self.renoise else steps - 2
+        points = range(self.start, min(self.stop + 1, end), self.every)
         if n > 1 and not points:
             raise MethodError(
-                f"{self.name} draws particles from step start={self.start} to stop={self.stop}, before the "
-                f"last of steps 0 to {steps - 1}, and there is none; lower start, or take more steps."
+                f"{self.name} draws particles from step start={self.start} to stop={self.stop}, before step "
+                f"{end} of a call of {steps}, and there is none; lower start, or take more steps."
             )
         watch = search.watched()
         pools = [Pool(self, host.dice(p, self.name), n) for p in range(len(host.prompts))]

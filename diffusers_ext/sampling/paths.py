@@ -52,7 +52,7 @@ class Paths(Sampler):
             raise MethodError("branch_at takes one step or more, got none; for example (0.4, 0.6).")
         if self.back_by >= 1 and self.back_by != int(self.back_by):
             raise MethodError(
-                f"back_by takes a number of steps, or a share below 1, got {self.back_by}; try 2."
+                f"back_by takes a number of steps, or a share of them below 1, got {self.back_by}; try 2."
             )
         if self.copies > 1 and self.back_by == 0:
             raise MethodError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -49,14 +49,16 @@ class ReNO(Sampler):
 
     name: ClassVar[str] = "reno"
     grows: ClassVar[str] = "iterations"
-    iterations: int = setting(50, "iterations", "pictures of each prompt, the first included", (1, None))
-    lr: float = setting(5.0, "per gradient", "size of a step; each is at most lr * clip long", (0.0, None))
+    iterations: int = setting(50, "iterations", "of each prompt, with the plain picture", (1, None))
+    lr: float = setting(5.0, "times", "the gradient is a step; larger for fewer iterations", (0.0, None))
     momentum: float = setting(0.9, "share", "of the last step that goes on; for sgd", (0.0, 1.0))
     nesterov: bool = setting(True, "", "look ahead along the momentum; for sgd")
     optimizer: Literal["sgd", "adam"] = setting("sgd", "", "how steps follow from gradients")
     clip: float | None = setting(0.1, "length", "of the gradient of a prompt, at most", (0.0, None))
     norm_weight: float = setting(0.01, "weight", "of the prior on the length of the noise", (0.0, None))
-    patience: int | None = setting(None, "iterations", "without a better picture, then it stops", (1, None))
+    patience: int | None = setting(
+        None, "iterations", "without a better picture, after which it stops", (1, None)
+    )
     fresh: bool = setting(False, "", "draw new noise each time and take no gradients, as best of n does")
     grad_steps: int | None = setting(None, "steps", "that gradients run through, the last ones", (1, None))
     transfer: Any = None
@@ -70,28 +72,17 @@ class ReNO(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in fields(self):
-            value, about = getattr(self, field.name), field.metadata
-            low, high = about.get("low"), about.get("high")
-            if value is None or isinstance(value, bool) or (low is None and high is None):
-                continue
-            if (low is not None and value < low) or (high is not None and value > high):
-                rule = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
-                raise MethodError(
-                    f"ReNO {field.name} must be {rule}, got {value:g}: {about['help']}; leave it out for "
-                    f"{field.default}."
-                )
         if self.lr == 0 or self.clip == 0:
             raise MethodError("ReNO lr and clip must be above 0, got 0, which never moves; try fresh=True.")
         if self.offload_rewards and not self.one_by_one:
             raise MethodError(
-                "offload_rewards moves a reward away before the next one runs, so it needs one_by_one=True, got "
-                "one_by_one=False; leave that out."
+                "offload_rewards moves a reward away before the next one runs, so it needs one_by_one=True, "
+                "got one_by_one=False; leave that out."
             )
         if self.transfer_call is not None and not isinstance(self.transfer_call, Mapping):
             raise MethodError(
-                f"transfer_call holds arguments of the other pipeline by name, got {self.transfer_call!r}; write "
-                "transfer_call={'num_inference_steps': 20}."
+                f"transfer_call holds arguments of the other pipeline by name, got {self.transfer_call!r}; "
+                "write transfer_call={'num_inference_steps': 20}."
             )
 
     def optimiser_of(self, noise: Tensor) -> torch.optim.Optimizer:
@@ -136,7 +127,11 @@ class ReNO(Sampler):
         more = viewer.cost(2, climbing) - viewer.cost(1, climbing)
         first = viewer.cost(1, climbing) + last
         self.affordable(search, first)  # raises if it does not pay for the first
-        n = self.iterations if self.budget is None else min(self.iterations, 1 + (self.budget - first) // more)
+        n = (
+            self.iterations
+            if self.budget is None
+            else min(self.iterations, 1 + (self.budget - first) // more)
+        )
         search.budget.planned = (first + (n - 1) * more) * len(search.host.prompts)
         Ascent(self, search, viewer, n).run()
         if n < self.iterations:

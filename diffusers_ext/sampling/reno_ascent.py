@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,19 @@ from .reno_view import View, Viewer
 from .result import Candidate, Iterate
 from .search import Best, Search, as_pixels
 
-if TYPE_CHECKING:
-    from .reno import ReNO
+
+class Options(Protocol):
+    """Name what an ascent asks of the sampler that it belongs to."""
+
+    clip: float | None
+    norm_weight: float
+    patience: int | None
+    fresh: bool
+    micro_batch: int | None
+
+    def starts(self, search: Search, n: int, first: int = 0) -> Starts: ...
+
+    def optimiser_of(self, noise: Tensor) -> torch.optim.Optimizer: ...
 
 
 def prior_gradient(noise: Tensor) -> Tensor:
@@ -50,7 +61,7 @@ class Ascent:
     best, as does one that found nothing better for `patience` iterations.
     """
 
-    def __init__(self, options: ReNO, search: Search, viewer: Viewer, n: int) -> None:
+    def __init__(self, options: Options, search: Search, viewer: Viewer, n: int) -> None:
         self.options, self.search, self.viewer, self.n = options, search, viewer, n
         self.active = list(range(len(search.host.prompts)))
         self.since = [0] * len(self.active)

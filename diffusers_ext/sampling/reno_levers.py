@@ -16,6 +16,7 @@ from ..families.denoisers import denoisers
 from ..session.registration import NAME
 
 FLAG, FUNC = "gradient_checkpointing", "_gradient_checkpointing_func"
+NONE = object()  # an attribute that a module does not have
 
 
 @contextmanager
@@ -39,20 +40,22 @@ def checkpointed(model: Any, option: str) -> Iterator[None]:
     """
     if not getattr(model, "_supports_gradient_checkpointing", False):
         raise UnsupportedError(
-            f"{option} needs a model with gradient checkpointing, and {type(model).__name__} of diffusers 0.42 "
-            f"has none; leave {option} out."
+            f"{option} needs a model with gradient checkpointing, and {type(model).__name__} of diffusers "
+            f"0.42 has none; leave {option} out."
         )
-    before = [(m, m.gradient_checkpointing, vars(m).get(FUNC)) for m in model.modules() if hasattr(m, FLAG)]
+    before = [
+        (m, m.gradient_checkpointing, vars(m).get(FUNC, NONE)) for m in model.modules() if hasattr(m, FLAG)
+    ]
     try:
         model.enable_gradient_checkpointing()
         yield
     finally:
         for module, flag, func in before:
             module.gradient_checkpointing = flag
-            if func is not None:
-                setattr(module, FUNC, func)
-            else:
+            if func is NONE:
                 vars(module).pop(FUNC, None)
+            else:
+                setattr(module, FUNC, func)
 
 
 def refuse_session(pipe: Any) -> None:
@@ -65,8 +68,8 @@ def refuse_session(pipe: Any) -> None:
         hook = registry.get_hook(NAME) if registry is not None else None
         if hook is not None and not hook.session.closed:
             raise UnsupportedError(
-                "checkpoint_denoiser runs blocks again after the call, when the methods of a session have gone "
-                "on to another step; close the session, or leave checkpoint_denoiser out."
+                "checkpoint_denoiser runs blocks again after the call, when the methods of a session have "
+                "gone on to another step; close the session, or leave checkpoint_denoiser out."
             )
 
 
@@ -101,11 +104,13 @@ def checkpointed_layers(modules: Iterable[nn.Module]) -> Iterator[None]:
     `gradient_checkpointing_enable()` of transformers 5 acts in training mode only, which also turns dropout
     on. So the layers are wrapped here.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     layers = [
         layer
         for module in modules
         for layer in module.modules()
-        if hasattr(type(layer), FLAG) and "forward" not in vars(layer)
+        if isinstance(layer, GradientCheckpointingLayer) and "forward" not in vars(layer)
     ]
     try:
         for layer in layers:

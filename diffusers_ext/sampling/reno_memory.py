@@ -1,4 +1,4 @@
-"""Measure what an iteration of an optimisation of noise takes in memory, by one iteration that really runs."""
+"""Measure the memory of an optimisation of noise, by an iteration that really runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +15,7 @@ from ..errors import UnsupportedError
 from ..models.memory import Live
 from ..rewards.base import ensemble
 from .reno_levers import modules_of
-
-if TYPE_CHECKING:
-    from .reno import ReNO
+from .sampler import Sampler
 
 # Each option that lowers memory alone, against the same settings without any of them.
 NONE: dict[str, Any] = dict(
@@ -38,7 +36,7 @@ ALONE: dict[str, dict[str, Any]] = {
 }
 
 
-def peaks(options: ReNO, pipe: Any, prompt: Any, **call: Any) -> dict[str, int]:
+def peaks(options: Sampler, pipe: Any, prompt: Any, **call: Any) -> dict[str, int]:
     """Return bytes at the peak by option.
 
     On a GPU they are those of its allocator. On a CPU they are the tensors that PyTorch's operators return.
@@ -46,7 +44,14 @@ def peaks(options: ReNO, pipe: Any, prompt: Any, **call: Any) -> dict[str, int]:
     """
     call = {"progress": False, **call}
     short = replace(
-        options, iterations=2, patience=None, budget=None, seconds=None, refine=None, transfer=None, fresh=False
+        options,
+        iterations=2,
+        patience=None,
+        budget=None,
+        seconds=None,
+        refine=None,
+        transfer=None,
+        fresh=False,
     )
     found = {"as set": _peak(short, pipe, prompt, call)}
     bare = replace(short, decode_grad=None, **NONE)
@@ -61,10 +66,10 @@ def peaks(options: ReNO, pipe: Any, prompt: Any, **call: Any) -> dict[str, int]:
     return found
 
 
-def _peak(options: ReNO, pipe: Any, prompt: Any, call: dict[str, Any]) -> int:
+def _peak(options: Sampler, pipe: Any, prompt: Any, call: dict[str, Any]) -> int:
     device = torch.device(getattr(pipe, "_execution_device", None) or pipe.device)
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -77,7 +82,7 @@ def _peak(options: ReNO, pipe: Any, prompt: Any, call: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _counted(options: ReNO, pipe: Any) -> Iterator[Live]:
+def _counted(options: Sampler, pipe: Any) -> Iterator[Live]:
     """Count tensors, without those of the weights."""
     networks = [module for reward, _ in ensemble(options.rewards).parts for module in modules_of(reward)]
     networks += [part for part in pipe.components.values() if isinstance(part, nn.Module)]

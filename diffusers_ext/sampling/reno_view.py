@@ -143,8 +143,8 @@ class Viewer:
             (found,) = torch.autograd.grad(pictures, noise, slope, allow_unused=True)
         if found is None:
             raise MethodError(
-                f"the pictures of {type(self.search.host.pipe).__name__} carry no gradient to the noise, since a "
-                "part of it runs without a graph; take BestOfN, or fresh=True."
+                f"the pictures of {type(self.search.host.pipe).__name__} carry no gradient to the noise, "
+                "since a part of it runs without a graph; take BestOfN, or fresh=True."
             )
         budget.spend(0, gradients=self._traced)
         return found.float() / scale
@@ -164,6 +164,6 @@ def _scale(slope: Tensor) -> float:
 def without_gradient(names: Sequence[str]) -> str:
     """Return the sentence about rewards that noise cannot climb."""
     return (
-        f"ReNO moves noise along the gradient of rewards, and {' and '.join(map(repr, names))} has none; leave "
-        "it out, or take fresh=True or BestOfN, which need none."
+        f"ReNO moves noise along the gradient of rewards, and {' and '.join(map(repr, names))} has none; "
+        "leave it out, or take fresh=True or BestOfN, which need none."
     )

@@ -27,7 +27,7 @@ def steps_at(name: str, places: Sequence[float], steps: int) -> list[int]:
     """
     shares = all(place < 1 for place in places)
     found = [round(place * steps) if shares else int(place) for place in places]
-    if any(a >= b for a, b in zip(found, [*found[1:], steps - 1], strict=True)):
+    if any(a >= b for a, b in pairwise([*found, steps - 1])):
         raise MethodError(
             f"{name} takes rising steps before the last one, and this call has steps 0 to {steps - 1}, got "
             f"{found}; give earlier ones, or take more steps."

@@ -19,7 +19,7 @@ from .search import Play, Search
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroOrder(Sampler):
-    """Draws neighbours of the best noise so far and goes on from the best of them.
+    """Draws neighbours of a pivot, and takes the best of them as the next pivot.
 
     Zero-order search (2501.09732). A neighbour has the norm of the pivot and the cosine `tau` with it. If no
     neighbour beats the pivot, the next pivot is drawn afresh. The first call has the pivot and its

@@ -139,7 +139,7 @@ def test_the_progress_is_told():
     seen = []
     sample(BestOfN(rewards=redness, n=2), progress=seen.append)
     last = seen[-1]
-    assert (last.evaluations, last.step, last.steps) == (8, 1, 2)
+    assert (last.evaluations, last.planned, last.step, last.steps) == (8, 8, 1, 2)
     assert [s.evaluations for s in seen] == sorted(s.evaluations for s in seen)
 
 

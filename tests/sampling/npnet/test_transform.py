@@ -176,3 +176,8 @@ def test_settings_are_checked(tmp_path):
         dx.NPNet(model=network(), on_size_mismatch="resize")
     with pytest.raises(OSError):
         dx.NPNet.from_pretrained(tmp_path / "nothing")
+
+
+def test_a_network_of_the_zoo_is_no_pipeline():
+    with pytest.raises(ValueError, match=r"'shapes-sd-npnet' changes the noise of one"):
+        dx.load("shapes-sd-npnet")

@@ -75,7 +75,9 @@ def test_the_front_is_what_none_beats_at_its_cost(points, kept):
 
 
 def test_without_a_ground_truth_the_reward_decides():
-    methods = {n: {"cost": {"mean": 1}, "overall": None, "reward": {"mean": r}} for n, r in (("a", 1), ("b", 2))}
+    methods = {
+        n: {"cost": {"mean": 1}, "overall": None, "reward": {"mean": r}} for n, r in (("a", 1), ("b", 2))
+    }
     assert front(methods) == ["b"]
 
 

@@ -66,13 +66,15 @@ def variants(
     preset: bool | None,
     scorers: Scorers | None = None,
     budget: int | None = None,
+    measured: bool = False,
     **usual: Any,
 ) -> tuple[list[Variant], list[str]]:
     """Build columns, and return the lines on where settings came from.
 
     A setting goes to each method and sampler that has it, or to the one that it names. `usual` are settings
     of samplers that were not given otherwise. The samplers of a column share its `budget`, and take as many
-    candidates or rounds as it pays for, unless their number is given.
+    candidates or rounds as it pays for, unless their number is given. If all are `measured`, a column without
+    a sampler draws one picture and scores it.
     """
     from ..evaluate.cells import Variant
     from ..settings.assign import assigned, takers
@@ -94,6 +96,14 @@ def variants(
             build(s, {**_paid(s, budget, column), **usual, **values[s.label]}, rewards)
             for s in column.samplers
         ]
+        if measured and not chain:
+            chain = [_one(rewards)]
         facts = scorers.facts if scorers is not None and chain else ()
         found.append(Variant(column.label, tuple(by_name[n] for n in column.methods), chained(chain), facts))
     return found, notes
+
+
+def _one(rewards: Any) -> Any:
+    from ..sampling.best_of_n import BestOfN
+
+    return BestOfN(n=1, rewards=rewards)

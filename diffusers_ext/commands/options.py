@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..evaluate.cells import Variant
     from ..models.checkpoint import Checkpoint
 
 MODEL = "shapes-sd"  # the model of the zoo that draws most prompts right
@@ -124,25 +123,6 @@ def _brief(value: Any) -> str:
     if isinstance(value, dict):
         return " and ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def variants(
-    names: str, settings: Sequence[str], model: "Checkpoint", preset: bool | None
-) -> tuple[list["Variant"], list[str]]:
-    """Read `plain,softpag,a+b` as variants, with what `chosen` says. A method gets the settings naming it."""
-    from ..evaluate.cells import Variant
-    from ..settings.methods import PLAIN, once
-
-    labels = [label.strip() for label in names.split(",") if label.strip()]
-    for label in labels:
-        once(label.split("+"))
-    used = list(dict.fromkeys(n for label in labels if label != PLAIN for n in label.split("+")))
-    built, notes = chosen(model, used, settings, preset)
-    methods = dict(zip(used, built, strict=True))
-    columns = [
-        Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels
-    ]
-    return columns, notes
 
 
 def refuse_other(out: str | Path, command: str, mark: str) -> None:

@@ -51,14 +51,15 @@ def variants(
     A column whose samplers all have numbers in their names, such as best-of-8, comes once and has no budget.
     Columns without a sampler draw one picture.
     """
-    from ..sampling.best_of_n import BestOfN
     from ..settings.methods import PLAIN
 
     asked = columns.read(names)
     if all(column.label != PLAIN for column in asked):
         asked = [*columns.read(PLAIN), *asked]
     asked.sort(key=lambda column: column.label != PLAIN)
-    sets = [columns.variants(asked, settings, model, preset, scorers, budget=b) for b in (None, *budgets)]
+    sets = [
+        columns.variants(asked, settings, model, preset, scorers, b, measured=True) for b in (None, *budgets)
+    ]
     at = {b: built for b, (built, _) in zip((None, *budgets), sets, strict=True)}
     found = []
     for place, column in enumerate(asked):
@@ -67,9 +68,6 @@ def variants(
             variant = at[budget][place]
             if not fixed and len(budgets) > 1:
                 variant = replace(variant, label=f"{column.label} at {budget}")
-            if variant.sampler is None:
-                one = BestOfN(n=1, rewards=scorers.rewards)
-                variant = replace(variant, sampler=one, rewards=scorers.facts)
             found.append(variant)
     return found, sets[0][1]
 

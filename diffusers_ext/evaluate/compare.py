@@ -12,6 +12,7 @@ from . import density
 from .cells import Cell, Variant
 from .comparison_files import PictureFiles
 from .score import Judged, compare, judge_picture, plain_data, summarise
+from .statistics import mean
 from .words import difference, right
 
 
@@ -29,6 +30,15 @@ class Comparison:
         pairs = zip(self.variants, self.reports, strict=True)
         return {v.label: density.of(v.methods, report) for v, report in pairs if report}
 
+    def costs(self) -> dict[str, float]:
+        """Return the mean evaluations a picture of each variant of which they were counted."""
+        found = {}
+        for variant, row in zip(self.variants, self.cells, strict=True):
+            spent = [c.judged.cost for c in row if c.judged.cost is not None]
+            if spent:
+                found[variant.label] = sum(spent) / len(spent)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `results.json`. The others are paired with the first variant."""
         methods = {}
@@ -41,6 +51,10 @@ class Comparison:
                 "report": report,
                 "images": [plain_data(j) for j in judged],
             }
+            if variant.label in self.costs():
+                prompts = [j.prompt for j in judged]
+                methods[variant.label]["cost"] = mean([j.cost for j in judged], prompts)
+                methods[variant.label]["reward"] = mean([j.reward for j in judged], prompts)
             if len(judged) < len(row):
                 lost = [c.judged for c in row if c.image is None]
                 methods[variant.label]["failed"] = [
@@ -111,7 +125,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
             out.append(f"{label:<{width}}  no picture could be made")
             continue
         figures = right(facts["overall"]) if facts["overall"] else "no ground truth"
-        out.append(f"{label:<{width}}  {figures}, {facts['seconds_per_image']:.2f} s an image")
+        paid = f"{facts['cost']['mean']:.0f} evaluations and " if "cost" in facts else ""
+        out.append(f"{label:<{width}}  {figures}, {paid}{facts['seconds_per_image']:.2f} s an image")
     return out + differences(results)
 
 

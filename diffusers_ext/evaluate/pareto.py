@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from .cells import Variant
 from .score import Judged, compare, summarise
-from .statistics import bootstrap
+from .statistics import mean
 from .words import difference, percent, reward
 
 
@@ -43,12 +41,6 @@ def figures(variants: Sequence[Variant], columns: Sequence[Sequence[Judged]]) ->
                 "reward": mean(gains, groups),
             }
     return {"methods": methods, "paired": pairs, "front": front(methods)}
-
-
-def mean(values: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
-    """Return the mean of values with its bootstrap interval over prompts."""
-    low, high = bootstrap(values, groups)
-    return {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
 
 
 def quality(facts: Mapping[str, Any]) -> float:

@@ -67,7 +67,8 @@ def parts(label: str) -> tuple[list[str], list[Named]]:
     if PLAIN in names and len(names) > 1:
         raise ValueError(f"{PLAIN} means nothing else, got {label!r}; leave it out of this column")
     if unknown := [n for n in names if n not in METHODS and n != PLAIN and not _found(n)]:
-        raise ValueError(_unknown(unknown[0], {**SAMPLERS, **METHODS, PLAIN: ""}))
+        known = {PLAIN: "", **METHODS, **SAMPLERS}
+        raise ValueError(_unknown(unknown[0], known, "method or sampler"))
     return [n for n in names if n in METHODS], [named(n) for n in names if n not in METHODS and n != PLAIN]
 
 
@@ -144,11 +145,11 @@ def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
     return cls(rewards=rewards, **values)
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
+def _unknown(name: str, known: Mapping[str, Any], what: str = "sampler") -> str:
     from ..core import nearest_names
 
     best = nearest_names(name, known, count=1)[0]
-    return f"unknown sampler {name!r}; nearest is {best!r}, valid are {', '.join(known)}"
+    return f"unknown {what} {name!r}; nearest is {best!r}, valid are {', '.join(known)}"
 
 
 def _text(value: Any) -> str:

@@ -26,8 +26,9 @@ def result(history, score, **more):
 
 
 def searched():
+    star = picture("a cyan star")
     history = [
-        Candidate(0, 0, 5, 0.25, {"r": 0.25}, {2: 0.1}, None, 14, {2: picture("a cyan star"), 6: picture("a cyan star")}),
+        Candidate(0, 0, 5, 0.25, {"r": 0.25}, {2: 0.1}, None, 14, {2: star, 6: star}),
         Candidate(0, 1, 6, None, {}, {2: -1.0}, 2, 6, {2: picture(PROMPT)}),
         Candidate(0, 2, 7, 0.75, {"r": 0.75}, {2: 0.5}, None, 14, {2: picture(PROMPT), 6: picture(PROMPT)}),
         Candidate(0, 3, None, float("nan"), {"r": float("nan")}, {}, None, 6, {}, origin=2),

@@ -3,8 +3,9 @@
 import pytest
 
 from diffusers_ext.evaluate.cells import Variant
-from diffusers_ext.evaluate.pareto import common, figures, front, mean, rows
+from diffusers_ext.evaluate.pareto import common, figures, front, rows
 from diffusers_ext.evaluate.score import Judged
+from diffusers_ext.evaluate.statistics import mean
 
 
 def column(rights, cost, rewards, prompts=None):
@@ -74,7 +75,9 @@ def test_the_front_is_what_none_beats_at_its_cost(points, kept):
 
 
 def test_without_a_ground_truth_the_reward_decides():
-    methods = {n: {"cost": {"mean": 1}, "overall": None, "reward": {"mean": r}} for n, r in zip("ab", (1, 2))}
+    methods = {
+        n: {"cost": {"mean": 1}, "overall": None, "reward": {"mean": r}} for n, r in (("a", 1), ("b", 2))
+    }
     assert front(methods) == ["b"]
 
 

@@ -193,8 +193,8 @@ class Guidance(Method):
 class SecondText(Method):
     """A method with the `TEXT` slot: its sites also get the tokens of a second text.
 
-    The session encodes `text` as the pipeline encodes a prompt. The cores of the method stand outside those of
-    all other methods, which see one text at a time. `RunContext.second_text` counts the tokens.
+    The session encodes `text` as the pipeline encodes a prompt. The cores of the method stand outside those
+    of all other methods, which see one text at a time. `RunContext.second_text` counts the tokens.
     """
 
     __slots__ = ()

@@ -125,7 +125,7 @@ class SD3Family(Family):
 
     def encode_text(self, pipe: Any, text: str, tokens: int) -> Tensor:
         """Encode a text with CLIP's tokens in front, which `max_sequence_length` does not count."""
-        return super().encode_text(pipe, text, tokens - pipe.tokenizer_max_length)
+        return super().encode_text(pipe, text, max(tokens - pipe.tokenizer_max_length, 1))
 
 
 FAMILY = SD3Family()

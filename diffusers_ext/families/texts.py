@@ -22,14 +22,14 @@ def encoded(pipe: Any, text: str, tokens: int) -> Tensor:
     kind = type(pipe)
     if not hasattr(kind, "encode_prompt"):
         raise UnsupportedError(
-            f"A second text is encoded by encode_prompt() of a pipeline, which {kind.__name__} does not have; "
-            "use a pipeline that has it, such as StableDiffusionPipeline, FluxPipeline or WanPipeline."
+            f"A second text is encoded by encode_prompt() of a pipeline, which {kind.__name__} does not "
+            "have; use a pipeline that has it, such as StableDiffusionPipeline or WanPipeline."
         )
     encoders = [name for name in pipe.components if name.startswith("text_encoder")]
     if all(getattr(pipe, name) is None for name in encoders):
         raise UnsupportedError(
-            f"A second text is encoded by the text encoder of a pipeline, which this {kind.__name__} was loaded "
-            "without; load it with its text encoders."
+            f"A second text is encoded by the text encoder of a pipeline, and this {kind.__name__} was "
+            "loaded without one; load it with its text encoders."
         )
     kept = [values for name in KEPT if (values := getattr(pipe, name, None))]
     given = {

@@ -19,7 +19,7 @@ from ..settings.fields import check_bounds, fit_fields, setting
 
 @dataclass(frozen=True)
 class NAG(SecondText):
-    """Normalised attention guidance: a negative prompt in attention, with or without classifier-free guidance.
+    """Normalised attention guidance: negative prompts in attention, with or without other guidance.
 
     `E = scale Z+ - (scale - 1) Z-` is cut to `tau` times the L1 length of `Z+`, token by token over all
     channels. The result is `alpha E + (1 - alpha) Z+`. The `scale` is that of the published code, which the
@@ -34,7 +34,7 @@ class NAG(SecondText):
     reads_layout: ClassVar[bool] = False  # the grid is what no text is
     order_free: ClassVar[bool] = True  # every token is guided by itself
 
-    negative_prompt: str = setting("", "text", "what pictures are to lead away from; the empty text too is one")
+    negative_prompt: str = setting("", "text", "to lead away from; the empty text is one, too")
     scale: float = setting(5.0, "factor", "of Z+ in scale Z+ - (scale - 1) Z-; 1 is off", bounds=(1.0, 50.0))
     tau: float = setting(
         2.5, "ratio", "the greatest L1 length of a guided token, in lengths of Z+", bounds=(1.0, 100.0)
@@ -127,7 +127,7 @@ class _Core:
         return batch // 2 if self.run.pass_ == "both" and not self.run.perturbed else 0
 
     def grid(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return the grid tokens of all rows; `other` has those of the conditional rows for the second text."""
+        """Return the grid tokens of all rows; `other` has those of conditional rows for the second text."""
         if not self.guides:
             return own
         first = len(own) - len(other)
@@ -143,7 +143,8 @@ class _CrossCore(_Core):
         count = self.run.second_text
         if not count:
             return self.inner(q, k, v, mask, layout)
-        own = self.inner(q, k[:, :-count], v[:, :-count], mask if mask is None else mask[..., :-count], layout)
+        shown = mask if mask is None else mask[..., :-count]
+        own = self.inner(q, k[:, :-count], v[:, :-count], shown, layout)
         if not self.guides:
             return own
         rows = slice(self.first(len(q)), None)
@@ -165,19 +166,16 @@ class _JointCore(_Core):
         first = self.first(len(q))
         own = self.inner(*(x[:, count:] if ahead else x[:, :-count] for x in (q, k, v)), mask, layout)
         other = self.inner(*(_without_prompt(x[first:], count, ahead) for x in (q, k, v)), mask, layout)
-        if ahead:
-            text, grid, second, grid_other = own[:, :count], own[:, count:], other[:, :count], other[:, count:]
-        else:
-            text, grid, second, grid_other = (
-                own[:, -count:],
-                own[:, :-count],
-                other[:, -count:],
-                other[:, :-count],
-            )
+        (text, grid), (second, grid_other) = (_apart(x, count, ahead) for x in (own, other))
         if first:  # nothing reads the second text of unconditional rows
             second = torch.cat([second.new_zeros(first, *second.shape[1:]), second])
         grid = self.grid(grid, grid_other)
         return torch.cat([second, text, grid] if ahead else [grid, text, second], dim=1)
+
+
+def _apart(x: Tensor, count: int, ahead: bool) -> tuple[Tensor, Tensor]:
+    """Return the text of `count` tokens and the grid of a joint sequence `x [B, S, H, D]`."""
+    return (x[:, :count], x[:, count:]) if ahead else (x[:, -count:], x[:, :-count])
 
 
 def _without_prompt(x: Tensor, count: int, ahead: bool) -> Tensor:

@@ -155,9 +155,7 @@ class CFGBranches:
             "branches of its guidance are unknown here; apply to the pipeline that you call."
         )
 
-    def check_run(
-        self, pipe: Any, method: str, branch: Pass, latents: Tensor, linear: bool = True
-    ) -> None:
+    def check_run(self, pipe: Any, method: str, branch: Pass, latents: Tensor, linear: bool = True) -> None:
         """Raise `UnsupportedError` if the first call of a run has other branches than a method knows.
 
         It finds rows in another order, branches that are rescaled if they must be `linear`, and what `check`

@@ -128,8 +128,8 @@ def _check_kind(method: Any) -> None:
     for slot, base in ((Slot.DENOISER, Guidance), (Slot.TEXT, SecondText)):
         if (slot in method.slots) != isinstance(method, base):
             raise MethodError(
-                f"A method with the slot {slot.name} inherits from diffusers_ext.core.{base.__name__}, and no "
-                f"other does, got {kind} with only one of the two; add the other, or leave both out."
+                f"A method with the slot {slot.name} inherits from diffusers_ext.core.{base.__name__}, and "
+                f"no other does, got {kind} with only one of the two; add the other, or leave both out."
             )
 
 

@@ -28,8 +28,8 @@ def check_conflicts(
             names = ", ".join(sorted(s.path for s in shared))
             if isinstance(first, SecondText) and isinstance(second, SecondText):
                 raise ConflictError(
-                    f"{first.name} and {second.name} both bring a second text to {names}, and a call takes one; "
-                    "apply one of them."
+                    f"{first.name} and {second.name} both bring a second text to {names}, and a call takes "
+                    "one; apply one of them."
                 )
             if Slot.CORE in first.slots & second.slots and shared:
                 raise ConflictError(

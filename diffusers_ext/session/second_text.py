@@ -24,13 +24,13 @@ class TextCalls:
         if not family.second_text:
             raise UnsupportedError(
                 f"{method.name} puts a second text beside that of the prompt, but models of the family "
-                f"{family.name} mix all tokens of a text before their blocks; use it with a model whose blocks "
-                "get each token alone, such as Stable Diffusion, SD3, FLUX.1 or Wan."
+                f"{family.name} mix all tokens of a text before their blocks; use it with a model whose "
+                "blocks get each token alone, such as Stable Diffusion, SD3, FLUX.1 or Wan."
             )
         if home is None:
             raise UnsupportedError(
-                f"{method.name} encodes its text with the text encoders of a pipeline, but it was applied to a "
-                "bare denoiser; apply it to the pipeline."
+                f"{method.name} encodes its text with the text encoders of a pipeline, but it was applied to "
+                "a bare denoiser; apply it to the pipeline."
             )
         self.method, self.family, self.run = method, family, run
         self.joint = any(site.kind == "joint" for site in sites)
@@ -58,8 +58,8 @@ class TextCalls:
             text = self.family.encode_text(pipe, self.method.text, tokens)
             if self.joint and text.shape[1] != tokens:
                 raise UnsupportedError(
-                    f"{self.method.name} needs a text of as many tokens as the prompt in joint attention, got "
-                    f"{text.shape[1]} and {tokens}; let the pipeline encode the prompt."
+                    f"{self.method.name} needs a text of as many tokens as the prompt in joint attention, "
+                    f"got {text.shape[1]} and {tokens}; let the pipeline encode the prompt."
                 )
             made[tokens] = text
         return made[tokens]

@@ -74,12 +74,9 @@ class Joint:
         if image_rotary_emb is not None:
             q, k = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (q, k))
         out, length = attention(q, k, v), self.length
-        cut = (
-            (slice(length), slice(length, None))
-            if self.text_first
-            else (slice(-length, None), slice(-length))
+        text, grid = (
+            (out[:, :length], out[:, length:]) if self.text_first else (out[:, -length:], out[:, :-length])
         )
-        text, grid = out[:, cut[0]], out[:, cut[1]]
         positive, negative = grid.chunk(2)
         if self.settings is not None:
             positive = guided(positive, negative, **self.settings)
@@ -99,10 +96,7 @@ def predict(model, call, negative, settings, layers=None):
         context = negative if kind.startswith("UNet") else model.condition_embedder.text_embedder(negative)
         for name, attn in sites.items():
             if name.endswith("attn2"):
-                own = settings if layers is None or name in layers else None
-                attn.set_processor(Cross(context, own)) if kind.startswith("UNet") else setattr(
-                    attn, "processor", Cross(context, own)
-                )
+                attn.processor = Cross(context, settings if layers is None or name in layers else None)
         return model(**call)[0]
     for name, attn in sites.items():
         if not name.endswith("attn2"):

@@ -1,4 +1,4 @@
-"""NAG: two attentions written out, its limits, both forms of classifier-free guidance, and what it refuses."""
+"""NAG: two attentions written out, its limits, and both forms of classifier-free guidance."""
 
 import copy
 import inspect

@@ -31,7 +31,7 @@ def test_settings_out_of_range(settings, words):
 
 
 def test_unknown_layers_are_named_with_the_nearest():
-    with pytest.raises(dx.MethodError, match="nearest names are blocks.0.attn2"):
+    with pytest.raises(dx.MethodError, match=r"nearest names are blocks\.0\.attn2"):
         dx.apply(wan.pipeline(), dx.NAG("green", layers=["blocks.0.attn1"]))
 
 
@@ -64,9 +64,7 @@ def test_a_prompt_of_another_length_is_refused_in_joint_attention():
 
 
 def test_two_second_texts_conflict_and_the_sites_are_named():
-    with pytest.raises(
-        dx.ConflictError, match="nag and nag both bring a second text to transformer.blocks.0"
-    ):
+    with pytest.raises(dx.ConflictError, match=r"nag and nag both bring .* transformer\.blocks\.0\.attn2"):
         dx.apply(wan.pipeline(), dx.NAG("green"), dx.NAG("blue"))
 
 
@@ -107,5 +105,5 @@ def test_the_slot_and_the_base_class_belong_together():
         def bind(self, site, run, inner):
             return inner
 
-    with pytest.raises(dx.MethodError, match="the slot TEXT inherits from diffusers_ext.core.SecondText"):
+    with pytest.raises(dx.MethodError, match="the slot TEXT inherits from"):
         dx.apply(unet.pipeline(), Wrong())

@@ -5,7 +5,7 @@
 All begin with the same noise on the same prompts. A gradient counts as two evaluations, since a backward pass
 costs about two forward ones. Each picture on the way has a score and a verdict of the detector, so a reward
 that rises while verdicts fall is seen. What is done is kept in the folder `--cache`, so an interrupted run
-goes on. Settings were chosen on the tuning suite.
+goes on. Of lr 5, 10 and 20, 10 was chosen on the tuning suite, with 8 prompts of each task and 16 iterations.
 """
 
 from __future__ import annotations
@@ -159,6 +159,19 @@ def gap(tried: Sequence[Tried], count: int) -> dict[str, float]:
     }
 
 
+def ahead(
+    labels: Mapping[str, tuple[Sequence[Tried], int, int]], pairs: Sequence[tuple[str, str]]
+) -> dict[str, dict[str, float]]:
+    """Return the mean difference of rewards, second minus first of `pairs`, with an interval over prompts."""
+    found = {}
+    for a, b in pairs:
+        (first, few, _), (second, many, _) = labels[a], labels[b]
+        gains = [y.score(many) - x.score(few) for x, y in zip(first, second, strict=True)]
+        low, high = bootstrap(gains, range(len(gains)))
+        found[f"{b} - {a}"] = {"difference": statistics.mean(gains), "low": low, "high": high}
+    return found
+
+
 def memory(model: str, steps: int, prompt: str) -> dict[str, int]:
     """Return the bytes of an iteration at its peak, by option, at a number of steps without guidance."""
     checkpoint = Checkpoint.resolve(model)
@@ -187,12 +200,18 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         ["mean reward", *(f"{s['reward']:.3f}" for s in shown)],
         ["right", *(f"{100 * s['accuracy']:.1f} %" for s in shown)],
     ]
+    lines = [
+        f"- reward, {name}: {a['difference']:+.3f} ({a['low']:+.3f} to {a['high']:+.3f})"
+        for name, a in found["ahead"].items()
+    ]
     asked = found["variants"]["plain"]["overall"]["n"]
     made = (
         f"{asked} prompts of {found['suite']}, the same noise for all. The best picture of ReNO never scores "
         f"below the plain one: the least gain is {found['gap']['ReNO']['least']:.3f}."
     )
-    return "\n\n".join([table(found), markdown(heads, rows), markdown(ways[0], ways[1:]), made])
+    return "\n\n".join(
+        [table(found) + "\n" + "\n".join(lines), markdown(heads, rows), markdown(ways[0], ways[1:]), made]
+    )
 
 
 def memory_to_markdown(found: Mapping[str, Any]) -> str:
@@ -238,6 +257,7 @@ def main() -> None:
         "weights": {args.model: runner.fingerprint},
         "evaluations": {label: cost for label, (*_, cost) in labels.items()},
         **results(judged, pairs),
+        "ahead": ahead(labels, pairs),
         "gap": {label: gap(tried, count) for label, (tried, count, _) in labels.items() if count > 1},
         "curve": {
             "ReNO": curve(ascent, range(1, ITERATIONS + 1), range(1, COST + 1, 3)),

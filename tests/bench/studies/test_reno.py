@@ -7,6 +7,7 @@ from bench.studies.reno import (
     ITERATIONS,
     Runner,
     Tried,
+    ahead,
     curve,
     gap,
     memory,
@@ -72,6 +73,10 @@ def test_the_table_shows_both():
     found = results(verdicts, [("plain", "ReNO")]) | {
         "suite": "held-out",
         "evaluations": {"plain": 1, "ReNO": 46},
+        "ahead": ahead(
+            {"plain": (some, 1, 1), "best of 2": (some, 2, 2), "ReNO": (some, 2, 4)},
+            [("plain", "ReNO"), ("best of 2", "ReNO")],
+        ),
         "gap": {"ReNO": gap(some, 2)},
         "curve": {"ReNO": curve(some, (1, ITERATIONS), (1, 46))},
     }
@@ -79,6 +84,8 @@ def test_the_table_shows_both():
     assert "| ReNO | 46 | 0.150 (" in text and "| 100 % | 50.0 % | 50.0 % |" in text
     assert f"| ReNO, pictures | 1 | {ITERATIONS} |" in text and "| mean reward | 0.500 | 0.650 |" in text
     assert "the least gain is 0.100." in text and "- ReNO - plain: " in text
+    assert "- reward, ReNO - plain: +0.150 (+0." in text
+    assert "- reward, ReNO - best of 2: +0.000 (+0.000 to +0.000)" in text
 
 
 def test_memory_by_option(carded_model):

@@ -58,26 +58,28 @@ def score(
     folder: Path,
     reward: Reward,
     early: Mapping[str, Reward],
+    n: int,
 ) -> Pool:
-    """Score the finished pictures by `reward`, and estimates at each step by the rewards in `early`."""
+    """Score `n` finished pictures of each question by `reward`, and their estimates by those in `early`."""
     finals, right, found = [], [], {name: [] for name in early}
     for number, question in enumerate(asked):
         with np.load(folder / f"{number:04d}.npz") as file:
-            estimates, ends, levels = (torch.from_numpy(file[k]) for k in ("estimates", "ends", "levels"))
+            levels = file["levels"].tolist()
+            estimates, ends = (torch.from_numpy(file[k][:n]) for k in ("estimates", "ends"))
         decode = host(pipe, question, call).decode
         pictures = _decoded(decode, ends)
         text = question.item.prompt
         finals.append(_scores(reward, pictures, text))
-        right.append([bool(verify(_pixels(picture), parse(text)).correct) for picture in pictures])
+        right.append([bool(verify(pixels(picture), parse(text)).correct) for picture in pictures])
         rows: dict[str, list[np.ndarray]] = {name: [] for name in early}
-        for step, level in enumerate(levels.tolist()):
+        for step, level in enumerate(levels):
             seen = _decoded(decode, estimates[:, step])
             for name, other in early.items():
                 rows[name].append(_scores(other.at(level), seen, text))
         for name, columns in rows.items():
             found[name].append(np.stack(columns, 1))
     early_scores = {name: np.stack(columns) for name, columns in found.items()}
-    return Pool(np.stack(finals), np.array(right), early_scores, levels.tolist())
+    return Pool(np.stack(finals), np.array(right), early_scores, levels)
 
 
 def _decoded(decode: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -90,7 +92,8 @@ def _scores(reward: Reward, pictures: torch.Tensor, text: str) -> np.ndarray:
         return reward.score(pictures, [text] * len(pictures)).numpy()
 
 
-def _pixels(picture: torch.Tensor) -> np.ndarray:
+def pixels(picture: torch.Tensor) -> np.ndarray:
+    """Return a picture [3, H, W] in 0..1 as bytes [H, W, 3]."""
     return (picture * 255).round().byte().permute(1, 2, 0).numpy()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from ...rewards.base import Reward
-from ...sampling.estimate import StepWatch
+from ...sampling.estimate import StepWatch, mix_at
 from ...sampling.host_call import HostCall
 from ...zoo.world.suites import IMAGE_TASKS, suite
 from .shards import Shards
@@ -65,11 +66,22 @@ class Estimates:
     ):
         self.pipe, self.call, self.reward, self.seed = pipe, dict(call), reward, seed
         self.steps, self.texts = tuple(steps), captions(seed, prompts)
+        if prompts * IMAGES % SHARD:
+            raise ValueError(
+                f"estimates are kept {SHARD // IMAGES} prompts at a time, got {prompts}; take a multiple of "
+                "that"
+            )
         self.shards = Shards(folder, SHARD, self._make, prompts * IMAGES - 1, 10**9)
 
     def draw(self, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return random rows: estimates [B, S, ...], the number of the prompt [B], the score [B]."""
+        """Return random rows: pictures uint8 [B, S, 3, H, W], numbers of prompts [B], scores [B]."""
         return self.shards.draw(0, size, generator)
+
+    def levels(self) -> tuple[float, ...]:
+        """Return the share of noise in what each of the steps begins with."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.set_timesteps(self.call["num_inference_steps"])
+        return tuple(mix_at(scheduler, step).level for step in self.steps)
 
     def _make(self, number: int, done: int) -> Iterator[dict[str, np.ndarray]]:
         for start in range(number * SHARD + done, (number + 1) * SHARD, TOGETHER):
@@ -80,11 +92,16 @@ class Estimates:
             prompts = [i for i in numbers for _ in range(IMAGES)]
             with torch.no_grad():
                 scores = self.reward.score(host.decode(made.ends), [self.texts[i] for i in prompts])
+                seen = [_bytes(host.decode(made.estimates[:, step])) for step in self.steps]
             yield {
-                "estimates": made.estimates[:, list(self.steps)].half().cpu().numpy(),
+                "pictures": np.stack(seen, 1),
                 "prompt": np.array(prompts, np.int32),
                 "score": scores.cpu().numpy(),
             }
+
+
+def _bytes(pictures: torch.Tensor) -> np.ndarray:
+    return (pictures * 255).round().byte().cpu().numpy()
 
 
 def captions(seed: int, count: int) -> list[str]:

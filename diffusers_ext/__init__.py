@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .parallel import patch_parallel  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
+    from .processors.nag import NAG  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401

@@ -48,7 +48,7 @@ class Bench:
 
     def __init__(self, home: Path, arms: Sequence[str] = ARMS):
         self.card, self.npnet, self.arms = cards.card(home), NPNet.from_pretrained(home), arms
-        self.checkpoint = Checkpoint.resolve(self.card["model"])
+        self.checkpoint = Checkpoint.resolve(self.card["noise_of"])
         self.pipe, self.reward = self.checkpoint.load(), ShapesCLIP()
         made = self.card["collection"]
         self.settings = {key: made[key] for key in ("steps", "w_denoise", "w_invert")}
@@ -183,14 +183,14 @@ def main() -> None:
         "suite": args.suite,
         "n": args.n,
         "seed": args.seed,
-        "model": bench.card["model"],
-        "weights": {"npnet": fingerprint(home), bench.card["model"]: bench.checkpoint.fingerprint},
+        "model": bench.card["noise_of"],
+        "weights": {"npnet": fingerprint(home), bench.card["noise_of"]: bench.checkpoint.fingerprint},
         **figures(rows),
         "cost": cost(bench),
         "versions": versions(),
     }
     print(to_markdown(found))
-    write_json(out / f"npnet-{bench.card['model']}-{args.suite}.json", found)
+    write_json(out / f"npnet-{bench.card['noise_of']}-{args.suite}.json", found)
 
 
 if __name__ == "__main__":

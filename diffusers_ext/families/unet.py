@@ -105,6 +105,7 @@ class UNetFamily(Family):
     stock: ClassVar[frozenset[str]] = frozenset({"AttnProcessor2_0", "FusedAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
     unbatched: ClassVar[frozenset[str]] = frozenset({"ip_adapter_masks"})  # an entry for each adapter
+    second_text: ClassVar[bool] = True
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return `attn1` and `attn2` of every transformer block, in the order in which they run.
@@ -142,6 +143,14 @@ class UNetFamily(Family):
     def text_tokens(self, pipe: Any) -> int:
         """Return 0: the text is in the keys of cross-attention."""
         return 0
+
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a call with `text [1, L, C]` behind each prompt; a mask of prompts hides none of it."""
+        call, mask = super().with_second_text(call, text), call.get("encoder_attention_mask")
+        if mask is None:
+            return call
+        shown = mask.new_ones((len(mask), text.shape[1]))
+        return {**call, "encoder_attention_mask": torch.cat([mask, shown], dim=1)}
 
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
         """Return levels counted from the latents, so the finest attention may be at level 1 or 2."""

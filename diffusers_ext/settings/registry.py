@@ -2,6 +2,7 @@
 
 METHODS: dict[str, str] = {
     "softpag": "diffusers_ext.processors.softpag:SoftPAG",
+    "nag": "diffusers_ext.processors.nag:NAG",
     "clear": "diffusers_ext.processors.clear:CLEAR",
     "gna": "diffusers_ext.processors.gna:GNA",
     "radial": "diffusers_ext.processors.radial:Radial",

@@ -56,7 +56,7 @@ def run(model: str, pairs: Path, settings: Sequence[str], out: Path, how: Run | 
     origin = {"pairs": data.mark, "network": {k: _plain(v) for k, v in network.config.items() if k[0] != "_"}}
     objective = NPNetObjective(network, data, encode, NPNetConfig(), seed=how.seed)
     fit(objective, out, how, origin)
-    facts = {"model": model, "collection": made, "pairs": len(data.rows)}
+    facts = {"noise_of": model, "collection": made, "pairs": len(data.rows)}
     export(objective, out, out, NAME, **facts, data=_data(made, len(data.rows)))
     return out
 

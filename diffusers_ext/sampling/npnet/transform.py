@@ -15,6 +15,7 @@ from ...errors import MethodError
 from ...rewards.base import CallableReward, ensemble
 from ...settings.fields import setting
 from ...zoo import catalogue
+from ...zoo.cards import verify_weights
 from ..budget import Budget
 from ..host_call import HostCall, Starts
 from ..sampler import Sampler
@@ -154,7 +155,10 @@ def load(
 ) -> NPNetModel:
     """Load a network by a name of the zoo, from a folder, a published file, or the Hub."""
     name = os.fspath(name_or_path)
-    path = catalogue.path(name) if name in catalogue.NOISES else Path(name).expanduser()
+    shipped = name in catalogue.NOISES
+    path = catalogue.path(name) if shipped else Path(name).expanduser()
+    if shipped:
+        verify_weights(path)
     if path.suffix in FILES and not path.is_dir():
         return read_official(path, **config or {})
     if weight_name is not None:

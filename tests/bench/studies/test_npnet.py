@@ -23,7 +23,7 @@ def bench(carded_model, tmp_path):
     home = tmp_path / "npnet"
     network(sample_size=32, text_tokens=48, text_width=32).save_pretrained(home)
     made = {"steps": 4, "w_denoise": 3.0, "w_invert": 1.0, "seed": 0}
-    (home / CARD).write_text(json.dumps({"model": carded_model, "collection": made}))
+    (home / CARD).write_text(json.dumps({"noise_of": carded_model, "collection": made}))
     return Bench(home)
 
 

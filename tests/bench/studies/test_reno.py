@@ -81,8 +81,8 @@ def test_the_table_shows_both():
     assert "the least gain is 0.100." in text and "- ReNO - plain: " in text
 
 
-def test_memory_by_option():
-    found = memory("shapes-sd-turbo", 1, "a red circle")
+def test_memory_by_option(carded_model):
+    found = memory(carded_model, 1, "a red circle")
     assert found["checkpoint_denoiser"] < found["none"] and found["checkpoint_decoder"] < found["none"]
     text = memory_to_markdown({"memory": {"turbo": found | {"none": 3 * 2**20}}})
     assert "| `none` | 3.0 MiB |" in text and "as set" not in text

@@ -65,7 +65,8 @@ class Site:
 
     `name` is its exact module path inside the denoiser. `component` is the pipeline attribute that holds the
     denoiser (`unet`, `transformer`, `transformer_2`). `index` is its place in model order. `level` is the
-    number of times that the grid is halved there, counted from the finest attention.
+    number of times that the grid is halved there, counted from the finest attention. `halvings` is the same
+    number, counted from the latents.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Site:
     kind: Literal["self", "joint", "cross"]
     component: str = ""
     level: int = 0
+    halvings: int = 0
 
     @property
     def path(self) -> str:
@@ -101,6 +103,8 @@ class RunContext:
     """
 
     __slots__ = (
+        "cross_text",
+        "gradient_pass",
         "layout",
         "order_note",
         "pass_",
@@ -124,6 +128,8 @@ class RunContext:
         # Tokens of a second text in this call: keys behind those of the prompt in cross-attention. In a joint
         # sequence they are as many as those of the prompt, on their far side from the grid.
         self.second_text: int = 0
+        self.gradient_pass: bool = False  # a pass for the gradients of a method is running
+        self.cross_text: Any = None  # a CrossText that cross-attention reads in this call, if any
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
         self.rows: tuple[int, ...] | None = None
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share

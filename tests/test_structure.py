@@ -34,6 +34,7 @@ ALLOWED = {
     },
     "__main__": {"cli"},
     "_version": set(),
+    "calls": {"core"},
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
@@ -88,6 +89,7 @@ ALLOWED = {
         "session",
     },
     "processors": {
+        "calls",
         "core",
         "errors",
         "kernels",
@@ -95,6 +97,7 @@ ALLOWED = {
         "kernels/masks",
         "kernels/plan",
         "processors/sparse",
+        "prompts",
         "settings",
     },
     "processors/sparse": {
@@ -106,6 +109,7 @@ ALLOWED = {
         "kernels/plan",
         "settings",
     },
+    "prompts": {"errors"},
     "rewards": {"outputs", "zoo"},
     "sampling": {
         "core",
@@ -120,7 +124,7 @@ ALLOWED = {
         "zoo",
     },
     "sampling/npnet": {"errors", "outputs", "rewards", "sampling", "settings", "zoo"},
-    "session": {"core", "errors", "families", "versions"},
+    "session": {"calls", "core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {
         "errors",

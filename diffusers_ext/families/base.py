@@ -45,6 +45,7 @@ class FamilyProcessor:
         # Whether a method here looks at the layout. To derive a site's own from the joint one ties a compiled
         # graph to one size of image.
         self.reads_layout = False
+        self.reads_cross_text = False  # whether `run.cross_text` is for this site
 
     @property
     def _parallel_config(self) -> None:
@@ -163,6 +164,13 @@ class Family(ABC):
     @abstractmethod
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return every attention module of the denoiser, in model order."""
+
+    def hides_prompt(self, model: nn.Module) -> str | None:
+        """Return why cross-attention does not see the tokens of a prompt as `encode_prompt` gives them.
+
+        It is `None` if it sees them, and if processors of cross-attention read `RunContext.cross_text`.
+        """
+        return "have no cross-attention to the prompt as the text encoder gives it"
 
     @abstractmethod
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:

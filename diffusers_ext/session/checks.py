@@ -6,10 +6,12 @@ from typing import Any
 from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
+from ..calls import PromptMethod
 from ..core import Core, Guidance, Method, ReportingCore, SecondText, Site, Slot
 from ..errors import ConflictError, MethodError, UnsupportedError
 from ..families import FAMILIES, family_of
 from ..families.base import Family
+from .prompts import check_prompts
 from .registration import NAME
 
 
@@ -131,6 +133,20 @@ def _check_kind(method: Any) -> None:
                 f"A method with the slot {slot.name} inherits from diffusers_ext.core.{base.__name__}, and "
                 f"no other does, got {kind} with only one of the two; add the other, or leave both out."
             )
+
+
+def check_prompt_methods(methods: tuple[Method, ...], found: list[Denoiser], pipe: Any) -> None:
+    """Raise `UnsupportedError` if a method reads the prompt and this target does not show it."""
+    for method in methods:
+        if not isinstance(method, PromptMethod):
+            continue
+        for denoiser in found:
+            if (why := denoiser.family.hides_prompt(denoiser.model)) is not None:
+                raise UnsupportedError(
+                    f"{method.name} acts in cross-attention on the words of the prompt, but models of class "
+                    f"{type(denoiser.model).__name__} {why}; use a Stable Diffusion 1, 2 or XL pipeline."
+                )
+        check_prompts(pipe, method.name)
 
 
 def check_core(method: Method, core: Core) -> None:

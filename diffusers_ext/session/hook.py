@@ -14,6 +14,7 @@ from ..families.base import take_rows, with_prediction
 from .arguments import as_given, by_name
 from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
 from .conflicts import check_second_pass
+from .preparing import Preparing
 from .reorder import TokenReordering, diffusers_modules
 from .second_text import TextCalls
 from .steps import StepIndices
@@ -44,7 +45,8 @@ class DenoiserHook(ModelHook):
         scheduled: Sequence[ReportingCore],
         guidance: Guidance | None,
         guided: Mapping[Site, Core],
-        second: TextCalls | None,
+        second: TextCalls | None = None,
+        preparing: Preparing | None = None,
     ) -> None:
         """Store the parts; `scheduled` cores prepare for calls, `guided` are the cores of `guidance`."""
         super().__init__()
@@ -62,6 +64,7 @@ class DenoiserHook(ModelHook):
         # by method that must know which rows are conditional, whether it needs linear branches
         self.linear = {guidance.name: True} if guidance is not None else {}
         self.linear |= {second.method.name: False} if second is not None else {}
+        self.preparing = preparing
         self.parts = diffusers_modules(swap.model)
         self.calls = 0
         self.extra_passes = 0
@@ -103,14 +106,38 @@ class DenoiserHook(ModelHook):
         for core in self.scheduled:
             core.begin_call(_latents(call))
         try:
+            if self.preparing is not None:
+                args, kwargs = self._prepared(module, call, pipe, args, kwargs)
             if self.second is not None and (more := self.second.added(module, call, pipe)) is not None:
                 call, (args, kwargs) = more, as_given(more, module, args, kwargs)
                 self.step_indices.of(pipe).second_texts += 1
             out = self._forward(module, call, made, pipe, args, kwargs)
         finally:
             self.run.second_text = 0  # blocks called outside have the prompt alone
+            self.run.cross_text = None
         self.session.remark(self.step_indices.of(pipe))
         return out
+
+    def _prepared(
+        self,
+        module: nn.Module,
+        call: dict[str, Any],
+        pipe: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Let methods act before the call; return its arguments in the form that they had."""
+
+        def forward(again: dict[str, Any]) -> Any:
+            some, named = as_given(again, module, args, kwargs)
+            self.extra_passes += 1
+            with self.extra_timer:
+                return self.fn_ref.original_forward(*some, **named)
+
+        rows = self._conditional_rows(self.family.batch(call), pipe)
+        run, _ = self.step_indices.of(pipe).point()
+        self.preparing.before(call, rows, pipe, run, forward)
+        return as_given(call, module, args, kwargs)
 
     def _forward(
         self,
@@ -144,20 +171,22 @@ class DenoiserHook(ModelHook):
             return out
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.guided, cond.shape[0], cond)
-        perturbed = self._perturbed(forward, *as_given(again, module, args, kwargs))
+        perturbed = self._perturbed(forward, rows, *as_given(again, module, args, kwargs))
         self.step_indices.of(pipe).extra_passes += 1
         made.delta = self.guidance.delta(cond, perturbed)
         return _shifted(out, made.delta)
 
     def _perturbed(
-        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, forward: Callable[..., Any], rows: slice, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        self.run.perturbed = True
+        self.run.perturbed, text = True, self.run.cross_text
+        if text is not None:
+            self.run.cross_text = text.take(rows)
         try:
             with self.extra_timer:
                 out = forward(*args, **kwargs)
         finally:
-            self.run.perturbed = False
+            self.run.perturbed, self.run.cross_text = False, text
         self.extra_passes += 1
         return _prediction(out)
 

@@ -8,15 +8,26 @@ from typing import Any
 
 from torch import nn
 
+from ..calls import PromptMethod
 from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, SecondText, Site, Slot
 from ..errors import MethodError
 from ..families.base import Family, FamilyProcessor
 from ..families.denoisers import denoisers
 from ..versions import check as check_versions
 from .cfg import Cfg, CFGBranches
-from .checks import Denoiser, check_core, check_stock, inspect, select, session_of
+from .checks import (
+    Denoiser,
+    check_core,
+    check_prompt_methods,
+    check_stock,
+    inspect,
+    select,
+    session_of,
+)
 from .conflicts import check_conflicts
 from .hook import DenoiserHook
+from .latents import exchange
+from .preparing import Preparing
 from .registration import NAME, install
 from .reorder import TokenReordering
 from .report import Report, SiteReport
@@ -73,11 +84,12 @@ class Session:
         self._reporting: dict[Site, ReportingCore] = {}
         self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
         self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
+        self._pipe = None if isinstance(target, nn.Module) else target
+        check_prompt_methods(self.methods, self._denoisers, self._pipe)
         self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
         self.acting = [(m, self._selected[id(m)]) for m in self.methods]
         guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
         check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
-        self._pipe = None if isinstance(target, nn.Module) else target
         branches = [CFGBranches(cfg, self._pipe, d.family) for d in self._denoisers]
         self._second = next((m for m in self.methods if isinstance(m, SecondText)), None)
         for each in branches:
@@ -88,6 +100,8 @@ class Session:
         try:
             for denoiser, each in zip(self._denoisers, branches, strict=True):
                 self._install(denoiser, each, guidance)
+            if mover := next((m for m in self.methods if getattr(m, "moves_latents", False)), None):
+                self._undo.append(exchange(self._pipe, mover.name))
         except BaseException:
             self.close()
             raise
@@ -213,6 +227,7 @@ class Session:
         bound = [m.name for m in acting if not m.order_free]
         guided = self._cores[id(guidance)] if guidance is not None else {}
         guided = {site: core for site, core in guided.items() if site in swap.processors}
+        prompted = [(m, self._cores[id(m)]) for m in acting if isinstance(m, PromptMethod)]
         hook = DenoiserHook(
             self,
             swap,
@@ -222,6 +237,7 @@ class Session:
             guidance if guided else None,
             guided,
             self._text_calls(family, frozenset(sites)),
+            Preparing(self.run, family, prompted) if prompted else None,
         )
         self._undo.append(install(denoiser.model, hook, NAME))
         self._hooks.append(hook)
@@ -237,6 +253,7 @@ class Session:
         for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
             if site in self._selected[id(method)]:
                 ours.reads_layout |= method.reads_layout
+                ours.reads_cross_text |= isinstance(method, PromptMethod) and Slot.INPUTS in method.slots
                 ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
                 check_core(method, ours.core)
                 if isinstance(ours.core, ReportingCore):

@@ -7,6 +7,8 @@ METHODS: dict[str, str] = {
     "gna": "diffusers_ext.processors.gna:GNA",
     "radial": "diffusers_ext.processors.radial:Radial",
     "rectified": "diffusers_ext.processors.rectified:RectifiedSparse",
+    "astar": "diffusers_ext.processors.astar:AStar",
+    "structured": "diffusers_ext.processors.structured:StructuredGuidance",
 }
 
 SAMPLERS: dict[str, str] = {

@@ -23,7 +23,11 @@ from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
 from . import nag_oracles
 from . import settings_oracles as told
+from .test_astar import FINE, LEFT, MID, TWO, loop, nearly
+from .test_astar import run as run_astar
+from .test_astar import start as noise
 from .test_softpag_maps import explicit_maps
+from .test_structured import PROMPT, aligned, explicit, pairs
 
 CLASSES = {
     name: getattr(import_module(path.split(":")[0]), path.split(":")[1]) for name, path in METHODS.items()
@@ -61,6 +65,11 @@ COUNTED = {
     "softpag": {"heads", "scale", "strength", "scope", "start", "stop"},
     "rectified": {"keep", "p_remaining", "touching", "first_frame", "block"},
     "nag": {"negative_prompt", "scale", "tau", "alpha", "layers", "start", "stop"},
+    "structured": {"phrases", "form"},
+    "astar": {
+        *("concepts", "masks", "loss", "segregation", "retention"),
+        *("step_size", "threshold", "halvings", "start", "stop"),
+    },
 }
 SHARED = {"dense_steps", "dense_layers", "backend"}  # of all sparse methods
 
@@ -267,6 +276,62 @@ def test_rectified_by_counted_blocks(field):
         found = {s.density for s in session.report().sites if s.kind == "self"}
         assert all(least - 1e-9 <= d <= most + 1e-9 for d in found), (settings, found)
     assert not torch.equal(*outs)
+
+
+# StructuredGuidance -----------------------------------------------------------------------------------
+
+
+def test_structured_by_explicit_averages():
+    """Phrases and form against averages of attentions, each of a text for keys and one for values."""
+    tiny, two = host("sd"), ["a red cat", "a blue dog"]
+    pipe, run = tiny.build(), dict(prompt=[PROMPT], steps=2)
+    outs = []
+    for phrases, form in (
+        (two, "mean"),
+        (two[1:], "mean"),
+        (two, "conjunction"),
+        (two, "conjunction_release"),
+    ):
+        with torch.no_grad():
+            row = pairs(form, *aligned(pipe, PROMPT, phrases))
+        wanted = explicit(tiny, pipe, [row], **run)
+        with dx.apply(pipe, dx.StructuredGuidance(phrases, form)):
+            close(tiny.run(pipe, **run), wanted)
+        assert all(far_apart(wanted, other) for other in outs), "the oracle sees no difference"
+        outs.append(wanted)
+
+
+# AStar ------------------------------------------------------------------------------------------------
+
+MOVED = [
+    {},
+    dict(concepts=["red cat", "dog"]),
+    dict(masks=LEFT),
+    dict(loss="attend_and_excite"),
+    dict(segregation=3.0),
+    dict(retention=3.0),
+    dict(step_size=200.0),
+    dict(threshold=0.8),
+    dict(halvings=0),
+    dict(start=0.5),
+    dict(stop=0.5),
+]
+
+
+def test_astar_by_a_loop_written_out():
+    """Every setting against the same loop of denoising with that setting."""
+    assert {name for settings in MOVED for name in settings} == COUNTED["astar"]
+    tiny = host("sd")
+    pipe = tiny.build().to(torch.float64)
+    plain, outs = run_astar(tiny, pipe, steps=2), []
+    for settings in MOVED:
+        settings = dict(concepts=TWO, step_size=400.0) | settings
+        place = dict(side=16, layers=FINE) if "halvings" in settings else dict(side=8, layers=MID)
+        wanted = loop(pipe, noise(), steps=2, settings=settings, cfg=0.0, **place)
+        with dx.apply(pipe, dx.AStar(**settings)):
+            nearly(run_astar(tiny, pipe, steps=2), wanted, plain)
+        assert all((wanted - other).abs().max() > 1e-4 for other in outs), settings
+        outs.append(wanted)
 
 
 # What all sparse methods have -------------------------------------------------------------------------

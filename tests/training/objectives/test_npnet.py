@@ -122,7 +122,12 @@ def test_a_run_stops_goes_on_and_writes_a_network(model, pairs, tmp_path, cli):
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4]
     cards.verify_weights(out)
     card = json.loads((out / cards.CARD).read_text())
-    assert card["noise_of"] == str(model) and card["model"] == "NPNetModel" and card["pairs"] == 24 and card["collection"]["steps"] == 2
+    assert (
+        card["noise_of"] == str(model)
+        and card["model"] == "NPNetModel"
+        and card["pairs"] == 24
+        and card["collection"]["steps"] == 2
+    )
     weights = load_file(out / "diffusion_pytorch_model.safetensors")
     assert {v.dtype for v in weights.values()} == {torch.float16}
     npnet = dx.NPNet.from_pretrained(out)

@@ -16,7 +16,7 @@ from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
-from .commands.listing import doctor, families, methods
+from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.reward import reward
@@ -93,7 +93,7 @@ def options(
 for command in (generate, search, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
-for command in (tune, reward, plan, train, collect, methods, families, doctor):
+for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):
     app.command(cls=Command)(command)
 
 

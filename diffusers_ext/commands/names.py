@@ -38,6 +38,7 @@ EXAMPLES = MappingProxyType(
         "train": "diffusers-ext train shapes-sd3 --minutes 30 --out runs",
         "collect": "diffusers-ext collect --model shapes-sd --n 2000 --out pairs",
         "methods": "diffusers-ext methods softpag",
+        "samplers": "diffusers-ext samplers ttsnap",
         "families": "diffusers-ext families --json",
         "doctor": "diffusers-ext doctor",
     }

@@ -46,12 +46,12 @@ def test_columns_name_methods_and_samplers():
 @pytest.mark.parametrize(
     "text, match",
     [
-        ("bestof8", "unknown sampler 'bestof8'; nearest is 'best-of-n', valid are best-of-n"),
+        ("bestof8", "unknown method or sampler 'bestof8'; nearest is 'best-of-n', valid are plain"),
         ("softpg", "nearest is 'softpag'"),
         ("reno+reno", "a column has each name once, got 'reno.reno'; name reno once"),
         ("plain+reno", "plain means nothing else"),
         ("npnet-4", "npnet has no number to set, got 'npnet-4'; write npnet"),
-        ("", "unknown sampler ''"),
+        ("", "unknown method or sampler ''"),
     ],
 )
 def test_bad_columns(text, match):

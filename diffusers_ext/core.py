@@ -125,8 +125,8 @@ class RunContext:
         # Tokens of a second text in this call: keys behind those of the prompt in cross-attention. In a joint
         # sequence they are as many as those of the prompt, on their far side from the grid.
         self.second_text: int = 0
-        # Whether text comes before the grid, in a call with a second text. Compiled code that reads the layout
-        # costs a graph for each size.
+        # In a call with a second text: whether text comes before the grid. The layout itself would cost
+        # compiled code a graph for each size.
         self.text_first: bool = False
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
         self.rows: tuple[int, ...] | None = None

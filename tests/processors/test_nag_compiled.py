@@ -32,7 +32,7 @@ def text(name, pipe):
 @pytest.mark.parametrize("name", STOCK)
 @torch.no_grad()
 def test_compiles_fullgraph_with_few_graphs(name):
-    """Calls with a second text and those without have graphs of their own; a size that varies costs one more."""
+    """Calls with a second text and without have graphs of their own; a size that varies costs one more."""
     deep = {"flux": dict(num_layers=8, num_single_layers=8)}.get(name, dict(num_layers=12))
     pipe, model, blocks = prepared(name, **deep)
     call = TINY[name].inputs(1, text=text(name, pipe))

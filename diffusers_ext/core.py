@@ -116,6 +116,7 @@ class RunContext:
         "sigma",
         "step",
         "steps",
+        "text_first",
     )
 
     def __init__(self) -> None:
@@ -128,6 +129,9 @@ class RunContext:
         # Tokens of a second text in this call: keys behind those of the prompt in cross-attention. In a joint
         # sequence they are as many as those of the prompt, on their far side from the grid.
         self.second_text: int = 0
+        # In a call with a second text: whether text comes before the grid. The layout itself would cost
+        # compiled code a graph for each size.
+        self.text_first: bool = False
         self.gradient_pass: bool = False  # a pass for the gradients of a method is running
         self.cross_text: Any = None  # a CrossText that cross-attention reads in this call, if any
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.

@@ -162,7 +162,7 @@ class _JointCore(_Core):
         count = self.run.second_text
         if not count:
             return self.inner(q, k, v, mask, layout)
-        ahead = layout.vision.start > 0
+        ahead = self.run.text_first
         first = self.first(len(q))
         own = self.inner(*(x[:, count:] if ahead else x[:, :-count] for x in (q, k, v)), mask, layout)
         other = self.inner(*(_without_prompt(x[first:], count, ahead) for x in (q, k, v)), mask, layout)

@@ -39,7 +39,7 @@ class TextCalls:
         self._texts: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
 
     def added(self, module: nn.Module, call: Mapping[str, Any], pipe: Any) -> dict[str, Any] | None:
-        """Return the call with the second text, and set `run.second_text`; `None` if it needs none.
+        """Return the call with the second text, and note it in `run`; `None` if it needs none.
 
         Unconditional calls need none. Raises `ConflictError` while a cache of diffusers is enabled.
         """
@@ -47,7 +47,7 @@ class TextCalls:
             return None
         check_cache(self.method, module)
         text = self._encoded(pipe, call["encoder_hidden_states"].shape[1])
-        self.run.second_text = text.shape[1]
+        self.run.second_text, self.run.text_first = text.shape[1], self.run.layout.vision.start > 0
         self.calls += 1
         return self.family.with_second_text(call, text)
 

@@ -24,6 +24,7 @@ from ..studies import (
     nag,
     one_step,
     quality_chart,
+    reno,
 )
 from ..timing import growth, speed
 from . import cards, power, results_table, whole_tiles
@@ -127,6 +128,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
+    "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),
+    "reno-memory": _filed("reno-shapes-sd-turbo", reno.memory_to_markdown),
     "reward": _filed(cards.REWARD, reward),
     "headroom": headroom_chart.to_markdown,
     "speed": _filed("speed-cpu-x86_64", speed.to_markdown),

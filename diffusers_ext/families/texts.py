@@ -31,7 +31,7 @@ def encoded(pipe: Any, text: str, tokens: int) -> Tensor:
             f"A second text is encoded by the text encoder of a pipeline, and this {kind.__name__} was "
             "loaded without one; load it with its text encoders."
         )
-    kept = [values for name in KEPT if (values := getattr(pipe, name, None))]
+    clip_skip, lora_scale = settings(pipe)
     given = {
         "prompt": text,
         "prompt_2": None,
@@ -41,12 +41,18 @@ def encoded(pipe: Any, text: str, tokens: int) -> Tensor:
         "num_videos_per_prompt": 1,
         "do_classifier_free_guidance": False,
         "max_sequence_length": tokens,
-        "clip_skip": getattr(pipe, "clip_skip", None),
-        "lora_scale": kept[0].get("scale") if kept else None,
+        "clip_skip": clip_skip,
+        "lora_scale": lora_scale,
     }
     known = inspect.signature(kind.encode_prompt).parameters
     with torch.no_grad():
         return pipe.encode_prompt(**{name: value for name, value in given.items() if name in known})[0]
+
+
+def settings(pipe: Any) -> tuple[int | None, float | None]:
+    """Return what the current call of a pipeline says of text encoders: `clip_skip` and the scale of LoRA."""
+    kept = [values for name in KEPT if (values := getattr(pipe, name, None))]
+    return getattr(pipe, "clip_skip", None), kept[0].get("scale") if kept else None
 
 
 def joined(prompts: Tensor, text: Tensor, ahead: bool = False) -> Tensor:

@@ -33,8 +33,9 @@ class Host:
         return "num_frames" in self.size
 
     def run(self, pipe: Any, *, cfg: bool = False, prompts: int = 1, steps: int = 3, **call: Any) -> Tensor:
-        """Latents of a run, the same for the same arguments."""
-        prompt = ["a red circle", "a blue star"][:prompts]
+        """Latents of a run, the same for the same arguments; `prompt` may be given."""
+        prompt = call.pop("prompt", ["a red circle", "a blue star"][:prompts])
+        prompts = 1 if isinstance(prompt, str) else len(prompt)
         kind = self.extra | (self.guided if cfg else self.unguided)
         kind = {k: [v] * prompts if k in ("negative_prompt", "image") else v for k, v in kind.items()}
         generator = [torch.Generator().manual_seed(i) for i in range(prompts)]

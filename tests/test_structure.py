@@ -28,14 +28,17 @@ ALLOWED = {
         "processors",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "session",
         "settings",
     },
     "__main__": {"cli"},
     "_version": set(),
+    "calls": {"core"},
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
+        "errors",
         "evaluate",
         "evaluate/report",
         "families",
@@ -46,6 +49,7 @@ ALLOWED = {
         "processors/sparse",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "settings",
         "training",
         "versions",
@@ -85,6 +89,7 @@ ALLOWED = {
         "session",
     },
     "processors": {
+        "calls",
         "core",
         "errors",
         "kernels",
@@ -92,6 +97,7 @@ ALLOWED = {
         "kernels/masks",
         "kernels/plan",
         "processors/sparse",
+        "prompts",
         "settings",
     },
     "processors/sparse": {
@@ -103,6 +109,7 @@ ALLOWED = {
         "kernels/plan",
         "settings",
     },
+    "prompts": {"errors"},
     "rewards": {"outputs", "zoo"},
     "sampling": {
         "core",
@@ -116,7 +123,8 @@ ALLOWED = {
         "settings",
         "zoo",
     },
-    "session": {"core", "errors", "families", "versions"},
+    "sampling/npnet": {"errors", "outputs", "rewards", "sampling", "settings", "zoo"},
+    "session": {"calls", "core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {
         "errors",
@@ -125,13 +133,24 @@ ALLOWED = {
         "outputs",
         "processors",
         "processors/sparse",
+        "sampling",
+        "sampling/npnet",
         "settings",
+        "training/data",
         "training/objectives",
         "zoo",
         "zoo/models",
         "zoo/world",
     },
-    "training/data": {"outputs", "rewards", "sampling", "training", "zoo/models", "zoo/world"},
+    "training/data": {
+        "outputs",
+        "rewards",
+        "sampling",
+        "sampling/npnet",
+        "training",
+        "zoo/models",
+        "zoo/world",
+    },
     "training/objectives": {
         "core",
         "families",
@@ -139,6 +158,7 @@ ALLOWED = {
         "processors",
         "processors/sparse",
         "rewards",
+        "sampling/npnet",
         "session",
         "training",
         "training/data",
@@ -273,7 +293,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     pages = sorted(PACKAGE.glob("evaluate/report/templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES}
     assert {n.split("/")[3] for n in names if n.endswith("/card.json")} == weights
     assert not [n for n in names if n.endswith("training_log.jsonl")], "logs are for reruns from a checkout"
 

@@ -31,6 +31,7 @@ ABOUT: Mapping[str, str] = {
     "shapes-sd-turbo": "One call of the U-Net a picture: shapes-sd, distilled by distribution matching.",
     "shapes-wan": "Clips of 9 frames by full attention over time and space, as in Wan 2.1.",
     "shapes-clip": "A learned reward: how well a picture fits a caption, with gradients for the picture.",
+    "shapes-sd-npnet": "Changes the noise that shapes-sd begins with, by the prompt: an NPNet.",
 }
 # What the recipe on a card does not say: where the weights began, what the loss compares, and why.
 LEARNED: Mapping[str, tuple[str, ...]] = {
@@ -81,7 +82,18 @@ LEARNED: Mapping[str, tuple[str, ...]] = {
         "A run that continues from weights leaves its text half unchanged. Cards of models that began "
         "with this text half have its checksum.",
     ),
+    "shapes-sd-npnet": (
+        "It learned from noise and from what re-denoise sampling makes of it, for captions that shapes-sd "
+        "learned on. No reward chose among these pairs.",
+        "It explains 28 % of the squared difference of pairs that it did not learn from. With the text of "
+        "another prompt, its noise is further off than the plain one.",
+        "Text reaches its transformer through eight numbers alone, a scale and a shift for each channel, as "
+        "in the paper.",
+        "Its features stay at their places, and singular vectors have fixed signs. The published networks "
+        "have neither.",
+    ),
 }
+NOISE = "npnet-shapes-sd"  # results by suite
 WRONG: Mapping[str, str] = {
     "colour": "a colour",
     "shape": "a shape",
@@ -104,6 +116,8 @@ def results(name: str) -> dict[str, Any]:
             for what in ("picture", "caption")
         }
         return {found["suite"]: {"n": found["n"], "preferred": shares}}
+    if name in catalogue.NOISES:
+        return {p["suite"]: _changed(p) for p in _noises()}
     return {
         p["suite"]: {
             "n": p["n"],
@@ -165,7 +179,7 @@ def preferences(found: Mapping[str, Any]) -> str:
 
 def write() -> None:
     """Bring every card up to date."""
-    for name in (*catalogue.MODELS, *catalogue.REWARDS):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES):
         write_json(catalogue.path(name) / cards.CARD, card(name))
         write_text(catalogue.path(name) / "README.md", page(name))
 
@@ -173,6 +187,21 @@ def write() -> None:
 def _plain(name: str) -> list[Mapping[str, Any]]:
     files = sorted((catalogue.path(name) / "results").glob("*.json"))
     return plain(load(files))
+
+
+def _noises() -> list[Mapping[str, Any]]:
+    return [committed(f"{NOISE}-{suite}") for suite in ("tuning", "held-out")]
+
+
+def _changed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured of an NPNet: its accuracies, and the paired differences to plain noise."""
+    own = found["variants"]["npnet"]
+    paired = {
+        arm: {key: round(p["overall"][key], 4) for key in ("difference", "low", "high")}
+        for arm, p in found["paired"].items()
+    }
+    tasks = {task: _share(entry) for task, entry in own["tasks"].items()}
+    return {"n": found["n"], "tasks": tasks, "overall": _share(own["overall"]), "paired": paired}
 
 
 def _share(entry: Mapping[str, float]) -> dict[str, float]:
@@ -195,6 +224,11 @@ def _use(name: str, facts: Mapping[str, Any]) -> str:
             f'import diffusers_ext as dx\n\nprompts = ["{CAPTION}"] * len(images)\n'
             "cosines = dx.rewards.ShapesCLIP().score(images, prompts)"
         )
+    if name in catalogue.NOISES:
+        return (
+            f'import diffusers_ext as dx\n\npipe = dx.load("{facts["noise_of"]}")\n'
+            f'npnet = dx.NPNet.from_pretrained("{name}")\nimages = npnet.sample(pipe, "{CAPTION}").images'
+        )
     call = f"call = dict({', '.join(f'{key}={value!r}' for key, value in facts['call'].items())})"
     if len(call) > LINE:
         call = call.replace("(", "(\n    ", 1)[:-1] + "\n)"
@@ -210,6 +244,12 @@ def _measured(name: str) -> str:
         found = committed(REWARD)
         lead = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
         return f"{lead}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"
+    if name in catalogue.NOISES:
+        from ..studies.npnet import to_markdown
+
+        parts = (f"{p['suite']}, {p['n']} prompts each:\n\n{to_markdown(p)}" for p in _noises())
+        lead = "Share of pictures that show exactly what the prompt asks for, from the same seeds"
+        return "\n\n".join([f"{lead}, with 95 % intervals.", *parts])
     suites = _plain(name)
     tasks = list(suites[0]["tasks"])
     rows = [[task, *(percent(p["tasks"][task]) for p in suites)] for task in tasks]

@@ -21,6 +21,7 @@ from ..studies import (
     distillation,
     headroom_chart,
     judge_labels,
+    nag,
     one_step,
     quality_chart,
 )
@@ -124,6 +125,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
+    "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
     "reward": _filed(cards.REWARD, reward),
     "headroom": headroom_chart.to_markdown,

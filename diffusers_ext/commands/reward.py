@@ -33,10 +33,13 @@ def reward(
     out: opt.Out = "out/reward",
 ) -> None:
     """Measure a reward against the ground truth and write SUITE.json."""
+    import torch
+
     from ..evaluate.preferences import check_painter, painted, preference, round_trip
     from ..evaluate.suite import questions
     from ..models.checkpoint import Checkpoint
     from ..models.fingerprint import fingerprint
+    from ..models.logs import quiet_libraries
     from ..outputs.claim import claim
     from ..outputs.files import output_folder, write_json
     from ..outputs.record import versions
@@ -46,8 +49,11 @@ def reward(
     _count("--n", n, "pairs per kind of mistake", 300)
     _count("--prompts", prompts, "prompts per task", 10)
     _count("--samples", samples, "pictures for each prompt", 8)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint, scorer = Checkpoint.resolve(model), named(name, device)
     asked = questions(suite, prompts, seed, checkpoint.tasks)
+    quiet_libraries()
+    _load(scorer)
     folder = output_folder(out)
     painter = checkpoint.load(device)
     check_painter(model, painter)
@@ -74,6 +80,16 @@ def reward(
     for line in table(found):
         typer.echo(line)
     typer.echo(f"wrote {folder / f'{suite}.json'}")
+
+
+def _load(scorer: Any) -> None:
+    """Score a black picture, so that weights or packages that are missing are reported before all else."""
+    import torch
+
+    try:
+        scorer.score(torch.zeros(1, 3, 64, 64), ["a red circle"])
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def _count(option: str, value: int, what: str, usual: int) -> None:

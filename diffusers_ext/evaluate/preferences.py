@@ -82,8 +82,8 @@ def round_trip(vae: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def change(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            seen = vae.decode(vae.encode(2 * images - 1).latent_dist.mode()).sample
-        return ((seen.clamp(-1, 1) + 1) * 127.5).round() / 255
+            seen = vae.decode(vae.encode(2 * images.to(vae.device) - 1).latent_dist.mode()).sample
+        return (((seen.clamp(-1, 1) + 1) * 127.5).round() / 255).to(images.device)
 
     return change
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
-from . import latents
+from . import latents, texts
 
 Kind = Literal["self", "joint", "cross"]
 Select = Callable[[Sequence[Site]], list[Site]]  # returns the sites that a method picks
@@ -45,6 +45,7 @@ class FamilyProcessor:
         # Whether a method here looks at the layout. To derive a site's own from the joint one ties a compiled
         # graph to one size of image.
         self.reads_layout = False
+        self.reads_cross_text = False  # whether `run.cross_text` is for this site
 
     @property
     def _parallel_config(self) -> None:
@@ -156,10 +157,20 @@ class Family(ABC):
     rotary: ClassVar[str | None] = None  # path of the module that reads `theta` in each call, if any
     token_axes: ClassVar[Mapping[str, int] | None] = None
     order_free: ClassVar[frozenset[str]] = frozenset()
+    # Whether tokens of a second text may stand beside those of the prompt: all but attention must be
+    # token-wise in the text, before the blocks and in them.
+    second_text: ClassVar[bool] = False
 
     @abstractmethod
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return every attention module of the denoiser, in model order."""
+
+    def hides_prompt(self, model: nn.Module) -> str | None:
+        """Return why cross-attention does not see the tokens of a prompt as `encode_prompt` gives them.
+
+        It is `None` if it sees them, and if processors of cross-attention read `RunContext.cross_text`.
+        """
+        return "have no cross-attention to the prompt as the text encoder gives it"
 
     @abstractmethod
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
@@ -180,6 +191,17 @@ class Family(ABC):
     def text_tokens(self, pipe: Any) -> int:
         """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
+
+    def encode_text(self, pipe: Any, text: str, tokens: int) -> Tensor:
+        """Encode a text as `pipe` encodes its prompts: `[1, tokens, C]`, if its prompts have as many tokens.
+
+        Raises `UnsupportedError` for a pipeline that cannot encode.
+        """
+        return texts.encoded(pipe, text, tokens)
+
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a denoiser call with `text [1, L, C]` behind the text of each of its rows."""
+        return {**call, "encoder_hidden_states": texts.joined(call["encoder_hidden_states"], text)}
 
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
         """Return how often the grid of latents is halved at the sites that `select` picks, finest first."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import MethodError, UnsupportedError
-from . import latents
+from . import latents, texts
 from .base import DispatchProcessor, Family, double_then_single
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class FluxFamily(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
     rotary: ClassVar[str] = "pos_embed"
+    second_text: ClassVar[bool] = True
     token_axes: ClassVar[dict[str, int]] = {"hidden_states": 1, "img_ids": -2}
     # all arguments except residuals of ControlNets; "scale" is that of LoRA, in joint_attention_kwargs
     order_free: ClassVar[frozenset[str]] = frozenset(
@@ -110,6 +111,15 @@ class FluxFamily(Family):
             vision=slice(length, length + tokens),
             raster=raster is not None,
         )
+
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a call with `text [1, L, C]` ahead of each prompt, at the positions of the prompt."""
+        prompts, ids = call["encoder_hidden_states"], call["txt_ids"]
+        return {
+            **call,
+            "encoder_hidden_states": texts.joined(prompts, text, ahead=True),
+            "txt_ids": torch.cat([ids, ids], dim=-2),
+        }
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
         """Return `[B]`; it undoes the division by 1000 that every Flux pipeline does."""

@@ -62,17 +62,15 @@ class UNetProcessor(SDPAProcessor):
         if encoder_hidden_states is not None and attn.norm_cross is not None:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
 
-        # diffusers norms [B, H, N, D]; transposes are views, so the attention call gets the same tensors.
-        q, k, v = (
-            split_heads(x, attn.heads) for x in self.project(attn, hidden_states, encoder_hidden_states)
-        )
-        q, k = normed(attn.norm_q, q), normed(attn.norm_k, k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
         layout = self.run.layout
         if layout is not None and self.reads_layout:
-            layout = at_level(layout, q.shape[1])
-        out = self.attend(q, k, v, attention_mask, layout).flatten(2).to(q.dtype)
+            layout = at_level(layout, hidden_states.shape[1])
+        if encoder_hidden_states is not None and self.reads_cross_text and self.run.cross_text is not None:
+            out = self.other_text(attn, hidden_states, encoder_hidden_states, attention_mask, layout)
+        else:
+            q, k, v = self.heads(attn, *self.project(attn, hidden_states, encoder_hidden_states))
+            out = self.attend(q, k, v, attention_mask, layout).to(q.dtype)
+        out = out.flatten(2)
         out = attn.to_out[1](attn.to_out[0](out))
 
         if len(shape) == 4:
@@ -81,19 +79,61 @@ class UNetProcessor(SDPAProcessor):
             out = out + residual
         return out / attn.rescale_output_factor
 
-    def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to `q [B, N, C]`, `k, v [B, L, C]`; without text the image is its own context."""
+    def heads(self, attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split heads, `[B, N, C]` -> `[B, N, H, D]`, and norm queries and keys."""
+        # diffusers norms [B, H, N, D]; transposes are views, so the attention call gets the same tensors.
+        q, k, v = (split_heads(x, attn.heads) for x in (q, k, v))
+        q, k = normed(attn.norm_q, q), normed(attn.norm_k, k)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def other_text(
+        self, attn: Attention, image: Tensor, text: Tensor, mask: Tensor | None, layout: Layout | None
+    ) -> Tensor:
+        """Attend to the texts of `run.cross_text`; what stands behind them in `text [B, L, C]` is kept.
+
+        Returns `[B, N, H, D]`.
+        """
+        other = self.run.cross_text
+        keys = [_ahead(key, text) for key in other.keys] or [text]
+        q, k, v = self.project(attn, image, keys[0], _ahead(other.values, text))
+        out = None
+        for place, key in enumerate(keys):
+            heads = self.heads(attn, q, self.project_keys(attn, key) if place else k, v)
+            each = self.attend(*heads, mask, layout).to(q.dtype)
+            if other.weights is None:
+                return each
+            each = each * other.weights[place].to(each.dtype)[:, None, None, None]
+            out = each if out is None else out + each
+        return out
+
+    def project(
+        self, attn: Attention, image: Tensor, text: Tensor | None, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project to `q [B, N, C]`, `k, v [B, L, C]`; without text the image is its own context.
+
+        `values [B, L, C]` is a text of its own for the values.
+        """
         context = image if text is None else text
-        return attn.to_q(image), attn.to_k(context), attn.to_v(context)
+        return attn.to_q(image), attn.to_k(context), attn.to_v(context if values is None else values)
+
+    def project_keys(self, attn: Attention, text: Tensor) -> Tensor:
+        """Project a text `[B, L, C]` to keys."""
+        return attn.to_k(text)
 
 
 class FusedUNetProcessor(UNetProcessor):
     """Reproduces `FusedAttnProcessor2_0`: one projection for q, k, v, or for k and v in cross-attention."""
 
-    def project(self, attn: Attention, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, attn: Attention, image: Tensor, text: Tensor | None, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if text is None:
             return attn.to_qkv(image).chunk(3, dim=-1)
-        return attn.to_q(image), *attn.to_kv(text).chunk(2, dim=-1)
+        k, v = attn.to_kv(text).chunk(2, dim=-1)
+        return attn.to_q(image), k, v if values is None else attn.to_kv(values).chunk(2, dim=-1)[1]
+
+    def project_keys(self, attn: Attention, text: Tensor) -> Tensor:
+        return attn.to_kv(text).chunk(2, dim=-1)[0]
 
 
 class UNetFamily(Family):
@@ -105,6 +145,7 @@ class UNetFamily(Family):
     stock: ClassVar[frozenset[str]] = frozenset({"AttnProcessor2_0", "FusedAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
     unbatched: ClassVar[frozenset[str]] = frozenset({"ip_adapter_masks"})  # an entry for each adapter
+    second_text: ClassVar[bool] = True
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return `attn1` and `attn2` of every transformer block, in the order in which they run.
@@ -121,9 +162,16 @@ class UNetFamily(Family):
         kinds = ((name, attn, "cross" if attn.is_cross_attention else "self") for name, attn in found)
         levels = [halvings(name, len(model.down_blocks)) for name, _ in found]
         return [
-            replace(site, level=level - min(levels))
+            replace(site, level=level - min(levels), halvings=level)
             for site, level in zip(numbered(kinds, component), levels, strict=True)
         ]
+
+    def hides_prompt(self, model: nn.Module) -> str | None:
+        """Return why the text changes between encoder and attention: a projection, or a norm in attention."""
+        normed_text = any(getattr(module, "norm_cross", None) is not None for module in model.modules())
+        if model.encoder_hid_proj is None and not normed_text:
+            return None
+        return "with this configuration change the prompt between the text encoder and cross-attention"
 
     def processor(self, site: Site, run: RunContext) -> FamilyProcessor:
         fused = isinstance(site, FusableSite) and site.fused
@@ -143,6 +191,14 @@ class UNetFamily(Family):
         """Return 0: the text is in the keys of cross-attention."""
         return 0
 
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a call with `text [1, L, C]` behind each prompt; a mask of prompts hides none of it."""
+        call, mask = super().with_second_text(call, text), call.get("encoder_attention_mask")
+        if mask is None:
+            return call
+        shown = mask.new_ones((len(mask), text.shape[1]))
+        return {**call, "encoder_attention_mask": torch.cat([mask, shown], dim=1)}
+
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
         """Return levels counted from the latents, so the finest attention may be at level 1 or 2."""
         sites = self.sites(model, component)
@@ -160,6 +216,12 @@ class UNetFamily(Family):
     def to_autoencoder(self, pipe: Any, x: Tensor, call: Mapping[str, Any]) -> Tensor:
         x = x.float() if _overflows(pipe) else x
         return latents.restored(pipe.vae, x)
+
+
+def _ahead(words: Tensor, text: Tensor) -> Tensor:
+    """Put `words [B, L, C]` in place of the first L tokens of a text."""
+    rest = text[:, words.shape[1] :]
+    return torch.cat([words, rest], dim=1) if rest.shape[1] else words
 
 
 def at_level(layout: Layout, tokens: int) -> Layout | None:

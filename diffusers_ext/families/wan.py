@@ -41,7 +41,7 @@ class WanProcessor(DispatchProcessor):
         """
         image = None
         if attn.add_k_proj is not None:
-            length = encoder_hidden_states.shape[1] - TEXT_TOKENS
+            length = encoder_hidden_states.shape[1] - TEXT_TOKENS - self.run.second_text
             image, encoder_hidden_states = (
                 encoder_hidden_states[:, :length],
                 encoder_hidden_states[:, length:],
@@ -68,6 +68,7 @@ class WanFamily(Family):
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"WanAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
+    second_text: ClassVar[bool] = True
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return self- and cross-attention of each block in turn."""

@@ -82,6 +82,10 @@ class Budget:
         self.gradients += gradients
         self.show()
 
+    def expect(self, rows: int) -> None:
+        """Plan with `rows` evaluations more, if there are none that were planned before."""
+        self.planned = max(self.planned or 0, self.cost + rows)
+
     def show(self) -> None:
         """Show the progress to the watcher."""
         if self._watch is not None:

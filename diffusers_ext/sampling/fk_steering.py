@@ -36,6 +36,7 @@ class FKSteering(Sampler):
     """
 
     name: ClassVar[str] = "fk-steering"
+    grows: ClassVar[str] = "n"
     n: int = setting(4, "particles", "for each prompt", bounds=(1, None))
     lam: float = setting(10.0, "factor", "of the reward in the exponent, above 0 or 0", bounds=(0, None))
     every: int = setting(5, "steps", "between two draws", bounds=(1, None))

@@ -19,6 +19,7 @@ from ..families.denoisers import denoisers
 from ..models.sizes import check_size
 from . import required_inputs
 from .call import SEED_LIMIT
+from .failures import guided
 from .gate import Gate
 from .guidance_arguments import uses_cfg
 
@@ -176,7 +177,8 @@ class HostCall:
     def schedule(self) -> tuple[int, int]:
         """Return the steps of the call, and the evaluations of one candidate in each of them.
 
-        The call is stopped at its first evaluation. Steps that skip or add branches are not foreseen.
+        The call is stopped at its first evaluation. Steps that skip or add branches are not foreseen. The
+        extra pass of a guidance method counts in every step, also where it acts in some of them only.
         """
         seen: list[int] = []
 
@@ -191,7 +193,7 @@ class HostCall:
             self.run(starts)
         branches = seen[0] // len(self.prompts)
         twice = branches == 1 and self.family.cfg == "two_calls" and uses_cfg(self.pipe, self._asked(1))
-        return self.steps(), 2 if twice else branches
+        return self.steps(), (2 if twice else branches) + guided(self.pipe)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents at the end of the call to pictures from 0 to 1, with gradients."""

@@ -39,6 +39,7 @@ class Paths(Sampler):
     """
 
     name: ClassVar[str] = "paths"
+    grows: ClassVar[str] = "n"
     n: int = setting(4, "candidates", "for each prompt that are kept where paths branch", bounds=(1, None))
     copies: int = setting(2, "copies", "of each candidate", bounds=(1, None))
     branch_at: Sequence[float] = setting((0.4, 0.6), "steps", "after which candidates are copied")

@@ -15,7 +15,7 @@ from .budget import Budget
 from .estimate import StepWatch
 from .gate import Gate
 from .host_call import HostCall, Starts
-from .result import Candidate
+from .result import Candidate, Iterate
 
 Handler = Callable[["Play", int, Tensor], Tensor | None]
 
@@ -45,7 +45,7 @@ class Search:
     ) -> None:
         self.host, self.rewards, self.budget = host, rewards, budget
         self.micro_batch, self.keep_pictures, self.ranked = micro_batch, keep_pictures, ranked
-        self.candidates: list[Candidate] = []
+        self.candidates: list[Candidate | Iterate] = []
         self.best: list[Best | None] = [None] * len(host.prompts)
         self.watch: StepWatch | None = None
 
@@ -143,6 +143,7 @@ class Play:
     def run(self, **more: Any) -> None:
         """Make the call."""
         host, before = self.search.host, self.gate.spend
+        self._cost_before = self.search.budget.cost
 
         def spend(part: Sequence[int], each: int) -> None:
             before(part, each)
@@ -242,6 +243,8 @@ class Play:
         self.step = self.at + step
         budget, steps = self.search.budget, self.search.host.steps()
         budget.step, budget.steps = step + 1, steps
+        if step == 0:  # all candidates ran, so this is what the call costs if none is dropped
+            budget.expect((budget.cost - self._cost_before) * (steps - 1))
         budget.check()
         changed = self.handler(self, step, latents) if self.handler is not None else None
         if step < steps - 1:

@@ -29,6 +29,7 @@ class SVDD(Sampler):
     """
 
     name: ClassVar[str] = "svdd"
+    grows: ClassVar[str] = "children"
     children: int = setting(4, "continuations", "at every step", bounds=(1, None))
     alpha: float = setting(0.0, "reward", "that makes a child e times as likely", bounds=(0, None))
     renoise: float = setting(1.0, "share", "of the noise of DDPM drawn afresh in each step", bounds=(0, 1))

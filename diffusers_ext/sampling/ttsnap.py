@@ -34,6 +34,7 @@ class TTSnap(Sampler):
     """
 
     name: ClassVar[str] = "ttsnap"
+    grows: ClassVar[str] = "n"
     n: int = setting(16, "candidates", "for each prompt", bounds=(1, None))
     prune_at: Sequence[float] | None = setting(None, "steps", "after which candidates are dropped")
     keep: Sequence[float] = setting((0.4, 0.4), "share", "of the candidates that goes on, for each step")

@@ -29,6 +29,7 @@ class ZeroOrder(Sampler):
     """
 
     name: ClassVar[str] = "zero-order"
+    grows: ClassVar[str] = "rounds"
     neighbours: int = setting(4, "candidates", "in each round", bounds=(1, None))
     rounds: int = setting(4, "rounds", "of moving to the best neighbour", bounds=(1, None))
     tau: float = setting(0.95, "cosine", "of a neighbour and its pivot", bounds=(-1, 1))

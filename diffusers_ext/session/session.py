@@ -8,23 +8,36 @@ from typing import Any
 
 from torch import nn
 
-from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, Site, Slot
+from ..calls import PromptMethod
+from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, SecondText, Site, Slot
 from ..errors import MethodError
 from ..families.base import Family, FamilyProcessor
 from ..families.denoisers import denoisers
 from ..versions import check as check_versions
 from .cfg import Cfg, CFGBranches
-from .checks import Denoiser, check_core, check_stock, inspect, select, session_of
+from .checks import (
+    Denoiser,
+    check_core,
+    check_prompt_methods,
+    check_stock,
+    inspect,
+    select,
+    session_of,
+)
 from .conflicts import check_conflicts
 from .hook import DenoiserHook
+from .latents import exchange
+from .preparing import Preparing
 from .registration import NAME, install
 from .reorder import TokenReordering
 from .report import Report, SiteReport
+from .second_text import TextCalls
 from .steps import StepIndex, StepIndices
 from .swap import Swap
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
-BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
+# A second text is taken out first, so that all others see one text at a time.
+BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER, Slot.TEXT)
 
 
 def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
@@ -71,17 +84,24 @@ class Session:
         self._reporting: dict[Site, ReportingCore] = {}
         self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
         self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
+        self._pipe = None if isinstance(target, nn.Module) else target
+        check_prompt_methods(self.methods, self._denoisers, self._pipe)
         self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
         self.acting = [(m, self._selected[id(m)]) for m in self.methods]
         guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
         check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
-        self._pipe = None if isinstance(target, nn.Module) else target
         branches = [CFGBranches(cfg, self._pipe, d.family) for d in self._denoisers]
-        for each in branches if guidance is not None else ():
-            each.check(self._pipe, guidance.name)
+        self._second = next((m for m in self.methods if isinstance(m, SecondText)), None)
+        for each in branches:
+            if guidance is not None:
+                each.check(self._pipe, guidance.name)
+            if self._second is not None:
+                each.check(self._pipe, self._second.name, linear=False)
         try:
             for denoiser, each in zip(self._denoisers, branches, strict=True):
                 self._install(denoiser, each, guidance)
+            if mover := next((m for m in self.methods if getattr(m, "moves_latents", False)), None):
+                self._undo.append(exchange(self._pipe, mover.name))
         except BaseException:
             self.close()
             raise
@@ -120,6 +140,8 @@ class Session:
             cores = [c for c in self._cores[id(method)].values() if isinstance(c, ReportingCore)]
             reasons = [core.idle() for core in cores]
             if isinstance(method, Guidance) and not step_index.extra_passes:
+                reasons.append(method.idle(self.run))
+            if isinstance(method, SecondText) and not step_index.second_texts:
                 reasons.append(method.idle(self.run))
             if not reasons or None in reasons or id(method) in self._remarked:
                 continue
@@ -174,6 +196,7 @@ class Session:
             extra_passes=sum(h.extra_passes for h in self._hooks),
             seconds=sum(h.timer.seconds for h in self._hooks),
             extra_seconds=sum(h.extra_timer.seconds for h in self._hooks),
+            second_texts=sum(h.second.calls for h in self._hooks if h.second is not None),
         )
 
     def cores(self, method: Method) -> dict[Site, Core]:
@@ -204,6 +227,7 @@ class Session:
         bound = [m.name for m in acting if not m.order_free]
         guided = self._cores[id(guidance)] if guidance is not None else {}
         guided = {site: core for site, core in guided.items() if site in swap.processors}
+        prompted = [(m, self._cores[id(m)]) for m in acting if isinstance(m, PromptMethod)]
         hook = DenoiserHook(
             self,
             swap,
@@ -212,9 +236,16 @@ class Session:
             scheduled,
             guidance if guided else None,
             guided,
+            self._text_calls(family, frozenset(sites)),
+            Preparing(self.run, family, prompted) if prompted else None,
         )
         self._undo.append(install(denoiser.model, hook, NAME))
         self._hooks.append(hook)
+
+    def _text_calls(self, family: Family, sites: frozenset[Site]) -> TextCalls | None:
+        """Return what adds the second text of a method to the calls of a denoiser, or `None`."""
+        bound = sites & self._selected[id(self._second)] if self._second is not None else None
+        return TextCalls(self._second, family, self.run, bound, self._pipe) if bound else None
 
     def _processor(self, family: Family, site: Site) -> FamilyProcessor:
         """Return our processor of a site, with the cores of all methods that act there."""
@@ -222,6 +253,7 @@ class Session:
         for method in sorted(self.methods, key=lambda m: min(BINDING.index(s) for s in m.slots)):
             if site in self._selected[id(method)]:
                 ours.reads_layout |= method.reads_layout
+                ours.reads_cross_text |= isinstance(method, PromptMethod) and Slot.INPUTS in method.slots
                 ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
                 check_core(method, ours.core)
                 if isinstance(ours.core, ReportingCore):

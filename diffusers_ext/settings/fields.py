@@ -5,7 +5,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,7 +84,7 @@ def describe(hint: Any, article: str = "") -> str:
         return f"a list of {describe(args[0])}s" if args else "a list"
     if hint in (int, float):
         return article + ("whole number" if hint is int else "number")
-    return {bool: "true or false", str: "text", type(None): "null"}.get(
+    return {bool: "true or false", str: "text", type(None): "null", Callable: "function"}.get(
         hint, getattr(hint, "__name__", str(hint))
     )
 

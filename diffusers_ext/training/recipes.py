@@ -197,3 +197,11 @@ class WanConfig(FlowRecipe):
     text_steps: int = 400  # steps on captions alone, until the text encoder reads as shapes-clip does
     long_text_late: float = 0.15  # at 512 tokens, nearly all of them zeros
     evaluate_every: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NPNetConfig(Recipe):
+    """This is the recipe of an NPNet; its paper has 1e-4, no decay and 30 rounds of 100,000 pairs."""
+
+    samples: int = 600_000
+    evaluate_every: int = 20_000

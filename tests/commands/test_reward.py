@@ -1,6 +1,7 @@
 """The command `reward` refuses what it cannot do before it does anything."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -22,6 +23,13 @@ def test_counts_name_their_option(refused, tmp_path, option, value):
 def test_an_unknown_reward_is_refused(refused, tmp_path):
     said = refused("reward", "--reward", "nobody", "--out", tmp_path / "out")
     assert "unknown reward 'nobody'; it is a folder, or one of shapes-clip" in said
+
+
+def test_a_missing_package_is_named_before_any_work(refused, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "imscore", None)  # as if it were not installed
+    said = refused("reward", "--reward", "vqa-score", "--out", tmp_path / "out")
+    assert "optional package imscore" in said and "pip install 'diffusers-ext[rewards]'" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_has_one_writer(refused, saved_model, tmp_path):

@@ -4,6 +4,7 @@ A new field fails here until it has a check. Oracles are given sizes and setting
 package.
 """
 
+import copy
 import dataclasses
 from functools import partial
 from importlib import import_module
@@ -20,8 +21,13 @@ from ..close import MODEL
 from ..close import alike as close
 from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
+from . import nag_oracles
 from . import settings_oracles as told
+from .test_astar import FINE, LEFT, MID, TWO, loop, nearly
+from .test_astar import run as run_astar
+from .test_astar import start as noise
 from .test_softpag_maps import explicit_maps
+from .test_structured import PROMPT, aligned, explicit, pairs
 
 CLASSES = {
     name: getattr(import_module(path.split(":")[0]), path.split(":")[1]) for name, path in METHODS.items()
@@ -58,6 +64,12 @@ BY_MASK = {
 COUNTED = {
     "softpag": {"heads", "scale", "strength", "scope", "start", "stop"},
     "rectified": {"keep", "p_remaining", "touching", "first_frame", "block"},
+    "nag": {"negative_prompt", "scale", "tau", "alpha", "layers", "start", "stop"},
+    "structured": {"phrases", "form"},
+    "astar": {
+        *("concepts", "masks", "loss", "segregation", "retention"),
+        *("step_size", "threshold", "halvings", "start", "stop"),
+    },
 }
 SHARED = {"dense_steps", "dense_layers", "backend"}  # of all sparse methods
 
@@ -172,6 +184,54 @@ def test_softpag_start_and_stop_by_counting_calls(window, guided):
     assert steps == guided
 
 
+# NAG ------------------------------------------------------------------------------------------------------
+
+AWAY = dict(negative_prompt="green", scale=7.0, tau=1.5, alpha=0.4)
+LAYER = "blocks.1.attn2"
+OTHERS = [{}, dict(negative_prompt="a blue star"), dict(scale=3.0), dict(tau=1.1), dict(alpha=0.9)]
+
+
+@torch.no_grad()
+def test_nag_by_two_attentions_written_out():
+    """Text, scale, bound, share and layers; the oracle has a model of its own."""
+    pipe, call = wan.pipeline(), wan.inputs(2, text=18, dtype=torch.float64)
+    pipe.transformer.double()
+    oracle, wanted = copy.deepcopy(pipe.transformer), []
+    for settings in [*OTHERS, dict(layers=[LAYER]), dict(layers=["transformer.blocks.0"])]:
+        facts = AWAY | settings
+        text = pipe.encode_prompt(
+            facts["negative_prompt"], do_classifier_free_guidance=False, max_sequence_length=18
+        )[0]
+        numbers = {name: facts[name] for name in ("scale", "tau", "alpha")}
+        layers = None if "layers" not in facts else [LAYER if LAYER in facts["layers"] else "blocks.0.attn2"]
+        wanted.append(nag_oracles.predict(oracle, call, text.double(), numbers, layers))
+        with dx.apply(pipe, dx.NAG(**facts), cfg="none"):
+            ours = pipe.transformer(**call)[0]
+        torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=1e-6)  # time is embedded in fp32
+    for i, one in enumerate(wanted):
+        assert all((one - two).abs().max() > 1e-5 for two in wanted[:i]), i
+
+
+@pytest.mark.parametrize(
+    "window, longer",
+    [
+        ({}, [1, 1, 1, 1]),
+        (dict(start=0.5), [0, 0, 1, 1]),
+        (dict(stop=0.5), [1, 1, 0, 0]),
+        (dict(start=0.25, stop=0.75), [0, 1, 1, 0]),
+    ],
+)
+def test_nag_start_and_stop_by_the_length_of_the_text(window, longer):
+    tiny = host("wan")
+    pipe, lengths = tiny.build(), []
+    pipe.transformer.get_submodule(LAYER).to_k.register_forward_hook(
+        lambda module, args, out: lengths.append(args[0].shape[1])
+    )
+    with dx.apply(pipe, dx.NAG("green", **window)):
+        tiny.run(pipe, steps=4)
+    assert lengths == [16 * (1 + more) for more in longer]
+
+
 # RectifiedSparse --------------------------------------------------------------------------------------
 
 # 128 tokens, 8 blocks of 16: 4 rows of two, both frames deep
@@ -216,6 +276,62 @@ def test_rectified_by_counted_blocks(field):
         found = {s.density for s in session.report().sites if s.kind == "self"}
         assert all(least - 1e-9 <= d <= most + 1e-9 for d in found), (settings, found)
     assert not torch.equal(*outs)
+
+
+# StructuredGuidance -----------------------------------------------------------------------------------
+
+
+def test_structured_by_explicit_averages():
+    """Phrases and form against averages of attentions, each of a text for keys and one for values."""
+    tiny, two = host("sd"), ["a red cat", "a blue dog"]
+    pipe, run = tiny.build(), dict(prompt=[PROMPT], steps=2)
+    outs = []
+    for phrases, form in (
+        (two, "mean"),
+        (two[1:], "mean"),
+        (two, "conjunction"),
+        (two, "conjunction_release"),
+    ):
+        with torch.no_grad():
+            row = pairs(form, *aligned(pipe, PROMPT, phrases))
+        wanted = explicit(tiny, pipe, [row], **run)
+        with dx.apply(pipe, dx.StructuredGuidance(phrases, form)):
+            close(tiny.run(pipe, **run), wanted)
+        assert all(far_apart(wanted, other) for other in outs), "the oracle sees no difference"
+        outs.append(wanted)
+
+
+# AStar ------------------------------------------------------------------------------------------------
+
+MOVED = [
+    {},
+    dict(concepts=["red cat", "dog"]),
+    dict(masks=LEFT),
+    dict(loss="attend_and_excite"),
+    dict(segregation=3.0),
+    dict(retention=3.0),
+    dict(step_size=200.0),
+    dict(threshold=0.8),
+    dict(halvings=0),
+    dict(start=0.5),
+    dict(stop=0.5),
+]
+
+
+def test_astar_by_a_loop_written_out():
+    """Every setting against the same loop of denoising with that setting."""
+    assert {name for settings in MOVED for name in settings} == COUNTED["astar"]
+    tiny = host("sd")
+    pipe = tiny.build().to(torch.float64)
+    plain, outs = run_astar(tiny, pipe, steps=2), []
+    for settings in MOVED:
+        settings = dict(concepts=TWO, step_size=400.0) | settings
+        place = dict(side=16, layers=FINE) if "halvings" in settings else dict(side=8, layers=MID)
+        wanted = loop(pipe, noise(), steps=2, settings=settings, cfg=0.0, **place)
+        with dx.apply(pipe, dx.AStar(**settings)):
+            nearly(run_astar(tiny, pipe, steps=2), wanted, plain)
+        assert all((wanted - other).abs().max() > 1e-4 for other in outs), settings
+        outs.append(wanted)
 
 
 # What all sparse methods have -------------------------------------------------------------------------

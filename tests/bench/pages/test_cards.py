@@ -11,7 +11,7 @@ from diffusers_ext.models.fingerprint import fingerprint
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.cards import CARD
 
-NAMES = (*catalogue.MODELS, *catalogue.REWARDS)
+NAMES = (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,3 +47,7 @@ def test_results_are_those_of_the_weights_on_the_card():
         assert json.loads(file.read_text())["weights"] == fingerprint(file.parents[1]), file
     measured = committed(cards.REWARD)
     assert measured["weights"] == fingerprint(catalogue.path(measured["reward"]))
+    for suite in ("tuning", "held-out"):
+        weights = committed(f"{cards.NOISE}-{suite}")["weights"]
+        assert weights["npnet"] == fingerprint(catalogue.path("shapes-sd-npnet"))
+        assert weights["shapes-sd"] == fingerprint(catalogue.path("shapes-sd"))

@@ -1,0 +1,102 @@
+"""Concepts of a prompt: their tokens, their maps, where they should be, and losses of these maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import MethodError
+from ..kernels.maps import overlap, smoothed
+from ..prompts.places import Tokens
+
+SHARPNESS = 100.0  # of the softmax over words, as in Attend-and-Excite
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Words of a prompt with their tokens; `area` is a box or a mask that the user wants them in."""
+
+    words: str
+    tokens: range
+    area: Sequence[float] | Sequence[Sequence[float]] | None = None
+
+
+def concept_maps(attention: Tensor, concepts: Sequence[Concept], tokens: Tokens) -> Tensor:
+    """Return the maps of concepts `[C, h, w]` from the attention `[h, w, L]` to all tokens of a prompt.
+
+    Start, end and padding are left out, and a softmax over the words compares them (Attend-and-Excite, arXiv
+    2301.13826, section 4.1). A concept of several tokens has the mean of their maps. Maps are smoothed.
+    """
+    words = (SHARPNESS * attention[..., 1 : tokens.last]).softmax(-1)
+    maps = [words[..., c.tokens.start - 1 : c.tokens.stop - 1].mean(-1) for c in concepts]
+    return smoothed(torch.stack(maps))
+
+
+def segregation(maps: Tensor) -> Tensor:
+    """Return the sum of overlaps of all pairs of maps `[C, h, w]` (A-STAR, arXiv 2306.14544, eq. 1)."""
+    first, second = torch.triu_indices(len(maps), len(maps), 1, device=maps.device)
+    return overlap(maps[first], maps[second]).sum()
+
+
+def retention(maps: Tensor, masks: Tensor) -> Tensor:
+    """Return the sum of `1 - overlap` of maps `[C, h, w]` with their masks (A-STAR, eq. 2).
+
+    Maps are divided by their largest value, so that an equal map has 0.5.
+    """
+    scaled = maps / maps.detach().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    return (1 - overlap(scaled, masks)).sum()
+
+
+def excitation(maps: Tensor) -> Tensor:
+    """Return one minus the peak of the weakest of maps `[C, h, w]` (Attend-and-Excite, eq. 1)."""
+    return (1 - maps.amax((-2, -1))).max()
+
+
+def area_mask(concept: Concept, size: tuple[int, int], method: str) -> Tensor:
+    """Return the area of a concept as a mask `[h, w]` of ones and zeros.
+
+    Raises `MethodError` for a mask of another shape than that of the picture, and for an area that has no
+    place.
+    """
+    h, w = size
+    area = torch.tensor(concept.area, dtype=torch.float32)
+    if area.ndim == 1:
+        left, top, right, bottom = area.tolist()
+        x, y = (torch.arange(w) + 0.5) / w, (torch.arange(h) + 0.5) / h
+        mask = ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
+    else:
+        if abs(area.shape[0] / area.shape[1] * w - h) >= 1:
+            raise MethodError(
+                f"{method} mask of {concept.words!r} has {area.shape[0]} x {area.shape[1]} places, but the "
+                f"maps of this picture have {h} x {w}; give it the shape of the picture."
+            )
+        mask = F.interpolate(area[None, None], size, mode="area")[0, 0] >= 0.5
+    if not mask.any():
+        raise MethodError(
+            f"{method} mask of {concept.words!r} holds none of the {h} x {w} places of the maps; make it "
+            "larger."
+        )
+    return mask.float()
+
+
+def check_area(words: str, area: Sequence[float] | Sequence[Sequence[float]], method: str) -> None:
+    """Raise `MethodError` unless an area is a box in fractions or a mask of numbers from 0 to 1."""
+    rows = [area] if not area or not isinstance(area[0], Sequence) else area
+    box = rows is not area
+    numbers = [x for row in rows for x in row]
+    fits = bool(numbers) and all(0 <= x <= 1 for x in numbers) and len({len(row) for row in rows}) == 1
+    if box:
+        fits = fits and len(area) == 4 and area[0] < area[2] and area[1] < area[3]
+    if not fits or not any(numbers):
+        raise MethodError(
+            f"{method} masks are a box [left, top, right, bottom] in fractions of the picture or rows of "
+            f"numbers from 0 to 1, got {_short(area)} for {words!r}; write such a box, for example "
+            "[0, 0, 0.5, 1] for the left half."
+        )
+
+
+def _short(value: object, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,0 +1,1 @@
+"""Words of prompts: noun phrases, their places, and their tokens."""

@@ -17,16 +17,14 @@ from ..data.estimates import Estimates
 from ..recipes import NoiseAwareConfig
 from .base import plain_attention
 
-PICTURES = "vision_model.", "visual_projection."
-
 
 class NoiseAwareObjective:
-    """Train the last blocks of the picture half of a reward on the estimates of one step.
+    """Train the last attention of the picture half of a reward on the estimates of one step.
 
     The target is the score that the reward itself gives to the finished picture, as in TTSnap (2511.22242).
     There the loss is the squared distance. Here it is that of differences between pictures of one prompt,
-    since a search compares no others. Steps are learned one after the other, from the least noise to the most,
-    and each begins with the weights of the one before, `start`.
+    since a search compares no others. Steps are learned one after the other, from the least noise to the
+    most, and each begins with the weights of the one before, `start`.
     """
 
     def __init__(
@@ -52,11 +50,11 @@ class NoiseAwareObjective:
         self.attention = contextlib.nullcontext
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        layers = len(self.model.vision_model.encoder.layers) - self.recipe.blocks
-        frozen = "vision_model.embeddings.", "vision_model.pre_layrnorm."
-        frozen += tuple(f"vision_model.encoder.layers.{i}." for i in range(layers))
-        named = self.model.named_parameters()
-        return {name: p for name, p in named if name.startswith(PICTURES) and not name.startswith(frozen)}
+        count = len(self.model.vision_model.encoder.layers)
+        blocks = (f"vision_model.encoder.layers.{i}." for i in range(count - self.recipe.blocks, count))
+        learned = tuple(block + part for block in blocks for part in ("layer_norm1.", "self_attn."))
+        learned += "vision_model.post_layernorm.", "visual_projection."
+        return {name: p for name, p in self.model.named_parameters() if name.startswith(learned)}
 
     def hidden(self, name: str) -> bool:
         return ".layers." in name

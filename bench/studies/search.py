@@ -29,7 +29,7 @@ from ..runner import suite_parser
 from . import search_pool
 from .search_pool import turns
 from .search_real import real, table
-from .search_replay import areas, ranks
+from .search_replay import areas, plans, ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,11 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     aware = NoiseAware.from_pretrained(args.aware or catalogue.path("shapes-clip-noise-aware"), base)
     early = {"shapes-clip": base, "noise-aware": aware}
     pools = {}
+    used = sorted({step for plan in plans(model.call["num_inference_steps"]).values() for step in plan})
     for suite, n, count in (("tuning", args.tuning, 16), ("held-out", args.n, args.candidates)):
         asked = turns(questions(suite, n, args.seed))
         folder = args.work / suite
         search_pool.make(pipe, asked, count, model.call, folder)
-        pools[suite] = search_pool.score(pipe, asked, model.call, folder, base, early, count)
+        steps = None if suite == "tuning" else used
+        pools[suite] = search_pool.score(pipe, asked, model.call, folder, base, early, count, steps)
     found = {
         "model": args.model, **model.marks, "n": args.n, "seed": args.seed, "candidates": args.candidates,
         "weights": fingerprint(args.aware or catalogue.path("shapes-clip-noise-aware")),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusers_ext.evaluate.statistics import bootstrap
 from diffusers_ext.sampling.ttsnap import AWARE, PLAIN, cost, left
 
 from .search_pool import Pool
@@ -18,18 +19,21 @@ BRANCHES = 2  # rows of the denoiser for a candidate at a step
 Curve = np.ndarray  # [prompts, budgets]
 
 
-def ranks(pool: Pool) -> dict[str, list[float]]:
+def ranks(pool: Pool) -> dict[str, list[dict[str, float]]]:
     """Return, by reward and step, the rank correlation of estimates with the finished pictures of a prompt.
 
-    It is Spearman's, averaged over the prompts.
+    It is Spearman's, averaged over the prompts, with an interval over them.
     """
-    return {
-        name: [
-            float(np.mean([spearman(early[p, :, step], pool.finals[p]) for p in range(len(early))]))
-            for step in range(early.shape[2])
-        ]
-        for name, early in pool.early.items()
-    }
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, early in pool.early.items():
+        found[name] = []
+        for step in range(early.shape[2]):
+            if np.isnan(early[:, :, step]).any():
+                continue
+            each = [spearman(early[p, :, step], pool.finals[p]) for p in range(len(early))]
+            low, high = bootstrap(each, range(len(each)))
+            found[name].append({"step": step, "rank": float(np.mean(each)), "low": low, "high": high})
+    return found
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:

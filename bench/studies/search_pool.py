@@ -59,27 +59,32 @@ def score(
     reward: Reward,
     early: Mapping[str, Reward],
     n: int,
+    steps: Sequence[int] | None = None,
 ) -> Pool:
-    """Score `n` finished pictures of each question by `reward`, and their estimates by those in `early`."""
+    """Score `n` finished pictures of each question by `reward`, and their estimates by those in `early`.
+
+    Estimates are scored at `steps`, by default at all; scores of other steps are NaN.
+    """
     finals, right, found = [], [], {name: [] for name in early}
     for number, question in enumerate(asked):
         with np.load(folder / f"{number:04d}.npz") as file:
             levels = file["levels"].tolist()
             estimates, ends = (torch.from_numpy(file[k][:n]) for k in ("estimates", "ends"))
-        decode = host(pipe, question, call).decode
+        decode, text = host(pipe, question, call).decode, question.item.prompt
         pictures = _decoded(decode, ends)
-        text = question.item.prompt
         finals.append(_scores(reward, pictures, text))
         right.append([bool(verify(pixels(picture), parse(text)).correct) for picture in pictures])
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in early}
-        for step, level in enumerate(levels):
-            seen = _decoded(decode, estimates[:, step])
+        rows = {name: np.full((n, len(levels)), np.nan) for name in early}
+        for step in range(len(levels)) if steps is None else steps:
+            seen, known = _decoded(decode, estimates[:, step]), {}
             for name, other in early.items():
-                rows[name].append(_scores(other.at(level), seen, text))
+                there = other.at(levels[step])
+                if there not in known:
+                    known[there] = _scores(there, seen, text)
+                rows[name][:, step] = known[there]
         for name, columns in rows.items():
-            found[name].append(np.stack(columns, 1))
-    early_scores = {name: np.stack(columns) for name, columns in found.items()}
-    return Pool(np.stack(finals), np.array(right), early_scores, levels)
+            found[name].append(columns)
+    return Pool(np.stack(finals), np.array(right), {k: np.stack(v) for k, v in found.items()}, levels)
 
 
 def _decoded(decode: Any, latents: torch.Tensor) -> torch.Tensor:

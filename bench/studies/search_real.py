@@ -22,6 +22,7 @@ from diffusers_ext.zoo.world.detect import verify
 
 from ..pages.markdown import markdown
 from .search_pool import Pool, pixels
+from .search_replay import affordable, plans, replay
 
 MANY = 10_000  # more candidates than any budget pays for
 TASKS = 6
@@ -108,9 +109,7 @@ def summary(found: Sequence[Run], plain: Sequence[Run]) -> dict[str, Any]:
 
 
 def replayed(pool: Pool, asked: Sequence[Question], budgets: Sequence[int], work: Path) -> dict[str, float]:
-    """Return how often a replay of the pool finds the picture of a real run: the largest difference in reward."""
-    from .search import affordable, plans, replay
-
+    """Return the largest difference in reward between replays of the pool and real runs."""
     apart: dict[str, float] = {}
     steps = len(pool.levels)
     kinds = {"best-of-n": (None, {}), "ttsnap": ("shapes-clip", plans(steps)["plain"])}
@@ -133,7 +132,7 @@ def table(found: Mapping[str, Any]) -> str:
     rows = []
     for row in found["rows"]:
         cells = [
-            f"{row[key]['mean']:.3f} ({row[key]['more']:+.3f} [{row[key]['low']:+.3f}, {row[key]['high']:+.3f}])"
+            "{mean:.3f} ({more:+.3f} [{low:+.3f}, {high:+.3f}])".format(**row[key])
             for key in ("reward", "right")
         ]
         rows.append([row["search"], str(row["budget"]), f"{row['nfe']:.0f}", f"{row['scored']:.0f}", *cells])

@@ -164,14 +164,14 @@ class NoiseAwareConfig(Recipe):
     """This is the recipe of one level of shapes-clip-noise-aware."""
 
     samples: int = 15_360  # six times each picture
-    lr: float = 2e-4
+    lr: float = 6e-4
     warmup: int = 640
     decay: float = 0.7
     ema: float = 0.98
     log_every: int = 10
-    steps: tuple[int, ...] = (6, 4, 3, 2)  # of the teacher's call, from the least noise to the most
+    steps: tuple[int, ...] = (6, 4, 3)  # of the teacher's call, from the least noise to the most
     prompts: int = 320  # 8 pictures each
-    blocks: int = 1  # the last ones of the picture half, which are trained
+    blocks: int = 1  # the last ones of the picture half, whose attention is trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..zoo.cards import sha256
+from ..zoo.catalogue import MODELS
 from . import provenance
 from .average import averaged
 from .checkpoint import load_checkpoint
@@ -102,7 +103,6 @@ def _noise_aware(name: str, plan: Plan, out: Path, how: Run) -> Path:
     from diffusers import DiffusionPipeline
 
     from ..rewards import NoiseAware, ShapesCLIP
-    from ..zoo.catalogue import MODELS
     from .data.estimates import Estimates
 
     _no_start(name, how, "the reward shapes-clip")
@@ -116,7 +116,7 @@ def _noise_aware(name: str, plan: Plan, out: Path, how: Run) -> Path:
     origin = {"teacher": {"name": teacher, part: mark}}
     levels: dict[float, Mapping[str, Any]] = {}
     log: list[dict[str, Any]] = []
-    start = None
+    start, steps, seconds = None, 0, 0.0
     for step, level in zip(recipe.steps, data.levels(), strict=True):
         objective = getattr(plan.code(), plan.objective)(base, data, step, recipe, start=start, seed=how.seed)
         run = folder / f"step-{step:02d}"
@@ -125,10 +125,18 @@ def _noise_aware(name: str, plan: Plan, out: Path, how: Run) -> Path:
         averaged(objective, state)
         start = levels[level] = objective.tensors()
         log += [{"level": round(level, 4), **line} for line in Log(run / "log.jsonl").read()]
+        steps, seconds = steps + state["step"], seconds + state["seconds"]
         if not done:
             break
     NoiseAware(base, levels).save_pretrained(folder)
-    facts = {**plan.facts, **origin, "levels": [round(level, 4) for level in levels]}
+    facts = {
+        "steps": steps,
+        "samples": steps * objective.recipe.batch,
+        "hours": round(seconds / 3600, 2),
+        "levels": sorted(round(level, 4) for level in levels),
+        **plan.facts,
+        **origin,
+    }
     describe(objective, state, log, folder, name, **facts)
     return folder
 

@@ -65,17 +65,21 @@ class Estimates:
         prompts: int,
     ):
         self.pipe, self.call, self.reward, self.seed = pipe, dict(call), reward, seed
-        self.steps, self.texts = tuple(steps), captions(seed, prompts)
+        self.steps, self.texts, self.images = tuple(steps), captions(seed, prompts), IMAGES
         if prompts * IMAGES % SHARD:
             raise ValueError(
                 f"estimates are kept {SHARD // IMAGES} prompts at a time, got {prompts}; take a multiple of "
                 "that"
             )
-        self.shards = Shards(folder, SHARD, self._make, prompts * IMAGES - 1, 10**9)
+        self.shards = Shards(folder, SHARD, self._make, 0, 1)
 
-    def draw(self, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return random rows: pictures uint8 [B, S, 3, H, W], numbers of prompts [B], scores [B]."""
-        return self.shards.draw(0, size, generator)
+    def draw(self, prompts: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return all pictures of random prompts, those of a prompt in a row.
+
+        They are pictures uint8 [B, S, 3, H, W], numbers of prompts [B] and scores [B].
+        """
+        chosen = torch.randperm(len(self.texts), generator=generator)[:prompts].tolist()
+        return self.shards.take([p * IMAGES + i for p in chosen for i in range(IMAGES)])
 
     def levels(self) -> tuple[float, ...]:
         """Return the share of noise in what each of the steps begins with."""

@@ -17,15 +17,14 @@ from ..data.estimates import Estimates
 from ..recipes import NoiseAwareConfig
 from .base import plain_attention
 
-PICTURES = "vision_model.", "visual_projection."
-
 
 class NoiseAwareObjective:
-    """Train the last blocks of the picture half of a reward on the estimates of one step.
+    """Train the last attention of the picture half of a reward on the estimates of one step.
 
-    TTSnap (2511.22242): the squared distance to the score that the reward itself gives to the finished
-    picture. Steps are learned one after the other, from the least noise to the most, and each begins with the
-    weights of the one before, `start`.
+    The target is the score that the reward itself gives to the finished picture, as in TTSnap (2511.22242).
+    There the loss is the squared distance. Here it is that of differences between pictures of one prompt,
+    since a search compares no others. Steps are learned one after the other, from the least noise to the
+    most, and each begins with the weights of the one before, `start`.
     """
 
     def __init__(
@@ -51,13 +50,11 @@ class NoiseAwareObjective:
         self.attention = contextlib.nullcontext
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        layers = len(self.model.vision_model.encoder.layers)
-        frozen = tuple(f"vision_model.encoder.layers.{i}." for i in range(layers - self.recipe.blocks)) + (
-            "vision_model.embeddings.",
-            "vision_model.pre_layrnorm.",
-        )
-        named = self.model.named_parameters()
-        return {name: p for name, p in named if name.startswith(PICTURES) and not name.startswith(frozen)}
+        count = len(self.model.vision_model.encoder.layers)
+        blocks = (f"vision_model.encoder.layers.{i}." for i in range(count - self.recipe.blocks, count))
+        learned = tuple(block + part for block in blocks for part in ("layer_norm1.", "self_attn."))
+        learned += "vision_model.post_layernorm.", "visual_projection."
+        return {name: p for name, p in self.model.named_parameters() if name.startswith(learned)}
 
     def hidden(self, name: str) -> bool:
         return ".layers." in name
@@ -70,14 +67,15 @@ class NoiseAwareObjective:
 
     def inputs(self, step: int, progress: float) -> tuple[Tensor, ...]:
         """Return estimated pictures uint8 [B, 3, H, W], numbers of prompts [B], scores of the ends [B]."""
-        rows = self.data.draw(self.recipe.batch, generator(self.seed, step))
+        rows = self.data.draw(self.recipe.batch // self.data.images, generator(self.seed, step))
         return rows["pictures"][:, self.place], rows["prompt"].long(), rows["score"]
 
     def loss(self, pictures: Tensor, prompts: Tensor, scores: Tensor) -> Tensor:
         pixels = preprocess(pictures.float() / 255, self.base.processor.image_processor)
         with self.attention():
             seen = self.model.get_image_features(pixels).pooler_output.float()
-        return mse_loss(cosine_similarity(seen, self.read[prompts]), scores)
+        given = cosine_similarity(seen, self.read[prompts])
+        return mse_loss(*(apart(values.view(-1, self.data.images)) for values in (given, scores)))
 
     def evaluate(self, sheet: Path | None = None) -> dict[str, float]:
         """Nothing is measured on the way; `bench.studies.search` measures ranks on tuning prompts."""
@@ -86,3 +84,8 @@ class NoiseAwareObjective:
     def tensors(self) -> dict[str, Tensor]:
         """Return the trained tensors by their names in the model."""
         return {name: p.detach().cpu().clone() for name, p in self.parameters().items()}
+
+
+def apart(scores: Tensor) -> Tensor:
+    """Return by how much scores `[prompts, pictures]` differ from the mean of their prompt."""
+    return scores - scores.mean(1, keepdim=True)

@@ -18,12 +18,20 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
+    from .processors.nag import NAG  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
     from .processors.softpag import SoftPAG  # noqa: F401
     from .processors.structured import StructuredGuidance  # noqa: F401
     from .sampling.best_of_n import BestOfN  # noqa: F401
+    from .sampling.fk_steering import FKSteering  # noqa: F401
+    from .sampling.npnet.transform import NPNet  # noqa: F401
+    from .sampling.paths import Paths  # noqa: F401
+    from .sampling.reno import ReNO  # noqa: F401
     from .sampling.staged import staged  # noqa: F401
+    from .sampling.svdd import SVDD  # noqa: F401
+    from .sampling.ttsnap import TTSnap  # noqa: F401
+    from .sampling.zero_order import ZeroOrder  # noqa: F401
     from .session.session import Session, apply, remove  # noqa: F401
     from .session.summary import summary  # noqa: F401
 

@@ -11,14 +11,16 @@ from typing import Annotated, Any
 import typer
 
 from .commands import making
+from .commands.collect import collect
 from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
-from .commands.listing import doctor, families, methods
+from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.reward import reward
+from .commands.search import search
 from .commands.train import train
 from .commands.tune import tune
 from .outputs.stop import Interrupted, interrupting
@@ -88,10 +90,10 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, compare, demo):
+for command in (generate, search, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
-for command in (tune, reward, plan, train, methods, families, doctor):
+for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):
     app.command(cls=Command)(command)
 
 

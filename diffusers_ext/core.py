@@ -17,13 +17,14 @@ from torch import Tensor
 
 
 class Slot(Enum):
-    """The five places of a site or a denoiser that a method can own."""
+    """The six places of a site or a denoiser that a method can own."""
 
     INPUTS = "inputs"  # edits k and v or adds keys; chains
     CORE = "core"  # how attention is computed; one owner per site
     OUTPUT = "output"  # edits the attention output; chains
     OBSERVE = "observe"  # reads maps; never conflicts
     DENOISER = "denoiser"  # extra passes through the denoiser; one owner per session
+    TEXT = "text"  # a second text beside that of the prompt; one owner per session
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,11 @@ class RunContext:
         "plans",
         "reordered",
         "rows",
+        "second_text",
         "sigma",
         "step",
         "steps",
+        "text_first",
     )
 
     def __init__(self) -> None:
@@ -123,6 +126,12 @@ class RunContext:
         self.sigma: float | None = None
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
+        # Tokens of a second text in this call: keys behind those of the prompt in cross-attention. In a joint
+        # sequence they are as many as those of the prompt, on their far side from the grid.
+        self.second_text: int = 0
+        # In a call with a second text: whether text comes before the grid. The layout itself would cost
+        # compiled code a graph for each size.
+        self.text_first: bool = False
         self.gradient_pass: bool = False  # a pass for the gradients of a method is running
         self.cross_text: Any = None  # a CrossText that cross-attention reads in this call, if any
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
@@ -189,6 +198,33 @@ class Guidance(Method):
     @abstractmethod
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
         """Return what to add to the guided prediction, given the two predictions `[B, ...]`."""
+
+
+class SecondText(Method):
+    """A method with the `TEXT` slot: its sites also get the tokens of a second text.
+
+    The session encodes `text` as the pipeline encodes a prompt. The cores of the method stand outside those
+    of all other methods, which see one text at a time. `RunContext.second_text` counts the tokens.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The second text."""
+
+    @abstractmethod
+    def active(self, run: RunContext) -> bool:
+        """Return whether the current step needs the second text."""
+
+    def changes(self, site: Site) -> bool:
+        """Return whether the second text changes the grid tokens of a site that the method selected."""
+        return True
+
+    def idle(self, run: RunContext) -> str | None:
+        """Return why no step of a run needed the text; `None` also if the settings switch it off."""
+        return None
 
 
 class ReportingCore:

@@ -28,6 +28,7 @@ ALLOWED = {
         "processors",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "session",
         "settings",
     },
@@ -37,6 +38,7 @@ ALLOWED = {
     "cli": {"_version", "commands", "outputs"},
     "commands": {
         "_version",
+        "errors",
         "evaluate",
         "evaluate/report",
         "families",
@@ -47,6 +49,7 @@ ALLOWED = {
         "processors/sparse",
         "rewards",
         "sampling",
+        "sampling/npnet",
         "settings",
         "training",
         "versions",
@@ -120,6 +123,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
+    "sampling/npnet": {"errors", "outputs", "rewards", "sampling", "settings", "zoo"},
     "session": {"calls", "core", "errors", "families", "versions"},
     "settings": {"core", "errors"},
     "training": {
@@ -129,13 +133,25 @@ ALLOWED = {
         "outputs",
         "processors",
         "processors/sparse",
+        "rewards",
+        "sampling",
+        "sampling/npnet",
         "settings",
+        "training/data",
         "training/objectives",
         "zoo",
         "zoo/models",
         "zoo/world",
     },
-    "training/data": {"outputs", "training", "zoo/models", "zoo/world"},
+    "training/data": {
+        "outputs",
+        "rewards",
+        "sampling",
+        "sampling/npnet",
+        "training",
+        "zoo/models",
+        "zoo/world",
+    },
     "training/objectives": {
         "core",
         "families",
@@ -143,6 +159,7 @@ ALLOWED = {
         "processors",
         "processors/sparse",
         "rewards",
+        "sampling/npnet",
         "session",
         "training",
         "training/data",
@@ -277,7 +294,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     pages = sorted(PACKAGE.glob("evaluate/report/templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*catalogue.MODELS, *catalogue.REWARDS}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES}
     assert {n.split("/")[3] for n in names if n.endswith("/card.json")} == weights
     assert not [n for n in names if n.endswith("training_log.jsonl")], "logs are for reruns from a checkout"
 

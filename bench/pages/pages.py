@@ -21,8 +21,10 @@ from ..studies import (
     distillation,
     headroom_chart,
     judge_labels,
+    nag,
     one_step,
     quality_chart,
+    reno,
 )
 from ..timing import growth, speed
 from . import cards, power, results_table, whole_tiles
@@ -124,7 +126,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
+    "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
+    "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),
+    "reno-memory": _filed("reno-shapes-sd-turbo", reno.memory_to_markdown),
     "reward": _filed(cards.REWARD, reward),
     "headroom": headroom_chart.to_markdown,
     "speed": _filed("speed-cpu-x86_64", speed.to_markdown),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import making
+from . import columns, making, scoring
 from . import options as opt
 from .seeds import seed_of
 
@@ -22,8 +22,21 @@ def compare(
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
     model: opt.Model = opt.MODEL,
     methods: Annotated[
-        str, typer.Option("--methods", help="The columns, as plain,softpag. Write a+b to apply both.")
-    ] = "plain,softpag",
+        str | None,
+        typer.Option(
+            "--methods",
+            help="The columns, as plain,softpag. Write a+b to apply both. By default these two, or plain if "
+            "there are samplers.",
+            show_default=False,
+        ),
+    ] = None,
+    samplers: Annotated[
+        str | None,
+        typer.Option(
+            "--samplers", help="Further columns, of searches, as best-of-8 or softpag+best-of-8,ttsnap."
+        ),
+    ] = None,
+    reward: scoring.Rewards = None,
     settings: opt.Settings = None,
     preset: opt.Preset = None,
     seeds: Annotated[
@@ -57,11 +70,16 @@ def compare(
     wanted = [*(prompts or []), *(named or []), *(read_prompts(prompts_file) if prompts_file else [])]
     if not wanted:
         raise ValueError("compare needs a prompt, got none; write one in quotes or pass --prompts-file FILE")
+    if reward and samplers is None:
+        raise ValueError("--reward is for samplers, got none; add --samplers best-of-8")
+    methods = methods or ("plain,softpag" if samplers is None else "plain")
+    names = methods if samplers is None else f"{methods},{samplers}"
     side_by_side(
         Checkpoint.resolve(model),
         list(dict.fromkeys(wanted)),
         numbers,
-        methods=methods,
+        names=names,
+        rewards=reward or [],
         settings=settings or [],
         preset=preset,
         asked={
@@ -77,7 +95,7 @@ def compare(
         dtype=dtype,
         threads=threads,
         out=out,
-        title=f"{model}: {methods.replace(',', ', ')}",
+        title=f"{model}: {names.replace(',', ', ')}",
     )
 
 
@@ -86,24 +104,31 @@ def side_by_side(
     prompts: list[str],
     seeds: list[int],
     *,
-    methods: str,
+    names: str,
     preset: bool | None,
     batch: int,
     device: str | None,
     out: str | Path,
     title: str,
+    rewards: Sequence[str] = (),
     settings: Sequence[str] = (),
     asked: Mapping[str, Any] = MappingProxyType({}),
     dtype: str | None = None,
     threads: int | None = None,
     notes: tuple[str, ...] = (),
+    wide: bool = False,
 ) -> dict[str, Any]:
-    """Run and write one comparison; return what `results.json` holds."""
+    """Run and write one comparison; return what `results.json` holds.
+
+    `names` are the columns. If one of them has a sampler, all are scored, and their cost is shown. The grid
+    has a row for each column if it is to be `wide`.
+    """
     from ..evaluate import density
     from ..evaluate.compare import lines, run
     from ..evaluate.comparison_files import PictureFiles
     from ..evaluate.report.comparison import html
     from ..evaluate.report.grid import grid
+    from ..evaluate.report.wide_grid import wide_grid
     from ..evaluate.store import FILE
     from ..outputs.claim import claim
     from ..outputs.files import output_folder, write_json, write_text
@@ -113,16 +138,19 @@ def side_by_side(
     from ..sampling.items import Item
 
     opt.refuse_other(out, "an eval", FILE)
-    columns, known = opt.variants(methods, settings, model, preset)
+    wanted = columns.read(names)
+    searched = any(column.samplers for column in wanted)
+    scorers = scoring.chosen(rewards, model, device) if searched else None
+    variants, known = columns.variants(wanted, settings, model, preset, scorers, measured=searched)
     folder = output_folder(out)
     pipe = model.load(device, dtype, threads)
     call = arguments(pipe, model.call, **asked)
     opt.warn_of_texts(model, pipe, prompts, call)
     items = [Item(p, s) for p in prompts for s in seeds]
-    progress = making.progress(len(items) * len(columns))
+    progress = making.progress(len(items) * len(variants))
     with claim(folder, "compare"), progress, density.unlogged():
         files = PictureFiles(folder, identity.shared(pipe, model, (), call))
-        comparison = run(pipe, columns, items, call, batch, files=files, progress=progress)
+        comparison = run(pipe, variants, items, call, batch, files=files, progress=progress)
         if not progress.finished:
             making.end(progress)
         results = {
@@ -139,7 +167,7 @@ def side_by_side(
                 f"warning: {folder} held another comparison; its compare.png, {REPORT} and results.json are "
                 "replaced, its pictures stay"
             )
-        write_image(folder / "compare.png", grid(comparison))
+        write_image(folder / "compare.png", (wide_grid if wide else grid)(comparison))
         write_text(folder / REPORT, html(comparison, results, title, (*notes, *known, *ran_where)))
         write_json(folder / "results.json", results)
     for line in [*known, *lines(results), *ran_where]:

@@ -126,7 +126,7 @@ def _models() -> list[Finding]:
     from ..zoo import cards, catalogue
 
     found = []
-    for name in (*catalogue.MODELS, *catalogue.REWARDS):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES):
         try:
             folder = _folder(name)
         except FileNotFoundError as error:
@@ -142,7 +142,7 @@ def _models() -> list[Finding]:
 
 
 def _folder(name: str) -> Path:
-    """Return the folder of a pipeline or reward of the zoo.
+    """Return the folder of a pipeline, a reward or an NPNet of the zoo.
 
     Raises `FileNotFoundError` if it is not installed.
     """
@@ -152,8 +152,9 @@ def _folder(name: str) -> Path:
     if name in catalogue.MODELS:
         return Checkpoint.resolve(name).folder
     folder = catalogue.path(name)
-    if not (folder / "config.json").is_file():
+    if not (folder / ("noise_aware.json" if name in catalogue.AWARE else "config.json")).is_file():
+        kind = "NPNet" if name in catalogue.NOISES else "reward"
         raise FileNotFoundError(
-            f"{folder} holds no reward; install the package again, or run 'diffusers-ext train {name}'"
+            f"{folder} holds no {kind}; install the package again, or run 'diffusers-ext train {name}'"
         )
     return folder

@@ -1,12 +1,11 @@
 """Run `diffusers-ext eval`: measure how often a model obeys the prompt, and what a method changes."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from . import making
+from . import making, pareto, scoring
 from . import options as opt
 from .compare import REPORT
 from .seeds import seed_of
@@ -25,6 +24,22 @@ def evaluate(
     method: opt.Methods = None,
     settings: opt.Settings = None,
     preset: opt.Preset = None,
+    samplers: Annotated[
+        str | None,
+        typer.Option(
+            "--samplers",
+            help="Columns of searches in place of --method, as plain,best-of-8,softpag+best-of-8. The report "
+            "is quality over cost.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Evaluations for each picture of a search without a number in its name, as 240 or 240,480.",
+        ),
+    ] = None,
+    reward: scoring.Rewards = None,
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
     batch: opt.Batch = 8,
@@ -54,8 +69,36 @@ def evaluate(
     number = seed_of(seed)
     checkpoint = Checkpoint.resolve(model)
     asked = questions(suite, n, number, checkpoint.tasks)
+    if samplers is not None:
+        if method:
+            raise ValueError(
+                f"--method and --samplers do not go together, got both; write the method as a column, as "
+                f"--samplers plain,{method[0]}"
+            )
+        pareto.measure(
+            checkpoint,
+            asked,
+            samplers,
+            suite=suite,
+            n=n,
+            seed=number,
+            budget=budget,
+            rewards=reward or [],
+            settings=settings or [],
+            preset=preset,
+            call={"num_inference_steps": steps, "guidance_scale": guidance_scale},
+            batch=batch,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            out=out,
+        )
+        return
+    if given := [name for name, value in (("--budget", budget), ("--reward", reward)) if value is not None]:
+        raise ValueError(f"{given[0]} is for samplers, got none; add --samplers plain,best-of-8")
     methods, notes = opt.chosen(checkpoint, method or [], settings or [], preset)
     opt.refuse_other(out, "a comparison", REPORT)
+    opt.refuse_other(out, "an eval of samplers", pareto.FILE)
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)
     call = arguments(pipe, checkpoint.call, num_inference_steps=steps, guidance_scale=guidance_scale)
@@ -88,15 +131,9 @@ def evaluate(
         }
         columns = [column(other, judged, pictures), *([column(plain, base, pictures)] if methods else [])]
         files = write(folder, found, *columns)
-    for line in [*notes, *aligned(rows(found, other.label or PLAIN)), *density.sentences(ran)]:
+    for line in [*notes, *opt.aligned(rows(found, other.label or PLAIN)), *density.sentences(ran)]:
         typer.echo(line)
     for sentence in density.warnings(ran):
         opt.warn(sentence)
     typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
     making.end(progress)
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Write a table as lines, its columns aligned."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table]

@@ -71,7 +71,7 @@ def generate(
     from ..sampling.call import arguments, makes_videos, seed_of
     from ..sampling.items import Item
 
-    prompt = _prompt([*([] if prompt is None else [prompt]), *(named or [])])
+    prompt = making.one_prompt("generate", [*([] if prompt is None else [prompt]), *(named or [])])
     if num_images < 1:
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
@@ -106,18 +106,6 @@ def generate(
         if progress.failures and resumed is not None:
             resumed.keep()
     making.end(progress)
-
-
-def _prompt(found: list[str]) -> str:
-    """Return the prompt, with or without `--prompt`; raises `ValueError` for none and for several."""
-    if not found:
-        raise ValueError('generate needs a prompt, got none; write one, as generate "a red circle"')
-    if len(found) > 1:
-        raise ValueError(
-            f"generate takes 1 prompt, got {len(found)}: {', '.join(map(repr, found))}; put quotes "
-            "around it, or use compare for several"
-        )
-    return found[0]
 
 
 def _said(first: int, resumed: "Unfinished | None") -> str:
@@ -162,7 +150,7 @@ def _make(
                 if target.stem and paths[p.item].exists():
                     progress.say(f"warning: {paths[p.item]} held another picture and is replaced")
                 report = session.report().to_dict() if session else None
-                says = _write(paths[p.item], p, records[p.item], report, target.fps, embed)
+                says = write_picture(paths[p.item], p, records[p.item], report, target.fps, embed)
                 if p.flags:
                     progress.say(f"warning: {paths[p.item].name} looks wrong: {', '.join(p.flags)}")
                 progress.line(f"{paths[p.item]}  seed {p.item.seed}, {p.seconds:.2f} s{says}")
@@ -181,7 +169,7 @@ def _flush(progress: "Progress", lines: list[str]) -> None:
         progress.line(lines.pop(0))
 
 
-def _write(
+def write_picture(
     path: Path, picture: "Picture", made: dict[str, Any], report: Any, fps: float | None, embed: bool
 ) -> str:
     """Write a picture and, last, the JSON file beside it; return the verdict in words."""

@@ -1,7 +1,8 @@
-"""Run `methods`, `families` and `doctor`: list what there is, what it takes, and what can run here."""
+"""Run `methods`, `samplers`, `families` and `doctor`: list what there is, and what can run here."""
 
 import json
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any
 
 import typer
@@ -18,33 +19,71 @@ def methods(
     """List methods with their settings, defaults, ranges and units."""
     from ..settings.registry import METHODS
 
-    found = [describe_method(name) for name in names or METHODS]
+    _show([describe_method(name) for name in names or METHODS], as_json)
+
+
+def samplers(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Samplers to show. By default all of them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List samplers with their settings. All take a budget, seconds and micro_batch, too."""
+    from ..settings.registry import SAMPLERS
+    from ..settings.samplers import main_count, named
+
+    found = []
+    for name in names or SAMPLERS:
+        cls = named(name).cls
+        count = main_count(cls)
+        found.append({**describe(name, cls, shared=names is not None), **({"count": count} if count else {})})
+    _show(found, as_json)
+
+
+def _show(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    for method in found:
-        typer.echo(f"{method['name']}: {method['doc']}")
-        width = max(len(s["name"]) for s in method["settings"])
-        for s in method["settings"]:
+    for one in found:
+        typer.echo(f"{one['name']}: {one['doc']}")
+        width = max((len(s["name"]) for s in one["settings"]), default=0)
+        for s in one["settings"]:
             limits = f", from {s['low']:g}" if s["low"] is not None else ""
             limits += f" to {s['high']:g}" if s["high"] is not None else ""
             unit = f" [{s['unit']}{limits}]" if s["unit"] else ""
             typer.echo(f"  {s['name']:<{width}} = {s['default']!s:<10} {s['help']}{unit}")
+        if "count" in one:
+            typer.echo(f"  a number in the name sets {one['count']}, as {_counted(one['name'])}")
+
+
+def _counted(name: str) -> str:
+    return f"{name.removesuffix('-n')}-8"
 
 
 def describe_method(name: str) -> dict[str, Any]:
     """Return name, first line of the docstring and settings of one method, as plain data."""
+    from ..settings.methods import method_class
+
+    return describe(name, method_class(name))
+
+
+def describe(name: str, cls: type, shared: bool = True) -> dict[str, Any]:
+    """Return the same of any class of settings; without those that are `shared` by all of its kind."""
     from typing import get_type_hints
 
-    from ..settings.methods import describe, method_class
+    from ..settings import fields as words
+    from ..settings.assign import settable
 
-    cls = method_class(name)
+    base = [c for c in cls.__mro__ if is_dataclass(c)][-1]
+    left_out = set() if shared or base is cls else {f.name for f in fields(base)}
     hints = get_type_hints(cls)
     settings = []
-    for f in fields(cls):
+    for f in settable(cls).values():
+        if f.name in left_out:
+            continue
         facts = {k: f.metadata.get(k) for k in ("unit", "low", "high", "help")}
         default = f.default if isinstance(f.default, int | float | str | None) else str(f.default)
-        settings.append({"name": f.name, "type": describe(hints[f.name]), "default": default, **facts})
+        settings.append({"name": f.name, "type": words.describe(hints[f.name]), "default": default, **facts})
     return {"name": name, "doc": (cls.__doc__ or "").strip().splitlines()[0], "settings": settings}
 
 

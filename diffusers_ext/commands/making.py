@@ -17,6 +17,18 @@ debug: ContextVar[bool] = ContextVar("debug", default=False)  # --debug of the c
 Prompt = Annotated[list[str] | None, typer.Option("--prompt", hidden=True)]
 
 
+def one_prompt(command: str, found: list[str]) -> str:
+    """Return the prompt, with or without `--prompt`; raises `ValueError` for none and for several."""
+    if not found:
+        raise ValueError(f'{command} needs a prompt, got none; write one, as {command} "a red circle"')
+    if len(found) > 1:
+        raise ValueError(
+            f"{command} takes 1 prompt, got {len(found)}: {', '.join(map(repr, found))}; put quotes "
+            "around it, or use compare for several"
+        )
+    return found[0]
+
+
 def progress(total: int, unit: str = "image") -> "Progress":
     """Make the progress of a run of `total` items, with a bar on a terminal.
 

@@ -28,6 +28,7 @@ ALIASES = MappingProxyType(
 EXAMPLES = MappingProxyType(
     {
         "generate": 'diffusers-ext generate "a red circle" --method softpag --seed 7 -n 4',
+        "search": 'diffusers-ext search "two blue stars" --sampler best-of-8 --seed 7',
         "compare": 'diffusers-ext compare "two blue stars" --methods plain,softpag --seeds 0,1',
         "demo": "diffusers-ext demo --out my-demo",
         "eval": "diffusers-ext eval --model shapes-sd --method softpag --n 20",
@@ -35,7 +36,9 @@ EXAMPLES = MappingProxyType(
         "reward": "diffusers-ext reward --suite held-out --prompts 20",
         "plan": "diffusers-ext plan flux.1 --method clear --height 2048 --width 2048",
         "train": "diffusers-ext train shapes-sd3 --minutes 30 --out runs",
+        "collect": "diffusers-ext collect --model shapes-sd --n 2000 --out pairs",
         "methods": "diffusers-ext methods softpag",
+        "samplers": "diffusers-ext samplers ttsnap",
         "families": "diffusers-ext families --json",
         "doctor": "diffusers-ext doctor",
     }

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..evaluate.cells import Variant
     from ..models.checkpoint import Checkpoint
 
 MODEL = "shapes-sd"  # the model of the zoo that draws most prompts right
@@ -126,25 +125,6 @@ def _brief(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def variants(
-    names: str, settings: Sequence[str], model: "Checkpoint", preset: bool | None
-) -> tuple[list["Variant"], list[str]]:
-    """Read `plain,softpag,a+b` as variants, with what `chosen` says. A method gets the settings naming it."""
-    from ..evaluate.cells import Variant
-    from ..settings.methods import PLAIN, once
-
-    labels = [label.strip() for label in names.split(",") if label.strip()]
-    for label in labels:
-        once(label.split("+"))
-    used = list(dict.fromkeys(n for label in labels if label != PLAIN for n in label.split("+")))
-    built, notes = chosen(model, used, settings, preset)
-    methods = dict(zip(used, built, strict=True))
-    columns = [
-        Variant(label, tuple(methods[n] for n in label.split("+") if label != PLAIN)) for label in labels
-    ]
-    return columns, notes
-
-
 def refuse_other(out: str | Path, command: str, mark: str) -> None:
     """Raise `ValueError` if the folder `out` holds `mark`, a file of another command whose results would be
     lost.
@@ -154,6 +134,12 @@ def refuse_other(out: str | Path, command: str, mark: str) -> None:
             f"{str(out)!r} holds the results of {command} ({mark}), which would be overwritten; choose "
             "another --out"
         )
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Write a table as lines, its columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
 
 
 def warn(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Run `diffusers-ext train`: train one model of the zoo, or distil a student of one."""
+"""Run `diffusers-ext train`: train a model of the zoo, a student of one, or a network for its noise."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,18 +8,19 @@ import typer
 from ..training.plans import RUNS
 from . import options as opt
 
-STUDENT = "clear"
+STUDENT, NOISE = "clear", "npnet"
 
 
 def train(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join((*RUNS, STUDENT))}.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join((*RUNS, STUDENT, NOISE))}.")],
     out: Annotated[
         str | None,
         typer.Option(
             "--out",
             "-o",
             metavar="PATH",
-            help=f"Folder of runs, in which the folder NAME is made. For {STUDENT}, the student's folder.",
+            help=f"Folder of runs, in which the folder NAME is made. For {STUDENT} and {NOISE}, the "
+            "folder of the result.",
         ),
     ] = None,
     minutes: Annotated[
@@ -51,47 +52,69 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--start", help=f"Weights to begin with: a model of the zoo or a folder. Not for {STUDENT}."
+            "--start",
+            help=f"Weights to begin with: a model of the zoo or a folder. Not for {STUDENT} and {NOISE}.",
         ),
     ] = None,
     seed: Annotated[str, typer.Option("--seed", metavar="INTEGER", help="Fixes data and noise.")] = "0",
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", help=f"The model that {STUDENT} distils. By default shapes-sd3."),
+        typer.Option(
+            "--teacher",
+            "--model",
+            help=f"The model that {STUDENT} distils, or whose noise {NOISE} changes. By default shapes-sd3.",
+        ),
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option("--pairs", metavar="PATH", help=f"The folder of 'collect' that {NOISE} learns from."),
     ] = None,
     settings: opt.Settings = None,
 ) -> None:
     """Train a model of the zoo; an interrupted run goes on from its last checkpoint.
 
-    `clear` distils a trained model for CLEAR with the settings of --set.
+    `clear` distils a trained model for CLEAR with the settings of --set. `npnet` trains a network of the
+    sizes in --set, which changes the noise of a model.
     """
     from ..models.logs import quiet_libraries
     from ..models.threads import use_threads
     from ..outputs.claim import claim
     from ..outputs.files import output_folder, subfolder
     from ..sampling.call import seed_of
-    from ..training import distill
+    from ..training import distill, noise
     from ..training.fit import Run
     from ..training.runs import run
 
     number = seed_of(seed)
-    if name not in (known := (*RUNS, STUDENT)):
+    if name not in (known := (*RUNS, STUDENT, NOISE)):
         raise ValueError(f"unknown model {name!r}; train one of {', '.join(known)}")
     # A run that is refused leaves no folder, so all is checked before one is made.
-    begin = None if start is None or name == STUDENT else _start(start)
+    begin = None if start is None or name in (STUDENT, NOISE) else _start(start)
     how = Run(minutes, samples, decay_now, resume, number, batch=batch, start=begin)
     use_threads(threads)
-    if name == STUDENT:
+    if (name == NOISE) != (pairs is not None):
+        came = "none" if pairs is None else f"them for {name!r}"
+        raise ValueError(
+            f"'train {NOISE}' learns from pairs and nothing else does, got {came}; make some with "
+            "'diffusers-ext collect', and name their folder with --pairs"
+        )
+    if name in (STUDENT, NOISE):
         quiet_libraries()
         if start:
-            raise ValueError(f"'train {STUDENT}' starts from its teacher, got --start {start}; leave it out")
-        folder = output_folder(Path("runs") / STUDENT if out is None else out)
+            begins = "its teacher" if name == STUDENT else "the seed alone"
+            raise ValueError(f"'train {name}' starts from {begins}, got --start {start}; leave it out")
+        model = teacher or "shapes-sd3"
+        folder = output_folder(Path("runs") / name if out is None else out)
         with claim(folder, "train"):
-            written = distill.run(teacher or "shapes-sd3", settings or [], folder, how)
+            if name == STUDENT:
+                written = distill.run(model, settings or [], folder, how)
+            else:
+                written = noise.run(model, Path(pairs), settings or [], folder, how)
     else:
         if teacher or settings:
             raise ValueError(
-                f"--teacher and --set are for 'train {STUDENT}', got them for {name!r}; leave them out"
+                f"--teacher and --set are for 'train {STUDENT}' and 'train {NOISE}', got them for {name!r}; "
+                "leave them out"
             )
         folder = output_folder("runs" if out is None else out)
         with claim(subfolder(folder, name), "train"):

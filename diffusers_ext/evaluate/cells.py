@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ..settings import methods, samplers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,10 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant is one column of a comparison; without methods it is the stock pipeline."""
+    """A variant is one column of a comparison; without methods and sampler it is the stock pipeline.
+
+    `rewards` says in a record what the sampler scores with.
+    """
 
     label: str
     methods: tuple[Any, ...] = ()
+    sampler: Any = None
+    rewards: tuple[Mapping[str, Any], ...] = ()
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Return the methods and then the sampler, with all settings, as plain JSON data."""
+        own = [] if self.sampler is None else [samplers.as_dict(self.sampler, self.rewards)]
+        return [*map(methods.as_dict, self.methods), *own]
 
 
 @dataclass(frozen=True)

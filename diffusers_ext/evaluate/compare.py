@@ -1,18 +1,18 @@
 """Compare variants on the same prompts and seeds: pictures, verdicts, accuracies, paired differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..sampling.clip import still
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
 from ..sampling.progress import Progress
-from ..settings.methods import as_dict
 from . import density
 from .cells import Cell, Variant
 from .comparison_files import PictureFiles
-from .score import Judged, compare, judge, summarise
+from .score import Judged, compare, judge_picture, plain_data, summarise
+from .statistics import mean
 from .words import difference, right
 
 
@@ -30,18 +30,31 @@ class Comparison:
         pairs = zip(self.variants, self.reports, strict=True)
         return {v.label: density.of(v.methods, report) for v, report in pairs if report}
 
+    def costs(self) -> dict[str, float]:
+        """Return the mean evaluations a picture of each variant of which they were counted."""
+        found = {}
+        for variant, row in zip(self.variants, self.cells, strict=True):
+            spent = [c.judged.cost for c in row if c.judged.cost is not None]
+            if spent:
+                found[variant.label] = sum(spent) / len(spent)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `results.json`. The others are paired with the first variant."""
         methods = {}
         for variant, row, report in zip(self.variants, self.cells, self.reports, strict=True):
             judged = [c.judged for c in row if c.image is not None]
             methods[variant.label] = {
-                "methods": [as_dict(m) for m in variant.methods],
+                "methods": variant.settings(),
                 **summarise(judged),
                 "seconds_per_image": sum(j.seconds for j in judged) / len(judged) if judged else None,
                 "report": report,
-                "images": [asdict(j) for j in judged],
+                "images": [plain_data(j) for j in judged],
             }
+            if variant.label in self.costs():
+                prompts = [j.prompt for j in judged]
+                methods[variant.label]["cost"] = mean([j.cost for j in judged], prompts)
+                methods[variant.label]["reward"] = mean([j.reward for j in judged], prompts)
             if len(judged) < len(row):
                 lost = [c.judged for c in row if c.image is None]
                 methods[variant.label]["failed"] = [
@@ -84,10 +97,10 @@ def run(
             progress.skip(len(row))
         todo = [item for item in items if item not in row]
         with applied(pipe, variant.methods if todo else ()) as session:
-            for pictures in generate(pipe, todo, call, batch, progress):
+            for pictures in generate(pipe, todo, call, batch, progress, variant.sampler):
                 report = session.report().to_dict() if session else None
                 for p in pictures:
-                    judged = judge(p.image, p.item.prompt, p.item.seed, p.seconds)
+                    judged = judge_picture(p)
                     row[p.item] = Cell(variant.label, still(p.image), judged)
                     if files:
                         files.add(variant, row[p.item], report)
@@ -112,7 +125,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
             out.append(f"{label:<{width}}  no picture could be made")
             continue
         figures = right(facts["overall"]) if facts["overall"] else "no ground truth"
-        out.append(f"{label:<{width}}  {figures}, {facts['seconds_per_image']:.2f} s an image")
+        paid = f"{facts['cost']['mean']:.0f} evaluations and " if "cost" in facts else ""
+        out.append(f"{label:<{width}}  {figures}, {paid}{facts['seconds_per_image']:.2f} s an image")
     return out + differences(results)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from ..outputs.files import slug, subfolder, write_json
 from ..outputs.record import write_image
 from ..sampling import identity
 from ..sampling.items import Item
-from ..settings.methods import as_dict
 from .cells import Cell, Variant
 from .pictures import FOLDER
+from .score import plain_data
 from .store import judged
 
 # The first two are raised for a damaged PNG, the others for a verdict that is none.
@@ -39,7 +38,7 @@ class PictureFiles:
 
     def record(self, variant: Variant, item: Item) -> dict[str, Any]:
         """Return all that shapes the picture of `item` under `variant`."""
-        return identity.of(item, {**self.common, "methods": [as_dict(m) for m in variant.methods]})
+        return identity.of(item, {**self.common, "methods": variant.settings()})
 
     def path(self, variant: Variant, item: Item) -> Path:
         """Return the file of that picture, whether or not it has been made."""
@@ -65,4 +64,4 @@ class PictureFiles:
         made, path = self.record(variant, item), self.path(variant, item)
         subfolder(self.home, FOLDER, path.parent.name)
         write_image(path, cell.image, made)
-        write_json(path.with_suffix(".json"), made | {"judged": asdict(cell.judged), "report": report})
+        write_json(path.with_suffix(".json"), made | {"judged": plain_data(cell.judged), "report": report})

@@ -7,18 +7,18 @@ from typing import Any
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
 from ..sampling.progress import Progress
-from ..settings.methods import PLAIN, as_dict
+from ..settings.methods import PLAIN
 from . import density
 from .cells import Column, Variant
 from .pictures import Pictures
-from .score import Judged, compare, judge, summarise
+from .score import Judged, compare, judge_picture, summarise
 from .store import Store
 from .suite import Question
 
 
 def key(variant: Variant) -> str:
-    """Return the text that identifies the pictures of a variant: its methods with all settings."""
-    return json.dumps([as_dict(m) for m in variant.methods], sort_keys=True)
+    """Return the text that identifies the pictures of a variant: all settings of its methods and sampler."""
+    return json.dumps(variant.settings(), sort_keys=True)
 
 
 def answer(
@@ -49,10 +49,10 @@ def answer(
         progress.skip(len(questions) - len(todo))
     if todo:
         with applied(pipe, variant.methods) as session:
-            for made in generate(pipe, todo, call, batch, progress):
+            for made in generate(pipe, todo, call, batch, progress, variant.sampler):
                 for p in made if pictures is not None else ():
                     pictures.add(name, p.item, p.image)
-                judged = [judge(p.image, p.item.prompt, p.item.seed, p.seconds, tasks[p.item]) for p in made]
+                judged = [judge_picture(p, tasks[p.item]) for p in made]
                 if session and (ran := density.of(variant.methods, session.report().to_dict())):
                     density.keep(store.path.parent, name, ran)
                 store.add(name, judged)
@@ -81,7 +81,7 @@ def results(
     `ran` holds the modules in which the methods ran and becomes `sites`.
     """
     found: dict[str, Any] = {
-        "methods": [as_dict(m) for m in variant.methods],
+        "methods": variant.settings(),
         **summarise(judged),
         "seconds_per_image": sum(j.seconds for j in judged) / len(judged),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..sampling.clip import Clip
@@ -15,6 +15,7 @@ from .statistics import accuracy, paired
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..sampling.items import Picture
     from ..zoo.world.captions import Spec
     from ..zoo.world.detect import Verdict
     from ..zoo.world.motion import Script
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Judged:
     """A verdict on one picture; `correct` is `None` if shapes world has no ground truth for it.
 
-    `swapped` marks the failures that show exactly the objects asked for with their colours exchanged.
+    `swapped` marks the failures that show exactly the objects asked for with their colours exchanged. A
+    picture of a sampler has its `reward`, and its `cost` in evaluations of the denoiser.
     """
 
     prompt: str
@@ -35,6 +37,8 @@ class Judged:
     reason: str
     seconds: float = 0.0
     swapped: bool = False
+    reward: float | None = None
+    cost: float | None = None
 
 
 def judge(
@@ -49,6 +53,19 @@ def judge(
         return Judged(prompt, seed, None, None, found, seconds)
     asked, seen = found
     return Judged(prompt, seed, task or asked.task, seen.correct, seen.reason, seconds, seen.swapped)
+
+
+def judge_picture(picture: Picture, task: str | None = None) -> Judged:
+    """Return the verdict on a picture that was made, with what it cost and its reward."""
+    item = picture.item
+    found = judge(picture.image, item.prompt, item.seed, picture.seconds, task)
+    return replace(found, reward=picture.reward, cost=picture.cost)
+
+
+def plain_data(judged: Judged) -> dict[str, Any]:
+    """Return a verdict as JSON data; pictures without a sampler have no reward and no cost."""
+    data = asdict(judged)
+    return {k: v for k, v in data.items() if v is not None or k not in ("reward", "cost")}
 
 
 def _of_picture(image: Image, prompt: str) -> tuple[Spec, Verdict] | str:

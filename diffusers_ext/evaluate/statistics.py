@@ -125,3 +125,9 @@ def bootstrap(
     means = sums[picks].sum(1) / sizes[picks].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def mean(values: Sequence[float], groups: Sequence[Hashable]) -> dict[str, float]:
+    """Compute the mean of values with its bootstrap interval over groups, as a dictionary."""
+    low, high = bootstrap(values, groups)
+    return {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}

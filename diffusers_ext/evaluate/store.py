@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..errors import unwritable
 from ..settings.fields import fit
-from .score import Judged
+from .score import Judged, plain_data
 
 FILE = "items.jsonl"
 LATER = ("configs", "device")  # keys of an identity that older folders lack; such folders stay usable
@@ -50,7 +50,7 @@ class Store:
 
     def add(self, variant: str, verdicts: Sequence[Judged]) -> None:
         """Append verdicts; they are on the disk when this returns."""
-        lines = [{"variant": variant, **asdict(j)} for j in verdicts]
+        lines = [{"variant": variant, **plain_data(j)} for j in verdicts]
         self._append(lines if self._begun else [self.identity, *lines])
         self._begun = True
         for j in verdicts:

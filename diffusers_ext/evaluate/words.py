@@ -59,5 +59,12 @@ def difference(entry: Mapping[str, Any]) -> str:
     return f"{size} points {interval}, {pairs}, p = {entry['p']:.2g}"
 
 
+def reward(entry: Mapping[str, Any]) -> str:
+    """Write a mean reward with its interval, where that means something."""
+    if not enough(entry):
+        return f"{entry['mean']:.3f}"
+    return f"{entry['mean']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+
+
 def _count(share: float, n: int) -> str:
     return f"{round(share * n)} of {n}"

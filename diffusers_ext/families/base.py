@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core import Core, Layout, RunContext, Site
 from ..errors import UnsupportedError
-from . import latents
+from . import latents, texts
 
 Kind = Literal["self", "joint", "cross"]
 Select = Callable[[Sequence[Site]], list[Site]]  # returns the sites that a method picks
@@ -188,6 +188,24 @@ class Family(ABC):
     def text_tokens(self, pipe: Any) -> int:
         """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
+
+    def one_text(self, model: nn.Module) -> str | None:
+        """Return why tokens of a second text cannot stand beside those of the prompt; `None` if they can.
+
+        All but attention must be token-wise in the text, before the blocks and in them.
+        """
+        return f"models of the family {self.name} mix all tokens of a text before their blocks"
+
+    def encode_text(self, pipe: Any, text: str, tokens: int) -> Tensor:
+        """Encode a text as `pipe` encodes its prompts: `[1, tokens, C]`, if its prompts have as many tokens.
+
+        Raises `UnsupportedError` for a pipeline that cannot encode.
+        """
+        return texts.encoded(pipe, text, tokens)
+
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a denoiser call with `text [1, L, C]` behind the text of each of its rows."""
+        return {**call, "encoder_hidden_states": texts.joined(call["encoder_hidden_states"], text)}
 
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
         """Return how often the grid of latents is halved at the sites that `select` picks, finest first."""

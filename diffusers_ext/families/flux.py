@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import MethodError, UnsupportedError
-from . import latents
+from . import latents, texts
 from .base import DispatchProcessor, Family, double_then_single
 
 if TYPE_CHECKING:
@@ -110,6 +110,18 @@ class FluxFamily(Family):
             vision=slice(length, length + tokens),
             raster=raster is not None,
         )
+
+    def one_text(self, model: nn.Module) -> None:
+        """Return `None`: all but attention is token-wise."""
+
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a call with `text [1, L, C]` ahead of each prompt, at the positions of the prompt."""
+        prompts, ids = call["encoder_hidden_states"], call["txt_ids"]
+        return {
+            **call,
+            "encoder_hidden_states": texts.joined(prompts, text, ahead=True),
+            "txt_ids": torch.cat([ids, ids], dim=-2),
+        }
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor:
         """Return `[B]`; it undoes the division by 1000 that every Flux pipeline does."""

@@ -122,5 +122,12 @@ class SD3Family(Family):
         """Count CLIP's tokens and those of T5."""
         return pipe.tokenizer_max_length + super().text_tokens(pipe)
 
+    def one_text(self, model: nn.Module) -> None:
+        """Return `None`: all but attention is token-wise."""
+
+    def encode_text(self, pipe: Any, text: str, tokens: int) -> Tensor:
+        """Encode a text with CLIP's tokens in front, which `max_sequence_length` does not count."""
+        return super().encode_text(pipe, text, max(tokens - pipe.tokenizer_max_length, 1))
+
 
 FAMILY = SD3Family()

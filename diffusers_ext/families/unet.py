@@ -190,6 +190,24 @@ class UNetFamily(Family):
         """Return 0: the text is in the keys of cross-attention."""
         return 0
 
+    def one_text(self, model: nn.Module) -> str | None:
+        """Return `None`, unless the model pools its text, or norms its tokens together."""
+        config, kind = model.config, type(model).__name__
+        pooled = config.addition_embed_type not in (None, "text_time")
+        if pooled or config.encoder_hid_dim_type not in (None, "text_proj"):
+            return f"this {kind} makes more of its text than tokens"
+        if config.cross_attention_norm == "group_norm":
+            return f"this {kind} norms the tokens of a text together"
+        return None
+
+    def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
+        """Return a call with `text [1, L, C]` behind each prompt; a mask of prompts hides none of it."""
+        call, mask = super().with_second_text(call, text), call.get("encoder_attention_mask")
+        if mask is None:
+            return call
+        shown = mask.new_ones((len(mask), text.shape[1]))
+        return {**call, "encoder_attention_mask": torch.cat([mask, shown], dim=1)}
+
     def levels(self, model: nn.Module, component: str, select: Select | None = None) -> tuple[int, ...]:
         """Return levels counted from the latents, so the finest attention may be at level 1 or 2."""
         sites = self.sites(model, component)

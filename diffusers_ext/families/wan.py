@@ -41,7 +41,7 @@ class WanProcessor(DispatchProcessor):
         """
         image = None
         if attn.add_k_proj is not None:
-            length = encoder_hidden_states.shape[1] - TEXT_TOKENS
+            length = encoder_hidden_states.shape[1] - TEXT_TOKENS - self.run.second_text
             image, encoder_hidden_states = (
                 encoder_hidden_states[:, :length],
                 encoder_hidden_states[:, length:],
@@ -95,6 +95,9 @@ class WanFamily(Family):
         """
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
+
+    def one_text(self, model: nn.Module) -> None:
+        """Return `None`: all but attention is token-wise."""
 
     def text_tokens(self, pipe: Any) -> int:
         """Return 0: the text is in the keys of cross-attention."""

@@ -127,7 +127,7 @@ def _gib(count: int) -> str:
 def _peak(vae: Any, side: int, *frames: int) -> tuple[float, int]:
     """Measure bytes a pixel at the peak of a decoder, and frames, on tensors without contents."""
     channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
-    live = _Live()
+    live = Live()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         latents = torch.empty((1, channels, *frames, side, side), dtype=vae.dtype, device=vae.device)
         with live:
@@ -135,7 +135,7 @@ def _peak(vae: Any, side: int, *frames: int) -> tuple[float, int]:
     return live.peak / (found.shape[-2] * found.shape[-1]), found.shape[2]
 
 
-class _Live(TorchDispatchMode):
+class Live(TorchDispatchMode):
     """Counts the bytes of storages that are in memory."""
 
     def __init__(self) -> None:
@@ -147,10 +147,10 @@ class _Live(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
+                self.note(tensor.untyped_storage())
         return out
 
-    def _note(self, storage: Any) -> None:
+    def note(self, storage: Any) -> None:
         key = storage._cdata
         if key in self.seen:
             return

@@ -19,6 +19,7 @@ class BestOfN(Sampler):
     """
 
     name: ClassVar[str] = "best-of-n"
+    grows: ClassVar[str] = "n"
     n: int = setting(8, "candidates", "for each prompt", bounds=(1, None))
 
     def search(self, search: Search) -> None:

@@ -35,7 +35,8 @@ class StepWatch:
 
     After each step `sample` is what the step began with, `mix` its noise, and `clean()` the estimate of the
     finished latents (Tweedie's formula): `x0 = (x - noise * e) / signal` for a model that predicts the noise
-    `e`, and what follows from it for the other predictions.
+    `e`, and what follows from it for the other predictions. `draws` says if the step took random numbers
+    from a generator of the call.
 
     Raises `UnsupportedError` for a scheduler whose schedule is not known here.
     """
@@ -45,12 +46,16 @@ class StepWatch:
         self.sample: Tensor | None = None
         self.prediction: Tensor | None = None
         self.mix: Mix | None = None
+        self.draws = False
         self._clean: Tensor | None = None
         _kind(scheduler)
         inner = scheduler.step
 
         @wraps(inner)
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+            dice = kwargs.get("generator")
+            one = dice[0] if isinstance(dice, (list, tuple)) else dice
+            before = None if one is None else one.get_state()
             if not kwargs.get("return_dict", True):
                 kwargs["return_dict"] = True
                 out = inner(model_output, timestep, sample, *args, **kwargs)
@@ -60,6 +65,7 @@ class StepWatch:
             self.sample, self.prediction = sample, model_output
             self._clean = getattr(out, "pred_original_sample", None)
             self.mix = mix_of(scheduler, timestep)
+            self.draws = one is not None and not torch.equal(before, one.get_state())
             return made
 
         scheduler.step = step
@@ -71,6 +77,11 @@ class StepWatch:
         sample, prediction = self.sample[rows].float(), self.prediction[rows].float()
         return clean(self.scheduler, self.mix, prediction, sample).to(self.sample.dtype)
 
+    def noise(self, rows: Any = slice(None)) -> Tensor:
+        """Return the noise `[R, ...]` of unit variance that goes with `clean`, in float32."""
+        sample, clean = self.sample[rows].float(), self.clean(rows).float()
+        return (sample - self.mix.signal * clean) / self.mix.noise
+
 
 def clean(scheduler: Any, mix: Mix, prediction: Tensor, sample: Tensor) -> Tensor:
     """Return the estimate of the finished latents from one prediction, by its `prediction_type`."""
@@ -78,7 +89,8 @@ def clean(scheduler: Any, mix: Mix, prediction: Tensor, sample: Tensor) -> Tenso
     if _kind(scheduler) == "flow":
         kind = "flow_prediction"
     if kind == "flow_prediction":
-        return sample - mix.noise * prediction
+        # A schedule that counts up has the velocity from noise to picture, as in Mochi.
+        return sample + (mix.noise if _rises(scheduler) else -mix.noise) * prediction
     if kind == "sample":
         return prediction
     # The network sees samples of variance one, so the others are on that scale.
@@ -96,17 +108,34 @@ def clean(scheduler: Any, mix: Mix, prediction: Tensor, sample: Tensor) -> Tenso
 
 def mix_of(scheduler: Any, timestep: Any) -> Mix:
     """Return how noisy the sample was that a scheduler has just stepped from."""
+    if _kind(scheduler) == "alphas":
+        return _mix(scheduler, timestep)
+    return _mix(scheduler, scheduler.sigmas[scheduler.step_index - 1])
+
+
+def mix_at(scheduler: Any, step: int) -> Mix:
+    """Return how noisy the sample is that a step of the present schedule begins with."""
+    return _mix(scheduler, (scheduler.timesteps if _kind(scheduler) == "alphas" else scheduler.sigmas)[step])
+
+
+def _mix(scheduler: Any, place: Any) -> Mix:
+    """Return the mix at a timestep, or at a sigma for schedulers that keep sigmas."""
     kind = _kind(scheduler)
     if kind == "alphas":
-        alpha = float(scheduler.alphas_cumprod[int(torch.as_tensor(timestep).flatten()[0])])
+        alpha = float(scheduler.alphas_cumprod[int(torch.as_tensor(place).flatten()[0])])
         return Mix(alpha**0.5, (1 - alpha) ** 0.5)
-    sigma = float(scheduler.sigmas[scheduler.step_index - 1])
+    sigma = float(place)
     if kind == "flow":
-        return Mix(1 - sigma, sigma)
+        return Mix(sigma, 1 - sigma) if _rises(scheduler) else Mix(1 - sigma, sigma)
     if kind == "solver":
         signal, noise = scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma, dtype=torch.float64))
         return Mix(float(signal), float(noise))
     return Mix(1.0, sigma)
+
+
+def _rises(scheduler: Any) -> bool:
+    """Return whether sigma is the share of the picture, not that of the noise."""
+    return bool(getattr(scheduler.config, "invert_sigmas", False))
 
 
 def _kind(scheduler: Any) -> str:

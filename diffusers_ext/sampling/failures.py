@@ -86,7 +86,7 @@ def _milder(pipe: Any, call: Mapping[str, Any]) -> str:
     if dtype == "bfloat16":
         return "try --dtype float32"
     scales = ["--guidance-scale"] * ((call.get("guidance_scale") or 0) > 1)
-    scales += ["scale of the method"] * _guided(pipe)
+    scales += ["scale of the method"] * guided(pipe)
     return f"try a smaller {' or '.join(scales)}, or another seed" if scales else "try another seed"
 
 
@@ -102,7 +102,7 @@ def bad_weight(pipe: Any) -> str | None:
     return None
 
 
-def _guided(pipe: Any) -> bool:
+def guided(pipe: Any) -> bool:
     """Return whether a method with an extra pass, and so with a scale, is applied."""
     from ..session.registration import NAME
 

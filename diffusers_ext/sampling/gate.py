@@ -26,7 +26,7 @@ class Gate:
     holds at most `micro_batch` candidates with all their branches of classifier-free guidance, in the
     pipeline's order. `on_spend` is called with the number of rows before a group runs, and may raise to stop.
     `evaluations` counts rows of the denoiser, a conditional and an unconditional one apart, and those of the
-    extra pass of a guidance method.
+    extra pass of a guidance method. Where `keeps_graph` is off, calls run without a graph for gradients.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Gate:
         self.candidates = candidates
         self.micro_batch = micro_batch
         self.evaluations = 0
+        self.keeps_graph = True
         self.spent = [0] * candidates  # evaluations by candidate
         self._on_spend = on_spend or (lambda rows: None)
         self._alive = list(range(candidates))
@@ -132,16 +133,27 @@ class _GateHook(ModelHook):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        session = module._diffusers_hook.get_hook(NAME)
-        if session is None or session.session.closed:
-            out, extra = forward(*args, **kwargs), 0
-        else:
-            with session.session.lock:
-                before, session.run.rows = session.extra_passes, tuple(part)
-                try:
-                    out = forward(*args, **kwargs)
-                finally:
-                    session.run.rows = None
-                extra = session.extra_passes - before
+        with torch.set_grad_enabled(self.gate.keeps_graph and torch.is_grad_enabled()):
+            out, extra = self._counted(module, part, forward, args, kwargs)
         self.gate.spend(part, branches + extra)
         return out
+
+    def _counted(
+        self,
+        module: nn.Module,
+        part: Sequence[int],
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[Any, int]:
+        """Return the output and the number of extra passes of a session below."""
+        session = module._diffusers_hook.get_hook(NAME)
+        if session is None or session.session.closed:
+            return forward(*args, **kwargs), 0
+        with session.session.lock:
+            before, session.run.rows = session.extra_passes, tuple(part)
+            try:
+                out = forward(*args, **kwargs)
+            finally:
+                session.run.rows = None
+            return out, session.extra_passes - before

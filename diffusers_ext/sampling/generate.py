@@ -38,8 +38,12 @@ def generate(
     call: Mapping[str, Any],
     batch: int = 1,
     progress: Progress | None = None,
+    sampler: Any = None,
 ) -> Iterator[list[Picture]]:
     """Make `items` in order, `batch` at a time, and yield each batch as it is done.
+
+    A `sampler` makes the pictures if there is one, and its first candidates have the noise that pictures
+    without a sampler have.
 
     Every image has its own CPU generator, so its noise does not depend on the batch; pixels may differ by a
     rounding step.
@@ -58,7 +62,7 @@ def generate(
     while left:
         size = 1 if retried else min(most, len(left))
         part, retried = left[:size], max(retried - 1, 0)
-        outcome = _attempt(pipe, part, call, progress)
+        outcome = _attempt(pipe, part, call, progress, sampler)
         if isinstance(outcome, _Trouble):
             free_memory()
             if outcome.memory and size > 1:
@@ -94,55 +98,76 @@ class _Trouble:
 
 
 def _attempt(
-    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], progress: Progress | None
+    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], progress: Progress | None, sampler: Any
 ) -> list[Picture | Failed] | _Trouble:
     """Make one batch. An exception of the call ends here, which frees the memory of its frames."""
     if progress is None:
-        return [_picture(*facts, pipe, call) for facts in _run(pipe, part, call, {})]
+        return [_picture(made, pipe, call) for made in _run(pipe, part, call, None, sampler)]
     progress.begin(len(part))
     try:
-        rows = _run(pipe, part, call, progress.hooks(pipe))
+        rows = _run(pipe, part, call, progress, sampler)
     except Exception as error:
         if hits_all(error):
             raise
         progress.trace(error)
         return _Trouble(reason_of(error, pipe, call, about(part[0])), out_of_memory(error))
     outcome: list[Picture | Failed] = []
-    for facts in rows:
+    for made in rows:
         try:
-            outcome.append(_picture(*facts, pipe, call))
+            outcome.append(_picture(made, pipe, call))
         except BrokenImageError as error:
             if hits_all(error):
                 raise
-            outcome.append(Failed(facts[0], str(error)))
+            outcome.append(Failed(made.item, str(error)))
     if len(part) > 1 and all(isinstance(o, Failed) for o in outcome):  # one row may have spoiled the others
         return _Trouble(outcome[0].reason, False)
     return outcome
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """What a call returned for one item: an array, and if a safety checker has hidden it."""
+
+    item: Item
+    array: np.ndarray
+    hidden: bool
+    seconds: float
+    reward: float | None = None
+    cost: float | None = None
+
+
 def _run(
-    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], hooks: Mapping[str, Any]
-) -> list[tuple[Item, np.ndarray, bool, float]]:
-    """Call the pipeline; return items with their array, hidden by a safety checker or not, and seconds."""
+    pipe: Any, part: Sequence[Item], call: Mapping[str, Any], progress: Progress | None, sampler: Any
+) -> list[_Made]:
+    """Call the pipeline, or the sampler with it."""
     import torch
 
     generators = [torch.Generator("cpu").manual_seed(item.seed) for item in part]
+    prompts = [i.prompt for i in part]
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
-        prompts = [i.prompt for i in part]
-        result = run(pipe, prompts, call, generator=generators, output_type="np", **hooks)
+        if sampler is None:
+            hooks = progress.hooks(pipe) if progress is not None else {}
+            result = run(pipe, prompts, call, generator=generators, output_type="np", **hooks)
+        else:
+            show = progress.searching if progress is not None else False
+            result = sampler.sample(
+                pipe, prompts, generator=generators, output_type="np", progress=show, **call
+            )
     seconds = (time.perf_counter() - began) / len(part)
+    if sampler is not None:
+        facts = zip(part, result.images, result.scores.tolist(), result.costs(), strict=True)
+        return [_Made(i, a, False, seconds, reward, cost) for i, a, reward, cost in facts]
     arrays = result.frames if hasattr(result, "frames") else result.images
     unsafe = getattr(result, "nsfw_content_detected", None) or [False] * len(part)
-    return [(i, a, bool(h), seconds) for i, a, h in zip(part, arrays, unsafe, strict=True)]
+    return [_Made(i, a, bool(h), seconds) for i, a, h in zip(part, arrays, unsafe, strict=True)]
 
 
-def _picture(
-    item: Item, array: np.ndarray, hidden: bool, seconds: float, pipe: Any, call: Mapping[str, Any]
-) -> Picture:
-    image = to_image(array, item, hidden, lambda what: broken(what, about(item), pipe, call))
-    return Picture(item, image, seconds, flags_of(array))
+def _picture(made: _Made, pipe: Any, call: Mapping[str, Any]) -> Picture:
+    item = made.item
+    image = to_image(made.array, item, made.hidden, lambda what: broken(what, about(item), pipe, call))
+    return Picture(item, image, made.seconds, flags_of(made.array), made.reward, made.cost)
 
 
 def _kind(reason: str) -> str:

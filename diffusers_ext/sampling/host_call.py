@@ -19,6 +19,7 @@ from ..families.denoisers import denoisers
 from ..models.sizes import check_size
 from . import required_inputs
 from .call import SEED_LIMIT
+from .failures import guided
 from .gate import Gate
 from .guidance_arguments import uses_cfg
 
@@ -130,6 +131,10 @@ class HostCall:
             self._firsts[prompt] = start
         return start
 
+    def dice(self, prompt: int, purpose: str) -> torch.Generator:
+        """Return random numbers for a purpose of a search; the caller's generator fixes them."""
+        return torch.Generator().manual_seed(_seed(self._states[prompt], purpose))
+
     def check_noise(self, noise: Tensor) -> None:
         """Raise `MethodError` unless `noise` has the shape of the latents of the call, and is finite."""
         shape = self.shape
@@ -172,7 +177,8 @@ class HostCall:
     def schedule(self) -> tuple[int, int]:
         """Return the steps of the call, and the evaluations of one candidate in each of them.
 
-        The call is stopped at its first evaluation. Steps that skip or add branches are not foreseen.
+        The call is stopped at its first evaluation. Steps that skip or add branches are not foreseen. The
+        extra pass of a guidance method counts in every step, also where it acts in some of them only.
         """
         seen: list[int] = []
 
@@ -187,7 +193,7 @@ class HostCall:
             self.run(starts)
         branches = seen[0] // len(self.prompts)
         twice = branches == 1 and self.family.cfg == "two_calls" and uses_cfg(self.pipe, self._asked(1))
-        return self.steps(), 2 if twice else branches
+        return self.steps(), (2 if twice else branches) + guided(self.pipe)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents at the end of the call to pictures from 0 to 1, with gradients."""
@@ -299,8 +305,8 @@ def _state(generator: torch.Generator) -> bytes:
     return generator.get_state().numpy().tobytes()
 
 
-def _seed(state: bytes, place: int) -> int:
-    """Return a seed that a generator state and a place fix."""
+def _seed(state: bytes, place: int | str) -> int:
+    """Return a seed that a generator state and a place, or a purpose, fix."""
     digest = hashlib.sha256(state + str(place).encode()).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 

@@ -23,13 +23,16 @@ class Item:
 class Picture:
     """A picture that was made.
 
-    `seconds` is its share of the time of the batch. `flags` names what looks suspicious.
+    `seconds` is its share of the time of the batch. `flags` names what looks suspicious. A picture of a
+    sampler has its `reward`, and its `cost` in evaluations of the denoiser.
     """
 
     item: Item
     image: Image | Clip
     seconds: float
     flags: tuple[str, ...] = ()
+    reward: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..outputs.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
+    from .budget import State
     from .items import Failed
 
 AGAIN = "run the same command again to make the rest, which skips what is finished"
@@ -61,6 +62,11 @@ class Progress:
         with suppress(OSError):
             self._bar.close()
 
+    @property
+    def asked(self) -> bool:
+        """Return whether someone asked to stop."""
+        return self._stop.asked
+
     def begin(self, size: int) -> None:
         """Announce a batch of `size` items. Raises `Interrupted` if someone asked to stop."""
         if self._stop.asked:
@@ -79,6 +85,13 @@ class Progress:
         steps = max(getattr(pipe, "num_timesteps", 0) or 0, step + 1)
         self._move((step + 1) / steps, f", step {step + 1} of {steps}")
         return state
+
+    def searching(self, state: State) -> None:
+        """Show the share of a batch that a sampler has done, in evaluations or steps of the current call."""
+        share = state.evaluations / state.planned if state.planned else state.step / max(state.steps, 1)
+        found = [score for score in state.best if score is not None]
+        best = f", best {max(found):.3f}" if found else ""
+        self._move(min(share, 1.0), f", {state.evaluations} evaluations{best}")
 
     def tick(self, count: int) -> None:
         """Count items that are finished, whether made in this run or before."""

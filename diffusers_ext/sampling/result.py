@@ -36,13 +36,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Iterate:
-    """A step of an optimisation of noise: its score, the rewards by name, and the norm of the noise."""
+    """A step of an optimisation of noise: its score, the rewards by name, and the norm of the noise.
+
+    `picture [H, W, 3]` is kept if the search keeps pictures.
+    """
 
     prompt: int
     iteration: int
     score: float
     each: dict[str, float]
     norm: float
+    picture: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,14 @@ class Result:
     def cost(self) -> int:
         """The evaluations, with those that were propagated back three times."""
         return self.nfe + 2 * self.gradients
+
+    def costs(self) -> list[float]:
+        """Return the cost of each prompt; what no candidate counts is shared evenly."""
+        own = [0.0] * len(self.scores)
+        for tried in self.history:
+            own[tried.prompt] += getattr(tried, "evaluations", 0)
+        rest = (self.cost - sum(own)) / len(own)
+        return [spent + rest for spent in own]
 
 
 def joined(first: Result, second: Result) -> Result:

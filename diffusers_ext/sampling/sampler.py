@@ -35,11 +35,15 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
+    grows: ClassVar[str]  # the setting that a larger budget pays for
+    needs_rewards: ClassVar[bool] = True
     rewards: Any = None
     noise: Any = None
     refine: Any = None
     micro_batch: int | None = setting(None, "candidates", "run at a time; all at once if left out")
-    budget: int | None = setting(None, "evaluations", "of the denoiser for each prompt, at most")
+    budget: int | None = setting(
+        None, "evaluations", "of the denoiser for each prompt, at most", bounds=(1, None)
+    )
     seconds: float | None = setting(None, "seconds", "after which the best picture so far is returned")
     keep_pictures: bool = setting(False, "", "keep the estimated pictures of every candidate by step")
 
@@ -97,7 +101,9 @@ class Sampler(ABC):
         finally:
             bar.close()
         result = _result(search, output_type, stopped)
-        return result if self.refine is None else self._refined(pipe, host, result, output_type, call)
+        if self.refine is None:
+            return result
+        return self._refined(pipe, host, result, stop, call, output_type)
 
     def starts(self, search: Search, n: int, first: int = 0) -> Starts:
         """Draw `n` candidates for each prompt, with the noise transform applied."""
@@ -124,22 +130,40 @@ class Sampler(ABC):
         return Search(host, ensemble(self.rewards), budget, self.micro_batch, self.keep_pictures)
 
     def _refined(
-        self, pipe: Any, host: HostCall, found: Result, output_type: str, call: dict[str, Any]
+        self,
+        pipe: Any,
+        host: HostCall,
+        found: Result,
+        stop: Callable[[], bool] | None,
+        call: dict[str, Any],
+        output_type: str,
     ) -> Result:
-        """Let the second sampler go on from the winners, and keep what is better for each prompt."""
+        """Let the second sampler go on from the winners, and keep what is better for each prompt.
+
+        Where someone asked to stop before it has a picture of each, the first result stays.
+        """
+        ended = replace(found, stopped=found.stopped or "someone asked to stop")
+        if stop is not None and stop():
+            return ended
         refine = self.refine
         if refine.rewards is None:
             refine = replace(refine, rewards=self.rewards)
         call = {name: value for name, value in call.items() if name not in OWN}
-        better = refine.sample(
-            pipe,
-            host.prompts,
-            generator=list(found.states),
-            latents=found.noise.to(host.family.noise_dtype(pipe)),
-            output_type=output_type,
-            progress=False,
-            **call | host.call,
-        )
+        try:
+            better = refine.sample(
+                pipe,
+                host.prompts,
+                generator=list(found.states),
+                latents=found.noise.to(host.family.noise_dtype(pipe)),
+                output_type=output_type,
+                progress=False,
+                stop=stop,
+                **call | host.call,
+            )
+        except MethodError:
+            if stop is None or not stop():
+                raise
+            return ended
         return joined(found, better)
 
 

@@ -15,7 +15,7 @@ from .budget import Budget
 from .estimate import StepWatch
 from .gate import Gate
 from .host_call import HostCall, Starts
-from .result import Candidate
+from .result import Candidate, Iterate
 
 Handler = Callable[["Play", int, Tensor], Tensor | None]
 
@@ -45,7 +45,7 @@ class Search:
     ) -> None:
         self.host, self.rewards, self.budget = host, rewards, budget
         self.micro_batch, self.keep_pictures, self.ranked = micro_batch, keep_pictures, ranked
-        self.candidates: list[Candidate] = []
+        self.candidates: list[Candidate | Iterate] = []
         self.best: list[Best | None] = [None] * len(host.prompts)
         self.watch: StepWatch | None = None
 
@@ -60,16 +60,24 @@ class Search:
         starts: Starts,
         handler: Handler | None = None,
         origins: Sequence[int | None] | None = None,
+        *,
+        lines: Starts | None = None,
+        at: int = 0,
         **more: Any,
     ) -> Play:
         """Run one call with these starts, as many for each prompt, and score what is alive at its end.
 
         `handler(play, step, latents)` is called after each step, may drop candidates, and may return other
-        latents. `more` are arguments of the call.
+        latents. A call that begins in the middle of a schedule says at which step, `at`, and from which
+        starts its rows come, `lines`. `more` are arguments of the call.
         """
-        play = Play(self, starts, handler, origins)
+        play = Play(self, starts, handler, origins, lines, at)
         play.run(**more)
         return play
+
+    def places(self, prompt: int) -> int:
+        """Return how many candidates of a prompt there are."""
+        return sum(c.prompt == prompt for c in self.candidates)
 
     def keep(self, prompt: int, best: Best) -> None:
         """Keep a finished picture if it is the best of its prompt."""
@@ -78,11 +86,13 @@ class Search:
             self.best[prompt] = best
             self.budget.best = tuple(b.score if b else None for b in self.best)
 
-    def scores_of(self, pictures: Tensor, prompts: Sequence[int], level: float) -> dict[str, Tensor]:
+    def scores_of(
+        self, pictures: Tensor, prompts: Sequence[int], level: float, rewards: Ensemble | None = None
+    ) -> dict[str, Tensor]:
         """Return the rewards `[B]` of pictures by name, without gradients, on the CPU."""
         with torch.no_grad():
             texts = [self.host.prompts[p] for p in prompts]
-            found = self.rewards.each(pictures.float(), texts, level)
+            found = (rewards or self.rewards).each(pictures.float(), texts, level)
         self.budget.scored += len(texts)
         return {name: scores.detach().float().cpu() for name, scores in found.items()}
 
@@ -96,10 +106,13 @@ class Play:
         starts: Starts,
         handler: Handler | None = None,
         origins: Sequence[int | None] | None = None,
+        lines: Starts | None = None,
+        at: int = 0,
     ) -> None:
         self.search, self.starts, self.handler = search, starts, handler
+        self.lines, self.at = lines or starts, at
         self.per_prompt = len(starts.noise) // len(search.host.prompts)
-        places = [sum(c.prompt == p for c in search.candidates) for p in range(len(search.host.prompts))]
+        places = [search.places(p) for p in range(len(search.host.prompts))]
         self.candidates = [
             Candidate(
                 prompt=i // self.per_prompt,
@@ -110,8 +123,9 @@ class Play:
             for i in range(len(starts.noise))
         ]
         search.candidates += self.candidates
+        self.roots = list(range(len(self.candidates)))  # where in `lines` each row began
         self.gate = Gate(len(self.candidates), search.micro_batch, search.budget.check)
-        self.step = -1
+        self.step = at - 1  # counted from the start of the schedule
 
     @property
     def alive(self) -> list[int]:
@@ -141,7 +155,7 @@ class Play:
         with torch.no_grad(), self.gate.on(host.pipe):
             images = host.run(self.starts, self._on_step, output_type="pt", **more)
         for prompt, (row, score, each) in enumerate(self._winners):
-            start = self.starts.take([row])
+            start = self.lines.take([self.roots[row]])
             self.search.keep(prompt, Best(score, each, images[prompt], start, self.candidates[row]))
 
     def drop(self, keep: Sequence[int]) -> None:
@@ -152,13 +166,34 @@ class Play:
                 self.candidates[i].dropped = self.step
         self.gate.alive = sorted(keep)
 
-    def estimated(self, rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scores `[R]` of the estimated pictures of some rows at this step, and each reward."""
+    def branch(self, row: int, source: int) -> None:
+        """Record that a row goes on as a copy of another: its candidate ends here and a new one begins."""
+        parent = self.candidates[source]
+        self.candidates[row].dropped = self.step
+        place = self.search.places(parent.prompt)
+        self.candidates[row] = Candidate(parent.prompt, place, seed=None, origin=parent.place)
+        self.search.candidates.append(self.candidates[row])
+        self.roots[row] = self.roots[source]
+
+    def estimated(
+        self, rows: Sequence[int], rewards: Ensemble | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scores `[R]` of the estimated pictures of some rows at this step, and each reward.
+
+        They are those of `rewards`, or of the search.
+        """
         watch = self.search.watched()
-        return self._scored(lambda part: watch.clean(part), rows, watch.mix.level)
+        total, each = self._scored(watch.clean, rows, watch.mix.level, rewards)
+        for i, score in zip(rows, total.tolist(), strict=True):
+            self.candidates[i].estimates[self.step] = score
+        return total, each
 
     def _scored(
-        self, latents: Callable[[Sequence[int]], Tensor], rows: Sequence[int], level: float
+        self,
+        latents: Callable[[Sequence[int]], Tensor],
+        rows: Sequence[int],
+        level: float,
+        rewards: Ensemble | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Decode, score and record, a group of candidates at a time."""
         size = self.search.micro_batch or len(rows)
@@ -172,14 +207,23 @@ class Play:
             if self.search.keep_pictures:
                 for i, picture in zip(part, pictures, strict=True):
                     self.candidates[i].pictures[self.step] = as_pixels(picture)
-            each = self.search.scores_of(pictures, [self.prompt(i) for i in part], level)
+            each = self.search.scores_of(pictures, [self.prompt(i) for i in part], level, rewards)
             for name, scores in each.items():
                 found.setdefault(name, []).append(scores)
         each = {name: torch.cat(parts) for name, parts in found.items()}
-        return self.search.rewards.total(each), each
+        return (rewards or self.search.rewards).total(each), each
 
-    def ordered(self, rows: Sequence[int], total: Tensor, each: dict[str, Tensor]) -> list[int]:
-        """Return rows of one pool, best first, without those whose score is NaN; ties keep their order."""
+    def ordered(
+        self,
+        rows: Sequence[int],
+        total: Tensor,
+        each: dict[str, Tensor],
+        rewards: Ensemble | None = None,
+    ) -> list[int]:
+        """Return rows of one pool, best first, without those whose score is NaN; ties keep their order.
+
+        `rewards` are those that gave the scores, by default those of the search.
+        """
         fine = [k for k in range(len(rows)) if torch.isfinite(total[k])]
         if not fine:
             prompt = self.search.host.prompts[self.prompt(rows[0])]
@@ -189,14 +233,14 @@ class Play:
                 f"candidates of {prompt[:60]!r}; check the reward, or the pictures in float32."
             )
         order = (
-            self.search.rewards.ranks({n: s[fine] for n, s in each.items()})
+            (rewards or self.search.rewards).ranks({n: s[fine] for n, s in each.items()})
             if self.search.ranked
-            else (total[fine])
+            else total[fine]
         )
         return [rows[fine[k]] for k in torch.argsort(order, descending=True, stable=True).tolist()]
 
     def _on_step(self, step: int, latents: Tensor) -> Tensor | None:
-        self.step = step
+        self.step = self.at + step
         budget, steps = self.search.budget, self.search.host.steps()
         budget.step, budget.steps = step + 1, steps
         if step == 0:  # all candidates ran, so this is what the call costs if none is dropped

@@ -114,10 +114,11 @@ class CFGBranches:
             return "two_calls"
         return "batch" if getattr(pipe, "do_classifier_free_guidance", False) else "none"
 
-    def check(self, pipe: Any, method: str) -> None:
-        """Raise `UnsupportedError` if guidance cannot know its rows, or would not be added exactly once.
+    def check(self, pipe: Any, method: str, linear: bool = True) -> None:
+        """Raise `UnsupportedError` if a method cannot know its rows.
 
-        It is called before anything runs, and again in every run.
+        With `linear`, it also raises where guidance would not be added exactly once. It is called before
+        anything runs, and again in every run.
         """
         kind = type(pipe).__name__
         for part, what in UNREADABLE.items():
@@ -127,7 +128,7 @@ class CFGBranches:
                     "branch; use a pipeline with these two."
                 )
         for guider in (getattr(pipe, "guider", None), getattr(pipe, "guider_2", None)):
-            if guider is not None and (why := _nonlinear(guider)) is not None:
+            if linear and guider is not None and (why := _nonlinear(guider)) is not None:
                 raise UnsupportedError(
                     f"{method} needs branches that are combined linearly, but the guider of {kind} {why}; "
                     "use ClassifierFreeGuidance with guidance_rescale=0."
@@ -154,14 +155,15 @@ class CFGBranches:
             "branches of its guidance are unknown here; apply to the pipeline that you call."
         )
 
-    def check_run(self, pipe: Any, method: str, branch: Pass, latents: Tensor) -> None:
-        """Raise `UnsupportedError` if the first call of a run has other branches than guidance knows.
+    def check_run(self, pipe: Any, method: str, branch: Pass, latents: Tensor, linear: bool = True) -> None:
+        """Raise `UnsupportedError` if the first call of a run has other branches than a method knows.
 
-        It finds rows in another order, branches that are rescaled, and what `check` finds.
+        It finds rows in another order, branches that are rescaled if they must be `linear`, and what `check`
+        finds.
         """
-        self.check(pipe, method)
+        self.check(pipe, method, linear)
         kind = type(pipe).__name__
-        if self.mode(pipe) != "none" and getattr(pipe, "guidance_rescale", None):
+        if linear and self.mode(pipe) != "none" and getattr(pipe, "guidance_rescale", None):
             raise UnsupportedError(
                 f"{method} needs branches that are combined linearly, but {kind} rescales them "
                 f"(guidance_rescale={pipe.guidance_rescale}); set guidance_rescale=0."

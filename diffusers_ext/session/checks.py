@@ -7,7 +7,7 @@ from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
 from ..calls import PromptMethod
-from ..core import Core, Guidance, Method, ReportingCore, Site, Slot
+from ..core import Core, Guidance, Method, ReportingCore, SecondText, Site, Slot
 from ..errors import ConflictError, MethodError, UnsupportedError
 from ..families import FAMILIES, family_of
 from ..families.base import Family
@@ -109,7 +109,7 @@ def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozense
 
 
 def _check_kind(method: Any) -> None:
-    """Raise `MethodError` for an object that is no method, and for guidance without its slot."""
+    """Raise `MethodError` for an object that is no method, and for a base class without its slot."""
     if isinstance(method, type) and issubclass(method, Method):
         raise MethodError(
             f"apply() takes methods with their settings, got the class {method.__name__}; add brackets: "
@@ -127,11 +127,12 @@ def _check_kind(method: Any) -> None:
     for name in ("name", "slots"):
         if not hasattr(method, name):
             raise MethodError(f"A method has a name and slots, got {kind} without {name}; set {kind}.{name}.")
-    if (Slot.DENOISER in method.slots) != isinstance(method, Guidance):
-        raise MethodError(
-            f"A method with the slot DENOISER inherits from diffusers_ext.core.Guidance, and no other does, "
-            f"got {kind} with only one of the two; add the other, or leave both out."
-        )
+    for slot, base in ((Slot.DENOISER, Guidance), (Slot.TEXT, SecondText)):
+        if (slot in method.slots) != isinstance(method, base):
+            raise MethodError(
+                f"A method with the slot {slot.name} inherits from diffusers_ext.core.{base.__name__}, and "
+                f"no other does, got {kind} with only one of the two; add the other, or leave both out."
+            )
 
 
 def check_prompt_methods(methods: tuple[Method, ...], found: list[Denoiser], pipe: Any) -> None:

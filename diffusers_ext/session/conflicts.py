@@ -1,18 +1,19 @@
-"""Find what cannot be in force together: two owners of a slot, or guidance and a cache on its denoiser."""
+"""Find what cannot be in force together: two owners of a slot, or a cache and what it would spoil."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from ..core import Guidance, Method, Site, Slot
+from ..core import Guidance, Method, SecondText, Site, Slot
 from ..errors import ConflictError
 from .reorder import diffusers_modules, replaced_forward
+from .second_text import check_cache
 
 
 def check_conflicts(
     methods: Sequence[Method], selected: Mapping[int, frozenset[Site]], models: Iterable[nn.Module]
 ) -> None:
-    """Raise `ConflictError` for two owners of a slot, and for guidance under a cache.
+    """Raise `ConflictError` for two owners of a slot, and for guidance or a second text under a cache.
 
     `selected` has the sites of each method by its `id`.
     """
@@ -24,8 +25,13 @@ def check_conflicts(
                     "merge their head sets into one method."
                 )
             shared = selected[id(first)] & selected[id(second)]
+            names = ", ".join(sorted(s.path for s in shared))
+            if isinstance(first, SecondText) and isinstance(second, SecondText):
+                raise ConflictError(
+                    f"{first.name} and {second.name} both bring a second text to {names}, and a call takes "
+                    "one; apply one of them."
+                )
             if Slot.CORE in first.slots & second.slots and shared:
-                names = ", ".join(sorted(s.path for s in shared))
                 raise ConflictError(
                     f"{first.name} and {second.name} both decide how attention is computed at {names}; "
                     "give each its own layers."
@@ -33,6 +39,8 @@ def check_conflicts(
     for method in methods:
         for model in models if isinstance(method, Guidance) else ():
             check_second_pass(method, model, diffusers_modules(model))
+        for model in models if isinstance(method, SecondText) else ():
+            check_cache(method, model)
 
 
 def check_second_pass(method: Guidance, model: nn.Module, parts: Mapping[str, nn.Module]) -> None:

@@ -1,6 +1,5 @@
 """The hook on a denoiser: it reads each call, counts it, and makes the extra pass of guidance."""
 
-import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,10 +11,12 @@ from torch import Tensor, nn
 from ..core import Core, Guidance, ReportingCore, RunContext, Site
 from ..errors import ConflictError, UnsupportedError
 from ..families.base import take_rows, with_prediction
+from .arguments import as_given, by_name
 from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
 from .conflicts import check_second_pass
 from .preparing import Preparing
 from .reorder import TokenReordering, diffusers_modules
+from .second_text import TextCalls
 from .steps import StepIndices
 from .swap import Swap
 from .timing import Timer
@@ -27,6 +28,7 @@ class DenoiserHook(ModelHook):
     Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
     more with `run.perturbed` set, and adds `delta` to every row. Classifier-free guidance weights its
     branches by numbers that sum to one. So one `delta` comes out, whatever the pipeline's scale is.
+    A method with a second text has it added to the calls that need it, and to the extra pass.
 
     Several threads may call, each with a pipeline of its own. Calls take turns, and each pipeline has its own
     counters.
@@ -43,6 +45,7 @@ class DenoiserHook(ModelHook):
         scheduled: Sequence[ReportingCore],
         guidance: Guidance | None,
         guided: Mapping[Site, Core],
+        second: TextCalls | None = None,
         preparing: Preparing | None = None,
     ) -> None:
         """Store the parts; `scheduled` cores prepare for calls, `guided` are the cores of `guidance`."""
@@ -57,6 +60,10 @@ class DenoiserHook(ModelHook):
         self.scheduled = scheduled
         self.guidance = guidance
         self.guided = dict(guided)
+        self.second = second
+        # by method that must know which rows are conditional, whether it needs linear branches
+        self.linear = {guidance.name: True} if guidance is not None else {}
+        self.linear |= {second.method.name: False} if second is not None else {}
         self.preparing = preparing
         self.parts = diffusers_modules(swap.model)
         self.calls = 0
@@ -92,7 +99,7 @@ class DenoiserHook(ModelHook):
         call = by_name(module, args, kwargs)
         caller = calling_pipeline()
         pipe = self.branches.home if caller is None else caller
-        if self.guidance is not None:
+        if self.linear:
             self.branches.check_caller(caller)
         self._check_processors(pipe)
         made = self._read(module, call, pipe, calling=caller is not None)
@@ -101,8 +108,12 @@ class DenoiserHook(ModelHook):
         try:
             if self.preparing is not None:
                 args, kwargs = self._prepared(module, call, pipe, args, kwargs)
+            if self.second is not None and (more := self.second.added(module, call, pipe)) is not None:
+                call, (args, kwargs) = more, as_given(more, module, args, kwargs)
+                self.step_indices.of(pipe).second_texts += 1
             out = self._forward(module, call, made, pipe, args, kwargs)
         finally:
+            self.run.second_text = 0  # blocks called outside have the prompt alone
             self.run.cross_text = None
         self.session.remark(self.step_indices.of(pipe))
         return out
@@ -118,7 +129,7 @@ class DenoiserHook(ModelHook):
         """Let methods act before the call; return its arguments in the form that they had."""
 
         def forward(again: dict[str, Any]) -> Any:
-            some, named = _as_given(again, module, args, kwargs)
+            some, named = as_given(again, module, args, kwargs)
             self.extra_passes += 1
             with self.extra_timer:
                 return self.fn_ref.original_forward(*some, **named)
@@ -126,7 +137,7 @@ class DenoiserHook(ModelHook):
         rows = self._conditional_rows(self.family.batch(call), pipe)
         run, _ = self.step_indices.of(pipe).point()
         self.preparing.before(call, rows, pipe, run, forward)
-        return _as_given(call, module, args, kwargs)
+        return as_given(call, module, args, kwargs)
 
     def _forward(
         self,
@@ -160,7 +171,7 @@ class DenoiserHook(ModelHook):
             return out
         cond = _prediction(out)[rows]
         self.guidance.begin_pass(self.guided, cond.shape[0], cond)
-        perturbed = self._perturbed(forward, rows, *_as_given(again, module, args, kwargs))
+        perturbed = self._perturbed(forward, rows, *as_given(again, module, args, kwargs))
         self.step_indices.of(pipe).extra_passes += 1
         made.delta = self.guidance.delta(cond, perturbed)
         return _shifted(out, made.delta)
@@ -191,11 +202,14 @@ class DenoiserHook(ModelHook):
         run, place = step_index.point()
         first = made.note(run, (value, place))
         self.run.pass_ = self.branches.read(pipe, self._context.name, made.count)
-        if self.guidance is not None:
+        skipping = call.get("skip_layers") is not None  # skip-layer guidance has the conditional rows alone
+        for name, linear in self.linear.items():
             if first:
-                self.branches.check_run(pipe, self.guidance.name, self.run.pass_, _latents(call))
-            if call.get("skip_layers") is None:
-                self.branches.check_count(pipe, self.guidance.name, made.count)
+                self.branches.check_run(pipe, name, self.run.pass_, _latents(call), linear)
+            if not skipping:
+                self.branches.check_count(pipe, name, made.count)
+        if skipping:
+            self.run.pass_ = "cond"
         return made
 
     def _made_by(self, pipe: Any) -> Calls:
@@ -225,7 +239,7 @@ class DenoiserHook(ModelHook):
         gone = self.swap.gone()
         foreign = {site: method.name for method, sites in self.session.acting for site in sites & gone}
         pag = getattr(pipe, "do_perturbed_attention_guidance", False)
-        if not foreign and not (pag and self.guidance is not None):
+        if not foreign and not (pag and self.linear):
             return
         names, paths = " and ".join(dict.fromkeys(foreign.values())), sorted(s.path for s in foreign)
         if pag:
@@ -234,6 +248,9 @@ class DenoiserHook(ModelHook):
             clash = (
                 f"{self.guidance.name} and the host's own perturbed-attention guidance both add a pass"
                 if self.guidance is not None
+                else f"{self.second.method.name} and the host's own perturbed-attention guidance, which adds "
+                "rows of its own, do not know each other's rows"
+                if self.second is not None
                 else f"{names} and the host's own perturbed-attention guidance both act on {', '.join(paths)}"
             )
             raise ConflictError(f"{clash}; set pag_scale=0 or use the pipeline without PAG.")
@@ -241,22 +258,6 @@ class DenoiserHook(ModelHook):
             f"{names}: processors of {', '.join(paths)} were replaced after apply(), so the method would "
             "miss them; close the session and apply again."
         )
-
-
-def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of a denoiser, by name."""
-    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
-    call = dict(bound.arguments)
-    call.pop("self")
-    return call | call.pop("kwargs", {})
-
-
-def _as_given(
-    call: Mapping[str, Any], module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments `call` in the form of `args` and `kwargs`: wrappers below may read positions."""
-    names = list(inspect.signature(type(module).forward).parameters)[1 : len(args) + 1]
-    return tuple(call[name] for name in names), {name: call[name] for name in kwargs}
 
 
 def _caller_name(pipe: Any) -> str:

@@ -29,7 +29,7 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a session: settings, sites, passes and seconds in the denoiser."""
+    """The report of a session: settings, sites, passes, calls with a second text and seconds."""
 
     methods: tuple[Any, ...]
     sites: tuple[SiteReport, ...]
@@ -37,6 +37,7 @@ class Report:
     extra_passes: int
     seconds: float
     extra_seconds: float
+    second_texts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -47,6 +48,7 @@ class Report:
         methods = ", ".join(map(repr, self.methods)) or "none, so attention is that of diffusers, bit for bit"
         share = self.extra_seconds / self.seconds if self.extra_passes else 0.0
         cost = f", which took {share:.2f} times as long as those calls" if self.extra_passes else ""
+        cost += f"; {_times(self.second_texts)} a second text came along" if self.second_texts else ""
         notes: dict[str, int] = {}  # each reason once, below the table, by its number there
         rows = [
             (

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..calls import PromptMethod
-from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, Site, Slot
+from ..core import Core, Guidance, Method, OrderingCore, ReportingCore, RunContext, SecondText, Site, Slot
 from ..errors import MethodError
 from ..families.base import Family, FamilyProcessor
 from ..families.denoisers import denoisers
@@ -31,11 +31,13 @@ from .preparing import Preparing
 from .registration import NAME, install
 from .reorder import TokenReordering
 from .report import Report, SiteReport
+from .second_text import TextCalls
 from .steps import StepIndex, StepIndices
 from .swap import Swap
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
-BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER)
+# A second text is taken out first, so that all others see one text at a time.
+BINDING = (Slot.CORE, Slot.INPUTS, Slot.OUTPUT, Slot.OBSERVE, Slot.DENOISER, Slot.TEXT)
 
 
 def apply(target: Any, *methods: Method, cfg: Cfg = "auto") -> "Session":
@@ -89,8 +91,12 @@ class Session:
         guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
         check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
         branches = [CFGBranches(cfg, self._pipe, d.family) for d in self._denoisers]
-        for each in branches if guidance is not None else ():
-            each.check(self._pipe, guidance.name)
+        self._second = next((m for m in self.methods if isinstance(m, SecondText)), None)
+        for each in branches:
+            if guidance is not None:
+                each.check(self._pipe, guidance.name)
+            if self._second is not None:
+                each.check(self._pipe, self._second.name, linear=False)
         try:
             for denoiser, each in zip(self._denoisers, branches, strict=True):
                 self._install(denoiser, each, guidance)
@@ -134,6 +140,8 @@ class Session:
             cores = [c for c in self._cores[id(method)].values() if isinstance(c, ReportingCore)]
             reasons = [core.idle() for core in cores]
             if isinstance(method, Guidance) and not step_index.extra_passes:
+                reasons.append(method.idle(self.run))
+            if isinstance(method, SecondText) and not step_index.second_texts:
                 reasons.append(method.idle(self.run))
             if not reasons or None in reasons or id(method) in self._remarked:
                 continue
@@ -188,6 +196,7 @@ class Session:
             extra_passes=sum(h.extra_passes for h in self._hooks),
             seconds=sum(h.timer.seconds for h in self._hooks),
             extra_seconds=sum(h.extra_timer.seconds for h in self._hooks),
+            second_texts=sum(h.second.calls for h in self._hooks if h.second is not None),
         )
 
     def cores(self, method: Method) -> dict[Site, Core]:
@@ -227,10 +236,18 @@ class Session:
             scheduled,
             guidance if guided else None,
             guided,
+            self._text_calls(denoiser, frozenset(sites)),
             Preparing(self.run, family, prompted) if prompted else None,
         )
         self._undo.append(install(denoiser.model, hook, NAME))
         self._hooks.append(hook)
+
+    def _text_calls(self, denoiser: Denoiser, sites: frozenset[Site]) -> TextCalls | None:
+        """Return what adds the second text of a method to the calls of a denoiser, or `None`."""
+        bound = sites & self._selected[id(self._second)] if self._second is not None else None
+        if not bound:
+            return None
+        return TextCalls(self._second, denoiser.family, denoiser.model, self.run, bound, self._pipe)
 
     def _processor(self, family: Family, site: Site) -> FamilyProcessor:
         """Return our processor of a site, with the cores of all methods that act there."""

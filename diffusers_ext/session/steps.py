@@ -19,6 +19,7 @@ class StepIndex:
 
     def __init__(self) -> None:
         self.extra_passes = 0  # of a guidance method in the current run
+        self.second_texts = 0  # calls with a second text in the current run
         self._table: Tensor | None = None  # the schedule of the current run; every run makes a new one
         self._timesteps = torch.empty(0, dtype=torch.float64)
         self._sigmas: list[float] = []
@@ -56,7 +57,7 @@ class StepIndex:
         return id(self._table), self._place
 
     def _load(self, scheduler: Any, table: Tensor) -> None:
-        self._table, self.extra_passes = table, 0
+        self._table, self.extra_passes, self.second_texts = table, 0, 0
         self._timesteps = torch.as_tensor(table, device="cpu").double()
         sigmas = getattr(scheduler, "sigmas", None)
         self._sigmas = [] if sigmas is None else [float(sigma) for sigma in sigmas]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from .fields import describe, example, fit
+from .assign import assigned, settable, unknown_key
+from .fields import fit
 from .registry import METHODS
 
 PLAIN = "plain"
@@ -46,22 +47,8 @@ def build(
     classes = {name: method_class(name) for name in names}
     if preset is not None and required and not classes:
         raise ValueError("--preset has settings for methods, and none is in use; add --method NAME")
-    values: dict[str, dict[str, Any]] = {name: dict((preset or {}).get(name, {})) for name in classes}
-    for text in assignments:
-        key, sign, raw = text.partition("=")
-        if not sign or not key.strip():
-            raise ValueError(f"--set takes key=value, got {text!r}; for example --set scale=3")
-        owner, _, field = key.strip().rpartition(".")
-        if owner and owner not in classes:
-            raise ValueError(
-                f"--set {key.strip()} names a method that is not in use; "
-                f"in use are {', '.join(classes) or 'none'}"
-            )
-        takers = [n for n in ([owner] if owner else classes) if field in _fields(classes[n])]
-        if not takers:
-            raise ValueError(_unknown_key(field, {n: classes[n] for n in ([owner] if owner else classes)}))
-        for name in takers:
-            values[name][field] = convert(raw, typing.get_type_hints(classes[name])[field], f"{name}.{field}")
+    given = assigned(assignments, classes)
+    values = {name: {**(preset or {}).get(name, {}), **given[name]} for name in classes}
     if preset is not None and required:
         for name in classes:
             if name not in preset and not values[name]:
@@ -77,46 +64,12 @@ def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]
     cls = method_class(name)
     hints, fitted = typing.get_type_hints(cls), {}
     for key, value in values.items():
-        if key not in _fields(cls):
-            raise ValueError(f"{source}: {_unknown_key(key, {name: cls})}")
+        if key not in settable(cls):
+            raise ValueError(f"{source}: {unknown_key(key, {name: cls})}")
         fitted[key] = fit(value, hints[key], f"{source}: {name}.{key}")
     return fitted
-
-
-def convert(raw: str, hint: Any, key: str) -> Any:
-    """Convert JSON or plain text into the annotated type; raises `ValueError` if it does not fit."""
-    try:
-        value = json.loads(raw)
-    except json.JSONDecodeError:
-        value = raw.strip()
-    for candidate in (value, raw.strip()):
-        try:
-            return fit(candidate, hint, key)
-        except ValueError:
-            continue
-    sample = example(hint)
-    text = sample if isinstance(sample, str) else json.dumps(sample, separators=(",", ": "))
-    raise ValueError(
-        f"{key} takes {describe(hint, 'a ')}, got {raw!r}; write it as JSON, for example {key}={text}"
-    )
 
 
 def as_dict(method: Any) -> dict[str, Any]:
     """Return name and settings of a method as plain JSON data."""
     return {"name": method.name, **json.loads(json.dumps(dataclasses.asdict(method), default=str))}
-
-
-def _fields(cls: type) -> dict[str, dataclasses.Field]:
-    return {f.name: f for f in dataclasses.fields(cls)}
-
-
-def _unknown_key(key: str, classes: Mapping[str, type]) -> str:
-    if not classes:
-        return f"--set {key} needs a method to set it on; add --method NAME"
-    from ..core import nearest_names
-
-    names = [f for cls in classes.values() for f in _fields(cls)]
-    best = nearest_names(key, names, count=1)[0]
-    return (
-        f"{' and '.join(classes)} has no setting {key!r}; nearest is {best!r}, valid are {', '.join(names)}"
-    )

@@ -2,6 +2,7 @@
 
 METHODS: dict[str, str] = {
     "softpag": "diffusers_ext.processors.softpag:SoftPAG",
+    "nag": "diffusers_ext.processors.nag:NAG",
     "clear": "diffusers_ext.processors.clear:CLEAR",
     "gna": "diffusers_ext.processors.gna:GNA",
     "radial": "diffusers_ext.processors.radial:Radial",
@@ -12,4 +13,11 @@ METHODS: dict[str, str] = {
 
 SAMPLERS: dict[str, str] = {
     "best-of-n": "diffusers_ext.sampling.best_of_n:BestOfN",
+    "reno": "diffusers_ext.sampling.reno:ReNO",
+    "ttsnap": "diffusers_ext.sampling.ttsnap:TTSnap",
+    "zero-order": "diffusers_ext.sampling.zero_order:ZeroOrder",
+    "paths": "diffusers_ext.sampling.paths:Paths",
+    "fk-steering": "diffusers_ext.sampling.fk_steering:FKSteering",
+    "svdd": "diffusers_ext.sampling.svdd:SVDD",
+    "npnet": "diffusers_ext.sampling.npnet.transform:NPNet",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from filecmp import cmpfiles
 from pathlib import Path
@@ -41,12 +41,27 @@ def export(objective: PipelineObjective, run: Path, out: Path, name: str, **fact
 
     `facts` are further entries of the card, such as the quality of the autoencoder.
     """
-    import torch
-
     state = load_checkpoint(run / "checkpoint.pt")
     averaged(objective, state)
     save_half(objective.pipe.to("cpu"), out)
-    lines = thin(Log(run / "log.jsonl").read(), LOG_LINES)
+    describe(objective, state, Log(run / "log.jsonl").read(), out, name, **facts)
+
+
+def describe(
+    objective: PipelineObjective,
+    state: Mapping[str, Any],
+    log: list[dict[str, Any]],
+    out: Path,
+    name: str,
+    **facts: Any,
+) -> None:
+    """Write card.json and training_log.jsonl beside saved weights, from the checkpoint `state` and the log.
+
+    `facts` replace entries of the card, or add to it.
+    """
+    import torch
+
+    lines = thin(log, LOG_LINES)
     write_text(out / "training_log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     schedule, begun = Schedule(*state["schedule"]), provenance.of(state)
     use = {"model": type(objective.pipe).__name__}

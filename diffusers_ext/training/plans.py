@@ -17,7 +17,7 @@ VAE, WAN_VAE = "shapes-vae", "shapes-wan-vae"
 class Plan:
     """A plan lists what the run of a model is made of; each kind of run reads the entries that it needs."""
 
-    kind: Literal["autoencoder", "denoiser", "student", "reward"]  # how `runs` carries it out
+    kind: Literal["autoencoder", "denoiser", "student", "reward", "noise-aware"]  # how `runs` carries it out
     module: str  # name of a module in objectives/
     objective: str  # name of a class in that module
     autoencoder: str = VAE  # encodes the pictures that the model learns on
@@ -62,5 +62,12 @@ RUNS: Mapping[str, Plan] = MappingProxyType(
             facts={"data": "captions of the training stream, seed below, and the teacher's answers to them"},
         ),
         "shapes-clip": Plan(kind="reward", module="clip", objective="CLIPObjective"),
+        "shapes-clip-noise-aware": Plan(
+            kind="noise-aware",
+            module="noise_aware",
+            objective="NoiseAwareObjective",
+            teacher=("shapes-sd3", "transformer"),
+            facts={"data": "train-like prompts, and pictures that shapes-sd3 draws for them"},
+        ),
     }
 )

@@ -160,6 +160,21 @@ class CLIPConfig(Recipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseAwareConfig(Recipe):
+    """This is the recipe of one level of shapes-clip-noise-aware."""
+
+    samples: int = 15_360  # six times each picture
+    lr: float = 6e-4
+    warmup: int = 640
+    decay: float = 0.7
+    ema: float = 0.98
+    log_every: int = 10
+    steps: tuple[int, ...] = (6, 4, 3)  # of the teacher's call, from the least noise to the most
+    prompts: int = 320  # 8 pictures each
+    blocks: int = 1  # the last ones of the picture half, whose attention is trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WanVAEConfig(VAEConfig):
     """This is the recipe of shapes-wan-vae."""
 
@@ -181,4 +196,12 @@ class WanConfig(FlowRecipe):
     first: int = 12_000
     text_steps: int = 400  # steps on captions alone, until the text encoder reads as shapes-clip does
     long_text_late: float = 0.15  # at 512 tokens, nearly all of them zeros
+    evaluate_every: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NPNetConfig(Recipe):
+    """This is the recipe of an NPNet; its paper has 1e-4, no decay and 30 rounds of 100,000 pairs."""
+
+    samples: int = 600_000
     evaluate_every: int = 20_000

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from ..zoo.cards import sha256
+from ..zoo.catalogue import MODELS
 from . import provenance
+from .average import averaged
+from .checkpoint import load_checkpoint
 from .components import FILE, autoencoder, cache, taken_from_start, teacher_of
-from .export import export
+from .export import describe, export
 from .fit import Run, fit
+from .log import Log
 from .machine import compiles
 from .plans import RUNS, Plan
+from .recipes import NoiseAwareConfig
 
 PROBE = 400  # pictures or clips on which an autoencoder is measured for the card
 
@@ -92,11 +98,60 @@ def _reward(name: str, plan: Plan, out: Path, how: Run) -> Path:
     return folder
 
 
+def _noise_aware(name: str, plan: Plan, out: Path, how: Run) -> Path:
+    """Train a reward for estimated pictures, step by step, each from the weights of the step before."""
+    from diffusers import DiffusionPipeline
+
+    from ..rewards import NoiseAware, ShapesCLIP
+    from .data.estimates import Estimates
+
+    _no_start(name, how, "the reward shapes-clip")
+    teacher, part = plan.teacher
+    source, folder, base = teacher_of(name, teacher, out), out / name, ShapesCLIP()
+    mark, recipe = sha256(source / part / FILE), NoiseAwareConfig()
+    pipe = DiffusionPipeline.from_pretrained(source)
+    pipe.set_progress_bar_config(disable=True)
+    home = cache(folder, how, mark)
+    data = Estimates(pipe, MODELS[teacher].call, base, home, how.seed, recipe.steps, recipe.prompts)
+    origin = {"teacher": {"name": teacher, part: mark}}
+    levels: dict[float, Mapping[str, Any]] = {}
+    log: list[dict[str, Any]] = []
+    start, steps, seconds = None, 0, 0.0
+    for step, level in zip(recipe.steps, data.levels(), strict=True):
+        objective = getattr(plan.code(), plan.objective)(base, data, step, recipe, start=start, seed=how.seed)
+        run = folder / f"step-{step:02d}"
+        done = fit(objective, run, how, origin)
+        state = load_checkpoint(run / "checkpoint.pt")
+        averaged(objective, state)
+        start = levels[level] = objective.tensors()
+        log += [{"level": round(level, 4), **line} for line in Log(run / "log.jsonl").read()]
+        steps, seconds = steps + state["step"], seconds + state["seconds"]
+        if not done:
+            break
+    NoiseAware(base, levels).save_pretrained(folder)
+    facts = {
+        "steps": steps,
+        "samples": steps * objective.recipe.batch,
+        "hours": round(seconds / 3600, 2),
+        "levels": sorted(round(level, 4) for level in levels),
+        **plan.facts,
+        **origin,
+    }
+    describe(objective, state, log, folder, name, **facts)
+    return folder
+
+
 def _no_start(name: str, how: Run, begins: str) -> None:
     if how.start is not None:
         raise ValueError(f"{name} starts from {begins}, got the start {how.start}; leave it out")
 
 
 KINDS: Mapping[str, Callable[[str, Plan, Path, Run], Path]] = MappingProxyType(
-    {"autoencoder": _autoencoder, "denoiser": _denoiser, "student": _student, "reward": _reward}
+    {
+        "autoencoder": _autoencoder,
+        "denoiser": _denoiser,
+        "student": _student,
+        "reward": _reward,
+        "noise-aware": _noise_aware,
+    }
 )

@@ -28,6 +28,7 @@ def _subclass(stock: type, call: dict[str, Any]) -> type:
         "__qualname__": stock.__qualname__,
         "__doc__": stock.__doc__,
         "__call__": _with_defaults(stock.__call__, call),
+        "__copy__": _copy,
         "__reduce_ex__": _reduce,
         "_own_call": call,
     }
@@ -57,6 +58,13 @@ def _with_defaults(function: Any, call: Mapping[str, Any]) -> Any:
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     }
     return torch.no_grad()(copy) if inner is not function else copy
+
+
+def _copy(pipe: Any) -> Any:
+    """Keep the class in a copy: a session passes copies of its pipeline, which it knows by their class."""
+    other = type(pipe).__new__(type(pipe))
+    vars(other).update(vars(pipe))
+    return other
 
 
 def _reduce(pipe: Any, protocol: int) -> tuple[Any, ...]:

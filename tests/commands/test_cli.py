@@ -83,7 +83,7 @@ def test_a_run_that_is_refused_leaves_no_folder(refused, tmp_path, words):
 
 def test_train_bad_input(refused, tmp_path):
     line = refused("train", "shapes-sd4", "--out", tmp_path)
-    assert line.rstrip().endswith("clear"), "the one that is no model of the zoo"
+    assert line.rstrip().endswith("clear, npnet"), "those that are no models of the zoo"
     assert all(name in line for name in catalogue.MODELS)
     assert "threads must be at least 1, got 0" in refused(
         "train", "shapes-sd3", "--threads", 0, "--out", tmp_path

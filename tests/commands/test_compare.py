@@ -4,9 +4,10 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from diffusers_ext.commands import demo
-from diffusers_ext.zoo.world.captions import parse
+from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.zoo.world.suites import IMAGE_TASKS
 
 from .test_cli import CALL, files
@@ -36,8 +37,8 @@ def test_compare(cli, saved_model, tmp_path):
         ([], "compare needs a prompt, got none"),
         (["a", "--seeds", "0,0"], "--seeds takes different whole numbers"),
         (["a", "--seeds", "0,x"], "a seed must be a whole number"),
-        (["a", "--methods", "plain,plain"], "name each variant once"),
-        (["a", "--methods", "plain,other"], "unknown method 'other'"),
+        (["a", "--methods", "plain,plain"], "each column comes once, got plain, plain"),
+        (["a", "--methods", "plain,other"], "unknown method or sampler 'other'"),
         (["a", "--prompts-file", "/nope"], "cannot read the prompts file '/nope'"),
     ],
 )
@@ -100,7 +101,7 @@ def test_eval_and_compare_do_not_overwrite_each_other(cli, refused, saved_model,
 def test_what_is_refused_leaves_no_folder(refused, saved_model, tmp_path):
     out = ["-m", saved_model, "--out", tmp_path / "new"]
     assert "unknown method 'plain'" in refused("eval", *out, "--method", "plain")
-    assert "unknown method 'other'" in refused("compare", "a", *out, "--methods", "plain,other")
+    assert "unknown method or sampler 'other'" in refused("compare", "a", *out, "--methods", "plain,other")
     assert "unknown method 'other'" in refused("generate", "a", *out, "--method", "other")
     assert not list(tmp_path.iterdir())
 
@@ -111,6 +112,7 @@ def test_a_method_is_named_once(refused, saved_model, tmp_path):
     words = "a method is applied once, got softpag, softpag; name softpag once"
     assert words in refused("eval", "--n", 1, *out, *twice)
     assert words in refused("generate", "a", *out, *twice)
+    words = "a column has each name once, got 'softpag+softpag'; name softpag once"
     assert words in refused("compare", "a", *out, "--methods", "plain,softpag+softpag")
     assert not list(tmp_path.iterdir())
 
@@ -142,18 +144,52 @@ def test_eval_bad_input(refused, saved_model, tmp_path):
     assert not list(tmp_path.iterdir()), "what is refused makes no pictures and claims no folder"
 
 
-def test_demo_prompts_are_a_dozen_held_out_ones_of_every_task():
-    specs = [parse(p) for p in demo.PROMPTS]
-    assert len(set(demo.PROMPTS)) == 12
-    assert all(s.held_out for s in specs)
-    assert {s.task for s in specs} == {"single_object", "two_object", "three_object", "counting", "position"}
+def test_compare_with_searches(cli, saved_model, tmp_path):
+    words = ["compare", "a red square", "two blue stars", "-m", saved_model, *CALL, "--batch", 2]
+    words += ["--samplers", "best-of-2,softpag+best-of-2", "--reward", "shapes-clip", "--set", "scale=2"]
+    code, out, err = cli(*words, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "results.json").read_text())["methods"]
+    assert list(found) == ["plain", "best-of-2", "softpag+best-of-2"]
+    one = found["plain"]["cost"]["mean"]
+    assert found["best-of-2"]["cost"]["mean"] == 2 * one < found["softpag+best-of-2"]["cost"]["mean"]
+    assert found["best-of-2"]["reward"]["mean"] >= found["plain"]["reward"]["mean"]
+    assert [m["name"] for m in found["softpag+best-of-2"]["methods"]] == ["softpag", "best-of-n"]
+    assert found["softpag+best-of-2"]["methods"][0]["scale"] == 2
+    assert f"{2 * one:.0f} evaluations and" in out
+    page = (tmp_path / "report.html").read_text()
+    assert "<th>evaluations</th><th>mean reward</th>" in page and "; reward " in page
+    again = cli(*words, "--out", tmp_path)[1]
+    assert again.count("2 of 6 images were finished before") == 3
 
 
-def test_demo(cli, tmp_path):
+@pytest.mark.parametrize(
+    "words, match",
+    [
+        (["--samplers", "plain"], "each column comes once, got plain, plain"),
+        (["--reward", "shapes-clip"], "--reward is for samplers"),
+        (["--samplers", "best-of-2"], "a sampler chooses by a reward"),
+        (["--samplers", "bestof2"], "nearest is 'best-of-n'"),
+    ],
+)
+def test_bad_searches(refused, saved_model, tmp_path, words, match):
+    assert match in refused("compare", "a", "-m", saved_model, *CALL, *words, "--out", tmp_path)
+
+
+def test_demo_prompts_are_the_first_of_the_suite():
+    asked = [q.item.prompt for q in questions(demo.SUITE, 2) if q.task != "color_attr"]
+    assert list(demo.PROMPTS) == asked and len(asked) == 10 and "Ten pictures" in demo.NOTE
+
+
+def test_demo(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "PROMPTS", demo.PROMPTS[:2])
     code, out, err = cli("demo", "--out", tmp_path)
     assert (code, err) == (0, "")
     assert files(tmp_path) == ["compare.png", "pictures", "report.html", "results.json"]
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [i["prompt"] for i in found["methods"]["plain"]["images"]] == list(demo.PROMPTS)
-    assert found["methods"]["plain"]["overall"]["n"] == found["methods"]["softpag"]["overall"]["n"] == 12
-    assert demo.NOTE in out and "softpag minus plain" in out
+    found = json.loads((tmp_path / "results.json").read_text())["methods"]
+    assert list(found) == demo.COLUMNS.split(",")
+    assert [i["prompt"] for i in found["plain"]["images"]] == list(demo.PROMPTS)
+    assert found["plain"]["cost"]["mean"] == 30 and found["best-of-8"]["cost"]["mean"] == 240
+    assert demo.NOTE in out and "best-of-8 minus plain" in out
+    with Image.open(tmp_path / "compare.png") as picture:
+        assert 500 < picture.width < 650, "a column for each of two prompts"

@@ -13,6 +13,7 @@ import typer.main
 from diffusers_ext.cli import app
 from diffusers_ext.commands.names import ALIASES, EXAMPLES
 from diffusers_ext.outputs.record import read
+from diffusers_ext.settings.registry import SAMPLERS
 
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
@@ -94,6 +95,16 @@ def test_methods_by_name(cli, refused):
     assert code == 0 and out.startswith("softpag: ") and "radial" not in out
     assert [m["name"] for m in json.loads(cli("methods", "gna", "clear", "--json")[1])] == ["gna", "clear"]
     assert "unknown method 'softpg'" in refused("methods", "softpg")
+
+
+def test_samplers_by_name(cli, refused):
+    code, out, _ = cli("samplers", "best-of-n")
+    assert code == 0 and out.startswith("best-of-n: ") and "budget" in out and "ttsnap" not in out
+    assert "a number in the name sets n, as best-of-8" in out
+    found = {s["name"]: s for s in json.loads(cli("samplers", "--json")[1])}
+    assert list(found) == list(SAMPLERS) and found["reno"]["count"] == "iterations"
+    assert "budget" not in {s["name"] for s in found["reno"]["settings"]}, "what all take is left out"
+    assert "unknown sampler 'renno'; nearest is 'reno'" in refused("samplers", "renno")
 
 
 def test_the_package_runs_as_a_module():

@@ -248,7 +248,7 @@ def test_missing_tables_and_files(written, tmp_path):
 def test_what_a_preset_does_not_know():
     with pytest.raises(ValueError, match="the preset of this model has settings for softpag, got radial"):
         dx.preset("shapes-wan", "radial")
-    with pytest.raises(ValueError, match="has settings for radial, gna, rectified, got clear; set them"):
+    with pytest.raises(ValueError, match="has settings for radial, gna, nag, rectified, got clear; set them"):
         dx.preset("wan2.1", "clear")
     with pytest.raises(ValueError, match="unknown method 'radical'"):
         dx.preset("wan2.1", "radical")

@@ -4,6 +4,7 @@ A new field fails here until it has a check. Oracles are given sizes and setting
 package.
 """
 
+import copy
 import dataclasses
 from functools import partial
 from importlib import import_module
@@ -20,6 +21,7 @@ from ..close import MODEL
 from ..close import alike as close
 from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
+from . import nag_oracles
 from . import settings_oracles as told
 from .test_astar import FINE, LEFT, MID, TWO, loop, nearly
 from .test_astar import run as run_astar
@@ -62,6 +64,7 @@ BY_MASK = {
 COUNTED = {
     "softpag": {"heads", "scale", "strength", "scope", "start", "stop"},
     "rectified": {"keep", "p_remaining", "touching", "first_frame", "block"},
+    "nag": {"negative_prompt", "scale", "tau", "alpha", "layers", "start", "stop"},
     "structured": {"phrases", "form"},
     "astar": {
         *("concepts", "masks", "loss", "segregation", "retention"),
@@ -179,6 +182,54 @@ def test_softpag_start_and_stop_by_counting_calls(window, guided):
     with dx.apply(pipe, dx.SoftPAG(heads={tiny.layer: None}, **window)):
         tiny.run(pipe, steps=4, callback_on_step_end=ended)
     assert steps == guided
+
+
+# NAG ------------------------------------------------------------------------------------------------------
+
+AWAY = dict(negative_prompt="green", scale=7.0, tau=1.5, alpha=0.4)
+LAYER = "blocks.1.attn2"
+OTHERS = [{}, dict(negative_prompt="a blue star"), dict(scale=3.0), dict(tau=1.1), dict(alpha=0.9)]
+
+
+@torch.no_grad()
+def test_nag_by_two_attentions_written_out():
+    """Text, scale, bound, share and layers; the oracle has a model of its own."""
+    pipe, call = wan.pipeline(), wan.inputs(2, text=18, dtype=torch.float64)
+    pipe.transformer.double()
+    oracle, wanted = copy.deepcopy(pipe.transformer), []
+    for settings in [*OTHERS, dict(layers=[LAYER]), dict(layers=["transformer.blocks.0"])]:
+        facts = AWAY | settings
+        text = pipe.encode_prompt(
+            facts["negative_prompt"], do_classifier_free_guidance=False, max_sequence_length=18
+        )[0]
+        numbers = {name: facts[name] for name in ("scale", "tau", "alpha")}
+        layers = None if "layers" not in facts else [LAYER if LAYER in facts["layers"] else "blocks.0.attn2"]
+        wanted.append(nag_oracles.predict(oracle, call, text.double(), numbers, layers))
+        with dx.apply(pipe, dx.NAG(**facts), cfg="none"):
+            ours = pipe.transformer(**call)[0]
+        torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=1e-6)  # time is embedded in fp32
+    for i, one in enumerate(wanted):
+        assert all((one - two).abs().max() > 1e-5 for two in wanted[:i]), i
+
+
+@pytest.mark.parametrize(
+    "window, longer",
+    [
+        ({}, [1, 1, 1, 1]),
+        (dict(start=0.5), [0, 0, 1, 1]),
+        (dict(stop=0.5), [1, 1, 0, 0]),
+        (dict(start=0.25, stop=0.75), [0, 1, 1, 0]),
+    ],
+)
+def test_nag_start_and_stop_by_the_length_of_the_text(window, longer):
+    tiny = host("wan")
+    pipe, lengths = tiny.build(), []
+    pipe.transformer.get_submodule(LAYER).to_k.register_forward_hook(
+        lambda module, args, out: lengths.append(args[0].shape[1])
+    )
+    with dx.apply(pipe, dx.NAG("green", **window)):
+        tiny.run(pipe, steps=4)
+    assert lengths == [16 * (1 + more) for more in longer]
 
 
 # RectifiedSparse --------------------------------------------------------------------------------------

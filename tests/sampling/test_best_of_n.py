@@ -1,5 +1,7 @@
 """Best of n, and with it what every sampler promises: pictures, scores, costs, and an unchanged pipeline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -206,6 +208,27 @@ def test_refining_goes_on_from_the_winner():
     assert (result.nfe, len(result.history)) == (16, 4)
     more = sample(BestOfN(rewards=redness, n=3, refine=BestOfN(n=6)), pipe=pipe)
     assert more.scores >= first.scores
+
+
+@pytest.mark.parametrize(
+    "asks, stopped", [(None, None), (3, "someone asked to stop"), (5, "someone asked to stop")]
+)
+def test_a_request_to_stop_reaches_the_refinement(asks, stopped):
+    """The search of two steps asks at each step, and more often; the first picture is there in any case."""
+    pipe = unet.pipeline()
+    steps = []
+
+    def stop():
+        steps.append(pipe)
+        return asks is not None and len(steps) > asks + before
+
+    first = BestOfN(rewards=redness, n=2)
+    before = 0
+    sample(first, pipe=pipe, stop=lambda: steps.append(pipe))
+    before, steps = len(steps), []
+    result = sample(replace(first, refine=BestOfN(n=4, micro_batch=1)), pipe=pipe, stop=stop)
+    assert result.stopped == (None if asks is None else "someone asked to stop") and len(result.images) == 1
+    assert result.scores >= sample(first, pipe=pipe).scores
 
 
 def test_joined_results_keep_the_better_of_each_prompt():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 
+import diffusers_ext as dx
 from diffusers_ext.errors import MethodError, UnsupportedError
 from diffusers_ext.families.denoisers import denoisers
 from diffusers_ext.sampling.host_call import HostCall
@@ -67,6 +68,17 @@ def test_schedule_is_what_a_counter_sees(host):
         )
     call.run(call.draw(1))
     assert steps * each == sum(seen)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_schedule_counts_the_extra_pass_of_guidance(scale):
+    pipe = unet.pipeline()
+    call = {"num_inference_steps": 3, "guidance_scale": scale}
+    sampler = dx.BestOfN(rewards=lambda images, prompts: images.mean((1, 2, 3)), n=2)
+    with dx.apply(pipe, dx.SoftPAG()):
+        steps, each = HostCall(pipe, "a", **call).schedule()
+        assert sampler.sample(pipe, "a", **call).nfe == 2 * steps * each
+    assert HostCall(pipe, "a", **call).schedule() == (steps, each - 1)
 
 
 def test_noise_of_a_stochastic_scheduler_is_that_of_the_plain_call():

@@ -5,7 +5,9 @@ import pytest
 
 from diffusers_ext import CLEAR, MethodError, SoftPAG
 from diffusers_ext.commands.listing import describe_method
-from diffusers_ext.settings.methods import as_dict, build, convert, describe, method_class
+from diffusers_ext.settings.assign import convert
+from diffusers_ext.settings.fields import describe
+from diffusers_ext.settings.methods import as_dict, build, method_class
 from diffusers_ext.settings.registry import METHODS
 
 

@@ -90,6 +90,14 @@ def test_copies_are_called_alike(again):
     assert np.array_equal(draw(pipe), draw(other))
 
 
+def test_a_session_passes_a_copy_of_its_pipeline():
+    pipe = dx.load("shapes-sd-turbo")
+    other = copy.copy(pipe)
+    assert type(other) is type(pipe) and other.unet is pipe.unet
+    with dx.apply(pipe, dx.SoftPAG(scale=2.0)):
+        assert np.array_equal(draw(pipe), draw(other))
+
+
 def test_sessions_plans_and_gradients_see_the_same_pipeline():
     pipe = dx.load("shapes-sd3")
     before = draw(pipe)

@@ -26,7 +26,8 @@ def grid(comparison: Comparison) -> Image.Image:
     columns = len(comparison.variants)
     first = next(cell.image for column in comparison.cells for cell in column if cell.image)
     height = ceil(SIDE * first.height / first.width)
-    header, ruler = 2 * GAP + LINE, ImageDraw.Draw(Image.new("L", (1, 1)))
+    costs = comparison.costs()
+    header, ruler = 2 * GAP + LINE * (1 + bool(costs)), ImageDraw.Draw(Image.new("L", (1, 1)))
     said = [[_verdict(ruler, cell, small) for cell in column] for column in comparison.cells]
     steps = [height + 2 * GAP + (LINE - 2) * max(map(len, row)) for row in zip(*said, strict=True)]
     tops = list(accumulate(steps, initial=header))
@@ -35,6 +36,8 @@ def grid(comparison: Comparison) -> Image.Image:
     for c, variant in enumerate(comparison.variants):
         x = LABEL + GAP + c * (SIDE + GAP)
         draw.text((x, GAP), wrap(draw, variant.label, font, SIDE, 1)[0], INK, font)
+        if variant.label in costs:
+            draw.text((x, GAP + LINE), cost_words(costs[variant.label]), PALE, small)
         for r, cell in enumerate(comparison.cells[c]):
             _cell(canvas, draw, cell, said[c][r], (x, tops[r]), (SIDE, height), small)
     for r, item in enumerate(comparison.items):
@@ -44,6 +47,11 @@ def grid(comparison: Comparison) -> Image.Image:
             draw.text((GAP, y + i * (LINE + 2)), line, INK, font)
         draw.text((GAP, y + len(text) * (LINE + 2)), f"seed {item.seed}", PALE, small)
     return canvas
+
+
+def cost_words(cost: float) -> str:
+    """Write what a picture cost."""
+    return f"{cost:.0f} evaluation{'s' * (round(cost) != 1)}"
 
 
 def _verdict(draw: ImageDraw.ImageDraw, cell: Cell, font: Font) -> list[str]:

@@ -25,6 +25,11 @@ class Figure:
     size: str = ""
 
 
+def data_url(png: bytes) -> str:
+    """Return a PNG as the address that a page shows it by."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
 def figure(judged: Judged, label: str, png: bytes) -> Figure:
     """Prepare the picture of the variant `label`."""
     from PIL import Image
@@ -33,9 +38,10 @@ def figure(judged: Judged, label: str, png: bytes) -> Figure:
         width = image.width
     looks = {None: ("", ""), True: ("good", "right: "), False: ("bad", "wrong: ")}
     kind, verdict = looks[judged.correct]
+    scored = "" if judged.reward is None else f"; reward {judged.reward:.3f}"
     return Figure(
-        text=verdict + judged.reason,
-        source="data:image/png;base64," + base64.b64encode(png).decode(),
+        text=verdict + judged.reason + scored,
+        source=data_url(png),
         alt=f"{judged.prompt}, {label}, seed {judged.seed}",
         kind=kind,
         size="small" if width < 192 else "",

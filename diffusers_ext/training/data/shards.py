@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,13 @@ class Shards:
 
     def draw(self, used: int, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return `count` random rows of each array, for the moment when `used` samples have been used."""
-        known = max(self.first, used // self.reuse) // self.size + 1
-        while len(self._open) < known:
+        known = (max(self.first, used // self.reuse) // self.size + 1) * self.size
+        return self.take(torch.randint(known, (count,), generator=generator).tolist())
+
+    def take(self, index: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return the rows of these numbers of each array."""
+        while len(self._open) <= max(index) // self.size:
             self._open.append(self._load(len(self._open)))
-        index = torch.randint(known * self.size, (count,), generator=generator).tolist()
         rows = [(self._open[i // self.size], i % self.size) for i in index]
         return {name: torch.stack([shard[name][at] for shard, at in rows]) for name in self._open[0]}
 

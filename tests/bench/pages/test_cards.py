@@ -11,10 +11,10 @@ from diffusers_ext.models.fingerprint import fingerprint
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.cards import CARD
 
-NAMES = (*catalogue.MODELS, *catalogue.REWARDS)
+NAMES = (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES)  # with shares of right pictures
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *catalogue.AWARE])
 def test_cards_are_current(name):
     home = catalogue.path(name)
     assert cards.card(name) == json.loads((home / CARD).read_text()), "run python -m bench.pages"
@@ -40,6 +40,16 @@ def test_a_card_names_data_steps_time_hardware_and_results(name):
         assert f"{100 * entry['accuracy']:.0f} % ({100 * entry['low']:.0f} to" in page
 
 
+def test_the_card_of_a_noise_aware_reward_has_its_ranks():
+    (name,) = catalogue.AWARE
+    facts, found = cards.card(name), committed(cards.SEARCH)
+    assert found["weights"] == fingerprint(catalogue.path(name))
+    assert all(facts[key] for key in ("data", "steps", "samples", "hours", "hardware", "levels", "teacher"))
+    for row in found["ranks"]["tuning"]["noise-aware"]:
+        assert row["low"] <= row["rank"] <= row["high"]
+        assert f"{row['rank']:.2f} ({row['low']:.2f} to {row['high']:.2f})" in cards.page(name)
+
+
 def test_results_are_those_of_the_weights_on_the_card():
     """A card whose weights were replaced without measuring again is noticed."""
     assert result_files(), "no result file is beside the weights"
@@ -47,3 +57,7 @@ def test_results_are_those_of_the_weights_on_the_card():
         assert json.loads(file.read_text())["weights"] == fingerprint(file.parents[1]), file
     measured = committed(cards.REWARD)
     assert measured["weights"] == fingerprint(catalogue.path(measured["reward"]))
+    for suite in ("tuning", "held-out"):
+        weights = committed(f"{cards.NOISE}-{suite}")["weights"]
+        assert weights["npnet"] == fingerprint(catalogue.path("shapes-sd-npnet"))
+        assert weights["shapes-sd"] == fingerprint(catalogue.path("shapes-sd"))

@@ -236,7 +236,7 @@ def test_bad_input(refused, tmp_path, words, match):
 
 
 def test_other_models_take_neither_teacher_nor_settings(refused, tmp_path):
-    assert "for 'train clear', got them for 'shapes-sd3'" in refused(
+    assert "for 'train clear' and 'train npnet', got them for 'shapes-sd3'" in refused(
         "train", "shapes-sd3", "--teacher", "shapes-sd", "--out", tmp_path
     )
 

@@ -13,22 +13,22 @@ from ..errors import UnsupportedError
 KEPT = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")  # the scale of LoRA is in one
 
 
-def encoded(pipe: Any, text: str, tokens: int) -> Tensor:
+def encoded(pipe: Any, text: str | list[str], tokens: int) -> Tensor:
     """Return the embedding `[1, L, C]` of a text, made by the pipeline's own `encode_prompt`.
 
-    `tokens` is what a pipeline is asked for that takes `max_sequence_length`. Raises `UnsupportedError` if it
-    has no `encode_prompt` or no text encoder.
+    A list of T texts gives `[T, L, C]`. `tokens` is what a pipeline is asked for that takes
+    `max_sequence_length`. Raises `UnsupportedError` if it has no `encode_prompt` or no text encoder.
     """
     kind = type(pipe)
     if not hasattr(kind, "encode_prompt"):
         raise UnsupportedError(
-            f"A second text is encoded by encode_prompt() of a pipeline, which {kind.__name__} does not "
+            f"Another text is encoded by encode_prompt() of a pipeline, which {kind.__name__} does not "
             "have; use a pipeline that has it, such as StableDiffusionPipeline or WanPipeline."
         )
     encoders = [name for name in pipe.components if name.startswith("text_encoder")]
     if all(getattr(pipe, name) is None for name in encoders):
         raise UnsupportedError(
-            f"A second text is encoded by the text encoder of a pipeline, and this {kind.__name__} was "
+            f"Another text is encoded by the text encoder of a pipeline, and this {kind.__name__} was "
             "loaded without one; load it with its text encoders."
         )
     clip_skip, lora_scale = settings(pipe)

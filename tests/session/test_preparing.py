@@ -109,6 +109,23 @@ def test_a_pipeline_without_a_tokenizer():
         dx.apply(pipe, dx.StructuredGuidance())
 
 
+def test_caches_keep_what_a_pass_for_gradients_would_spoil():
+    """DeepCache replaces `forward` of a block; so does this."""
+    pipe = host("sd").build()
+    block = pipe.unet.mid_block
+    block.forward = lambda *args, **kwargs: type(block).forward(block, *args, **kwargs)
+    with pytest.raises(
+        dx.ConflictError, match="astar runs the denoiser twice per step, but forward of .*mid_block"
+    ):
+        dx.apply(pipe, METHODS[0])
+    del block.forward
+    with dx.apply(pipe, METHODS[0]), pytest.raises(dx.ConflictError, match="forward of .*mid_block"):
+        block.forward = lambda *args, **kwargs: type(block).forward(block, *args, **kwargs)
+        call(pipe, height=32, width=32)
+    with dx.apply(pipe, METHODS[1]):  # no further pass
+        call(pipe, height=32, width=32)
+
+
 def test_a_model_that_changes_the_prompt_on_its_way():
     pipe = host("sd").build()
     pipe.unet = unet.unet(encoder_hid_dim=32)

@@ -33,4 +33,4 @@ def test_the_table_has_swaps_and_what_was_tried():
     }
     text = to_markdown(found | {"n": 4, "tuning_n": 2})
     assert "| plain | 75 % |" in text and "| A-STAR | 25 % |" in text
-    assert "- A-STAR - plain: +50 points" in text and "| astar, step size 20 | 50 % |" in text
+    assert "- A-STAR - plain: 3 wins, 0 losses of 6" in text and "| astar, step size 20 | 50 % |" in text

@@ -17,6 +17,7 @@ from diffusers import (
 )
 
 from diffusers_ext.errors import UnsupportedError
+from diffusers_ext.sampling.estimate import StepWatch
 from diffusers_ext.session.latents import exchange, notes_of
 
 from ..hosts import host
@@ -73,6 +74,22 @@ def test_the_next_step_begins_at_moved_latents():
     assert notes.moved is None and notes_of(other) is not notes and notes_of(other).raw is None
     assert torch.equal(scheduler.step(e, t, x)[0], plain.step(e, t, x)[0])
     undo()
+
+
+def test_estimates_of_a_search_are_of_moved_latents():
+    pipe = host("sd").build()
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    x, moved, e = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    undo, found = exchange(pipe, "astar"), []
+    for scheduler, begin in ((pipe.scheduler, x), (copy.deepcopy(pipe.scheduler), moved)):
+        scheduler.set_timesteps(3)
+        watch, t = StepWatch(scheduler), scheduler.timesteps[0]
+        scheduler.scale_model_input(begin, t)
+        notes_of(scheduler).moved = moved
+        scheduler.step(e, t, begin)
+        found.append(watch.clean())
+    undo()
+    assert torch.equal(*found)
 
 
 def test_latents_that_the_pipeline_changed_meanwhile():

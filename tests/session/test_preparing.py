@@ -115,11 +115,11 @@ def test_caches_keep_what_a_pass_for_gradients_would_spoil():
     block = pipe.unet.mid_block
     block.forward = lambda *args, **kwargs: type(block).forward(block, *args, **kwargs)
     with pytest.raises(
-        dx.ConflictError, match="astar runs the denoiser twice per step, but forward of .*mid_block"
+        dx.ConflictError, match=r"astar runs the denoiser twice per step, but forward of .*mid_block"
     ):
         dx.apply(pipe, METHODS[0])
     del block.forward
-    with dx.apply(pipe, METHODS[0]), pytest.raises(dx.ConflictError, match="forward of .*mid_block"):
+    with dx.apply(pipe, METHODS[0]), pytest.raises(dx.ConflictError, match=r"forward of .*mid_block"):
         block.forward = lambda *args, **kwargs: type(block).forward(block, *args, **kwargs)
         call(pipe, height=32, width=32)
     with dx.apply(pipe, METHODS[1]):  # no further pass

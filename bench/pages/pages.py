@@ -127,6 +127,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
+    "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
     "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),
     "reno-memory": _filed("reno-shapes-sd-turbo", reno.memory_to_markdown),

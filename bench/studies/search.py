@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning", type=int, default=4, help="tuning prompts per task")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(range(60, 391, 30)))
     parser.add_argument("--real", type=int, nargs="*", default=[120, 240], help="budgets of real runs")
-    parser.add_argument("--real-n", type=int, default=4, help="prompts per task of real runs")
+    parser.add_argument("--real-n", type=int, default=12, help="prompts of real runs")
     parser.add_argument("--aware", type=Path, default=None, help="folder of the noise-aware reward")
     parser.add_argument("--work", type=Path, default=Path("out/search"), help="pools and real runs")
     args = parser.parse_args(arguments)

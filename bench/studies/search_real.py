@@ -1,4 +1,4 @@
-"""Run searches for real on some prompts, at equal budgets, and check replays of a pool against them."""
+"""Compare searches at equal budgets on some prompts: those that move noise run, the others are replayed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from diffusers_ext.evaluate.suite import Question
 from diffusers_ext.outputs.files import write_json
 from diffusers_ext.rewards.base import Reward
 from diffusers_ext.sampling.sampler import Sampler
+from diffusers_ext.sampling.ttsnap import cost, left
 from diffusers_ext.zoo.world.captions import parse
 from diffusers_ext.zoo.world.detect import verify
 
 from ..pages.markdown import markdown
 from .search_pool import Pool, pixels
-from .search_replay import affordable, plans, replay
+from .search_replay import BRANCHES, affordable, plans, replay
 
 MANY = 10_000  # more candidates than any budget pays for
-TASKS = 6
+CHECKED = 2  # prompts on which searches that only choose run for real, too
+CHOOSING = {  # the reward that prunes, and the plan
+    "best-of-n": (None, None),
+    "ttsnap": ("shapes-clip", "plain"),
+    "ttsnap, noise-aware": ("noise-aware", "aware"),
+}
 OFTEN = dict(start=3, every=3, stop=11)  # of the 15 steps of shapes-sd3
 
 
@@ -64,19 +70,27 @@ def real(
     n: int,
     work: Path,
 ) -> dict[str, Any]:
-    """Run each search at each budget on the first `n` prompts of each task; finished runs are kept."""
-    asked = asked[: n * TASKS]
-    rows = []
+    """Run searches at each budget on the first `n` questions, and replay those that only choose in the pool.
+
+    The first `CHECKED` of these run for real, too. Finished runs are kept.
+    """
+    rows, apart = [], {}
     for budget in budgets:
         plain: list[Run] = []
         for name, build in searches(early).items():
-            found = [
-                run(pipe, call, build(budget), q, work / f"{name}-{budget}-{i}.json")
-                for i, q in enumerate(asked)
-            ]
+
+            def ran(i: int, name: str = name, build: Any = build, budget: int = budget) -> Run:
+                return run(pipe, call, build(budget), asked[i], work / f"{name}-{budget}-{i}.json")
+
+            if name in CHOOSING:
+                found = [replayed(pool, name, budget, i) for i in range(n)]
+                gaps = [abs(found[i].reward - ran(i).reward) for i in range(CHECKED)]
+                apart[name] = max(*gaps, apart.get(name, 0.0))
+            else:
+                found = [ran(i) for i in range(n)]
             plain = plain or found
             rows.append({"search": name, "budget": budget, **summary(found, plain)})
-    return {"prompts": len(asked), "rows": rows, "replayed": replayed(pool, asked, budgets, work)}
+    return {"prompts": n, "rows": rows, "checked": CHECKED, "apart": apart}
 
 
 def run(pipe: Any, call: Mapping[str, Any], sampler: Sampler, question: Question, path: Path) -> Run:
@@ -108,23 +122,19 @@ def summary(found: Sequence[Run], plain: Sequence[Run]) -> dict[str, Any]:
     return values
 
 
-def replayed(pool: Pool, asked: Sequence[Question], budgets: Sequence[int], work: Path) -> dict[str, float]:
-    """Return the largest difference in reward between replays of the pool and real runs."""
-    apart: dict[str, float] = {}
+def replayed(pool: Pool, name: str, budget: int, prompt: int) -> Run:
+    """Return what a search that only chooses would find, from the pool."""
+    reward, kind = CHOOSING[name]
     steps = len(pool.levels)
-    kinds = {"best-of-n": (None, {}), "ttsnap": ("shapes-clip", plans(steps)["plain"])}
-    kinds["ttsnap, noise-aware"] = ("noise-aware", plans(steps)["aware"])
-    for name, (reward, plan) in kinds.items():
-        gaps = []
-        for budget in budgets:
-            rows = np.arange(affordable(budget, plan, steps))
-            for p in range(len(asked)):
-                early = pool.early[reward][p] if reward else np.zeros((len(pool.finals[p]), 1))
-                picked = pool.finals[p, replay(early, pool.finals[p], rows, plan)]
-                found = json.loads((work / f"{name}-{budget}-{p}.json").read_text())
-                gaps.append(abs(picked - found["reward"]))
-        apart[name] = float(np.max(gaps))
-    return apart
+    plan = plans(steps)[kind] if kind else {}
+    n = affordable(budget, plan, steps)
+    finals = pool.finals[prompt]
+    early = pool.early[reward][prompt] if reward else finals[:, None]
+    picked = replay(early, finals, np.arange(n), plan)
+    looked = [left(n, plan, step - 1) for step in plan if left(n, plan, step) < left(n, plan, step - 1)]
+    scored = sum(looked) + left(n, plan, steps)
+    nfe = BRANCHES * cost(n, plan, steps)
+    return Run(float(finals[picked]), bool(pool.right[prompt, picked]), nfe, scored, None)
 
 
 def table(found: Mapping[str, Any]) -> str:

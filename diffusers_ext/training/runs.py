@@ -117,14 +117,14 @@ def _noise_aware(name: str, plan: Plan, out: Path, how: Run) -> Path:
     levels: dict[float, Mapping[str, Any]] = {}
     log: list[dict[str, Any]] = []
     start, steps, seconds = None, 0, 0.0
-    for step, level in zip(recipe.steps, data.levels(), strict=True):
+    for step, level in zip(recipe.steps, [round(level, 4) for level in data.levels()], strict=True):
         objective = getattr(plan.code(), plan.objective)(base, data, step, recipe, start=start, seed=how.seed)
         run = folder / f"step-{step:02d}"
         done = fit(objective, run, how, origin)
         state = load_checkpoint(run / "checkpoint.pt")
         averaged(objective, state)
         start = levels[level] = objective.tensors()
-        log += [{"level": round(level, 4), **line} for line in Log(run / "log.jsonl").read()]
+        log += [{"level": level, **line} for line in Log(run / "log.jsonl").read()]
         steps, seconds = steps + state["step"], seconds + state["seconds"]
         if not done:
             break
@@ -133,7 +133,7 @@ def _noise_aware(name: str, plan: Plan, out: Path, how: Run) -> Path:
         "steps": steps,
         "samples": steps * objective.recipe.batch,
         "hours": round(seconds / 3600, 2),
-        "levels": sorted(round(level, 4) for level in levels),
+        "levels": sorted(levels),
         **plan.facts,
         **origin,
     }

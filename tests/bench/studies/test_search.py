@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bench.studies.search_pool import Pool, turns
+from bench.studies.search_real import replayed
 from bench.studies.search_replay import affordable, area, areas, curves, omega, plans, ranks, replay
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.sampling.best_of_n import BestOfN
@@ -89,3 +90,20 @@ def test_a_pool_must_be_large_enough():
 def test_tasks_come_in_turn():
     found = [question.task for question in turns(questions("tuning", 2))]
     assert found[:6] == found[6:] and len(set(found)) == 6
+
+
+@pytest.mark.parametrize("name", ["best-of-n", "ttsnap"])
+def test_a_replay_finds_and_costs_what_the_sampler_does(name):
+    pipe, size = sd3.pipeline(), {**SIZE, "num_inference_steps": 15}
+    call = HostCall(pipe, "a red circle", torch.Generator().manual_seed(0), **size)
+    made = trajectories(call, 7)
+    with torch.no_grad():
+        finals = redness(call.decode(made.ends), None).numpy()
+        early = torch.stack([redness(call.decode(made.estimates[:, s]), None) for s in range(15)], 1).numpy()
+    found = Pool(finals[None], finals[None] > 0, {"shapes-clip": early[None]}, made.levels)
+    run = replayed(found, name, 110, 0)
+    sampler = {"best-of-n": BestOfN, "ttsnap": TTSnap}[name](rewards=redness, n=1000, budget=110)
+    result = sample(sampler, pipe=pipe, num_inference_steps=15)
+    assert (run.nfe, run.scored) == (result.nfe, result.scored) and result.nfe <= 110
+    assert run.reward == pytest.approx(float(result.scores[0]), abs=1e-4)
+    assert run.right == (run.reward > 0)

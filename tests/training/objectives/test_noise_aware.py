@@ -102,7 +102,7 @@ def test_a_run_gives_a_reward_with_a_card_and_goes_on(base, tmp_path, monkeypatc
     card = cards.card(folder)
     assert card["levels"] == sorted(card["levels"]) and len(card["levels"]) == 2 and card["samples"] == 128
     reward = NoiseAware.from_pretrained(folder, base)
-    assert [round(level, 4) for level in sorted(reward.levels)] == card["levels"]
+    assert sorted(reward.levels) == card["levels"]
     images, text = torch.rand(2, 3, 64, 64), ["a red circle"] * 2
     assert torch.equal(reward.score(images, text), base.score(images, text))
     for level in card["levels"]:

@@ -79,6 +79,7 @@ class FKSteering(Sampler):
                 return latents[sources] if step in points else None
             fresh = torch.cat([pool.noise(latents) for pool in pools])
             mixes = watch.mix, mix_at(host.pipe.scheduler, step + 1)
+            play.mixed()
             made = ancestral(watch.clean(sources), watch.noise(sources), *mixes, fresh, self.renoise)
             return made.to(latents)
 

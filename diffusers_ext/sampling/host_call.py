@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..families.denoisers import denoisers
 from ..models.sizes import check_size
 from . import required_inputs
 from .call import SEED_LIMIT
-from .failures import guided
+from .failures import extra_passes
 from .gate import Gate
 from .guidance_arguments import uses_cfg
 
@@ -38,7 +39,7 @@ class Starts:
     """
 
     noise: Tensor
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
     states: tuple[torch.Generator, ...]
 
     def take(self, rows: Sequence[int]) -> Starts:
@@ -50,8 +51,8 @@ class Starts:
         )
 
     def with_noise(self, noise: Tensor) -> Starts:
-        """Return the same starts with other noise."""
-        return Starts(noise, self.seeds, self.states)
+        """Return the same starts with other noise, which no seed makes."""
+        return Starts(noise, (None,) * len(self.seeds), self.states)
 
 
 class _Seen(Exception):
@@ -126,7 +127,8 @@ class HostCall:
             noise = self._given[prompt : prompt + 1].to(self.pipe._execution_device)
         else:
             noise = self.family.draw_noise(self.pipe, self._asked(1), [generator])
-        start = Starts(noise.float(), (seed,), (_clone(generator),))
+        fresh = place > 0 or (self._given is None and _is_fresh(own, self._states[prompt]))
+        start = Starts(noise.float(), (seed if fresh else None,), (_clone(generator),))
         if place == 0:
             self._firsts[prompt] = start
         return start
@@ -164,14 +166,16 @@ class HostCall:
         copies = len(starts.noise) // len(self.prompts)
         call = self._asked(copies) | more
         call |= self._callback(on_step)
-        made = (inspect.unwrap(type(self.pipe).__call__) if grad else type(self.pipe).__call__)(
-            self.pipe,
-            latents=starts.noise.to(self.family.noise_dtype(self.pipe)),
-            generator=[_clone(g) for g in starts.states],
-            output_type=output_type,
-            return_dict=False,
-            **call,
-        )
+        generators = [_clone(g) for g in starts.states]
+        with _drawing_from(self.pipe.scheduler, generators):
+            made = (inspect.unwrap(type(self.pipe).__call__) if grad else type(self.pipe).__call__)(
+                self.pipe,
+                latents=starts.noise.to(self.family.noise_dtype(self.pipe)),
+                generator=generators,
+                output_type=output_type,
+                return_dict=False,
+                **call,
+            )
         return made[0]
 
     def schedule(self) -> tuple[int, int]:
@@ -193,7 +197,7 @@ class HostCall:
             self.run(starts)
         branches = seen[0] // len(self.prompts)
         twice = branches == 1 and self.family.cfg == "two_calls" and uses_cfg(self.pipe, self._asked(1))
-        return self.steps(), (2 if twice else branches) + guided(self.pipe)
+        return self.steps(), (2 if twice else branches) + extra_passes(self.pipe)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents at the end of the call to pictures from 0 to 1, with gradients."""
@@ -239,6 +243,28 @@ class HostCall:
             made = self._encode(*args, **kwargs)
         self._encoded.append(((args, kwargs), made))
         return made
+
+
+@contextmanager
+def _drawing_from(scheduler: Any, generators: list[torch.Generator]) -> Iterator[None]:
+    """Give a scheduler the generators of a call where the pipeline gives it none, as in flow matching."""
+    inner, own = scheduler.step, "step" in vars(scheduler)
+    if "generator" not in inspect.signature(inner).parameters:
+        yield
+        return
+
+    @wraps(inner)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **{"generator": generators} | kwargs)
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        if own:
+            scheduler.step = inner
+        else:
+            del scheduler.step
 
 
 def _check(pipe: Any, call: Mapping[str, Any]) -> None:
@@ -288,7 +314,7 @@ def _own_generators(
     given: torch.Generator | Sequence[torch.Generator] | None, count: int
 ) -> list[torch.Generator]:
     if given is None:
-        return [torch.Generator().manual_seed(torch.seed() % SEED_LIMIT) for _ in range(count)]
+        return [torch.Generator().manual_seed(int(torch.randint(SEED_LIMIT - 1, ()))) for _ in range(count)]
     if isinstance(given, torch.Generator):
         state = _state(given)
         more = (torch.Generator(given.device).manual_seed(_seed(state, -i)) for i in range(1, count))
@@ -309,6 +335,11 @@ def _seed(state: bytes, place: int | str) -> int:
     """Return a seed that a generator state and a place, or a purpose, fix."""
     digest = hashlib.sha256(state + str(place).encode()).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
+
+
+def _is_fresh(generator: torch.Generator, state: bytes) -> bool:
+    """Return whether a generator that was in `state` had drawn nothing since it got its seed."""
+    return _state(torch.Generator(generator.device).manual_seed(generator.initial_seed())) == state
 
 
 def _clone(generator: torch.Generator) -> torch.Generator:

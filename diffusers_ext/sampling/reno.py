@@ -141,6 +141,8 @@ class ReNO(Sampler):
     def _levers(self, search: Search, climbing: bool) -> Iterator[None]:
         """Lower the memory that gradients need; all is as before afterwards."""
         pipe, rewards = search.host.pipe, [reward for reward, _ in search.rewards.parts]
+        for reward in rewards:
+            getattr(reward, "model", None)  # those that load their network on use load it now
         networks = [module for reward in rewards for module in modules_of(reward)]
         parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
         if isinstance(self.decode_grad, nn.Module):

@@ -78,7 +78,9 @@ class Ascent:
                     starts = self.options.starts(self.search, 1, i)
                     noise = starts.noise
                 self.search.budget.step, self.search.budget.steps = i + 1, self.n
-                gradient = self._iteration(i, starts.with_noise(noise), last=i == self.n - 1)
+                moved = i > 0 and not self.options.fresh
+                now = starts.with_noise(noise) if moved else starts
+                gradient = self._iteration(i, now, last=i == self.n - 1)
                 if not self.active and i < self.n - 1:
                     raise Stopped(self._why())
                 if self.options.fresh or i == self.n - 1:

@@ -15,7 +15,9 @@ from ..errors import UnsupportedError
 
 def check_restart(scheduler: Any) -> None:
     """Raise `UnsupportedError` for a scheduler whose steps are several calls, or begin in a special way."""
-    if getattr(scheduler, "order", 1) != 1 or hasattr(scheduler, "ets"):
+    # The last step of LCM and TCD is known by the number of steps, which is that of the full call.
+    last = type(scheduler).__name__ in ("LCMScheduler", "TCDScheduler")
+    if getattr(scheduler, "order", 1) != 1 or hasattr(scheduler, "ets") or last:
         raise UnsupportedError(
             "a call begins in the middle with schedulers of one call a step, got "
             f"{type(scheduler).__name__}; take DDIM, Euler, DPM-Solver, UniPC or flow matching."

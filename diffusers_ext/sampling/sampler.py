@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,9 @@ class Sampler(ABC):
     rewards: Any = None
     noise: Any = None
     refine: Any = None
-    micro_batch: int | None = setting(None, "candidates", "run at a time; all at once if left out")
+    micro_batch: int | None = setting(
+        None, "candidates", "run at a time; all at once if left out", bounds=(1, None)
+    )
     budget: int | None = setting(
         None, "evaluations", "of the denoiser for each prompt, at most", bounds=(1, None)
     )
@@ -50,6 +53,12 @@ class Sampler(ABC):
     def __post_init__(self) -> None:
         fit_fields(self)
         check_bounds(self)
+        theirs = None if self.refine is None else self.refine.rewards
+        if theirs is not None and theirs is not self.rewards:
+            raise MethodError(
+                f"refine goes on with the rewards of {self.name}, so that scores can be compared, got others; "
+                f"give rewards to {self.name} alone."
+            )
 
     @abstractmethod
     def search(self, search: Search) -> None:
@@ -140,7 +149,8 @@ class Sampler(ABC):
     ) -> Result:
         """Let the second sampler go on from the winners, and keep what is better for each prompt.
 
-        Where someone asked to stop before it has a picture of each, the first result stays.
+        The first result stays where someone asked to stop before the second is finished, and, with a
+        warning, where the second cannot begin.
         """
         ended = replace(found, stopped=found.stopped or "someone asked to stop")
         if stop is not None and stop():
@@ -160,10 +170,11 @@ class Sampler(ABC):
                 stop=stop,
                 **call | host.call,
             )
-        except MethodError:
-            if stop is None or not stop():
-                raise
-            return ended
+        except MethodError as error:  # what was found is not lost
+            if stop is not None and stop():
+                return ended
+            warnings.warn(f"diffusers_ext: refine made nothing better, since {error}", stacklevel=3)
+            return replace(found, stopped=f"refine: {error}")
         return joined(found, better)
 
 

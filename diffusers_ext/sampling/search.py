@@ -158,6 +158,11 @@ class Play:
             start = self.lines.take([self.roots[row]])
             self.search.keep(prompt, Best(score, each, images[prompt], start, self.candidates[row]))
 
+    def mixed(self) -> None:
+        """Note that the steps of all candidates had noise of the search, so that no seed makes them."""
+        for candidate in self.candidates:
+            candidate.seed = None
+
     def drop(self, keep: Sequence[int]) -> None:
         """Go on with the rows in `keep` alone."""
         keep = set(keep)

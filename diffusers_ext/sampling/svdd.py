@@ -60,6 +60,7 @@ class SVDD(Sampler):
             shape = n, *latents.shape[1:]
             fresh = torch.cat([torch.randn(shape, generator=own) for own in dice]).to(latents.device)
             mixes = watch.mix, mix_at(host.pipe.scheduler, step + 1)
+            play.mixed()
             made = ancestral(watch.clean(sources), watch.noise(sources), *mixes, fresh, self.renoise)
             return made.to(latents)
 

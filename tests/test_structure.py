@@ -133,6 +133,7 @@ ALLOWED = {
         "outputs",
         "processors",
         "processors/sparse",
+        "rewards",
         "sampling",
         "sampling/npnet",
         "settings",

@@ -111,11 +111,13 @@ def test_the_zoo_is_smaller_than_forty_mebibytes():
 def test_a_shipped_model_draws_most_single_objects(name):
     """Objects are held out, drawn by the stock class with the arguments on its card.
 
-    A model that shares components is loaded as a transformer for the folder that has the others.
+    A model that shares components is loaded as a denoiser for the folder that has the others.
     """
     model, home, own = catalogue.MODELS[name], catalogue.path(name), {}
     if lender := cards.card(home).get("shares"):
-        own["transformer"] = diffusers.SD3Transformer2DModel.from_pretrained(home / "transformer")
+        (part,) = {"unet", "transformer"} & {folder.name for folder in home.iterdir()}
+        _, kind = json.loads((home / cards.INDEX).read_text())[part]
+        own[part] = getattr(diffusers, kind).from_pretrained(home / part)
         home = catalogue.path(lender)
     pipe = getattr(diffusers, model.pipeline).from_pretrained(home, **own)
     pipe.set_progress_bar_config(disable=True)

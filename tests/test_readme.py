@@ -25,7 +25,7 @@ RESULTS = ROOT / "bench" / "results"
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-(SWAP,) = [text for language, text in BLOCKS if language == "python"]
+SWAP, SEARCH = [text for language, text in BLOCKS if language == "python"]
 LINES = [line for _, text in BLOCKS for line in text.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("diffusers-ext ")]
 INSTALL = [line.partition("#")[0].strip() for line in LINES if line.startswith("pip ")]
@@ -55,6 +55,12 @@ def test_the_swap_runs_and_leaves_no_trace(tmp_path):
     assert scope["image"].size == (32, 32)
     kinds = {type(p).__module__.partition(".")[0] for p in scope["pipe"].unet.attn_processors.values()}
     assert kinds == {"diffusers"}
+
+
+def test_the_sampler_finds_a_picture():
+    scope = {"dx": diffusers_ext}
+    exec(SEARCH, scope)
+    assert scope["result"].images[0].size == (64, 64) and scope["result"].nfe == 8
 
 
 def test_a_method_stays_on_until_it_is_removed():
@@ -175,6 +181,17 @@ def test_figures_of_methods_are_those_of_the_committed_runs():
     }
     for method, claim in claims.items():
         assert claim in rows_with(f"dx.{method}")[0], f"README should say: {claim}"
+
+
+def test_figures_of_samplers_are_those_of_the_committed_runs():
+    found = json.loads((RESULTS / "reno-shapes-sd-turbo.json").read_text())
+    right = {name: percent(v["overall"]) for name, v in found["variants"].items()}
+    assert f"which has {right['plain']} right" in README
+    assert f"{right['best of 10']} right at {found['evaluations']['best of 10']} evaluations" in README
+    assert f"{right['ReNO']} right at the cost of {found['evaluations']['ReNO']} evaluations" in README
+    npnet = json.loads((RESULTS / "npnet-shapes-sd-held-out.json").read_text())["variants"]
+    with_it, without = (percent(npnet[name]["overall"]) for name in ("npnet", "plain"))
+    assert f"`shapes-sd`: {with_it} right, {without} without" in README
 
 
 def test_figures_of_models_are_those_of_the_committed_runs():

@@ -94,6 +94,7 @@ LEARNED: Mapping[str, tuple[str, ...]] = {
         "Only the last attention of the picture half learned, with the norm and the projection behind it.",
     ),
     "shapes-sd-npnet": (
+        "Its pictures are as often right as those of plain noise, within chance, on both suites.",
         "It learned from noise and from what re-denoise sampling makes of it, for captions that shapes-sd "
         "learned on. No reward chose among these pairs.",
         "It explains 28 % of the squared difference of pairs that it did not learn from. With the text of "
@@ -153,12 +154,13 @@ def page(name: str) -> str:
     """Return README.md of a model folder, in the form that the Hub reads."""
     facts = card(name)
     kind = facts.get("pipeline") or facts["model"]
+    source = "noise and captions" if name in catalogue.NOISES else "drawn pictures"
     rows = [[key.replace("_", " "), _in_words(value)] for key, value in facts.items() if key not in APART]
     rows += [[key, _in_words(facts[key])] for key in ("config", "schedule")]
     parts = [
         _front(name),
         f"# {name}\n\n{ABOUT[name]} A `{kind}` of the shapes world, trained by the code of diffusers_ext "
-        "from nothing but drawn pictures; for measuring methods, not for making art.",
+        f"from nothing but {source}; for measuring methods, not for making art.",
         f"```python\n{_use(name, facts)}\n```",
         f"## Results\n\n{_measured(name)}",
         f"## Training\n\n{markdown(['fact', 'value'], rows)}",

@@ -22,8 +22,10 @@ from ..studies import (
     headroom_chart,
     judge_labels,
     nag,
+    npnet,
     one_step,
     quality_chart,
+    reno,
 )
 from ..timing import growth, speed
 from . import cards, power, results_table, whole_tiles
@@ -126,7 +128,11 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
+    "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
+    "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
+    "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),
+    "reno-memory": _filed("reno-shapes-sd-turbo", reno.memory_to_markdown),
     "reward": _filed(cards.REWARD, reward),
     "headroom": headroom_chart.to_markdown,
     "speed": _filed("speed-cpu-x86_64", speed.to_markdown),

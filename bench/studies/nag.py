@@ -201,14 +201,14 @@ def measure(drawer: Drawer, asked: Sequence[Ask], tried: Mapping[str, Any]) -> d
     }
 
 
-def to_markdown(found: Mapping[str, Any]) -> str:
-    """Return the table of shares, the differences, and how it was made, for a page."""
-    heads = ["", *MEASURES, "right in the control", "a picture"]
-    rows = [
-        [name, *(percent(values[m]) for m in MEASURES), percent(found["control"][name]),
-         f"{1000 * found['seconds'].get(name, found['seconds'][NAG]):.0f} ms"]
-        for name, values in found["shares"].items()
-    ]  # fmt: skip
+def to_markdown(found: Mapping[str, Any], cost: bool = True) -> str:
+    """Return the table of shares, the differences, and how it was made, for a page; `cost` adds seconds."""
+    heads = ["", *MEASURES, "right in the control", *(["a picture"] if cost else [])]
+    rows = []
+    for name, values in found["shares"].items():
+        seconds = found["seconds"].get(name, found["seconds"][NAG])
+        each = [*(percent(values[m]) for m in MEASURES), percent(found["control"][name])]
+        rows.append([name, *each, *([f"{1000 * seconds:.0f} ms"] if cost else [])])
     lines = [
         f"- {name}: {', '.join(f'{m} {change(p)}' for m, p in values.items())} points"
         for name, values in found["paired"].items()

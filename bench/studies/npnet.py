@@ -99,7 +99,9 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return accuracies by arm, differences to plain noise, changes of the reward, and a filter's effect."""
     arms = {arm: [row for row in rows if row["arm"] == arm] for arm in dict.fromkeys(r["arm"] for r in rows)}
     names = Judged.__dataclass_fields__
-    judged = {arm: [Judged(**{k: row[k] for k in names}) for row in own] for arm, own in arms.items()}
+    judged = {
+        arm: [Judged(**{k: row[k] for k in names if k in row}) for row in own] for arm, own in arms.items()
+    }
     found: dict[str, Any] = {"variants": {arm: summarise(own) for arm, own in judged.items()}}
     others = [arm for arm in arms if arm != PLAIN]
     found["paired"] = {f"{arm} - {PLAIN}": compare(judged[PLAIN], judged[arm]) for arm in others}

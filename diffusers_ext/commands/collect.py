@@ -29,7 +29,7 @@ def collect(
     reward: Annotated[
         str | None,
         typer.Option(
-            "--reward", help="A reward of the zoo or its folder. Only pairs that it finds better are kept."
+            "--reward", help="A reward by its name or folder. Only pairs that it finds better are kept."
         ),
     ] = None,
     margin: Annotated[float, typer.Option("--margin", help="By how much they must be better.")] = 0.0,
@@ -42,10 +42,9 @@ def collect(
     out: opt.Out = "out/pairs",
 ) -> None:
     """Make pairs of noise and better noise; the same command goes on where it stopped."""
-    from ..evaluate.preferences import reward_folder
     from ..models.checkpoint import Checkpoint
     from ..outputs.files import output_folder
-    from ..rewards.shapes import ShapesCLIP
+    from ..rewards.names import named
     from ..sampling.call import seed_of
     from ..sampling.npnet.collect import Collection, rows
     from ..sampling.npnet.collect import collect as run
@@ -56,7 +55,7 @@ def collect(
     )
     part = _shard(shard)
     checkpoint, texts = Checkpoint.resolve(model), _prompts(prompts, n, settings.seed)
-    scorer = None if reward is None else ShapesCLIP(reward_folder(reward), device)
+    scorer = None if reward is None else named(reward, device)
     folder = output_folder(out)
     pipe = checkpoint.load(device, threads=threads)
     mine = range(part[0], len(texts), part[1])

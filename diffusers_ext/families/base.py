@@ -157,9 +157,6 @@ class Family(ABC):
     rotary: ClassVar[str | None] = None  # path of the module that reads `theta` in each call, if any
     token_axes: ClassVar[Mapping[str, int] | None] = None
     order_free: ClassVar[frozenset[str]] = frozenset()
-    # Whether tokens of a second text may stand beside those of the prompt: all but attention must be
-    # token-wise in the text, before the blocks and in them.
-    second_text: ClassVar[bool] = False
 
     @abstractmethod
     def sites(self, model: nn.Module, component: str) -> list[Site]:
@@ -191,6 +188,13 @@ class Family(ABC):
     def text_tokens(self, pipe: Any) -> int:
         """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
+
+    def one_text(self, model: nn.Module) -> str | None:
+        """Return why tokens of a second text cannot stand beside those of the prompt; `None` if they can.
+
+        All but attention must be token-wise in the text, before the blocks and in them.
+        """
+        return f"models of the family {self.name} mix all tokens of a text before their blocks"
 
     def encode_text(self, pipe: Any, text: str, tokens: int) -> Tensor:
         """Encode a text as `pipe` encodes its prompts: `[1, tokens, C]`, if its prompts have as many tokens.

@@ -69,7 +69,6 @@ class FluxFamily(Family):
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
     rotary: ClassVar[str] = "pos_embed"
-    second_text: ClassVar[bool] = True
     token_axes: ClassVar[dict[str, int]] = {"hidden_states": 1, "img_ids": -2}
     # all arguments except residuals of ControlNets; "scale" is that of LoRA, in joint_attention_kwargs
     order_free: ClassVar[frozenset[str]] = frozenset(
@@ -111,6 +110,9 @@ class FluxFamily(Family):
             vision=slice(length, length + tokens),
             raster=raster is not None,
         )
+
+    def one_text(self, model: nn.Module) -> None:
+        """Return `None`: all but attention is token-wise."""
 
     def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
         """Return a call with `text [1, L, C]` ahead of each prompt, at the positions of the prompt."""

@@ -88,7 +88,6 @@ class SD3Family(Family):
     # SD3IPAdapterJointAttnProcessor2_0 holds weights, the PAG ones change the result
     stock: ClassVar[frozenset[str]] = frozenset({"JointAttnProcessor2_0", "FusedJointAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
-    second_text: ClassVar[bool] = True
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return sites layer by layer, the joint attention before the image-only one, as they run."""
@@ -122,6 +121,9 @@ class SD3Family(Family):
     def text_tokens(self, pipe: Any) -> int:
         """Count CLIP's tokens and those of T5."""
         return pipe.tokenizer_max_length + super().text_tokens(pipe)
+
+    def one_text(self, model: nn.Module) -> None:
+        """Return `None`: all but attention is token-wise."""
 
     def encode_text(self, pipe: Any, text: str, tokens: int) -> Tensor:
         """Encode a text with CLIP's tokens in front, which `max_sequence_length` does not count."""

@@ -13,25 +13,25 @@ from ..errors import UnsupportedError
 KEPT = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")  # the scale of LoRA is in one
 
 
-def encoded(pipe: Any, text: str, tokens: int) -> Tensor:
+def encoded(pipe: Any, text: str | list[str], tokens: int) -> Tensor:
     """Return the embedding `[1, L, C]` of a text, made by the pipeline's own `encode_prompt`.
 
-    `tokens` is what a pipeline is asked for that takes `max_sequence_length`. Raises `UnsupportedError` if it
-    has no `encode_prompt` or no text encoder.
+    A list of T texts gives `[T, L, C]`. `tokens` is what a pipeline is asked for that takes
+    `max_sequence_length`. Raises `UnsupportedError` if it has no `encode_prompt` or no text encoder.
     """
     kind = type(pipe)
     if not hasattr(kind, "encode_prompt"):
         raise UnsupportedError(
-            f"A second text is encoded by encode_prompt() of a pipeline, which {kind.__name__} does not "
+            f"Another text is encoded by encode_prompt() of a pipeline, which {kind.__name__} does not "
             "have; use a pipeline that has it, such as StableDiffusionPipeline or WanPipeline."
         )
     encoders = [name for name in pipe.components if name.startswith("text_encoder")]
     if all(getattr(pipe, name) is None for name in encoders):
         raise UnsupportedError(
-            f"A second text is encoded by the text encoder of a pipeline, and this {kind.__name__} was "
+            f"Another text is encoded by the text encoder of a pipeline, and this {kind.__name__} was "
             "loaded without one; load it with its text encoders."
         )
-    kept = [values for name in KEPT if (values := getattr(pipe, name, None))]
+    clip_skip, lora_scale = settings(pipe)
     given = {
         "prompt": text,
         "prompt_2": None,
@@ -41,12 +41,18 @@ def encoded(pipe: Any, text: str, tokens: int) -> Tensor:
         "num_videos_per_prompt": 1,
         "do_classifier_free_guidance": False,
         "max_sequence_length": tokens,
-        "clip_skip": getattr(pipe, "clip_skip", None),
-        "lora_scale": kept[0].get("scale") if kept else None,
+        "clip_skip": clip_skip,
+        "lora_scale": lora_scale,
     }
     known = inspect.signature(kind.encode_prompt).parameters
     with torch.no_grad():
         return pipe.encode_prompt(**{name: value for name, value in given.items() if name in known})[0]
+
+
+def settings(pipe: Any) -> tuple[int | None, float | None]:
+    """Return what the current call of a pipeline says of text encoders: `clip_skip` and the scale of LoRA."""
+    kept = [values for name in KEPT if (values := getattr(pipe, name, None))]
+    return getattr(pipe, "clip_skip", None), kept[0].get("scale") if kept else None
 
 
 def joined(prompts: Tensor, text: Tensor, ahead: bool = False) -> Tensor:

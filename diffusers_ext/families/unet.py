@@ -145,7 +145,6 @@ class UNetFamily(Family):
     stock: ClassVar[frozenset[str]] = frozenset({"AttnProcessor2_0", "FusedAttnProcessor2_0"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "batch"
     unbatched: ClassVar[frozenset[str]] = frozenset({"ip_adapter_masks"})  # an entry for each adapter
-    second_text: ClassVar[bool] = True
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return `attn1` and `attn2` of every transformer block, in the order in which they run.
@@ -190,6 +189,16 @@ class UNetFamily(Family):
     def text_tokens(self, pipe: Any) -> int:
         """Return 0: the text is in the keys of cross-attention."""
         return 0
+
+    def one_text(self, model: nn.Module) -> str | None:
+        """Return `None`, unless the model pools its text, or norms its tokens together."""
+        config, kind = model.config, type(model).__name__
+        pooled = config.addition_embed_type not in (None, "text_time")
+        if pooled or config.encoder_hid_dim_type not in (None, "text_proj"):
+            return f"this {kind} makes more of its text than tokens"
+        if config.cross_attention_norm == "group_norm":
+            return f"this {kind} norms the tokens of a text together"
+        return None
 
     def with_second_text(self, call: Mapping[str, Any], text: Tensor) -> dict[str, Any]:
         """Return a call with `text [1, L, C]` behind each prompt; a mask of prompts hides none of it."""

@@ -68,7 +68,6 @@ class WanFamily(Family):
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     stock: ClassVar[frozenset[str]] = frozenset({"WanAttnProcessor"})
     cfg: ClassVar[Literal["batch", "two_calls"]] = "two_calls"
-    second_text: ClassVar[bool] = True
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return self- and cross-attention of each block in turn."""
@@ -96,6 +95,9 @@ class WanFamily(Family):
         """
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
+
+    def one_text(self, model: nn.Module) -> None:
+        """Return `None`: all but attention is token-wise."""
 
     def text_tokens(self, pipe: Any) -> int:
         """Return 0: the text is in the keys of cross-attention."""

@@ -19,9 +19,9 @@ from ..core import Core, RunContext, Site, Slot, step_window
 from ..errors import MethodError
 from ..kernels.maps import binarised
 from ..prompts.phrases import head_nouns
-from ..prompts.places import Tokens, by_prompt, for_prompt, whole_words, word_places
+from ..prompts.places import Tokens, by_prompt, for_prompt, listed, whole_words, word_places
 from ..settings.fields import check_bounds, fit_fields, setting
-from .attention_maps import MapCore, keeping
+from .attention_maps import MapCore, attention_to_text, keeping
 from .concepts import Concept, area_mask, check_area, concept_maps, excitation, retention, segregation
 
 Words = str | Sequence[int]
@@ -44,13 +44,14 @@ class AStar(PromptMethod):
 
     name: ClassVar[str] = "astar"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OBSERVE})
+    reads_layout: ClassVar[bool] = False
     moves_latents: ClassVar[bool] = True
 
-    concepts: Sequence[Words] | Sequence[Sequence[Words]] | Callable | None = setting(
+    concepts: str | Sequence[Words] | Sequence[Sequence[Words]] | Callable | None = setting(
         None,
         "words of the prompt",
-        "concepts, or [first, end] of characters; a list of lists has one for each prompt; a function finds "
-        "them in a prompt; none: the nouns, found by rules",
+        "concepts with commas between them, a list of words or of [first, end] of characters, a list of such "
+        "lists for each prompt, or a function of the prompt; none: the nouns, found by rules",
     )
     masks: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] | None = setting(
         None,
@@ -86,7 +87,7 @@ class AStar(PromptMethod):
             )
         for concepts in self.concepts if by_prompt(self.concepts) else [self.concepts]:
             if isinstance(concepts, Sequence):
-                self._check_count(len(concepts))
+                self._check_count(len(listed(concepts)))
         for words, area in (self.masks or {}).items():
             check_area(words, area, self.name)
 
@@ -120,7 +121,7 @@ class AStar(PromptMethod):
         found = [self._concepts(call, row) for row in range(len(call.numbers))]
 
         def loss() -> Tensor:
-            attention = torch.stack([each for core in cores.values() for each in core.maps]).mean(0)
+            attention = attention_to_text(cores, run.layout)
             return sum(  # over pictures, which do not meet
                 self._loss(number, concept_maps(each, *about), about[0], masks)
                 for number, about, each in zip(call.numbers, found, attention, strict=True)

@@ -12,16 +12,17 @@ from ..kernels.probs import column_probs
 
 
 class MapCore(ReportingCore):
-    """Keeps the attention to all text tokens, averaged over heads, while a pass for gradients runs.
+    """Keeps the attention to all keys, averaged over heads, while a pass for gradients runs.
 
-    The output is that of the core below. The last core of a pass ends it, unless its block is compiled.
+    The output is that of the core below. The last core of a pass ends it, unless its block is compiled. It
+    does not read the layout, which would tie a compiled graph to one size of picture.
     """
 
     def __init__(self, inner: Core, run: RunContext, idle: Callable[[RunContext], str | None]) -> None:
         self.inner = inner
         self.run = run
         self.last = False  # nothing behind this site is needed
-        self.maps: list[Tensor] = []  # [B, h, w, L], one for each text that is read as keys
+        self.maps: list[Tensor] = []  # [B, N, S], one for each text that is read as keys
         self._idle = idle
 
     def idle(self) -> str | None:
@@ -30,8 +31,7 @@ class MapCore(ReportingCore):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
         if not self.run.gradient_pass:
             return self.inner(q, k, v, mask, layout)
-        _, h, w = layout.grid
-        self.maps.append(column_probs(q, k, layout.text_keys("cross"), mask).mean(1).unflatten(1, (h, w)))
+        self.maps.append(column_probs(q, k, slice(None), mask).mean(1))
         if self.last and not torch.compiler.is_compiling():
             raise PassEnded
         return self.inner(q, k, v, mask, layout)
@@ -48,3 +48,15 @@ def keeping(cores: Mapping[Site, MapCore]) -> Iterator[None]:
     finally:
         for core in cores.values():
             core.maps = []
+
+
+def attention_to_text(cores: Mapping[Site, MapCore], layout: Layout) -> Tensor:
+    """Return what the cores have kept, averaged over layers: attention to text tokens `[B, h, w, L]`.
+
+    All sites have the same grid; `layout` is that of the latents.
+    """
+    _, h, w = layout.grid
+    for _ in range(next(iter(cores)).halvings):
+        h, w = (h + 1) // 2, (w + 1) // 2
+    mean = torch.stack([each for core in cores.values() for each in core.maps]).mean(0)
+    return mean[..., layout.text_keys("cross")].unflatten(1, (h, w))

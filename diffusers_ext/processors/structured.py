@@ -41,11 +41,11 @@ class StructuredGuidance(PromptMethod):
     reads_layout: ClassVar[bool] = False
     order_free: ClassVar[bool] = True
 
-    phrases: Sequence[Words] | Sequence[Sequence[Words]] | Callable | None = setting(
+    phrases: str | Sequence[Words] | Sequence[Sequence[Words]] | Callable | None = setting(
         None,
         "words of the prompt",
-        "phrases to encode alone, or [first, end] of characters; a list of lists has one for each prompt; a "
-        "function finds them in a prompt; none: noun phrases of two or more words, found by rules",
+        "phrases with commas between them, a list of words or of [first, end] of characters, a list of such "
+        "lists for each prompt, or a function of the prompt; none: noun phrases, found by rules",
     )
     form: Literal["mean", "conjunction", "conjunction_release"] = setting(
         "mean", "", "mean: values are averaged, at no cost; conjunction: keys are averaged, for 'A and B'"
@@ -56,7 +56,7 @@ class StructuredGuidance(PromptMethod):
         for phrases in self.phrases if by_prompt(self.phrases) else [self.phrases]:
             if isinstance(phrases, Sequence) and not phrases:
                 raise MethodError(
-                    "structured phrases are words of the prompt, got an empty list, which would change "
+                    "structured phrases are words of the prompt, got none, which would change "
                     "nothing; leave phrases out to have them found."
                 )
 

@@ -49,15 +49,20 @@ def by_prompt(wanted: object) -> bool:
     return all(isinstance(w, Sequence) and not (w and isinstance(w[0], int)) for w in wanted)
 
 
+def listed(wanted: Any) -> Any:
+    """Return a setting of words as a list if it is text, with commas between words; else as it is."""
+    return [words.strip() for words in wanted.split(",")] if isinstance(wanted, str) else wanted
+
+
 def for_prompt(wanted: Any, prompt: str, number: int, count: int, method: str, what: str) -> Sequence[Any]:
-    """Return the words for prompt `number` of `count` from a setting: a list, lists, or a function.
+    """Return the words for prompt `number` of `count`: a setting is text, a list, lists, or a function.
 
     Raises `MethodError` for another number of lists than of prompts.
     """
     if callable(wanted):
         return wanted(prompt)
     if not by_prompt(wanted):
-        return wanted
+        return listed(wanted)
     if len(wanted) != count:
         raise MethodError(
             f"{method} {what} has {len(wanted)} lists, one for each prompt, but the call has {count} "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from ..session.latents import notes_of
 
 KNOWN = "DDIM, DDPM, PNDM, LCM, TCD, Euler, Heun, DPM-Solver, UniPC, DEIS, SASolver, flow matching"
 
@@ -62,7 +63,8 @@ class StepWatch:
                 made: Any = (out.prev_sample,)
             else:
                 made = out = inner(model_output, timestep, sample, *args, **kwargs)
-            self.sample, self.prediction = sample, model_output
+            notes = notes_of(scheduler)  # a method may have moved the latents
+            self.sample, self.prediction = sample if notes is None else notes.began, model_output
             self._clean = getattr(out, "pred_original_sample", None)
             self.mix = mix_of(scheduler, timestep)
             self.draws = one is not None and not torch.equal(before, one.get_state())

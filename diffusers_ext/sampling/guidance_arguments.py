@@ -14,6 +14,7 @@ from ..families.latents import config_of
 _DECIDING = ("do_true_cfg", "do_classifier_free_guidance", "do_cfg")
 _HELPING = ("has_neg_prompt", "has_negative_prompt")
 SCALES = ("guidance_scale", "true_cfg_scale")
+_NAG = ", or put it into attention by --method nag --set negative_prompt=TEXT"
 ON = 100.0  # a scale at which every pipeline that has CFG runs it
 
 
@@ -141,11 +142,11 @@ def _unread_negative(
 ) -> str:
     name = type(pipe).__name__
     if by is None:
-        return f"{name} has no classifier-free guidance and reads no negative prompt; leave it out"
+        return f"{name} has no classifier-free guidance and reads no negative prompt; leave it out{_NAG}"
     if by not in asked and by in own:
         return (
             f"this model draws without classifier-free guidance ({by} {own[by]:g}), so its {name} reads no "
-            "negative prompt; leave it out"
+            f"negative prompt; leave it out{_NAG}"
         )
     default = inspect.signature(type(pipe).__call__).parameters[by].default
     flag = "--" + by.replace("_", "-")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from ..calls import PromptMethod
 from ..core import Guidance, Method, SecondText, Site, Slot
 from ..errors import ConflictError
 from .reorder import diffusers_modules, replaced_forward
@@ -37,13 +38,18 @@ def check_conflicts(
                     "give each its own layers."
                 )
     for method in methods:
-        for model in models if isinstance(method, Guidance) else ():
+        for model in models if runs_again(method) else ():
             check_second_pass(method, model, diffusers_modules(model))
         for model in models if isinstance(method, SecondText) else ():
             check_cache(method, model)
 
 
-def check_second_pass(method: Guidance, model: nn.Module, parts: Mapping[str, nn.Module]) -> None:
+def runs_again(method: Method) -> bool:
+    """Return whether a method runs the denoiser more than once a step."""
+    return isinstance(method, Guidance) or (isinstance(method, PromptMethod) and method.moves_latents)
+
+
+def check_second_pass(method: Method, model: nn.Module, parts: Mapping[str, nn.Module]) -> None:
     """Raise `ConflictError` if a denoiser keeps results of one pass that the other would use.
 
     `parts` are the modules of diffusers inside `model`, by path.

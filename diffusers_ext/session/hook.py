@@ -134,6 +134,8 @@ class DenoiserHook(ModelHook):
             with self.extra_timer:
                 return self.fn_ref.original_forward(*some, **named)
 
+        for method in self.preparing.methods_that_run_again:
+            check_second_pass(method, module, self.parts)
         rows = self._conditional_rows(self.family.batch(call), pipe)
         run, _ = self.step_indices.of(pipe).point()
         self.preparing.before(call, rows, pipe, run, forward)

@@ -26,6 +26,7 @@ class LatentNotes:
         self.raw: Tensor | None = None
         self.scaled: Tensor | None = None
         self.moved: Tensor | None = None
+        self.began: Tensor | None = None  # where the last step began
         self._scale: Callable[[Tensor], Tensor] | None = None
 
     def __deepcopy__(self, memo: Any) -> LatentNotes:
@@ -43,6 +44,7 @@ class LatentNotes:
         """Return the latents to step from, and forget the step."""
         raw, moved = self.raw, self.moved
         self.raw = self.scaled = self.moved = self._scale = None
+        self.began = sample
         if moved is None:
             return sample
         if sample.shape != moved.shape or not torch.equal(sample, raw[-len(sample) :]):
@@ -50,6 +52,7 @@ class LatentNotes:
                 "A method moved the latents of a step, but the pipeline changed them too before its "
                 "scheduler saw them again; use a pipeline that gives the same latents to both."
             )
+        self.began = moved
         return moved
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from ..calls import CrossText, DenoiserCall, PassEnded, PromptMethod
 from ..core import Core, RunContext, Site
 from ..errors import UnsupportedError
+from ..families import texts as family_texts
 from ..families.base import Family, take_rows
+from .conflicts import runs_again
 from .latents import LatentNotes, notes_of
-from .prompts import encoded, prompts_of, tokenizers
+from .prompts import prompts_of, tokenizers
 
 Forward = Callable[[dict[str, Any]], Any]
 
@@ -31,6 +33,7 @@ class Preparing:
         self.family = family
         # Texts are set before a method looks at what they do, whatever the user's order.
         self.methods = sorted(methods, key=lambda each: each[0].moves_latents)
+        self.methods_that_run_again = [method for method, _ in self.methods if runs_again(method)]
         self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
     def before(self, call: dict[str, Any], rows: slice, pipe: Any, point: Any, forward: Forward) -> None:
@@ -101,7 +104,7 @@ class _Call(DenoiserCall):
         return self._call["encoder_hidden_states"][self._rows]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        return encoded(self._pipe, texts).to(self.text)
+        return family_texts.encoded(self._pipe, list(texts), self.text.shape[1]).to(self.text)
 
     def read(self, text: CrossText) -> None:
         """Set the texts of all rows of the call; the unconditional ones keep theirs, with weight one."""

@@ -1,19 +1,15 @@
-"""Read the prompts of the pipeline call that runs, and encode other texts in the same way."""
+"""Read the prompts of the pipeline call that runs, and find its tokenizers."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..errors import UnsupportedError
 
 _COPIES = ("num_images_per_prompt", "num_videos_per_prompt")
-_LORA = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")  # one has the scale
 
 
 def check_prompts(pipe: Any, method: str) -> None:
@@ -65,22 +61,6 @@ def prompts_of(pipe: Any, method: str) -> tuple[tuple[str, ...], int]:
         texts = [pipe.maybe_convert_prompt(text, tokenizers(pipe)[0]) for text in texts]
     copies = next((call[name] for name in _COPIES if call.get(name)), 1)
     return tuple(texts), int(copies)
-
-
-def encoded(pipe: Any, texts: Sequence[str]) -> Tensor:
-    """Encode texts by the pipeline's own `encode_prompt`: the embeddings of prompts, `[T, L, C]`."""
-    kept = next((values for name in _LORA if (values := getattr(pipe, name, None))), {})
-    given = {
-        "prompt": list(texts),
-        "device": pipe._execution_device,
-        "num_images_per_prompt": 1,
-        "do_classifier_free_guidance": False,
-        "clip_skip": getattr(pipe, "clip_skip", None),
-        "lora_scale": kept.get("scale"),
-    }
-    known = _parameters(type(pipe).encode_prompt)
-    with torch.no_grad():
-        return pipe.encode_prompt(**{name: value for name, value in given.items() if name in known})[0]
 
 
 def _arguments(pipe: Any) -> Mapping[str, Any]:

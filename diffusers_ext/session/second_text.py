@@ -1,6 +1,6 @@
 """Add the second text of a method to the calls of a denoiser; each pipeline encodes it once."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -8,24 +8,30 @@ from torch import Tensor, nn
 
 from ..core import RunContext, SecondText, Site
 from ..errors import ConflictError, UnsupportedError
+from ..families import texts
 from ..families.base import Family
 
 
 class TextCalls:
     """Calls of one denoiser that get a second text; `sites` are those where the method is bound.
 
-    Raises `UnsupportedError` for a family whose models mix the tokens of a text before attention, and for a
-    bare denoiser (`home` is `None`), which has no text encoder.
+    Raises `UnsupportedError` for a model that mixes the tokens of a text outside attention, and for a bare
+    denoiser (`home` is `None`), which has no text encoder.
     """
 
     def __init__(
-        self, method: SecondText, family: Family, run: RunContext, sites: frozenset[Site], home: Any
+        self,
+        method: SecondText,
+        family: Family,
+        model: nn.Module,
+        run: RunContext,
+        sites: frozenset[Site],
+        home: Any,
     ) -> None:
-        if not family.second_text:
+        if (why := family.one_text(model)) is not None:
             raise UnsupportedError(
-                f"{method.name} puts a second text beside that of the prompt, but models of the family "
-                f"{family.name} mix all tokens of a text before their blocks; use it with a model whose "
-                "blocks get each token alone, such as Stable Diffusion, SD3, FLUX.1 or Wan."
+                f"{method.name} puts a second text beside that of the prompt, but {why}; use it with a model "
+                "whose blocks get each token alone, such as Stable Diffusion, SD3, FLUX.1 or Wan."
             )
         if home is None:
             raise UnsupportedError(
@@ -36,7 +42,7 @@ class TextCalls:
         self.joint = any(site.kind == "joint" for site in sites)
         self.acts = any(method.changes(site) for site in sites)
         self.calls = 0
-        self._texts: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
+        self._texts: WeakKeyDictionary[Any, dict[Hashable, Tensor]] = WeakKeyDictionary()
 
     def added(self, module: nn.Module, call: Mapping[str, Any], pipe: Any) -> dict[str, Any] | None:
         """Return the call with the second text, and note it in `run`; `None` if it needs none.
@@ -52,17 +58,17 @@ class TextCalls:
         return self.family.with_second_text(call, text)
 
     def _encoded(self, pipe: Any, tokens: int) -> Tensor:
-        """Return the embedding of the text for prompts of so many tokens."""
-        made = self._texts.setdefault(pipe, {})
-        if tokens not in made:
+        """Return the embedding of the text for prompts of so many tokens, encoded as they are."""
+        made, key = self._texts.setdefault(pipe, {}), (tokens, *texts.settings(pipe))
+        if key not in made:
             text = self.family.encode_text(pipe, self.method.text, tokens)
             if self.joint and text.shape[1] != tokens:
                 raise UnsupportedError(
                     f"{self.method.name} needs a text of as many tokens as the prompt in joint attention, "
                     f"got {text.shape[1]} and {tokens}; let the pipeline encode the prompt."
                 )
-            made[tokens] = text
-        return made[tokens]
+            made[key] = text
+        return made[key]
 
 
 def check_cache(method: SecondText, model: nn.Module) -> None:

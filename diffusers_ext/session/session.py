@@ -236,16 +236,18 @@ class Session:
             scheduled,
             guidance if guided else None,
             guided,
-            self._text_calls(family, frozenset(sites)),
+            self._text_calls(denoiser, frozenset(sites)),
             Preparing(self.run, family, prompted) if prompted else None,
         )
         self._undo.append(install(denoiser.model, hook, NAME))
         self._hooks.append(hook)
 
-    def _text_calls(self, family: Family, sites: frozenset[Site]) -> TextCalls | None:
+    def _text_calls(self, denoiser: Denoiser, sites: frozenset[Site]) -> TextCalls | None:
         """Return what adds the second text of a method to the calls of a denoiser, or `None`."""
         bound = sites & self._selected[id(self._second)] if self._second is not None else None
-        return TextCalls(self._second, family, self.run, bound, self._pipe) if bound else None
+        if not bound:
+            return None
+        return TextCalls(self._second, denoiser.family, denoiser.model, self.run, bound, self._pipe)
 
     def _processor(self, family: Family, site: Site) -> FamilyProcessor:
         """Return our processor of a site, with the cores of all methods that act there."""

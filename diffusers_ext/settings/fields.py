@@ -81,7 +81,9 @@ def describe(hint: Any, article: str = "") -> str:
     if _is_mapping(origin):
         return f"an object of {describe(args[0])} to {describe(args[1], article)}" if args else "an object"
     if _is_sequence(origin):
-        return f"a list of {describe(args[0])}s" if args else "a list"
+        inner = describe(args[0]) if args else ""
+        plural = f"({inner})" if " or " in inner or inner.startswith("a list") else f"{inner}s"
+        return f"a list of {plural}" if args else "a list"
     if hint in (int, float):
         return article + ("whole number" if hint is int else "number")
     return {bool: "true or false", str: "text", type(None): "null", Callable: "function"}.get(

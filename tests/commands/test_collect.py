@@ -60,7 +60,7 @@ def test_prompts_of_a_file_and_a_reward(cli, model, tmp_path):
         (["--shard", "half"], "--shard takes I/N"),
         (["--n", "0"], "--n is the number of prompts"),
         (["--steps", "0"], "one step or more"),
-        (["--reward", "shapes-sd"], "config.json"),
+        (["--reward", "shapes-sd"], "unknown reward 'shapes-sd'"),
         (["--prompts", "empty.txt"], "one prompt a line, 'empty.txt' has none"),
         (["--prompts", "missing.txt"], "missing.txt"),
     ],

@@ -238,7 +238,7 @@ def test_pictures_of_a_batch_do_not_meet(name):
 def test_the_nouns_are_found():
     tiny = host("sd")
     pipe, outs = tiny.build(), []
-    for concepts in (None, ["cat", "dog"], [[6, 9], (21, 24)], lambda p: ["cat", "dog"]):
+    for concepts in (None, "cat, dog", ["cat", "dog"], [[6, 9], (21, 24)], lambda p: ["cat", "dog"]):
         with dx.apply(pipe, dx.AStar(concepts)):
             outs.append(run(tiny, pipe))
     assert all(torch.equal(out, outs[0]) for out in outs)
@@ -393,6 +393,7 @@ def test_concepts_that_are_cut_off_or_absent():
     "bad, words",
     [
         (dict(concepts=[]), "got none"),
+        (dict(concepts="cat"), "keeps two or more concepts apart, got 1"),
         (dict(concepts=["cat"]), "keeps two or more concepts apart, got 1"),
         (dict(concepts=[["cat", "dog"], ["cat"]]), "keeps two or more"),
         (dict(masks={"cat": [0.5, 0, 0.2, 1]}), r"a box \[left, top, right, bottom\]"),

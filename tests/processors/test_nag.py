@@ -152,8 +152,9 @@ def test_the_text_is_encoded_once_for_a_pipeline_and_a_length_of_prompts(monkeyp
 def test_clip_skip_of_the_call_holds_for_the_text():
     host, pipe = built("sd3")
     plain, other = host.run(pipe, clip_skip=1), host.run(pipe)
-    with dx.apply(pipe, dx.NAG("a red circle")):
-        alike(host.run(pipe, clip_skip=1), plain)  # the prompt itself as the negative one
+    with dx.apply(pipe, dx.NAG("a red circle")):  # the prompt itself as the negative one
+        alike(host.run(pipe), other)
+        alike(host.run(pipe, clip_skip=1), plain)
     assert (plain - other).abs().max() > 1e-3
 
 

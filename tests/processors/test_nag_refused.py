@@ -41,6 +41,20 @@ def test_models_that_mix_the_tokens_of_a_text_are_refused(name):
         dx.apply(host(name).build(), dx.NAG("green"))
 
 
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (dict(cross_attention_norm="group_norm"), "norms the tokens"),
+        (dict(addition_embed_type="text", addition_embed_type_num_heads=4), "more of its text than tokens"),
+    ],
+)
+def test_u_nets_that_mix_the_tokens_of_a_text_are_refused(config, words):
+    pipe = unet.pipeline()
+    pipe.unet = unet.unet(**config)
+    with pytest.raises(dx.UnsupportedError, match=words):
+        dx.apply(pipe, dx.NAG("green"))
+
+
 def test_a_bare_denoiser_is_refused():
     with pytest.raises(dx.UnsupportedError, match="apply it to the pipeline"):
         dx.apply(sd3.transformer(), dx.NAG("green"))

@@ -260,7 +260,7 @@ def test_phrases_behind_the_end_of_what_is_seen():
 
 
 @pytest.mark.parametrize(
-    "bad", [dict(phrases=[]), dict(phrases=[["a"], []]), dict(form="x"), dict(phrases=3)]
+    "bad", [dict(phrases=[]), dict(phrases=""), dict(phrases=[["a"], []]), dict(form="x"), dict(phrases=3)]
 )
 def test_settings_that_do_not_fit(bad):
     with pytest.raises(dx.MethodError):

@@ -367,3 +367,16 @@ def test_a_prompt_of_other_words_changes_nothing_of_the_first():
     pipe, host = unet.pipeline(), built("sd")[0]
     found = sample(pipe, host, prompt=[WORDS, "a blue star"])
     alike(found.noise[:1], sample(pipe, host).noise)
+
+
+def test_it_refines_the_survivor_of_a_pruned_search():
+    host, pipe = built("sd")
+    search = dx.TTSnap(rewards=red, n=4, refine=dx.ReNO(iterations=3))
+    generator = torch.Generator().manual_seed(0)
+    found = search.sample(pipe, WORDS, generator=generator, output_type="pt", **call_of(host, 4))
+    climbed = [tried for tried in found.history if hasattr(tried, "iteration")]
+    survivors = [
+        tried.score for tried in found.history if hasattr(tried, "place") and tried.score is not None
+    ]
+    assert climbed[0].score == pytest.approx(max(survivors), rel=1e-4)
+    assert float(found.scores[0]) == max(tried.score for tried in climbed) > max(survivors)

@@ -95,7 +95,7 @@ def test_importing_the_zoo_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", [*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES])
+@pytest.mark.parametrize("name", [*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES])
 def test_shipped_weights_are_those_of_the_card_and_small(name):
     folder = catalogue.path(name)
     cards.verify_weights(folder)
@@ -111,13 +111,11 @@ def test_the_zoo_is_smaller_than_forty_mebibytes():
 def test_a_shipped_model_draws_most_single_objects(name):
     """Objects are held out, drawn by the stock class with the arguments on its card.
 
-    A model that shares components is loaded as a denoiser for the folder that has the others.
+    A model that shares components is loaded as a transformer for the folder that has the others.
     """
     model, home, own = catalogue.MODELS[name], catalogue.path(name), {}
     if lender := cards.card(home).get("shares"):
-        (part,) = {"unet", "transformer"} & {folder.name for folder in home.iterdir()}
-        _, kind = json.loads((home / cards.INDEX).read_text())[part]
-        own[part] = getattr(diffusers, kind).from_pretrained(home / part)
+        own["transformer"] = diffusers.SD3Transformer2DModel.from_pretrained(home / "transformer")
         home = catalogue.path(lender)
     pipe = getattr(diffusers, model.pipeline).from_pretrained(home, **own)
     pipe.set_progress_bar_config(disable=True)

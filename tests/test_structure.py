@@ -294,7 +294,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     pages = sorted(PACKAGE.glob("evaluate/report/templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
-    assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES}
+    assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES}
     assert {n.split("/")[3] for n in names if n.endswith("/card.json")} == weights
     assert not [n for n in names if n.endswith("training_log.jsonl")], "logs are for reruns from a checkout"
 

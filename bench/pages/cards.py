@@ -17,7 +17,6 @@ from .markdown import markdown
 from .results_table import plain
 
 REWARD = "reward-shapes-clip-held-out"
-SEARCH = "search-shapes-sd3"
 LINE = 110  # as the formatter of this project breaks it
 CAPTION = "a red circle and a blue square"
 CLIP_CAPTION = "a red circle moves left"
@@ -32,9 +31,6 @@ ABOUT: Mapping[str, str] = {
     "shapes-sd-turbo": "One call of the U-Net a picture: shapes-sd, distilled by distribution matching.",
     "shapes-wan": "Clips of 9 frames by full attention over time and space, as in Wan 2.1.",
     "shapes-clip": "A learned reward: how well a picture fits a caption, with gradients for the picture.",
-    "shapes-clip-noise-aware": (
-        "Weights for shapes-clip that score pictures estimated on the way, at three levels of noise."
-    ),
     "shapes-sd-npnet": "Changes the noise that shapes-sd begins with, by the prompt: an NPNet.",
 }
 # What the recipe on a card does not say: where the weights began, what the loss compares, and why.
@@ -86,13 +82,6 @@ LEARNED: Mapping[str, tuple[str, ...]] = {
         "A run that continues from weights leaves its text half unchanged. Cards of models that began "
         "with this text half have its checksum.",
     ),
-    "shapes-clip-noise-aware": (
-        "It learned to score the estimates of a step as shapes-clip scores the finished pictures. Those are "
-        "pictures of shapes-sd3, for prompts that are neither held out nor used to tune.",
-        "The loss compares pictures of one prompt with each other, since a search compares no others.",
-        "Steps were learned from the least noise to the most. Each began with the weights of the one before.",
-        "Only the last attention of the picture half learned, with the norm and the projection behind it.",
-    ),
     "shapes-sd-npnet": (
         "Its pictures are as often right as those of plain noise, within chance, on both suites.",
         "It learned from noise and from what re-denoise sampling makes of it, for captions that shapes-sd "
@@ -128,8 +117,6 @@ def results(name: str) -> dict[str, Any]:
             for what in ("picture", "caption")
         }
         return {found["suite"]: {"n": found["n"], "preferred": shares}}
-    if name in catalogue.AWARE:
-        return {suite: {"ranks": _ranks(rows)} for suite, rows in committed(SEARCH)["ranks"].items()}
     if name in catalogue.NOISES:
         return {p["suite"]: _changed(p) for p in _noises()}
     return {
@@ -194,7 +181,7 @@ def preferences(found: Mapping[str, Any]) -> str:
 
 def write() -> None:
     """Bring every card up to date."""
-    for name in (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES):
         write_json(catalogue.path(name) / cards.CARD, card(name))
         write_text(catalogue.path(name) / "README.md", page(name))
 
@@ -219,11 +206,6 @@ def _changed(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"n": found["n"], "tasks": tasks, "overall": _share(own["overall"]), "paired": paired}
 
 
-def _ranks(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the rank correlations by reward and step."""
-    return {name: {str(row["step"]): round(row["rank"], 3) for row in own} for name, own in rows.items()}
-
-
 def _share(entry: Mapping[str, float]) -> dict[str, float]:
     return {key: round(entry[key], 4) for key in ("accuracy", "low", "high")}
 
@@ -243,12 +225,6 @@ def _use(name: str, facts: Mapping[str, Any]) -> str:
         return (
             f'import diffusers_ext as dx\n\nprompts = ["{CAPTION}"] * len(images)\n'
             "cosines = dx.rewards.ShapesCLIP().score(images, prompts)"
-        )
-    if name in catalogue.AWARE:
-        return (
-            f'import diffusers_ext as dx\n\npipe = dx.load("shapes-sd3")\n'
-            f'reward = dx.rewards.NoiseAware.from_pretrained("{name}")\n'
-            f'images = dx.TTSnap(rewards=reward, n=16).sample(pipe, "{CAPTION}").images'
         )
     if name in catalogue.NOISES:
         return (
@@ -270,19 +246,6 @@ def _measured(name: str) -> str:
         found = committed(REWARD)
         lead = "How often the right picture, or caption, is preferred to one with a mistake; 95 % intervals"
         return f"{lead}; {found['n']} held-out pairs for each kind.\n\n{preferences(found)}"
-    if name in catalogue.AWARE:
-        found = committed(SEARCH)
-        rows = [
-            [suite, str(a["step"]), f"{level:.2f}", *(_interval(row) for row in (a, b))]
-            for suite, ranks in found["ranks"].items()
-            for a, b in zip(ranks["shapes-clip"], ranks["noise-aware"], strict=True)
-            for level in [found["levels"][a["step"]]]
-        ]
-        lead = (
-            "Rank correlation, within a prompt, of the scores of estimates with those of the finished "
-            "pictures, with 95 % intervals over prompts"
-        )
-        return f"{lead}.\n\n{markdown(['suite', 'after step', 'noise', 'shapes-clip', name], rows)}"
     if name in catalogue.NOISES:
         from ..studies.npnet import to_markdown
 
@@ -297,10 +260,6 @@ def _measured(name: str) -> str:
     lead = "Share of pictures that show exactly what the prompt asks for, with 95 % intervals"
     heads = ["task", *(f"{p['suite']}, {p['n']} each" for p in suites)]
     return f"{lead}; held-out prompts ask for what training never drew.\n\n{markdown(heads, rows)}"
-
-
-def _interval(row: Mapping[str, float]) -> str:
-    return f"{row['rank']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _in_words(value: Any) -> str:

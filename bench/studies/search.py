@@ -1,6 +1,7 @@
 """Compare searches at equal numbers of evaluations, and pruning with and without a noise-aware reward.
 
-    python -m bench.studies.search --n 10 --candidates 32
+    diffusers-ext train shapes-clip-noise-aware
+    python -m bench.studies.search --aware runs/shapes-clip-noise-aware
 
 Candidates are drawn once, with their estimates at every step. Pruning and best of n are then replayed on
 random parts of that pool, with the counts of the samplers themselves, and checked against real runs. The area
@@ -18,11 +19,10 @@ import torch
 
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.models.checkpoint import Checkpoint
-from diffusers_ext.models.fingerprint import fingerprint
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
 from diffusers_ext.rewards import NoiseAware, ShapesCLIP
-from diffusers_ext.zoo import catalogue
+from diffusers_ext.zoo.cards import card
 
 from ..pages.markdown import markdown
 from ..runner import suite_parser
@@ -30,6 +30,9 @@ from . import search_pool
 from .search_pool import turns
 from .search_real import real, table
 from .search_replay import areas, plans, ranks
+
+
+AWARE = Path("runs/shapes-clip-noise-aware")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=list(range(60, 391, 30)))
     parser.add_argument("--real", type=int, nargs="*", default=[120, 240], help="budgets of real runs")
     parser.add_argument("--real-n", type=int, default=12, help="prompts of real runs")
-    parser.add_argument("--aware", type=Path, default=None, help="folder of the noise-aware reward")
+    parser.add_argument("--aware", type=Path, default=AWARE, help="folder of the noise-aware reward")
     parser.add_argument("--work", type=Path, default=Path("out/search"), help="pools and real runs")
     args = parser.parse_args(arguments)
     model = Checkpoint.resolve(args.model)
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.to(memory_format=torch.channels_last)
     base = ShapesCLIP()
-    aware = NoiseAware.from_pretrained(args.aware or catalogue.path("shapes-clip-noise-aware"), base)
+    aware = NoiseAware.from_pretrained(args.aware, base)
     early = {"shapes-clip": base, "noise-aware": aware}
     pools = {}
     used = sorted({step for plan in plans(model.call["num_inference_steps"]).values() for step in plan})
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pools[suite] = search_pool.score(pipe, asked, model.call, folder, base, early, count, steps)
     found = {
         "model": args.model, **model.marks, "n": args.n, "seed": args.seed, "candidates": args.candidates,
-        "weights": fingerprint(args.aware or catalogue.path("shapes-clip-noise-aware")),
+        "aware": {key: card(args.aware)[key] for key in ("config", "levels", "samples", "hours", "sha256")},
         "levels": [round(level, 4) for level in pools["tuning"].levels],
         "ranks": {suite: ranks(pool) for suite, pool in pools.items()},
         "budgets": args.budgets, "areas": areas(pools["held-out"], args.budgets),

@@ -126,7 +126,7 @@ def _models() -> list[Finding]:
     from ..zoo import cards, catalogue
 
     found = []
-    for name in (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES):
+    for name in (*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES):
         try:
             folder = _folder(name)
         except FileNotFoundError as error:
@@ -152,8 +152,8 @@ def _folder(name: str) -> Path:
     if name in catalogue.MODELS:
         return Checkpoint.resolve(name).folder
     folder = catalogue.path(name)
-    if not (folder / ("noise_aware.json" if name in catalogue.AWARE else "config.json")).is_file():
-        kind = "NPNet" if name in catalogue.NOISES else "reward"
+    if not (folder / "config.json").is_file():
+        kind = "reward" if name in catalogue.REWARDS else "NPNet"
         raise FileNotFoundError(
             f"{folder} holds no {kind}; install the package again, or run 'diffusers-ext train {name}'"
         )

@@ -176,11 +176,6 @@ def _locate(name: str) -> Path | None:
             f"load() gives pipelines and {name!r} is a reward, which scores pictures; "
             f"get it with diffusers_ext.rewards.ShapesCLIP()"
         )
-    if name in catalogue.AWARE:
-        raise ValueError(
-            f"load() gives pipelines and {name!r} is a reward of estimated pictures; get it with "
-            f"diffusers_ext.rewards.NoiseAware.from_pretrained({name!r})"
-        )
     if name in catalogue.NOISES:
         raise ValueError(
             f"load() gives pipelines and {name!r} changes the noise of one; get it with "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..zoo import catalogue
 from .aesthetic import Aesthetic
 from .base import Reward
 from .clip import CLIPScore, PickScore
@@ -21,19 +20,16 @@ REWARDS: dict[str, type[Reward]] = {
 
 
 def named(name: str, device: Any = None) -> Reward:
-    """Return the reward that `name` stands for: one of `REWARDS`, a shipped noise-aware one, or a folder.
+    """Return the reward that `name` stands for: one of `REWARDS`, or a folder with weights.
 
     A folder holds a noise-aware reward, or a CLIPModel whose cosine is the score. Raises `ValueError` for
     anything else.
     """
     if name in REWARDS:
         return REWARDS[name](device=device)
-    if name in catalogue.AWARE:
-        return NoiseAware.from_pretrained(name, device=device)
     folder = Path(name).expanduser()
     if (folder / FILE).is_file():
         return NoiseAware.from_pretrained(folder, device=device)
     if folder.is_dir():
         return ShapesCLIP(folder, device)
-    known = ", ".join((*REWARDS, *catalogue.AWARE))
-    raise ValueError(f"unknown reward {name!r}; it is a folder, or one of {known}")
+    raise ValueError(f"unknown reward {name!r}; it is a folder, or one of {', '.join(REWARDS)}")

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..outputs.files import output_folder, write_bytes, write_json
-from ..zoo import catalogue
-from ..zoo.cards import checksums, verify_weights, weight_files
+from ..zoo.cards import checksums, weight_files
 from .base import Reward
 from .clip import CLIPReward
 from .shapes import ShapesCLIP
@@ -88,22 +87,18 @@ class NoiseAware(Reward):
         base: CLIPReward | None = None,
         device: str | torch.device | None = None,
     ) -> NoiseAware:
-        """Load what `save_pretrained` wrote, or a shipped reward by its name, whose sha256 is checked.
+        """Load what `save_pretrained` wrote. Without `base` the shipped ShapesCLIP is the base.
 
-        Without `base` the shipped ShapesCLIP is the base.
         Raises `FileNotFoundError` without a table, and `ValueError` for another base than that of training.
         """
         from safetensors.torch import load_file
 
-        shipped = os.fspath(folder) in catalogue.AWARE
-        home = catalogue.path(os.fspath(folder)) if shipped else Path(folder)
+        home = Path(folder)
         if not (home / FILE).is_file():
             raise FileNotFoundError(
                 f"a noise-aware reward is a folder with {FILE}, and {str(home)!r} has none; pass the folder "
                 "that its training wrote"
             )
-        if shipped:
-            verify_weights(home)
         table = _table(home / FILE)
         if base is None:
             base = ShapesCLIP(device=device)

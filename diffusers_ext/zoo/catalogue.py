@@ -61,12 +61,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
     }
 )
 REWARDS = ("shapes-clip",)  # they score pictures; no pipelines
-AWARE = ("shapes-clip-noise-aware",)  # rewards with weights for pictures that are estimated from noise
 NOISES = ("shapes-sd-npnet",)  # they change the noise of a pipeline
 
 
 def path(name: str) -> Path:
     """Return the folder of a shipped model, whether or not its weights are installed."""
-    if name not in (known := (*MODELS, *REWARDS, *AWARE, *NOISES)):
+    if name not in (known := (*MODELS, *REWARDS, *NOISES)):
         raise ValueError(f"unknown zoo model {name!r}; the zoo has {', '.join(known)}")
     return WEIGHTS / name

@@ -143,8 +143,7 @@ def test_a_back_end_says_what_its_error_says(no_gpu, monkeypatch):
 
 def test_models_ok_missing_and_broken(tmp_path, monkeypatch):
     names = "shapes-sd3", "shapes-clip"  # a pipeline and a reward
-    shipped = {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES}
-    assert set(names) <= set(findings("models")) == shipped
+    assert set(names) <= set(findings("models")) == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES}
 
     def states():
         found = findings("models")

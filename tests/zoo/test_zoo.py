@@ -95,7 +95,7 @@ def test_importing_the_zoo_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", [*catalogue.MODELS, *catalogue.REWARDS, *catalogue.AWARE, *catalogue.NOISES])
+@pytest.mark.parametrize("name", [*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES])
 def test_shipped_weights_are_those_of_the_card_and_small(name):
     folder = catalogue.path(name)
     cards.verify_weights(folder)

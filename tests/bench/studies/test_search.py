@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.ledger import committed
 from bench.studies.search_pool import Pool, turns
 from bench.studies.search_real import replayed
 from bench.studies.search_replay import affordable, area, areas, curves, omega, plans, ranks, replay
@@ -107,3 +108,14 @@ def test_a_replay_finds_and_costs_what_the_sampler_does(name):
     assert (run.nfe, run.scored) == (result.nfe, result.scored) and result.nfe <= 110
     assert run.reward == pytest.approx(float(result.scores[0]), abs=1e-4)
     assert run.right == (run.reward > 0)
+
+
+def test_the_committed_figures_are_complete():
+    found = committed("search-shapes-sd3")
+    assert max(found["real"]["apart"].values()) < 1e-5  # replays are real runs
+    for row in found["real"]["rows"]:
+        assert row["nfe"] <= row["budget"] and row["reward"]["low"] <= row["reward"]["high"]
+    for row in found["areas"][1:]:
+        share = row["area of reward"]
+        assert share["low"] <= share["omega"] <= share["high"]
+    assert [row["step"] for row in found["ranks"]["tuning"]["shapes-clip"]] == list(range(15))

@@ -26,6 +26,7 @@ from ..studies import (
     one_step,
     quality_chart,
     reno,
+    search,
 )
 from ..timing import growth, speed
 from . import cards, power, results_table, whole_tiles
@@ -134,6 +135,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),
     "reno-memory": _filed("reno-shapes-sd-turbo", reno.memory_to_markdown),
     "reward": _filed(cards.REWARD, reward),
+    "search": _filed("search-shapes-sd3", search.to_markdown),
     "headroom": headroom_chart.to_markdown,
     "speed": _filed("speed-cpu-x86_64", speed.to_markdown),
     "whole-tiles": whole_tiles.to_markdown,

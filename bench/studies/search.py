@@ -31,7 +31,6 @@ from .search_pool import turns
 from .search_real import real, table
 from .search_replay import areas, plans, ranks
 
-
 AWARE = Path("runs/shapes-clip-noise-aware")
 
 
@@ -75,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(folder / f"search-{args.model}.json", found)
     print(markdown(["search", "reward", "prunes after", "area of reward", "area of right"], summary(found)))
     print(table(found["real"]))
+
+
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the areas of pruning and the real runs as tables, for a page."""
+    heads = ["search", "reward of estimates", "drops after steps", "area of reward", "area of right pictures"]
+    return f"{markdown(heads, summary(found))}\n\n{table(found['real'])}"
 
 
 def summary(found: Mapping[str, Any]) -> list[list[str]]:

@@ -55,11 +55,11 @@ class Result:
 
     `images` are PIL images, or what `output_type` asked for; of a video pipeline they are its frames. `noise
     [P, ...]` has unit variance, and `pipe(latents=...)` makes the same pictures from it, with the generators
-    in `states` where the scheduler draws noise. Of `Paths`,
-    `SVDD` and `FKSteering`, which add noise of their own on the way, it is the noise of the start. `scores [P]` are the weighted rewards, and `each` the rewards
-    by name. `seeds` are those of the noise where a seed alone makes it. `history` holds every candidate that
-    was tried, or every iterate. `nfe` counts evaluations of the denoiser, a row each; `gradients` of them
-    were propagated back. `stopped` says why a search ended early.
+    in `states` where the scheduler draws noise. Of `Paths`, `SVDD` and `FKSteering`, which add noise of their
+    own on the way, it is the noise of the start. `scores [P]` are the weighted rewards, and `each` the
+    rewards by name. `seeds` are those of the noise where a seed alone makes the picture. `history` holds
+    every candidate that was tried, or every iterate. `nfe` counts evaluations of the denoiser, a row each;
+    `gradients` of them were propagated back. `stopped` says why a search ended early.
     """
 
     images: Any

@@ -56,8 +56,8 @@ class Sampler(ABC):
         theirs = None if self.refine is None else self.refine.rewards
         if theirs is not None and theirs is not self.rewards:
             raise MethodError(
-                f"refine goes on with the rewards of {self.name}, so that scores can be compared, got others; "
-                f"give rewards to {self.name} alone."
+                f"refine goes on with the rewards of {self.name}, so that scores can be compared, got "
+                f"others; give rewards to {self.name} alone."
             )
 
     @abstractmethod

@@ -194,6 +194,15 @@ def test_figures_of_samplers_are_those_of_the_committed_runs():
     assert f"`shapes-sd`: {with_it} right, {without} without" in README
 
 
+def test_figures_of_binding_are_those_of_the_committed_run():
+    found = json.loads((RESULTS / "binding-shapes-sd.json").read_text())["variants"]
+    right = {name: percent(v["overall"]) for name, v in found.items()}
+    assert f"{right['A-STAR']} right, {right['plain']} without it" in rows_with("dx.AStar")[0]
+    assert (
+        f"{right['structured']} right, {right['plain']} without it" in rows_with("dx.StructuredGuidance")[0]
+    )
+
+
 def test_figures_of_models_are_those_of_the_committed_runs():
     for found in table.plain(load(result_files())):
         if found["suite"] == "train-like":

@@ -64,8 +64,8 @@ class AStar(PromptMethod):
     )
     segregation: float = setting(1.0, "weight", "of the overlap of pairs of concepts", bounds=(0.0, None))
     retention: float = setting(1.0, "weight", "of the overlap with earlier maps", bounds=(0.0, None))
-    # The step of Attend-and-Excite. On shapes-sd it changed nothing for two objects (88 % right against 87 % of
-    # 60) and did harm with three, whose three overlaps add up (23 % against 60 %).
+    # The step of Attend-and-Excite. On shapes-sd it changed nothing for two objects (88 % right against 87 %
+    # of 60) and did harm with three, whose three overlaps add up (23 % against 60 %).
     step_size: float = setting(20.0, "latents per loss", "how far latents move", bounds=(0.0, None))
     threshold: float = setting(
         0.5, "fraction of the peak", "from which a place belongs to a concept", bounds=(0.0, 1.0)

@@ -76,7 +76,7 @@ def search(
 ) -> None:
     """Search for the best picture of a prompt, and show every candidate in candidates.png.
 
-    Ctrl-C ends the search and keeps the best finished picture.
+    Ctrl-C ends the search and keeps the best finished picture, if there is one.
     """
     from ..models.checkpoint import Checkpoint
     from ..outputs.claim import claim

@@ -140,6 +140,11 @@ class HostCall:
     def check_noise(self, noise: Tensor) -> None:
         """Raise `MethodError` unless `noise` has the shape of the latents of the call, and is finite."""
         shape = self.shape
+        if not isinstance(noise, Tensor):
+            raise MethodError(
+                f"latents are a tensor of the shape {list(shape)}, got {type(noise).__name__}; give one, or "
+                "leave it out."
+            )
         if tuple(noise.shape) != shape:
             raise MethodError(
                 f"latents of this call have the shape {list(shape)}, one for each prompt, got "
@@ -278,6 +283,13 @@ def _check(pipe: Any, call: Mapping[str, Any]) -> None:
         )
     if taken := [name for name in call if name in OWN[:1]]:
         raise MethodError(f"samplers return a result of their own, got {taken[0]}; leave it out.")
+    steps = call.get("num_inference_steps")
+    if steps is not None and (
+        isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000
+    ):
+        raise MethodError(
+            f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}; 15 to 50 is usual."
+        )
     if unknown := [name for name in call if name not in known]:
         raise MethodError(f"{kind} takes no {unknown[0]}; leave it out.")
 
@@ -291,7 +303,8 @@ def _repeated(
     prompt: str | Sequence[str], copies: int, call: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
     """Return a list of prompts, each `copies` times, and the other texts of the call as lists as long."""
-    if not (isinstance(prompt, str) or (prompt and all(isinstance(p, str) for p in prompt))):
+    some = isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt)
+    if not (isinstance(prompt, str) or some):
         raise MethodError(
             f"samplers take a prompt or a list of prompts as text, got {prompt!r}; rewards read them."
         )
@@ -319,6 +332,11 @@ def _own_generators(
         state = _state(given)
         more = (torch.Generator(given.device).manual_seed(_seed(state, -i)) for i in range(1, count))
         return [given, *more]
+    if not isinstance(given, (list, tuple)) or not all(isinstance(g, torch.Generator) for g in given):
+        raise MethodError(
+            f"generator takes a torch.Generator, or a list of them, got {given!r}; write "
+            "torch.Generator().manual_seed(0)."
+        )
     if len(given) != count:
         raise MethodError(
             f"generator takes one generator, or one for each picture, got {len(given)} for {count}; give as "

@@ -53,6 +53,13 @@ class Sampler(ABC):
     def __post_init__(self) -> None:
         fit_fields(self)
         check_bounds(self)
+        if self.refine is not None and not isinstance(self.refine, Sampler):
+            raise MethodError(f"refine takes a sampler, got {self.refine!r}; write dx.ReNO(iterations=10).")
+        if self.noise is not None and not callable(self.noise):
+            raise MethodError(
+                f"noise takes a function of a call and noise, got {self.noise!r}; write "
+                "dx.NPNet.from_pretrained(...)."
+            )
         theirs = None if self.refine is None else self.refine.rewards
         if theirs is not None and theirs is not self.rewards:
             raise MethodError(
@@ -158,6 +165,10 @@ class Sampler(ABC):
         refine = self.refine
         if refine.rewards is None:
             refine = replace(refine, rewards=self.rewards)
+        if self.budget is not None and refine.budget is None:  # what is left of ours
+            if (rest := self.budget - -(-found.cost // len(host.prompts))) < 1:
+                return replace(found, stopped=f"its budget of {self.budget} evaluations is spent")
+            refine = replace(refine, budget=rest)
         call = {name: value for name, value in call.items() if name not in OWN}
         try:
             better = refine.sample(

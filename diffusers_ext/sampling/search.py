@@ -234,8 +234,8 @@ class Play:
             prompt = self.search.host.prompts[self.prompt(rows[0])]
             names = [name for name, scores in each.items() if not torch.isfinite(scores).any()]
             raise MethodError(
-                f"{' and '.join(names) or 'the sum of the rewards'} gave NaN for each of {len(rows)} "
-                f"candidates of {prompt[:60]!r}; check the reward, or the pictures in float32."
+                f"{' and '.join(names) or 'the sum of the rewards'} gave no finite number for each of "
+                f"{len(rows)} candidates of {prompt[:60]!r}; check the reward, or the pictures in float32."
             )
         order = (
             (rewards or self.search.rewards).ranks({n: s[fine] for n, s in each.items()})

@@ -182,7 +182,9 @@ def test_candidates_whose_reward_is_nan_are_left_out():
 
 
 def test_nan_for_all_is_an_error():
-    with pytest.raises(MethodError, match="blank gave NaN for each of 3 candidates of 'a red circle'"):
+    with pytest.raises(
+        MethodError, match="blank gave no finite number for each of 3 candidates of 'a red circle'"
+    ):
         sample(BestOfN(rewards=blank, n=3))
 
 
@@ -231,6 +233,19 @@ def test_a_request_to_stop_reaches_the_refinement(asks, stopped):
     assert result.scores >= sample(first, pipe=pipe).scores
 
 
+def test_refining_takes_what_is_left_of_the_budget():
+    result = sample(BestOfN(rewards=redness, n=3, budget=20, refine=BestOfN(n=8)))
+    assert result.nfe == 12 + 8
+    spent = sample(BestOfN(rewards=redness, n=3, budget=12, refine=BestOfN(n=8)))
+    assert spent.nfe == 12 and spent.stopped == "its budget of 12 evaluations is spent"
+
+
+def test_a_winner_is_not_lost_where_refining_cannot_begin():
+    with pytest.warns(UserWarning, match="refine made nothing better, since best-of-n needs 4 evaluations"):
+        result = sample(BestOfN(rewards=redness, n=2, refine=BestOfN(n=1, budget=1)))
+    assert result.stopped.startswith("refine: best-of-n needs 4 evaluations") and len(result.history) == 2
+
+
 def test_joined_results_keep_the_better_of_each_prompt():
     pipe = unet.pipeline()
 
@@ -265,10 +280,13 @@ def test_noise_may_be_changed_before_anything_runs():
     [
         (dict(n=0), "BestOfN n must be 1 or more, got 0: candidates for each prompt"),
         (dict(n=2.5), "n takes a whole number"),
-        (dict(micro_batch=0), "micro_batch is the number of candidates"),
+        (dict(micro_batch=0), "micro_batch must be 1 or more, got 0: candidates run at a time"),
         (dict(budget=0), "1 or more, got 0"),
         (dict(budget=3), "needs 4 evaluations for one candidate, got budget=3"),
         (dict(seconds=-1), "above 0"),
+        (dict(refine="reno"), "refine takes a sampler, got 'reno'"),
+        (dict(noise="npnet"), "noise takes a function of a call and noise, got 'npnet'"),
+        (dict(refine=BestOfN(rewards=len)), "give rewards to best-of-n alone"),
         (dict(rewards=None), "reward"),
         (dict(rewards=[]), "reward"),
         (dict(rewards=[(redness, -1)]), "weight"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler
+from diffusers import EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 import diffusers_ext as dx
 from diffusers_ext.errors import MethodError, UnsupportedError
@@ -10,7 +10,7 @@ from diffusers_ext.families.denoisers import denoisers
 from diffusers_ext.sampling.host_call import HostCall
 
 from ..hosts import HOSTS, every_host
-from ..tiny_models import unet
+from ..tiny_models import sd3, unet
 
 
 def generators(*seeds):
@@ -194,6 +194,12 @@ def test_half_precision_keeps_the_noise_in_float32():
             r"the shape \[1, 4, 16, 16\].*got \[1, 4, 8, 8\]",
         ),
         (dict(prompt="a", latents=torch.full((1, 4, 16, 16), torch.nan)), "latents must be finite"),
+        (dict(prompt="a", num_inference_steps=0), "a whole number from 1 to 1000, got 0"),
+        (dict(prompt="a", num_inference_steps=1.5), "a whole number from 1 to 1000, got 1.5"),
+        (dict(prompt="a", generator=3), "generator takes a torch.Generator, .* got 3"),
+        (dict(prompt="a", latents=[1, 2]), "latents are a tensor of the shape .* got list"),
+        (dict(prompt=3), "a prompt or a list of prompts as text, got 3"),
+        (dict(prompt="a", generator="cpu"), "generator takes a torch.Generator, .* got 'cpu'"),
         (dict(prompt="a", return_dict=False), "return a result of their own, got return_dict"),
         (dict(prompt="a", stepz=3), "StableDiffusionPipeline takes no stepz"),
         (dict(prompt="a", height=33), "33"),
@@ -227,3 +233,40 @@ def test_an_unknown_family_is_refused():
     pipe.unet.__class__ = type("Other", (torch.nn.Module,), {})
     with pytest.raises(MethodError, match="No family knows the denoiser class Other"):
         HostCall(pipe, "a")
+
+
+def test_global_randomness_is_used_as_by_the_pipeline_and_not_reset():
+    pipe = unet.pipeline()
+    torch.manual_seed(3)
+    first = HostCall(pipe, "a", height=32, width=32).draw(1)
+    after = torch.rand(())
+    torch.manual_seed(3)
+    second = HostCall(pipe, "a", height=32, width=32).draw(1)
+    assert torch.equal(first.noise, second.noise) and first.seeds == second.seeds
+    assert torch.equal(after, torch.rand(()))
+    assert torch.initial_seed() == 3
+
+
+def test_seeds_are_given_only_where_they_alone_make_the_noise():
+    pipe, size = unet.pipeline(), dict(height=32, width=32)
+    used = generators(1)[0]
+    torch.rand((), generator=used)
+    assert HostCall(pipe, "a", used, **size).draw(2).seeds[0] is None
+    noise = torch.randn(1, 4, 16, 16)
+    assert HostCall(pipe, "a", generators(1)[0], noise, **size).draw(1).seeds == (None,)
+    fresh = HostCall(pipe, "a", generators(1)[0], **size).draw(1)
+    assert fresh.seeds == (1,) and fresh.with_noise(noise).seeds == (None,)
+
+
+def test_noise_of_a_flow_scheduler_comes_from_the_generators_of_the_call():
+    pipe = sd3.pipeline()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, stochastic_sampling=True
+    )
+    call = HostCall(
+        pipe, "a", generators(1)[0], height=32, width=32, num_inference_steps=3, max_sequence_length=16
+    )
+    start = call.draw(1)
+    step = call.pipe.scheduler.step
+    assert torch.equal(call.run(start), call.run(start))
+    assert call.pipe.scheduler.step == step

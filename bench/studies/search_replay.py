@@ -97,12 +97,13 @@ def omega(method: Curve, plain: Curve, budgets: Sequence[int]) -> dict[str, floa
     def of(rows: np.ndarray) -> float:
         start = plain[rows].mean(0)[0]
         own = area(plain[rows], start, budgets)
-        return (area(method[rows], start, budgets) - own) / own
+        # Nothing to gain on these prompts: an area of nothing has no share.
+        return (area(method[rows], start, budgets) - own) / own if own else np.nan
 
     dice = np.random.default_rng(0)
     count = len(plain)
     drawn = [of(dice.integers(count, size=count)) for _ in range(2000)]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"omega": of(np.arange(count)), "low": float(low), "high": float(high)}
 
 

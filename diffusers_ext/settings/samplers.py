@@ -17,7 +17,7 @@ from .fields import fit
 from .methods import PLAIN, method_class
 from .registry import METHODS, SAMPLERS
 
-OBJECTS = ("rewards", "noise", "refine")  # fields that hold objects; text never sets them
+OBJECTS = ("rewards", "prune_reward", "noise", "refine")  # fields that hold objects; text never sets them
 UNSEEN = ("micro_batch", "keep_pictures")  # settings that move no pixel
 _COUNTED = re.compile(r"(.+?)-(\d+)")
 
@@ -128,17 +128,17 @@ def as_dict(sampler: Any, rewards: Sequence[Mapping[str, Any]] = ()) -> dict[str
     if rewards:
         found["rewards"] = [dict(r) for r in rewards]
     for name in OBJECTS[1:]:
-        if (inner := getattr(sampler, name)) is not None:
+        if (inner := getattr(sampler, name, None)) is not None:
             found[name] = as_dict(inner) if dataclasses.is_dataclass(inner) else _text(inner)
     return found
 
 
 def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
-    """Build the sampler that `as_dict` wrote; `rewards` are not part of it."""
+    """Build the sampler that `as_dict` wrote; rewards, and one that only prunes, are not part of it."""
     cls, values = named(data["name"]).cls, {}
     hints = typing.get_type_hints(cls)
     for name, value in data.items():
-        if name in OBJECTS[1:]:
+        if name in OBJECTS[2:]:
             values[name] = from_dict(value)
         elif name in settable(cls):
             values[name] = fit(value, hints[name], f"{data['name']}.{name}")

@@ -125,3 +125,13 @@ def test_a_network_in_a_record_is_known_by_its_weights():
         return as_dict(chained([dx.BestOfN(noise=layer)]))["noise"]
 
     assert record(1.0) == record(1.0) != record(2.0) and record(1.0).startswith("Linear ")
+
+
+def test_a_reward_that_prunes_is_an_object():
+    def redness(images, prompts):
+        return images[:, 0].mean((1, 2))
+
+    assert "prune_reward" not in settable(dx.TTSnap)
+    found = as_dict(dx.TTSnap(rewards=redness, prune_reward=redness))
+    assert "redness" in found["prune_reward"]
+    assert from_dict(found, redness).prune_reward is None

@@ -179,7 +179,7 @@ def test_the_pipeline_stays_as_it_was(call):
 
 
 def test_nan_for_all_is_an_error():
-    with pytest.raises(MethodError, match="nothing gave NaN for each of 4 candidates"):
+    with pytest.raises(MethodError, match="nothing gave no finite number for each of 4 candidates"):
         sample(FKSteering(rewards=nothing, **OFTEN))
 
 

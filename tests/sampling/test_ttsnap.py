@@ -187,7 +187,9 @@ def test_candidates_without_a_number_are_dropped():
 
 
 def test_no_number_at_all_is_an_error():
-    with pytest.raises(MethodError, match="nothing gave NaN for each of 4 candidates of 'a red circle'"):
+    with pytest.raises(
+        MethodError, match="nothing gave no finite number for each of 4 candidates of 'a red circle'"
+    ):
         sample(TTSnap(rewards=nothing, n=4))
 
 

@@ -187,9 +187,8 @@ def test_candidates_without_a_number_are_dropped():
 
 
 def test_no_number_at_all_is_an_error():
-    with pytest.raises(
-        MethodError, match="nothing gave no finite number for each of 4 candidates of 'a red circle'"
-    ):
+    says = "nothing gave no finite number for each of 4 candidates of 'a red circle'"
+    with pytest.raises(MethodError, match=says):
         sample(TTSnap(rewards=nothing, n=4))
 
 

@@ -60,7 +60,7 @@ class AStar(PromptMethod):
         "shape",
     )
     loss: Literal["astar", "attend_and_excite"] = setting(
-        "astar", "", "astar: overlaps of maps; attend_and_excite: the peak of the weakest concept"
+        "astar", "kind", "astar: overlaps of maps; attend_and_excite: the peak of the weakest concept"
     )
     segregation: float = setting(1.0, "weight", "of the overlap of pairs of concepts", bounds=(0.0, None))
     retention: float = setting(1.0, "weight", "of the overlap with earlier maps", bounds=(0.0, None))

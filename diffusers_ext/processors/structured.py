@@ -48,7 +48,7 @@ class StructuredGuidance(PromptMethod):
         "lists for each prompt, or a function of the prompt; none: noun phrases, found by rules",
     )
     form: Literal["mean", "conjunction", "conjunction_release"] = setting(
-        "mean", "", "mean: values are averaged, at no cost; conjunction: keys are averaged, for 'A and B'"
+        "mean", "kind", "mean: values are averaged, at no cost; conjunction: keys are averaged, for 'A and B'"
     )
 
     def __post_init__(self) -> None:

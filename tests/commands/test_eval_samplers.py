@@ -74,7 +74,7 @@ def test_other_models_with_a_reward(cli, saved_model, tmp_path):
     [
         (["--samplers", "plain,plain"], "each column comes once, got plain, plain"),
         (["--samplers", "best-of-8, best-of-8"], "name best-of-8 once"),
-        (["--samplers", "bestofn"], "unknown sampler 'bestofn'; nearest is 'best-of-n'"),
+        (["--samplers", "bestofn"], "unknown method or sampler 'bestofn'; nearest is 'best-of-n'"),
         (["--samplers", ""], "at least one column is needed"),
         (["--samplers", "plain", "--method", "softpag"], "write the method as a column"),
         (["--samplers", "best-of-0"], "n must be 1 or more, got 0"),

@@ -66,7 +66,7 @@ def test_a_saved_model(plan, saved_model):
             ("30x30", "--method", "clear", "--preset"),
             "No preset fits the model '30x30'; the presets are flux.1",
         ),
-        (("wan2.1", "--method", "clear", "--preset"), "for radial, gna, rectified, got clear"),
+        (("wan2.1", "--method", "clear", "--preset"), "for radial, gna, nag, rectified, got clear"),
         (("30x30", "--method", "clear", "--tile", "8"), "--tile takes TxHxW"),
         (("30x30", "--method", "clear", "--height", "64"), "a size already"),
         (

@@ -130,7 +130,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_searches_again_next_time(cli, monkeypa
 @pytest.mark.parametrize(
     "words, match",
     [
-        (["--sampler", "best-of"], "unknown sampler 'best-of'; nearest is 'best-of-n'"),
+        (["--sampler", "best-of"], "unknown method or sampler 'best-of'; nearest is 'best-of-n'"),
         (["--sampler", "softpag"], "--sampler takes the name of a search, got 'softpag'"),
         (["--sampler", "best-of-8", "--n", 4], "best-of-8 sets n to 8, and 4 came as a setting"),
         (["--sampler", "npnet", "--n", 4], "npnet has no number of candidates or rounds"),

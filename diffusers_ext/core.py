@@ -127,7 +127,7 @@ class RunContext:
         self.pass_: Literal["cond", "uncond", "both"] = "cond"
         self.perturbed: bool = False  # the extra pass of a guidance method is running
         # Tokens of a second text in this call: keys behind those of the prompt in cross-attention. In a joint
-        # sequence they are as many as those of the prompt, on their far side from the grid.
+        # sequence they are as many as those of the prompt, and the prompt is between them and the grid.
         self.second_text: int = 0
         # In a call with a second text: whether text comes before the grid. The layout itself would cost
         # compiled code a graph for each size.
@@ -280,3 +280,8 @@ def step_window(start: float, stop: float, steps: int) -> range:
     first, end = (math.floor(share * steps + 1e-9) for share in (start, stop))
     first = min(first, steps - 1)
     return range(first, max(end, first + 1))
+
+
+def no_steps(start: float, stop: float, steps: int | None) -> str:
+    """Return the sentence about a method whose window of steps is empty."""
+    return f"none of its {steps} steps is between start={start} and stop={stop}; set them apart"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..calls import DenoiserCall, PromptMethod
-from ..core import Core, RunContext, Site, Slot, step_window
+from ..core import Core, RunContext, Site, Slot, no_steps, step_window
 from ..errors import MethodError
 from ..kernels.maps import binarised
 from ..prompts.phrases import head_nouns
@@ -66,7 +66,7 @@ class AStar(PromptMethod):
     retention: float = setting(1.0, "weight", "of the overlap with earlier maps", bounds=(0.0, None))
     # The step of Attend-and-Excite. On shapes-sd it changed nothing for two objects (88 % right against 87 %
     # of 60) and did harm with three, whose three overlaps add up (23 % against 60 %).
-    step_size: float = setting(20.0, "latents per loss", "how far latents move", bounds=(0.0, None))
+    step_size: float = setting(20.0, "latents per loss", "the distance that latents move", bounds=(0.0, None))
     threshold: float = setting(
         0.5, "fraction of the peak", "from which a place belongs to a concept", bounds=(0.0, 1.0)
     )
@@ -155,10 +155,7 @@ class AStar(PromptMethod):
         """Return why no step of a run moved the latents, although the settings ask for it."""
         if self.is_off() or run.steps is None or len(self.steps(run.steps)):
             return None
-        return (
-            f"none of its {run.steps} steps lies between start={self.start} and stop={self.stop}; set them "
-            "apart"
-        )
+        return no_steps(self.start, self.stop, run.steps)
 
     def is_off(self) -> bool:
         """Return whether the settings make this the plain model."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core import Core, Layout, RunContext, SecondText, Site, Slot, nearest_names, step_window
+from ..core import Core, Layout, RunContext, SecondText, Site, Slot, nearest_names, no_steps, step_window
 from ..errors import MethodError
 from ..settings.fields import check_bounds, fit_fields, setting
 
@@ -90,10 +90,7 @@ class NAG(SecondText):
     def idle(self, run: RunContext) -> str | None:
         if self._is_off():
             return None
-        return (
-            f"none of its {run.steps} steps lies between start={self.start} and stop={self.stop}; set "
-            "them apart"
-        )
+        return no_steps(self.start, self.stop, run.steps)
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         kind = _CrossCore if site.kind == "cross" else _JointCore
@@ -153,7 +150,7 @@ class _CrossCore(_Core):
 
 
 class _JointCore(_Core):
-    """The second text is on the far side of the prompt from the grid, with as many tokens as the prompt.
+    """The prompt is between the second text and the grid; both texts have the same number of tokens.
 
     The grid goes on with one stream, guided, and either text with its own. So `Z-` has the queries of `Z+`.
     """

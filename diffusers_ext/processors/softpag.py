@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core import Core, Guidance, Layout, RunContext, Site, Slot, nearest_names, step_window
+from ..core import Core, Guidance, Layout, RunContext, Site, Slot, nearest_names, no_steps, step_window
 from ..errors import MethodError, UnsupportedError
 from ..kernels.image_block import image_block
 from ..settings.fields import fit_fields, setting
@@ -128,10 +128,7 @@ class SoftPAG(Guidance):
         """Return why no step of a run was guided, although scale and strength ask for it."""
         if self._is_off():
             return None
-        return (
-            f"none of its {run.steps} steps lies between start={self.start} and stop={self.stop}; set "
-            "them apart"
-        )
+        return no_steps(self.start, self.stop, run.steps)
 
     def _is_off(self) -> bool:
         own = head_sets.own_strengths(self._head_sets())

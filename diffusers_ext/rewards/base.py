@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checks import check_images, check_prompts, check_scores, to_pil
 
-FRAMES = 8  # at most so many frames of a clip are scored, evenly spaced
+FRAMES = 8  # the most frames of a clip that are scored, evenly spaced
 
 
 class Reward(ABC):

@@ -57,8 +57,8 @@ class FKSteering(Sampler):
         points = range(self.start, min(self.stop + 1, end), self.every)
         if n > 1 and not points:
             raise MethodError(
-                f"{self.name} draws particles from step start={self.start} to stop={self.stop}, before step "
-                f"{end} of a call of {steps}, and there is none; lower start, or take more steps."
+                f"{self.name} draws particles again from step start={self.start} to stop={self.stop}, and "
+                f"before the last of {steps} steps there is none of these; lower start, or take more steps."
             )
         watch = search.watched()
         pools = [Pool(self, host.dice(p, self.name), n) for p in range(len(host.prompts))]

@@ -176,7 +176,7 @@ def test_without_a_step_or_a_loss_it_is_the_plain_model(name, off):
 def test_a_window_without_steps_is_remarked():
     tiny = host("sd")
     pipe = tiny.build()
-    with dx.apply(pipe, dx.AStar(TWO, start=0.5, stop=0.5)), nothing_changed("none of its 3 steps lies"):
+    with dx.apply(pipe, dx.AStar(TWO, start=0.5, stop=0.5)), nothing_changed("none of its 3 steps is"):
         run(tiny, pipe)
 
 

@@ -137,7 +137,7 @@ def test_default_strength_follows_the_number_of_heads():
 @pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
 def test_step_window(name, start, stop, passes):
     h, pipe = built(name)
-    silent = nullcontext() if passes else nothing_changed("none of its 6 steps lies between")
+    silent = nullcontext() if passes else nothing_changed("none of its 6 steps is between")
     with dx.apply(pipe, dx.SoftPAG(heads={h.layer: None}, start=start, stop=stop)) as session, silent:
         h.run(pipe, cfg=True, steps=6)
     assert session.report().extra_passes == passes

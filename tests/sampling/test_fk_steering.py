@@ -194,7 +194,7 @@ def nothing(images, prompts):
         (dict(lam=-1), "lam must"),
         (dict(every=0), "every must be 1 or more, got 0"),
         (dict(potential="sum"), r"diff \| max \| add \| rt"),
-        (dict(start=8), "from step start=8 to stop=30, before step 8 of a call of 10, and there is none"),
+        (dict(start=8), "from step start=8 to stop=30, and before the last of 10 steps there is none"),
         (dict(start=5, stop=4), "from step start=5 to stop=4"),
         (dict(ess=2), "ess must"),
         (dict(budget=5), "fk-steering needs 20 evaluations for one candidate, got budget=5"),

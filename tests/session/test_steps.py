@@ -261,7 +261,7 @@ def test_threads_with_named_branches_keep_their_own_names():
             "dense_steps=12 keeps all of its 3 steps dense",
         ),
         (dx.CLEAR(radius=40, backend="reference"), "clear hides nothing on this grid"),
-        (dx.SoftPAG(start=0.5, stop=0.5), "none of its 3 steps lies between start=0.5 and stop=0.5"),
+        (dx.SoftPAG(start=0.5, stop=0.5), "none of its 3 steps is between start=0.5 and stop=0.5"),
     ],
     ids=["dense steps", "nothing hidden", "empty window"],
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
+    from .processors.head_set import HeadSet  # noqa: F401
     from .processors.nag import NAG  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.structured import StructuredGuidance  # noqa: F401
     from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.fk_steering import FKSteering  # noqa: F401
+    from .sampling.headhunter import HeadHunter  # noqa: F401
     from .sampling.npnet.transform import NPNet  # noqa: F401
     from .sampling.paths import Paths  # noqa: F401
     from .sampling.reno import ReNO  # noqa: F401
@@ -45,6 +47,8 @@ _HOME = {
     "plan": ".models.forecast",
     "preset": ".models.presets",
     "staged": ".sampling.staged",
+    "HeadHunter": ".sampling.headhunter",
+    "HeadSet": ".processors.head_set",
     "Grid": ".models.sizes",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",

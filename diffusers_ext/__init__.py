@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.fk_steering import FKSteering  # noqa: F401
     from .sampling.headhunter import HeadHunter  # noqa: F401
+    from .sampling.headhunter_fast import FastHeadHunter  # noqa: F401
     from .sampling.npnet.transform import NPNet  # noqa: F401
     from .sampling.paths import Paths  # noqa: F401
     from .sampling.reno import ReNO  # noqa: F401
@@ -48,6 +49,7 @@ _HOME = {
     "preset": ".models.presets",
     "staged": ".sampling.staged",
     "HeadHunter": ".sampling.headhunter",
+    "FastHeadHunter": ".sampling.headhunter_fast",
     "HeadSet": ".processors.head_set",
     "Grid": ".models.sizes",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},

@@ -16,6 +16,7 @@ from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
+from .commands.headhunter import headhunter
 from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
@@ -93,7 +94,7 @@ def options(
 for command in (generate, search, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
-for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):
+for command in (tune, headhunter, reward, plan, train, collect, methods, samplers, families, doctor):
     app.command(cls=Command)(command)
 
 

@@ -158,8 +158,8 @@ class HeadHunter:
                 "rewards": identity["rewards"],
                 "call": log.identity["call"],
                 "plain": alone.plain,
-                "pictures": rounds.pictures,
-                "evaluations": rounds.evaluations,
+                "pictures": len(rounds.used),
+                "evaluations": rounds.probed + sum(entry.cost for entry in rounds.used.values()),
                 "unscored": len(rounds.unscored),
             },
         )
@@ -167,7 +167,7 @@ class HeadHunter:
     def _all_rounds(self, rounds: Rounds, pool: Sequence[Head], count: int) -> tuple[list[Pick], Scores]:
         """Return the picks, in the order in which they were found, and the scores of the first round."""
         picks: list[Pick] = []
-        left = self._first(rounds, pool, count)
+        left = self._tried(rounds, pool, count)
         for number in range(1, self.rounds + 1):
             base = tuple(Head(pick.path, pick.head) for pick in picks)
             scores = self._round(rounds, base, left, count, number)
@@ -178,8 +178,8 @@ class HeadHunter:
             left = [head for head in left if head not in best]
         return picks, alone
 
-    def _first(self, rounds: Rounds, pool: Sequence[Head], count: int) -> list[Head]:
-        """Return the heads that the first round tries."""
+    def _tried(self, rounds: Rounds, pool: Sequence[Head], count: int) -> list[Head]:
+        """Return the heads that are scored at all, in the order of `pool`."""
         return list(pool)
 
     def _round(

@@ -14,6 +14,7 @@ from ..errors import MethodError, unwritable
 from ..processors.head_set import Head
 
 ALL = 0, 1  # the shard of a search that is not shared
+Picture = tuple[str, Head | None, int]  # mark of the base, head and pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Pack:
     kind: str = "score"
 
     @property
-    def pictures(self) -> list[tuple[str, Head | None, int]]:
-        """The keys of the pictures: the mark of the base, the head and the pair."""
+    def pictures(self) -> list[Picture]:
+        """The keys of its pictures."""
         return [(self.mark, head, self.pair) for head in self.heads]
 
     @property
@@ -64,7 +65,7 @@ class HeadLog:
         self.identity = json.loads(json.dumps(identity, default=str))
         name = "log.jsonl" if shard == ALL else f"log-{shard[0]}-of-{shard[1]}.jsonl"
         self.path = None if folder is None else folder / name
-        self.found: dict[tuple[str, Head | None, int], Entry] = {}
+        self.found: dict[Picture, Entry] = {}
         for file in sorted(folder.glob("log*.jsonl")) if folder is not None else ():
             self._read(file)
 

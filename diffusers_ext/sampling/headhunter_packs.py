@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import MethodError
 from ..processors.head_set import Head
@@ -26,6 +28,10 @@ class Pair:
 
     prompt: str
     seed: int
+
+
+class _Seen(Exception):
+    """The first step of a call was seen, which is all that was wanted."""
 
 
 class Painter:
@@ -61,6 +67,26 @@ class Painter:
             each = self.rewards.each(pictures.float(), host.prompts * len(pack.heads))
         total = self.rewards.total(each).tolist()
         return [Entry(finite(score), cost) for score, cost in zip(total, gate.spent, strict=True)]
+
+    def move(self, pack: Pack) -> list[Entry]:
+        """Return by how much each head moves the latents in the first step, relative to the plain step.
+
+        The first row of the call is the plain one. The call ends after the step.
+        """
+        host, rows = self.host(pack.pair), replace(pack, heads=(None, *pack.heads))
+        start, gate = host.draw(1), Gate(len(rows.heads))
+        moved: list[float] = []
+
+        def see(step: int, latents: Tensor) -> None:
+            change = (latents - latents[:1]).double().flatten(1).norm(dim=1)
+            plain = (latents[:1] - start.noise.to(latents)).double().norm()
+            moved.extend((change / plain).tolist())
+            raise _Seen
+
+        with self.applied(rows), torch.no_grad(), gate.on(host.pipe), suppress(_Seen):
+            host.run(start.take([0] * len(rows.heads)), see)
+        each = zip(moved[1:], gate.spent[1:], strict=True)
+        return [Entry(finite(change), cost) for change, cost in each]
 
     def applied(self, pack: Pack, **changes: Any) -> Any:
         """Apply the guidance with one set of heads for each row; `changes` are other settings of it."""

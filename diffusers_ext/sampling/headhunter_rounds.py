@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import MethodError
 from ..processors.head_set import Head
-from .headhunter_log import Entry, HeadLog, Pack
+from .headhunter_log import Entry, HeadLog, Pack, Picture
 from .headhunter_packs import Painter
 
 
@@ -26,10 +26,7 @@ class Scores:
 
 
 class Rounds:
-    """Scores heads for one search. `unscored` are the pictures whose score was no finite number.
-
-    `pictures` and `evaluations` count what the scores cost, whichever process drew them.
-    """
+    """Scores heads for one search; `used` has the entry of every picture, whichever process drew it."""
 
     def __init__(
         self,
@@ -42,9 +39,15 @@ class Rounds:
     ) -> None:
         self.painter, self.log, self.pack, self.shard, self.stop = painter, log, pack, shard, stop
         self.planned = planned
-        self.unscored: list[tuple[Head | None, int]] = []
-        self.pictures = self.evaluations = self.finished = 0
+        self.used: dict[Picture, Entry] = {}
+        self.finished = self.probed = 0  # pictures; evaluations of `moves`
+        self._counted: set[Picture] = set()
         self._bar = None
+
+    @property
+    def unscored(self) -> list[Picture]:
+        """The pictures whose score was no finite number."""
+        return [picture for picture, entry in self.used.items() if entry.score is None]
 
     @contextmanager
     def bar(self, show: bool) -> Iterator[None]:
@@ -83,31 +86,55 @@ class Rounds:
             for pair in pairs
             for first in range(0, len(tried), self.pack)
         ]
+        self._fill(packs, self.painter.draw, number)
+        found: dict[Head | None, list[Entry]] = {head: [] for head in tried}
+        for pack in packs:
+            entries = self.log.scores(pack)
+            self.used |= zip(pack.pictures, entries, strict=True)
+            for head, entry in zip(pack.heads, entries, strict=True):
+                found[head].append(entry)
+        return found
+
+    def moves(self, heads: Sequence[Head], pairs: Sequence[int]) -> dict[Head, float]:
+        """Return by head how much it moves the latents in the first step, a mean over pairs."""
+        packs = [
+            Pack((), tuple(heads[first : first + self.pack]), pair, kind="move")
+            for pair in pairs
+            for first in range(0, len(heads), self.pack)
+        ]
+        self._fill(packs, self.painter.move, 0)
+        found: dict[Head, list[Entry]] = {head: [] for head in heads}
+        for pack in packs:
+            for head, entry in zip(pack.heads, self.log.scores(pack), strict=True):
+                found[head].append(entry)
+        self.probed = sum(entry.cost for entries in found.values() for entry in entries)
+        return {head: _mean(entries) for head, entries in found.items()}
+
+    def _fill(self, packs: Sequence[Pack], draw: Callable[[Pack], list[Entry]], number: int) -> None:
+        """Draw the packs of this shard that the log lacks; raises `Waiting` where others are missing."""
         part, parts = self.shard
         for place, pack in enumerate(packs):
             if place % parts == part and not self.log.has(pack):
                 self._check_stop()
-                self.log.add(pack, self.painter.draw(pack), number)
+                self.log.add(pack, draw(pack), number)
             if self.log.has(pack):
-                self.finished += len(pack.heads)
-                self._bar.update(len(pack.heads))
+                self._count(pack)
         if not all(map(self.log.has, packs)):
             raise Waiting
-        found: dict[Head | None, list[Entry]] = {head: [] for head in tried}
-        for pack in packs:
-            for head, entry in zip(pack.heads, self.log.scores(pack), strict=True):
-                found[head].append(entry)
-                self.pictures += 1
-                self.evaluations += entry.cost
-                if entry.score is None:
-                    self.unscored.append((head, pack.pair))
-        return found
+
+    def _count(self, pack: Pack) -> None:
+        """Count the pictures of a pack that were not counted before."""
+        new = set(pack.pictures) - self._counted
+        self._counted |= new
+        if pack.kind == "score":
+            self.finished += len(new)
+            self._bar.update(len(new))
 
     def complaint(self) -> str:
         """Return the sentence about pictures without a score."""
-        head, pair = self.unscored[0]
+        _, head, pair = self.unscored[0]
         return (
-            f"the reward gave no finite number for {len(self.unscored)} of {self.pictures} pictures, first "
+            f"the reward gave no finite number for {len(self.unscored)} of {len(self.used)} pictures, first "
             f"for {head or 'the plain picture'} and {self.painter.pairs[pair].prompt!r}; such heads are last."
         )
 

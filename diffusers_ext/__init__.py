@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.structured import StructuredGuidance  # noqa: F401
     from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.fk_steering import FKSteering  # noqa: F401
-    from .sampling.headhunter import HeadHunter  # noqa: F401
-    from .sampling.headhunter_fast import FastHeadHunter  # noqa: F401
+    from .sampling.headhunter.fast import FastHeadHunter  # noqa: F401
+    from .sampling.headhunter.search import HeadHunter  # noqa: F401
     from .sampling.npnet.transform import NPNet  # noqa: F401
     from .sampling.paths import Paths  # noqa: F401
     from .sampling.reno import ReNO  # noqa: F401
@@ -48,8 +48,8 @@ _HOME = {
     "plan": ".models.forecast",
     "preset": ".models.presets",
     "staged": ".sampling.staged",
-    "HeadHunter": ".sampling.headhunter",
-    "FastHeadHunter": ".sampling.headhunter_fast",
+    "HeadHunter": ".sampling.headhunter.search",
+    "FastHeadHunter": ".sampling.headhunter.fast",
     "HeadSet": ".processors.head_set",
     "Grid": ".models.sizes",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},

@@ -128,8 +128,8 @@ def _hunter(fast: bool, style: str | None, rewards: Any, asked: dict[str, Any], 
     from dataclasses import replace
 
     from ..processors.softpag import SoftPAG
-    from ..sampling.headhunter import QUALITY, STYLE, HeadHunter
-    from ..sampling.headhunter_fast import FastHeadHunter
+    from ..sampling.headhunter.fast import FastHeadHunter
+    from ..sampling.headhunter.search import QUALITY, STYLE, HeadHunter
     from ..settings.assign import assigned
 
     own = assigned(settings, {"softpag": SoftPAG})["softpag"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import MethodError
-from ..processors.head_set import Head
-from .headhunter_log import Entry, HeadLog, Pack, Picture
-from .headhunter_packs import Painter
+from ...errors import MethodError
+from ...processors.head_set import Head
+from .log import Entry, HeadLog, Pack, Picture
+from .packs import Painter
 
 
 class Waiting(Exception):
@@ -133,9 +133,10 @@ class Rounds:
     def complaint(self) -> str:
         """Return the sentence about pictures without a score."""
         _, head, pair = self.unscored[0]
+        what, prompt = head or "the plain picture", self.painter.pairs[pair].prompt
         return (
             f"the reward gave no finite number for {len(self.unscored)} of {len(self.used)} pictures, first "
-            f"for {head or 'the plain picture'} and {self.painter.pairs[pair].prompt!r}; such heads are last."
+            f"for {what} and {prompt!r}; such heads are not taken."
         )
 
     def _check_stop(self) -> None:

@@ -6,11 +6,11 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.processors.head_set import Head
 from diffusers_ext.rewards.base import ensemble
-from diffusers_ext.sampling.headhunter_log import Pack
-from diffusers_ext.sampling.headhunter_packs import Painter, Pair
+from diffusers_ext.sampling.headhunter.log import Pack
+from diffusers_ext.sampling.headhunter.packs import Painter, Pair
 
-from .searches import counted, redness, unchanged
-from .test_headhunter import GENTLE, PROMPTS, call_of, heads_in, planted, tiny_sd3
+from ..searches import counted, redness, unchanged
+from .test_search import GENTLE, PROMPTS, call_of, heads_in, planted, tiny_sd3
 
 PAIRS = list(zip(PROMPTS, (4, 5), strict=True))
 

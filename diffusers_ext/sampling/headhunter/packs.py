@@ -6,28 +6,21 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import MethodError
-from ..processors.head_set import Head
-from ..processors.softpag import SoftPAG
-from ..rewards.base import Ensemble
-from ..session.session import apply
-from .gate import Gate
-from .headhunter_log import Entry, Pack
-from .host_call import HostCall
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A pair is a prompt with the seed of its noise."""
-
-    prompt: str
-    seed: int
+from ...errors import MethodError
+from ...processors.head_set import Head
+from ...processors.softpag import SoftPAG
+from ...rewards.base import Ensemble
+from ...session.session import apply
+from ..gate import Gate
+from ..host_call import HostCall
+from .log import Entry, Pack
+from .pairs import Pair
 
 
 class _Seen(Exception):

@@ -10,15 +10,19 @@ from .test_softpag import LAYER
 
 IDENTITY = [(name, "identity") for name in ("wan", "flux", "sd3")]
 OTHERS = [
+    ("wan", "max"),
     ("wan", "uniform"),
     ("sd3", "segment_mean"),
-    ("wan", "max"),
     ("wan", "temperature"),
     ("sd3", "shuffle"),
 ]
 
 
-@pytest.mark.parametrize("name, mode", IDENTITY + OTHERS)
+def slowly(cases):
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("name, mode", [*IDENTITY, OTHERS[0], *slowly(OTHERS[1:])])
 def test_compiles_fullgraph_with_few_graphs(name, mode):
     """There are two graphs more than without us: touched blocks, plain and perturbed."""
     tiny = {"wan": wan, "flux": flux, "sd3": sd3}[name]
@@ -60,7 +64,7 @@ def test_compiles_fullgraph_with_few_graphs(name, mode):
     [
         *IDENTITY,
         ("unet", "identity"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [*OTHERS, ("unet", "shuffle")]),
+        *slowly([*OTHERS, ("unet", "shuffle")]),
     ],
 )
 def test_new_image_sizes_cost_no_more_graphs_than_without_us(name, mode):

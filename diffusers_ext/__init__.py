@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .models.presets import preset  # noqa: F401
     from .models.sizes import Grid  # noqa: F401
     from .parallel import patch_parallel  # noqa: F401
+    from .pipelines.guider import SoftPAGGuidance  # noqa: F401
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
@@ -51,6 +52,7 @@ _HOME = {
     "HeadHunter": ".sampling.headhunter",
     "FastHeadHunter": ".sampling.headhunter_fast",
     "HeadSet": ".processors.head_set",
+    "SoftPAGGuidance": ".pipelines.guider",
     "Grid": ".models.sizes",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",

@@ -25,6 +25,7 @@ ALLOWED = {
         "errors",
         "models",
         "parallel",
+        "pipelines",
         "processors",
         "rewards",
         "sampling",
@@ -88,6 +89,7 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
+    "pipelines": {"core", "errors", "processors", "session"},
     "processors": {
         "calls",
         "core",

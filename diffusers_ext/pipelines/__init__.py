@@ -1,0 +1,1 @@
+"""Parts of diffusers pipelines that users put into pipelines of their own."""

@@ -16,6 +16,7 @@ from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
+from .commands.heads import heads
 from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
@@ -90,7 +91,7 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, compare, demo):
+for command in (generate, search, compare, demo, heads):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):

@@ -7,7 +7,7 @@ from ._version import __version__
 from .settings.registry import METHODS, SAMPLERS
 
 if TYPE_CHECKING:  # for editors and type checkers
-    from . import rewards  # noqa: F401
+    from . import explore, rewards  # noqa: F401
     from .core import Layout, RunContext, Site  # noqa: F401
     from .errors import ConflictError, MethodError, UnsupportedError  # noqa: F401
     from .models.forecast import plan  # noqa: F401
@@ -62,7 +62,7 @@ _HOME = {
     "ConflictError": ".errors",
     "UnsupportedError": ".errors",
 }
-_MODULES = ("rewards",)  # with names of their own
+_MODULES = ("explore", "rewards")  # with names of their own
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 

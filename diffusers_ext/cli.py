@@ -17,6 +17,7 @@ from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
 from .commands.headhunter import headhunter
+from .commands.heads import heads
 from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
@@ -91,7 +92,7 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, compare, demo):
+for command in (generate, search, compare, demo, heads):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, headhunter, reward, plan, train, collect, methods, samplers, families, doctor):

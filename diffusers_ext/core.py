@@ -106,6 +106,7 @@ class RunContext:
         "cross_text",
         "gradient_pass",
         "layout",
+        "order",
         "order_note",
         "pass_",
         "perturbed",
@@ -139,6 +140,7 @@ class RunContext:
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
         # During this call grid tokens are in the order that the cores asked for; otherwise in raster order.
         self.reordered: bool = False
+        self.order: Order | None = None  # that order, while `reordered` is true
         self.order_note: str = ""  # for the report: how the last call that asked got its order
 
 

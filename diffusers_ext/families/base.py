@@ -189,6 +189,13 @@ class Family(ABC):
         """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
 
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return where the tokens of a prompt are among the text keys of `pipe(prompt, **call)`.
+
+        There is a part for each list of tokens. Without any, the text keys are not the tokens of a prompt.
+        """
+        return ()
+
     def one_text(self, model: nn.Module) -> str | None:
         """Return why tokens of a second text cannot stand beside those of the prompt; `None` if they can.
 

@@ -221,7 +221,8 @@ class Session:
         swap = Swap(denoiser.model, denoiser.sites)
         self._swaps.append(swap)
         swap.put({site: self._processor(family, site) for site in sites})
-        scheduled = [self._reporting[site] for site in sites if site in self._reporting]
+        bound_here = (c for own in self._cores.values() for s, c in own.items() if s in swap.processors)
+        scheduled = [core for core in bound_here if isinstance(core, ReportingCore)]
         ordering = [core for core in scheduled if isinstance(core, OrderingCore)]
         acting = [m for m in self.methods if self._selected[id(m)] & set(sites)]
         bound = [m.name for m in acting if not m.order_free]
@@ -259,7 +260,7 @@ class Session:
                 ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
                 check_core(method, ours.core)
                 if isinstance(ours.core, ReportingCore):
-                    self._reporting[site] = ours.core
+                    self._reporting.setdefault(site, ours.core)
         return ours
 
 

@@ -61,6 +61,7 @@ ALLOWED = {
     "evaluate": {"core", "errors", "outputs", "rewards", "sampling", "settings", "zoo", "zoo/world"},
     "evaluate/report": {"evaluate", "outputs", "zoo/world"},
     "families": {"core", "errors"},
+    "jobs": set(),
     "kernels": set(),
     "kernels/block_sparse": {"kernels", "kernels/masks", "kernels/plan"},
     "kernels/masks": {"kernels"},

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +18,6 @@ class Row:
     index: int
     prompt: str
     seed: int | None = None
-    call: Mapping[str, Any] = field(default=EMPTY)
-    meta: Mapping[str, Any] = field(default=EMPTY)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""

@@ -77,6 +77,8 @@ ALLOWED = {
         "sampling",
     },
     "families": {"core", "errors"},
+    "jobs": {"outputs"},
+    "jobs/prompts": {"core", "jobs", "sampling", "settings"},
     "kernels": set(),
     "kernels/block_sparse": {"kernels", "kernels/masks", "kernels/plan"},
     "kernels/masks": {"kernels"},

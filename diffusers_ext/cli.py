@@ -20,6 +20,7 @@ from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.reward import reward
+from .commands.run import run
 from .commands.search import search
 from .commands.train import train
 from .commands.tune import tune
@@ -90,7 +91,7 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, compare, demo):
+for command in (generate, search, compare, run, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
     from .processors.head_set import HeadSet  # noqa: F401
+    from .processors.ir_diffusion import IRDiffusion  # noqa: F401
     from .processors.nag import NAG  # noqa: F401
     from .processors.radial import Radial  # noqa: F401
     from .processors.rectified import RectifiedSparse  # noqa: F401

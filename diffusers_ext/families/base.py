@@ -12,7 +12,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ..core import Core, Layout, RunContext, Site
+from ..core import Core, Layout, Rotary, RunContext, Site
 from ..errors import UnsupportedError
 from . import latents, texts
 
@@ -111,7 +111,9 @@ class FusableSite(Site):
     fused: bool = False
 
 
-def numbered(found: Iterable[tuple[str, nn.Module, Kind]], component: str) -> list[FusableSite]:
+def numbered(
+    found: Iterable[tuple[str, nn.Module, Kind]], component: str, rotary: Rotary | None = None
+) -> list[FusableSite]:
     """Make sites of attention modules, each `(name, module, kind)`, in the order in which they run."""
     return [
         FusableSite(
@@ -121,17 +123,18 @@ def numbered(found: Iterable[tuple[str, nn.Module, Kind]], component: str) -> li
             head_dim=attn.inner_dim // attn.heads,
             kind=kind,
             component=component,
+            rotary=None if kind == "cross" else rotary,
             fused=type(attn.processor).__name__.startswith("Fused"),
         )
         for index, (name, attn, kind) in enumerate(found)
     ]
 
 
-def double_then_single(model: nn.Module, component: str) -> list[FusableSite]:
+def double_then_single(model: nn.Module, component: str, rotary: Rotary) -> list[FusableSite]:
     """Return the joint attention of double blocks, then of single blocks: the order in which they run."""
     stacks = "transformer_blocks", "single_transformer_blocks"
     found = ((f"{stack}.{i}.attn", b.attn) for stack in stacks for i, b in enumerate(getattr(model, stack)))
-    return numbered(((name, attn, "joint") for name, attn in found), component)
+    return numbered(((name, attn, "joint") for name, attn in found), component, rotary)
 
 
 def vision_first(grid: tuple[int, int, int], call: Mapping[str, Any], masked_text: bool = False) -> Layout:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .models.sizes import Grid  # noqa: F401
     from .parallel import patch_parallel  # noqa: F401
     from .pipelines.guider import SoftPAGGuidance  # noqa: F401
+    from .pipelines.image import ImageExtPipeline  # noqa: F401
+    from .pipelines.search import NoiseSearchPipeline  # noqa: F401
+    from .pipelines.video import VideoExtPipeline  # noqa: F401
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
@@ -55,6 +58,9 @@ _HOME = {
     "HeadSet": ".processors.head_set",
     "SoftPAGGuidance": ".pipelines.guider",
     "Grid": ".models.sizes",
+    "ImageExtPipeline": ".pipelines.image",
+    "VideoExtPipeline": ".pipelines.video",
+    "NoiseSearchPipeline": ".pipelines.search",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",
     "RunContext": ".core",

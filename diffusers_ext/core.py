@@ -258,6 +258,10 @@ class ReportingCore:
         """Return the fields of `SiteReport` about what ran last."""
         return {}
 
+    def acted(self) -> bool:
+        """Return whether the method acted here in the call of the denoiser that ends now."""
+        return True
+
     def idle(self) -> str | None:
         """Return why the method changed nothing here in the run that ends now, or `None`."""
         return None

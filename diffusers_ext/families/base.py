@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +42,7 @@ class FamilyProcessor:
         self.site = site
         self.run = run
         self.calls = 0
+        self.timer: AbstractContextManager[None] = nullcontext()
         self.core: Core = self.dense
         # Whether a method here looks at the layout. To derive a site's own from the joint one ties a compiled
         # graph to one size of image.
@@ -64,10 +66,12 @@ class FamilyProcessor:
         raise NotImplementedError(f"{type(self).__name__} must define dense()")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Run the core, and count the call if that costs no compiled graph."""
-        if not torch.compiler.is_compiling():
-            self.calls += 1
-        return self.core(q, k, v, mask, layout)
+        """Run the core, and count and time the call if that costs no compiled graph."""
+        if torch.compiler.is_compiling():
+            return self.core(q, k, v, mask, layout)
+        self.calls += 1
+        with self.timer:
+            return self.core(q, k, v, mask, layout)
 
 
 class SDPAProcessor(FamilyProcessor):

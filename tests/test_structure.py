@@ -128,7 +128,6 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
-    "pipelines": {"core", "errors", "processors", "session"},
     "processors": {
         "calls",
         "core",
@@ -157,6 +156,7 @@ ALLOWED = {
         "errors",
         "models",
         "outputs",
+        "processors",
         "rewards",
         "sampling",
         "session",

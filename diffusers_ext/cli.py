@@ -17,10 +17,12 @@ from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
 from .commands.headhunter import headhunter
+from .commands.heads import heads
 from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.reward import reward
+from .commands.run import run
 from .commands.search import search
 from .commands.train import train
 from .commands.tune import tune
@@ -91,7 +93,7 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, compare, demo):
+for command in (generate, search, run, compare, demo, heads):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, headhunter, reward, plan, train, collect, methods, samplers, families, doctor):

@@ -244,10 +244,12 @@ def table(found: HeadSet) -> list[str]:
 
 def usage(found: HeadSet, folder: Path) -> list[str]:
     """Return what was written and how it is used."""
-    facts, file = found.found, folder / FILE
-    scale, strength = found.settings["scale"], found.settings["strength"]
+    from ..processors.softpag import SoftPAG
+
+    facts, file, usual = found.found, folder / FILE, vars(SoftPAG())
+    changed = {name: value for name, value in found.settings.items() if value != usual[name]}
+    words = " ".join(f"--set {name}={value}" for name, value in {"heads": file, **changed}.items())
     return [
         f"{facts['pictures']} pictures, {facts['evaluations']} evaluations of the denoiser",
-        f"wrote {file} and beside it {MAP}; use it by --method softpag --set heads={file} "
-        f"--set scale={scale:g} --set strength={strength:g}",
+        f"wrote {file} and beside it {MAP}; use it by --method softpag {words}",
     ]

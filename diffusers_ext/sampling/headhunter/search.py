@@ -28,6 +28,7 @@ from .rounds import Rounds, Scores, Waiting, ranked
 USUAL_TOP_K = 24  # of the paper, for the 576 heads of SD3
 QUALITY = SoftPAG(scale=3.0, strength=0.25)  # w and u of the paper's searches for quality
 STYLE = SoftPAG(scale=3.0, strength=1.0)
+OURS = "prompt", "generator", "latents", "output_type"  # arguments of a call that the search gives
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class HeadHunter:
         facts = {c: facts_of(type(d.model).__name__, d.sites) for c, d in found.items()}
         pool = self._pool([s for d in found.values() for s in d.sites], len(found) > 1)
         count = self._count(len(pool))
+        if taken := [name for name in OURS if name in call]:
+            raise MethodError(f"HeadHunter gives a pipeline its {taken[0]}, got one; leave it out.")
         pairs = pairs_of(prompts, seeds, self.pairs, self.prefix)
         _check_shard(shard, out)
         rewards = ensemble(self.reward)
@@ -159,7 +162,7 @@ class HeadHunter:
                 "call": log.identity["call"],
                 "plain": alone.plain,
                 "pictures": len(rounds.used),
-                "evaluations": rounds.probed + sum(entry.cost for entry in rounds.used.values()),
+                "evaluations": rounds.evaluations,
                 "unscored": len(rounds.unscored),
             },
         )

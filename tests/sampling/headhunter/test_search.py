@@ -269,6 +269,8 @@ SEARCHES = {
     "needs a folder for its log": dict(shard=(0, 2)),
     "draws one picture for each pair, got 2": dict(num_images_per_prompt=2),
     "takes no speed": dict(speed=1),
+    "gives a pipeline its generator": dict(generator=torch.Generator()),
+    "gives a pipeline its output_type": dict(output_type="np"),
 }
 
 

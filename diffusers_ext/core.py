@@ -151,6 +151,7 @@ class Method(ABC):
 
     Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
     layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
+    `differentiable` says that gradients pass through its cores.
     """
 
     __slots__ = ()
@@ -159,6 +160,7 @@ class Method(ABC):
     slots: ClassVar[frozenset[Slot]]
     reads_layout: ClassVar[bool] = True
     order_free: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:

@@ -151,7 +151,8 @@ class Method(ABC):
 
     Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
     layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
-    `differentiable` says that gradients pass through its cores.
+    `differentiable` says that gradients pass through its cores. `needs_dense` says that they repeat dense
+    attention, so no other method may decide how it is computed there.
     """
 
     __slots__ = ()
@@ -161,6 +162,7 @@ class Method(ABC):
     reads_layout: ClassVar[bool] = True
     order_free: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
+    needs_dense: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:

@@ -13,19 +13,13 @@ LAYERS, SESSION = "other layers", "another session"
 OWNED = {Slot.CORE: LAYERS, Slot.DENOISER: SESSION, Slot.TEXT: SESSION}
 
 
-def slots_of(name: str) -> frozenset[Slot]:
-    """Return the slots of a method, those of its defaults if settings decide."""
-    found = method_class(name).slots
-    return method_class(name)().slots if isinstance(found, property) else found
-
-
 def apart(one: str, two: str) -> str | None:
     """Return where the second of two methods can be in force, or `None` if anywhere."""
     kinds = method_class(one), method_class(two)
     needs = any(getattr(kind, "moves_latents", False) for kind in kinds)
     if needs and not all(kind.differentiable for kind in kinds):
         return SESSION
-    places = {OWNED[slot] for slot in slots_of(one) & slots_of(two) & OWNED.keys()}
+    places = {OWNED[slot] for slot in kinds[0].slots & kinds[1].slots & OWNED.keys()}
     return SESSION if SESSION in places else next(iter(places), None)
 
 
@@ -35,7 +29,7 @@ def to_markdown() -> str:
     for name in METHODS:
         others = {other: apart(name, other) for other in METHODS if other != name}
         needs = [[other for other, where in others.items() if where == place] for place in (LAYERS, SESSION)]
-        slots = [slot.value for slot in Slot if slot in slots_of(name)]
+        slots = [slot.value for slot in Slot if slot in method_class(name).slots]
         rows.append([f"`{name}`", ", ".join(slots), *(", ".join(each) or "none" for each in needs)])
     heads = ["method", "slots", "with these it needs other layers", "with these it needs another session"]
     return markdown(heads, rows)

@@ -37,6 +37,12 @@ def check_conflicts(
                     f"{first.name} and {second.name} both decide how attention is computed at {names}; "
                     "give each its own layers."
                 )
+            for one, other in ((first, second), (second, first)):
+                if Slot.CORE in one.slots and other.needs_dense and shared:
+                    raise ConflictError(
+                        f"{one.name} decides how attention is computed at {names}, where {other.name} needs "
+                        "all of it with these settings; give each its own layers."
+                    )
         _check_gradients(first, [m for m in methods if not m.differentiable], selected)
     for method in methods:
         for model in models if runs_again(method) else ():

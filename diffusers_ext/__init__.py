@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .models.presets import preset  # noqa: F401
     from .models.sizes import Grid  # noqa: F401
     from .parallel import patch_parallel  # noqa: F401
+    from .pipelines.story import StoryPipeline  # noqa: F401
+    from .pipelines.story_text import StoryScene  # noqa: F401
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
     from .processors.gna import GNA  # noqa: F401
@@ -47,6 +49,8 @@ _HOME = {
     "preset": ".models.presets",
     "staged": ".sampling.staged",
     "Grid": ".models.sizes",
+    "StoryPipeline": ".pipelines.story",
+    "StoryScene": ".pipelines.story_text",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",
     "RunContext": ".core",

@@ -25,6 +25,7 @@ ALLOWED = {
         "errors",
         "models",
         "parallel",
+        "pipelines",
         "processors",
         "rewards",
         "sampling",
@@ -45,6 +46,7 @@ ALLOWED = {
         "kernels/block_sparse",
         "models",
         "outputs",
+        "pipelines",
         "processors",
         "processors/sparse",
         "rewards",
@@ -88,6 +90,7 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
+    "pipelines": {"errors", "processors", "sampling", "session"},
     "processors": {
         "calls",
         "core",

@@ -252,10 +252,10 @@ class StoryPipeline:
     def _method(self, references: Sequence[Any], scene: Sequence[Any]) -> IRDiffusion:
         return replace(self.method, reference_masks=references, scene_masks=scene)
 
-    def _by_attention(self, session: Session) -> list[list[list[list[float]]]]:
+    def _by_attention(self, session: Session) -> list[list[list[list[float]] | None]]:
         cores = session.cores(session.methods[0])
         masks = subject_masks(cores, session.run.layout)
-        return [[mask.int().tolist() for mask in each] for each in masks]
+        return [[mask.int().tolist() if mask.any() else None for mask in each] for each in masks]
 
     def _needed(self, scenes: Sequence[StoryScene]) -> bool:
         return any(scene.subjects for scene in scenes)

@@ -50,6 +50,7 @@ ALLOWED = {
         "kernels/block_sparse",
         "models",
         "outputs",
+        "pipelines",
         "processors",
         "processors/sparse",
         "rewards",
@@ -130,6 +131,7 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
+    "pipelines": {"errors", "processors", "sampling", "session"},
     "processors": {
         "calls",
         "core",

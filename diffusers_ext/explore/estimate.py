@@ -61,6 +61,12 @@ def check(
     heads = " for each head" if per_head else ""
     choice = f"{', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else ways[0]
     raise MethodError(
-        f"maps of {words} words at {steps} steps in {len(grid_of)} layers{heads} take {needed / 2**30:.2f} "
+        f"maps of {counted(words, 'word')} at {counted(steps, 'step')} in {counted(len(grid_of), 'layer')}"
+        f"{heads} take {needed / 2**30:.2f} "
         f"GiB of memory, and the limit is {limit_gib:g}; pass {choice}."
     )
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with what it counts, in the plural unless it is 1."""
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -38,7 +38,7 @@ def matching(sites: Sequence[Site], layers: str | Sequence[str] | None) -> list[
     for name in filter(None, wanted):
         found = [site for site in sites if _named(site, name)]
         if not found:
-            closest = ", ".join(nearest_names(name.strip("*"), [site.name for site in sites]))
+            closest = ", ".join(nearest_names(name.strip("*"), _candidates(sites), 3))
             raise MethodError(f"no attention module is named {name!r}; the nearest names are {closest}.")
         picked.update(found)
     return [site for site in sites if site in picked]
@@ -80,6 +80,15 @@ def head_numbers(sites: Sequence[Site], heads: Sequence[int] | None) -> list[tup
             )
     wanted = None if heads is None else set(heads)
     return [(site, head) for site in sites for head in range(site.heads) if wanted is None or head in wanted]
+
+
+def _candidates(sites: Sequence[Site]) -> list[str]:
+    """Return the names of sites and of the blocks around them, that of a denoiser left out."""
+    found: dict[str, None] = {}
+    for site in sites:
+        parts = site.name.split(".")
+        found |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return [name for name in found if not name.rpartition(".")[2].isdigit() or name.count(".") == 1]
 
 
 def _named(site: Site, name: str) -> bool:

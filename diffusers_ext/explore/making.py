@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ..core import Method
-from ..errors import MethodError
+from ..errors import MethodError, UnsupportedError
 from ..sampling import call as sampling_call
 from ..sampling.clip import Clip
 from ..sampling.generate import applied, generate
@@ -21,9 +23,15 @@ OWN = ("generator", "output_type", "return_dict", "latents", "num_images_per_pro
 def arguments(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `pipe(...)` with the defaults of its model.
 
-    Raises `MethodError` for those that are set by an exploration itself, and `ValueError` for those that the
-    pipeline does not take, for sizes it cannot make, and where it needs more than a prompt.
+    Raises `MethodError` for a bare denoiser, and for arguments that an exploration sets itself. Raises
+    `ValueError` for those that the pipeline does not take, for sizes it cannot make, and where it needs more
+    than a prompt.
     """
+    if isinstance(pipe, nn.Module):
+        raise UnsupportedError(
+            f"an exploration makes pictures of a prompt, which a bare {type(pipe).__name__} cannot; pass the "
+            "pipeline."
+        )
     for name in OWN:
         if name in call:
             raise MethodError(

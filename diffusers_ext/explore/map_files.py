@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
     from .map_data import MapData
 
-SCALED = (
-    "The share of its attention that a place pays to the word, from 0 to the largest value of the map, which "
-    "is below it."
-)
+SHARE = "The share of its attention that a place pays to the word, from 0 to the largest value of the map"
+SCALED = f"{SHARE}, which is below it."
 COLUMNS = 8  # steps in a sheet
 HEADS = 64  # maps of single heads in a sheet
 PAGE_BYTES = 8 << 20  # of maps in a page; above it the page has means only
@@ -109,7 +107,7 @@ def page(found: MapData) -> str:
         "ramp": base64.b64encode(ramp.tobytes()).decode(),
         "maps": entries,
     }
-    notes = [SCALED]
+    notes = [f"{SHARE}, which is at the end of the bar of colours."]
     if not complete:
         notes.append(
             "This page has means over layers or steps only, since all maps would make it larger than "
@@ -221,7 +219,7 @@ def _heads(found: MapData, path: str) -> Sequence[int]:
 def _packed(values: Tensor) -> list[Any]:
     top = float(values.max())
     scaled = (values / (top or 1.0) * 255).round().to(dtype=values.dtype).numpy().astype(np.uint8)
-    return [float(f"{top:.4g}"), *values.shape, base64.b64encode(scaled.tobytes()).decode()]
+    return [float(f"{top:.3g}"), *values.shape, base64.b64encode(scaled.tobytes()).decode()]
 
 
 def _png(image: Image.Image) -> str:

@@ -48,7 +48,8 @@ def plan(
     if len(chosen) > most:
         raise MethodError(
             f"a sheet of {len(chosen)} heads in {counted(len(sites), 'layer')} takes {len(chosen) + 1} "
-            f"pictures, and at most {most} heads are drawn; choose layers= or heads=, or pass most={len(chosen)}."
+            f"pictures, and at most {most} heads are drawn; choose layers= or heads=, or pass "
+            f"most={len(chosen)}."
         )
     if micro_batch < 1:
         raise MethodError(f"micro_batch is 1 or more pictures, got {micro_batch}; {MICRO_BATCH} is usual.")

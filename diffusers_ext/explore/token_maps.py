@@ -77,7 +77,7 @@ def maps(
 
 @dataclass(frozen=True)
 class MapPlan:
-    """What is read: words at steps, out of `step_count`, of sites; `size` is the bytes that all maps take."""
+    """A plan says what is read: words at steps, out of `step_count`, of sites. `size` is in bytes."""
 
     sites: tuple[Site, ...]
     words: tuple[Word, ...]

@@ -45,6 +45,10 @@ def check(
     grid_of: Mapping[Site, tuple[int, int, int]], words: int, steps: int, per_head: bool, limit_gib: float
 ) -> int:
     """Return `map_bytes`; raises `MethodError` above `limit_gib`, with what would fit."""
+    if not limit_gib > 0:
+        raise MethodError(
+            f"limit_gib is the memory for maps in GiB, above 0, got {limit_gib}; {LIMIT_GIB:g} is usual."
+        )
     needed, limit = map_bytes(grid_of, words, steps, per_head), limit_gib * 2**30
     if needed <= limit:
         return needed

@@ -93,7 +93,7 @@ def heads(
     picture that has NaN is left out with its reason.
     """
     chosen = plan(pipe, layers, heads, strength=strength, scale=scale, micro_batch=micro_batch, most=most)
-    call = arguments(pipe, call)
+    call = arguments(pipe, prompt, call)
 
     def batch(some: Sequence[tuple[Site, int]]) -> list[Image | Clip]:
         sets = [{site.path: [head]} for site, head in some]

@@ -28,11 +28,12 @@ def matching(sites: Sequence[Site], layers: str | Sequence[str] | None) -> list[
     """
     if layers is None:
         return list(sites)
-    wanted = [name.strip() for name in (layers.split(",") if isinstance(layers, str) else layers)]
-    if not any(wanted):
+    given = layers.split(",") if isinstance(layers, str) else list(layers)
+    wanted = [name.strip() for name in given if isinstance(name, str)]
+    if not any(wanted) or len(wanted) < len(given):
         raise MethodError(
-            "layers are names of attention modules or patterns such as 'mid_block*', got none; leave layers "
-            "out to have all."
+            f"layers are names of attention modules or patterns such as 'mid_block*', got {layers!r}; leave "
+            "layers out to have all."
         )
     picked: set[Site] = set()
     for name in filter(None, wanted):

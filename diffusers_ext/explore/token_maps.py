@@ -63,7 +63,7 @@ def maps(
     and steps, and where the maps need more than `limit_gib` of memory. Raises `UnsupportedError` for a model
     without text in its attention.
     """
-    call = arguments(pipe, call)
+    call = arguments(pipe, prompt, call)
     planned = plan(
         pipe, prompt, words, call, layers=layers, steps=steps, per_head=per_head, limit_gib=limit_gib
     )

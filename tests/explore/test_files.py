@@ -81,10 +81,12 @@ def test_the_page_holds_the_maps(found):
 
 
 def test_a_page_that_would_be_too_large_has_means(found, monkeypatch):
-    monkeypatch.setattr(map_files, "PAGE_BYTES", 1000)
-    page = map_files.page(found)
-    assert "This page has means over layers or steps only" in page
-    assert len(data_of(page)["maps"]) == 2 * (1 + 3 + len(found.layers) * 5)
+    layers, places = len(found.layers), sum(maps[0, 0, 0].numel() for maps in found.data.values())
+    means = 2 * (4 * 256 + places)  # of words: over all, by step, by layer
+    for size, count in ((100, 1), (means, 4 + layers), (means + 8 * places, 4 + 5 * layers)):
+        monkeypatch.setattr(map_files, "PAGE_BYTES", size)
+        page = map_files.page(found)
+        assert "This page has means only" in page and len(data_of(page)["maps"]) == 2 * count
 
 
 def test_a_clip_has_a_frame_for_each_frame_of_the_maps():
@@ -118,9 +120,8 @@ def test_files_of_heads(sheet, tmp_path):
     assert facts["model"] == "tiny" and len(facts["heads"]) == len(sheet.pictures)
     assert facts["heads"][1]["head"] == 1 and facts["heads"][1]["change"] > 0
     page = paths[-2].read_text()
-    assert page.count("data:image/png") == len(sheet.pictures) + 1 and page.count("<section>") == len(
-        sheet.layers
-    )
+    assert page.count("data:image/png") == len(sheet.pictures) + 1
+    assert page.count("<section>") == len(sheet.layers)
     with Image.open(paths[0]) as image:
         assert image.width > 4 * contact.SIDE
 

@@ -321,19 +321,22 @@ def test_too_large_is_refused_before_anything_runs():
         ({"layers": "mid_blok"}, "no attention module is named 'mid_blok'; the nearest names are mid_block,"),
         ({"layers": "*attn3*"}, r"no attention module is named '\*attn3\*'"),
         ({"layers": "*attn1"}, "is self-attention; name others, as"),
-        ({"layers": []}, "got none; leave layers out to have all"),
+        ({"layers": []}, r"got \[\]; leave layers out to have all"),
         ({"words": "dog"}, "'dog' is not in 'a red cat'"),
         ({"generator": 1}, "sets generator itself"),
         ({"seed": -1}, "a seed must be a whole number"),
         ({"height": 31}, "needs a height"),
         ({"colour": 1}, "takes no colour"),
+        ({"layers": [3]}, r"got \[3\]; leave layers out to have all"),
+        ({"limit_gib": float("nan")}, "above 0, got nan"),
+        ({"prompt": ["a cat"]}, "an exploration is of one prompt, got a list"),
     ],
 )
 def test_refused(more, said):
     host, pipe = built("sd")
     before = processors(pipe.unet)
     with pytest.raises(ValueError, match=said):
-        explore.maps(pipe, PROMPT, **call_of(host) | more)
+        explore.maps(pipe, **{"prompt": PROMPT, **call_of(host), **more})
     assert processors(pipe.unet) == before
 
 

@@ -93,7 +93,6 @@ def test_characters_and_commas_name_words():
         (None, "", "'' has no word that the text encoders see"),
         (None, "of the", "'of the' has no word"),
         ([[0, 99]], PROMPT, r"which has 9, got \[0, 99\]"),
-        (None, ["a cat"], "maps are those of one prompt, got list"),
     ],
 )
 def test_refused(words, prompt, said):

@@ -76,6 +76,7 @@ ALLOWED = {
         "core",
         "errors",
         "evaluate",
+        "evaluate/report",
         "jobs/prompts",
         "models",
         "outputs",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import making
 from . import options as opt
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(
@@ -38,6 +35,7 @@ def run(
     It may be started several times on one folder, also under accelerate launch: the processes share the work.
     """
     from ..jobs import fleet
+    from ..jobs.forecast import forecast
     from ..jobs.job import Job
 
     if batch < 1:
@@ -45,12 +43,11 @@ def run(
     found = Job.read(job, out)
     part = _shard(shard)
     if dry_run:
-        for line in fleet.forecast(found, part):
+        for line in forecast(found, part):
             typer.echo(line)
         return
-    watch = fleet.local(found, part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
-    if watch is not None:
-        making.end(watch)
+    options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
+    making.end(fleet.local(found, options))
 
 
 def _shard(text: str | None) -> tuple[int, int]:

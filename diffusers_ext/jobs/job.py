@@ -109,13 +109,6 @@ class Job:
         for number, row in enumerate(itertools.islice(rows, table.limit)):
             yield replace(row, index=number) if several or table.expand else row
 
-    def count(self) -> int:
-        """Return the number of tasks; this reads all prompts."""
-        points = 1
-        for axis in self.grid:
-            points *= len(axis.values)
-        return points * sum(1 if row.seed is not None else len(self.seeds) for row in self.rows())
-
 
 def seeds_of(value: int | str | Sequence[int], where: str) -> tuple[int, ...]:
     """Read seeds: one, a list, or a range as text, with both ends."""

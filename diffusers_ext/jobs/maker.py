@@ -164,7 +164,7 @@ class Maker:
             write_image(place, image, record if self.job.output.embed else None)
         judged = judge(image, task.row.prompt, task.seed)
         line = self._facts(task, DONE) | {"file": str(task.path), **stamp(place)}
-        line |= {"seconds": round(picture.seconds, 4), "flags": flags}
+        line |= {"size": record["size"], "seconds": round(picture.seconds, 4), "flags": flags}
         if judged.correct is not None:
             line["verdict"] = {"correct": judged.correct, "reason": judged.reason}
         if picture.cost is not None:

@@ -10,6 +10,8 @@ import typer
 from . import making
 from . import options as opt
 
+ENGINES = ("local", "ray")
+
 
 def run(
     job: Annotated[str, typer.Argument(metavar="JOB.toml", help="The job file.", show_default=False)],
@@ -26,6 +28,13 @@ def run(
             "--shard", metavar="I/N", help="Make part I of N parts of the tasks. Parts count from 0."
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="One of local, which is this process, and ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Number of workers of Ray. By default one for each GPU, or one."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what there is to do and make nothing.")
     ] = False,
@@ -40,6 +49,10 @@ def run(
 
     if batch < 1:
         raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
+    if engine not in ENGINES:
+        raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if workers is not None and engine == "local":
+        raise ValueError(f"--workers is for --engine ray, got {workers}; start run several times instead")
     found = Job.read(job, out)
     part = _shard(shard)
     if dry_run:
@@ -47,7 +60,12 @@ def run(
             typer.echo(line)
         return
     options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
-    making.end(fleet.local(found, options))
+    if engine == "local":
+        making.end(fleet.local(found, options))
+        return
+    from ..jobs import ray_engine
+
+    making.end(ray_engine.fleet(found, options, workers))
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -96,6 +96,7 @@ ALLOWED = {
         "core",
         "errors",
         "evaluate",
+        "evaluate/report",
         "jobs/prompts",
         "models",
         "outputs",

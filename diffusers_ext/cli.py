@@ -21,6 +21,7 @@ from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.reward import reward
 from .commands.search import search
+from .commands.show import show
 from .commands.train import train
 from .commands.tune import tune
 from .outputs.stop import Interrupted, interrupting
@@ -90,7 +91,7 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, compare, demo):
+for command in (generate, search, show, compare, demo):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):

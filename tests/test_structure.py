@@ -62,7 +62,7 @@ ALLOWED = {
     "evaluate/report": {"evaluate", "outputs", "zoo/world"},
     "families": {"core", "errors"},
     "jobs": {"outputs"},
-    "jobs/prompts": {"core", "jobs", "sampling", "settings"},
+    "jobs/prompts": {"core", "jobs", "outputs", "sampling", "settings"},
     "kernels": set(),
     "kernels/block_sparse": {"kernels", "kernels/masks", "kernels/plan"},
     "kernels/masks": {"kernels"},
@@ -77,7 +77,8 @@ ALLOWED = {
         "zoo",
         "zoo/world",
     },
-    "outputs": {"_version", "errors"},
+    "outputs": {"_version", "errors", "outputs/tags"},
+    "outputs/tags": set(),
     "parallel": {
         "core",
         "errors",

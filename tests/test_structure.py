@@ -23,8 +23,10 @@ ALLOWED = {
         "_version",
         "core",
         "errors",
+        "explore",
         "models",
         "parallel",
+        "pipelines",
         "processors",
         "rewards",
         "sampling",
@@ -41,7 +43,9 @@ ALLOWED = {
         "errors",
         "evaluate",
         "evaluate/report",
+        "explore",
         "families",
+        "jobs",
         "kernels/block_sparse",
         "models",
         "outputs",
@@ -58,10 +62,44 @@ ALLOWED = {
     },
     "core": set(),
     "errors": set(),
-    "evaluate": {"core", "errors", "outputs", "rewards", "sampling", "settings", "zoo", "zoo/world"},
+    "evaluate": {
+        "core",
+        "errors",
+        "models",
+        "outputs",
+        "rewards",
+        "sampling",
+        "session",
+        "settings",
+        "zoo",
+        "zoo/world",
+    },
     "evaluate/report": {"evaluate", "outputs", "zoo/world"},
+    "explore": {
+        "core",
+        "errors",
+        "evaluate",
+        "evaluate/report",
+        "families",
+        "kernels",
+        "models",
+        "outputs",
+        "processors",
+        "prompts",
+        "sampling",
+    },
     "families": {"core", "errors"},
-    "jobs": {"outputs"},
+    "jobs": {
+        "core",
+        "errors",
+        "evaluate",
+        "jobs/prompts",
+        "models",
+        "outputs",
+        "sampling",
+        "settings",
+        "zoo",
+    },
     "jobs/prompts": {"core", "jobs", "outputs", "sampling", "settings"},
     "kernels": set(),
     "kernels/block_sparse": {"kernels", "kernels/masks", "kernels/plan"},
@@ -91,6 +129,7 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
+    "pipelines": {"core", "errors", "processors", "session"},
     "processors": {
         "calls",
         "core",
@@ -99,6 +138,7 @@ ALLOWED = {
         "kernels/block_sparse",
         "kernels/masks",
         "kernels/plan",
+        "outputs",
         "processors/sparse",
         "prompts",
         "settings",
@@ -112,6 +152,18 @@ ALLOWED = {
         "kernels/plan",
         "settings",
     },
+    "pipelines": {
+        "_version",
+        "core",
+        "errors",
+        "models",
+        "outputs",
+        "rewards",
+        "sampling",
+        "session",
+        "settings",
+        "zoo",
+    },
     "prompts": {"errors"},
     "rewards": {"outputs", "zoo"},
     "sampling": {
@@ -120,6 +172,7 @@ ALLOWED = {
         "families",
         "models",
         "outputs",
+        "processors",
         "processors/sparse",
         "rewards",
         "session",
@@ -281,7 +334,7 @@ def test_public_names_are_not_hidden_by_submodules():
     import diffusers_ext as dx
 
     for name in dx.__all__:
-        meant = name == "rewards"  # a folder with names of its own
+        meant = name in ("explore", "rewards")  # folders with names of their own
         assert isinstance(getattr(dx, name), type(os)) == meant, f"dx.{name} is a module"
         assert not (PACKAGE / f"{name}.py").exists(), f"importing diffusers_ext.{name} would hide dx.{name}"
 
@@ -294,7 +347,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
     presets = sorted(PACKAGE.glob("models/preset_files/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
-    pages = sorted(PACKAGE.glob("evaluate/report/templates/*.html"))
+    pages = sorted(PACKAGE.rglob("templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
     assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES}

@@ -50,6 +50,11 @@ class Verdict:
 
 def detect(image: np.ndarray) -> tuple[Found, ...]:
     """Find the objects of an image [H, W, 3], uint8 or float in 0..1, largest first."""
+    return tuple(found for found, _ in segmented(image))
+
+
+def segmented(image: np.ndarray) -> tuple[tuple[Found, np.ndarray], ...]:
+    """Find the objects of an image as `detect` does, each with its mask [H, W]."""
     rgb = _as_float(image)
     chroma = rgb.max(-1) - rgb.min(-1)
     labels, count = ndimage.label(chroma > _CHROMA)
@@ -63,8 +68,10 @@ def detect(image: np.ndarray) -> tuple[Found, ...]:
         part = labels[box] == index
         if part.sum() >= _MIN_AREA:
             for piece in _split_by_colour(part, nearest[box]):
-                found.append(_describe(piece, box, chroma[box], hue[box]))
-    return tuple(sorted(found, key=lambda f: -f.area))
+                mask = np.zeros(labels.shape, bool)
+                mask[box] = piece
+                found.append((_describe(piece, box, chroma[box], hue[box]), mask))
+    return tuple(sorted(found, key=lambda f: -f[0].area))
 
 
 def verify(image: np.ndarray, spec: Spec) -> Verdict:

@@ -6,10 +6,11 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from ..outputs.files import subfolder, write_bytes
 from ..outputs.names import component, cut
 from .rows import Row
 
@@ -37,7 +38,7 @@ class Layout(ABC):
         """
 
     def beside(self, row: Row) -> Mapping[PurePosixPath, bytes]:
-        """Return the files that must be there before the pictures of a row, with their content."""
+        """Return the other files that the evaluator reads of a row, with their content."""
         return {}
 
     def _checked(self, row: Row, k: int, suffix: str, most: int | None = None) -> None:
@@ -67,9 +68,7 @@ class GenEval(Layout):
     def beside(self, row: Row) -> Mapping[PurePosixPath, bytes]:
         facts = _fact(row, "geneval", "geneval")
         text = json.dumps(facts, ensure_ascii=False) + "\n"
-        home = PurePosixPath(f"{row.index:05d}")
-        # The evaluator opens the folder of pictures even if none could be made.
-        return {home / "metadata.jsonl": text.encode(), home / "samples" / ".keep": b""}
+        return {PurePosixPath(f"{row.index:05d}", "metadata.jsonl"): text.encode()}
 
 
 class CompBench(Layout):
@@ -133,6 +132,19 @@ def layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise ValueError(f"unknown layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def prepare(root: Path, layout: Layout, row: Row, suffix: str) -> None:
+    """Make the folder of a row's pictures and write the files beside them, before any picture is made.
+
+    Evaluators fail on a folder that is missing, so it is there even if no picture can be made. Files that
+    hold the same already are left alone.
+    """
+    subfolder(root, *layout.path(row, 0, suffix).parts[:-1])
+    for name, content in layout.beside(row).items():
+        path = root / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
 
 
 def _fact(row: Row, name: str, layout: str) -> Any:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from diffusers_ext.jobs.layouts import LAYOUTS, layout
+from diffusers_ext.jobs.layouts import LAYOUTS, layout, prepare
 from diffusers_ext.jobs.prompts import read
 from diffusers_ext.jobs.rows import Row
 from tests.jobs import geneval
@@ -17,14 +17,11 @@ PICTURE = Image.new("RGB", (1, 1))
 
 def save(root, which, rows, n=1):
     """Make a job's files: what is beside first, and then the pictures."""
+    suffix = which.suffix or ".png"
     for row in rows:
-        for path, content in which.beside(row).items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(content)
+        prepare(root, which, row, suffix)
         for k in range(n):
-            path = root / which.path(row, k, which.suffix or ".png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            PICTURE.save(path)
+            PICTURE.save(root / which.path(row, k, suffix))
 
 
 @pytest.fixture
@@ -50,10 +47,23 @@ def test_the_evaluator_of_geneval_accepts_the_tree(tmp_path, metadata):
 
 def test_a_prompt_without_pictures_does_not_stop_the_evaluator(tmp_path, metadata):
     rows = list(read(metadata))[:3]
-    save(tmp_path, layout("geneval"), rows, n=0)
+    for row in rows:
+        prepare(tmp_path, layout("geneval"), row, ".png")
     save(tmp_path, layout("geneval"), rows[1:], n=4)
     assert (tmp_path / "00000" / "samples").is_dir()
     assert len(geneval.walk(tmp_path)) == 8
+
+
+def test_preparing_again_leaves_equal_files_alone(tmp_path, metadata):
+    row = next(read(metadata))
+    prepare(tmp_path, layout("geneval"), row, ".png")
+    path = tmp_path / "00000" / "metadata.jsonl"
+    inode = path.stat().st_ino
+    prepare(tmp_path, layout("geneval"), row, ".png")
+    assert path.stat().st_ino == inode
+    path.write_text("{")
+    prepare(tmp_path, layout("geneval"), row, ".png")
+    assert json.loads(path.read_text()) == row.meta["geneval"]
 
 
 def compbench(prompt, number=0, **more):

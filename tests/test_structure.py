@@ -129,7 +129,6 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
-    "pipelines": {"core", "errors", "processors", "session"},
     "processors": {
         "calls",
         "core",
@@ -158,6 +157,7 @@ ALLOWED = {
         "errors",
         "models",
         "outputs",
+        "processors",
         "rewards",
         "sampling",
         "session",

@@ -40,7 +40,7 @@ def test_it_writes_heads_map_and_log_and_goes_on(cli, saved_model, tmp_path):
 def test_prompts_styles_and_the_cheaper_search(cli, saved_model, tmp_path):
     (tmp_path / "prompts.txt").write_text("a dog\n\na cat\n")
     more = ["--prompts", tmp_path / "prompts.txt", "--style", "watercolour", "--rounds", 2, "--fast"]
-    code, said, err = cli(*hunt(saved_model, tmp_path / "out", *more, "--layer", "transformer_blocks.1"))
+    code, _, err = cli(*hunt(saved_model, tmp_path / "out", *more, "--layer", "transformer_blocks.1"))
     assert code == 0, err
     first = json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[0])
     assert first["pairs"] == [["watercolour, a dog", 0], ["watercolour, a cat", 1]]

@@ -25,9 +25,9 @@ from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
 from . import ir_oracles, nag_oracles
 from . import settings_oracles as told
-from .test_astar import FINE, LEFT, MID, TWO, loop, nearly
-from .test_astar import run as run_astar
-from .test_astar import start as noise
+from .astar_oracles import FINE, LEFT, MID, TWO, loop, nearly
+from .astar_oracles import run as run_astar
+from .astar_oracles import start as noise
 from .test_ir_diffusion import masks as ir_masks
 from .test_ir_diffusion import paper, pictures
 from .test_softpag_maps import explicit_maps

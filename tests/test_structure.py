@@ -104,7 +104,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
-    "jobs/prompts": {"core", "jobs", "sampling", "settings"},
+    "jobs/prompts": {"core", "jobs", "outputs", "sampling", "settings"},
     "kernels": set(),
     "kernels/block_sparse": {"kernels", "kernels/masks", "kernels/plan"},
     "kernels/masks": {"kernels"},
@@ -119,7 +119,8 @@ ALLOWED = {
         "zoo",
         "zoo/world",
     },
-    "outputs": {"_version", "errors"},
+    "outputs": {"_version", "errors", "outputs/tags"},
+    "outputs/tags": set(),
     "parallel": {
         "core",
         "errors",

@@ -53,10 +53,13 @@ def generate(
         float | None, typer.Option("--fps", help="Frames per second of a video. By default 8.")
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a .png, .mp4 or .gif file.")
+        str,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="A folder, or a .png, .jpg, .webp, .mp4 or .gif file."
+        ),
     ] = "out",
     embed: Annotated[
-        bool, typer.Option("--embed/--no-embed", help="Also write the settings into a PNG, or not.")
+        bool, typer.Option("--embed/--no-embed", help="Also write the settings into the file, or not.")
     ] = True,
     named: making.Prompt = None,
 ) -> None:
@@ -175,7 +178,7 @@ def write_picture(
     """Write a picture and, last, the JSON file beside it; return the verdict in words."""
     from ..evaluate.score import judge
     from ..outputs.files import write_json
-    from ..outputs.record import write_image
+    from ..outputs.record import comment, write_image
     from ..outputs.video import write_video
     from ..sampling.clip import Clip
 
@@ -192,7 +195,7 @@ def write_picture(
     path.with_suffix(".json").unlink(missing_ok=True)
     if isinstance(image, Clip):
         beside |= {"frames": len(image.frames)}
-        write_video(path, image.frames, fps)
+        write_video(path, image.frames, fps, comment(made) if embed else None)
     else:
         write_image(path, image, made if embed else None)
     write_json(path.with_suffix(".json"), beside)
@@ -202,9 +205,9 @@ def write_picture(
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
     """Return whether the file exists, with the same record, and with the settings inside if `embed`."""
-    from ..outputs.record import has_record
+    from ..outputs.record import PICTURES, has_record
     from ..sampling.identity import finished
 
     if finished(path, made) is None:
         return False
-    return path.suffix != ".png" or has_record(path) == embed
+    return path.suffix not in PICTURES or has_record(path) == embed

@@ -46,6 +46,7 @@ ALLOWED = {
         "kernels/block_sparse",
         "models",
         "outputs",
+        "pipelines",
         "processors",
         "processors/sparse",
         "rewards",

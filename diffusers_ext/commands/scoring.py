@@ -74,11 +74,13 @@ def chosen(
     ensemble(rewards)  # checks the weights
     for reward, _ in rewards:
         getattr(reward, "model", None)  # weights that are missing are missed before the first picture
-    facts = tuple(
-        {"name": n, "weight": w, "weights": _weights(n, r)}
-        for (n, w), (r, _) in zip(pairs, rewards, strict=True)
-    )
-    return Scorers(rewards, facts)
+    found = facts([(n, r, w) for (n, w), (r, _) in zip(pairs, rewards, strict=True)])
+    return Scorers(rewards, found)
+
+
+def facts(rewards: Sequence[tuple[str, Any, float]]) -> tuple[dict[str, Any], ...]:
+    """Return what a record says of rewards, each with its name and its weight."""
+    return tuple({"name": n, "weight": w, "weights": _weights(n, r)} for n, r, w in rewards)
 
 
 def _pair(text: str) -> tuple[str, float]:

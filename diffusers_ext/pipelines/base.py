@@ -75,19 +75,18 @@ class ExtPipeline:
         """
         if not isinstance(model, (str, os.PathLike)):
             checkpoint = chosen.checkpoint_of(model)
-            found = Recipe(checkpoint.name if checkpoint is not None else "")
-            pipe = model
+            found, pipe = Recipe(""), model
         else:
             found = recipe_file.read(model) if recipe_file.find(model) else Recipe(os.fspath(model))
-            checkpoint = Checkpoint.resolve(found.model)
-            pipe = None
+            checkpoint, pipe = Checkpoint.resolve(found.model), None
         methods = found.methods if methods is None else chosen.methods(methods, checkpoint)
         sampler = found.sampler if sampler is None else chosen.sampler(sampler, rewards, checkpoint)
         if pipe is None:
             pipe = checkpoint.read(**kwargs)
         elif kwargs:
             raise MethodError(f"a pipeline that is loaded takes no {next(iter(kwargs))}; leave it out.")
-        return cls(pipe, methods, sampler, call=found.call | dict(call or {}), model=found.model or None)
+        name = None if checkpoint is None else chosen.name_of(checkpoint)
+        return cls(pipe, methods, sampler, call=found.call | dict(call or {}), model=name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline, or the sampler with it; arguments are those of the pipeline.

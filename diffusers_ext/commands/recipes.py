@@ -32,7 +32,7 @@ Save = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What a command runs: the model, methods and a sampler, and arguments that a recipe gave.
+    """Hold what a command runs: the model, methods and a sampler, and arguments that a recipe gave.
 
     `settings` are those of methods and sampler for a record, and `notes` the lines on where they came from.
     """

@@ -17,7 +17,8 @@ from ..outputs.files import write_text
 from ..sampling.call import makes_videos
 from ..sampling.generate import applied
 from ..session.session import Session
-from . import chosen, custom, recipe_file
+from ..zoo import calling
+from . import chosen, custom_file, recipe_file
 from .recipe import Recipe
 
 
@@ -146,7 +147,7 @@ class ExtPipeline:
         custom_pipeline=folder, trust_remote_code=True)`. Raises `MethodError` for what a recipe cannot hold.
         """
         recipe, home = self.recipe(), Path(folder).expanduser()
-        code = custom.source(recipe)
+        code = custom_file.source(recipe, calling.of(self.pipe))
         home.mkdir(parents=True, exist_ok=True)
         recipe_file.write(recipe, home / recipe_file.FILE)
         write_text(home / "pipeline.py", code)

@@ -84,7 +84,9 @@ def test_equal_jobs_are_equal_bytes_whatever_the_batch_order_or_shard(cli, tmp_p
     cli("run", path)
     asked = pictures(tmp_path / "out" / "job")
     for part in ("1/2", "0/2"):
-        assert "3 of 3 images are finished, 3 now" in cli("run", path, "--shard", part, "-o", tmp_path / "b")[1]
+        assert (
+            "3 of 3 images are finished, 3 now" in cli("run", path, "--shard", part, "-o", tmp_path / "b")[1]
+        )
     other = write(tmp_path, TURBO + PROMPTS.replace('"0-2"', "[2, 0, 1]"), "other.toml")
     cli("run", other, "-o", tmp_path / "c")
     assert pictures(tmp_path / "b") == pictures(tmp_path / "c") == asked
@@ -129,7 +131,9 @@ def test_out_of_memory_is_tried_once_more_with_tiles_which_is_written_down(cli, 
 def test_memory_that_never_suffices_fails_one_task_and_no_other(cli, broken, tmp_path):
     broken([1], faults.out_of_memory)
     code, _, err = cli("run", write(tmp_path, TURBO + PROMPTS), "--batch", 3)
-    assert code == 1 and len(pictures(tmp_path / "out" / "job")) == 4 and err.count("failed: out of memory") == 2
+    assert (
+        code == 1 and len(pictures(tmp_path / "out" / "job")) == 4 and err.count("failed: out of memory") == 2
+    )
 
 
 def test_a_job_in_which_nothing_works_gives_up(cli, broken, tmp_path):
@@ -174,7 +178,11 @@ def test_scores_of_a_sampler_are_in_the_manifest(cli, tmp_path):
     for line in lines(tmp_path / "out" / "job"):
         assert line["evaluations"] == 2 and 0 < line["score"] < 1
         sampler = read(tmp_path / "out" / "job" / line["file"])["methods"][-1]
-        assert (sampler["name"], sampler["n"], sampler["rewards"][0]["name"]) == ("best-of-n", 2, "shapes-clip")
+        assert (sampler["name"], sampler["n"], sampler["rewards"][0]["name"]) == (
+            "best-of-n",
+            2,
+            "shapes-clip",
+        )
 
 
 def test_the_report_of_methods_is_with_the_first_picture(cli, tmp_path):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .pipelines.guider import SoftPAGGuidance  # noqa: F401
     from .pipelines.image import ImageExtPipeline  # noqa: F401
     from .pipelines.search import NoiseSearchPipeline  # noqa: F401
+    from .pipelines.story import StoryPipeline  # noqa: F401
+    from .pipelines.story_text import StoryScene  # noqa: F401
     from .pipelines.video import VideoExtPipeline  # noqa: F401
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
@@ -61,6 +63,8 @@ _HOME = {
     "ImageExtPipeline": ".pipelines.image",
     "VideoExtPipeline": ".pipelines.video",
     "NoiseSearchPipeline": ".pipelines.search",
+    "StoryPipeline": ".pipelines.story",
+    "StoryScene": ".pipelines.story_text",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",
     "RunContext": ".core",

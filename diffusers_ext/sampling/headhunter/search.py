@@ -218,8 +218,8 @@ class HeadHunter:
         if count * self.rounds > heads:
             most = f"top_k to {heads // self.rounds}" if heads >= self.rounds else f"rounds to {heads}"
             raise MethodError(
-                f"HeadHunter takes {count} of the heads in each round, {self.rounds} times, and only {heads} "
-                f"are tried; set {most} or less."
+                f"HeadHunter takes {count * self.rounds} heads ({count} in a round, rounds={self.rounds}), "
+                f"and only {heads} are tried; set {most} or less."
             )
         return count
 

@@ -245,6 +245,8 @@ REFUSED = {
     "top_k takes a whole number": dict(top_k="three"),
     "heads of its own": dict(guidance=dx.SoftPAG(heads={"a": None}, strength=1.0)),
     "one strength for all heads, got None": dict(guidance=dx.SoftPAG()),
+    "scale=1 and strength=0 changes nothing": dict(guidance=dx.SoftPAG(strength=0.0)),
+    "scale=0 and strength=1 changes nothing": dict(guidance=dx.SoftPAG(scale=0.0, strength=1.0)),
     "a reward is an object with score": dict(reward=3),
 }
 

@@ -1,1 +1,1 @@
-"""Parts of diffusers pipelines that users put into pipelines of their own."""
+"""Pipelines of diffusers with methods and a sampler, their recipes, and parts for modular pipelines."""

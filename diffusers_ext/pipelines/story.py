@@ -71,8 +71,8 @@ class StoryPipeline:
 
     1. References are drawn from one noise, and scenes are rehearsed as the plain model draws them.
     2. Subjects are found in both: by `segmenter(image [H, W, 3] from 0 to 1, text)`, which returns a mask
-       `[H, W]` or `None`, or by cross-attention if there is no segmenter. A scene without one of its subjects
-       is rehearsed with another seed, at most `tries` times.
+       `[H, W]` or `None`, or by cross-attention if there is no segmenter. References or a scene without one
+       of the subjects are drawn with another seed, at most `tries` times.
     3. References are drawn once more, and the keys and values of their subjects are kept for all scenes.
     4. Scenes are drawn from the noise of their rehearsal. A scene without subjects is its rehearsal.
 
@@ -157,16 +157,21 @@ class StoryPipeline:
     def _references(
         self, subjects: Mapping[str, str], seed: int, call: Mapping[str, Any]
     ) -> tuple[dict[str, Panel], int]:
-        """Draw the references; return them, and the number of calls of the denoiser that they took."""
+        """Draw the references until each shows its subject; all have the same noise.
+
+        Returns them, and the number of calls of the denoiser that a run of them takes.
+        """
         scenes = [StoryScene(text, {name: story_text.words(text)}) for name, text in subjects.items()]
-        panels, calls = self._plain(scenes, [seed] * len(scenes), subjects, call)
-        for panel in panels:
-            if panel.missing:
-                raise MethodError(
-                    f"{panel.missing[0]} ({panel.prompt!r}) was not found in its reference, seed {seed}, so "
-                    "nothing says what it looks like; take another seed or text."
-                )
-        return dict(zip(subjects, panels, strict=True)), calls
+        for number in range(self.tries):
+            again = seed_of(seed + AGAIN * number)
+            panels, calls = self._plain(scenes, [again] * len(scenes), subjects, call)
+            missing = [panel for panel in panels if panel.missing]
+            if not missing:
+                return dict(zip(subjects, panels, strict=True)), calls
+        raise MethodError(
+            f"{missing[0].missing[0]} ({missing[0].prompt!r}) was not found in its reference in {self.tries} "
+            f"tries from seed {seed}, so nothing says what it looks like; take another seed or text."
+        )
 
     def _rehearsal(
         self, scene: StoryScene, seed: int, subjects: Mapping[str, str], call: Mapping[str, Any]

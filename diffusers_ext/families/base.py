@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +42,7 @@ class FamilyProcessor:
         self.site = site
         self.run = run
         self.calls = 0
+        self.timer: AbstractContextManager[None] = nullcontext()
         self.core: Core = self.dense
         # Whether a method here looks at the layout. To derive a site's own from the joint one ties a compiled
         # graph to one size of image.
@@ -64,10 +66,12 @@ class FamilyProcessor:
         raise NotImplementedError(f"{type(self).__name__} must define dense()")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Run the core, and count the call if that costs no compiled graph."""
-        if not torch.compiler.is_compiling():
-            self.calls += 1
-        return self.core(q, k, v, mask, layout)
+        """Run the core, and count and time the call if that costs no compiled graph."""
+        if torch.compiler.is_compiling():
+            return self.core(q, k, v, mask, layout)
+        self.calls += 1
+        with self.timer:
+            return self.core(q, k, v, mask, layout)
 
 
 class SDPAProcessor(FamilyProcessor):
@@ -191,6 +195,13 @@ class Family(ABC):
     def text_tokens(self, pipe: Any) -> int:
         """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return where the tokens of a prompt are among the text keys of `pipe(prompt, **call)`.
+
+        There is a part for each list of tokens. Without any, the text keys are not the tokens of a prompt.
+        """
+        return ()
 
     def one_text(self, model: nn.Module) -> str | None:
         """Return why tokens of a second text cannot stand beside those of the prompt; `None` if they can.

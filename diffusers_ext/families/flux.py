@@ -112,6 +112,11 @@ class FluxFamily(Family):
             raster=raster is not None,
         )
 
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of T5; CLIP gives one vector, which is in no sequence."""
+        found = texts.part(pipe, prompt, "tokenizer_2", limit=texts.limit(pipe, call))
+        return (found,) if found else ()
+
     def one_text(self, model: nn.Module) -> None:
         """Return `None`: all but attention is token-wise."""
 

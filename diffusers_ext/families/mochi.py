@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Layout, Rotary, RunContext, Site
-from . import latents
+from . import latents, texts
 from .base import Family, SDPAProcessor, numbered, vision_first
 
 if TYPE_CHECKING:
@@ -99,6 +99,11 @@ class MochiFamily(Family):
 
     def processor(self, site: Site, run: RunContext) -> MochiProcessor:
         return MochiProcessor(site, run)
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of T5, which are in front of their padding."""
+        found = texts.part(pipe, prompt, "tokenizer", limit=texts.limit(pipe, call))
+        return (found,) if found else ()
 
     def noise_dtype(self, pipe: Any) -> torch.dtype:
         """Return float32: the pipeline draws in it, whatever the dtype of its denoiser is."""

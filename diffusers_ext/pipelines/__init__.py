@@ -1,1 +1,1 @@
-"""Pipelines of diffusers together with methods, and parts for pipelines that users build."""
+"""Pipelines of diffusers with methods and a sampler, their recipes, and parts for modular pipelines."""

@@ -25,9 +25,9 @@ from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
 from . import ir_oracles, nag_oracles
 from . import settings_oracles as told
-from .test_astar import FINE, LEFT, MID, TWO, loop, nearly
-from .test_astar import run as run_astar
-from .test_astar import start as noise
+from .astar_oracles import FINE, LEFT, MID, TWO, loop, nearly
+from .astar_oracles import run as run_astar
+from .astar_oracles import start as noise
 from .test_ir_diffusion import masks as ir_masks
 from .test_ir_diffusion import paper, pictures
 from .test_softpag_maps import explicit_maps
@@ -66,7 +66,10 @@ BY_MASK = {
 }
 # Fields whose effect is counted; each has a test below.
 COUNTED = {
-    "softpag": {"heads", "scale", "strength", "scope", "start", "stop"},
+    "softpag": {
+        *("heads", "scale", "strength", "scope", "start", "stop"),
+        *("perturbation", "temperature", "seed"),
+    },
     "rectified": {"keep", "p_remaining", "touching", "first_frame", "block"},
     "nag": {"negative_prompt", "scale", "tau", "alpha", "layers", "start", "stop"},
     "structured": {"phrases", "form"},
@@ -166,6 +169,39 @@ def test_softpag_by_explicit_maps():
     for i, one in enumerate(wanted):
         for j, two in enumerate(wanted[:i]):
             assert ((one - two).abs().max() > 1e-4) == ((j, i) != (5, 6)), (i, j)
+
+
+PERTURBED = [
+    *({"perturbation": name} for name in ("identity", "uniform", "segment_mean", "max")),
+    dict(perturbation="temperature", temperature=2.0),
+    dict(perturbation="temperature", temperature=0.5),
+    dict(perturbation="shuffle"),
+    dict(perturbation="shuffle", seed=1),
+]
+
+
+@torch.no_grad()
+def test_softpag_perturbations_by_explicit_maps():
+    """What stands in place of the map, temperature and seed; permutations are read from the core."""
+    model, call = sd3.transformer().double(), sd3.inputs(2, dtype=torch.float64)
+    cond, image, wanted = model(**call)[0], slice(0, 4 * 6), []
+    for settings in PERTURBED:
+        method = dx.SoftPAG({SECOND: None}, 3.0, 1.0, **settings)
+        with dx.apply(model, method) as session:
+            ours = model(**call)[0]
+            (core,) = session.cores(method).values()
+        perturb = partial(
+            told.other_map,
+            image=image,
+            mode=settings["perturbation"],
+            temperature=settings.get("temperature"),
+            places=getattr(core, "places", None),
+        )
+        with explicit_maps([1], perturb):
+            wanted.append(cond + 3.0 * (cond - model(**call)[0]))
+        torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=2e-6)
+    for i, one in enumerate(wanted):
+        assert all((one - two).abs().max() > 1e-4 for two in wanted[:i]), i
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MethodError, UnsupportedError
-from ..processors.ir_diffusion import IRDiffusion, link
+from ..processors.ir_cores import link
+from ..processors.ir_diffusion import IRDiffusion
 from ..processors.reference_bank import ReferenceBank
 from ..processors.subject_maps import SubjectMaps, subject_masks
 from ..sampling.call import makes_videos, run, seed_of
@@ -140,21 +141,21 @@ class StoryPipeline:
                 f"a story has a list of scenes, such as ['ann and ben'], got {scenes!r}; write one or more."
             )
         read = [story_text.read(scene, found) for scene in scenes]
-        references, calls = self._references(found, seed_of(seed), call)
+        references, calls = self.draw_references(found, seed_of(seed), call)
         yield from ((name, panel, 0.0) for name, panel in references.items())
-        bank = self._bank(references, calls, call) if self._needed(read) else None
+        bank = self.keep(references, calls, call) if self._needed(read) else None
         size = 0.0 if bank is None else bank.gib
         for number, scene in enumerate(read):
-            panel = self._rehearsal(scene, seed_of(seed + number), found, call)
+            panel = self.rehearse(scene, seed_of(seed + number), found, call)
             held = [name for name in panel.subjects if name not in panel.missing]
             if held:
-                image = self._drawn(panel, held, references, bank, call)
+                image = self.draw(panel, held, references, bank, call)
                 panel = replace(panel, image=image)
             yield None, panel, size
 
-    # steps of a story ---------------------------------------------------------------------------------------
+    # the steps of a story -----------------------------------------------------------------------------------
 
-    def _references(
+    def draw_references(
         self, subjects: Mapping[str, str], seed: int, call: Mapping[str, Any]
     ) -> tuple[dict[str, Panel], int]:
         """Draw the references until each shows its subject; all have the same noise.
@@ -173,7 +174,7 @@ class StoryPipeline:
             f"tries from seed {seed}, so nothing says what it looks like; take another seed or text."
         )
 
-    def _rehearsal(
+    def rehearse(
         self, scene: StoryScene, seed: int, subjects: Mapping[str, str], call: Mapping[str, Any]
     ) -> Panel:
         """Draw a scene as the plain model does, until all of its subjects are found."""
@@ -210,7 +211,7 @@ class StoryPipeline:
             panels.append(Panel(image, image, scene.prompt, seed, tuple(scene.subjects), held, missing))
         return panels, calls
 
-    def _bank(
+    def keep(
         self, references: Mapping[str, Panel], calls: int, call: Mapping[str, Any]
     ) -> ReferenceBank | None:
         """Draw the references once more, and keep what scenes will see of them."""
@@ -225,7 +226,7 @@ class StoryPipeline:
             self._call([p.prompt for p in panels], [p.seed for p in panels], call, output_type="latent")
         return bank
 
-    def _drawn(
+    def draw(
         self,
         panel: Panel,
         held: Sequence[str],

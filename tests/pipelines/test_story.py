@@ -7,7 +7,7 @@ from diffusers import HeunDiscreteScheduler
 
 import diffusers_ext as dx
 from diffusers_ext.pipelines.story import StoryPipeline, StoryScene
-from diffusers_ext.processors.ir_diffusion import SelfCore
+from diffusers_ext.processors.ir_cores import SelfCore
 from diffusers_ext.processors.reference_bank import GIB, ReferenceBank
 
 from .. import faults

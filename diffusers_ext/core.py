@@ -167,7 +167,8 @@ class Method(ABC):
     Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
     layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
     `differentiable` says that gradients pass through its cores. `needs_dense` says that they repeat dense
-    attention, so no other method may decide how it is computed there.
+    attention, so no other method may decide how it is computed there. `saves_pairs` says that a method with
+    the `CORE` slot is sparse, so that reports compare it with dense attention.
     """
 
     __slots__ = ()
@@ -178,6 +179,7 @@ class Method(ABC):
     order_free: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
     needs_dense: ClassVar[bool] = False
+    saves_pairs: ClassVar[bool] = True
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:

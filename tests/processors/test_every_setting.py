@@ -382,7 +382,11 @@ def test_astar_by_a_loop_written_out():
 
 LEFT_HALF, RIGHT_HALF, MIDDLE = [0, 0, 0.5, 1], [0.5, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]
 DRAWN = dict(
-    reference_masks=[MIDDLE] * 2, scene_masks=[LEFT_HALF, RIGHT_HALF], mask_dropout=0.0, start_layer=0.0
+    reference_masks=[MIDDLE] * 2,
+    scene_masks=[LEFT_HALF, RIGHT_HALF],
+    mask_dropout=0.0,
+    start_layer=0.0,
+    start=0.0,
 )
 ALL, UP, LAST = [""], ["up_blocks"], ["up_blocks.1.attentions.1"]
 # Settings, and the layers that see references.

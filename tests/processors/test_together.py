@@ -29,7 +29,9 @@ def settings(name, layer):
         "rectified": lambda: dx.RectifiedSparse(keep=0.5, p_remaining=None, block=16, **SPARSE),
         "structured": lambda: dx.StructuredGuidance(),
         "astar": lambda: dx.AStar(),
-        "ir-diffusion": lambda: dx.IRDiffusion([(0.0, 0.0, 0.6, 0.6)], [(0.3, 0.3, 1.0, 1.0)]),
+        "ir-diffusion": lambda: dx.IRDiffusion(
+            [[0.0, 0.0, 0.5, 0.5]], [[0.0, 0.0, 1.0, 1.0]], start_layer=0.0, start=0.0
+        ),
     }[name]()
 
 

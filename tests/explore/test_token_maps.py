@@ -13,6 +13,7 @@ import diffusers_ext as dx
 from diffusers_ext import explore
 from diffusers_ext.errors import MethodError, UnsupportedError
 from diffusers_ext.explore import estimate
+from diffusers_ext.families.latents import denoiser_of as denoiser
 from diffusers_ext.session.reorder import ONCE
 
 from ..close import alike, close
@@ -278,6 +279,21 @@ def test_bfloat16():
     for path, maps in exact.data.items():
         assert found.data[path].dtype == torch.float32
         close(found.data[path], maps, level=16, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_compiled_blocks(name):
+    """Reading is outside the graphs, so maps and picture are those without compilation."""
+    host, pipe = built(name)
+    call = call_of(host)
+    wanted = explore.maps(pipe, PROMPT, "cat", **call)
+    torch._dynamo.reset()
+    denoiser(pipe).compile_repeated_blocks(backend="eager")
+    found = explore.maps(pipe, PROMPT, "cat", **call)
+    assert np.array_equal(pixels(found.image), pixels(wanted.image))
+    for path, maps in wanted.data.items():
+        close(found.data[path], maps)
+    torch._dynamo.reset()
 
 
 # memory ---------------------------------------------------------------------------------------------------

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..evaluate.scorers import USUAL, Scorers, scorers
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
 
-USUAL = "shapes-clip"  # what models of shapes world are scored with
 NAMES = "shapes-clip, clip-score, pick-score, hpsv2, image-reward, aesthetic, vqa-score"
 Rewards = Annotated[
     list[str] | None,
@@ -24,21 +24,6 @@ Rewards = Annotated[
         show_default=False,
     ),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Scorers:
-    """Hold rewards with their weights, and what a record says of them."""
-
-    rewards: list[tuple[Any, float]]
-    facts: tuple[dict[str, Any], ...]
-
-    @property
-    def label(self) -> str:
-        """The names, as `hpsv2` or `2 hpsv2 + aesthetic`."""
-        return " + ".join(
-            f"{f['weight']:g} {f['name']}" if f["weight"] != 1 else f["name"] for f in self.facts
-        )
 
 
 def chosen(
@@ -65,20 +50,9 @@ def chosen(
         raise ValueError(
             f"--reward names each reward once, got {', '.join(names)}; add up the weights of {twice[0]}"
         )
-    from ..models.logs import quiet_libraries
-    from ..rewards.base import ensemble
-    from ..rewards.names import named
-
-    quiet_libraries()
-    rewards = [(named(name, device), weight) for name, weight in pairs]
-    ensemble(rewards)  # checks the weights
-    for reward, _ in rewards:
-        getattr(reward, "model", None)  # weights that are missing are missed before the first picture
-    facts = tuple(
-        {"name": n, "weight": w, "weights": _weights(n, r)}
-        for (n, w), (r, _) in zip(pairs, rewards, strict=True)
-    )
-    return Scorers(rewards, facts)
+    found = scorers(pairs, device)
+    found.load()
+    return found
 
 
 def _pair(text: str) -> tuple[str, float]:
@@ -94,13 +68,3 @@ def _pair(text: str) -> tuple[str, float]:
         raise ValueError(
             f"--reward takes NAME or NAME:WEIGHT, got {text.strip()!r}; for example --reward {USUAL}:0.5"
         ) from None
-
-
-def _weights(name: str, reward: Any) -> str:
-    """Return the checksum of a reward's weights, or their name on the Hub."""
-    from ..models.fingerprint import fingerprint
-
-    place = Path(name).expanduser()
-    if not place.is_dir():
-        place = Path(getattr(reward, "place", name))
-    return fingerprint(place) if place.is_dir() else str(place)

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
+from ..core import Layout, Rotary, RunContext, Site
 from ..errors import MethodError, UnsupportedError
 from . import latents, texts
 from .base import DispatchProcessor, Family, double_then_single
@@ -86,7 +86,8 @@ class FluxFamily(Family):
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return double blocks, then single blocks: the order in which they run."""
-        return double_then_single(model, component)
+        rotary = Rotary(tuple(model.config.axes_dims_rope), float(model.pos_embed.theta))
+        return double_then_single(model, component, rotary)
 
     def processor(self, site: Site, run: RunContext) -> FluxProcessor:
         return FluxProcessor(site, run)

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
+from ..core import Layout, Rotary, RunContext, Site
 from . import latents, texts
 from .base import DispatchProcessor, Family, double_then_single, normed, vision_first
 
@@ -74,7 +74,7 @@ class HunyuanVideoFamily(Family):
 
         The token refiner sees only text and is left out.
         """
-        return double_then_single(model, component)
+        return double_then_single(model, component, Rotary())
 
     def processor(self, site: Site, run: RunContext) -> HunyuanVideoProcessor:
         return HunyuanVideoProcessor(site, run)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
+from ..core import Layout, Rotary, RunContext, Site
 from . import latents, texts
 from .base import Family, SDPAProcessor, numbered, vision_first
 
@@ -94,7 +94,8 @@ class MochiFamily(Family):
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return the joint attention of each block."""
         blocks = enumerate(model.transformer_blocks)
-        return numbered(((f"transformer_blocks.{i}.attn1", b.attn1, "joint") for i, b in blocks), component)
+        found = ((f"transformer_blocks.{i}.attn1", b.attn1, "joint") for i, b in blocks)
+        return numbered(found, component, Rotary())
 
     def processor(self, site: Site, run: RunContext) -> MochiProcessor:
         return MochiProcessor(site, run)

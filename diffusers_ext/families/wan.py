@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
+from ..core import Layout, Rotary, RunContext, Site
 from . import latents, texts
 from .base import DispatchProcessor, Family, numbered
 
@@ -74,7 +74,7 @@ class WanFamily(Family):
         parts = ("attn1", "self"), ("attn2", "cross")
         blocks = enumerate(model.blocks)
         found = ((f"blocks.{i}.{part}", getattr(b, part), kind) for i, b in blocks for part, kind in parts)
-        return numbered(found, component)
+        return numbered(found, component, Rotary())
 
     def processor(self, site: Site, run: RunContext) -> WanProcessor:
         return WanProcessor(site, run)

@@ -71,7 +71,7 @@ def generate(
             if size > 1:
                 retried = size
                 continue
-            outcome = [Failed(part[0], outcome.reason)]
+            outcome = [Failed(part[0], outcome.reason, outcome.memory)]
         left = left[size:]
         made = [o for o in outcome if isinstance(o, Picture)]
         failed = [o for o in outcome if isinstance(o, Failed)]

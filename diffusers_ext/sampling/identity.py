@@ -40,6 +40,29 @@ def shared(pipe: Any, model: Checkpoint, methods: Sequence[Any], call: Mapping[s
     }
 
 
+def planned(
+    model: Checkpoint,
+    methods: Sequence[Mapping[str, Any]],
+    call: Mapping[str, Any],
+    dtype: str | None,
+    device: str,
+) -> dict[str, Any]:
+    """Return what the pictures of a run will have in common, before its pipeline is loaded.
+
+    `methods` are settings as JSON data, and `call` is what was asked. The pipeline's class follows from the
+    configs, and without `dtype` the weights decide it.
+    """
+    return {
+        "model": model.name,
+        **model.quick_marks,
+        "dtype": dtype,
+        "device": device,
+        "methods": list(methods),
+        "call": dict(call),
+        "versions": versions(),
+    }
+
+
 def of(item: Item, common: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of one picture, as JSON data."""
     record = {"prompt": item.prompt, **common, "seed": item.seed}
@@ -53,11 +76,14 @@ def shaping(record: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def mark(record: Mapping[str, Any]) -> str:
+    """Return a checksum of all that shapes the picture, 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(shaping(record), sort_keys=True).encode()).hexdigest()
+
+
 def name(record: Mapping[str, Any]) -> str:
     """Return a file name without ending. All that shapes the picture goes into it."""
-    text = json.dumps(shaping(record), sort_keys=True)
-    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{slug(record['prompt'])}-{record['seed']}-{mark}"
+    return f"{slug(record['prompt'])}-{record['seed']}-{mark(record)[:8]}"
 
 
 def finished(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -37,7 +37,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A picture that could not be made; `reason` is one sentence with the next step."""
+    """A picture that could not be made.
+
+    `reason` is one sentence with the next step. `memory` says that memory ran out.
+    """
 
     item: Item
     reason: str
+    memory: bool = False

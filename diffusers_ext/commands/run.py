@@ -1,0 +1,78 @@
+"""Run `diffusers-ext run`: make all pictures of a job file, with any number of workers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from . import making
+from . import options as opt
+
+ENGINES = ("local", "ray")
+
+
+def run(
+    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="The job file.", show_default=False)],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="The output folder. By default that of the job file."
+        ),
+    ] = None,
+    batch: opt.Batch = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="Make part I of N parts of the tasks. Parts count from 0."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="One of local, which is this process, and ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Number of workers of Ray. By default one for each GPU, or one."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is to do and make nothing.")
+    ] = False,
+) -> None:
+    """Make all pictures of a job file. Finished ones are skipped when it runs again.
+
+    It may be started several times on one folder, also under accelerate launch: the processes share the work.
+    """
+    from ..jobs import fleet
+    from ..jobs.forecast import forecast
+    from ..jobs.job import Job
+
+    if batch < 1:
+        raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
+    if engine not in ENGINES:
+        raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if workers is not None and engine == "local":
+        raise ValueError(f"--workers is for --engine ray, got {workers}; start run several times instead")
+    found = Job.read(job, out)
+    part = _shard(shard)
+    if dry_run:
+        for line in forecast(found, part):
+            typer.echo(line)
+        return
+    options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
+    if engine == "local":
+        making.end(fleet.local(found, options))
+        return
+    from ..jobs import ray_engine
+
+    making.end(ray_engine.fleet(found, options, workers))
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Read I/N."""
+    if text is None:
+        return 0, 1
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        raise ValueError(f"--shard takes a part and the number of parts, as 0/4 to 3/4, got {text!r}")
+    return int(first), int(count)

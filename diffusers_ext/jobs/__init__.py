@@ -1,0 +1,1 @@
+"""Make many pictures unattended: a job file, its tasks, and workers that share them."""

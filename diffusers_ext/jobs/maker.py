@@ -83,7 +83,6 @@ class Maker:
         """End the session, and free the model."""
         self._stack.close()
         self._point = self._pipe = self._model = self._session = self._sampler = None
-        free_memory()
 
     def _open(self, point: Point) -> None:
         """Load the model of a point and apply its methods, if that is not done."""
@@ -92,8 +91,9 @@ class Maker:
         self._stack.close()
         self._stack, self._point, self._call, self._reported = ExitStack(), None, None, False
         if self._model is not point.model:
-            self._pipe = self._model = None
-            free_memory()
+            if self._model is not None:
+                self._pipe = self._model = None
+                free_memory()
             table = self.job.model
             try:
                 self._pipe = point.model.load(self.device, table.dtype, table.threads)

@@ -61,18 +61,10 @@ def run(
         return
     options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
     if engine == "local":
-        making.end(fleet.local(found, options))
-        return
-    from ..jobs import ray_engine
+        watch = fleet.local(found, options)
+    else:
+        from ..jobs import ray_engine
 
-    making.end(ray_engine.fleet(found, options, workers))
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Read I/N."""
-    if text is None:
-        return 0, 1
-    first, _, count = text.partition("/")
-    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
-        raise ValueError(f"--shard takes a part and the number of parts, as 0/4 to 3/4, got {text!r}")
-    return int(first), int(count)
+        watch = ray_engine.fleet(found, options, workers)
+    if watch.lead:
+        making.end(watch)

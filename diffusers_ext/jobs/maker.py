@@ -33,6 +33,10 @@ class Refused(ValueError):
     """A point of the grid cannot be made at all, whatever the prompt and the seed."""
 
 
+class _PromptRefused(ValueError):
+    """The call was refused, perhaps for its prompt alone."""
+
+
 class DeviceLost(ValueError):
     """The device of this process does not work any more, so the process must end."""
 
@@ -68,7 +72,12 @@ class Maker:
             if not tasks[0].row.call:
                 raise Refused(str(error)) from error
             return [self._failed(t, f"{error} ({t.row.source})") for t in tasks]
-        made, lost = self._generate(tasks, call, watch)
+        try:
+            made, lost = self._generate(tasks, call, watch)
+        except _PromptRefused as error:  # such as a prompt without what a method looks for
+            if len(tasks) > 1:
+                return [self.make([t], [p], watch)[0] for t, p in zip(tasks, places, strict=True)]
+            return [self._failed(tasks[0], str(error))]
         lines = []
         for task, place in zip(tasks, places, strict=True):
             if task.item in made:
@@ -137,7 +146,7 @@ class Maker:
         except (TypeError, ValueError) as error:
             if not hits_all(error):
                 raise
-            raise Refused(str(error)) from error
+            raise _PromptRefused(str(error)) from error
         except RuntimeError as error:
             if not hits_all(error):
                 raise

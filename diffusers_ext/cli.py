@@ -16,12 +16,16 @@ from .commands.compare import compare
 from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.generate import generate
+from .commands.headhunter import headhunter
+from .commands.heads import heads
 from .commands.listing import doctor, families, methods, samplers
 from .commands.names import Command, Group
 from .commands.plan import plan
 from .commands.reward import reward
 from .commands.run import run
 from .commands.search import search
+from .commands.show import show
+from .commands.story import story
 from .commands.train import train
 from .commands.tune import tune
 from .outputs.stop import Interrupted, interrupting
@@ -91,10 +95,10 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, compare, run, demo):
+for command in (generate, search, story, run, show, compare, demo, heads):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
-for command in (tune, reward, plan, train, collect, methods, samplers, families, doctor):
+for command in (tune, headhunter, reward, plan, train, collect, methods, samplers, families, doctor):
     app.command(cls=Command)(command)
 
 

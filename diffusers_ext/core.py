@@ -60,13 +60,25 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions of queries and keys, which turn pairs of neighbouring channels.
+
+    Axis a (frame, row, column) owns the next `channels[a]` channels, and its pair j turns by
+    `position * theta ** (-2 j / channels[a])`. Without `channels` they turn in another way.
+    """
+
+    channels: tuple[int, ...] = ()
+    theta: float = 10000.0
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """One attention module of a denoiser.
 
     `name` is its exact module path inside the denoiser. `component` is the pipeline attribute that holds the
     denoiser (`unet`, `transformer`, `transformer_2`). `index` is its place in model order. `level` is the
     number of times that the grid is halved there, counted from the finest attention. `halvings` is the same
-    number, counted from the latents.
+    number, counted from the latents. `rotary` is how positions turn queries and keys, if they do.
     """
 
     name: str
@@ -77,6 +89,7 @@ class Site:
     component: str = ""
     level: int = 0
     halvings: int = 0
+    rotary: Rotary | None = None
 
     @property
     def path(self) -> str:
@@ -106,6 +119,7 @@ class RunContext:
         "cross_text",
         "gradient_pass",
         "layout",
+        "order",
         "order_note",
         "pass_",
         "perturbed",
@@ -139,6 +153,7 @@ class RunContext:
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share
         # During this call grid tokens are in the order that the cores asked for; otherwise in raster order.
         self.reordered: bool = False
+        self.order: Order | None = None  # that order, while `reordered` is true
         self.order_note: str = ""  # for the report: how the last call that asked got its order
 
 
@@ -151,6 +166,8 @@ class Method(ABC):
 
     Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
     layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
+    `differentiable` says that gradients pass through its cores. `needs_dense` says that they repeat dense
+    attention, so no other method may decide how it is computed there.
     """
 
     __slots__ = ()
@@ -159,6 +176,8 @@ class Method(ABC):
     slots: ClassVar[frozenset[Slot]]
     reads_layout: ClassVar[bool] = True
     order_free: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+    needs_dense: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:
@@ -242,6 +261,10 @@ class ReportingCore:
     def describe(self) -> dict[str, Any]:
         """Return the fields of `SiteReport` about what ran last."""
         return {}
+
+    def acted(self) -> bool:
+        """Return whether the method acted here in the call of the denoiser that ends now."""
+        return True
 
     def idle(self) -> str | None:
         """Return why the method changed nothing here in the run that ends now, or `None`."""

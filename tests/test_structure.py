@@ -23,11 +23,14 @@ ALLOWED = {
         "_version",
         "core",
         "errors",
+        "explore",
         "models",
         "parallel",
+        "pipelines",
         "processors",
         "rewards",
         "sampling",
+        "sampling/headhunter",
         "sampling/npnet",
         "session",
         "settings",
@@ -41,15 +44,18 @@ ALLOWED = {
         "errors",
         "evaluate",
         "evaluate/report",
+        "explore",
         "families",
         "jobs",
         "kernels/block_sparse",
         "models",
         "outputs",
+        "pipelines",
         "processors",
         "processors/sparse",
         "rewards",
         "sampling",
+        "sampling/headhunter",
         "sampling/npnet",
         "settings",
         "training",
@@ -66,11 +72,25 @@ ALLOWED = {
         "outputs",
         "rewards",
         "sampling",
+        "session",
         "settings",
         "zoo",
         "zoo/world",
     },
     "evaluate/report": {"evaluate", "outputs", "zoo/world"},
+    "explore": {
+        "core",
+        "errors",
+        "evaluate",
+        "evaluate/report",
+        "families",
+        "kernels",
+        "models",
+        "outputs",
+        "processors",
+        "prompts",
+        "sampling",
+    },
     "families": {"core", "errors"},
     "jobs": {
         "core",
@@ -84,7 +104,7 @@ ALLOWED = {
         "settings",
         "zoo",
     },
-    "jobs/prompts": {"core", "jobs", "sampling", "settings"},
+    "jobs/prompts": {"core", "jobs", "outputs", "sampling", "settings"},
     "kernels": set(),
     "kernels/block_sparse": {"kernels", "kernels/masks", "kernels/plan"},
     "kernels/masks": {"kernels"},
@@ -99,7 +119,8 @@ ALLOWED = {
         "zoo",
         "zoo/world",
     },
-    "outputs": {"_version", "errors"},
+    "outputs": {"_version", "errors", "outputs/tags"},
+    "outputs/tags": set(),
     "parallel": {
         "core",
         "errors",
@@ -112,6 +133,19 @@ ALLOWED = {
         "processors/sparse",
         "session",
     },
+    "pipelines": {
+        "_version",
+        "core",
+        "errors",
+        "models",
+        "outputs",
+        "processors",
+        "rewards",
+        "sampling",
+        "session",
+        "settings",
+        "zoo",
+    },
     "processors": {
         "calls",
         "core",
@@ -120,6 +154,7 @@ ALLOWED = {
         "kernels/block_sparse",
         "kernels/masks",
         "kernels/plan",
+        "outputs",
         "processors/sparse",
         "prompts",
         "settings",
@@ -146,6 +181,16 @@ ALLOWED = {
         "session",
         "settings",
         "zoo",
+    },
+    "sampling/headhunter": {
+        "core",
+        "errors",
+        "families",
+        "processors",
+        "rewards",
+        "sampling",
+        "session",
+        "settings",
     },
     "sampling/npnet": {"errors", "outputs", "rewards", "sampling", "settings", "zoo"},
     "session": {"calls", "core", "errors", "families", "versions"},
@@ -302,7 +347,7 @@ def test_public_names_are_not_hidden_by_submodules():
     import diffusers_ext as dx
 
     for name in dx.__all__:
-        meant = name == "rewards"  # a folder with names of its own
+        meant = name in ("explore", "rewards")  # folders with names of their own
         assert isinstance(getattr(dx, name), type(os)) == meant, f"dx.{name} is a module"
         assert not (PACKAGE / f"{name}.py").exists(), f"importing diffusers_ext.{name} would hide dx.{name}"
 
@@ -315,7 +360,7 @@ def test_top_level_names_of_the_wheel(tmp_path):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"diffusers_ext"}
     presets = sorted(PACKAGE.glob("models/preset_files/*.toml"))
     assert presets and {str(path.relative_to(ROOT)) for path in presets} <= set(names)
-    pages = sorted(PACKAGE.glob("evaluate/report/templates/*.html"))
+    pages = sorted(PACKAGE.rglob("templates/*.html"))
     assert pages and {str(path.relative_to(ROOT)) for path in pages} <= set(names)
     weights = {n.split("/")[3] for n in names if "/zoo/weights/" in n and n.endswith(".safetensors")}
     assert weights == {*catalogue.MODELS, *catalogue.REWARDS, *catalogue.NOISES}

@@ -53,7 +53,7 @@ def collect(
     settings = Collection(
         steps=steps, w_denoise=w_denoise, w_invert=w_invert, margin=margin, seed=seed_of(seed)
     )
-    part = _shard(shard)
+    part = opt.shard_of(shard)
     checkpoint, texts = Checkpoint.resolve(model), _prompts(prompts, n, settings.seed)
     scorer = None if reward is None else named(reward, device)
     folder = output_folder(out)
@@ -80,13 +80,6 @@ def collect(
         )
     found = rows(folder)
     typer.echo(f"kept {sum(row['kept'] for row in found)} of {len(found)} pairs in {folder}")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, parts = text.partition("/")
-    if not (slash and part.strip().isdigit() and parts.strip().isdigit() and int(part) < int(parts)):
-        raise ValueError(f"--shard takes I/N with I from 0 to N - 1, got {text!r}; 0/1 makes all pairs")
-    return int(part), int(parts)
 
 
 def _prompts(file: str | None, n: int, seed: int) -> list[str]:

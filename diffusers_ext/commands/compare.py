@@ -161,7 +161,7 @@ def side_by_side(
             "versions": versions(),
         }
         ran = comparison.ran()
-        ran_where = density.compared(density.sentences, ran)
+        ran_where = comparison.where()
         if replaces(folder / "results.json", results):
             progress.say(
                 f"warning: {folder} held another comparison; its compare.png, {REPORT} and results.json are "

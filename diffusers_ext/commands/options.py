@@ -125,6 +125,14 @@ def _brief(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """Read `--shard I/N`; raises `ValueError` unless I is from 0 to N - 1."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.strip().isdigit() and parts.strip().isdigit() and int(part) < int(parts)):
+        raise ValueError(f"--shard takes I/N with I from 0 to N - 1, got {text!r}; 0/1 does everything")
+    return int(part), int(parts)
+
+
 def refuse_other(out: str | Path, command: str, mark: str) -> None:
     """Raise `ValueError` if the folder `out` holds `mark`, a file of another command whose results would be
     lost.

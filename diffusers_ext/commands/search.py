@@ -226,7 +226,7 @@ def _write(
     write_json(target.folder / FILE, {"picture": path.name, **record, **more})
     score = f"score {found['score']:.3f}" if rewards else "made"
     typer.echo(f"{path}  {score}, {place(result)}{says}")
-    for line in words:
+    for line in [*words, *(report["engagement"]["sentences"] if report else [])]:
         typer.echo(line)
     if found["winner_seed"] is not None and variant.sampler.noise is None:
         typer.echo(f"generate --seed {found['winner_seed']} with the same options makes this picture")

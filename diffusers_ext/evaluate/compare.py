@@ -11,6 +11,7 @@ from ..sampling.progress import Progress
 from . import density
 from .cells import Cell, Variant
 from .comparison_files import PictureFiles
+from .gain import beside_plain
 from .score import Judged, compare, judge_picture, plain_data, summarise
 from .statistics import mean
 from .words import difference, right
@@ -30,6 +31,29 @@ class Comparison:
         pairs = zip(self.variants, self.reports, strict=True)
         return {v.label: density.of(v.methods, report) for v, report in pairs if report}
 
+    def engagements(self) -> dict[str, dict[str, Any]]:
+        """Return where and when methods ran, by label, measured beside the plain variant if there is one."""
+        seconds = {
+            v.label: [c.judged.seconds for c in row if c.image is not None]
+            for v, row in zip(self.variants, self.cells, strict=True)
+        }
+        plain = next((v.label for v in self.variants if not v.methods and v.sampler is None), None)
+        return {
+            v.label: beside_plain(
+                report["engagement"], seconds.get(plain, []) if v.sampler is None else [], seconds[v.label]
+            )
+            for v, report in zip(self.variants, self.reports, strict=True)
+            if report and "engagement" in report
+        }
+
+    def where(self) -> list[str]:
+        """Write the sentences of `engagements`, with the label of the variant where it differs."""
+        return [
+            sentence if sentence.startswith(f"{label} ") else f"{label}: {sentence}"
+            for label, found in self.engagements().items()
+            for sentence in found["sentences"]
+        ]
+
     def costs(self) -> dict[str, float]:
         """Return the mean evaluations a picture of each variant of which they were counted."""
         found = {}
@@ -41,14 +65,14 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `results.json`. The others are paired with the first variant."""
-        methods = {}
+        methods, engagements = {}, self.engagements()
         for variant, row, report in zip(self.variants, self.cells, self.reports, strict=True):
             judged = [c.judged for c in row if c.image is not None]
             methods[variant.label] = {
                 "methods": variant.settings(),
                 **summarise(judged),
                 "seconds_per_image": sum(j.seconds for j in judged) / len(judged) if judged else None,
-                "report": report,
+                "report": report and report | {"engagement": engagements.get(variant.label)},
                 "images": [plain_data(j) for j in judged],
             }
             if variant.label in self.costs():
@@ -96,9 +120,11 @@ def run(
         if progress is not None:
             progress.skip(len(row))
         todo = [item for item in items if item not in row]
+        made = 0
         with applied(pipe, variant.methods if todo else ()) as session:
             for pictures in generate(pipe, todo, call, batch, progress, variant.sampler):
-                report = session.report().to_dict() if session else None
+                made += len(pictures)
+                report = _report(session, made)
                 for p in pictures:
                     judged = judge_picture(p)
                     row[p.item] = Cell(variant.label, still(p.image), judged)
@@ -110,6 +136,15 @@ def run(
         cells.append(tuple(row.get(i) or _failed(variant, i, reasons[i]) for i in items))
         reports.append(report)
     return Comparison(tuple(variants), tuple(items), tuple(cells), tuple(reports))
+
+
+def _report(session: Any, pictures: int) -> dict[str, Any] | None:
+    """Return the report of a session with the number of pictures that it made."""
+    if session is None:
+        return None
+    report = session.report().to_dict()
+    report["engagement"]["pictures"] = pictures
+    return report
 
 
 def _failed(variant: Variant, item: Item, reason: str) -> Cell:

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ..core import Core, Layout, RunContext, Site
+from ..core import Core, Layout, Rotary, RunContext, Site
 from ..errors import UnsupportedError
 from . import latents, texts
 
@@ -41,6 +42,7 @@ class FamilyProcessor:
         self.site = site
         self.run = run
         self.calls = 0
+        self.timer: AbstractContextManager[None] = nullcontext()
         self.core: Core = self.dense
         # Whether a method here looks at the layout. To derive a site's own from the joint one ties a compiled
         # graph to one size of image.
@@ -64,10 +66,12 @@ class FamilyProcessor:
         raise NotImplementedError(f"{type(self).__name__} must define dense()")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        """Run the core, and count the call if that costs no compiled graph."""
-        if not torch.compiler.is_compiling():
-            self.calls += 1
-        return self.core(q, k, v, mask, layout)
+        """Run the core, and count and time the call if that costs no compiled graph."""
+        if torch.compiler.is_compiling():
+            return self.core(q, k, v, mask, layout)
+        self.calls += 1
+        with self.timer:
+            return self.core(q, k, v, mask, layout)
 
 
 class SDPAProcessor(FamilyProcessor):
@@ -111,7 +115,9 @@ class FusableSite(Site):
     fused: bool = False
 
 
-def numbered(found: Iterable[tuple[str, nn.Module, Kind]], component: str) -> list[FusableSite]:
+def numbered(
+    found: Iterable[tuple[str, nn.Module, Kind]], component: str, rotary: Rotary | None = None
+) -> list[FusableSite]:
     """Make sites of attention modules, each `(name, module, kind)`, in the order in which they run."""
     return [
         FusableSite(
@@ -121,17 +127,18 @@ def numbered(found: Iterable[tuple[str, nn.Module, Kind]], component: str) -> li
             head_dim=attn.inner_dim // attn.heads,
             kind=kind,
             component=component,
+            rotary=None if kind == "cross" else rotary,
             fused=type(attn.processor).__name__.startswith("Fused"),
         )
         for index, (name, attn, kind) in enumerate(found)
     ]
 
 
-def double_then_single(model: nn.Module, component: str) -> list[FusableSite]:
+def double_then_single(model: nn.Module, component: str, rotary: Rotary) -> list[FusableSite]:
     """Return the joint attention of double blocks, then of single blocks: the order in which they run."""
     stacks = "transformer_blocks", "single_transformer_blocks"
     found = ((f"{stack}.{i}.attn", b.attn) for stack in stacks for i, b in enumerate(getattr(model, stack)))
-    return numbered(((name, attn, "joint") for name, attn in found), component)
+    return numbered(((name, attn, "joint") for name, attn in found), component, rotary)
 
 
 def vision_first(grid: tuple[int, int, int], call: Mapping[str, Any], masked_text: bool = False) -> Layout:
@@ -188,6 +195,13 @@ class Family(ABC):
     def text_tokens(self, pipe: Any) -> int:
         """Return the number of text tokens in the attention sequence of a pipeline, padding included."""
         return latents.defaults(pipe)["max_sequence_length"]
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return where the tokens of a prompt are among the text keys of `pipe(prompt, **call)`.
+
+        There is a part for each list of tokens. Without any, the text keys are not the tokens of a prompt.
+        """
+        return ()
 
     def one_text(self, model: nn.Module) -> str | None:
         """Return why tokens of a second text cannot stand beside those of the prompt; `None` if they can.

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
+from ..core import Layout, Rotary, RunContext, Site
 from ..errors import MethodError, UnsupportedError
 from . import latents, texts
 from .base import DispatchProcessor, Family, double_then_single
@@ -86,7 +86,8 @@ class FluxFamily(Family):
 
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return double blocks, then single blocks: the order in which they run."""
-        return double_then_single(model, component)
+        rotary = Rotary(tuple(model.config.axes_dims_rope), float(model.pos_embed.theta))
+        return double_then_single(model, component, rotary)
 
     def processor(self, site: Site, run: RunContext) -> FluxProcessor:
         return FluxProcessor(site, run)
@@ -110,6 +111,11 @@ class FluxFamily(Family):
             vision=slice(length, length + tokens),
             raster=raster is not None,
         )
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of T5; CLIP gives one vector, which is in no sequence."""
+        found = texts.part(pipe, prompt, "tokenizer_2", limit=texts.limit(pipe, call))
+        return (found,) if found else ()
 
     def one_text(self, model: nn.Module) -> None:
         """Return `None`: all but attention is token-wise."""

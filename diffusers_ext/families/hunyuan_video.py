@@ -9,7 +9,8 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
+from ..core import Layout, Rotary, RunContext, Site
+from . import latents, texts
 from .base import DispatchProcessor, Family, double_then_single, normed, vision_first
 
 if TYPE_CHECKING:
@@ -73,10 +74,25 @@ class HunyuanVideoFamily(Family):
 
         The token refiner sees only text and is left out.
         """
-        return double_then_single(model, component)
+        return double_then_single(model, component, Rotary())
 
     def processor(self, site: Site, run: RunContext) -> HunyuanVideoProcessor:
         return HunyuanVideoProcessor(site, run)
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of the language model, of the prompt inside its template, which is cropped.
+
+        There are none where tokens of an image stand among those of the text, which only image to video has.
+        """
+        usual = latents.defaults(pipe)
+        template = call.get("prompt_template") or usual.get("prompt_template")
+        if not isinstance(template, Mapping) or "image_embed_interleave" in usual:
+            return ()
+        before, _, after = template["template"].partition("{}")
+        if (cropped := template.get("crop_start")) is None:
+            cropped = len(pipe.tokenizer(template["template"]).input_ids) - 2  # as in diffusers
+        limit = texts.limit(pipe, call) + cropped
+        return (texts.TextPart((pipe.tokenizer,), prompt, 0, limit, before, after, cropped),)
 
     def noise_dtype(self, pipe: Any) -> torch.dtype:
         """Return float32: the pipeline draws in it, whatever the dtype of its denoiser is."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
-from . import latents
+from ..core import Layout, Rotary, RunContext, Site
+from . import latents, texts
 from .base import Family, SDPAProcessor, numbered, vision_first
 
 if TYPE_CHECKING:
@@ -94,10 +94,16 @@ class MochiFamily(Family):
     def sites(self, model: nn.Module, component: str) -> list[Site]:
         """Return the joint attention of each block."""
         blocks = enumerate(model.transformer_blocks)
-        return numbered(((f"transformer_blocks.{i}.attn1", b.attn1, "joint") for i, b in blocks), component)
+        found = ((f"transformer_blocks.{i}.attn1", b.attn1, "joint") for i, b in blocks)
+        return numbered(found, component, Rotary())
 
     def processor(self, site: Site, run: RunContext) -> MochiProcessor:
         return MochiProcessor(site, run)
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of T5, which are in front of their padding."""
+        found = texts.part(pipe, prompt, "tokenizer", limit=texts.limit(pipe, call))
+        return (found,) if found else ()
 
     def noise_dtype(self, pipe: Any) -> torch.dtype:
         """Return float32: the pipeline draws in it, whatever the dtype of its denoiser is."""

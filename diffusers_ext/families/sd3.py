@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
 from ..errors import UnsupportedError
+from . import texts
 from .base import (
     Family,
     FamilyProcessor,
@@ -121,6 +122,15 @@ class SD3Family(Family):
     def text_tokens(self, pipe: Any) -> int:
         """Count CLIP's tokens and those of T5."""
         return pipe.tokenizer_max_length + super().text_tokens(pipe)
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of the two CLIPs, side by side in the channels, and behind them those of T5."""
+        clip = texts.part(pipe, prompt, "tokenizer", "tokenizer_2")
+        if pipe.text_encoder_3 is None:  # zeros are in the place of T5
+            return (clip,) if clip else ()
+        start, limit = pipe.tokenizer_max_length, texts.limit(pipe, call)
+        t5 = texts.part(pipe, prompt, "tokenizer_3", start=start, limit=limit)
+        return tuple(found for found in (clip, t5) if found)
 
     def one_text(self, model: nn.Module) -> None:
         """Return `None`: all but attention is token-wise."""

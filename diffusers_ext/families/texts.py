@@ -3,14 +3,50 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from . import latents
 
 KEPT = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")  # the scale of LoRA is in one
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Tokens of a prompt among the text keys: those of one text encoder, or of several side by side.
+
+    The tokenizers get `before + prompt + after`, and the first `cropped` tokens are left out. The others are
+    at the text keys from `start` on. The encoder sees `limit` tokens, special ones included; `None` is the
+    number that the tokenizers take.
+    """
+
+    tokenizers: tuple[Any, ...]
+    prompt: str
+    start: int = 0
+    limit: int | None = None
+    before: str = ""
+    after: str = ""
+    cropped: int = 0
+
+
+def part(pipe: Any, prompt: str, *names: str, start: int = 0, limit: int | None = None) -> TextPart | None:
+    """Return the part of the tokenizers with these names, those that the pipeline has; `None` without any."""
+    found = tuple(t for name in names if (t := getattr(pipe, name, None)) is not None)
+    if not found:
+        return None
+    if hasattr(pipe, "maybe_convert_prompt"):  # words of textual inversion that stand for several tokens
+        prompt = pipe.maybe_convert_prompt(prompt, found[0])
+    return TextPart(found, prompt, start, limit)
+
+
+def limit(pipe: Any, call: Mapping[str, Any]) -> int | None:
+    """Return the `max_sequence_length` of `pipe(**call)`."""
+    return call.get("max_sequence_length") or latents.defaults(pipe).get("max_sequence_length")
 
 
 def encoded(pipe: Any, text: str | list[str], tokens: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Layout, RunContext, Site
-from . import latents
+from . import latents, texts
 from .base import (
     Family,
     FamilyProcessor,
@@ -189,6 +189,11 @@ class UNetFamily(Family):
     def text_tokens(self, pipe: Any) -> int:
         """Return 0: the text is in the keys of cross-attention."""
         return 0
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of CLIP; the two encoders of SDXL have the same, side by side in the channels."""
+        found = texts.part(pipe, prompt, "tokenizer", "tokenizer_2")
+        return () if found is None or self.hides_prompt(pipe.unet) else (found,)
 
     def one_text(self, model: nn.Module) -> str | None:
         """Return `None`, unless the model pools its text, or norms its tokens together."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core import Layout, RunContext, Site
-from . import latents
+from ..core import Layout, Rotary, RunContext, Site
+from . import latents, texts
 from .base import DispatchProcessor, Family, numbered
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class WanFamily(Family):
         parts = ("attn1", "self"), ("attn2", "cross")
         blocks = enumerate(model.blocks)
         found = ((f"blocks.{i}.{part}", getattr(b, part), kind) for i, b in blocks for part, kind in parts)
-        return numbered(found, component)
+        return numbered(found, component, Rotary())
 
     def processor(self, site: Site, run: RunContext) -> WanProcessor:
         return WanProcessor(site, run)
@@ -95,6 +95,13 @@ class WanFamily(Family):
         """
         timestep = call["timestep"]
         return timestep.amax(dim=1) if timestep.ndim == 2 else timestep
+
+    def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
+        """Return the tokens of UMT5, of the prompt as the pipeline cleans it."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        found = texts.part(pipe, prompt_clean(prompt), "tokenizer", limit=texts.limit(pipe, call))
+        return (found,) if found else ()
 
     def one_text(self, model: nn.Module) -> None:
         """Return `None`: all but attention is token-wise."""

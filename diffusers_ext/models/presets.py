@@ -230,7 +230,7 @@ def _settings(method: str, table: Any, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise MethodError(f"{error}.") from error
     for f in fields(method_class(method)):
-        if f.metadata.get("file") and settings.get(f.name) is not None:
+        if f.metadata.get("file") and isinstance(settings.get(f.name), str):
             settings[f.name] = str(path.parent / Path(settings[f.name]).expanduser())
     try:
         method_class(method)(**settings)

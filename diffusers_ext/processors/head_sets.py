@@ -1,6 +1,6 @@
-"""Head sets name attention heads of modules; a head has the common strength or one of its own.
+"""Read which heads of which modules a mapping names; a head has the common strength or one of its own.
 
-A head set maps module paths to `None` (all heads), to head numbers, or to head number -> strength.
+Heads map module paths to `None` (all heads), to head numbers, or to head number -> strength.
 """
 
 import math
@@ -10,25 +10,25 @@ from collections.abc import Mapping, Sequence
 from ..core import Site
 from ..errors import MethodError
 
-HeadSet = Mapping[str, Sequence[int] | Mapping[int, float] | None]
+Heads = Mapping[str, Sequence[int] | Mapping[int, float] | None]
 
 
-def own_strengths(head_sets: Sequence[HeadSet]) -> list[float]:
+def own_strengths(head_sets: Sequence[Heads]) -> list[float]:
     """Return the strengths of the heads that set their own, over all head sets."""
     return [float(u) for s in head_sets for h in s.values() if isinstance(h, Mapping) for u in h.values()]
 
 
-def shared(head_sets: Sequence[HeadSet]) -> bool:
+def shared(head_sets: Sequence[Heads]) -> bool:
     """Return whether any head takes the common strength; without head sets every head does."""
     return not head_sets or any(not isinstance(h, Mapping) for s in head_sets for h in s.values())
 
 
-def size(head_set: HeadSet) -> float:
+def size(head_set: Heads) -> float:
     """Return the number of heads, infinite if a module is named with all of its heads."""
     return sum(math.inf if heads is None else len(heads) for heads in head_set.values())
 
 
-def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float]:
+def strengths(head_set: Heads, site: Site, strength: float) -> dict[int, float]:
     """Map head numbers of a site to strengths; `strength` is for heads without one of their own."""
     found: dict[int, float] = {}
     for path in (site.name, site.path):
@@ -40,7 +40,7 @@ def strengths(head_set: HeadSet, site: Site, strength: float) -> dict[int, float
     return found
 
 
-def check(head_sets: Sequence[HeadSet]) -> None:
+def check(head_sets: Sequence[Heads]) -> None:
     """Raise `MethodError` for a module with no heads."""
     for head_set in head_sets:
         for path, heads in head_set.items():

@@ -1,12 +1,13 @@
-"""SoftPAG: guidance away from a pass in which chosen attention heads look only at themselves.
+"""SoftPAG: guidance away from a pass in which the maps of chosen attention heads are perturbed.
 
 Paper: Ahn et al., "Where and How to Perturb" (arXiv 2506.10978), eq. 5-7. With `A' = (1-u) A + u I` the
 perturbed head output is `lerp(O, V, u)`, exact for any attention core and without a map in memory. PAG is `u
-= 1`.
+= 1`. `perturbations.py` has the other maps that can stand in place of `I`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,10 +15,19 @@ from torch import Tensor
 
 from ..core import Core, Guidance, Layout, RunContext, Site, Slot, nearest_names, no_steps, step_window
 from ..errors import MethodError, UnsupportedError
-from ..kernels.image_block import image_block
 from ..settings.fields import fit_fields, setting
-from . import head_sets
-from .head_sets import HeadSet
+from . import head_sets, perturbations
+from .head_set import HeadSet, kept
+from .head_sets import Heads
+from .perturbations import PerturbedCore, Scope
+
+# By perturbation, if not `image_rows` and `all`. With `image_block` an image row sees one image key and the
+# text, and permutations leave text in its place.
+_SCOPES = {
+    "identity": ("image_rows", "image_block", "all"),
+    "max": ("image_rows", "image_block", "all"),
+    "shuffle": ("image_rows",),
+}
 
 
 @dataclass(frozen=True)
@@ -25,19 +35,21 @@ class SoftPAG(Guidance):
     """Perturbed-attention guidance on chosen heads: `guided + scale * (cond - perturbed)`.
 
     With the pipeline's classifier-free guidance the result is `u + s(c - u) + scale (c - p)`, without it `c +
-    scale (c - p)`. The perturbed pass `p` is one more pass per step, on the conditional rows only. The
+    scale (c - p)`. The perturbed pass `p` is one more pass per step, on the conditional rows only.
+    `perturbation` chooses what attention of the heads is perturbed to, `scope` for which tokens. The
     defaults are gentle and not tuned to any model: `dx.preset(pipe, "softpag")` has the settings that are
     known for a pipeline. Raises `MethodError` for settings out of range, unknown module paths and heads.
     """
 
     name: ClassVar[str] = "softpag"
     slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OUTPUT, Slot.DENOISER})
-    order_free: ClassVar[bool] = True  # image tokens differ from text, not from each other
 
-    heads: HeadSet | Sequence[HeadSet] | None = setting(
+    heads: Heads | Sequence[Heads] | str | None = setting(
         None,
         "module path -> head numbers",
-        "heads to perturb; a list gives one set per image of the batch; none: the middle layer, all heads",
+        "heads to perturb, or the JSON file of a HeadSet; a list gives one set per image of the batch; none: "
+        "the middle layer, all heads",
+        file=True,
     )
     # PAG takes 3 on U-Nets. On shapes-sd3 a scale of 3 halved the share of right pictures (23 % against 47 %
     # of 30), and 1 did no harm (57 %). The example of diffusers for SD3 takes 0.7. Presets suit their models.
@@ -45,20 +57,37 @@ class SoftPAG(Guidance):
     strength: float | Sequence[float] | None = setting(
         None,
         "fraction",
-        "u in A' = (1-u)A + uI; a list gives one per image; none: 0.5 from six heads on, else 1",
+        "u in A' = (1-u)A + uP, P the perturbed map; a list gives one per image; none: 0.5 from six heads "
+        "on, else 1",
         bounds=(0.0, 1.0),
     )
-    scope: Literal["image_rows", "image_block", "all"] = setting(
+    scope: Scope = setting(
         "image_rows",
         "tokens",
-        "image_rows: image queries see only themselves; image_block: themselves and the text; "
-        "all: text queries too",
+        "which rows of the map are perturbed: those of image tokens (image_rows), the same with the text "
+        "kept in sight (image_block), or those of text tokens, too (all)",
     )
     start: float = setting(0.0, "fraction of steps", "first guided step", bounds=(0.0, 1.0))
     stop: float = setting(1.0, "fraction of steps", "end of the guided steps", bounds=(0.0, 1.0))
+    perturbation: Literal["identity", "uniform", "segment_mean", "max", "temperature", "shuffle"] = setting(
+        "identity",
+        "map",
+        "what attention is perturbed to: each token sees itself (identity), all tokens alike (uniform), what "
+        "the mean query sees (segment_mean), its strongest key (max), a flatter map (temperature), or the "
+        "outputs of image tokens change places (shuffle)",
+    )
+    temperature: float | None = setting(
+        None,
+        "factor",
+        "of perturbation=temperature, by which logits are divided; above 1 is flatter; none: 4",
+        bounds=(0.01, 1000.0),
+    )
+    seed: int = setting(0, "seed", "of the permutations of perturbation=shuffle", bounds=(0, None))
 
     def __post_init__(self) -> None:
+        given = self.heads
         fit_fields(self)
+        object.__setattr__(self, "heads", kept(given, self.heads))
         if not (0.0 <= self.start <= self.stop <= 1.0):
             raise MethodError(
                 "SoftPAG needs 0 <= start <= stop <= 1 (fractions of steps), "
@@ -74,12 +103,41 @@ class SoftPAG(Guidance):
                 raise MethodError(
                     f"SoftPAG strength must lie in [0, 1], got {value}; 1 is PAG, 0 is no perturbation."
                 )
+        if self.temperature is not None and self.perturbation != "temperature":
+            raise MethodError(
+                f"SoftPAG reads temperature for perturbation='temperature' only, got "
+                f"perturbation={self.perturbation!r} and temperature={self.temperature}; leave one out."
+            )
+        if self.temperature is not None and not 0.01 <= self.temperature <= 1000:
+            raise MethodError(
+                f"SoftPAG temperature must lie in [0.01, 1000], got {self.temperature}; 1 is the plain model."
+            )
+        scopes = _SCOPES.get(self.perturbation, ("image_rows", "all"))
+        if self.scope not in scopes:
+            raise MethodError(
+                f"SoftPAG perturbs by {self.perturbation} with scope {' or '.join(scopes)}, got "
+                f"{self.scope!r}; set scope={scopes[0]!r}."
+            )
+        if self.seed < 0:
+            raise MethodError(f"SoftPAG seed must be 0 or more, got {self.seed}.")
         rows = {len(x) for x in (self.heads, self.strength) if _per_row(x)}
         if len(rows) > 1:
             raise MethodError(
                 f"SoftPAG takes one entry of heads and of strength per image, got {len(self.heads)} and "
                 f"{len(self.strength)}; give both the batch size or a single value."
             )
+
+    # what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def needs_dense(self) -> bool:
+        """True if the strongest key is looked for, which a sparse method may hide."""
+        return self.perturbation == "max"
+
+    @property
+    def order_free(self) -> bool:
+        """True if image tokens may come in any order, which a shuffled result depends on."""
+        return self.perturbation != "shuffle"
 
     # what to act on -----------------------------------------------------------------------------------------
 
@@ -90,6 +148,8 @@ class SoftPAG(Guidance):
             return _middle(usable)
         picked: dict[Site, None] = {}
         for head_set in self._head_sets():
+            if isinstance(head_set, HeadSet):
+                head_set.check_model(usable)
             for path, heads in head_set.items():
                 found = [s for s in sites if path in (s.name, s.path)]
                 if not found:
@@ -109,9 +169,7 @@ class SoftPAG(Guidance):
     def why_not(self, site: Site, layout: Layout | None) -> str | None:
         """Refuse cross-attention: its value has other tokens than its query, so there is no identity map."""
         if site.kind == "cross":
-            return (
-                f"SoftPAG makes attention the identity map, which cross-attention ({site.path}) does not have"
-            )
+            return f"SoftPAG perturbs maps of image tokens, which cross-attention ({site.path}) does not have"
         return None
 
     @property
@@ -120,7 +178,15 @@ class SoftPAG(Guidance):
         return self.scope == "image_block"
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
-        return _PerturbedCore(inner, run, self.scope)
+        kinds = {
+            "identity": perturbations.Identity,
+            "uniform": perturbations.Uniform,
+            "segment_mean": perturbations.SegmentMean,
+            "max": perturbations.Strongest,
+            "temperature": partial(perturbations.Tempered, temperature=self._divisor),
+            "shuffle": partial(perturbations.Shuffled, seed=self.seed),
+        }
+        return kinds[self.perturbation](site, run, inner, self.scope)
 
     # the extra pass -----------------------------------------------------------------------------------------
 
@@ -130,7 +196,13 @@ class SoftPAG(Guidance):
             return None
         return no_steps(self.start, self.stop, run.steps)
 
+    @property
+    def _divisor(self) -> float:
+        return 4.0 if self.temperature is None else self.temperature
+
     def _is_off(self) -> bool:
+        if self.perturbation == "temperature" and self._divisor == 1.0:
+            return True
         own = head_sets.own_strengths(self._head_sets())
         common = self._row_strengths() if head_sets.shared(self._head_sets()) else []
         return self.scale == 0.0 or not any([*own, *common])
@@ -147,15 +219,10 @@ class SoftPAG(Guidance):
             )
         return run.step in step_window(self.start, self.stop, run.steps)
 
-    def begin_pass(self, cores: dict[Site, "_PerturbedCore"], rows: int, like: Tensor) -> None:
-        """Set the weight `[rows, 1 or S, H, 1]` of every bound core: strength by head, 0 on text rows."""
+    def begin_pass(self, cores: dict[Site, PerturbedCore], rows: int, like: Tensor) -> None:
+        """Give every bound core the strengths of its heads."""
         for site, core in cores.items():
-            strength = self.strengths(site, rows)
-            core.picked = strength.any(dim=0).nonzero().flatten().to(like.device)
-            core.weight = strength[:, None, :, None].to(device=like.device, dtype=like.dtype)
-            if self.scope == "image_rows" and site.kind == "joint":
-                # A tensor, not a slice: a slice bound would cost a compiled graph for each size of image.
-                core.weight = core.weight * _image_rows(core.run.layout, like)
+            core.begin_pass(self.strengths(site, rows), like)
 
     def delta(self, cond: Tensor, perturbed: Tensor) -> Tensor:
         """Return `scale * (cond - perturbed)`, `[B, ...]` like its arguments (eq. 5)."""
@@ -177,7 +244,7 @@ class SoftPAG(Guidance):
                 out[row, head] = value
         return out
 
-    def _head_sets(self) -> list[HeadSet]:
+    def _head_sets(self) -> list[Heads]:
         if self.heads is None:
             return []
         return list(self.heads) if _per_row(self.heads) else [self.heads]
@@ -186,38 +253,6 @@ class SoftPAG(Guidance):
         if self.strength is not None:
             return [float(u) for u in self.strength] if _per_row(self.strength) else [float(self.strength)]
         return [0.5 if head_sets.size(s) >= 6 else 1.0 for s in self._head_sets()] or [0.5]
-
-
-class _PerturbedCore:
-    """Lerps the chosen heads toward their perturbed output while `run.perturbed` is set."""
-
-    def __init__(self, inner: Core, run: RunContext, scope: str) -> None:
-        self.inner = inner
-        self.run = run
-        self.scope = scope
-        self.weight: Tensor | None = None  # [B, 1 or S, H, 1]
-        self.picked: Tensor | None = None  # head numbers with a strength above 0 in any row
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
-        out = self.inner(q, k, v, mask, layout)
-        if not self.run.perturbed:
-            return out
-        if self.scope != "image_block" or layout is None or layout.text.start == layout.text.stop:
-            return torch.lerp(out, v, self.weight)
-        rows = layout.vision
-        picked = (x.index_select(2, self.picked) for x in (q, k, v))
-        block = image_block(*picked, mask, rows, layout.text, self.picked)
-        target = out[:, rows].index_copy(2, self.picked, block)
-        return torch.slice_scatter(
-            out, torch.lerp(out[:, rows], target, self.weight), 1, rows.start, rows.stop
-        )
-
-
-def _image_rows(layout: Layout, like: Tensor) -> Tensor:
-    """Return `[1, S, 1, 1]`: 1 on image rows, 0 on text rows of a joint sequence."""
-    rows = torch.zeros(max(layout.vision.stop, layout.text.stop), device=like.device, dtype=like.dtype)
-    rows[layout.vision] = 1
-    return rows[None, :, None, None]
 
 
 def _middle(sites: Sequence[Site]) -> list[Site]:

@@ -98,13 +98,14 @@ class Tokens:
     """The tokens of a prompt, the same for every tokenizer of a pipeline.
 
     `ends` has the places of characters of each token, `(0, 0)` for special ones. `limit` is the number of
-    tokens that the text encoders see, special ones included, and `last` the place of the end token.
+    tokens that the text encoders see, special ones included: as many as the tokenizers take, unless the
+    pipeline asks for another number. `last` is the place of the end token.
 
     Raises `UnsupportedError` for tokenizers without places of characters, and for two that split a prompt in
     different ways.
     """
 
-    def __init__(self, tokenizers: Sequence[Any], prompt: str) -> None:
+    def __init__(self, tokenizers: Sequence[Any], prompt: str, limit: int | None = None) -> None:
         self.prompt = prompt
         split = [_split(tokenizer, prompt) for tokenizer in tokenizers]
         if any(other != split[0] for other in split[1:]):
@@ -113,7 +114,7 @@ class Tokens:
                 f"{prompt!r} in different ways; use a pipeline whose tokenizers agree, as those of SDXL do."
             )
         self.ends = split[0]
-        self.limit = min(tokenizer.model_max_length for tokenizer in tokenizers)
+        self.limit = limit or min(tokenizer.model_max_length for tokenizer in tokenizers)
         self.last = min(len(self.ends), self.limit) - 1
 
     def of(self, place: Place) -> range:

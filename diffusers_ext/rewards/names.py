@@ -33,3 +33,15 @@ def named(name: str, device: Any = None) -> Reward:
     if folder.is_dir():
         return ShapesCLIP(folder, device)
     raise ValueError(f"unknown reward {name!r}; it is a folder, or one of {', '.join(REWARDS)}")
+
+
+def name_of(reward: Reward) -> str | None:
+    """Return the name from which `named` makes a reward with the same weights; `None` if there is none."""
+    kind = REWARDS.get(reward.name)
+    if isinstance(reward, NoiseAware):
+        return reward.place
+    if kind is None or type(reward) is not kind:
+        return None
+    if isinstance(reward, ShapesCLIP):
+        return reward.name if reward.shipped else str(Path(reward.place).resolve())
+    return reward.name if reward.place == kind().place else None

@@ -49,6 +49,7 @@ class NoiseAware(Reward):
             )
         own = base.model.state_dict()
         self.base = base
+        self.place: str | None = None  # the folder that it was read from
         self.levels = {_level(level): _changed(level, levels[level], own) for level in sorted(levels)}
         self.differentiable = base.differentiable
         self._built = {} if 0.0 in self.levels else {0.0: base}  # rewards by their level, made on first use
@@ -107,7 +108,9 @@ class NoiseAware(Reward):
                 f"{str(home)!r} was trained on other weights of {table['base']!r} than those of the base "
                 f"{base.name!r} in {base.place!r}; pass its own base as base="
             )
-        return cls(base, {row["level"]: load_file(home / row["file"]) for row in table["levels"]})
+        found = cls(base, {row["level"]: load_file(home / row["file"]) for row in table["levels"]})
+        found.place = str(home.resolve())
+        return found
 
 
 def _table(path: Path) -> dict[str, Any]:

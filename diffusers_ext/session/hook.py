@@ -68,6 +68,7 @@ class DenoiserHook(ModelHook):
         self.parts = diffusers_modules(swap.model)
         self.calls = 0
         self.extra_passes = 0
+        self.acted: set[int] = set()  # the `id` of methods that acted in the current call
         self.timer = Timer()
         self.extra_timer = Timer()
         # cache_context() of diffusers pipelines writes "cond" or "uncond" here, by this name
@@ -103,6 +104,7 @@ class DenoiserHook(ModelHook):
             self.branches.check_caller(caller)
         self._check_processors(pipe)
         made = self._read(module, call, pipe, calling=caller is not None)
+        self.acted.clear()
         for core in self.scheduled:
             core.begin_call(_latents(call))
         try:
@@ -111,10 +113,12 @@ class DenoiserHook(ModelHook):
             if self.second is not None and (more := self.second.added(module, call, pipe)) is not None:
                 call, (args, kwargs) = more, as_given(more, module, args, kwargs)
                 self.step_indices.of(pipe).second_texts += 1
+                self.acted.add(id(self.second.method))
             out = self._forward(module, call, made, pipe, args, kwargs)
         finally:
             self.run.second_text = 0  # blocks called outside have the prompt alone
             self.run.cross_text = None
+        self.session.notes.take(self.run, self.swap, self.acted)
         self.session.remark(self.step_indices.of(pipe))
         return out
 
@@ -138,7 +142,7 @@ class DenoiserHook(ModelHook):
             check_second_pass(method, module, self.parts)
         rows = self._conditional_rows(self.family.batch(call), pipe)
         run, _ = self.step_indices.of(pipe).point()
-        self.preparing.before(call, rows, pipe, run, forward)
+        self.acted |= self.preparing.before(call, rows, pipe, run, forward)
         return as_given(call, module, args, kwargs)
 
     def _forward(
@@ -190,6 +194,7 @@ class DenoiserHook(ModelHook):
         finally:
             self.run.perturbed, self.run.cross_text = False, text
         self.extra_passes += 1
+        self.acted.add(id(self.guidance))
         return _prediction(out)
 
     def _read(self, module: nn.Module, call: Mapping[str, Any], pipe: Any, calling: bool) -> Calls:

@@ -36,11 +36,11 @@ class Preparing:
         self.methods_that_run_again = [method for method, _ in self.methods if runs_again(method)]
         self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
-    def before(self, call: dict[str, Any], rows: slice, pipe: Any, point: Any, forward: Forward) -> None:
+    def before(self, call: dict[str, Any], rows: slice, pipe: Any, point: Any, forward: Forward) -> set[int]:
         """Let the methods act before `call`, whose latents may be exchanged.
 
         `rows` are the conditional rows, `point` is the run, and `forward` runs the denoiser on a call by
-        names.
+        names. Returns the `id` of each method that changed something or ran a pass.
         """
         name = self.methods[0][0].name
         if self.run.pass_ == "uncond" or pipe is None:
@@ -52,9 +52,14 @@ class Preparing:
         kept = self._kept.get(pipe)
         if kept is None or kept.point != point:
             kept = self._kept[pipe] = _Kept(point, *prompts_of(pipe, name))
+        acted = set()
         for method, cores in self.methods:
             own = kept.by_method.setdefault(id(method), {})
-            method.before(_Call(self, method, call, rows, pipe, kept, own, forward), cores)
+            seen = _Call(self, method, call, rows, pipe, kept, own, forward)
+            method.before(seen, cores)
+            if seen.acted:
+                acted.add(id(method))
+        return acted
 
 
 class _Kept:
@@ -82,6 +87,7 @@ class _Call(DenoiserCall):
         forward: Forward,
     ) -> None:
         self.kept = own
+        self.acted = False  # whether the method changed something, or ran a pass
         self._parts, self._method, self._call, self._rows = parts, method, call, rows
         self._pipe, self._forward = pipe, forward
         count = rows.stop - rows.start
@@ -108,6 +114,7 @@ class _Call(DenoiserCall):
 
     def read(self, text: CrossText) -> None:
         """Set the texts of all rows of the call; the unconditional ones keep theirs, with weight one."""
+        self.acted = True
         whole, rows = self._call["encoder_hidden_states"], self._rows
         weights = text.weights
         if weights is not None:
@@ -123,6 +130,7 @@ class _Call(DenoiserCall):
         return self._notes().raw[self._raw_rows()]
 
     def gradient(self, loss: Callable[[], Tensor]) -> Tensor | None:
+        self.acted = True
         run, latents = self._parts.run, self.latents
         if torch.is_inference_mode_enabled():
             raise UnsupportedError(
@@ -149,6 +157,7 @@ class _Call(DenoiserCall):
         return call | {self._name: self._with_latents(call[self._name], latents)}
 
     def move(self, latents: Tensor) -> None:
+        self.acted = True
         notes = self._notes()
         if notes.moved is None:
             notes.moved = notes.raw[-self._total :].clone()

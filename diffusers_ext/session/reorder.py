@@ -61,11 +61,11 @@ class TokenReordering:
             return None
 
         def reordered(**call: Any) -> Any:
-            self.run.reordered = True
+            self.run.reordered, self.run.order = True, wishes[0]
             try:
                 out = forward(**call | self._moved(call, wishes[0].tokens))
             finally:
-                self.run.reordered = False  # blocks called outside get raster order
+                self.run.reordered, self.run.order = False, None  # blocks called outside get raster order
             return with_prediction(out, _put(out[0], 1, wishes[0].places))
 
         return reordered

@@ -14,6 +14,7 @@ from ..errors import MethodError
 from ..families.base import Family, FamilyProcessor
 from ..families.denoisers import denoisers
 from ..versions import check as check_versions
+from . import engagement
 from .cfg import Cfg, CFGBranches
 from .checks import (
     Denoiser,
@@ -27,6 +28,7 @@ from .checks import (
 from .conflicts import check_conflicts
 from .hook import DenoiserHook
 from .latents import exchange
+from .notes import CallNotes
 from .preparing import Preparing
 from .registration import NAME, install
 from .reorder import TokenReordering
@@ -34,6 +36,7 @@ from .report import Report, SiteReport
 from .second_text import TextCalls
 from .steps import StepIndex, StepIndices
 from .swap import Swap
+from .timing import SiteTimer
 
 # Each core wraps the ones before it: inputs act before the core, outputs after it, whatever the user's order.
 # A second text is taken out first, so that all others see one text at a time.
@@ -83,6 +86,7 @@ class Session:
         self._hooks: list[DenoiserHook] = []
         self._reporting: dict[Site, ReportingCore] = {}
         self._cores: dict[int, dict[Site, Core]] = {id(m): {} for m in self.methods}
+        self.notes = CallNotes(self.methods, self._cores)
         self._denoisers = [inspect(component, model) for component, model in denoisers(target).items()]
         self._pipe = None if isinstance(target, nn.Module) else target
         check_prompt_methods(self.methods, self._denoisers, self._pipe)
@@ -178,6 +182,14 @@ class Session:
         """Report what ran at each site until now; also after `close()`."""
         if self._final is not None:
             return self._final
+        facts = {
+            site: self._reporting[site].describe() if site in self._reporting else {}
+            for swap in self._swaps
+            for site in swap.processors
+        }
+        sites = [site for d in self._denoisers for site in d.sites]
+        seconds = sum(h.timer.seconds for h in self._hooks)
+        extra_seconds = sum(h.extra_timer.seconds for h in self._hooks)
         return Report(
             methods=self.methods,
             sites=tuple(
@@ -187,16 +199,22 @@ class Session:
                     heads=site.heads,
                     methods=tuple(m.name for m in self.methods if site in self._selected[id(m)]),
                     calls=ours.calls,
-                    **(self._reporting[site].describe() if site in self._reporting else {}),
+                    **facts[site],
                 )
                 for swap in self._swaps
                 for site, ours in swap.processors.items()
             ),
             denoiser_calls=sum(h.calls for h in self._hooks),
             extra_passes=sum(h.extra_passes for h in self._hooks),
-            seconds=sum(h.timer.seconds for h in self._hooks),
-            extra_seconds=sum(h.extra_timer.seconds for h in self._hooks),
+            seconds=seconds,
+            extra_seconds=extra_seconds,
             second_texts=sum(h.second.calls for h in self._hooks if h.second is not None),
+            engaged=tuple(
+                engagement.engaged(m, self._selected[id(m)], sites, self.notes, facts) for m in self.methods
+            ),
+            attention=engagement.attention_time(
+                self._swaps, len(sites), self.notes, facts, seconds + extra_seconds
+            ),
         )
 
     def cores(self, method: Method) -> dict[Site, Core]:
@@ -221,7 +239,8 @@ class Session:
         swap = Swap(denoiser.model, denoiser.sites)
         self._swaps.append(swap)
         swap.put({site: self._processor(family, site) for site in sites})
-        scheduled = [self._reporting[site] for site in sites if site in self._reporting]
+        bound_here = (c for own in self._cores.values() for s, c in own.items() if s in swap.processors)
+        scheduled = [core for core in bound_here if isinstance(core, ReportingCore)]
         ordering = [core for core in scheduled if isinstance(core, OrderingCore)]
         acting = [m for m in self.methods if self._selected[id(m)] & set(sites)]
         bound = [m.name for m in acting if not m.order_free]
@@ -259,7 +278,10 @@ class Session:
                 ours.core = self._cores[id(method)][site] = method.bind(site, self.run, ours.core)
                 check_core(method, ours.core)
                 if isinstance(ours.core, ReportingCore):
-                    self._reporting[site] = ours.core
+                    self._reporting.setdefault(site, ours.core)
+        if any(Slot.CORE in method.slots for method in self.methods):
+            core = self._reporting.get(site)
+            ours.timer = SiteTimer(core.acted if core is not None else lambda: False)
         return ours
 
 

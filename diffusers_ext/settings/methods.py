@@ -72,4 +72,9 @@ def checked(name: str, values: Mapping[str, Any], source: str) -> dict[str, Any]
 
 def as_dict(method: Any) -> dict[str, Any]:
     """Return name and settings of a method as plain JSON data."""
-    return {"name": method.name, **json.loads(json.dumps(dataclasses.asdict(method), default=str))}
+    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    return {"name": method.name, **json.loads(json.dumps(values, default=_plain))}
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)

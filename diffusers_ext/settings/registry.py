@@ -9,6 +9,7 @@ METHODS: dict[str, str] = {
     "rectified": "diffusers_ext.processors.rectified:RectifiedSparse",
     "astar": "diffusers_ext.processors.astar:AStar",
     "structured": "diffusers_ext.processors.structured:StructuredGuidance",
+    "ir-diffusion": "diffusers_ext.processors.ir_diffusion:IRDiffusion",
 }
 
 SAMPLERS: dict[str, str] = {

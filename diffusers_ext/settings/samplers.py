@@ -6,14 +6,12 @@ import dataclasses
 import hashlib
 import json
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from .assign import settable
-from .fields import fit
 from .methods import PLAIN, method_class
 from .registry import METHODS, SAMPLERS
 
@@ -131,18 +129,6 @@ def as_dict(sampler: Any, rewards: Sequence[Mapping[str, Any]] = ()) -> dict[str
         if (inner := getattr(sampler, name, None)) is not None:
             found[name] = as_dict(inner) if dataclasses.is_dataclass(inner) else _text(inner)
     return found
-
-
-def from_dict(data: Mapping[str, Any], rewards: Any = None) -> Any:
-    """Build the sampler that `as_dict` wrote; rewards, and one that only prunes, are not part of it."""
-    cls, values = named(data["name"]).cls, {}
-    hints = typing.get_type_hints(cls)
-    for name, value in data.items():
-        if name in OBJECTS[2:]:
-            values[name] = from_dict(value)
-        elif name in settable(cls):
-            values[name] = fit(value, hints[name], f"{data['name']}.{name}")
-    return cls(rewards=rewards, **values)
 
 
 def _unknown(name: str, known: Mapping[str, Any], what: str = "sampler") -> str:

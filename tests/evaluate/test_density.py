@@ -101,5 +101,6 @@ def test_compare_tells_it_too(cli, saved_model, tmp_path, caplog):
     words = ["compare", "a red square", "-m", saved_model, "--methods", "plain,clear,softpag+clear"]
     code, out, err = cli(*words, "--set", "radius=2", "--steps", 1, "--out", tmp_path)
     assert code == 0 and err.count("clear left attention dense in all modules") == 1 and not caplog.records
-    assert out.count("clear: dense at 3 of 3 modules") == 1
-    assert "clear: dense at 3 of 3 modules" in (tmp_path / "report.html").read_text()
+    assert "\nclear stayed dense in all 3 joint attention modules (no gain expected" in out
+    assert "softpag+clear: clear stayed dense in all 3" in out
+    assert "clear stayed dense in all 3 joint" in (tmp_path / "report.html").read_text()

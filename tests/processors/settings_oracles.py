@@ -86,3 +86,32 @@ def perturbed_map(a: Tensor, image: slice, heads: list[int], strength: float, sc
     out = a.clone()
     out[:, heads, rows] = (1 - strength) * a[:, heads, rows] + strength * own[:, heads, rows]
     return out
+
+
+def other_map(
+    a: Tensor, image: slice, mode: str, temperature: float | None = None, places: Tensor | None = None
+) -> Tensor:
+    """`A [B, H, S, S]` -> the map of a perturbation on the rows `image`, of strength 1.
+
+    It uses nothing but A: logits are known up to a number for each row, which no softmax needs.
+    """
+    size = a.shape[-1]
+    seen = a.sum(-2, keepdim=True) > 0  # a key that no query sees is padding
+    if mode == "identity":
+        other = torch.eye(size, dtype=a.dtype).expand_as(a)
+    elif mode == "uniform":
+        other = (seen / seen.sum(-1, keepdim=True)).to(a.dtype).expand_as(a)
+    elif mode == "segment_mean":
+        some = torch.zeros_like(seen[..., 0, :])
+        some[..., image] = seen[..., 0, image]
+        logits = torch.where(some[..., None], a.log(), 0).sum(-2, keepdim=True)
+        other = (logits / some.sum(-1)[..., None, None]).softmax(-1).expand_as(a)
+    elif mode == "max":
+        other = F.one_hot(a.argmax(-1), size).to(a.dtype)
+    elif mode == "temperature":
+        other = (a.log() / temperature).softmax(-1)
+    else:
+        other = a[:, :, places[:size]]
+    out = a.clone()
+    out[:, :, image] = other[:, :, image]
+    return out

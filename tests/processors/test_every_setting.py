@@ -6,6 +6,8 @@ package.
 
 import copy
 import dataclasses
+import warnings
+import zlib
 from functools import partial
 from importlib import import_module
 
@@ -21,11 +23,13 @@ from ..close import MODEL
 from ..close import alike as close
 from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
-from . import nag_oracles
+from . import ir_oracles, nag_oracles
 from . import settings_oracles as told
-from .test_astar import FINE, LEFT, MID, TWO, loop, nearly
-from .test_astar import run as run_astar
-from .test_astar import start as noise
+from .astar_oracles import FINE, LEFT, MID, TWO, loop, nearly
+from .astar_oracles import run as run_astar
+from .astar_oracles import start as noise
+from .test_ir_diffusion import masks as ir_masks
+from .test_ir_diffusion import paper, pictures
 from .test_softpag_maps import explicit_maps
 from .test_structured import PROMPT, aligned, explicit, pairs
 
@@ -62,13 +66,20 @@ BY_MASK = {
 }
 # Fields whose effect is counted; each has a test below.
 COUNTED = {
-    "softpag": {"heads", "scale", "strength", "scope", "start", "stop"},
+    "softpag": {
+        *("heads", "scale", "strength", "scope", "start", "stop"),
+        *("perturbation", "temperature", "seed"),
+    },
     "rectified": {"keep", "p_remaining", "touching", "first_frame", "block"},
     "nag": {"negative_prompt", "scale", "tau", "alpha", "layers", "start", "stop"},
     "structured": {"phrases", "form"},
     "astar": {
         *("concepts", "masks", "loss", "segregation", "retention"),
         *("step_size", "threshold", "halvings", "start", "stop"),
+    },
+    "ir-diffusion": {
+        *("reference_masks", "scene_masks", "isolation", "reposition", "start_layer", "layers"),
+        *("mask_dropout", "ref_bias", "cross_lambda", "start", "stop", "seed"),
     },
 }
 SHARED = {"dense_steps", "dense_layers", "backend"}  # of all sparse methods
@@ -158,6 +169,39 @@ def test_softpag_by_explicit_maps():
     for i, one in enumerate(wanted):
         for j, two in enumerate(wanted[:i]):
             assert ((one - two).abs().max() > 1e-4) == ((j, i) != (5, 6)), (i, j)
+
+
+PERTURBED = [
+    *({"perturbation": name} for name in ("identity", "uniform", "segment_mean", "max")),
+    dict(perturbation="temperature", temperature=2.0),
+    dict(perturbation="temperature", temperature=0.5),
+    dict(perturbation="shuffle"),
+    dict(perturbation="shuffle", seed=1),
+]
+
+
+@torch.no_grad()
+def test_softpag_perturbations_by_explicit_maps():
+    """What stands in place of the map, temperature and seed; permutations are read from the core."""
+    model, call = sd3.transformer().double(), sd3.inputs(2, dtype=torch.float64)
+    cond, image, wanted = model(**call)[0], slice(0, 4 * 6), []
+    for settings in PERTURBED:
+        method = dx.SoftPAG({SECOND: None}, 3.0, 1.0, **settings)
+        with dx.apply(model, method) as session:
+            ours = model(**call)[0]
+            (core,) = session.cores(method).values()
+        perturb = partial(
+            told.other_map,
+            image=image,
+            mode=settings["perturbation"],
+            temperature=settings.get("temperature"),
+            places=getattr(core, "places", None),
+        )
+        with explicit_maps([1], perturb):
+            wanted.append(cond + 3.0 * (cond - model(**call)[0]))
+        torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=2e-6)
+    for i, one in enumerate(wanted):
+        assert all((one - two).abs().max() > 1e-4 for two in wanted[:i]), i
 
 
 @pytest.mark.parametrize(
@@ -332,6 +376,83 @@ def test_astar_by_a_loop_written_out():
             nearly(run_astar(tiny, pipe, steps=2), wanted, plain)
         assert all((wanted - other).abs().max() > 1e-4 for other in outs), settings
         outs.append(wanted)
+
+
+# IRDiffusion ------------------------------------------------------------------------------------------
+
+LEFT_HALF, RIGHT_HALF, MIDDLE = [0, 0, 0.5, 1], [0.5, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]
+DRAWN = dict(
+    reference_masks=[MIDDLE] * 2, scene_masks=[LEFT_HALF, RIGHT_HALF], mask_dropout=0.0, start_layer=0.0
+)
+ALL, UP, LAST = [""], ["up_blocks"], ["up_blocks.1.attentions.1"]
+# Settings, and the layers that see references.
+STORIES = [
+    ({}, ALL),
+    (dict(reference_masks=[MIDDLE, LEFT_HALF]), ALL),
+    (dict(scene_masks=[LEFT_HALF, MIDDLE]), ALL),
+    (dict(isolation=False), ALL),
+    (dict(reposition="none"), ALL),
+    (dict(start_layer=0.6), LAST),
+    (dict(layers=UP), UP),
+    (dict(mask_dropout=0.5), ALL),
+    (dict(mask_dropout=0.5, seed=3), ALL),
+    (dict(ref_bias=2.0), ALL),
+    (dict(cross_lambda=0.2), ALL),
+]
+
+
+def looks(settings):
+    """Which tokens see references, by the size of the grid."""
+    found = {}
+    for side in (8, 16):
+        seed = zlib.crc32(f"{settings.get('seed', 0)} 0 {(side, side)}".encode())
+        draw = torch.rand(side * side, generator=torch.Generator().manual_seed(seed))
+        found[side * side] = draw >= settings["mask_dropout"]
+    return found
+
+
+def test_ir_diffusion_by_the_paper_written_out():
+    tiny, outs = host("sd"), []
+    pipe = tiny.build().to(torch.float64)
+    for more, layers in STORIES:
+        settings = DRAWN | more
+        first, second = ir_masks(settings["scene_masks"])
+        first = first & ~second  # the second is as large or smaller, and keeps what they share
+        facts = dict(cross_lambda=0.9) | {k: v for k, v in settings.items() if k in ir_oracles.PLAIN}
+        facts |= dict(
+            reference=ir_masks(settings["reference_masks"]),
+            scene=[first, second],
+            looks=looks(settings),
+        )
+        wanted = paper(tiny, pipe, facts, layers, steps=1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "diffusers_ext: ir-diffusion: scene masks overlap")
+            with dx.apply(pipe, dx.IRDiffusion(**settings)):
+                close(pictures(tiny, pipe, steps=1), wanted)
+        assert all(far_apart(wanted, other) for other in outs), more
+        outs.append(wanted)
+
+
+@pytest.mark.parametrize("window, changed", [({}, 0), (dict(start=0.5), 2), (dict(stop=0.25), 0)])
+def test_ir_diffusion_start_and_stop_by_the_first_step_that_changes(window, changed):
+    tiny = host("sd")
+    pipe = tiny.build()
+
+    def run(*methods):
+        latents = []
+
+        def note(pipe, step, timestep, tensors):
+            latents.append(tensors["latents"].clone())
+            return tensors
+
+        with dx.apply(pipe, *methods):
+            pictures(tiny, pipe, steps=4, callback_on_step_end=note)
+        return latents
+
+    same = list(map(torch.equal, run(dx.IRDiffusion(**DRAWN | window)), run()))
+    assert same.index(False) == changed
+    always, once = (run(dx.IRDiffusion(**DRAWN | w))[-1] for w in ({}, window))
+    assert torch.equal(always, once) == (not window)
 
 
 # What all sparse methods have -------------------------------------------------------------------------

@@ -8,9 +8,22 @@ import diffusers_ext as dx
 from ..tiny_models import flux, sd3, unet, wan
 from .test_softpag import LAYER
 
+IDENTITY = [(name, "identity") for name in ("wan", "flux", "sd3")]
+OTHERS = [
+    ("wan", "max"),
+    ("wan", "uniform"),
+    ("sd3", "segment_mean"),
+    ("wan", "temperature"),
+    ("sd3", "shuffle"),
+]
 
-@pytest.mark.parametrize("name", ["wan", "flux", "sd3"])
-def test_compiles_fullgraph_with_few_graphs(name):
+
+def slowly(cases):
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("name, mode", [*IDENTITY, OTHERS[0], *slowly(OTHERS[1:])])
+def test_compiles_fullgraph_with_few_graphs(name, mode):
     """There are two graphs more than without us: touched blocks, plain and perturbed."""
     tiny = {"wan": wan, "flux": flux, "sd3": sd3}[name]
     deep = {
@@ -22,7 +35,7 @@ def test_compiles_fullgraph_with_few_graphs(name):
     layers = [
         s.name for s in dx.summary(model).denoisers[0][3] if s.kind != "cross" and "single" not in s.name
     ][2:10]
-    method = dx.SoftPAG(heads={layer: [0, 1] for layer in layers}, strength=0.5)
+    method = dx.SoftPAG(heads={layer: [0, 1] for layer in layers}, strength=0.5, perturbation=mode)
     with dx.apply(model, method):
         eager = model(**call)[0]
     torch._dynamo.reset()
@@ -46,8 +59,15 @@ def test_compiles_fullgraph_with_few_graphs(name):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", ["wan", "flux", "sd3", "unet"])
-def test_new_image_sizes_cost_no_more_graphs_than_without_us(name):
+@pytest.mark.parametrize(
+    "name, mode",
+    [
+        *IDENTITY,
+        ("unet", "identity"),
+        *slowly([*OTHERS, ("unet", "shuffle")]),
+    ],
+)
+def test_new_image_sizes_cost_no_more_graphs_than_without_us(name, mode):
     """Six sizes stay within torch's recompile limit: no graph depends on the number of tokens."""
     tiny = {"wan": wan, "flux": flux, "sd3": sd3, "unet": unet}[name]
     model = unet.unet() if name == "unet" else tiny.transformer()
@@ -55,7 +75,7 @@ def test_new_image_sizes_cost_no_more_graphs_than_without_us(name):
     layer = layer or {"wan": "blocks.1.attn1"}.get(name, LAYER)
     blocks = [m for m in model.modules() if type(m).__name__.endswith("TransformerBlock")]
     torch._dynamo.reset()
-    with dx.apply(model, dx.SoftPAG(heads={layer: None}, strength=1.0)) as session:
+    with dx.apply(model, dx.SoftPAG(heads={layer: None}, strength=1.0, perturbation=mode)) as session:
         for block in blocks:
             block.compile(fullgraph=True, backend="eager")
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):

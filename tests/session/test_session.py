@@ -13,6 +13,7 @@ import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot
 from diffusers_ext.families.denoisers import denoisers
 from diffusers_ext.session.checks import session_of
+from diffusers_ext.session.report import pattern
 
 from ..hosts import built, every_host, host, processors
 from ..tiny_models import flux, sd3
@@ -222,22 +223,36 @@ def test_report_counts_passes_and_reads_after_close():
     assert (report.denoiser_calls, report.extra_passes) == (4, 4)
     assert [s.path for s in report.sites] == [f"transformer.{h.layer}"] and report.sites[0].calls == 8
     assert report.to_dict()["methods"][0]["heads"] == {h.layer: [0, 1]}
-    first, second, heads, row, note = str(report).splitlines()
+    first, second, ran, heads, row = str(report).splitlines()
     assert first.startswith("Methods: SoftPAG(heads=")
     assert second.startswith(
         "The pipeline called the denoiser 4 times; guidance added 4 extra passes, which took "
     )
-    assert heads.split("  ")[0] == "Module"
-    assert row.split()[:5] == [f"transformer.{h.layer}", "joint", "4", "softpag", "8"]
-    assert row.endswith(" (1)") and note == "(1) dense: no sparse method at this site."
+    assert ran == "softpag ran in 1 of 3 joint attention modules at steps 1 to 4 of 4."
+    assert heads.split() == ["Modules", "Count", "Kind", "Heads", "Methods", "Calls"]
+    assert row.split() == [f"transformer.{h.layer}", "1", "joint", "4", "softpag", "8"]
 
 
-def test_report_gives_each_reason_once():
+def test_report_gives_each_reason_once_and_alike_modules_a_line():
     pipe = host("sd3").build()
     with dx.apply(pipe, dx.CLEAR(2)) as session:
-        lines = str(session.report()).splitlines()
-    assert len(lines) == 3 + len(session.report().sites) + 1
-    assert all(line.endswith(" (1)") for line in lines[3:-1]) and lines[-1] == "(1) dense: not called yet."
+        _, _, ran, _, row, note = str(session.report()).splitlines()
+    assert ran == "clear has not run yet." and note == "(1) dense: not called yet."
+    assert row.split()[:3] == ["transformer.transformer_blocks.*.attn", "3", "joint"] and row.endswith(" (1)")
+
+
+@pytest.mark.parametrize(
+    "paths, wanted",
+    [
+        (["a.0.b.attn1"], "a.0.b.attn1"),
+        (["a.0.attn1", "a.1.attn1", "a.2.attn1"], "a.*.attn1"),
+        (["u.down.0.x.1.attn2", "u.mid.x.1.attn2"], "u.*.x.1.attn2"),
+        (["a.0", "b.1"], "*"),
+        (["a.b", "a.b.c"], "a.*"),
+    ],
+)
+def test_patterns_of_modules(paths, wanted):
+    assert pattern(paths) == wanted
 
 
 def test_report_counts_both_denoisers():

@@ -1,4 +1,4 @@
-"""Render HTML pages from Jinja templates. A page has no scripts and needs no other file."""
+"""Render HTML pages from Jinja templates. A page needs no other file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from io import BytesIO
 from typing import Any
 
 from ..score import Judged
+
+OWN = "diffusers_ext.evaluate.report"
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,15 @@ def figure(judged: Judged, label: str, png: bytes) -> Figure:
     )
 
 
-def render(template: str, title: str, **facts: Any) -> str:
-    """Fill a template with facts; all text is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def render(template: str, title: str, home: str = OWN, **facts: Any) -> str:
+    """Fill a template with facts; all text is escaped.
+
+    `home` is the package with the template. The templates here, such as the frame of a page, may be used too.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
-        loader=PackageLoader("diffusers_ext.evaluate.report"),
+        loader=ChoiceLoader([PackageLoader(package) for package in dict.fromkeys((home, OWN))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from ...outputs.record import PICTURES
 from ..rows import Row
 from . import suites
 from .entries import Entry, RowError, check_prompt
 from .ids import Ids
 from .objects import json_lines, json_list
+from .pictures import pictures
 from .tables import table
 from .text import text
 from .wildcards import expand as expand
@@ -44,6 +47,7 @@ FORMATS = MappingProxyType(
         "jsonl": Format(json_lines, ("*.jsonl", "*.ndjson")),
         "json": Format(json_list, ("*.json",)),
         "table": Format(table, ("*.csv", "*.tsv")),
+        "pictures": Format(pictures, ("*.png", "*.jpg", "*.jpeg", "*.webp")),
     }
 )
 
@@ -92,6 +96,8 @@ def _format(file: Path, name: str | None) -> Format:
     for known in FORMATS.values():
         if any(fnmatch(file.name.lower(), pattern) for pattern in known.names):
             return known
+    if file.is_dir() and any(f.suffix.lower() in PICTURES for f in file.iterdir()):
+        return FORMATS["pictures"]
     kind = "folder" if file.is_dir() else "ending"
     raise ValueError(
         f"the {kind} of {str(file)!r} does not say how prompts are written in it; name a format: "
@@ -121,3 +127,12 @@ def _rows(file: Path, entries: Iterator[Entry], skip_bad: bool) -> Iterator[Row]
             f"diffusers_ext: {bad} of {good + bad} rows of {file.name} were skipped; the first: {first}",
             stacklevel=2,
         )
+
+
+def overridden(rows: Iterable[Row], call: Mapping[str, Any], seed: int | None = None) -> Iterator[Row]:
+    """Yield rows with the arguments `call` in place of their own.
+
+    Where `seed` is given, all rows get it. So pictures can be made again with other settings.
+    """
+    for row in rows:
+        yield replace(row, call={**row.call, **call}, seed=row.seed if seed is None else seed)

@@ -71,7 +71,7 @@ class SparseCore(OrderingCore):
         placed = self.last or (next(iter(self.ready.values()), None) if self.begun else None)
         if placed is None:
             return {"why": "dense steps so far" if self.dense else "not called yet"}
-        names = "backend", "why", "density", "full_share"
+        names = "backend", "why", "density", "full_share", "pairs"
         # The order of a call is for the grid that it began with; coarser grids of a U-Net have none.
         note = self.run.order_note if placed is self.begun_with else None
         order = (
@@ -80,6 +80,11 @@ class SparseCore(OrderingCore):
             else note or "tokens put in order in every layer"
         )
         return {name: getattr(placed, name) for name in names} | {"order": order if placed.plan else ""}
+
+    def acted(self) -> bool:
+        """Return whether the call that ends now went over a plan; in compiled code, the last plan known."""
+        placed = self.last or self.begun_with
+        return not self.dense and placed is not None and placed.plan is not None
 
     def idle(self) -> str | None:
         """Return why a run was that of the plain model, or `None`; what `auto` decides is in the log."""

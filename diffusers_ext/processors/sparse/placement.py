@@ -1,5 +1,6 @@
 """Place a plan in the sequence of the pipeline: where each token is, or why there is no plan."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,12 @@ class PlacedPlan:
     keys_contiguous: bool = False
     dtype: torch.dtype | None = None  # dtype that the back-end was chosen for
     logged: bool = False  # the log has `why` there is no plan
+
+    @property
+    def pairs(self) -> int:
+        """The pairs of a query of the grid and a key that dense attention has."""
+        tokens = math.prod(self.grid)
+        return tokens * (tokens + self.text)
 
     def in_order(self, x: Tensor, layout: Layout) -> Tensor:
         """Bring keys or values `[B, N, ...]` of the pipeline into plan order."""

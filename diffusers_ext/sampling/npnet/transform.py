@@ -160,13 +160,19 @@ def load(
     if shipped:
         verify_weights(path)
     if path.suffix in FILES and not path.is_dir():
-        return read_official(path, **config or {})
+        return _noted(read_official(path, **config or {}), path)
     if weight_name is not None:
         from huggingface_hub import hf_hub_download
 
         file = path / weight_name if path.is_dir() else hf_hub_download(name, weight_name)
-        return read_official(file, **config or {})
-    return NPNetModel.from_pretrained(path if path.is_dir() else name)
+        return _noted(read_official(file, **config or {}), file)
+    return _noted(NPNetModel.from_pretrained(path if path.is_dir() else name), name)
+
+
+def _noted(model: NPNetModel, place: str | os.PathLike[str]) -> NPNetModel:
+    """Note in a network where it was read from, as diffusers does: records and recipes name it so."""
+    model.register_to_config(_name_or_path=os.fspath(place))
+    return model
 
 
 def _words(shape: tuple[int, ...]) -> str:

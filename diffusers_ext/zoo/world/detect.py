@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
-from .captions import COLOURS, NUMBERS, PLURALS, SHAPES, Object, Spec
+from .captions import COLOURS, NUMBERS, PLURALS, SHAPES, Object, Spec, parse
 from .render import PALETTE, distance
 
 _CHROMA = 0.24  # 0..1; backgrounds stay below 0.1, every palette colour above 0.55
@@ -50,6 +50,11 @@ class Verdict:
 
 def detect(image: np.ndarray) -> tuple[Found, ...]:
     """Find the objects of an image [H, W, 3], uint8 or float in 0..1, largest first."""
+    return tuple(found for found, _ in segmented(image))
+
+
+def segmented(image: np.ndarray) -> tuple[tuple[Found, np.ndarray], ...]:
+    """Find the objects of an image as `detect` does, each with its mask [H, W]."""
     rgb = _as_float(image)
     chroma = rgb.max(-1) - rgb.min(-1)
     labels, count = ndimage.label(chroma > _CHROMA)
@@ -63,8 +68,21 @@ def detect(image: np.ndarray) -> tuple[Found, ...]:
         part = labels[box] == index
         if part.sum() >= _MIN_AREA:
             for piece in _split_by_colour(part, nearest[box]):
-                found.append(_describe(piece, box, chroma[box], hue[box]))
-    return tuple(sorted(found, key=lambda f: -f.area))
+                mask = np.zeros(labels.shape, bool)
+                mask[box] = piece
+                found.append((_describe(piece, box, chroma[box], hue[box]), mask))
+    return tuple(sorted(found, key=lambda f: -f[0].area))
+
+
+def find(image: np.ndarray, name: str) -> np.ndarray | None:
+    """Return the mask [H, W] of the largest object of an image that is `name`, such as "a red circle".
+
+    It is `None` if there is none. Raises `ValueError` for a name that is not one object.
+    """
+    objects = parse(name).objects
+    if len(objects) != 1:
+        raise ValueError(f"the detector finds one object at a time, got {name!r}; name one")
+    return next((mask for found, mask in segmented(image) if found.object == objects[0]), None)
 
 
 def verify(image: np.ndarray, spec: Spec) -> Verdict:

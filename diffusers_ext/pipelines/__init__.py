@@ -1,0 +1,1 @@
+"""Pipelines of diffusers with methods and a sampler, their recipes, and parts for modular pipelines."""

@@ -1,0 +1,331 @@
+"""IR-Diffusion: several subjects keep their looks from picture to picture, and do not mix.
+
+Paper: He et al., "Improving Multi-Subject Consistency in Open-Domain Image Generation with Isolation and
+Reposition Attention" (arXiv 2411.19261). The cross-attention to the texts of the references is that of
+DreamStory (arXiv 2407.12899).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..core import Core, Layout, Method, ReportingCore, RunContext, Site, Slot, no_steps, step_window
+from ..errors import MethodError, UnsupportedError
+from ..kernels.rotary import turned
+from ..settings.fields import check_bounds, fit_fields, setting
+from .concepts import check_area
+from .reference_bank import ReferenceBank
+from .subject_rows import Rows, SubjectCall, SubjectTokens
+
+Area = Sequence[float] | Sequence[Sequence[float]]
+NEXT = "`diffusers-ext story` and dx.StoryPipeline find masks and make the calls"
+
+
+@dataclass(frozen=True)
+class IRDiffusion(Method):
+    """Draws N references and a scene in one call, so that N subjects look in the scene as in their reference.
+
+    The pipeline is called with the prompts `[reference 1, ..., reference N, scene]`. References are drawn as
+    the plain model draws them, bit for bit. In the scene only the tokens of subjects change:
+
+    - Isolation: in all layers a token of one subject does not see tokens of another one.
+    - Reposition: from layer `start_layer` on a token of subject i also sees the tokens of subject i in
+      reference i, resized to its box in the scene. `mask_dropout` of its tokens do not, drawn anew in each
+      step.
+    - Cross-attention: `cross_lambda` of what it reads comes from the prompt of reference i.
+
+    The paper moves the subject in reference and scene to one place. Here the keys of the reference alone are
+    moved, which is the same. Attention without positions sees its keys as a set, where only the number of
+    copies of a token counts. So `reposition="multiplicity"` adds the logarithm of that number to the logits
+    of a reference token. `"warp"` makes the copies, at the same result. Rotary positions (FLUX.1) act through
+    differences, so `"rope"` makes copies and turns their keys to the places in the scene. That is our
+    extension, and no figures are published for it. `"none"` takes each token of a reference once, where it
+    is.
+
+    Raises `MethodError` for masks that are missing, empty, unequal in number or the same for two subjects,
+    and for calls with other rows. Raises `UnsupportedError` for videos and where `reposition` does not fit
+    the positions of a model.
+    """
+
+    name: ClassVar[str] = "ir-diffusion"
+    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.CORE})
+
+    reference_masks: Sequence[Area] | None = setting(
+        None,
+        "areas",
+        "of the subject in each reference: a box [left, top, right, bottom] in fractions, or rows of a mask",
+    )
+    scene_masks: Sequence[Area | None] | None = setting(
+        None, "areas", "of each subject in the scene, in the same order; none for a subject that is not in it"
+    )
+    isolation: bool = setting(True, "switch", "tokens of one subject do not see those of another")
+    reposition: Literal["auto", "multiplicity", "warp", "rope", "none"] = setting(
+        "auto",
+        "kind",
+        "how a reference comes to the box of the scene: multiplicity weights its tokens, warp copies them, "
+        "rope also turns their positions, none does nothing; auto: rope with rotary positions, else "
+        "multiplicity",
+    )
+    # The published code begins at layer 36 of the 70 of SDXL.
+    start_layer: float = setting(
+        0.514, "fraction of layers", "first layer of self-attention that sees references", bounds=(0.0, 1.0)
+    )
+    layers: Sequence[str] | None = setting(
+        None, "module paths", "modules or blocks that see references, in place of start_layer"
+    )
+    mask_dropout: float = setting(
+        0.5, "share", "of the tokens of a subject that do not see its reference", bounds=(0.0, 1.0)
+    )
+    ref_bias: float = setting(0.0, "logits", "added where a reference is seen", bounds=(-20.0, 20.0))
+    cross_lambda: float = setting(
+        0.9, "share", "of cross-attention that goes to the prompt of the reference", bounds=(0.0, 1.0)
+    )
+    start: float = setting(0.0, "fraction of steps", "first step that changes", bounds=(0.0, 1.0))
+    stop: float = setting(1.0, "fraction of steps", "end of the steps that change", bounds=(0.0, 1.0))
+    seed: int = setting(0, "seed", "of the tokens that mask_dropout draws")
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+        check_bounds(self)
+        if self.start > self.stop:
+            raise MethodError(
+                f"{self.name} needs 0 <= start <= stop <= 1 (fractions of steps), got start={self.start}, "
+                f"stop={self.stop}."
+            )
+        if self.layers is not None and not self.layers:
+            raise MethodError(
+                f"{self.name} layers is a list of module paths, got none in it; for no layer set "
+                "start_layer=1."
+            )
+        for kind in ("reference_masks", "scene_masks"):
+            for number, area in enumerate(getattr(self, kind) or ()):
+                if area is not None:
+                    check_area(f"subject {number + 1} in {kind}", area, self.name)
+
+        scene = [area for area in self.scene_masks or () if area is not None]
+        if any(first == second for i, first in enumerate(scene) for second in scene[:i]):
+            raise MethodError(
+                f"{self.name} keeps subjects apart, but two of scene_masks are the same; give masks that "
+                "differ, or none for one of them."
+            )
+
+    @property
+    def subjects(self) -> int:
+        """The number of subjects, and of references."""
+        return len(self.reference_masks or ())
+
+    def select(self, sites: Sequence[Site]) -> list[Site]:
+        """Select all self-attention and joint attention, and cross-attention if it reads references."""
+        if not self.reference_masks or self.scene_masks is None:
+            raise MethodError(
+                f"{self.name} needs reference_masks and scene_masks, which say where each subject is, got "
+                f"none; {NEXT}."
+            )
+        if len(self.scene_masks) != self.subjects:
+            raise MethodError(
+                f"{self.name} has a reference mask and a scene mask for each subject, got {self.subjects} "
+                f"and {len(self.scene_masks)}; give as many, with none where a subject is not in the scene."
+            )
+        self.mutual(sites)
+        return [site for site in sites if site.kind != "cross" or self.cross_lambda > 0]
+
+    def why_not(self, site: Site, layout: Layout | None) -> str | None:
+        """Return why `reposition` does not fit the positions of a site."""
+        if site.kind == "cross" or self.reposition == "none":
+            return None
+        turned = self.reposition in ("auto", "rope")
+        if site.rotary is None and self.reposition == "rope":
+            return f"{self.name} reposition='rope' turns rotary positions, which {site.path} does not have"
+        if site.rotary is not None and not (turned and site.rotary.channels):
+            return (
+                f"{self.name} would leave references at their old place, since {site.path} has rotary "
+                "positions that reposition="
+                + (f"{self.reposition!r} does not turn" if not turned else "'rope' does not know")
+            )
+        return None
+
+    def mutual(self, sites: Sequence[Site]) -> set[str]:
+        """Return the paths of the sites whose scene tokens see references.
+
+        Raises `MethodError` for a name in `layers` that no site has.
+        """
+        own = sorted((site for site in sites if site.kind != "cross"), key=lambda site: site.index)
+        if self.layers is None:
+            return {site.path for site in own[math.ceil(self.start_layer * len(own) - 1e-9) :]}
+        found: set[str] = set()
+        for layer in self.layers:
+            inside = {s.path for s in own if any(_is_in(n, layer) for n in (s.name, s.path))}
+            if not inside:
+                raise MethodError(
+                    f"{self.name} found no self-attention in {layer!r}; see dx.summary(pipe) for its modules."
+                )
+            found |= inside
+        return found
+
+    def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
+        return CrossCore(self, site, run, inner) if site.kind == "cross" else SelfCore(self, site, run, inner)
+
+    def active(self, run: RunContext) -> bool:
+        """Return whether the current step changes."""
+        if (self.start, self.stop) == (0.0, 1.0) or run.step is None:
+            return self.start < self.stop
+        return run.step in step_window(self.start, self.stop, run.steps)
+
+    def idle(self, run: RunContext) -> str | None:
+        """Return why no step of a run changed; `None` also if the settings switch all parts off."""
+        if self.start == self.stop:
+            return no_steps(self.start, self.stop, run.steps)
+        if not any(area is not None for area in self.scene_masks):
+            return "none of its subjects is in the scene; give scene_masks an area"
+        return None
+
+
+class SubjectCore(ReportingCore):
+    """A core that changes tokens of subjects in the row of the scene, and passes all others on."""
+
+    def __init__(self, method: IRDiffusion, site: Site, run: RunContext, inner: Core) -> None:
+        self.method, self.site, self.run, self.inner = method, site, run, inner
+        # The cores of a method share what they know of a call.
+        self.call: SubjectCall = run.plans.setdefault((method.name, id(method)), SubjectCall(method, run))
+        self.call.sites.append(site)
+        self.subjects: tuple[SubjectTokens, ...] | None = None  # of the current call; None: nothing changes
+
+    def begin_call(self, like: Tensor) -> None:
+        self.call.begin(self.site, like)
+        active = self.method.active(self.run)
+        self.subjects = self.call.tokens(self.site, like.device) if active else None
+
+    def idle(self) -> str | None:
+        return self.method.idle(self.run) if self.call.has_scene else None
+
+    def put(self, rows: Rows, k: Tensor, v: Tensor, mask: Tensor | None = None) -> None:
+        """Keep what a bank takes of this call."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+        out = self.inner(q, k, v, mask, layout)
+        if self.subjects is None:
+            return out
+        rows = self.call.rows(len(q))
+        if not self.call.has_scene:
+            if not self.run.perturbed:
+                self.put(rows, k, v, mask)
+            return out
+        return self.changed(out, rows, q, k, v, mask)
+
+    def changed(
+        self, out: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Return `out [B, N, H, D]`, the plain attention, with other tokens of subjects in the scene."""
+        raise NotImplementedError(f"{type(self).__name__} must define changed()")
+
+
+class SelfCore(SubjectCore):
+    """Isolation and reposition: tokens of a subject see the scene without other subjects, and the reference.
+
+    Tokens with the same keys are taken together, so no mask of all pairs of tokens exists.
+    """
+
+    def put(self, rows: Rows, k: Tensor, v: Tensor, mask: Tensor | None = None) -> None:
+        if self.call.sees_references(self.site):
+            for s in self.subjects:
+                row = rows.reference(s.number)
+                kept = k[row][:, s.reference], v[row][:, s.reference]
+                self.call.bank.put(self.site.path, self.call.place, s.number, *kept)
+
+    def changed(
+        self, out: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if mask is not None:
+            raise UnsupportedError(
+                f"{self.method.name} changes which tokens see each other at {self.site.path}, which has an "
+                "attention mask of its own in this call; call the pipeline without one."
+            )
+        mutual = self.call.sees_references(self.site)
+        if not mutual and not self.method.isolation:
+            return out
+        row = rows.scene
+        scene = out[row].clone()
+        for s in self.subjects:
+            looking, resting = (s.looking, s.resting) if mutual else (s.scene[:0], s.scene)
+            keys, values = k[row][:, s.beside], v[row][:, s.beside]
+            if len(resting):
+                scene[:, resting] = self.inner(q[row][:, resting], keys, values, None, None)
+            if len(looking):
+                bias = None if s.copies is None else _bias(s.copies, keys)
+                ref_keys, ref_values = self.reference(rows, s, k, v)
+                keys, values = torch.cat([ref_keys, keys], 1), torch.cat([ref_values, values], 1)
+                scene[:, looking] = self.inner(q[row][:, looking], keys, values, bias, None)
+        out = out.clone()
+        out[row] = scene
+        return out
+
+    def reference(self, rows: Rows, s: SubjectTokens, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the reference tokens that are seen, `[branches, n, H, D]`."""
+        if self.call.bank is None:
+            row = rows.reference(s.number)
+            k, v = k[row][:, s.reference], v[row][:, s.reference]
+        else:
+            k, v, _ = self.call.bank.get(self.site.path, self.call.place, s.number, k)
+            k, v = k[-rows.branches :], v[-rows.branches :]  # the extra pass of guidance is conditional
+        k, v = k[:, s.taken], v[:, s.taken]
+        if s.distance is not None:
+            frames = s.distance.new_zeros(len(s.distance), 1)
+            rotary = self.site.rotary
+            k = turned(k, torch.cat([frames, s.distance], 1), rotary.channels, rotary.theta)
+        return k, v
+
+
+class CrossCore(SubjectCore):
+    """Tokens of a subject also read the prompt of its reference, in the conditional branch.
+
+    In the unconditional branch all rows have the same prompt.
+    """
+
+    def put(self, rows: Rows, k: Tensor, v: Tensor, mask: Tensor | None = None) -> None:
+        if self.call.place == 0 and self.run.pass_ != "uncond":
+            for s in self.subjects:
+                row = self.row(rows, s.number, len(k))
+                kept = k[row], v[row], None if mask is None else mask[row]
+                self.call.bank.put(self.site.path, "text", s.number, *kept)
+
+    def row(self, rows: Rows, number: int, batch: int) -> slice:
+        """Return the row of a reference in the conditional branch, which is the last one."""
+        first = batch - rows.per_branch + number
+        return slice(first, first + 1)
+
+    def changed(
+        self, out: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if self.run.pass_ == "uncond":
+            return out
+        out = out.clone()
+        for s in self.subjects:
+            if not len(s.scene):
+                continue
+            if self.call.bank is None:
+                row = self.row(rows, s.number, len(k))
+                text = k[row], v[row], None if mask is None else mask[row]
+            else:
+                text = self.call.bank.get(self.site.path, "text", s.number, k)
+            read = self.inner(q[-1:, s.scene], *text, None)
+            out[-1:, s.scene] = torch.lerp(out[-1:, s.scene], read, self.method.cross_lambda)
+        return out
+
+
+def link(cores: Mapping[Site, Core], bank: ReferenceBank) -> None:
+    """Let the cores of a session write a bank, in a call of the references alone, or read it in one scene."""
+    next(iter(cores.values())).call.bank = bank
+
+
+def _bias(copies: Tensor, beside: Tensor) -> Tensor:
+    """Return the bias of all keys `[1, 1, 1, S]`: that of a reference, then 0 for `beside [B, n, H, D]`."""
+    return torch.cat([copies.to(beside), beside.new_zeros(beside.shape[1])])[None, None, None]
+
+
+def _is_in(name: str, layer: str) -> bool:
+    """Return whether a module is the one at a path, or in the block at that path."""
+    return name == layer or name.startswith(f"{layer}.")

@@ -68,3 +68,13 @@ def run(
         watch = ray_engine.fleet(found, options, workers)
     if watch.lead:
         making.end(watch)
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Read I/N."""
+    if text is None:
+        return 0, 1
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        raise ValueError(f"--shard takes a part and the number of parts, as 0/4 to 3/4, got {text!r}")
+    return int(first), int(count)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.score import judge
-from ..outputs.record import write_image
+from ..models.prompts import misread
+from ..outputs.record import comment, write_image
 from ..outputs.video import write_video
 from ..sampling import identity
 from ..sampling.call import arguments
@@ -44,7 +45,7 @@ class DeviceLost(ValueError):
 class Maker:
     """Make pictures of one job on one device. One model is in memory at a time.
 
-    With `embed` of the job, each PNG holds its settings. What differs between two runs of a task, such as
+    With `embed` of the job, each file holds its settings. What differs between two runs of a task, such as
     seconds, is in the line only. So equal tasks are equal bytes.
     """
 
@@ -183,12 +184,15 @@ class Maker:
         image, flags = picture.image, [*picture.flags, *changes]
         record = identity.of(task.item, common) | {"size": list(image.size), "flags": flags}
         if isinstance(image, Clip):
-            write_video(place, image.frames, task.point.kind.fps)
+            text = comment(record) if self.job.output.embed else None
+            write_video(place, image.frames, task.point.kind.fps, text)
         else:
             write_image(place, image, record if self.job.output.embed else None)
         judged = judge(image, task.row.prompt, task.seed)
         line = self._facts(task, DONE) | {"file": str(task.path), **stamp(place)}
         line |= {"size": record["size"], "seconds": round(picture.seconds, 4), "flags": flags}
+        if texts := misread(task.point.model, self._pipe, [task.row.prompt], common["call"]):
+            line["warnings"] = texts
         if judged.correct is not None:
             line["verdict"] = {"correct": judged.correct, "reason": judged.reason}
         if picture.cost is not None:

@@ -53,6 +53,7 @@ class Watch(Attempts):
         self._index, self._mark, self.lead, self._each = index, mark, lead, each
         self._done: set[str] = set()
         self._failed: set[str] = set()
+        self._said: set[str] = set()  # a text for many seeds is warned of once
         self._share, self._step = 0.0, ""
         self._drawn = self._reported = self._began = time.monotonic()
         self.known = 0  # finished before this process began
@@ -73,6 +74,10 @@ class Watch(Attempts):
             self.finished += new
             for flag in line["flags"]:
                 self.say(f"warning: {line['file']} looks wrong: {flag}")
+            for text in line.get("warnings", ()):
+                if text not in self._said:
+                    self.say(f"warning: {text}")
+                    self._said.add(text)
         else:
             self._failed.add(line["id"])
             self.failures.append(Failed(Item(line["prompt"], line["seed"]), line["reason"]))

@@ -55,6 +55,7 @@ class Maker:
         self._stack = ExitStack()
         self._model: Any = None
         self._pipe: Any = None
+        self._where = ""  # the device; pipelines take milliseconds to say it
         self._session: Any = None
         self._sampler: Any = None
         self._reported = False
@@ -109,7 +110,7 @@ class Maker:
                 self._pipe = point.model.load(self.device, table.dtype, table.threads)
             except (OSError, ValueError) as error:
                 raise Refused(str(error)) from error
-            self._model = point.model
+            self._model, self._where = point.model, str(self._pipe.device)
         try:
             self._session = self._stack.enter_context(applied(self._pipe, point.methods))
         except ValueError as error:
@@ -206,7 +207,7 @@ class Maker:
         return self._facts(task, FAILED) | {"reason": reason}
 
     def _facts(self, task: Task, status: str) -> Line:
-        return facts(self.job, task, status) | {"device": str(self._pipe.device)}
+        return facts(self.job, task, status) | {"device": self._where}
 
 
 def facts(job: Job, task: Task, status: str) -> Line:

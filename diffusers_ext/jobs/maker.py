@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.score import judge
-from ..outputs.record import write_image
+from ..outputs.record import comment, write_image
 from ..outputs.video import write_video
 from ..sampling import identity
 from ..sampling.call import arguments
@@ -159,7 +159,8 @@ class Maker:
         image, flags = picture.image, [*picture.flags, *changes]
         record = identity.of(task.item, common) | {"size": list(image.size), "flags": flags}
         if isinstance(image, Clip):
-            write_video(place, image.frames, task.point.kind.fps)
+            said = comment(record) if self.job.output.embed else None
+            write_video(place, image.frames, task.point.kind.fps, said)
         else:
             write_image(place, image, record if self.job.output.embed else None)
         judged = judge(image, task.row.prompt, task.seed)

@@ -56,7 +56,9 @@ class OutputTable:
     folder: str | None = setting(None, "", "the folder; by default out/NAME beside the job file NAME.toml")
     layout: str | None = setting(None, "", "the tree of an evaluation, such as geneval")
     name: str | None = setting(None, "", "a template for the names of files, such as {index:05d}-{seed}")
-    format: str | None = setting(None, "", "png, mp4 or gif; by default png for pictures and mp4 for clips")
+    format: str | None = setting(
+        None, "", "png, jpg, webp, mp4 or gif; by default png for pictures and mp4 for clips"
+    )
     fps: float | None = setting(None, "frames/s", "of clips", bounds=(1, 240))
     embed: bool = setting(True, "", "write the settings into each PNG")
 

@@ -166,6 +166,8 @@ class Method(ABC):
 
     Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
     layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
+    `differentiable` says that gradients pass through its cores. `needs_dense` says that they repeat dense
+    attention, so no other method may decide how it is computed there.
     """
 
     __slots__ = ()
@@ -174,6 +176,8 @@ class Method(ABC):
     slots: ClassVar[frozenset[Slot]]
     reads_layout: ClassVar[bool] = True
     order_free: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+    needs_dense: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:

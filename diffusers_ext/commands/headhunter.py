@@ -128,8 +128,8 @@ def _hunter(fast: bool, style: str | None, rewards: Any, asked: dict[str, Any], 
     from dataclasses import replace
 
     from ..processors.softpag import SoftPAG
-    from ..sampling.headhunter import QUALITY, STYLE, HeadHunter
-    from ..sampling.headhunter_fast import FastHeadHunter
+    from ..sampling.headhunter.fast import FastHeadHunter
+    from ..sampling.headhunter.search import QUALITY, STYLE, HeadHunter
     from ..settings.assign import assigned
 
     own = assigned(settings, {"softpag": SoftPAG})["softpag"]
@@ -244,10 +244,12 @@ def table(found: HeadSet) -> list[str]:
 
 def usage(found: HeadSet, folder: Path) -> list[str]:
     """Return what was written and how it is used."""
-    facts, file = found.found, folder / FILE
-    scale, strength = found.settings["scale"], found.settings["strength"]
+    from ..processors.softpag import SoftPAG
+
+    facts, file, usual = found.found, folder / FILE, vars(SoftPAG())
+    changed = {name: value for name, value in found.settings.items() if value != usual[name]}
+    words = " ".join(f"--set {name}={value}" for name, value in {"heads": file, **changed}.items())
     return [
         f"{facts['pictures']} pictures, {facts['evaluations']} evaluations of the denoiser",
-        f"wrote {file} and beside it {MAP}; use it by --method softpag --set heads={file} "
-        f"--set scale={scale:g} --set strength={strength:g}",
+        f"wrote {file} and beside it {MAP}; use it by --method softpag {words}",
     ]

@@ -42,11 +42,12 @@ def scorers(pairs: Sequence[tuple[str, float]], device: str | None = None) -> Sc
     quiet_libraries()
     rewards = [(named(name, device), weight) for name, weight in pairs]
     ensemble(rewards)  # checks the weights
-    facts = tuple(
-        {"name": n, "weight": w, "weights": _weights(n, r)}
-        for (n, w), (r, _) in zip(pairs, rewards, strict=True)
-    )
-    return Scorers(rewards, facts)
+    return Scorers(rewards, facts([(n, r, w) for (n, w), (r, _) in zip(pairs, rewards, strict=True)]))
+
+
+def facts(rewards: Sequence[tuple[str, Any, float]]) -> tuple[dict[str, Any], ...]:
+    """Return what a record says of rewards, each with its name and its weight."""
+    return tuple({"name": n, "weight": w, "weights": _weights(n, r)} for n, r, w in rewards)
 
 
 def _weights(name: str, reward: Any) -> str:

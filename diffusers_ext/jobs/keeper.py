@@ -13,7 +13,7 @@ from ..errors import MethodError
 from ..outputs import claim
 from ..outputs.files import PARTIAL, subfolder
 from .layouts import Layout, prepare
-from .manifest import FOLDER, Index, Writer
+from .manifest import FOLDER, Each, Index, Writer
 from .tasks import Task
 
 CLAIMS = ".claims"
@@ -32,14 +32,14 @@ class Keeper:
     """Hold claims on tasks of the output folder `out`, and write the manifest.
 
     A claim is a lock of the operating system on a small file. It ends with its process, so the task of a
-    killed worker is free again.
+    killed worker is free again. `each` is called with every line that was written before.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, each: Each = lambda line, again: None) -> None:
         self.out = out
         self._claims = subfolder(out, FOLDER, CLAIMS)
         self.index = Index(out)
-        self.index.refresh()
+        self.index.refresh(each)
         self.writer = Writer(out)
 
     def finished(self, task: Task) -> bool:

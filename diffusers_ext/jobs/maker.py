@@ -33,6 +33,10 @@ class Refused(ValueError):
     """A point of the grid cannot be made at all, whatever the prompt and the seed."""
 
 
+class DeviceLost(ValueError):
+    """The device of this process does not work any more, so the process must end."""
+
+
 class Maker:
     """Make pictures of one job on one device. One model is in memory at a time.
 
@@ -91,7 +95,10 @@ class Maker:
             self._pipe = self._model = None
             free_memory()
             table = self.job.model
-            self._pipe = point.model.load(self.device, table.dtype, table.threads)
+            try:
+                self._pipe = point.model.load(self.device, table.dtype, table.threads)
+            except (OSError, ValueError) as error:
+                raise Refused(str(error)) from error
             self._model = point.model
         try:
             self._session = self._stack.enter_context(applied(self._pipe, point.methods))
@@ -131,6 +138,14 @@ class Maker:
             if not hits_all(error):
                 raise
             raise Refused(str(error)) from error
+        except RuntimeError as error:
+            if not hits_all(error):
+                raise
+            first = str(error).splitlines()[0]
+            raise DeviceLost(
+                f"the device {self._pipe.device} failed ({first}); finished pictures are complete, so run "
+                "the same command again"
+            ) from error
         return made, {failed.item: failed for failed in watch.caught[before:]}
 
     def _tile(self) -> bool:
@@ -165,7 +180,7 @@ class Maker:
             write_image(place, image, record if self.job.output.embed else None)
         judged = judge(image, task.row.prompt, task.seed)
         line = self._facts(task, DONE) | {"file": str(task.path), **stamp(place)}
-        line |= {"seconds": round(picture.seconds, 4), "flags": flags}
+        line |= {"size": record["size"], "seconds": round(picture.seconds, 4), "flags": flags}
         if judged.correct is not None:
             line["verdict"] = {"correct": judged.correct, "reason": judged.reason}
         if picture.cost is not None:

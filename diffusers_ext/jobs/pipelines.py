@@ -58,7 +58,7 @@ def kind(model: Checkpoint, output: tables.OutputTable, call: Mapping[str, Any],
     if suffix not in suffixes:
         raise ValueError(
             f"{path}: {model.name} makes {'clips' if video else 'pictures'}, which [output] format writes as "
-            f"{' or '.join(s[1:] for s in suffixes)}, got {output.format!r}; change it or leave it out"
+            f"{', '.join(s[1:] for s in suffixes)}, got {output.format!r}; change it or leave it out"
         )
     if not video and output.fps is not None:
         raise ValueError(f"{path}: {model.name} makes pictures, which have no [output] fps; leave it out")

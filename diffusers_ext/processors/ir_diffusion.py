@@ -6,7 +6,7 @@ DreamStory (arXiv 2407.12899).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,6 +18,7 @@ from ..errors import MethodError, UnsupportedError
 from ..kernels.rotary import turned
 from ..settings.fields import check_bounds, fit_fields, setting
 from .concepts import check_area
+from .reference_bank import ReferenceBank
 from .subject_rows import Rows, SubjectCall, SubjectTokens
 
 Area = Sequence[float] | Sequence[Sequence[float]]
@@ -105,6 +106,13 @@ class IRDiffusion(Method):
                 if area is not None:
                     check_area(f"subject {number + 1} in {kind}", area, self.name)
 
+        scene = [area for area in self.scene_masks or () if area is not None]
+        if any(first == second for i, first in enumerate(scene) for second in scene[:i]):
+            raise MethodError(
+                f"{self.name} keeps subjects apart, but two of scene_masks are the same; give masks that "
+                "differ, or none for one of them."
+            )
+
     @property
     def subjects(self) -> int:
         """The number of subjects, and of references."""
@@ -187,7 +195,7 @@ class SubjectCore(ReportingCore):
         self.subjects: tuple[SubjectTokens, ...] | None = None  # of the current call; None: nothing changes
 
     def begin_call(self, like: Tensor) -> None:
-        self.call.begin(self.site, len(like))
+        self.call.begin(self.site, like)
         active = self.method.active(self.run)
         self.subjects = self.call.tokens(self.site, like.device) if active else None
 
@@ -306,6 +314,11 @@ class CrossCore(SubjectCore):
             read = self.inner(q[-1:, s.scene], *text, None)
             out[-1:, s.scene] = torch.lerp(out[-1:, s.scene], read, self.method.cross_lambda)
         return out
+
+
+def link(cores: Mapping[Site, Core], bank: ReferenceBank) -> None:
+    """Let the cores of a session write a bank, in a call of the references alone, or read it in one scene."""
+    next(iter(cores.values())).call.bank = bank
 
 
 def _bias(copies: Tensor, beside: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def test_parts_are_joined(cli, saved_model, tmp_path):
 
 
 def test_a_request_to_stop_keeps_the_log(saved_model, tmp_path):
-    words = hunt(saved_model, tmp_path, "--pairs", 400, "--batch", 1)
+    words = hunt(saved_model, tmp_path, "--suite", "tuning", "--pairs", 400, "--batch", 1)
     run = subprocess.Popen(
         [sys.executable, "-m", "diffusers_ext", *map(str, words)], stderr=subprocess.PIPE, text=True
     )

@@ -122,16 +122,15 @@ def test_files_that_are_no_head_set_are_refused(tmp_path, why):
 
 
 def test_the_card_shows_how_the_set_is_used():
-    heads = found(built("sd3")[1], settings={"scale": 3.0, "strength": 0.25})
+    _, pipe = built("sd3")
+    heads = found(pipe, settings={"scale": 3.0, "strength": 0.25})
     card = heads.card("someone/heads")
-    (code,) = (text.split("```")[0] for text in card.split("```python\n")[1:])
     assert "base_model" not in card and f"| 1 | `{SECOND}` | 2 | 0.9000 |" in card
-    names = {}
-    lines = [line for line in code.splitlines() if "hub" not in line]
-    exec(
-        "\n".join([*lines[:-1], "method = " + lines[-1].partition("pipe, ")[2][:-1]]), {"heads": heads}, names
-    )
-    assert names["method"] == dx.SoftPAG(heads=heads, scale=3.0, strength=0.25)
+    code = card.split("```python\n")[1].split("```")[0]
+    names = {"heads": heads, "pipe": pipe}
+    exec("\n".join(line for line in code.splitlines() if "hub" not in line), names)
+    with names["session"] as session:
+        assert session.methods == (dx.SoftPAG(heads=heads, scale=3.0, strength=0.25),)
 
 
 def test_push_to_hub_uploads_set_and_card(monkeypatch):

@@ -9,10 +9,11 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.errors import MethodError
 from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.sampling.headhunter.pairs import Pair, pairs_of
 
-from ..close import close
-from ..hosts import HOSTS, built
-from .searches import counted, redness, unchanged
+from ...close import close
+from ...hosts import HOSTS, built
+from ..searches import counted, redness, unchanged
 
 GENTLE = dx.SoftPAG(scale=3.0, strength=0.25)  # small enough that the effects of heads add up
 PROMPTS = ["a red circle", "a blue star"]
@@ -133,6 +134,10 @@ def test_heads_without_a_score_rank_last_and_are_reported():
     every = heads_in(tiny, pipe)
     assert (found.picks[0].path, found.picks[0].head) == every[4]
     assert found.alone[every[0][0]][:2] == [None, None] and found.found["plain"] is None
+    calls.clear()
+    with pytest.warns(UserWarning, match="such heads are not taken"):
+        some = dx.HeadHunter(broken, top_k=12, pairs=1, pack=3).search(pipe, PROMPTS[0], **call_of(tiny))
+    assert len(some.picks) == 10 and all(math.isfinite(pick.score) for pick in some.picks)
     hunter = dx.HeadHunter(lambda images, prompts: [math.inf] * len(images), top_k=1, pairs=1)
     with pytest.raises(MethodError, match="no finite number for any of 12 heads"):
         hunter.search(pipe, PROMPTS[0], **call_of(tiny))
@@ -230,8 +235,8 @@ def test_defaults_are_those_of_the_paper():
     )
     assert [quality._count(n) for n in (576, 1368, 24, 3)] == [24, 24, 6, 1]
     assert (style.rounds, style.top_k, style.pairs, style.guidance.strength) == (5, 3, 5, 1.0)
-    assert [p.prompt for p in style._pairs(["a dog"], 3)] == ["watercolour, a dog"] * 5
-    assert [p.seed for p in style._pairs(["a dog"], 3)] == [3, 4, 5, 6, 7]
+    pairs = pairs_of(["a dog"], 3, style.pairs, style.prefix)
+    assert pairs == [Pair("watercolour, a dog", seed) for seed in range(3, 8)]
 
 
 REFUSED = {
@@ -264,6 +269,8 @@ SEARCHES = {
     "needs a folder for its log": dict(shard=(0, 2)),
     "draws one picture for each pair, got 2": dict(num_images_per_prompt=2),
     "takes no speed": dict(speed=1),
+    "gives a pipeline its generator": dict(generator=torch.Generator()),
+    "gives a pipeline its output_type": dict(output_type="np"),
 }
 
 

@@ -1,0 +1,295 @@
+"""Draw a story: subjects look alike in a series of scenes, and do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import MethodError, UnsupportedError
+from ..processors.ir_diffusion import IRDiffusion, link
+from ..processors.reference_bank import ReferenceBank
+from ..processors.subject_maps import SubjectMaps, subject_masks
+from ..sampling.call import makes_videos, run, seed_of
+from ..sampling.generate import to_image
+from ..sampling.items import Item
+from ..session.session import Session, apply
+from . import story_text
+from .story_text import StoryScene
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Segmenter = Callable[[np.ndarray, str], Any]
+FINEST = 128  # places along the longer side of a mask that is kept
+AGAIN = 1000  # what the seed of a scene grows by when it is drawn again
+FULL = [[0.0, 0.0, 1.0, 1.0]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of a story, its prompt, and the names of its subjects.
+
+    `plain` is the same scene without the method, from the same noise; for a reference it is the picture
+    itself. `masks` has the places of each subject in `plain` as `[h, w]`, from 0 to 1. `missing` names
+    subjects that the scene asks for and that were not found, so that nothing keeps their looks.
+    """
+
+    image: Image
+    plain: Image
+    prompt: str
+    seed: int
+    subjects: tuple[str, ...]
+    masks: Mapping[str, list[list[float]]] = field(repr=False)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Story:
+    """The pictures of a story: a reference of each subject by name, then its scenes.
+
+    `cache_gib` is the size of the keys and values of the references that were kept for all scenes.
+    """
+
+    references: Mapping[str, Panel]
+    panels: tuple[Panel, ...]
+    cache_gib: float = 0.0
+
+    @property
+    def images(self) -> list[Image]:
+        """The scenes as pictures."""
+        return [panel.image for panel in self.panels]
+
+
+class StoryPipeline:
+    """Draws references of subjects, and scenes in which they look alike, with IR-Diffusion.
+
+    1. References are drawn from one noise, and scenes are rehearsed as the plain model draws them.
+    2. Subjects are found in both: by `segmenter(image [H, W, 3] from 0 to 1, text)`, which returns a mask
+       `[H, W]` or `None`, or by cross-attention if there is no segmenter. A scene without one of its subjects
+       is rehearsed with another seed, at most `tries` times.
+    3. References are drawn once more, and the keys and values of their subjects are kept for all scenes.
+    4. Scenes are drawn from the noise of their rehearsal. A scene without subjects is its rehearsal.
+
+    `method` has the settings of `IRDiffusion`, without masks. `cache` says where keys and values are kept:
+    `"device"`, `"cpu"`, or `"off"`, where references are drawn again with each scene. The pipeline itself
+    stays as it is.
+
+    Raises `UnsupportedError` for models that the method cannot run on, and for models without cross-attention
+    if there is no segmenter. Raises `MethodError` for a story that does not fit, and for a cache above
+    `cache_limit_gib` before the first step that would fill it.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        method: IRDiffusion | None = None,
+        *,
+        segmenter: Segmenter | None = None,
+        tries: int = 3,
+        cache: Literal["device", "cpu", "off"] = "device",
+        cache_limit_gib: float = 16.0,
+    ) -> None:
+        self.pipe = pipe
+        self.method = IRDiffusion() if method is None else method
+        self.segmenter = segmenter
+        self.tries = tries
+        self.cache = cache
+        self.cache_limit_gib = cache_limit_gib
+        if tries < 1:
+            raise MethodError(f"a scene is rehearsed once or more, got tries={tries}; 3 is usual.")
+        if cache not in ("device", "cpu", "off"):
+            raise MethodError(f"a story keeps its references on device, cpu or off, got cache={cache!r}.")
+        if makes_videos(pipe):
+            raise UnsupportedError(
+                f"a story is made of pictures, and {type(pipe).__name__} makes videos; use a model of "
+                "pictures."
+            )
+        with apply(pipe, self._method(FULL, FULL)):
+            pass  # it refuses models before anything is drawn
+        if segmenter is None:
+            self._check_attention()
+
+    def __call__(
+        self, subjects: Mapping[str, str], scenes: Sequence[str | StoryScene], seed: int = 0, **call: Any
+    ) -> Story:
+        """Draw a story; `call` goes to the pipeline, such as `num_inference_steps`.
+
+        `subjects` maps names to texts. A scene is a text that names subjects by name or by text, or a
+        `StoryScene`. References have the noise of `seed`, and scene number i that of `seed + i`.
+        """
+        drawn = list(self.panels(subjects, scenes, seed, **call))
+        references = {name: panel for name, panel, _ in drawn if name is not None}
+        return Story(references, tuple(panel for name, panel, _ in drawn if name is None), drawn[-1][2])
+
+    def panels(
+        self, subjects: Mapping[str, str], scenes: Sequence[str | StoryScene], seed: int = 0, **call: Any
+    ) -> Iterator[tuple[str | None, Panel, float]]:
+        """Yield each picture when it is done: references with their names, then scenes.
+
+        The last value is the size of the cache in GiB.
+        """
+        found = story_text.checked(subjects)
+        if isinstance(scenes, str) or not scenes:
+            raise MethodError(
+                f"a story has a list of scenes, such as ['ann and ben'], got {scenes!r}; write one or more."
+            )
+        read = [story_text.read(scene, found) for scene in scenes]
+        references, calls = self._references(found, seed_of(seed), call)
+        yield from ((name, panel, 0.0) for name, panel in references.items())
+        bank = self._bank(references, calls, call) if self._needed(read) else None
+        size = 0.0 if bank is None else bank.gib
+        for number, scene in enumerate(read):
+            panel = self._rehearsal(scene, seed_of(seed + number), found, call)
+            held = [name for name in panel.subjects if name not in panel.missing]
+            if held:
+                image = self._drawn(panel, held, references, bank, call)
+                panel = replace(panel, image=image)
+            yield None, panel, size
+
+    # steps of a story ---------------------------------------------------------------------------------------
+
+    def _references(
+        self, subjects: Mapping[str, str], seed: int, call: Mapping[str, Any]
+    ) -> tuple[dict[str, Panel], int]:
+        """Draw the references; return them, and the number of calls of the denoiser that they took."""
+        scenes = [StoryScene(text, {name: story_text.words(text)}) for name, text in subjects.items()]
+        panels, calls = self._plain(scenes, [seed] * len(scenes), subjects, call)
+        for panel in panels:
+            if panel.missing:
+                raise MethodError(
+                    f"{panel.missing[0]} ({panel.prompt!r}) was not found in its reference, seed {seed}, so "
+                    "nothing says what it looks like; take another seed or text."
+                )
+        return dict(zip(subjects, panels, strict=True)), calls
+
+    def _rehearsal(
+        self, scene: StoryScene, seed: int, subjects: Mapping[str, str], call: Mapping[str, Any]
+    ) -> Panel:
+        """Draw a scene as the plain model does, until all of its subjects are found."""
+        best = None
+        for number in range(self.tries):
+            (panel,), _ = self._plain([scene], [seed_of(seed + AGAIN * number)], subjects, call)
+            if best is None or len(panel.missing) < len(best.missing):
+                best = panel
+            if not panel.missing:
+                break
+        return best
+
+    def _plain(
+        self,
+        scenes: Sequence[StoryScene],
+        seeds: Sequence[int],
+        subjects: Mapping[str, str],
+        call: Mapping[str, Any],
+    ) -> tuple[list[Panel], int]:
+        """Draw scenes in one call of the plain model, and find their subjects."""
+        words = [list(scene.subjects.values()) for scene in scenes]
+        observed = self.segmenter is None and any(words)
+        with apply(self.pipe, *([SubjectMaps(words)] if observed else [])) as session:
+            arrays = self._call([s.prompt for s in scenes], seeds, call)
+            found = self._by_attention(session) if observed else [[None] * len(w) for w in words]
+        calls = session.report().denoiser_calls
+        panels = []
+        for scene, seed, array, masks in zip(scenes, seeds, arrays, found, strict=True):
+            if self.segmenter is not None:
+                masks = [_mask(self.segmenter(array, subjects[name]), array) for name in scene.subjects]
+            held = {name: m for name, m in zip(scene.subjects, masks, strict=True) if m is not None}
+            missing = tuple(name for name in scene.subjects if name not in held)
+            image = to_image(array, Item(scene.prompt, seed))
+            panels.append(Panel(image, image, scene.prompt, seed, tuple(scene.subjects), held, missing))
+        return panels, calls
+
+    def _bank(
+        self, references: Mapping[str, Panel], calls: int, call: Mapping[str, Any]
+    ) -> ReferenceBank | None:
+        """Draw the references once more, and keep what scenes will see of them."""
+        if self.cache == "off":
+            return None
+        areas = [panel.masks[name] for name, panel in references.items()]
+        device = "cpu" if self.cache == "cpu" else None
+        bank = ReferenceBank(device, calls, self.cache_limit_gib, range(len(areas)))
+        with apply(self.pipe, self._method(areas, [None] * len(areas))) as session:
+            link(session.cores(session.methods[0]), bank)
+            panels = list(references.values())
+            self._call([p.prompt for p in panels], [p.seed for p in panels], call, output_type="latent")
+        return bank
+
+    def _drawn(
+        self,
+        panel: Panel,
+        held: Sequence[str],
+        references: Mapping[str, Panel],
+        bank: ReferenceBank | None,
+        call: Mapping[str, Any],
+    ) -> Image:
+        """Draw a scene with the subjects `held`, from the noise of its rehearsal."""
+        areas = [references[name].masks[name] for name in held]
+        with apply(self.pipe, self._method(areas, [panel.masks[name] for name in held])) as session:
+            if bank is None:
+                prompts = [references[name].prompt for name in held]
+                seeds = [references[name].seed for name in held]
+            else:
+                numbers = [list(references).index(name) for name in held]
+                link(session.cores(session.methods[0]), bank.reader(numbers))
+                prompts, seeds = [], []
+            array = self._call([*prompts, panel.prompt], [*seeds, panel.seed], call)[-1]
+        return to_image(array, Item(panel.prompt, panel.seed))
+
+    # parts --------------------------------------------------------------------------------------------------
+
+    def _call(
+        self, prompts: Sequence[str], seeds: Sequence[int], call: Mapping[str, Any], output_type: str = "np"
+    ) -> Any:
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        return run(self.pipe, prompts, {**call, "output_type": output_type}, generator=generators).images
+
+    def _method(self, references: Sequence[Any], scene: Sequence[Any]) -> IRDiffusion:
+        return replace(self.method, reference_masks=references, scene_masks=scene)
+
+    def _by_attention(self, session: Session) -> list[list[list[list[float]] | None]]:
+        cores = session.cores(session.methods[0])
+        masks = subject_masks(cores, session.run.layout)
+        return [[mask.int().tolist() if mask.any() else None for mask in each] for each in masks]
+
+    def _needed(self, scenes: Sequence[StoryScene]) -> bool:
+        return any(scene.subjects for scene in scenes)
+
+    def _check_attention(self) -> None:
+        try:
+            with apply(self.pipe, SubjectMaps([])):
+                pass
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                "a story finds its subjects by cross-attention, which this "
+                f"{type(self.pipe).__name__} does not show; pass segmenter=, a function of a picture and the "
+                "text of a subject that returns its mask."
+            ) from error
+
+
+def _mask(found: Any, array: np.ndarray) -> list[list[float]] | None:
+    """Return the mask of a segmenter in rows, at most `FINEST` places along a side; `None` if it is empty."""
+    if found is None:
+        return None
+    mask = torch.as_tensor(np.asarray(found), dtype=torch.float32)
+    if mask.shape != array.shape[:2]:
+        raise MethodError(
+            f"a segmenter returns a mask of the picture's shape {array.shape[:2]}, got {tuple(mask.shape)}; "
+            "return one value for each pixel."
+        )
+    if not bool(mask.any()):
+        return None
+    return _smaller(mask.clamp(0, 1)).tolist()
+
+
+def _smaller(mask: Tensor) -> Tensor:
+    factor = -(-max(mask.shape) // FINEST)
+    if factor == 1:
+        return mask
+    size = [-(-side // factor) for side in mask.shape]
+    return F.interpolate(mask[None, None], size, mode="area")[0, 0]

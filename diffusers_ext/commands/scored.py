@@ -34,7 +34,8 @@ def score(images: Path, layout: str, out: str) -> None:
     names = [picture.path.relative_to(images.expanduser()).as_posix() for picture in pictures]
     verdicts = [{"file": name, **_known(plain_data(v))} for name, v in zip(names, judged, strict=True)]
     write_json(folder / FILE, found | {"pictures": verdicts})
-    for line in opt.aligned(rows(found, "right")):
+    (task, _, *right), *body = rows(found, "right")  # a prompt may have several pictures
+    for line in opt.aligned([[task, "pictures", *right], *body]):
         typer.echo(line)
     if unknown:
         typer.echo(f"{len(unknown)} of {len(judged)} pictures are not counted: {unknown[0].reason}")

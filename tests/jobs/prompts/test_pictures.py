@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffusers_ext.jobs.job import Job
 from diffusers_ext.jobs.prompts import overridden, read
 from diffusers_ext.outputs.record import write_image
 
@@ -49,8 +50,21 @@ def test_settings_can_be_overridden(tmp_path):
     theirs(tmp_path / "a.png", THEIRS)
     (row,) = overridden(read(tmp_path / "a.png"), {"num_inference_steps": 4})
     assert row.call["num_inference_steps"] == 4 and row.call["guidance_scale"] == 7.0 and row.seed == 99
-    (row,) = overridden(read(tmp_path / "a.png"), {}, seed=0)
-    assert row.seed == 0
+    (row,) = overridden(read(tmp_path / "a.png"), {}, seeds=False)
+    assert row.seed is None and row.call["num_inference_steps"] == 20
+
+
+def test_a_job_makes_pictures_again_with_other_settings(tmp_path):
+    for name, seed in (("a.png", 7), ("b.png", 8)):
+        write_image(tmp_path / name, PICTURE, RECORD | {"seed": seed})
+    for more, seeds in (("", [7, 8]), ('seeds = "0-1"\n', [0, 1, 0, 1]), ("seeds = [0]\n", [0, 0])):
+        job = tmp_path / "job.toml"
+        job.write_text(f'[prompts]\nfile = "."\noverride = true\n{more}[call]\nnum_inference_steps = 9\n')
+        read_job = Job.read(job)
+        rows = list(read_job.rows())
+        assert [row.call["num_inference_steps"] for row in rows] == [9, 9]
+        found = [seed for row in rows for seed in ((row.seed,) if row.seed is not None else read_job.seeds)]
+        assert found == seeds
 
 
 def test_pictures_that_say_nothing_are_named_and_can_be_skipped(tmp_path, refused):

@@ -145,7 +145,7 @@ def test_a_job_in_which_nothing_works_gives_up(cli, broken, tmp_path):
 
 def test_a_point_that_is_refused_fails_alone(cli, tmp_path):
     text = TURBO + PROMPTS + '[[method]]\nname = "nag"\n[grid]\nmethod = ["plain", "gna"]\n'
-    code, said, err = cli("run", write(tmp_path, text))
+    code, said, _err = cli("run", write(tmp_path, text))
     if code == 0:
         pytest.fail("gna fits this model now; take a method that does not")
     assert code == 1 and "6 of 12 images are finished" in said
@@ -198,7 +198,7 @@ def test_a_picture_of_one_colour_is_flagged(cli, broken, tmp_path):
 
     broken([0], grey)
     path = write(tmp_path, TURBO + PROMPTS.replace('"0-2"', "[0]"))
-    code, _, err = cli("run", path)
+    _code, _, err = cli("run", path)
     flags = {flag for line in lines(tmp_path / "out" / "job") for flag in line["flags"]}
     page = (tmp_path / "out" / "job" / "index.html").read_text()
     with Image.open(next((tmp_path / "out" / "job").glob("*.png"))) as image:

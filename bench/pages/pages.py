@@ -132,7 +132,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "maps": _filed("maps-shapes-sd", maps.to_markdown),
-    "headhunter-shapes-sd3": _filed("headhunter-shapes-sd3", headhunter.to_markdown),
+    **{f"headhunter-{m}": _filed(f"headhunter-{m}", headhunter.to_markdown) for m in headhunter.MODELS},
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
     "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),

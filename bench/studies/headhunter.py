@@ -39,6 +39,7 @@ from diffusers_ext.sampling.call import arguments
 from ..pages.markdown import markdown
 from ..runner import suite_parser
 
+MODELS = "shapes-sd", "shapes-sd3"  # that the page shows
 SUITE, TUNING = "held-out", "tuning"
 PACK = 12  # rows of a call
 # Scale and strength. A layer tries as many of `ALONE` as it has heads, and the best layer `MORE`.

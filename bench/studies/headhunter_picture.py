@@ -15,8 +15,7 @@ from diffusers_ext.outputs.record import write_image
 
 from ..ledger import committed
 from ..pages.pages import ROOT
-
-MODELS = ("shapes-sd3",)
+from .headhunter import MODELS
 
 
 def maps(results: Sequence[Mapping[str, Any]]) -> Image.Image:

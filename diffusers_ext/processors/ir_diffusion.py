@@ -107,7 +107,6 @@ class IRDiffusion(Method):
             for number, area in enumerate(getattr(self, kind) or ()):
                 if area is not None:
                     check_area(f"subject {number + 1} in {kind}", area, self.name)
-
         scene = [area for area in self.scene_masks or () if area is not None]
         if any(first == second for i, first in enumerate(scene) for second in scene[:i]):
             raise MethodError(

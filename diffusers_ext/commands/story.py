@@ -13,7 +13,8 @@ from . import seeds
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
-    from ..pipelines.story import Panel, StoryPipeline
+    from ..pipelines.story import StoryPipeline
+    from ..pipelines.story_panel import Panel
     from .story_file import Told
 
 FILE, SHEET = "story.json", "story.png"

@@ -47,6 +47,7 @@ ALLOWED = {
         "explore",
         "families",
         "jobs",
+        "jobs/prompts",
         "kernels/block_sparse",
         "models",
         "outputs",

@@ -44,7 +44,7 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
     for sentence in [*_others(record, now), *_versions(record.get("versions", {}), versions())]:
         opt.warn(sentence)
     item = Item(str(record["prompt"]), seed_of(record["seed"]))
-    call = arguments(pipe, {}, unread=True, **record["call"])
+    call = arguments(pipe, {}, unread=True, **_call(record["call"], source))
     sampler = _sampler(samplers, checkpoint, source)
     progress = making.progress(1, "clip" if record.get("fps") else "image")
     with progress, applied(pipe, methods):
@@ -57,15 +57,24 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
 
 
 def _check(path: Path, record: Mapping[str, Any]) -> None:
-    kinds = {"methods": list, "call": dict, "model": str, "prompt": str}
-    for key in _NEEDED:
-        if key not in record or not isinstance(record[key], kinds.get(key, object)):
-            raise ValueError(
-                f"a picture is made again from a record of generate, and that of {path.name} has no {key}; "
-                "it was made by another command or program"
-            )
-    if not all(isinstance(method, dict) and "name" in method for method in record["methods"]):
-        raise ValueError(f"the record of {path.name} has methods without names; it was changed")
+    if missing := [key for key in _NEEDED if key not in record]:
+        raise ValueError(
+            f"a picture is made again from a record of generate, and that of {path.name} has no "
+            f"{missing[0]}; it was made by another command or program"
+        )
+
+
+def _call(found: dict[str, Any], source: str) -> dict[str, Any]:
+    """Check the arguments of a record; raises `ValueError` for those that no record has."""
+    from ..jobs.prompts.entries import ARGUMENTS
+    from ..pipelines.recipe import NEVER
+    from ..settings.fields import fit
+
+    for name, value in found.items():
+        if name in NEVER or "callback" in name:
+            raise ValueError(f"{source} sets {name}, which belongs to a single call; it was changed")
+        fit(value, ARGUMENTS.get(name, Any), f"{source}: {name}")
+    return found
 
 
 def _split(found: list[dict[str, Any]], source: str) -> tuple[tuple[Any, ...], list[dict[str, Any]]]:
@@ -84,26 +93,57 @@ def _split(found: list[dict[str, Any]], source: str) -> tuple[tuple[Any, ...], l
 
 def _sampler(found: list[dict[str, Any]], model: Checkpoint, source: str) -> Any:
     """Return the sampler of a record, or `None`; warns of what no record can fix."""
-    from ..settings.samplers import from_dict
+    from dataclasses import replace
+
+    from ..pipelines.sampler_data import from_data
 
     if not found:
         return None
-    (data,) = found
-    if "prune_reward" in data:
+    if len(found) > 1:
         raise ValueError(
-            f"{source} has a search with a reward that only prunes, which is no name; run it anew"
+            f"{source} has several searches, {', '.join(f['name'] for f in found)}; it was changed"
         )
-    facts = [fact for fact in data.get("rewards", []) if isinstance(fact, dict)]
-    texts = [f"{fact.get('name')}:{fact.get('weight', 1)}" for fact in facts]
-    scorers = scoring.chosen(texts, model, None) if texts else None
+    data = _rebuildable(found[0], source)
+    facts = [fact for fact in data.pop("rewards", None) or [] if isinstance(fact, dict)]
+    scorers = (
+        scoring.chosen([f"{f.get('name')}:{f.get('weight', 1)}" for f in facts], model, None)
+        if facts
+        else None
+    )
     for was, now in zip(facts, scorers.facts if scorers else (), strict=True):
         if was.get("weights") != now["weights"]:
             opt.warn(f"the weights of the reward {now['name']} are others than those of the record")
     if data.get("seconds") is not None:
-        opt.warn(
-            f"the search had {data['seconds']} s, so a slower or faster machine may choose another picture"
-        )
-    return from_dict(data, scorers.rewards if scorers else None)
+        opt.warn(f"the search ended after {data['seconds']} s at most, and may now end elsewhere")
+    return replace(from_data(data, source), rewards=scorers.rewards if scorers else None)
+
+
+def _rebuildable(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the data of a sampler with the name of its network in place of the checksum."""
+    if "prune_reward" in data:
+        raise ValueError(f"{source} has a search with prune_reward, which has no name; run it from Python")
+    found = dict(data)
+    if isinstance(network := found.get("model"), str):
+        found["model"] = _network(network, source)
+    for name in ("noise", "refine"):
+        if isinstance(inner := found.get(name), dict):
+            found[name] = _rebuildable(inner, source)
+    return found
+
+
+def _network(mark: str, source: str) -> str:
+    """Return the name of the network in the zoo whose checksum a record has."""
+    from ..sampling.npnet.transform import NPNet
+    from ..settings.samplers import as_dict
+    from ..zoo.catalogue import NOISES
+
+    for name in NOISES:
+        if as_dict(NPNet.from_pretrained(name))["model"] == mark:
+            return name
+    raise ValueError(
+        f"{source} has a network {mark[:24]!r}, which is none of the zoo ({', '.join(NOISES)}); search again "
+        "with its folder"
+    )
 
 
 def _device(name: str) -> str | None:
@@ -157,6 +197,5 @@ def _compared(path: Path, target: Path) -> str:
     gaps = np.abs(one - other).max(-1)
     if not gaps.any():
         return f"the same pixels as {path.name}, with another record"
-    return (
-        f"{(gaps > 0).mean():.1%} of the pixels are not those of {path.name}, by at most {gaps.max()} of 255"
-    )
+    share, most = (gaps > 0).mean(), gaps.max()
+    return f"{share:.1%} of the pixels are others than in {path.name}, by at most {most} of 255"

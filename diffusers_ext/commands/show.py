@@ -51,6 +51,7 @@ def show(
         _strip(picture, _target(picture, out, "-stripped"))
         return
     record, embedded = _record(picture)
+    _check(picture, record)
     if again:
         from .again import make
 
@@ -77,7 +78,7 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
     found += [[key, left.pop(key, None)] for key in ("dtype", "device", "weights", "configs")]
     found.append(["versions", _pairs(left.pop("versions", {}))])
     found += [[key, _short(value)] for key, value in left.items() if value != []]
-    return [[key, _printable(str(value))] for key, value in found if value not in (None, "")]
+    return [[_printable(key), _printable(str(value))] for key, value in found if value not in (None, "")]
 
 
 def _record(path: Path) -> tuple[dict[str, Any], bool]:
@@ -98,6 +99,17 @@ def _record(path: Path) -> tuple[dict[str, Any], bool]:
         )
     prompt, negative, facts = parse(block)
     return {"prompt": prompt, "call": {"negative_prompt": negative} if negative else {}, **facts}, True
+
+
+def _check(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a record that somebody has changed."""
+    kinds = {"call": dict, "methods": list, "versions": dict, "size": list}
+    wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key, kind()), kind)]
+    methods = [] if wrong else record.get("methods", [])
+    if not all(isinstance(method, dict) and isinstance(method.get("name"), str) for method in methods):
+        wrong = ["methods"]
+    if wrong:
+        raise ValueError(f"the record of {str(path)!r} was changed: its {wrong[0]} cannot be read")
 
 
 def _target(path: Path, out: str | None, mark: str) -> Path:

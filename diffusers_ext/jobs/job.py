@@ -70,6 +70,9 @@ class Job:
         rows: Iterator[Row] = itertools.chain.from_iterable(sources)
         if bool(table.texts) + len(files) > 1:
             rows = (replace(row, index=number) for number, row in enumerate(rows))
+        if table.override:
+            given = table.seeds != (0,) or self.seeds != (0,)  # a list is never equal to the default
+            rows = prompts.overridden(rows, self.call, seeds=not given)
         if table.expand:
             folder = None if table.wildcards is None else home / Path(table.wildcards).expanduser()
             rows = prompts.expand(rows, wildcards=folder, seed=table.wildcard_seed)

@@ -36,6 +36,9 @@ class PromptsTable:
     format: str | None = setting(None, "", "the format of the file; by default its ending says it")
     column: str | None = setting(None, "", "the column of a table that holds the prompts")
     skip_bad: bool = setting(False, "", "leave out lines that cannot be read")
+    override: bool = setting(
+        False, "", "let [call] and the seeds that are given here go before those of the rows"
+    )
     expand: bool = setting(
         False, "", "write out variants such as {red|blue} and wildcards such as __colour__"
     )

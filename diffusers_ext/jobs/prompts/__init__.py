@@ -129,10 +129,11 @@ def _rows(file: Path, entries: Iterator[Entry], skip_bad: bool) -> Iterator[Row]
         )
 
 
-def overridden(rows: Iterable[Row], call: Mapping[str, Any], seed: int | None = None) -> Iterator[Row]:
+def overridden(rows: Iterable[Row], call: Mapping[str, Any], seeds: bool = True) -> Iterator[Row]:
     """Yield rows with the arguments `call` in place of their own.
 
-    Where `seed` is given, all rows get it. So pictures can be made again with other settings.
+    Without `seeds` they lose their own seeds, so that those of the job are used. So pictures can be made
+    again with other settings.
     """
     for row in rows:
-        yield replace(row, call={**row.call, **call}, seed=row.seed if seed is None else seed)
+        yield replace(row, call={**row.call, **call}, seed=row.seed if seeds else None)

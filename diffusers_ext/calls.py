@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .core import Core, Method, Site
 
+GRADIENT_COST = 3  # evaluations of a row that is propagated back: the way back costs about two forward ones
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossText:

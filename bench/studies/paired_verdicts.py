@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers_ext.evaluate.cells import Variant
+from diffusers_ext.evaluate.pictures import Pictures
 from diffusers_ext.evaluate.runner import answer
 from diffusers_ext.evaluate.score import Judged, compare, summarise
 from diffusers_ext.evaluate.store import Store
@@ -23,18 +24,24 @@ KEPT = "samples", "steps", "hours", "hardware", "seed", "teacher"  # entries of 
 
 
 def verdicts(
-    model: str, variant: Variant, asked: Sequence[Question], cache: Path, batch: int, **call: Any
+    model: str,
+    variant: Variant,
+    asked: Sequence[Question],
+    cache: Path,
+    batch: int,
+    pictures: Pictures | None = None,
+    **call: Any,
 ) -> list[Judged]:
     """Return the verdicts of one model with the methods of `variant`, in the order of `asked`.
 
-    `call` replaces the model's defaults.
+    `pictures` keeps the pictures. `call` replaces the model's defaults.
     """
     checkpoint = Checkpoint.resolve(model)
     pipe, call, origin = checkpoint.load(), {**checkpoint.call, **call}, checkpoint.marks
     mark = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
     folder = output_folder(cache / origin["weights"][:12] / mark[:12])
     store = Store(folder, {**origin, "call": call})
-    return answer(pipe, variant, asked, call, store, batch)
+    return answer(pipe, variant, asked, call, store, batch, pictures)
 
 
 def results(

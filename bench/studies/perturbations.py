@@ -67,11 +67,13 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = suite_parser(__doc__, n=20, batch=20)
+    parser.add_argument("--way", choices=WAYS, action="append", help="a way of drawing; all without one")
     parser.add_argument("--cache", type=Path, default=Path("out/perturbations"))
     args = parser.parse_args()
+    chosen = {name: WAYS[name] for name in args.way or WAYS}
     model, out = Checkpoint.resolve(MODEL), output_folder(args.out)
     asked, ways = questions(SUITE, args.n, args.seed, TASKS), {}
-    for name, (call, scale) in WAYS.items():
+    for name, (call, scale) in chosen.items():
         judged = {
             label: verdicts(MODEL, Variant(label, methods), asked, args.cache, args.batch, **call)
             for label, methods in variants(scale).items()
@@ -87,7 +89,7 @@ def main() -> None:
         "weights": model.fingerprint,
         "methods": {
             name: {label: [as_dict(m) for m in methods] for label, methods in variants(scale).items()}
-            for name, (_, scale) in WAYS.items()
+            for name, (_, scale) in chosen.items()
         },
         "ways": ways,
         "versions": versions(),

@@ -61,11 +61,13 @@ def run(
         return
     options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
     if engine == "local":
-        making.end(fleet.local(found, options))
-        return
-    from ..jobs import ray_engine
+        watch = fleet.local(found, options)
+    else:
+        from ..jobs import ray_engine
 
-    making.end(ray_engine.fleet(found, options, workers))
+        watch = ray_engine.fleet(found, options, workers)
+    if watch.lead:
+        making.end(watch)
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -26,8 +26,10 @@ class Scorers:
 
     def load(self) -> None:
         """Load their weights, so that weights that are missing are missed before the first picture."""
-        for reward, _ in self.rewards:
-            getattr(reward, "model", None)
+        from ..rewards.names import load
+
+        for (reward, _), fact in zip(self.rewards, self.facts, strict=True):
+            load(reward, fact["name"])
 
 
 def scorers(pairs: Sequence[tuple[str, float]], device: str | None = None) -> Scorers:

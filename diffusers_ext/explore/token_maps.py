@@ -139,7 +139,16 @@ class _Recording:
         self.calls[site, step] = self.calls.get((site, step), 0) + 1
 
     def done(self) -> tuple[tuple[int, ...], int, dict[str, Tensor]]:
-        """Return the steps that were read, the number of all steps, and the maps by layer."""
+        """Return the steps that were read, the number of all steps, and the maps by layer.
+
+        Raises `MethodError` if nothing was read.
+        """
+        if not self.sums:
+            asked = ", ".join(map(str, self.planned.steps))
+            raise MethodError(
+                f"none of these layers ran at the steps {asked}, as {self.planned.sites[0].path}; choose "
+                "other steps or layers."
+            )
         steps = tuple(sorted({step for own in self.sums.values() for step in own}))
         data = {}
         for site in (site for site in self.planned.sites if site in self.sums):

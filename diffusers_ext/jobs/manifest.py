@@ -38,8 +38,9 @@ class Writer:
             if file is not None:
                 break
         self._file = file
-        size = os.fstat(file.fileno()).st_size
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        if size := os.fstat(file.fileno()).st_size:
+            file.seek(size - 1)
+        if size and file.read(1) != b"\n":
             self._write(b"\n")  # the last writer was killed within a line
 
     def add(self, line: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ class OutputTable:
         None, "", "png, jpg, webp, mp4 or gif; by default png for pictures and mp4 for clips"
     )
     fps: float | None = setting(None, "frames/s", "of clips", bounds=(1, 240))
-    embed: bool = setting(True, "", "write the settings into each PNG")
+    embed: bool = setting(True, "", "write the settings into each file")
 
 
 def read(cls: type[Table], data: Any, where: str) -> Table:

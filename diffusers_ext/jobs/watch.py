@@ -50,9 +50,10 @@ class Watch(Attempts):
         each: Each = lambda line, again: None,
     ) -> None:
         super().__init__(total, unit=unit, show=show and lead, debug=debug)
-        self._index, self._mark, self._lead, self._each = index, mark, lead, each
+        self._index, self._mark, self.lead, self._each = index, mark, lead, each
         self._done: set[str] = set()
         self._failed: set[str] = set()
+        self._said: set[str] = set()  # a text for many seeds is warned of once
         self._share, self._step = 0.0, ""
         self._drawn = self._reported = self._began = time.monotonic()
         self.known = 0  # finished before this process began
@@ -73,6 +74,10 @@ class Watch(Attempts):
             self.finished += new
             for flag in line["flags"]:
                 self.say(f"warning: {line['file']} looks wrong: {flag}")
+            for text in line.get("warnings", ()):
+                if text not in self._said:
+                    self.say(f"warning: {text}")
+                    self._said.add(text)
         else:
             self._failed.add(line["id"])
             self.failures.append(Failed(Item(line["prompt"], line["seed"]), line["reason"]))
@@ -95,12 +100,12 @@ class Watch(Attempts):
 
     def say(self, text: str) -> None:
         """Print one line on stderr, above the bar."""
-        if self._lead:
+        if self.lead:
             Progress.say(self, text)
 
     def line(self, text: str) -> None:
         """Print one line on stdout, above the bar."""
-        if self._lead:
+        if self.lead:
             super().line(text)
 
     def _move(self, share: float, step: str) -> None:
@@ -124,7 +129,7 @@ class Watch(Attempts):
     def _line(self) -> None:
         """Print where the job is, now and then, for logs."""
         now = time.monotonic()
-        if self._show or not self._lead or now - self._reported < _REPORT:
+        if self._show or not self.lead or now - self._reported < _REPORT:
             return
         self._reported = now
         new, seconds = self.finished - self.known, now - self._began

@@ -99,8 +99,8 @@ def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: 
         rest, busy = busy, []
         for task in rest:
             if _over(task, keeper, watch):
-                continue
-            if (held := keeper.take(task, own)) is None:
+                watch.passed(task.id)
+            elif (held := keeper.take(task, own)) is None:
                 busy.append(task)
             elif _free(held, keeper, watch):
                 yield [held]

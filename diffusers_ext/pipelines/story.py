@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MethodError, UnsupportedError
-from ..processors.ir_diffusion import IRDiffusion, link
+from ..processors.ir_cores import link
+from ..processors.ir_diffusion import IRDiffusion
 from ..processors.reference_bank import ReferenceBank
 from ..processors.subject_maps import SubjectMaps, subject_masks
 from ..sampling.call import makes_videos, run, seed_of
@@ -71,8 +72,8 @@ class StoryPipeline:
 
     1. References are drawn from one noise, and scenes are rehearsed as the plain model draws them.
     2. Subjects are found in both: by `segmenter(image [H, W, 3] from 0 to 1, text)`, which returns a mask
-       `[H, W]` or `None`, or by cross-attention if there is no segmenter. A scene without one of its subjects
-       is rehearsed with another seed, at most `tries` times.
+       `[H, W]` or `None`, or by cross-attention if there is no segmenter. References or a scene without one
+       of the subjects are drawn with another seed, at most `tries` times.
     3. References are drawn once more, and the keys and values of their subjects are kept for all scenes.
     4. Scenes are drawn from the noise of their rehearsal. A scene without subjects is its rehearsal.
 
@@ -140,35 +141,40 @@ class StoryPipeline:
                 f"a story has a list of scenes, such as ['ann and ben'], got {scenes!r}; write one or more."
             )
         read = [story_text.read(scene, found) for scene in scenes]
-        references, calls = self._references(found, seed_of(seed), call)
+        references, calls = self.draw_references(found, seed_of(seed), call)
         yield from ((name, panel, 0.0) for name, panel in references.items())
-        bank = self._bank(references, calls, call) if self._needed(read) else None
+        bank = self.keep(references, calls, call) if self._needed(read) else None
         size = 0.0 if bank is None else bank.gib
         for number, scene in enumerate(read):
-            panel = self._rehearsal(scene, seed_of(seed + number), found, call)
+            panel = self.rehearse(scene, seed_of(seed + number), found, call)
             held = [name for name in panel.subjects if name not in panel.missing]
             if held:
-                image = self._drawn(panel, held, references, bank, call)
+                image = self.draw(panel, held, references, bank, call)
                 panel = replace(panel, image=image)
             yield None, panel, size
 
-    # steps of a story ---------------------------------------------------------------------------------------
+    # the steps of a story -----------------------------------------------------------------------------------
 
-    def _references(
+    def draw_references(
         self, subjects: Mapping[str, str], seed: int, call: Mapping[str, Any]
     ) -> tuple[dict[str, Panel], int]:
-        """Draw the references; return them, and the number of calls of the denoiser that they took."""
-        scenes = [StoryScene(text, {name: story_text.words(text)}) for name, text in subjects.items()]
-        panels, calls = self._plain(scenes, [seed] * len(scenes), subjects, call)
-        for panel in panels:
-            if panel.missing:
-                raise MethodError(
-                    f"{panel.missing[0]} ({panel.prompt!r}) was not found in its reference, seed {seed}, so "
-                    "nothing says what it looks like; take another seed or text."
-                )
-        return dict(zip(subjects, panels, strict=True)), calls
+        """Draw the references until each shows its subject; all have the same noise.
 
-    def _rehearsal(
+        Returns them, and the number of calls of the denoiser that a run of them takes.
+        """
+        scenes = [StoryScene(text, {name: story_text.words(text)}) for name, text in subjects.items()]
+        for number in range(self.tries):
+            again = seed_of(seed + AGAIN * number)
+            panels, calls = self._plain(scenes, [again] * len(scenes), subjects, call)
+            missing = [panel for panel in panels if panel.missing]
+            if not missing:
+                return dict(zip(subjects, panels, strict=True)), calls
+        raise MethodError(
+            f"{missing[0].missing[0]} ({missing[0].prompt!r}) was not found in its reference in {self.tries} "
+            f"tries from seed {seed}, so nothing says what it looks like; take another seed or text."
+        )
+
+    def rehearse(
         self, scene: StoryScene, seed: int, subjects: Mapping[str, str], call: Mapping[str, Any]
     ) -> Panel:
         """Draw a scene as the plain model does, until all of its subjects are found."""
@@ -205,7 +211,7 @@ class StoryPipeline:
             panels.append(Panel(image, image, scene.prompt, seed, tuple(scene.subjects), held, missing))
         return panels, calls
 
-    def _bank(
+    def keep(
         self, references: Mapping[str, Panel], calls: int, call: Mapping[str, Any]
     ) -> ReferenceBank | None:
         """Draw the references once more, and keep what scenes will see of them."""
@@ -220,7 +226,7 @@ class StoryPipeline:
             self._call([p.prompt for p in panels], [p.seed for p in panels], call, output_type="latent")
         return bank
 
-    def _drawn(
+    def draw(
         self,
         panel: Panel,
         held: Sequence[str],

@@ -18,11 +18,11 @@ from ..calls import DenoiserCall, PromptMethod
 from ..core import Core, RunContext, Site, Slot, no_steps, step_window
 from ..errors import MethodError
 from ..kernels.maps import binarised
-from ..prompts.phrases import head_nouns
+from ..prompts.phrases import described_nouns, head_nouns
 from ..prompts.places import Tokens, by_prompt, for_prompt, listed, whole_words, word_places
 from ..settings.fields import check_bounds, fit_fields, setting
 from .attention_maps import MapCore, attention_to_text, keeping
-from .concepts import Concept, area_mask, check_area, concept_maps, excitation, retention, segregation
+from .concepts import Concept, area_masks, check_area, concept_maps, excitation, retention, segregation
 
 Words = str | Sequence[int]
 
@@ -51,7 +51,10 @@ class AStar(PromptMethod):
         None,
         "words of the prompt",
         "concepts with commas between them, a list of words or of [first, end] of characters, a list of such "
-        "lists for each prompt, or a function of the prompt; none: the nouns, found by rules",
+        "lists for each prompt, or a function of the prompt; none: what rules find",
+    )
+    adjectives: bool = setting(
+        True, "", "concepts that are found include the words before their noun, such as its colour"
     )
     masks: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] | None = setting(
         None,
@@ -64,8 +67,7 @@ class AStar(PromptMethod):
     )
     segregation: float = setting(1.0, "weight", "of the overlap of pairs of concepts", bounds=(0.0, None))
     retention: float = setting(1.0, "weight", "of the overlap with earlier maps", bounds=(0.0, None))
-    # The step of Attend-and-Excite. On shapes-sd it changed nothing for two objects (88 % right against 87 %
-    # of 60) and did harm with three, whose three overlaps add up (23 % against 60 %).
+    # Step and last step are those of Attend-and-Excite; see docs/astar.md for what others do.
     step_size: float = setting(20.0, "latents per loss", "the distance that latents move", bounds=(0.0, None))
     threshold: float = setting(
         0.5, "fraction of the peak", "from which a place belongs to a concept", bounds=(0.0, 1.0)
@@ -73,11 +75,11 @@ class AStar(PromptMethod):
     halvings: int | None = setting(
         None,
         "halvings",
-        "of the grid of latents where maps are read; none: 2 or the nearest",
+        "of the grid of latents where maps are read; none: 2, or the finest grid of a model without it",
         bounds=(0, None),
     )
     start: float = setting(0.0, "fraction of steps", "first step that moves", bounds=(0.0, 1.0))
-    stop: float = setting(1.0, "fraction of steps", "end of the steps that move", bounds=(0.0, 1.0))
+    stop: float = setting(0.5, "fraction of steps", "end of the steps that move", bounds=(0.0, 1.0))
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -92,6 +94,11 @@ class AStar(PromptMethod):
                 self._check_count(len(listed(concepts)))
         for words, area in (self.masks or {}).items():
             check_area(words, area, self.name)
+        if self.masks and (self.loss != "astar" or not self.retention):
+            raise MethodError(
+                "astar masks are where retention keeps concepts, which this loss or a retention of 0 leaves "
+                "out; leave masks out, or set loss='astar' and a retention above 0."
+            )
 
     # what to act on -----------------------------------------------------------------------------------------
 
@@ -104,7 +111,8 @@ class AStar(PromptMethod):
                 f"astar reads cross-attention where the grid of latents is halved "
                 f"{', '.join(map(str, known))} times in this model, got halvings={self.halvings}; choose one."
             )
-        wanted = min(known, key=lambda n: abs(n - 2), default=0) if self.halvings is None else self.halvings
+        usual = 2 if 2 in known else min(known, default=0)
+        wanted = usual if self.halvings is None else self.halvings
         return [site for site in cross if site.halvings == wanted]
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
@@ -179,9 +187,7 @@ class AStar(PromptMethod):
         if not self.retention:
             return loss
         size = maps.shape[-2], maps.shape[-1]
-        wanted = {
-            i: area_mask(c, size, self.name).to(maps) for i, c in enumerate(concepts) if c.area is not None
-        }
+        wanted = {i: mask.to(maps) for i, mask in area_masks(concepts, size, self.name).items()}
         if before is not None:
             wanted = dict(enumerate(before)) | wanted
         if not wanted:
@@ -198,7 +204,8 @@ class AStar(PromptMethod):
     def _found(self, call: DenoiserCall, prompt: str, number: int) -> tuple[list[Concept], Tokens]:
         tokens = Tokens(call.tokenizers, prompt)
         if self.concepts is None:
-            places = [place for place in head_nouns(prompt) if tokens.seen(place)]
+            found = described_nouns(prompt) if self.adjectives else head_nouns(prompt)
+            places = [place for place in found if tokens.seen(place)]
             if not places:
                 raise MethodError(
                     f"astar found no noun among the words that the text encoder sees of {prompt!r}; name "
@@ -214,12 +221,21 @@ class AStar(PromptMethod):
                 f"astar keeps concepts apart, but two of those of {prompt!r} share words; name other words."
             )
         words = [" ".join(prompt[slice(*place)].lower().split()) for place in places]
-        areas = {" ".join(key.lower().split()): area for key, area in (self.masks or {}).items()}
-        if unknown := [key for key in areas if key not in words]:
+        areas = {self._masked(words, key): area for key, area in (self.masks or {}).items()}
+        return [
+            Concept(w, span, areas.get(i)) for i, (w, span) in enumerate(zip(words, spans, strict=True))
+        ], tokens
+
+    def _masked(self, concepts: Sequence[str], key: str) -> int:
+        """Return the place of the concept that the mask `key` is of; "cat" is also that of "red cat"."""
+        key = " ".join(key.lower().split())
+        found = [i for i, words in enumerate(concepts) if words == key or words.endswith(f" {key}")]
+        if len(found) != 1:
             raise MethodError(
-                f"astar masks are of concepts ({', '.join(words)}), got {unknown[0]!r}; use the same words."
+                f"astar masks are of concepts ({', '.join(concepts)}), got {key!r} for {len(found)} of them; "
+                "use the same words."
             )
-        return [Concept(w, span, areas.get(w)) for w, span in zip(words, spans, strict=True)], tokens
+        return found[0]
 
     def _check_count(self, count: int) -> None:
         if count == 0:

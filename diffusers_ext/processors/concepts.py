@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -54,31 +55,45 @@ def excitation(maps: Tensor) -> Tensor:
     return (1 - maps.amax((-2, -1))).max()
 
 
-def area_mask(concept: Concept, size: tuple[int, int], method: str) -> Tensor:
-    """Return the area of a concept as a mask `[h, w]` of ones and zeros.
+def area_masks(concepts: Sequence[Concept], size: tuple[int, int], method: str) -> dict[int, Tensor]:
+    """Return the areas of those concepts that have one, by place, as masks `[h, w]` of ones and zeros.
 
-    Raises `MethodError` for a mask of another shape than that of the picture, and for an area that has no
-    place.
+    A place of the maps belongs to an area that covers half of it. Raises `MethodError` for a mask of another
+    shape than that of the picture, for an area that has no place, and for two areas that overlap.
     """
+    covered = {i: _covered(c, size, method) for i, c in enumerate(concepts) if c.area is not None}
+    for i, j in combinations(covered, 2):
+        if (covered[i] + covered[j]).max() > 1 + 1e-4:
+            raise MethodError(
+                f"{method} keeps concepts apart, but the masks of {concepts[i].words!r} and "
+                f"{concepts[j].words!r} overlap; draw them apart."
+            )
+    masks = {i: (share >= 0.5).float() for i, share in covered.items()}
+    for i, mask in masks.items():
+        if not mask.any():
+            raise MethodError(
+                f"{method} mask of {concepts[i].words!r} holds none of the {size[0]} x {size[1]} places of "
+                "the maps; make it larger."
+            )
+    return masks
+
+
+def _covered(concept: Concept, size: tuple[int, int], method: str) -> Tensor:
+    """Return the share of each place of maps `[h, w]` that the area of a concept covers."""
     h, w = size
     area = torch.tensor(concept.area, dtype=torch.float32)
     if area.ndim == 1:
         left, top, right, bottom = area.tolist()
-        x, y = (torch.arange(w) + 0.5) / w, (torch.arange(h) + 0.5) / h
-        mask = ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
-    else:
-        if abs(area.shape[0] / area.shape[1] * w - h) >= 1:
-            raise MethodError(
-                f"{method} mask of {concept.words!r} has {area.shape[0]} x {area.shape[1]} places, but the "
-                f"maps of this picture have {h} x {w}; give it the shape of the picture."
-            )
-        mask = F.interpolate(area[None, None], size, mode="area")[0, 0] >= 0.5
-    if not mask.any():
+        x, y = torch.arange(w), torch.arange(h)
+        across = (x + 1).clamp(max=right * w) - x.clamp(min=left * w)
+        down = (y + 1).clamp(max=bottom * h) - y.clamp(min=top * h)
+        return down.clamp(min=0)[:, None] * across.clamp(min=0)
+    if abs(area.shape[0] / area.shape[1] * w - h) >= 1:
         raise MethodError(
-            f"{method} mask of {concept.words!r} holds none of the {h} x {w} places of the maps; make it "
-            "larger."
+            f"{method} mask of {concept.words!r} has {area.shape[0]} x {area.shape[1]} places, but the "
+            f"maps of this picture have {h} x {w}; give it the shape of the picture."
         )
-    return mask.float()
+    return F.interpolate(area[None, None], size, mode="area")[0, 0]
 
 
 def check_area(words: str, area: Sequence[float] | Sequence[Sequence[float]], method: str) -> None:

@@ -5,6 +5,7 @@ phrases are averaged under the keys of the prompt. Attention is linear in its va
 the text. So one attention with the values of the mean text gives the same as k + 1 attentions.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -30,7 +31,8 @@ class StructuredGuidance(PromptMethod):
     words), `form="mean"` is the average of `softmax(Q K(c0)') V(ci)` over all texts, at the cost of the plain
     model. `"conjunction"` has one value of all phrases and the average over the keys of all texts, in k + 1
     attentions. `"conjunction_release"` is what the published code computes: there the first key has all
-    phrases, too. The unconditional rows stay as they are. A prompt without phrases is the plain model.
+    phrases, too. The unconditional rows stay as they are. A prompt without phrases is the plain model,
+    with a warning.
 
     Raises `MethodError` for phrases that are empty, not in the prompt or cut off, and `UnsupportedError` for
     models without cross-attention to the prompt.
@@ -75,6 +77,8 @@ class StructuredGuidance(PromptMethod):
         for prompt, number in zip(call.prompts, call.prompt_numbers, strict=True):
             if number not in encoded:
                 encoded[number] = self._encoded(call, prompt, number)
+                if not encoded[number]:
+                    _warn(call)
             rows.append(encoded[number])
         if not any(rows):
             return
@@ -128,6 +132,17 @@ class StructuredGuidance(PromptMethod):
         phrases = for_prompt(self.phrases, prompt, number, count, self.name, "phrases")
         places = word_places(prompt, phrases, self.name, "phrases")
         return [whole_words(prompt, place) for place in places]
+
+
+def _warn(call: DenoiserCall) -> None:
+    """Warn once in a run of a prompt without phrases."""
+    if not call.kept.setdefault("warned", False):
+        call.kept["warned"] = True
+        warnings.warn(
+            "diffusers_ext: structured changes nothing for a prompt without phrases, and found none of two "
+            "or more words that the text encoder sees; name phrases of the prompt.",
+            stacklevel=2,
+        )
 
 
 def _replaced(c0: Tensor, spans: Sequence[tuple[slice, Tensor]]) -> Tensor:

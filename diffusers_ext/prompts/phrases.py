@@ -1,6 +1,7 @@
 """Find noun phrases of an English prompt by rules, without a language model."""
 
 import re
+from itertools import dropwhile
 
 
 def _words(text: str) -> frozenset[str]:
@@ -41,12 +42,18 @@ def noun_phrases(prompt: str) -> list[tuple[int, int]]:
 
 def head_nouns(prompt: str) -> list[tuple[int, int]]:
     """Return the last word of each noun phrase, also of those of one word, as places of characters."""
-    heads = []
-    for words in _chunks(prompt):
-        word, start, end = words[-1]
-        if word not in DETERMINERS and word not in COLOURS:
-            heads.append((start, end))
-    return heads
+    return [(words[-1][1], words[-1][2]) for words in _things(prompt)]
+
+
+def described_nouns(prompt: str) -> list[tuple[int, int]]:
+    """Return each head noun with the words that describe it, as places of characters."""
+    return [(words[0][1], words[-1][2]) for words in _things(prompt)]
+
+
+def _things(prompt: str) -> list[list[tuple[str, int, int]]]:
+    """Return the words of each noun phrase without its determiners, where it ends in a noun."""
+    phrases = [list(dropwhile(lambda w: w[0] in DETERMINERS, words)) for words in _chunks(prompt)]
+    return [words for words in phrases if words[-1][0] not in DETERMINERS | COLOURS]
 
 
 def _chunks(prompt: str) -> list[list[tuple[str, int, int]]]:

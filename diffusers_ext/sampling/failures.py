@@ -111,13 +111,13 @@ def guided(pipe: Any) -> bool:
     return any(hook is not None and hook.guidance is not None for hook in hooks)
 
 
-def extra_passes(pipe: Any) -> int:
-    """Return how often methods of a session run a conditional row again in each step."""
+def extra_evaluations(pipe: Any) -> int:
+    """Return what methods of a session spend on a conditional row in each step, beside the plain call."""
     from ..session.registration import NAME
 
     registries = [getattr(m, "_diffusers_hook", None) for m in getattr(pipe, "components", {}).values()]
     hooks = [hook for r in registries if r is not None and (hook := r.get_hook(NAME)) is not None]
-    again = [len(h.preparing.methods_that_run_again) if h.preparing is not None else 0 for h in hooks]
+    again = [h.preparing.extra_evaluations if h.preparing is not None else 0 for h in hooks]
     return guided(pipe) + max(again, default=0)
 
 

@@ -26,7 +26,8 @@ class Gate:
     holds at most `micro_batch` candidates with all their branches of classifier-free guidance, in the
     pipeline's order. `on_spend` is called with the number of rows before a group runs, and may raise to stop.
     `evaluations` counts rows of the denoiser, a conditional and an unconditional one apart, and those of the
-    extra pass of a guidance method. Where `keeps_graph` is off, calls run without a graph for gradients.
+    extra pass of a method. An extra pass that is propagated back counts three times. Where `keeps_graph` is
+    off, calls run without a graph for gradients.
     """
 
     def __init__(
@@ -146,14 +147,14 @@ class _GateHook(ModelHook):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> tuple[Any, int]:
-        """Return the output and the number of extra passes of a session below."""
+        """Return the output and the evaluations of extra passes of a session below."""
         session = module._diffusers_hook.get_hook(NAME)
         if session is None or session.session.closed:
             return forward(*args, **kwargs), 0
         with session.session.lock:
-            before, session.run.rows = session.extra_passes, tuple(part)
+            before, session.run.rows = session.extra_evaluations, tuple(part)
             try:
                 out = forward(*args, **kwargs)
             finally:
                 session.run.rows = None
-            return out, session.extra_passes - before
+            return out, session.extra_evaluations - before

@@ -20,7 +20,7 @@ from ..families.denoisers import denoisers
 from ..models.sizes import check_size
 from . import required_inputs
 from .call import SEED_LIMIT
-from .failures import extra_passes
+from .failures import extra_evaluations
 from .gate import Gate
 from .guidance_arguments import uses_cfg
 
@@ -202,7 +202,7 @@ class HostCall:
             self.run(starts)
         branches = seen[0] // len(self.prompts)
         twice = branches == 1 and self.family.cfg == "two_calls" and uses_cfg(self.pipe, self._asked(1))
-        return self.steps(), (2 if twice else branches) + extra_passes(self.pipe)
+        return self.steps(), (2 if twice else branches) + extra_evaluations(self.pipe)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents at the end of the call to pictures from 0 to 1, with gradients."""

@@ -1,6 +1,7 @@
 """The hook on a denoiser: it reads each call, counts it, and makes the extra pass of guidance."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -8,6 +9,7 @@ import torch
 from diffusers.hooks.hooks import ModelHook
 from torch import Tensor, nn
 
+from ..calls import GRADIENT_COST
 from ..core import Core, Guidance, ReportingCore, RunContext, Site
 from ..errors import ConflictError, UnsupportedError
 from ..families.base import take_rows, with_prediction
@@ -68,6 +70,7 @@ class DenoiserHook(ModelHook):
         self.parts = diffusers_modules(swap.model)
         self.calls = 0
         self.extra_passes = 0
+        self.extra_evaluations = 0  # what they cost, in rows that only run forward
         self.acted: set[int] = set()  # the `id` of methods that acted in the current call
         self.timer = Timer()
         self.extra_timer = Timer()
@@ -135,14 +138,16 @@ class DenoiserHook(ModelHook):
         def forward(again: dict[str, Any]) -> Any:
             some, named = as_given(again, module, args, kwargs)
             self.extra_passes += 1
-            with self.extra_timer:
-                return self.fn_ref.original_forward(*some, **named)
+            self.extra_evaluations += GRADIENT_COST
+            return self.fn_ref.original_forward(*some, **named)
 
         for method in self.preparing.methods_that_run_again:
             check_second_pass(method, module, self.parts)
         rows = self._conditional_rows(self.family.batch(call), pipe)
         run, _ = self.step_indices.of(pipe).point()
-        self.acted |= self.preparing.before(call, rows, pipe, run, forward)
+        # The way back is not part of `forward`, and takes longer.
+        with self.extra_timer if self.preparing.methods_that_run_again else nullcontext():
+            self.acted |= self.preparing.before(call, rows, pipe, run, forward)
         return as_given(call, module, args, kwargs)
 
     def _forward(
@@ -194,6 +199,7 @@ class DenoiserHook(ModelHook):
         finally:
             self.run.perturbed, self.run.cross_text = False, text
         self.extra_passes += 1
+        self.extra_evaluations += 1
         self.acted.add(id(self.guidance))
         return _prediction(out)
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..calls import CrossText, DenoiserCall, PassEnded, PromptMethod
+from ..calls import GRADIENT_COST, CrossText, DenoiserCall, PassEnded, PromptMethod
 from ..core import Core, RunContext, Site
 from ..errors import UnsupportedError
 from ..families import texts as family_texts
@@ -34,6 +34,7 @@ class Preparing:
         # Texts are set before a method looks at what they do, whatever the user's order.
         self.methods = sorted(methods, key=lambda each: each[0].moves_latents)
         self.methods_that_run_again = [method for method, _ in self.methods if runs_again(method)]
+        self.extra_evaluations = GRADIENT_COST * len(self.methods_that_run_again)  # of a row, in a step
         self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
     def before(self, call: dict[str, Any], rows: slice, pipe: Any, point: Any, forward: Forward) -> set[int]:

@@ -279,7 +279,7 @@ class Session:
                 check_core(method, ours.core)
                 if isinstance(ours.core, ReportingCore):
                     self._reporting.setdefault(site, ours.core)
-        if any(Slot.CORE in method.slots for method in self.methods):
+        if any(Slot.CORE in method.slots and method.saves_pairs for method in self.methods):
             core = self._reporting.get(site)
             ours.timer = SiteTimer(core.acted if core is not None else lambda: False)
         return ours

@@ -5,7 +5,7 @@ import json
 import pytest
 
 PROMPT = "a red circle"
-FAST = ["--steps", 2, "--seed", 0, "--layers", "mid_block"]
+FAST = ["--steps", 2, "--seed", 0, "--layers", "mid_block"]  # two steps have a sheet of steps
 
 
 def files(folder):

@@ -51,7 +51,7 @@ def test_zero_is_the_plain_picture(setting):
 
 def test_all_heads_of_all_layers_in_batches_of_any_size():
     host, pipe = built("sd")
-    call = call_of(host)
+    call = call_of(host, cfg=False, steps=1)
     sites = [site for site in explore.layers.sites_of(pipe) if site.kind == "self"]
     batches = {size: explore.heads(pipe, PROMPT, micro_batch=size, **call) for size in (1, 5)}
     for sheet in batches.values():

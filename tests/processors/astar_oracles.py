@@ -12,6 +12,7 @@ from .test_structured import embedded, span
 PROMPT = "a red cat and a blue dog"
 END = 1 + len(PROMPT.replace(" ", ""))  # place of the end token
 TWO = ["cat", "blue dog"]
+IN_ALL_STEPS = dict(retention=1.0, stop=1.0)  # both losses in all steps
 LEFT = {"cat": [0.0, 0.0, 0.5, 1.0]}
 
 
@@ -51,8 +52,14 @@ def ov(a, b):
     return torch.where(a <= b, tied, b).sum() / (a.sum() + b.sum())
 
 
-def loop(pipe, start, *, steps, settings, cfg, side, layers):
+def found(adjectives=True):
+    """The concepts of the prompt, as its reader sees them."""
+    return ["red cat", "blue dog"] if adjectives else ["cat", "dog"]
+
+
+def loop(pipe, start, *, steps, settings, cfg=0.0):
     """The pipeline's call with A-STAR in the middle of its loop; returns the latents."""
+    side, layers = (8, MID) if settings.get("halvings") else (16, FINE)
     facts = dict(concepts=TWO, segregation=1.0, retention=1.0, step_size=20.0, threshold=0.5)
     facts |= dict(loss="astar", masks={}, start=0.0, stop=1.0) | settings
     scheduler = copy.deepcopy(pipe.scheduler)

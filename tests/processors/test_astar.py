@@ -5,12 +5,13 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 import diffusers_ext as dx
+from diffusers_ext.core import Site
 from diffusers_ext.processors import concepts as parts
 from diffusers_ext.prompts.places import Tokens
 
 from ..hosts import host, nothing_changed
 from ..tiny_models.parts import tokenizer
-from .astar_oracles import FINE, LEFT, MID, PROMPT, TWO, loop, nearly, run, start
+from .astar_oracles import IN_ALL_STEPS, LEFT, PROMPT, TWO, loop, nearly, run, start
 
 
 @pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler])
@@ -23,8 +24,8 @@ def test_it_is_the_loop_written_out(settings, cfg, scheduler):
     pipe = tiny.build().to(torch.float64)
     if scheduler is not None:
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    settings = dict(concepts=TWO, step_size=400.0) | settings
-    wanted = loop(pipe, start(), steps=3, settings=settings, cfg=cfg, side=8, layers=MID)
+    settings = dict(concepts=TWO, step_size=400.0, **IN_ALL_STEPS) | settings
+    wanted = loop(pipe, start(), steps=3, settings=settings, cfg=cfg)
     plain = run(tiny, pipe, cfg=cfg)
     with dx.apply(pipe, dx.AStar(**settings)) as session:
         nearly(run(tiny, pipe, cfg=cfg), wanted, plain)
@@ -32,13 +33,24 @@ def test_it_is_the_loop_written_out(settings, cfg, scheduler):
     assert torch.equal(run(tiny, pipe, cfg=cfg), plain)
 
 
-def test_maps_of_the_finest_layers():
+def test_maps_of_coarser_layers():
     tiny = host("sd")
     pipe = tiny.build().to(torch.float64)
-    wanted = loop(pipe, start(), steps=2, settings={}, cfg=0.0, side=16, layers=FINE)
+    settings = dict(halvings=1, step_size=400.0, **IN_ALL_STEPS)
+    wanted = loop(pipe, start(), steps=2, settings=settings)
     plain = run(tiny, pipe, steps=2)
-    with dx.apply(pipe, dx.AStar(TWO, halvings=0)):
+    with dx.apply(pipe, dx.AStar(TWO, **settings)):
         nearly(run(tiny, pipe, steps=2), wanted, plain)
+
+
+def test_the_layers_are_halved_twice_or_those_of_the_finest_grid():
+    def read(halvings):
+        sites = [Site(f"{n}", i, 1, 8, "cross", "unet", halvings=n) for i, n in enumerate(halvings)]
+        return [site.halvings for site in dx.AStar().select(sites)]
+
+    assert read([0, 1, 2, 3, 2, 1]) == [2, 2]
+    assert read([1, 2, 2]) == [2, 2]  # SDXL
+    assert read([0, 1, 0]) == [0, 0] and read([3, 4]) == [3]
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
@@ -71,7 +83,7 @@ def test_a_small_step_lowers_the_loss():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusers_ext.processors.astar.segregation", noted)
         for size in (1e-9, 1.0):
-            with dx.apply(pipe, dx.AStar(TWO, step_size=size, retention=0.0)):
+            with dx.apply(pipe, dx.AStar(TWO, step_size=size, retention=0.0, stop=1.0)):
                 run(tiny, pipe, steps=2)
     # The second loss of each run is that after latents moved by next to nothing, or by the gradient.
     assert losses[3] < losses[1]

@@ -7,7 +7,9 @@ import diffusers_ext as dx
 
 from ..close import close
 from ..hosts import HOSTS, host
-from .astar_oracles import PROMPT, TWO, run
+from .astar_oracles import IN_ALL_STEPS, LEFT, PROMPT, TWO, run
+
+SIDES = [[1.0, 0.0]] * 2, [[0.0, 1.0]] * 2  # halves of the picture as rows of numbers
 
 
 @pytest.mark.parametrize(
@@ -17,16 +19,32 @@ from .astar_oracles import PROMPT, TWO, run
         (dict(concepts=["cat", " "]), "got an empty text"),
         (dict(concepts=["red cat", "cat"]), "share words"),
         (dict(concepts=[["cat", "dog"]] * 2), "has 2 lists, one for each prompt, but the call has 1"),
-        (dict(masks={"owl": [0, 0, 1, 1]}), r"masks are of concepts \(cat, dog\), got 'owl'"),
-        (dict(masks={"cat": [[1.0, 0.0]]}), "has 1 x 2 places, but the maps of this picture have 8 x 8"),
-        (dict(masks={"cat": [0.0, 0.0, 0.01, 1.0]}), "holds none of the 8 x 8 places"),
+        (dict(masks={"owl": [0, 0, 1, 1]}), r"masks are of concepts \(red cat, blue dog\), got 'owl' for 0"),
+        (
+            dict(masks={"cat": [0, 0, 0.6, 1], "dog": [0.4, 0, 1, 1]}),
+            "masks of 'red cat' and 'blue dog' overlap",
+        ),
+        (dict(masks={"cat": SIDES[0], "dog": [[1.0, 1.0]] * 2}), "'blue dog' overlap; draw them apart"),
+        (dict(masks={"cat": [[1.0, 0.0]]}), "has 1 x 2 places, but the maps of this picture have 16 x 16"),
+        (dict(masks={"cat": [0.0, 0.0, 0.01, 1.0]}), "holds none of the 16 x 16 places"),
     ],
 )
 def test_what_does_not_fit_the_prompt_or_the_picture(settings, words):
     tiny = host("sd")
     pipe = tiny.build()
-    with pytest.raises(dx.MethodError, match=words), dx.apply(pipe, dx.AStar(**settings)):
+    with pytest.raises(dx.MethodError, match=words), dx.apply(pipe, dx.AStar(**(IN_ALL_STEPS | settings))):
         run(tiny, pipe)
+
+
+def test_masks_that_touch_are_apart():
+    """Two columns of the maps stand where they touch: a box ends in the middle of one, and a mask, too."""
+    tiny = host("sd")
+    pipe, side = tiny.build(), 0.5 + 1 / 32
+    for masks in (SIDES, [[0, 0, side, 1], [side, 0, 1, 1]]):
+        with dx.apply(
+            pipe, dx.AStar(masks=dict(zip(("red cat", "dog"), masks, strict=True)), **IN_ALL_STEPS)
+        ):
+            run(tiny, pipe)
 
 
 def test_concepts_that_are_cut_off_or_absent():
@@ -50,6 +68,8 @@ def test_concepts_that_are_cut_off_or_absent():
         (dict(masks={"cat": []}), "a box"),
         (dict(masks={"cat": [[0, 0], [0, 0]]}), "rows of numbers"),
         (dict(masks={"cat": [[1, 0], [1]]}), "rows of numbers"),
+        (dict(masks=LEFT, loss="attend_and_excite"), "masks are where retention keeps concepts"),
+        (dict(masks=LEFT, retention=0), "masks are where retention keeps concepts"),
         (dict(start=0.8, stop=0.2), "start <= stop"),
         (dict(step_size=-1), "step_size"),
         (dict(loss="x"), "loss"),
@@ -57,7 +77,7 @@ def test_concepts_that_are_cut_off_or_absent():
 )
 def test_settings_that_do_not_fit(bad, words):
     with pytest.raises(dx.MethodError, match=words):
-        dx.AStar(**bad)
+        dx.AStar(**(IN_ALL_STEPS | bad))
 
 
 def test_layers_that_are_not_there():
@@ -91,7 +111,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
     """The first of two pictures is spoiled in its gradient only; the other moves."""
     tiny = host("sd")
     pipe, prompts = tiny.build(), [PROMPT] * 2
-    with dx.apply(pipe, dx.AStar(TWO)):
+    with dx.apply(pipe, dx.AStar(TWO, **IN_ALL_STEPS)):
         wanted = run(tiny, pipe, prompt=prompts)
 
         def spoil(module, args, out):

@@ -25,7 +25,7 @@ from ..hosts import host, nothing_changed
 from ..tiny_models import flux, sd3, wan
 from . import ir_oracles, nag_oracles
 from . import settings_oracles as told
-from .astar_oracles import FINE, LEFT, MID, TWO, loop, nearly
+from .astar_oracles import IN_ALL_STEPS, LEFT, TWO, found, loop, nearly
 from .astar_oracles import run as run_astar
 from .astar_oracles import start as noise
 from .test_ir_diffusion import masks as ir_masks
@@ -74,7 +74,7 @@ COUNTED = {
     "nag": {"negative_prompt", "scale", "tau", "alpha", "layers", "start", "stop"},
     "structured": {"phrases", "form"},
     "astar": {
-        *("concepts", "masks", "loss", "segregation", "retention"),
+        *("concepts", "adjectives", "masks", "loss", "segregation", "retention"),
         *("step_size", "threshold", "halvings", "start", "stop"),
     },
     "ir-diffusion": {
@@ -350,13 +350,15 @@ def test_structured_by_explicit_averages():
 MOVED = [
     {},
     dict(concepts=["red cat", "dog"]),
+    dict(concepts=None, adjectives=True),
+    dict(concepts=None, adjectives=False),
     dict(masks=LEFT),
     dict(loss="attend_and_excite"),
     dict(segregation=3.0),
     dict(retention=3.0),
     dict(step_size=200.0),
     dict(threshold=0.8),
-    dict(halvings=0),
+    dict(halvings=1),
     dict(start=0.5),
     dict(stop=0.5),
 ]
@@ -369,9 +371,9 @@ def test_astar_by_a_loop_written_out():
     pipe = tiny.build().to(torch.float64)
     plain, outs = run_astar(tiny, pipe, steps=2), []
     for settings in MOVED:
-        settings = dict(concepts=TWO, step_size=400.0) | settings
-        place = dict(side=16, layers=FINE) if "halvings" in settings else dict(side=8, layers=MID)
-        wanted = loop(pipe, noise(), steps=2, settings=settings, cfg=0.0, **place)
+        settings = dict(concepts=TWO, step_size=400.0, **IN_ALL_STEPS) | settings
+        named = dict(concepts=settings["concepts"] or found(settings["adjectives"]))
+        wanted = loop(pipe, noise(), steps=2, settings=settings | named)
         with dx.apply(pipe, dx.AStar(**settings)):
             nearly(run_astar(tiny, pipe, steps=2), wanted, plain)
         assert all((wanted - other).abs().max() > 1e-4 for other in outs), settings
@@ -382,7 +384,11 @@ def test_astar_by_a_loop_written_out():
 
 LEFT_HALF, RIGHT_HALF, MIDDLE = [0, 0, 0.5, 1], [0.5, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]
 DRAWN = dict(
-    reference_masks=[MIDDLE] * 2, scene_masks=[LEFT_HALF, RIGHT_HALF], mask_dropout=0.0, start_layer=0.0
+    reference_masks=[MIDDLE] * 2,
+    scene_masks=[LEFT_HALF, RIGHT_HALF],
+    mask_dropout=0.0,
+    start_layer=0.0,
+    start=0.0,
 )
 ALL, UP, LAST = [""], ["up_blocks"], ["up_blocks.1.attentions.1"]
 # Settings, and the layers that see references.

@@ -1,6 +1,7 @@
 """IR-Diffusion against its paper written out, its limits, and what each of its parts may change."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, Rotary, RunContext, Site
 from diffusers_ext.families.denoisers import denoisers
-from diffusers_ext.processors.ir_diffusion import IRDiffusion, link
+from diffusers_ext.processors.ir_cores import link
+from diffusers_ext.processors.ir_diffusion import IRDiffusion
 from diffusers_ext.processors.reference_bank import ReferenceBank
 
 from .. import faults
@@ -27,7 +29,7 @@ LEFT, RIGHT = [0.0, 0.25, 0.5, 1.0], [0.5, 0.0, 1.0, 0.5]
 RING = [[0, 0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0]] + [[0] * 8] * 5
 TWO = dict(reference_masks=[RING, [0.25, 0.25, 0.75, 1.0]], scene_masks=[LEFT, RIGHT])
 BOXES = dict(reference_masks=[[0.25, 0.25, 0.75, 0.75]] * 2, scene_masks=[LEFT, RIGHT])
-EXACT = dict(mask_dropout=0.0)
+EXACT = dict(mask_dropout=0.0, start=0.0)
 both = pytest.mark.parametrize("name", ["sd", "sdxl"])
 guided = pytest.mark.parametrize("cfg", [False, True])
 
@@ -113,7 +115,7 @@ def test_full_masks_are_shared_attention(name):
     "off, reason",
     [
         (dict(scene_masks=[None, None]), "none of its subjects is in the scene"),
-        (dict(stop=0.0), "none of its 2 steps"),
+        (dict(start=0.0, stop=0.0), "none of its 2 steps"),
         (dict(isolation=False, start_layer=1.0, cross_lambda=0.0), None),
     ],
 )
@@ -159,6 +161,7 @@ def layer(method, grid, kind="self", text=slice(0, 0), ahead=False, branches=1, 
     vision = slice(text.stop, text.stop + h * w) if ahead else slice(0, h * w)
     run.layout, run.step, run.steps = Layout((1, h, w), text, vision), step, 4
     run.pass_ = "both" if branches == 2 else "cond"
+    method = replace(method, start=0.0)
     core = method.bind(Site("a", 0, 2, dim, kind, "unet", rotary=rotary), run, dense)
     core.begin_call(torch.zeros(branches * (method.subjects + 1), 4, h, w))
     return core
@@ -280,7 +283,7 @@ def test_a_bank_gives_the_scene_of_one_call(name, cfg):
             start = noise.repeat(len(prompts), *[1] * (noise.ndim - 1))
             return pictures(tiny, pipe, prompts, cfg, latents=start, generator=None)
 
-    settings = dict(start_layer=0.0, ref_bias=1.0)
+    settings = dict(start_layer=0.0, ref_bias=1.0, start=0.0)
     both = dx.IRDiffusion(**BOXES, **settings)
     bank = ReferenceBank(numbers=(0, 1))
     nobody = dx.IRDiffusion(BOXES["reference_masks"], [None, None], **settings)
@@ -298,6 +301,30 @@ def test_a_bank_gives_the_scene_of_one_call(name, cfg):
 
 def far(one, two):
     return (one - two).abs().max() > 10 * MODEL * torch.finfo(one.dtype).eps * two.abs().max()
+
+
+@torch.no_grad()
+def test_compiled_blocks_cost_few_graphs_and_none_for_more_steps():
+    """The number of tokens that look at references differs from step to step."""
+    tiny = host("sd")
+    pipe, method, graphs = tiny.build(), dx.IRDiffusion(**TWO), []
+    with dx.apply(pipe, method):
+        eager = pictures(tiny, pipe, steps=5)
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in (m for m in pipe.unet.modules() if type(m).__name__ == "BasicTransformerBlock"):
+        block.compile(backend=counting, fullgraph=True)
+    with dx.apply(pipe, method):
+        alike(pictures(tiny, pipe, steps=5), eager)
+        assert len(graphs) <= 8
+        before = len(graphs)
+        pictures(tiny, pipe, steps=9)
+    assert len(graphs) == before
+    torch._dynamo.reset()
 
 
 # Beside others, and what is refused -----------------------------------------------------------------------
@@ -460,6 +487,16 @@ def test_a_reposition_that_does_not_fit_the_positions(name, kind, words):
     pipe = host(name).build()
     with pytest.raises(dx.UnsupportedError, match=words):
         dx.apply(pipe, dx.IRDiffusion(ONE, ONE, reposition=kind))
+
+
+def test_the_report_says_when_it_ran_and_shows_no_masks():
+    tiny = host("sd")
+    pipe = tiny.build()
+    with dx.apply(pipe, dx.IRDiffusion(**TWO)) as session:
+        pictures(tiny, pipe, steps=5)
+    said = str(session.report())
+    assert "ir-diffusion ran in 8 of 8 attention modules at steps 3 to 5 of 5.\n" in said
+    assert "[[" not in said and "dense attention" not in said
 
 
 def test_two_owners_of_attention():

@@ -1,6 +1,7 @@
 """StructuredGuidance against averages of attentions that are written out, on tiny SD and SDXL pipelines."""
 
 import inspect
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -114,6 +115,13 @@ def test_the_mean_of_values_is_exact():
     assert (sum(each) / 3 - once).abs().max() < 1e-12
 
 
+@contextmanager
+def remarked_once():
+    with pytest.warns(UserWarning, match="structured changes nothing for a prompt without phrases") as found:
+        yield
+    assert sum("without phrases" in str(warning.message) for warning in found) == 1
+
+
 @both
 @pytest.mark.parametrize("form", FORMS)
 def test_without_phrases_it_is_the_plain_model(name, form):
@@ -121,8 +129,18 @@ def test_without_phrases_it_is_the_plain_model(name, form):
     pipe, run = tiny.build(), dict(cfg=True, prompt="cats", steps=2, generator=None)
     run["latents"] = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = tiny.run(pipe, **run)
-    with dx.apply(pipe, dx.StructuredGuidance(form=form)):
+    with dx.apply(pipe, dx.StructuredGuidance(form=form)), remarked_once():
         assert torch.equal(tiny.run(pipe, **run), plain)
+
+
+def test_one_of_two_prompts_without_phrases_is_remarked():
+    tiny = host("sd")
+    pipe, run = tiny.build(), dict(prompts=2, prompt=[PROMPT, "cats"], steps=2)
+    plain = tiny.run(pipe, **run)
+    with dx.apply(pipe, dx.StructuredGuidance()), remarked_once():
+        ours = tiny.run(pipe, **run)
+    close(ours[1], plain[1], 1 << 12)
+    assert not torch.allclose(ours[0], plain[0], atol=1e-4)
 
 
 def test_a_phrase_that_reads_the_same_alone_changes_nothing():

@@ -15,7 +15,7 @@ from ..tiny_models import flux
 from . import settings_oracles as told
 
 SPARSE = dict(backend="reference", dense_steps=0)
-PROMPT = "a red circle and a blue star"
+PROMPTS = ["a green cross and a pink square", "a red circle and a blue star"]
 
 
 def settings(name, layer):
@@ -29,13 +29,16 @@ def settings(name, layer):
         "rectified": lambda: dx.RectifiedSparse(keep=0.5, p_remaining=None, block=16, **SPARSE),
         "structured": lambda: dx.StructuredGuidance(),
         "astar": lambda: dx.AStar(),
+        "ir-diffusion": lambda: dx.IRDiffusion(
+            [[0.0, 0.0, 0.5, 0.5]], [[0.0, 0.0, 1.0, 1.0]], start_layer=0.0, start=0.0
+        ),
     }[name]()
 
 
 # The methods that a model takes; no model of the table in DESIGN.md is left out.
 TAKES = {
-    "sd": ["softpag", "nag", "clear", "gna", "rectified", "structured", "astar"],
-    "flux": ["softpag", "nag", "clear", "gna", "rectified"],
+    "sd": ["softpag", "nag", "clear", "gna", "rectified", "structured", "astar", "ir-diffusion"],
+    "flux": ["softpag", "nag", "clear", "gna", "rectified", "ir-diffusion"],
     "wan": ["softpag", "nag", "gna", "radial", "rectified"],
 }
 PAIRS = [(name, *pair) for name, methods in TAKES.items() for pair in combinations(methods, 2)]
@@ -62,7 +65,7 @@ def alone(pipes):
 def run(pipes, name, *methods):
     found = host(name)
     with dx.apply(pipes[name], *(settings(m, found.layer) for m in methods)):
-        return found.run(pipes[name], cfg=True, steps=2, prompt=PROMPT)
+        return found.run(pipes[name], cfg=True, steps=2, prompt=PROMPTS)
 
 
 @pytest.mark.parametrize("name, one, two", FITTING)
@@ -112,6 +115,21 @@ def test_perturbations_beside_a_sparse_core(mode):
     once = {"tokens put in order once a call"}
     kept = {"tokens put in order in every layer: softpag may depend on raster order"}
     assert {s.order for s in session.report().sites} == (kept if mode == "shuffle" else once)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["uniform", "segment_mean", "max", "temperature", "shuffle"])
+def test_perturbations_beside_a_second_text(pipes, mode):
+    """The grid of either text is perturbed by itself, so equal texts are as one."""
+    found, pipe = host("flux"), pipes["flux"]
+    method = dx.SoftPAG({found.layer: None}, strength=1.0, perturbation=mode)
+    runs = []
+    for more in ([], [dx.NAG("a red circle")], [dx.NAG("green")]):
+        with dx.apply(pipe, method, *more) as session:
+            runs.append(found.run(pipe, cfg=True, steps=2, prompt="a red circle"))
+    assert session.report().second_texts == 2 == session.report().extra_passes
+    alike(runs[1], runs[0])
+    assert (runs[2] - runs[0]).abs().max() > 1e-4
 
 
 def test_the_strongest_key_needs_dense_attention():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusers_ext.prompts.phrases import COLOURS, head_nouns, noun_phrases
+from diffusers_ext.prompts.phrases import COLOURS, described_nouns, head_nouns, noun_phrases
 from diffusers_ext.zoo.world.captions import OBJECTS, Spec
 
 
@@ -37,9 +37,13 @@ def test_every_pair_of_objects_is_split_in_two():
             caption = Spec((first, second), relation).caption
             assert words(caption, noun_phrases(caption)) == [str(first), str(second)]
             assert words(caption, head_nouns(caption)) == [first.shape, second.shape]
+            assert words(caption, described_nouns(caption)) == [
+                f"{thing.colour} {thing.shape}" for thing in (first, second)
+            ]
 
 
 def test_head_nouns_are_no_colours_and_no_determiners():
     prompt = "a girl in red, two blue birds and cats"
     assert words(prompt, head_nouns(prompt)) == ["girl", "birds", "cats"]
+    assert words(prompt, described_nouns(prompt)) == ["girl", "blue birds", "cats"]
     assert "red" in COLOURS

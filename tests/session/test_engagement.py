@@ -100,7 +100,7 @@ def test_the_share_of_pairs_is_that_of_the_masks():
         ),
         (
             "sd",
-            dx.AStar(segregation=0.0, stop=0.25),
+            dx.AStar(segregation=0.0, retention=1.0, halvings=1, stop=0.25),
             "astar ran in 1 of 4 cross-attention modules at step 1 of 4.",
         ),
         (

@@ -30,6 +30,7 @@ from ..studies import (
     quality_chart,
     reno,
     search,
+    story,
 )
 from ..timing import growth, speed
 from . import cards, power, results_table, together, whole_tiles
@@ -134,6 +135,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "maps": _filed("maps-shapes-sd", maps.to_markdown),
     "headhunter-shapes-sd3": _filed("headhunter-shapes-sd3", headhunter.to_markdown),
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
+    "story": _filed("story-shapes-sd", story.to_markdown),
     "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test test-newest-torch test-settings slow lint format bench-cpu gpu gpu-tests gpu-kernels gpu-blocks clean
+.PHONY: setup demo test test-newest-torch test-settings slow soak lint format bench-cpu gpu gpu-tests gpu-kernels gpu-blocks clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,11 @@ test-newest-torch:
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# A job whose workers are killed KILLS times, and what was lost.
+soak: export OMP_NUM_THREADS ?= 1
+soak: $(STAMP)
+	$(BIN)/python -m tests.jobs.soak --kills $(or $(KILLS),1000)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

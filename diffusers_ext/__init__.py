@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .pipelines.guider import SoftPAGGuidance  # noqa: F401
     from .pipelines.image import ImageExtPipeline  # noqa: F401
     from .pipelines.search import NoiseSearchPipeline  # noqa: F401
+    from .pipelines.story import StoryPipeline  # noqa: F401
+    from .pipelines.story_text import StoryScene  # noqa: F401
     from .pipelines.video import VideoExtPipeline  # noqa: F401
     from .processors.astar import AStar  # noqa: F401
     from .processors.clear import CLEAR  # noqa: F401
@@ -31,8 +33,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .processors.structured import StructuredGuidance  # noqa: F401
     from .sampling.best_of_n import BestOfN  # noqa: F401
     from .sampling.fk_steering import FKSteering  # noqa: F401
-    from .sampling.headhunter import HeadHunter  # noqa: F401
-    from .sampling.headhunter_fast import FastHeadHunter  # noqa: F401
+    from .sampling.headhunter.fast import FastHeadHunter  # noqa: F401
+    from .sampling.headhunter.search import HeadHunter  # noqa: F401
     from .sampling.npnet.transform import NPNet  # noqa: F401
     from .sampling.paths import Paths  # noqa: F401
     from .sampling.reno import ReNO  # noqa: F401
@@ -53,14 +55,16 @@ _HOME = {
     "plan": ".models.forecast",
     "preset": ".models.presets",
     "staged": ".sampling.staged",
-    "HeadHunter": ".sampling.headhunter",
-    "FastHeadHunter": ".sampling.headhunter_fast",
+    "HeadHunter": ".sampling.headhunter.search",
+    "FastHeadHunter": ".sampling.headhunter.fast",
     "HeadSet": ".processors.head_set",
     "SoftPAGGuidance": ".pipelines.guider",
     "Grid": ".models.sizes",
     "ImageExtPipeline": ".pipelines.image",
     "VideoExtPipeline": ".pipelines.video",
     "NoiseSearchPipeline": ".pipelines.search",
+    "StoryPipeline": ".pipelines.story",
+    "StoryScene": ".pipelines.story_text",
     **{name: module for module, name in (place.split(":") for place in (METHODS | SAMPLERS).values())},
     "Layout": ".core",
     "RunContext": ".core",

@@ -24,6 +24,8 @@ from .commands.plan import plan
 from .commands.reward import reward
 from .commands.run import run
 from .commands.search import search
+from .commands.show import show
+from .commands.story import story
 from .commands.train import train
 from .commands.tune import tune
 from .outputs.stop import Interrupted, interrupting
@@ -93,7 +95,7 @@ def options(
     making.debug.set(debug)
 
 
-for command in (generate, search, run, compare, demo, heads):
+for command in (generate, search, story, run, show, compare, demo, heads):
     app.command(cls=Command)(command)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, headhunter, reward, plan, train, collect, methods, samplers, families, doctor):

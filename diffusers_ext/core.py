@@ -6,12 +6,13 @@ nothing else of the package.
 """
 
 import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -166,6 +167,9 @@ class Method(ABC):
 
     Subclasses are usually frozen dataclasses. `reads_layout` says whether the cores of the method look at the
     layout they get. `order_free` says that grid tokens may come in any order, or that its cores ask for one.
+    `differentiable` says that gradients pass through its cores. `needs_dense` says that they repeat dense
+    attention, so no other method may decide how it is computed there. `saves_pairs` says that a method with
+    the `CORE` slot is sparse, so that reports compare it with dense attention.
     """
 
     __slots__ = ()
@@ -174,6 +178,13 @@ class Method(ABC):
     slots: ClassVar[frozenset[Slot]]
     reads_layout: ClassVar[bool] = True
     order_free: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+    needs_dense: ClassVar[bool] = False
+    saves_pairs: ClassVar[bool] = True
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        check_settings(cls, settings)
+        return super().__new__(cls)
 
     @abstractmethod
     def select(self, sites: Sequence[Site]) -> list[Site]:
@@ -287,6 +298,20 @@ def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> list[str
     names = list(dict.fromkeys(names))
     close = difflib.get_close_matches(wanted, names, n=count, cutoff=0.0)
     return close + [n for n in names if n not in close][: count - len(close)]
+
+
+def check_settings(cls: type, names: Iterable[str]) -> None:
+    """Raise `TypeError` with the nearest name for the first of `names` that the constructor does not take."""
+    taken = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        return
+    known = [parameter.name for parameter in taken]
+    for name in names:
+        if name not in known:
+            nearest = (
+                f"nearest is {nearest_names(name, known, 1)[0]!r}, valid are " if known else "it has none"
+            )
+            raise TypeError(f"{cls.__name__} has no setting {name!r}; {nearest}{', '.join(known)}.")
 
 
 def step_window(start: float, stop: float, steps: int) -> range:

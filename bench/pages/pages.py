@@ -1,4 +1,4 @@
-"""Write blocks of figures into README.md and docs/, and the model cards, by `python -m bench.pages`."""
+"""Write blocks of figures into pages, and the model cards, by `python -m bench.pages`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from ..studies import (
     clip_detector,
     detector,
     distillation,
+    headhunter,
     headroom_chart,
     judge_labels,
+    maps,
     nag,
     npnet,
     one_step,
+    perturbations,
     quality_chart,
     reno,
     search,
 )
 from ..timing import growth, speed
-from . import cards, power, results_table, whole_tiles
+from . import cards, power, results_table, together, whole_tiles
 from .markdown import has, insert, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -135,15 +138,19 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
+    "maps": _filed("maps-shapes-sd", maps.to_markdown),
+    "headhunter-shapes-sd3": _filed("headhunter-shapes-sd3", headhunter.to_markdown),
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
     "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
+    "perturbations": _filed("perturbations-shapes-sd", perturbations.to_markdown),
     "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),
     "reno-memory": _filed("reno-shapes-sd-turbo", reno.memory_to_markdown),
     "reward": _filed(cards.REWARD, reward),
     "search": _filed("search-shapes-sd3", search.to_markdown),
     "headroom": headroom_chart.to_markdown,
+    "together": together.to_markdown,
     "speed": _filed("speed-cpu-x86_64", speed.to_markdown),
     "whole-tiles": whole_tiles.to_markdown,
     **{f"quality-{model}": _filed(f"quality-{model}", quality_chart.to_markdown) for model in MEASURED},
@@ -152,7 +159,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 def pages() -> list[Path]:
     """Return the pages that may hold blocks."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def filled(text: str) -> str:

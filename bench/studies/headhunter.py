@@ -11,11 +11,15 @@ folder `--cache`, so an interrupted run goes on.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
 
 import diffusers_ext as dx
 from diffusers_ext.evaluate.cells import Variant
@@ -29,6 +33,7 @@ from diffusers_ext.evaluate.words import reward as reward_words
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, write_json
 from diffusers_ext.outputs.record import versions
+from diffusers_ext.processors.head_set import Head
 from diffusers_ext.sampling.call import arguments
 
 from ..pages.markdown import markdown
@@ -61,12 +66,41 @@ class Bench:
         variant = Variant(label, methods, sampler, ({"name": "shapes-clip"},))
         return answer(self.pipe, variant, asked, call, store, self.batch)
 
-    def found(self, kind: type[dx.HeadHunter], asked: Sequence[Question]) -> dx.HeadSet:
-        """Return the heads that a search finds on some questions."""
+    def found(
+        self, kind: type[dx.HeadHunter], asked: Sequence[Question]
+    ) -> tuple[dx.HeadSet, dict[str, dict[Head, list[float]]]]:
+        """Return the heads that a search finds on some questions, and the scores of single heads by kind."""
         hunter = kind(self.reward, pairs=len(asked), pack=PACK)
         prompts, seeds = [q.item.prompt for q in asked], [q.item.seed for q in asked]
         folder = output_folder(self.cache / kind.__name__)
-        return hunter.search(self.pipe, prompts, seeds, out=folder, model=self.model.name, progress=False)
+        heads = hunter.search(self.pipe, prompts, seeds, out=folder, model=self.model.name, progress=False)
+        return heads, logged(folder / "log.jsonl")
+
+
+def logged(file: Path) -> dict[str, dict[Head, list[float]]]:
+    """Read a log: the values of single heads, pair by pair, of the kinds `score` and `move`."""
+    found: dict[str, dict[Head, dict[int, float]]] = {}
+    for row in map(json.loads, file.read_text().splitlines()[1:]):
+        if row["path"] is not None:
+            own = found.setdefault(row["base"], {}).setdefault(Head(row["path"], row["head"]), {})
+            own[row["pair"]] = row["score"]  # a pack may have been drawn twice
+    return {kind: {head: list(own.values()) for head, own in of.items()} for kind, of in found.items()}
+
+
+def reliability(scores: Mapping[Head, Sequence[float]], splits: int = 200) -> float:
+    """Return the rank correlation of the mean scores of heads on random halves of the pairs."""
+    values = np.array(list(scores.values()))
+    draws, found = np.random.default_rng(0), []
+    for _ in range(splits):
+        order = draws.permutation(values.shape[1])
+        halves = np.array_split(order, 2)
+        found.append(spearmanr(*(values[:, half].mean(1) for half in halves)).statistic)
+    return float(np.mean(found))
+
+
+def movers(moves: Mapping[Head, Sequence[float]]) -> list[Head]:
+    """Return the half of the heads that moves the latents most."""
+    return sorted(moves, key=lambda head: -fmean(moves[head]))[: math.ceil(len(moves) / 2)]
 
 
 def guided(heads: Any, setting: tuple[float, float]) -> dx.SoftPAG:
@@ -117,7 +151,7 @@ def longer(steps: int, guided_rows: float, plain_rows: float) -> int:
 
 def tune(bench: Bench, asked: Sequence[Question]) -> tuple[dict[str, dx.SoftPAG], dict[str, Any]]:
     """Return the best methods by label, and what was found on the way."""
-    heads, fast = bench.found(dx.HeadHunter, asked), bench.found(dx.FastHeadHunter, asked)
+    (heads, log), (fast, probes) = bench.found(dx.HeadHunter, asked), bench.found(dx.FastHeadHunter, asked)
     own = sets(heads)
     scores = tried(bench, asked, own)
     single = layers(heads)
@@ -131,10 +165,14 @@ def tune(bench: Bench, asked: Sequence[Question]) -> tuple[dict[str, dx.SoftPAG]
         HEADS: chosen,
         FAST: guided(fast.best(count), (chosen.scale, chosen.strength)),
     }
-    shared = {(p.path, p.head) for p in heads.picks} & {(p.path, p.head) for p in fast.picks}
+    picked, quick = ({Head(p.path, p.head) for p in found.picks} for found in (heads, fast))
     return methods, {
-        "search": searched(heads),
-        "fast": {**searched(fast), "shared": len(shared)},
+        "search": {**searched(heads), "reliability": reliability(log["score"])},
+        "fast": {
+            **searched(fast),
+            "shared": len(picked & quick),
+            "movers": len(picked & set(movers(probes["move"]))),
+        },
         "tried": {HEADS: scores, LAYER: layer_scores},
         "chosen": {HEADS: best(scores), LAYER: best(layer_scores)},
         "tuning_pictures": {
@@ -186,7 +224,9 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         f"{found['model']}, {found['variants'][PLAIN]['overall']['n']} held-out prompts. Chosen on "
         f"{search['pairs']} tuning prompts: {chosen[HEADS]} ({took[HEADS]} pictures); {chosen[LAYER]} "
         f"({took[LAYER]} pictures). FastHeadHunter took {fast['evaluations']} evaluations, HeadHunter "
-        f"{search['evaluations']}; {fast['shared']} of {search['top_k']} heads are the same."
+        f"{search['evaluations']}; {fast['shared']} of {search['top_k']} heads are the same, and "
+        f"{fast['movers']} are in the half that moves latents most. Between halves of the pairs, ranks of "
+        f"heads correlate by {search['reliability']:.2f}."
     )
     table = markdown(["", "right", "reward", "evaluations"], rows)
     return "\n".join([table, "", *lines, "", made])
@@ -198,7 +238,8 @@ def main() -> None:
     parser.add_argument("--tuning-n", type=int, default=3, help="tuning prompts a task")
     parser.add_argument("--cache", type=Path, default=Path("out/headhunter"))
     args = parser.parse_args()
-    bench, out = Bench(args.model, args.cache / args.model, args.batch), output_folder(args.out)
+    name, out = Path(args.model).name, output_folder(args.out)
+    bench = Bench(args.model, args.cache / name, args.batch)
     tasks = bench.model.tasks
     methods, facts = tune(bench, questions(TUNING, args.tuning_n, args.seed, tasks))
     asked = questions(SUITE, args.n, args.seed, tasks)
@@ -209,7 +250,7 @@ def main() -> None:
     judged |= {LONGER: bench.judged(LONGER, asked, num_inference_steps=longer(steps, *rows))}
     order = {label: judged[label] for label in (PLAIN, LONGER, LAYER, HEADS, FAST)}
     found = {
-        "model": args.model,
+        "model": name,
         "suite": SUITE,
         "n": args.n,
         "seed": args.seed,
@@ -220,7 +261,7 @@ def main() -> None:
         "versions": versions(),
     }
     print(to_markdown(found))
-    write_json(out / f"headhunter-{args.model}.json", found)
+    write_json(out / f"headhunter-{name}.json", found)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Run `diffusers-ext eval`: measure how often a model obeys the prompt, and what a method changes."""
 
+import inspect
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from . import making, pareto, scoring
+from . import making, pareto, scored, scoring
 from . import options as opt
 from .compare import REPORT
 from .seeds import seed_of
@@ -47,11 +50,29 @@ def evaluate(
     dtype: opt.Dtype = None,
     threads: opt.Threads = None,
     out: opt.Out = "out/eval",
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Score the pictures in this folder, in place of making some."),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            help="How the folder of --images is laid out: flat, geneval, t2i-compbench, hpdv2 or drawbench. "
+            "By default flat.",
+        ),
+    ] = None,
 ) -> None:
     """Measure accuracy per task on a prompt suite, with a chart and a gallery.
 
     Finished pictures are skipped when the same command runs again.
     """
+    if images is not None:
+        _refuse_making(locals())
+        scored.score(images, layout or "flat", out)
+        return
+    if layout is not None:
+        raise ValueError(f"--layout is for --images, got {layout!r} alone; add --images FOLDER")
     from ..evaluate import density
     from ..evaluate.cells import Variant
     from ..evaluate.pictures import Pictures
@@ -137,3 +158,14 @@ def evaluate(
         opt.warn(sentence)
     typer.echo(f"wrote {files[-1]} and beside it {', '.join(f.name for f in files[:-1])}")
     making.end(progress)
+
+
+def _refuse_making(given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if an option was given that is about making pictures."""
+    usual = {name: option.default for name, option in inspect.signature(evaluate).parameters.items()}
+    for name, default in usual.items():
+        if name not in ("images", "layout", "out") and given[name] != default:
+            raise ValueError(
+                f"--{name.replace('_', '-').replace('settings', 'set')} is for making pictures, and --images "
+                "scores those that are there; leave it out"
+            )

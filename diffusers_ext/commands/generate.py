@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import making, seeds
+from . import making, recipes, seeds
 from . import options as opt
 
 if TYPE_CHECKING:
@@ -19,11 +19,14 @@ FAILED = ".failed.json"  # stands in the place of the picture
 
 
 def generate(
+    ctx: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
     model: opt.Model = opt.MODEL,
     method: opt.Methods = None,
     settings: opt.Settings = None,
     preset: opt.Preset = None,
+    recipe: recipes.Read = None,
+    save_recipe: recipes.Save = None,
     seed: Annotated[
         str | None,
         typer.Option(
@@ -53,10 +56,13 @@ def generate(
         float | None, typer.Option("--fps", help="Frames per second of a video. By default 8.")
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a .png, .mp4 or .gif file.")
+        str,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="A folder, or a .png, .jpg, .webp, .mp4 or .gif file."
+        ),
     ] = "out",
     embed: Annotated[
-        bool, typer.Option("--embed/--no-embed", help="Also write the settings into a PNG, or not.")
+        bool, typer.Option("--embed/--no-embed", help="Also write the settings into the file, or not.")
     ] = True,
     named: making.Prompt = None,
 ) -> None:
@@ -64,7 +70,6 @@ def generate(
 
     Finished ones are skipped when the same command runs again.
     """
-    from ..models.checkpoint import Checkpoint
     from ..outputs.target import Target
     from ..outputs.unfinished import Unfinished
     from ..sampling import identity
@@ -76,24 +81,28 @@ def generate(
         raise ValueError(f"--num-images must be 1 or more, got {num_images}")
     first = seeds.random_seed() if seed is None or seeds.is_random(seed) else seed_of(seed)
     seed_of(first + num_images - 1)
-    checkpoint = Checkpoint.resolve(model)
-    methods, notes = opt.chosen(checkpoint, method or [], settings or [], preset)
+    chosen = recipes.chosen(ctx, recipe, model, method or [], settings or [], preset, device)
+    checkpoint = chosen.checkpoint
+    if save_recipe is not None:
+        recipes.check(save_recipe)
     target = Target.of(out, num_images)
     pipe = checkpoint.load(device, dtype, threads)
-    target = target.suited(model, makes_videos(pipe), fps)
-    call = arguments(
-        pipe,
-        checkpoint.call,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        true_cfg_scale=true_cfg_scale,
-        height=height,
-        width=width,
-        negative_prompt=negative,
-        num_frames=num_frames,
-    )
+    target = target.suited(checkpoint.name, makes_videos(pipe), fps)
+    asked = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
+        "height": height,
+        "width": width,
+        "negative_prompt": negative,
+        "num_frames": num_frames,
+    }
+    asked = dict(chosen.call) | {name: value for name, value in asked.items() if value is not None}
+    call = arguments(pipe, checkpoint.call, **asked)
     opt.warn_of_texts(checkpoint, pipe, [prompt], call)
-    common = identity.shared(pipe, checkpoint, methods, call) | ({"fps": target.fps} if target.fps else {})
+    notes = [*chosen.notes, *([chosen.save(save_recipe, pipe, asked)] if save_recipe is not None else [])]
+    common = identity.shared(pipe, checkpoint, (), call) | {"methods": chosen.settings}
+    common |= {"fps": target.fps} if target.fps else {}
     run = Unfinished(target.folder, {"prompt": prompt, **identity.shaping(common)}, num_images, first)
     # A run of one picture cannot be resumed, and a seed that was asked for is used, also -1.
     with run if seed is None and num_images > 1 else nullcontext() as resumed:
@@ -102,7 +111,7 @@ def generate(
         said = None if seed is not None and not seeds.is_random(seed) else _said(first, resumed)
         items = [Item(prompt, first + i) for i in range(num_images)]
         lead = [*([said] if said else []), *notes]
-        progress = _make(pipe, items, methods, common, call, batch, target, embed, lead)
+        progress = _make(pipe, items, chosen, common, call, batch, target, embed, lead)
         if progress.failures and resumed is not None:
             resumed.keep()
     making.end(progress)
@@ -118,7 +127,7 @@ def _said(first: int, resumed: "Unfinished | None") -> str:
 def _make(
     pipe: Any,
     items: list["Item"],
-    methods: tuple[Any, ...],
+    chosen: recipes.Chosen,
     common: dict[str, Any],
     call: dict[str, Any],
     batch: int,
@@ -136,14 +145,14 @@ def _make(
     paths = {item: target.path(identity.name(made)) for item, made in records.items()}
     todo = [item for item in records if not _finished(paths[item], records[item], embed)]
     progress = making.progress(len(records), "clip" if target.fps else "image")
-    with progress, applied(pipe, methods if todo else ()) as session:
+    with progress, applied(pipe, chosen.methods if todo else ()) as session:
         if len(todo) < len(records):
             _flush(progress, lead)
         for item in records:
             if item not in todo:
                 progress.line(f"{paths[item]}  seed {item.seed}, finished before")
         progress.skip(len(records) - len(todo))
-        for pictures in make(pipe, todo, call, batch, progress):
+        for pictures in make(pipe, todo, call, batch, progress, chosen.sampler):
             # Only now: some methods refuse in the first call, and a refusal is one line.
             _flush(progress, lead)
             for p in pictures:
@@ -175,7 +184,7 @@ def write_picture(
     """Write a picture and, last, the JSON file beside it; return the verdict in words."""
     from ..evaluate.score import judge
     from ..outputs.files import write_json
-    from ..outputs.record import write_image
+    from ..outputs.record import comment, write_image
     from ..outputs.video import write_video
     from ..sampling.clip import Clip
 
@@ -192,7 +201,7 @@ def write_picture(
     path.with_suffix(".json").unlink(missing_ok=True)
     if isinstance(image, Clip):
         beside |= {"frames": len(image.frames)}
-        write_video(path, image.frames, fps)
+        write_video(path, image.frames, fps, comment(made) if embed else None)
     else:
         write_image(path, image, made if embed else None)
     write_json(path.with_suffix(".json"), beside)
@@ -202,9 +211,9 @@ def write_picture(
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
     """Return whether the file exists, with the same record, and with the settings inside if `embed`."""
-    from ..outputs.record import has_record
+    from ..outputs.record import PICTURES, has_record
     from ..sampling.identity import finished
 
     if finished(path, made) is None:
         return False
-    return path.suffix != ".png" or has_record(path) == embed
+    return path.suffix not in PICTURES or has_record(path) == embed

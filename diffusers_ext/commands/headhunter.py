@@ -128,8 +128,8 @@ def _hunter(fast: bool, style: str | None, rewards: Any, asked: dict[str, Any], 
     from dataclasses import replace
 
     from ..processors.softpag import SoftPAG
-    from ..sampling.headhunter import QUALITY, STYLE, HeadHunter
-    from ..sampling.headhunter_fast import FastHeadHunter
+    from ..sampling.headhunter.fast import FastHeadHunter
+    from ..sampling.headhunter.search import QUALITY, STYLE, HeadHunter
     from ..settings.assign import assigned
 
     own = assigned(settings, {"softpag": SoftPAG})["softpag"]
@@ -155,12 +155,7 @@ def _pairs(
     if prompt:
         return prompt, seed
     if file:
-        lines = [
-            line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        ]
-        if not any(lines):
-            raise ValueError(f"--prompts takes a file with one prompt a line, {file!r} has none; write some")
-        return [line for line in lines if line], seed
+        return _lines(file), seed
     if suite is None and not model.of_world:
         raise ValueError(
             f"headhunter needs prompts for {model.name}, got none; give them by --prompt or --prompts, since "
@@ -172,6 +167,19 @@ def _pairs(
     found = [q.item for q in questions(suite or "tuning", each, seed, model.tasks)]
     turns = [found[task * each + i] for i in range(each) for task in range(len(model.tasks))][:count]
     return [item.prompt for item in turns], [item.seed for item in turns]
+
+
+def _lines(file: str) -> list[str]:
+    """Return the prompts in a text file; raises `ValueError` if there are none."""
+    rule = "--prompts takes a text file with one prompt a line"
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ValueError(f"{rule}, and {file!r} cannot be read ({reason}); check its name") from error
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"{rule}, and {file!r} has none; write some")
+    return found
 
 
 def _search(
@@ -244,10 +252,12 @@ def table(found: HeadSet) -> list[str]:
 
 def usage(found: HeadSet, folder: Path) -> list[str]:
     """Return what was written and how it is used."""
-    facts, file = found.found, folder / FILE
-    scale, strength = found.settings["scale"], found.settings["strength"]
+    from ..processors.softpag import SoftPAG
+
+    facts, file, usual = found.found, folder / FILE, vars(SoftPAG())
+    changed = {name: value for name, value in found.settings.items() if value != usual[name]}
+    words = " ".join(f"--set {name}={value}" for name, value in {"heads": file, **changed}.items())
     return [
         f"{facts['pictures']} pictures, {facts['evaluations']} evaluations of the denoiser",
-        f"wrote {file} and beside it {MAP}; use it by --method softpag --set heads={file} "
-        f"--set scale={scale:g} --set strength={strength:g}",
+        f"wrote {file} and beside it {MAP}; use it by --method softpag {words}",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +87,7 @@ def heads(
     A picture is guided away from a pass in which its head sees only itself. Maps show how much attention each
     place pays to a word. Sheets are PNGs; heads.html and maps.html show everything in a browser.
     """
+    from ..explore import head_pictures, token_maps
     from ..models.checkpoint import Checkpoint
     from ..outputs.claim import claim
     from ..outputs.files import output_folder
@@ -113,73 +116,58 @@ def heads(
         negative_prompt=negative,
     )
     opt.warn_of_texts(checkpoint, pipe, [prompt], call)
-    record = identity.shared(pipe, checkpoint, methods, call)
-    common: dict[str, Any] = {"layers": layers, "seed": first, "methods": methods, **call}
+    of_all: dict[str, Any] = {"seed": first, "methods": methods, **call}
+    of_maps = {"words": words, "layers": layers, "steps": mapped, "per_head": per_head}
+    of_heads = {"layers": layers, "heads": asked, "scale": scale, "strength": strength, "micro_batch": batch}
+    wanted, said = _wanted(pipe, layers, maps_only, heads_only)
+    if "maps" in wanted:
+        said = [str(token_maps.plan(pipe, prompt, call=call, **of_maps)), *said]
+    if "heads" in wanted:
+        chosen = head_pictures.plan(pipe, **of_heads, most=most)
+        said = [*said, head_pictures.cost(chosen)]
     if drawn:
         notes = [f"seed {first}, drawn at random; --seed {first} makes the same again", *notes]
+    record = identity.shared(pipe, checkpoint, methods, call)
     with claim(folder, "heads"):
-        _explore(
-            pipe,
-            prompt,
-            folder,
-            record,
-            {"words": words, "steps": mapped, "per_head": per_head} if not heads_only else None,
-            {"heads": asked, "scale": scale, "strength": strength, "micro_batch": batch, "most": most}
-            if not maps_only
-            else None,
-            common,
-            notes,
-        )
+        if any((folder / mark).exists() for mark in MARKS):
+            opt.warn(f"{folder} held another exploration, whose files are replaced where names are the same")
+        for line in [*notes, *said]:
+            typer.echo(line)
+        if "maps" in wanted:
+            _say(token_maps.maps(pipe, prompt, **of_maps, **of_all).save(folder, record))
+        if "heads" in wanted:
+            with making.progress(len(chosen) + 1, "picture") as progress, _not_written():
+                sheet = head_pictures.heads(pipe, prompt, **of_heads, **of_all, most=most, progress=progress)
+            _say(sheet.save(folder, record))
+            for each in sheet.largest(3):
+                typer.echo(f"change {each.change:.1f}: head {each.head} of {each.layer}")
 
 
-def _explore(
-    pipe: Any,
-    prompt: str,
-    folder: Path,
-    record: dict[str, Any],
-    of_maps: dict[str, Any] | None,
-    of_heads: dict[str, Any] | None,
-    common: dict[str, Any],
-    notes: list[str],
-) -> None:
-    """Make what was asked for; a part that the named layers cannot have is left out with a note."""
-    from ..explore import head_pictures, layers, token_maps
+def _wanted(
+    pipe: Any, layers: str | None, maps_only: bool, heads_only: bool
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the parts to make, and a line about one that the named layers cannot have."""
+    from ..explore.layers import matching, sites_of
+
+    if maps_only or heads_only:
+        return ("maps",) if maps_only else ("heads",), []
+    kinds = {site.kind for site in matching(sites_of(pipe), layers)}
+    if kinds == {"self"}:
+        return ("heads",), ["no maps of words, since these layers read no text"]
+    if kinds == {"cross"}:
+        return ("maps",), ["no pictures of heads, since these layers are cross-attention"]
+    return ("maps", "heads"), []
+
+
+@contextmanager
+def _not_written() -> Iterator[None]:
+    """Say of a request to stop that nothing was written; a sheet is made in one go."""
     from ..outputs.stop import Interrupted
 
-    named = layers.matching(layers.sites_of(pipe), common["layers"])
-    if of_maps is not None and of_heads is not None:
-        if not any(site.kind != "self" for site in named):
-            of_maps, notes = None, [*notes, "no maps, since these layers read no text"]
-        elif not any(site.kind != "cross" for site in named):
-            of_heads, notes = None, [*notes, "no pictures of heads, since these layers are cross-attention"]
-    if any((folder / mark).exists() for mark in MARKS):
-        opt.warn(
-            f"{folder} held another exploration, whose files are replaced where they have the same names"
-        )
-    chosen = (
-        []
-        if of_heads is None
-        else head_pictures.plan(pipe, common["layers"], of_heads["heads"], of_heads["most"])
-    )
-    for note in [*notes, head_pictures.cost(chosen, common.get("num_inference_steps"), of_maps is not None)]:
-        typer.echo(note)
-    if of_maps is not None:
-        found = token_maps.maps(pipe, prompt, **of_maps, **common)
-        typer.echo(
-            f"maps of {len(found.words)} words at {len(found.steps)} of {found.step_count} steps in "
-            f"{len(found.layers)} layers"
-        )
-        _say(found.save(folder, record))
-    if of_heads is not None:
-        with making.progress(len(chosen) + 1, "picture") as progress:
-            try:
-                sheet = head_pictures.heads(pipe, prompt, **of_heads, **common, progress=progress)
-            except Interrupted as stopped:
-                said = "stopped; the pictures of heads were not written, and the same command begins again"
-                raise Interrupted(said, stopped.number) from None
-        _say(sheet.save(folder, record))
-        for each in sheet.largest(3):
-            typer.echo(f"change {each.change:.1f}: head {each.head} of {each.layer}")
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted("stopped; the pictures of heads were not written", stopped.number) from None
 
 
 def _say(paths: list[Path]) -> None:

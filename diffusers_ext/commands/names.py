@@ -29,8 +29,10 @@ EXAMPLES = MappingProxyType(
     {
         "generate": 'diffusers-ext generate "a red circle" --method softpag --seed 7 -n 4',
         "search": 'diffusers-ext search "two blue stars" --sampler best-of-8 --seed 7',
+        "show": "diffusers-ext show out/a-red-circle-7-1a2b3c4d.png --again",
         "compare": 'diffusers-ext compare "two blue stars" --methods plain,softpag --seeds 0,1',
         "run": "diffusers-ext run job.toml --dry-run",
+        "story": 'diffusers-ext story --subject "ann=a red circle" --scene "ann and a blue star"',
         "demo": "diffusers-ext demo --out my-demo",
         "eval": "diffusers-ext eval --model shapes-sd --method softpag --n 20",
         "tune": "diffusers-ext tune --method softpag --grid 'scale=[1,2,4]' --confirm 40",

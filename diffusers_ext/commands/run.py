@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import making
 from . import options as opt
 
-if TYPE_CHECKING:
-    pass
+ENGINES = ("local", "ray")
 
 
 def run(
@@ -29,6 +28,13 @@ def run(
             "--shard", metavar="I/N", help="Make part I of N parts of the tasks. Parts count from 0."
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="One of local, which is this process, and ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Number of workers of Ray. By default one for each GPU, or one."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what there is to do and make nothing.")
     ] = False,
@@ -38,18 +44,29 @@ def run(
     It may be started several times on one folder, also under accelerate launch: the processes share the work.
     """
     from ..jobs import fleet
+    from ..jobs.forecast import forecast
     from ..jobs.job import Job
 
     if batch < 1:
         raise ValueError(f"a batch needs at least one image, got {batch}; try --batch 8")
+    if engine not in ENGINES:
+        raise ValueError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if workers is not None and engine == "local":
+        raise ValueError(f"--workers is for --engine ray, got {workers}; start run several times instead")
     found = Job.read(job, out)
     part = _shard(shard)
     if dry_run:
-        for line in fleet.forecast(found, part):
+        for line in forecast(found, part):
             typer.echo(line)
         return
-    watch = fleet.local(found, part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
-    if watch is not None:
+    options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
+    if engine == "local":
+        watch = fleet.local(found, options)
+    else:
+        from ..jobs import ray_engine
+
+        watch = ray_engine.fleet(found, options, workers)
+    if watch.lead:
         making.end(watch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FILE = "search.json"
 SHEET = "candidates.png"
+GROUP = 4  # candidates of best-of-n that a CPU finishes at a time
 
 
 def search(
@@ -66,7 +68,12 @@ def search(
     width: opt.Width = None,
     negative: opt.Negative = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Number of candidates at a time. By default all of them.")
+        int | None,
+        typer.Option(
+            "--batch",
+            help="Number of candidates at a time. By default all; 4 for best-of-n on a CPU, which are "
+            "finished before the next ones.",
+        ),
     ] = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
@@ -106,6 +113,8 @@ def search(
     )
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)
+    if batch is None and pipe.device.type == "cpu":
+        variant = _in_groups(variant)
     target = Target(folder).suited(model, makes_videos(pipe), None)
     call = arguments(
         pipe,
@@ -136,6 +145,16 @@ def search(
         _write(target, path, variant, item, record, result, report, asked_to_stop)
     if asked_to_stop:
         raise asked_to_stop
+
+
+def _in_groups(variant: Variant) -> Variant:
+    """Let best of n finish a few candidates at a time, so that a search that is stopped keeps those.
+
+    On a CPU larger groups are no faster.
+    """
+    if variant.sampler.name != "best-of-n":
+        return variant
+    return dataclasses.replace(variant, sampler=dataclasses.replace(variant.sampler, micro_batch=GROUP))
 
 
 def _count(n: int | None, sampler: Named) -> list[str]:
@@ -187,7 +206,9 @@ def _run(
         except MethodError:
             if stop.asked:
                 raise Interrupted(
-                    "stopped before a picture was finished; nothing was written", stop.number
+                    "stopped before a picture was finished, so nothing was written; --batch 1 finishes one "
+                    "after the other",
+                    stop.number,
                 ) from None
             raise
         report = session.report().to_dict() if session else None

@@ -26,8 +26,10 @@ class Scorers:
 
     def load(self) -> None:
         """Load their weights, so that weights that are missing are missed before the first picture."""
-        for reward, _ in self.rewards:
-            getattr(reward, "model", None)
+        from ..rewards.names import load
+
+        for (reward, _), fact in zip(self.rewards, self.facts, strict=True):
+            load(reward, fact["name"])
 
 
 def scorers(pairs: Sequence[tuple[str, float]], device: str | None = None) -> Scorers:
@@ -42,11 +44,12 @@ def scorers(pairs: Sequence[tuple[str, float]], device: str | None = None) -> Sc
     quiet_libraries()
     rewards = [(named(name, device), weight) for name, weight in pairs]
     ensemble(rewards)  # checks the weights
-    facts = tuple(
-        {"name": n, "weight": w, "weights": _weights(n, r)}
-        for (n, w), (r, _) in zip(pairs, rewards, strict=True)
-    )
-    return Scorers(rewards, facts)
+    return Scorers(rewards, facts([(n, r, w) for (n, w), (r, _) in zip(pairs, rewards, strict=True)]))
+
+
+def facts(rewards: Sequence[tuple[str, Any, float]]) -> tuple[dict[str, Any], ...]:
+    """Return what a record says of rewards, each with its name and its weight."""
+    return tuple({"name": n, "weight": w, "weights": _weights(n, r)} for n, r, w in rewards)
 
 
 def _weights(name: str, reward: Any) -> str:

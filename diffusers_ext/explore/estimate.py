@@ -45,6 +45,10 @@ def check(
     grid_of: Mapping[Site, tuple[int, int, int]], words: int, steps: int, per_head: bool, limit_gib: float
 ) -> int:
     """Return `map_bytes`; raises `MethodError` above `limit_gib`, with what would fit."""
+    if not limit_gib > 0:
+        raise MethodError(
+            f"limit_gib is the memory for maps in GiB, above 0, got {limit_gib}; {LIMIT_GIB:g} is usual."
+        )
     needed, limit = map_bytes(grid_of, words, steps, per_head), limit_gib * 2**30
     if needed <= limit:
         return needed
@@ -61,6 +65,12 @@ def check(
     heads = " for each head" if per_head else ""
     choice = f"{', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else ways[0]
     raise MethodError(
-        f"maps of {words} words at {steps} steps in {len(grid_of)} layers{heads} take {needed / 2**30:.2f} "
+        f"maps of {counted(words, 'word')} at {counted(steps, 'step')} in {counted(len(grid_of), 'layer')}"
+        f"{heads} take {needed / 2**30:.2f} "
         f"GiB of memory, and the limit is {limit_gib:g}; pass {choice}."
     )
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with what it counts, in the plural unless it is 1."""
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -16,6 +16,7 @@ from ..processors.softpag import SoftPAG
 from ..sampling.clip import Clip
 from ..sampling.failures import BrokenImageError, free_memory, out_of_memory
 from . import layers as names
+from .estimate import counted
 from .head_sheet import HeadPicture, HeadSheet
 from .making import arguments, make
 
@@ -24,40 +25,45 @@ if TYPE_CHECKING:
 
     from ..sampling.progress import Progress
 
+MICRO_BATCH = 8  # pictures at a time
 MOST = 128  # heads that are drawn without being asked for by number
 Batch = Callable[[Sequence[tuple[Site, int]]], "list[Image | Clip]"]
 SCALE = 3.0  # of the guidance: that of the HeadHunter paper, large enough to be seen for one head
 
 
 def plan(
-    pipe: Any, layers: str | Sequence[str] | None, heads: Sequence[int] | None, most: int = MOST
+    pipe: Any,
+    layers: str | Sequence[str] | None = None,
+    heads: Sequence[int] | None = None,
+    *,
+    strength: float = 1.0,
+    scale: float = SCALE,
+    micro_batch: int = MICRO_BATCH,
+    most: int = MOST,
 ) -> list[tuple[Site, int]]:
-    """Return the heads that a sheet shows, each with its site.
-
-    Raises `MethodError` for unknown layers and heads, and for more heads than `most`.
-    """
-    sites = names.usable(
-        names.matching(names.sites_of(pipe), layers), ("self", "joint"), "a picture of a head", pipe
-    )
+    """Return the heads that a sheet shows, each with its site, before anything runs; raises like `heads`."""
+    named = names.matching(names.sites_of(pipe), layers)
+    sites = names.usable(named, ("self", "joint"), "a picture of a head", pipe)
     chosen = names.head_numbers(sites, heads)
     if len(chosen) > most:
         raise MethodError(
-            f"a sheet of {len(chosen)} heads in {len(sites)} layers takes {len(chosen) + 1} pictures, and at "
-            f"most {most} heads are drawn; choose layers= or heads=, or pass most={len(chosen)}."
+            f"a sheet of {len(chosen)} heads in {counted(len(sites), 'layer')} takes {len(chosen) + 1} "
+            f"pictures, and at most {most} heads are drawn; choose layers= or heads=, or pass "
+            f"most={len(chosen)}."
         )
+    if micro_batch < 1:
+        raise MethodError(f"micro_batch is 1 or more pictures, got {micro_batch}; {MICRO_BATCH} is usual.")
+    SoftPAG(scale=scale, strength=strength)  # which checks both
     return chosen
 
 
-def cost(chosen: Sequence[tuple[Site, int]], steps: int | None, maps: bool) -> str:
-    """Return the sentence about the pictures that a sheet of heads and maps of words take."""
-    parts = ["1 picture for the maps of words"] if maps else []
-    if chosen:
-        layers = len({site for site, _ in chosen})
-        parts.append(
-            f"{len(chosen) + 1} pictures for {len(chosen)} heads in {layers} layers, with one more pass a "
-            "step"
-        )
-    return f"to make: {', and '.join(parts)}{f'; {steps} steps each' if steps else ''}"
+def cost(chosen: Sequence[tuple[Site, int]]) -> str:
+    """Return the sentence about the pictures that a sheet takes."""
+    layers = len({site for site, _ in chosen})
+    return (
+        f"{len(chosen) + 1} pictures for {counted(len(chosen), 'head')} in {counted(layers, 'layer')}, all "
+        "but the first with one more pass a step"
+    )
 
 
 def heads(
@@ -69,7 +75,7 @@ def heads(
     heads: Sequence[int] | None = None,
     strength: float = 1.0,
     scale: float = SCALE,
-    micro_batch: int = 8,
+    micro_batch: int = MICRO_BATCH,
     most: int = MOST,
     methods: Sequence[Method] = (),
     progress: Progress | None = None,
@@ -86,11 +92,8 @@ def heads(
     Raises `MethodError` for unknown layers and heads, settings out of range, and more heads than `most`. A
     picture that has NaN is left out with its reason.
     """
-    chosen = plan(pipe, layers, heads, most)
-    if micro_batch < 1:
-        raise MethodError(f"micro_batch is 1 or more pictures, got {micro_batch}; 8 is usual.")
-    SoftPAG(scale=scale, strength=strength)  # which checks both
-    call = arguments(pipe, call)
+    chosen = plan(pipe, layers, heads, strength=strength, scale=scale, micro_batch=micro_batch, most=most)
+    call = arguments(pipe, prompt, call)
 
     def batch(some: Sequence[tuple[Site, int]]) -> list[Image | Clip]:
         sets = [{site.path: [head]} for site, head in some]

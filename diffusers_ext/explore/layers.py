@@ -28,17 +28,18 @@ def matching(sites: Sequence[Site], layers: str | Sequence[str] | None) -> list[
     """
     if layers is None:
         return list(sites)
-    wanted = [name.strip() for name in (layers.split(",") if isinstance(layers, str) else layers)]
-    if not any(wanted):
+    given = layers.split(",") if isinstance(layers, str) else list(layers)
+    wanted = [name.strip() for name in given if isinstance(name, str)]
+    if not any(wanted) or len(wanted) < len(given):
         raise MethodError(
-            "layers are names of attention modules or patterns such as 'mid_block*', got none; leave layers "
-            "out to have all."
+            f"layers are names of attention modules or patterns such as 'mid_block*', got {layers!r}; leave "
+            "layers out to have all."
         )
     picked: set[Site] = set()
     for name in filter(None, wanted):
         found = [site for site in sites if _named(site, name)]
         if not found:
-            closest = ", ".join(nearest_names(name.strip("*"), [site.name for site in sites]))
+            closest = ", ".join(nearest_names(name.strip("*"), _candidates(sites), 3))
             raise MethodError(f"no attention module is named {name!r}; the nearest names are {closest}.")
         picked.update(found)
     return [site for site in sites if site in picked]
@@ -80,6 +81,15 @@ def head_numbers(sites: Sequence[Site], heads: Sequence[int] | None) -> list[tup
             )
     wanted = None if heads is None else set(heads)
     return [(site, head) for site in sites for head in range(site.heads) if wanted is None or head in wanted]
+
+
+def _candidates(sites: Sequence[Site]) -> list[str]:
+    """Return the names of sites and of the blocks around them, that of a denoiser left out."""
+    found: dict[str, None] = {}
+    for site in sites:
+        parts = site.name.split(".")
+        found |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return [name for name in found if not name.rpartition(".")[2].isdigit() or name.count(".") == 1]
 
 
 def _named(site: Site, name: str) -> bool:

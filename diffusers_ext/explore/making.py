@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ..core import Method
-from ..errors import MethodError
+from ..errors import MethodError, UnsupportedError
 from ..sampling import call as sampling_call
 from ..sampling.clip import Clip
 from ..sampling.generate import applied, generate
@@ -18,12 +20,23 @@ if TYPE_CHECKING:
 OWN = ("generator", "output_type", "return_dict", "latents", "num_images_per_prompt", "num_videos_per_prompt")
 
 
-def arguments(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `pipe(...)` with the defaults of its model.
+def arguments(pipe: Any, prompt: str, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `pipe(prompt, ...)` that a caller asked for, after they were checked.
 
-    Raises `MethodError` for those that are set by an exploration itself, and `ValueError` for those that the
-    pipeline does not take, for sizes it cannot make, and where it needs more than a prompt.
+    Raises `MethodError` for a bare denoiser, for several prompts, and for arguments that an exploration sets
+    itself. Raises `ValueError` for those that the pipeline does not take, for sizes it cannot make, and where
+    it needs more than a prompt.
     """
+    if isinstance(pipe, nn.Module):
+        raise UnsupportedError(
+            f"an exploration makes pictures of a prompt, which a bare {type(pipe).__name__} cannot; pass the "
+            "pipeline."
+        )
+    if not isinstance(prompt, str):
+        raise MethodError(
+            f"an exploration is of one prompt, got a {type(prompt).__name__}; pass one text, and call again "
+            "for another."
+        )
     for name in OWN:
         if name in call:
             raise MethodError(

@@ -69,7 +69,8 @@ class MapData:
                 found.append(each.mean((0, 1)))
         if not found:
             raise MethodError(
-                f"{layer or 'no layer'} ran at step {step}; leave step out for the mean over steps."
+                f"{self._layer(layer) if layer else 'the layers that were read'} did not run at step {step}; "
+                "leave step out for the mean over steps."
             )
         return found[0] if layer is not None else torch.stack([self._enlarged(m) for m in found]).mean(0)
 

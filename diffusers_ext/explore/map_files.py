@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
     from .map_data import MapData
 
-SCALED = (
-    "The share of its attention that a place pays to the word, from 0 to the largest value of the map, which "
-    "is below it."
-)
+SHARE = "The share of its attention that a place pays to the word, from 0 to the largest value of the map"
+SCALED = f"{SHARE}, which is below it."
 COLUMNS = 8  # steps in a sheet
 HEADS = 64  # maps of single heads in a sheet
 PAGE_BYTES = 8 << 20  # of maps in a page; above it the page has means only
@@ -109,11 +108,11 @@ def page(found: MapData) -> str:
         "ramp": base64.b64encode(ramp.tobytes()).decode(),
         "maps": entries,
     }
-    notes = [SCALED]
+    notes = [f"{SHARE}, which is at the end of the bar of colours."]
     if not complete:
         notes.append(
-            "This page has means over layers or steps only, since all maps would make it larger than "
-            f"{PAGE_BYTES >> 20} MiB; TokenMaps.map(word, step=..., layer=...) has the others."
+            "This page has means only, since all maps would make it larger than "
+            f"{PAGE_BYTES >> 20} MiB; TokenMaps.map(word, step=..., layer=..., head=...) has the others."
         )
     return render(
         "maps.html",
@@ -177,51 +176,50 @@ def _frames(found: MapData) -> list[Image.Image]:
 def _entries(found: MapData) -> tuple[dict[str, list[Any]], bool]:
     """Return maps by "word,step,layer,head", and whether all that exist are there; -1 stands for a mean.
 
-    Each is `[largest, frames, rows, columns, base64]` of bytes scaled by the largest value.
+    Each is `[largest, frames, rows, columns, base64]` of bytes scaled by the largest value. Means come first,
+    and others are left out that would make the page too large.
     """
-    made = {key: _packed(found.map(w, step=s, layer=p, head=h)) for key, (w, s, p, h) in _means(found)}
-    steps, words = len(found.steps), len(found.words)
-    more = steps * words * sum(each[0, 0, 0].numel() * (each.shape[2] + 1) for each in found.data.values())
-    complete = more <= PAGE_BYTES
-    if complete:
-        made |= {key: _packed(found.map(w, step=s, layer=p, head=h)) for key, (w, s, p, h) in _single(found)}
-    return made, complete
+    made: dict[str, list[Any]] = {}
+    left = PAGE_BYTES
+    for keys in _levels(found):
+        left -= len(found.words) * sum(prod(found.grid if p < 0 else _grid(found, p)) for _, p, _ in keys)
+        if made and left < 0:
+            return made, False
+        for i, word in enumerate(found.words):
+            for s, p, h in keys:
+                step, layer, head = (
+                    None if n < 0 else names[n]
+                    for n, names in ((s, found.steps), (p, found.layers), (h, range(h + 1)))
+                )
+                values = found.map(word.label, step=step, layer=layer, head=head)
+                made[f"{i},{s},{p},{h}"] = _packed(values)
+    return made, True
 
 
-Key = tuple[str, tuple[str, int | None, str | None, int | None]]
+def _levels(found: MapData) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield the places of steps, layers and heads whose maps belong together; -1 stands for a mean."""
+    layers, steps = range(len(found.layers)), range(len(found.steps))
+    heads = [found.data[path].shape[2] for path in found.layers]
+    single = [(p, h) for p in layers for h in range(heads[p]) if heads[p] > 1]
+    yield [(-1, -1, -1)]
+    yield [*((s, -1, -1) for s in steps), *((-1, p, -1) for p in layers)]
+    yield [(-1, p, h) for p, h in single]
+    yield [(s, p, -1) for s in steps for p in layers if _ran(found, s, p)]
+    yield [(s, p, h) for s in steps for p, h in single if _ran(found, s, p)]
 
 
-def _means(found: MapData) -> Iterator[Key]:
-    for i, word in enumerate(found.words):
-        yield f"{i},-1,-1,-1", (word.label, None, None, None)
-        for j, step in enumerate(found.steps):
-            yield f"{i},{j},-1,-1", (word.label, step, None, None)
-        for j, path in enumerate(found.layers):
-            yield f"{i},-1,{j},-1", (word.label, None, path, None)
-            for head in _heads(found, path):
-                yield f"{i},-1,{j},{head}", (word.label, None, path, head)
+def _grid(found: MapData, layer: int) -> tuple[int, ...]:
+    return tuple(found.data[found.layers[layer]].shape[-3:])
 
 
-def _single(found: MapData) -> Iterator[Key]:
-    for i, word in enumerate(found.words):
-        for j, path in enumerate(found.layers):
-            ran = ~found.data[path].flatten(1).isnan().any(1)
-            for row, step in enumerate(found.steps):
-                if ran[row]:
-                    yield f"{i},{row},{j},-1", (word.label, step, path, None)
-                    for head in _heads(found, path):
-                        yield f"{i},{row},{j},{head}", (word.label, step, path, head)
-
-
-def _heads(found: MapData, path: str) -> Sequence[int]:
-    count = found.data[path].shape[2]
-    return range(count) if count > 1 else ()
+def _ran(found: MapData, step: int, layer: int) -> bool:
+    return not bool(found.data[found.layers[layer]][step].isnan().any())
 
 
 def _packed(values: Tensor) -> list[Any]:
     top = float(values.max())
-    scaled = (values / (top or 1.0) * 255).round().to(dtype=values.dtype).numpy().astype(np.uint8)
-    return [float(f"{top:.4g}"), *values.shape, base64.b64encode(scaled.tobytes()).decode()]
+    scaled = (values / (top or 1.0) * 255).round().byte()
+    return [float(f"{top:.3g}"), *values.shape, base64.b64encode(scaled.numpy().tobytes()).decode()]
 
 
 def _png(image: Image.Image) -> str:

@@ -33,7 +33,7 @@ class ReadWords(Method):
 
     sites: frozenset[Site]
     words: tuple[Word, ...]
-    steps: frozenset[int] | None = None  # None: all
+    steps: tuple[int, ...] | None = None  # None: all
     keep: Keep = field(default=lambda *_: None, compare=False)
 
     def select(self, sites: Sequence[Site]) -> list[Site]:

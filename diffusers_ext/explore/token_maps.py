@@ -20,7 +20,7 @@ from . import layers as names
 from .making import arguments, make
 from .map_data import MapData
 from .reading import ReadWords
-from .words import find
+from .words import Word, find
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,39 +63,73 @@ def maps(
     and steps, and where the maps need more than `limit_gib` of memory. Raises `UnsupportedError` for a model
     without text in its attention.
     """
-    chosen = names.usable(
-        names.matching(names.sites_of(pipe), layers), ("cross", "joint"), "a map of words", pipe
+    call = arguments(pipe, prompt, call)
+    planned = plan(
+        pipe, prompt, words, call, layers=layers, steps=steps, per_head=per_head, limit_gib=limit_gib
     )
-    call = arguments(pipe, call)
+    recording = _Recording(planned, per_head)
+    reader = ReadWords(
+        frozenset(planned.sites), planned.words, None if steps is None else planned.steps, recording.keep
+    )
+    (image,) = make(pipe, [prompt], [seed], call, (*methods, reader))
+    return TokenMaps(prompt, seed, planned.words, *recording.done(), image=image)
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """A plan says what is read: words at steps, out of `step_count`, of sites. `size` is in bytes."""
+
+    sites: tuple[Site, ...]
+    words: tuple[Word, ...]
+    steps: tuple[int, ...]
+    step_count: int
+    size: int
+
+    def __str__(self) -> str:
+        parts = (self.words, "word"), (self.steps, "step"), (self.sites, "layer")
+        words, steps, layers = (estimate.counted(len(each), name) for each, name in parts)
+        memory = f", {self.size / 2**20:.0f} MiB of memory" if self.size >= 2**20 else ""
+        return f"1 picture for maps of {words} at {steps} in {layers}{memory}"
+
+
+def plan(
+    pipe: Any,
+    prompt: str,
+    words: str | Sequence[str | Sequence[int]] | None,
+    call: Mapping[str, Any],
+    *,
+    layers: str | Sequence[str] | None = None,
+    steps: Sequence[int] | None = None,
+    per_head: bool = False,
+    limit_gib: float = estimate.LIMIT_GIB,
+) -> MapPlan:
+    """Return what `maps` reads in `pipe(prompt, **call)`, before anything runs; raises as `maps` does."""
+    named = names.matching(names.sites_of(pipe), layers)
+    sites = names.usable(named, ("cross", "joint"), "a map of words", pipe)
     family = family_of(next(iter(denoisers(pipe).values())))
     found = find(family, pipe, prompt, words, call)
     total = estimate.steps_of(pipe, call)
     read = _steps(steps, total)
-    grids = estimate.grids(pipe, chosen, call)
-    estimate.check(grids, len(found), len(read), per_head, limit_gib)
-    recording = _Recording(read, steps is not None, per_head)
-    wanted = None if steps is None else frozenset(read)
-    reader = ReadWords(frozenset(chosen), tuple(found), wanted, recording.keep)
-    (image,) = make(pipe, [prompt], [seed], call, (*methods, reader))
-    return TokenMaps(prompt, seed, tuple(found), *recording.done(chosen), image=image)
+    grids = estimate.grids(pipe, sites, call)
+    size = estimate.check(grids, len(found), len(read), per_head, limit_gib)
+    return MapPlan(tuple(sites), tuple(found), read, total, size)
 
 
 class _Recording:
     """Adds up maps by layer and step; calls at one step, as of a second-order scheduler, are averaged."""
 
-    def __init__(self, steps: Sequence[int], exact: bool, per_head: bool) -> None:
-        self.asked, self.per_head = steps, per_head
-        self.exact = exact  # the steps were asked for by number
+    def __init__(self, planned: MapPlan, per_head: bool) -> None:
+        self.planned, self.per_head = planned, per_head
         self.count = 0
         self.sums: dict[Site, dict[int, Tensor]] = {}
         self.calls: dict[tuple[Site, int], int] = {}
 
     def keep(self, site: Site, step: int, steps: int, maps: Tensor) -> None:
         """Take the maps `[W, H, t, h, w]` of one call."""
-        if self.exact and max(self.asked) >= steps:
+        last = self.planned.steps[-1]
+        if last >= steps and len(self.planned.steps) < self.planned.step_count:
             raise MethodError(
-                f"steps count from 0, and this run has {steps}, got {max(self.asked)}; the last is "
-                f"{steps - 1}."
+                f"steps count from 0, and this run has {steps}, got {last}; the last is {steps - 1}."
             )
         self.count = steps
         maps = maps if self.per_head else maps.mean(1, keepdim=True)
@@ -104,11 +138,20 @@ class _Recording:
         own[step] = own[step] + kept if step in own else kept
         self.calls[site, step] = self.calls.get((site, step), 0) + 1
 
-    def done(self, sites: Sequence[Site]) -> tuple[tuple[int, ...], int, dict[str, Tensor]]:
-        """Return the steps that were read, the number of all steps, and the maps by layer."""
+    def done(self) -> tuple[tuple[int, ...], int, dict[str, Tensor]]:
+        """Return the steps that were read, the number of all steps, and the maps by layer.
+
+        Raises `MethodError` if nothing was read.
+        """
+        if not self.sums:
+            asked = ", ".join(map(str, self.planned.steps))
+            raise MethodError(
+                f"none of these layers ran at the steps {asked}, as {self.planned.sites[0].path}; choose "
+                "other steps or layers."
+            )
         steps = tuple(sorted({step for own in self.sums.values() for step in own}))
         data = {}
-        for site in (site for site in sites if site in self.sums):
+        for site in (site for site in self.planned.sites if site in self.sums):
             own = self.sums.pop(site)
             empty = torch.full_like(next(iter(own.values())), torch.nan)
             each = [own[s] / self.calls[site, s] if s in own else empty for s in steps]
@@ -116,10 +159,10 @@ class _Recording:
         return steps, self.count, data
 
 
-def _steps(steps: Sequence[int] | None, total: int) -> Sequence[int]:
+def _steps(steps: Sequence[int] | None, total: int) -> tuple[int, ...]:
     """Return the steps to read; raises `MethodError` unless they are numbers from 0 to `total` - 1."""
     if steps is None:
-        return range(total)
+        return tuple(range(total))
     if isinstance(steps, (str, bytes)) or not len(steps):
         raise MethodError(
             f"steps are a list of numbers from 0 to {total - 1}, got {steps!r}; leave steps out for all."
@@ -129,4 +172,4 @@ def _steps(steps: Sequence[int] | None, total: int) -> Sequence[int]:
             raise MethodError(
                 f"steps count from 0, and this run has {total}, got {step!r}; the last is {total - 1}."
             )
-    return sorted(set(steps))
+    return tuple(sorted(set(steps)))

@@ -44,11 +44,6 @@ def find(
     Raises `MethodError` for words that are empty, not in the prompt, or cut off by every text encoder, and
     for a prompt without words. Raises `UnsupportedError` for models whose text keys are not tokens.
     """
-    if not isinstance(prompt, str):
-        raise MethodError(
-            f"maps are those of one prompt, got {type(prompt).__name__}; pass one text, and call again for "
-            "another."
-        )
     parts = family.text_parts(pipe, prompt, call)
     if not parts:
         raise UnsupportedError(
@@ -86,8 +81,7 @@ def every(prompt: str) -> list[Place]:
 
 
 def _tokens(part: TextPart) -> Tokens:
-    limit = None if part.limit is None else part.limit
-    return Tokens(part.tokenizers, part.before + part.prompt + part.after, limit)
+    return Tokens(part.tokenizers, part.before + part.prompt + part.after, part.limit)
 
 
 def _within(part: TextPart, place: Place) -> Place:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..models.logs import quiet_libraries
-from ..outputs.files import output_folder
+from ..outputs.files import output_folder, write_bytes
 from . import tasks as t
 from .job import Job
-from .keeper import Keeper, intact
+from .keeper import Keeper
 from .maker import Maker
-from .manifest import Index
-from .watch import Watch, duration
+from .manifest import FOLDER
+from .page import Page
+from .tasks import Point
+from .watch import Watch
 from .work import work
+
+Shard = tuple[int, int]  # a part of the tasks and the number of parts; parts count from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,87 +31,100 @@ class Rank:
     device: str | None = None
 
 
-def rank() -> Rank:
-    """Return the place that `accelerate launch` gives this process; 0 without a launcher.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Say how a job is run, which changes no picture."""
+
+    shard: Shard = (0, 1)
+    batch: int = 1
+    show: bool = False
+    debug: bool = False
+
+
+def rank(device: str | None = None) -> Rank:
+    """Return the place that `accelerate launch` or `torchrun` gives this process; 0 without a launcher.
 
     The processes need each other only to get their numbers. The group that they formed for it is closed at
     once, so none can wait for one that died.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Rank()
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
     found = Rank(state.process_index, str(state.device))
     state.destroy_process_group()
     return found
 
 
-def local(
-    job: Job, shard: tuple[int, int] = (0, 1), *, batch: int = 1, show: bool = False, debug: bool = False
-) -> Watch:
-    """Make the tasks of a job, or those of a shard, in this process. Returns what was counted.
+def local(job: Job, options: Options) -> Watch:
+    """Make the tasks of a job in this process, and return what was counted.
 
     Raises `Interrupted` after a request to stop, `OSError` where files cannot be written, and `ValueError`
     for a job that cannot be made.
     """
     quiet_libraries()
-    place = rank()
-    points = t.points(job, None if place.device is None else place.device.partition(":")[0])
-    total = count(job, shard)
-    out = output_folder(job.out)
-    keeper = Keeper(out)
+    place = rank(job.model.device)
+    points = t.points(job, place.device)
     maker = Maker(job, job.model.device or place.device)
-    unit = "clip" if points[0].kind.fps else "image"
-    watch = Watch(total, keeper.index, job.mark, unit=unit, lead=place.number == 0, show=show, debug=debug)
-    try:
-        with watch:
-            work(job, t.tasks(job, points, shard), maker, keeper, watch, batch=batch)
-            _say(watch, job)
-    finally:
-        maker.close()
-        keeper.close()
+    with opened(job, points, options, lead=place.number == 0) as (keeper, watch, page):
+        try:
+            tasks = t.tasks(job, points, options.shard)
+            work(job, tasks, maker, keeper, watch, batch=options.batch, each=lambda: page.grow(watch))
+        finally:
+            maker.close()
     return watch
 
 
-def count(job: Job, shard: tuple[int, int]) -> int:
-    """Return the number of tasks of a shard."""
-    return (job.count() - shard[0] + shard[1] - 1) // shard[1]
+@contextmanager
+def opened(
+    job: Job, points: list[Point], options: Options, lead: bool = True
+) -> Iterator[tuple[Keeper, Watch, Page]]:
+    """Open the output folder of a job, and follow its tasks while the context is open.
+
+    The last version of the page is written however the job ends, if the folder is still there.
+    """
+    total = count(job, points, options.shard)
+    out = output_folder(job.out)
+    page = Page(job.path.name, out, lead)
+    keeper = Keeper(out, page.add)
+    unit = "clip" if points[0].kind.fps else "image"
+    watch = Watch(
+        total,
+        keeper.index,
+        job.mark,
+        unit=unit,
+        lead=lead,
+        show=options.show,
+        debug=options.debug,
+        each=page.add,
+    )
+    try:
+        _keep_text(job, out / FOLDER / f"job-{job.mark}.toml")
+        with watch:
+            try:
+                yield keeper, watch, page
+            finally:
+                with suppress(OSError):  # what ended the job says more
+                    page.grow(watch, end=True)
+            made = watch.finished - watch.known
+            before = f", {watch.known} before" if watch.known else ""
+            done = f"{watch.finished} of {watch.total} {watch.unit}s are finished"
+            watch.line(f"{done}, {made} now{before}: {out}, shown in {page.path.name}")
+    finally:
+        keeper.close()
 
 
-def _say(watch: Watch, job: Job) -> None:
-    made = watch.finished - watch.known
-    before = f", {watch.known} before" if watch.known else ""
-    watch.line(f"{watch.finished} of {watch.total} {watch.unit}s are finished, {made} now{before}: {job.out}")
+def count(job: Job, points: list[Point], shard: Shard) -> int:
+    """Return the number of tasks of a shard. This reads all prompts, and raises `ValueError` for bad ones."""
+    total = len(points) * sum(len(t.paths(job, points[0], row)) for row in job.rows())
+    if not total:
+        raise ValueError(f"{job.path}: [prompts] gives no prompt; add some")
+    return (total - shard[0] + shard[1] - 1) // shard[1]
 
 
-def forecast(job: Job, shard: tuple[int, int] = (0, 1)) -> Iterator[str]:
-    """Say in lines how many tasks there are, how many are finished, and how long the others will take."""
-    points = t.points(job)
-    index = Index(job.out)
-    index.refresh()
-    done = failed = total = 0
-    seconds: list[float] = []
-    for task in t.tasks(job, points, shard):
-        total += 1
-        if index.done(task.id) and intact(job.out, line := index.line(task.id)):
-            done += 1
-            seconds.append(line["seconds"])
-        else:
-            failed += index.failed(task.id)
-    left = total - done
-    yield f"{job.path}: {total} tasks, {done} finished, {left} to make, {failed} of which failed before"
-    if len(points) > 1:
-        labels = [point.label for point in points[:8]] + ["..."] * (len(points) > 8)
-        yield f"{len(points)} points of the grid: {'; '.join(labels)}"
-    if not left:
-        yield f"nothing to do: {job.out} is complete"
-    elif seconds:
-        each = sum(seconds) / len(seconds)
-        yield (
-            f"estimated time: {duration(left * each)} on one worker, at {each:.2f} s a picture as in the "
-            f"{done} finished ones, without loading models"
-        )
-    else:
-        yield "estimated time: unknown until the first picture is finished"
-    yield f"output folder: {job.out}"
+def _keep_text(job: Job, path: Path) -> None:
+    """Keep the text of the job file beside the manifests, so that the folder explains itself."""
+    if not path.exists():
+        write_bytes(path, job.path.read_bytes())

@@ -53,44 +53,10 @@ class Job:
         """
         path = Path(path).expanduser()
         data = _toml(path)
-        for key in data:
-            if key not in TABLES:
-                raise ValueError(tables.unknown(key, TABLES, str(path), "table"))
-        model = tables.read(tables.ModelTable, data.get("model", {}), f"{path}: [model]")
-        asked = tables.read(tables.PromptsTable, data.get("prompts", {}), f"{path}: [prompts]")
-        output = tables.read(tables.OutputTable, data.get("output", {}), f"{path}: [output]")
-        call = data.get("call", {})
-        if not isinstance(call, Mapping):
-            raise ValueError(f"{path}: [call] must be a table of keys, got {call!r}; write [call] above them")
-        axes, seeds = data.get("grid", {}), asked.seeds
-        if isinstance(axes, Mapping) and "seeds" in axes:
-            if "seeds" in data.get("prompts", {}):
-                raise ValueError(f"{path}: seeds come once, got [prompts] seeds and [grid] seeds; remove one")
-            axes, seeds = {k: v for k, v in axes.items() if k != "seeds"}, axes["seeds"]
-        if not asked.texts and not asked.file:
-            raise ValueError(
-                f"{path}: [prompts] needs texts or file, got neither; add texts = ['a red circle']"
-            )
-        if output.layout is not None and output.name is not None:
-            raise ValueError(
-                f"{path}: [output] takes layout or name, got both; a layout names the files itself"
-            )
-        sampler = Sampler.read(data["sampler"], f"{path}: [sampler]") if "sampler" in data else None
-        found = _methods(data.get("method", []), f"{path}: [[method]]")
-        return cls(
-            path=path,
-            model=model,
-            call=call,
-            methods=found,
-            sampler=sampler,
-            prompts=asked,
-            seeds=seeds_of(seeds, f"{path}: [prompts] seeds"),
-            grid=grid.axes(axes, found, sampler, f"{path}: [grid]"),
-            output=output,
-            out=Path(out).expanduser() if out else path.parent / (output.folder or f"out/{path.stem}"),
-            layout=_layout(output, f"{path}: [output]"),
-            mark=hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:8],
-        )
+        try:
+            return cls(path=path, **_read(data, path, out))
+        except ValueError as error:  # some sentences come from where no file is known
+            raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
     def rows(self) -> Iterator[Row]:
         """Read the prompts one by one, in their order; raises `ValueError` with file and line."""
@@ -102,19 +68,15 @@ class Job:
             *(prompts.read(home / Path(f).expanduser(), **options) for f in files),
         ]
         rows: Iterator[Row] = itertools.chain.from_iterable(sources)
+        if bool(table.texts) + len(files) > 1:
+            rows = (replace(row, index=number) for number, row in enumerate(rows))
+        if table.override:
+            given = table.seeds != (0,) or self.seeds != (0,)  # a list is never equal to the default
+            rows = prompts.overridden(rows, self.call, seeds=not given)
         if table.expand:
             folder = None if table.wildcards is None else home / Path(table.wildcards).expanduser()
             rows = prompts.expand(rows, wildcards=folder, seed=table.wildcard_seed)
-        several = bool(table.texts) + len(files) > 1
-        for number, row in enumerate(itertools.islice(rows, table.limit)):
-            yield replace(row, index=number) if several or table.expand else row
-
-    def count(self) -> int:
-        """Return the number of tasks; this reads all prompts."""
-        points = 1
-        for axis in self.grid:
-            points *= len(axis.values)
-        return points * sum(1 if row.seed is not None else len(self.seeds) for row in self.rows())
+        return itertools.islice(rows, table.limit)
 
 
 def seeds_of(value: int | str | Sequence[int], where: str) -> tuple[int, ...]:
@@ -138,6 +100,40 @@ def seeds_of(value: int | str | Sequence[int], where: str) -> tuple[int, ...]:
     return seeds
 
 
+def _read(data: Mapping[str, Any], path: Path, out: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Return the fields of a job but its path."""
+    for key in data:
+        if key not in TABLES:
+            raise ValueError(tables.unknown(key, TABLES, str(path), "table"))
+    model = tables.read(tables.ModelTable, data.get("model", {}), f"{path}: [model]")
+    asked = tables.read(tables.PromptsTable, data.get("prompts", {}), f"{path}: [prompts]")
+    output = tables.read(tables.OutputTable, data.get("output", {}), f"{path}: [output]")
+    call, axes, seeds = data.get("call", {}), data.get("grid", {}), asked.seeds
+    if not isinstance(call, Mapping):
+        raise ValueError(f"[call] must be a table of keys, got {call!r}; write [call] above them")
+    if isinstance(axes, Mapping) and "seeds" in axes:
+        if "seeds" in data.get("prompts", {}):
+            raise ValueError("seeds come once, got [prompts] seeds and [grid] seeds; remove one")
+        axes, seeds = {k: v for k, v in axes.items() if k != "seeds"}, axes["seeds"]
+    if not asked.texts and not asked.file:
+        raise ValueError("[prompts] needs texts or file, got neither; add texts = ['a red circle']")
+    sampler = Sampler.read(data["sampler"], f"{path}: [sampler]") if "sampler" in data else None
+    found = _methods(data.get("method", []), f"{path}: [[method]]")
+    return {
+        "model": model,
+        "call": call,
+        "methods": found,
+        "sampler": sampler,
+        "prompts": asked,
+        "seeds": seeds_of(seeds, f"{path}: [prompts] seeds"),
+        "grid": grid.axes(axes, found, sampler, f"{path}: [grid]"),
+        "output": output,
+        "layout": _layout(output, f"{path}: [output]"),
+        "out": Path(out).expanduser() if out else path.parent / (output.folder or f"out/{path.stem}"),
+        "mark": hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:8],
+    }
+
+
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -152,6 +148,8 @@ def _toml(path: Path) -> dict[str, Any]:
 def _layout(output: tables.OutputTable, where: str) -> Layout | None:
     if output.layout is None:
         return None
+    if output.name is not None:
+        raise ValueError(f"{where} takes layout or name, got both; a layout names the files itself")
     if output.layout not in LAYOUTS:
         raise ValueError(tables.unknown(output.layout, LAYOUTS, where, "layout"))
     return LAYOUTS[output.layout]

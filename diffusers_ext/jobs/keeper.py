@@ -13,7 +13,7 @@ from ..errors import MethodError
 from ..outputs import claim
 from ..outputs.files import PARTIAL, subfolder
 from .layouts import Layout, prepare
-from .manifest import FOLDER, Index, Writer
+from .manifest import FOLDER, Each, Index, Writer
 from .tasks import Task
 
 CLAIMS = ".claims"
@@ -32,14 +32,14 @@ class Keeper:
     """Hold claims on tasks of the output folder `out`, and write the manifest.
 
     A claim is a lock of the operating system on a small file. It ends with its process, so the task of a
-    killed worker is free again.
+    killed worker is free again. `each` is called with every line that was written before.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, each: Each = lambda line, again: None) -> None:
         self.out = out
         self._claims = subfolder(out, FOLDER, CLAIMS)
         self.index = Index(out)
-        self.index.refresh()
+        self.index.refresh(each)
         self.writer = Writer(out)
 
     def finished(self, task: Task) -> bool:
@@ -53,20 +53,25 @@ class Keeper:
         and is not of this task, raises `MethodError`: it would be lost.
         """
         path = self._claims / hashlib.sha256(str(task.path).encode()).hexdigest()[:16]
-        left = path.exists()  # by a process that was killed
         file = claim.locked(path)
         if file is None:
             return None
+        file.seek(0)
+        left = file.read().decode(errors="replace")  # by a process that was killed while it made this file
         place = self.out / task.path
         if left:
             for partial in place.parent.glob(f".{place.name[:40]}-*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
-        elif not own and place.exists() and not self.index.done(task.id):
+        if not own and left != task.id and place.exists() and not self.index.done(task.id):
             claim.release(path, file)
             raise MethodError(
                 f"{str(place)!r} is there and is not the picture of prompt {task.row.prompt[:60]!r}, seed "
                 f"{task.seed}, with these settings; choose another folder, or remove what is there"
             )
+        if left != task.id:
+            file.truncate(0)
+            file.write(task.id.encode())
+            file.flush()
         return Held(task, path, file)
 
     def give_back(self, held: Held) -> None:

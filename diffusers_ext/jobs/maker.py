@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.score import judge
-from ..outputs.record import write_image
+from ..models.prompts import misread
+from ..outputs.record import comment, write_image
 from ..outputs.video import write_video
 from ..sampling import identity
 from ..sampling.call import arguments
@@ -33,10 +34,18 @@ class Refused(ValueError):
     """A point of the grid cannot be made at all, whatever the prompt and the seed."""
 
 
+class _PromptRefused(ValueError):
+    """The call was refused, perhaps for its prompt alone."""
+
+
+class DeviceLost(ValueError):
+    """The device of this process does not work any more, so the process must end."""
+
+
 class Maker:
     """Make pictures of one job on one device. One model is in memory at a time.
 
-    With `embed` of the job, each PNG holds its settings. What differs between two runs of a task, such as
+    With `embed` of the job, each file holds its settings. What differs between two runs of a task, such as
     seconds, is in the line only. So equal tasks are equal bytes.
     """
 
@@ -46,6 +55,7 @@ class Maker:
         self._stack = ExitStack()
         self._model: Any = None
         self._pipe: Any = None
+        self._where = ""  # the device; pipelines take milliseconds to say it
         self._session: Any = None
         self._sampler: Any = None
         self._reported = False
@@ -64,7 +74,12 @@ class Maker:
             if not tasks[0].row.call:
                 raise Refused(str(error)) from error
             return [self._failed(t, f"{error} ({t.row.source})") for t in tasks]
-        made, lost = self._generate(tasks, call, watch)
+        try:
+            made, lost = self._generate(tasks, call, watch)
+        except _PromptRefused as error:  # such as a prompt without what a method looks for
+            if len(tasks) > 1:
+                return [self.make([t], [p], watch)[0] for t, p in zip(tasks, places, strict=True)]
+            return [self._failed(tasks[0], str(error))]
         lines = []
         for task, place in zip(tasks, places, strict=True):
             if task.item in made:
@@ -79,7 +94,6 @@ class Maker:
         """End the session, and free the model."""
         self._stack.close()
         self._point = self._pipe = self._model = self._session = self._sampler = None
-        free_memory()
 
     def _open(self, point: Point) -> None:
         """Load the model of a point and apply its methods, if that is not done."""
@@ -88,11 +102,15 @@ class Maker:
         self._stack.close()
         self._stack, self._point, self._call, self._reported = ExitStack(), None, None, False
         if self._model is not point.model:
-            self._pipe = self._model = None
-            free_memory()
+            if self._model is not None:
+                self._pipe = self._model = None
+                free_memory()
             table = self.job.model
-            self._pipe = point.model.load(self.device, table.dtype, table.threads)
-            self._model = point.model
+            try:
+                self._pipe = point.model.load(self.device, table.dtype, table.threads)
+            except (OSError, ValueError) as error:
+                raise Refused(str(error)) from error
+            self._model, self._where = point.model, str(self._pipe.device)
         try:
             self._session = self._stack.enter_context(applied(self._pipe, point.methods))
         except ValueError as error:
@@ -130,7 +148,15 @@ class Maker:
         except (TypeError, ValueError) as error:
             if not hits_all(error):
                 raise
-            raise Refused(str(error)) from error
+            raise _PromptRefused(str(error)) from error
+        except RuntimeError as error:
+            if not hits_all(error):
+                raise
+            first = str(error).splitlines()[0]
+            raise DeviceLost(
+                f"the device {self._pipe.device} failed ({first}); finished pictures are complete, so run "
+                "the same command again"
+            ) from error
         return made, {failed.item: failed for failed in watch.caught[before:]}
 
     def _tile(self) -> bool:
@@ -159,12 +185,15 @@ class Maker:
         image, flags = picture.image, [*picture.flags, *changes]
         record = identity.of(task.item, common) | {"size": list(image.size), "flags": flags}
         if isinstance(image, Clip):
-            write_video(place, image.frames, task.point.kind.fps)
+            text = comment(record) if self.job.output.embed else None
+            write_video(place, image.frames, task.point.kind.fps, text)
         else:
             write_image(place, image, record if self.job.output.embed else None)
         judged = judge(image, task.row.prompt, task.seed)
         line = self._facts(task, DONE) | {"file": str(task.path), **stamp(place)}
-        line |= {"seconds": round(picture.seconds, 4), "flags": flags}
+        line |= {"size": record["size"], "seconds": round(picture.seconds, 4), "flags": flags}
+        if texts := misread(task.point.model, self._pipe, [task.row.prompt], common["call"]):
+            line["warnings"] = texts
         if judged.correct is not None:
             line["verdict"] = {"correct": judged.correct, "reason": judged.reason}
         if picture.cost is not None:
@@ -178,7 +207,7 @@ class Maker:
         return self._facts(task, FAILED) | {"reason": reason}
 
     def _facts(self, task: Task, status: str) -> Line:
-        return facts(self.job, task, status) | {"device": str(self._pipe.device)}
+        return facts(self.job, task, status) | {"device": self._where}
 
 
 def facts(job: Job, task: Task, status: str) -> Line:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..outputs.files import slug, subfolder
 FOLDER = "manifest"
 DONE, FAILED = "done", "failed"
 Line = dict[str, Any]
+Each = Callable[[Line, bool], None]  # what is called with a line, and whether its task was finished before
 
 
 class Writer:
@@ -37,8 +38,9 @@ class Writer:
             if file is not None:
                 break
         self._file = file
-        size = os.fstat(file.fileno()).st_size
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        if size := os.fstat(file.fileno()).st_size:
+            file.seek(size - 1)
+        if size and file.read(1) != b"\n":
             self._write(b"\n")  # the last writer was killed within a line
 
     def add(self, line: Mapping[str, Any]) -> None:
@@ -71,20 +73,18 @@ class Index:
         self._failed: set[str] = set()
         self.damaged = 0  # lines that are no JSON
 
-    def refresh(self) -> list[Line]:
-        """Read what was appended since the last time, and return it."""
-        new: list[Line] = []
+    def refresh(self, each: Each = lambda line, again: None) -> None:
+        """Read what was appended since the last time, and call `each` with every line of it."""
         for path in sorted(self._home.glob("*.jsonl")):
             start = self._read.get(path)
             if start is None:
                 start = self._read[path] = 0
                 self._files.append(path)
             if path.stat().st_size > start:
-                new += self._lines(path, start)
-        return new
+                self._lines(path, start, each)
 
-    def _lines(self, path: Path, start: int) -> list[Line]:
-        number, found = self._files.index(path), []
+    def _lines(self, path: Path, start: int, each: Each) -> None:
+        number = self._files.index(path)
         with path.open("rb") as file:
             file.seek(start)
             for raw in file:
@@ -95,13 +95,13 @@ class Index:
                     continue
                 try:
                     line = json.loads(raw)
+                    again = line["id"] in self._done
                     self._note(line["id"], line["status"], (number, place))
                 except (ValueError, TypeError, KeyError):
                     self.damaged += 1
                     continue
-                found.append(line)
+                each(line, again)
         self._read[path] = start
-        return found
 
     def _note(self, task: str, status: str, place: tuple[int, int]) -> None:
         if status == DONE:

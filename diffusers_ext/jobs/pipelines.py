@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..models.checkpoint import Checkpoint
-from ..outputs.target import FPS, PNG
+from ..outputs.record import PICTURES
+from ..outputs.target import FPS
 from ..outputs.video import SUFFIXES, check
 from ..zoo import cards, catalogue
 from . import tables
@@ -52,12 +53,12 @@ def kind(model: Checkpoint, output: tables.OutputTable, call: Mapping[str, Any],
         if takes and key not in takes:
             raise ValueError(tables.unknown(key, takes, f"{path}: [call]", "argument"))
     video = "num_frames" in takes
-    suffixes = SUFFIXES if video else (PNG,)
+    suffixes = SUFFIXES if video else tuple(PICTURES)
     suffix = suffixes[0] if output.format is None else f".{output.format.lower().lstrip('.')}"
     if suffix not in suffixes:
         raise ValueError(
             f"{path}: {model.name} makes {'clips' if video else 'pictures'}, which [output] format writes as "
-            f"{' or '.join(s[1:] for s in suffixes)}, got {output.format!r}; change it or leave it out"
+            f"{', '.join(s[1:] for s in suffixes)}, got {output.format!r}; change it or leave it out"
         )
     if not video and output.fps is not None:
         raise ValueError(f"{path}: {model.name} makes pictures, which have no [output] fps; leave it out")

@@ -36,6 +36,9 @@ class PromptsTable:
     format: str | None = setting(None, "", "the format of the file; by default its ending says it")
     column: str | None = setting(None, "", "the column of a table that holds the prompts")
     skip_bad: bool = setting(False, "", "leave out lines that cannot be read")
+    override: bool = setting(
+        False, "", "let [call] and the seeds that are given here go before those of the rows"
+    )
     expand: bool = setting(
         False, "", "write out variants such as {red|blue} and wildcards such as __colour__"
     )
@@ -56,9 +59,11 @@ class OutputTable:
     folder: str | None = setting(None, "", "the folder; by default out/NAME beside the job file NAME.toml")
     layout: str | None = setting(None, "", "the tree of an evaluation, such as geneval")
     name: str | None = setting(None, "", "a template for the names of files, such as {index:05d}-{seed}")
-    format: str | None = setting(None, "", "png, mp4 or gif; by default png for pictures and mp4 for clips")
+    format: str | None = setting(
+        None, "", "png, jpg, webp, mp4 or gif; by default png for pictures and mp4 for clips"
+    )
     fps: float | None = setting(None, "frames/s", "of clips", bounds=(1, 240))
-    embed: bool = setting(True, "", "write the settings into each PNG")
+    embed: bool = setting(True, "", "write the settings into each file")
 
 
 def read(cls: type[Table], data: Any, where: str) -> Table:

@@ -29,6 +29,7 @@ class Point:
     its pictures share.
     """
 
+    number: int
     label: str
     changes: Mapping[str, Any]
     model: Checkpoint
@@ -80,7 +81,8 @@ def points(job: Job, device: str | None = None) -> list[Point]:
         name = str(changes.get(grid.MODEL, job.model.name))
         if name not in models:
             models[name] = pipelines.find(name, job.path.parent)
-        found.append(_point(job, changes, models[name], device or pipelines.device(job.model.device)))
+        kind = pipelines.device(device or job.model.device)
+        found.append(_point(job, len(found), changes, models[name], kind))
     return found
 
 
@@ -92,10 +94,22 @@ def tasks(job: Job, found: Sequence[Point], shard: tuple[int, int] = (0, 1)) -> 
     number = 0
     for point in found:
         for row in job.rows():
-            for place, seed in enumerate((row.seed,) if row.seed is not None else job.seeds):
+            for place, seed in enumerate(_seeds(job, row)):
                 if number % shard[1] == shard[0]:
                     yield _task(job, point, row, seed, place, number)
                 number += 1
+
+
+def paths(job: Job, point: Point, row: Row) -> list[PurePosixPath | None]:
+    """Return the file of each picture of a row; `None` for names that follow from all settings.
+
+    Raises `ValueError` for a row that the layout or the template cannot name.
+    """
+    return [_named(job, point, row, seed, place) for place, seed in enumerate(_seeds(job, row))]
+
+
+def _seeds(job: Job, row: Row) -> tuple[int, ...]:
+    return job.seeds if row.seed is None else (row.seed,)
 
 
 def _task(job: Job, point: Point, row: Row, seed: int, place: int, number: int) -> Task:
@@ -103,23 +117,22 @@ def _task(job: Job, point: Point, row: Row, seed: int, place: int, number: int) 
     if row.call:
         common = {**common, "call": {**common["call"], **row.call}}
     record = identity.of(Item(row.prompt, seed), common)
-    mark = identity.mark(record)
-    path = _path(job, point, row, seed, place, number, record, mark)
-    return Task(number, point, row, seed, place, _digest(f"{mark}/{path}"), path)
+    path = _named(job, point, row, seed, place)
+    if path is None:
+        path = PurePosixPath(f"{identity.name(record)}{point.kind.suffix}")
+    return Task(number, point, row, seed, place, _digest(f"{identity.mark(record)}/{path}"), path)
 
 
-def _path(
-    job: Job, point: Point, row: Row, seed: int, place: int, number: int, record: Mapping[str, Any], mark: str
-) -> PurePosixPath:
-    """Return the file of a task: of the layout, of the template, or a name that all settings go into."""
+def _named(job: Job, point: Point, row: Row, seed: int, place: int) -> PurePosixPath | None:
+    """Return the file that the layout or the template of a job names."""
     suffix = point.kind.suffix
     if job.layout is not None:
         return PurePosixPath(point.folder) / job.layout.path(row, place, suffix)
     if job.output.name is None:
-        return PurePosixPath(f"{identity.name(record)}{suffix}")
+        return None
     texts = {key: value for key, value in row.meta.items() if isinstance(value, (str, int, float))}
-    own = {"index": row.index, "prompt": row.prompt, "seed": seed, "k": place, "number": number}
-    own |= {"model": slug(point.model.name), "point": point.folder or "job", "mark": mark[:8]}
+    own = {"index": row.index, "prompt": row.prompt, "seed": seed, "k": place}
+    own |= {"model": slug(point.model.name), "point": point.folder or "all"}
     return PurePosixPath(names.name(job.output.name, texts | own, job.out, suffix).relative_to(job.out))
 
 
@@ -127,7 +140,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _point(job: Job, changes: Mapping[str, Any], model: Checkpoint, device: str) -> Point:
+def _point(job: Job, number: int, changes: Mapping[str, Any], model: Checkpoint, device: str) -> Point:
     label = ", ".join(f"{name}={_brief(value)}" for name, value in changes.items())
     call = {**job.call, **changed(changes, grid.CALL)}
     kind = pipelines.kind(model, job.output, call, job.path)
@@ -139,7 +152,7 @@ def _point(job: Job, changes: Mapping[str, Any], model: Checkpoint, device: str)
     common = identity.planned(model, settings, {**model.call, **call}, job.model.dtype, device)
     if kind.fps:
         common |= {"fps": kind.fps}
-    return Point(label, changes, model, built, call, common, kind)
+    return Point(number, label, changes, model, built, call, common, kind)
 
 
 def _methods(job: Job, changes: Mapping[str, Any], model: Checkpoint) -> tuple[Any, ...]:

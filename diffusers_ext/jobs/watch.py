@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from ..sampling.items import Failed, Item
 from ..sampling.progress import Progress
-from .manifest import DONE, Index, Line
+from .manifest import DONE, Each, Index, Line
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left, {rate_fmt}"
 _EVERY = 0.2  # s between two drawings of the bar
@@ -34,8 +33,8 @@ class Attempts(Progress):
 class Watch(Attempts):
     """Count what the manifests say of a job since this process began, and what was finished before.
 
-    The `lead` alone prints: of several processes under one launcher, one does. `each` is called with the new
-    lines of the job.
+    The `lead` alone prints: of several processes under one launcher, one does. `each` is called with every
+    new line of the job.
     """
 
     def __init__(
@@ -48,38 +47,42 @@ class Watch(Attempts):
         lead: bool = True,
         show: bool = False,
         debug: bool = False,
-        each: Callable[[list[Line]], None] = lambda lines: None,
+        each: Each = lambda line, again: None,
     ) -> None:
         super().__init__(total, unit=unit, show=show and lead, debug=debug)
-        self._index, self._mark, self._lead, self._each = index, mark, lead, each
+        self._index, self._mark, self.lead, self._each = index, mark, lead, each
         self._done: set[str] = set()
         self._failed: set[str] = set()
+        self._said: set[str] = set()  # a text for many seeds is warned of once
         self._share, self._step = 0.0, ""
         self._drawn = self._reported = self._began = time.monotonic()
         self.known = 0  # finished before this process began
 
     def look(self) -> None:
         """Read what all workers have written since the last look."""
-        lines = [line for line in self._index.refresh() if line.get("job") == self._mark]
-        for line in lines:
-            if line["status"] == DONE:
-                self._count(line)
-            else:
-                self._failed.add(line["id"])
-                self.failures.append(Failed(Item(line["prompt"], line["seed"]), line["reason"]))
-                self.say(f"failed: {line['reason']}")
-        if lines:
-            self._size, self._share, self._step = 0, 0.0, ""
-            self._each(lines)
+        self._index.refresh(self._note)
         self._draw()
         self._line()
 
-    def _count(self, line: Line) -> None:
-        new = line["id"] not in self._done
-        self._done.add(line["id"])
-        self.finished += new
-        for flag in line["flags"] if new else ():
-            self.say(f"warning: {line['file']} looks wrong: {flag}")
+    def _note(self, line: Line, again: bool) -> None:
+        if line.get("job") != self._mark:
+            return
+        self._size, self._share, self._step = 0, 0.0, ""
+        if line["status"] == DONE:
+            new = line["id"] not in self._done
+            self._done.add(line["id"])
+            self.finished += new
+            for flag in line["flags"]:
+                self.say(f"warning: {line['file']} looks wrong: {flag}")
+            for text in line.get("warnings", ()):
+                if text not in self._said:
+                    self.say(f"warning: {text}")
+                    self._said.add(text)
+        else:
+            self._failed.add(line["id"])
+            self.failures.append(Failed(Item(line["prompt"], line["seed"]), line["reason"]))
+            self.say(f"failed: {line['reason']}")
+        self._each(line, again)
 
     def passed(self, task: str) -> None:
         """Count a task that needs nothing, if it was finished before this process began."""
@@ -97,12 +100,12 @@ class Watch(Attempts):
 
     def say(self, text: str) -> None:
         """Print one line on stderr, above the bar."""
-        if self._lead:
+        if self.lead:
             Progress.say(self, text)
 
     def line(self, text: str) -> None:
         """Print one line on stdout, above the bar."""
-        if self._lead:
+        if self.lead:
             super().line(text)
 
     def _move(self, share: float, step: str) -> None:
@@ -126,7 +129,7 @@ class Watch(Attempts):
     def _line(self) -> None:
         """Print where the job is, now and then, for logs."""
         now = time.monotonic()
-        if self._show or not self._lead or now - self._reported < _REPORT:
+        if self._show or not self.lead or now - self._reported < _REPORT:
             return
         self._reported = now
         new, seconds = self.finished - self.known, now - self._began

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 from .job import Job
@@ -24,29 +25,56 @@ PATIENCE = 0.2  # s between two looks at tasks that other processes hold
 
 
 def work(
-    job: Job, tasks: Iterable[Task], maker: Maker, keeper: Keeper, watch: Watch, *, batch: int = 1
+    job: Job,
+    tasks: Iterable[Task],
+    maker: Maker,
+    keeper: Keeper,
+    watch: Watch,
+    *,
+    batch: int = 1,
+    each: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make all tasks that are not finished and that no other process makes.
+    """Make all tasks that are not finished and that no other process makes; `each` is called after a batch.
 
     What fails is written down, and the walk goes on. Raises `Interrupted` after a request to stop, `OSError`
     where files cannot be written, and `ValueError` if nothing at all can be made.
     """
     hopeless = Hopeless(alone=len(job.grid) == 0)
     for group in claims(job, tasks, keeper, watch, batch):
-        try:
-            for line, held in zip(_lines(job, group, maker, keeper, watch, hopeless), group, strict=True):
-                keeper.writer.add(signed(line))
-                hopeless.note(held.task.point, line)
-        finally:
-            for held in group:
-                keeper.give_back(held)
+        watch.begin(len(group))
+        if not group:
+            time.sleep(PATIENCE)
+            continue
+        with given_back(group, keeper):
+            record(_lines(job, group, maker, keeper, watch, hopeless), group, keeper, hopeless)
         watch.look()
+        each()
+
+
+@contextmanager
+def given_back(group: Sequence[Held], keeper: Keeper) -> Iterator[None]:
+    """Give claims back when the block ends, however it ends."""
+    try:
+        yield
+    finally:
+        for held in group:
+            keeper.give_back(held)
+
+
+def record(lines: Sequence[Line], group: Sequence[Held], keeper: Keeper, hopeless: Hopeless) -> None:
+    """Write the lines of a group into the manifest, signed with who wrote them and when."""
+    now = datetime.now().astimezone().isoformat(" ", "seconds")
+    who = f"{platform.node()}:{os.getpid()}"
+    for line, held in zip(lines, group, strict=True):
+        keeper.writer.add({"worker": who, "time": now} | line)
+        hopeless.note(held.task.point, line)
 
 
 def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: int) -> Iterator[list[Held]]:
     """Claim tasks in their order, and give them in groups of up to `size` that can be made in one call.
 
-    Tasks that others hold come last, once they are free. No claim is held while waiting for them.
+    Tasks that others hold come last, once they are free. A group is empty if there is nothing to do but wait
+    for them.
     """
     own = job.output.layout is None and job.output.name is None
     group: list[Held] = []
@@ -67,18 +95,17 @@ def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: 
     if group:
         yield group
     while busy:
-        watch.begin(0)
         watch.look()
         rest, busy = busy, []
         for task in rest:
             if _over(task, keeper, watch):
-                continue
-            if (held := keeper.take(task, own)) is None:
+                watch.passed(task.id)
+            elif (held := keeper.take(task, own)) is None:
                 busy.append(task)
             elif _free(held, keeper, watch):
                 yield [held]
         if len(busy) == len(rest):
-            time.sleep(PATIENCE)
+            yield []
 
 
 def _over(task: Task, keeper: Keeper, watch: Watch) -> bool:
@@ -135,9 +162,3 @@ def _lines(
         except Refused as error:
             reason = hopeless.refuse(point, error)
     return [facts(job, task, FAILED) | {"reason": reason} for task in tasks]
-
-
-def signed(line: Line) -> Line:
-    """Add who wrote a line, and when."""
-    now = datetime.now().astimezone().isoformat(" ", "seconds")
-    return line | {"worker": f"{platform.node()}:{os.getpid()}", "time": now}

@@ -34,3 +34,13 @@ def smoothed(maps: Tensor, sigma: float = 0.5) -> Tensor:
     kernel = (line[:, None] * line)[None, None]
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     return F.conv2d(F.pad(flat, (1, 1, 1, 1), mode="reflect"), kernel).reshape(maps.shape)
+
+
+def apart(maps: Tensor, share: float = 0.5) -> Tensor:
+    """Return masks of `maps [S, h, w]`, where no place has two: the largest map wins.
+
+    It must also be above `share` of the way from its least to its largest value.
+    """
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    largest = torch.arange(len(maps), device=maps.device)[:, None, None] == maps.argmax(0)
+    return largest & (maps >= torch.lerp(low, high, share))

@@ -1,4 +1,4 @@
-"""Keep the record of how a picture was made: JSON inside its PNG, with the versions of packages."""
+"""Keep the record of how a picture was made: JSON inside its file, with the versions of packages."""
 
 from __future__ import annotations
 
@@ -8,68 +8,85 @@ from collections.abc import Mapping
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from . import inside
 from .files import write_bytes
+from .inside import CHUNK
+from .parameters import KEY, parameters
+from .tags import exif, jpeg, xmp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CHUNK = "diffusers_ext"  # PNG text chunk with the JSON record; viewers read the chunk `parameters`
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
+# The endings of pictures. JPEG loses a little at this quality, PNG and WebP nothing.
+PICTURES = MappingProxyType(
+    {
+        ".png": ("PNG", {}),
+        ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+        ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+        ".webp": ("WEBP", {"lossless": True}),
+    }
+)
 
 
 def write_image(path: Path, image: Image, record: Mapping[str, Any] | None = None) -> None:
-    """Write a PNG, with `record` inside when given."""
-    from PIL.PngImagePlugin import PngInfo
+    """Write a picture in the format of its ending, one of `PICTURES`, with `record` inside when given.
 
-    info = PngInfo()
-    if record is not None:
-        info.add_itxt("parameters", parameters(record), zip=False)
-        info.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False, allow_nan=False), zip=False)
+    Raises `ValueError` for another ending.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"pictures are written as {', '.join(PICTURES)}, got {path.name!r}")
+    kind, settings = PICTURES[path.suffix.lower()]
     buffer = BytesIO()
-    image.save(buffer, format="PNG", pnginfo=info)
+    texts = {} if record is None else _texts(kind, record)
+    (image.convert("RGB") if kind == "JPEG" else image).save(buffer, format=kind, **settings, **texts)
     write_bytes(path, buffer.getvalue())
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the record inside a PNG that `write_image` wrote; raises `ValueError` if there is none."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()  # text chunks may follow the pixels
-        text = getattr(image, "text", {}).get(CHUNK)
-    if text is None:
+    """Return the record inside a picture or clip; raises `ValueError` if there is none, in one sentence."""
+    record, _ = inside.texts(path)
+    if record is None:
         raise ValueError(
             f"{os.fspath(path)!r} holds no {CHUNK} record; it was not written by generate, or was stripped"
         )
-    return json.loads(text)
+    try:
+        found = json.loads(record)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{os.fspath(path)!r} holds a {CHUNK} record that is no JSON object; it was changed")
+    return found
+
+
+def beside(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the record in the JSON file beside a picture, or `None` if there is none of its kind."""
+    try:
+        found = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and "prompt" in found else None
 
 
 def has_record(path: str | os.PathLike[str]) -> bool:
-    """Check whether a file is a complete PNG with a record inside."""
+    """Check whether a file is a complete picture with a record inside."""
+    from PIL import Image
+
     try:
+        with Image.open(path) as image:
+            image.load()
         return bool(read(path))
     except (OSError, SyntaxError, ValueError):  # Pillow raises all three for damaged files
         return False
 
 
-def parameters(record: Mapping[str, Any]) -> str:
-    """Write the one text block that image viewers and galleries understand."""
-    call = record.get("call", {})
-    facts = {
-        "Steps": call.get("num_inference_steps"),
-        "CFG scale": call.get("guidance_scale"),
-        "Seed": record.get("seed"),
-        "Size": "x".join(map(str, record.get("size", []))) or None,
-        "Model": record.get("model"),
-        "Methods": "+".join(m["name"] for m in record.get("methods", [])) or None,
-    }
-    lines = [str(record.get("prompt", ""))]
-    if call.get("negative_prompt"):
-        lines.append(f"Negative prompt: {call['negative_prompt']}")
-    return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in facts.items() if v is not None)])
+def comment(record: Mapping[str, Any]) -> str:
+    """Write the comment of a clip, which holds the record."""
+    return _json({CHUNK: record})
 
 
 def versions() -> dict[str, str]:
@@ -83,3 +100,23 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _texts(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which Pillow writes the record into a picture."""
+    if kind == "PNG":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_itxt(KEY, parameters(record), zip=False)
+        info.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False, allow_nan=False), zip=False)
+        return {"pnginfo": info}
+    packet, shown = xmp.packet(_json(record)), exif.block(parameters(record))
+    if kind == "JPEG":
+        return {"exif": shown, "extra": jpeg.segments(packet)}
+    return {"exif": shown, "xmp": packet}
+
+
+def _json(data: Any) -> str:
+    """Write ASCII, which no tool reads in another encoding."""
+    return json.dumps(data, allow_nan=False)

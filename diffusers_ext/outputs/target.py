@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .files import is_media, output_folder
+from .record import PICTURES
 from .video import SUFFIXES, check
 
-PNG = ".png"
 FPS = 8.0  # frames per second of videos by default
 
 
@@ -33,7 +33,7 @@ class Target:
         """
         path = Path(out)
         suffix = path.suffix.lower()
-        if suffix not in (known := (PNG, *SUFFIXES)):
+        if suffix not in (known := (*PICTURES, *SUFFIXES)):
             if is_media(path):
                 raise ValueError(
                     f"--out writes files as {', '.join(known)}, got {str(out)!r}; change the ending, or name "
@@ -48,11 +48,11 @@ class Target:
 
     def suited(self, model: str, video: bool, fps: float | None) -> Target:
         """Settle the kind of file; raises `ValueError` if `--out` does not suit the model."""
-        kind, suffixes = ("videos", SUFFIXES) if video else ("images", (PNG,))
+        kind, suffixes = ("videos", SUFFIXES) if video else ("images", tuple(PICTURES))
         suffix = self.suffix or suffixes[0]
         if suffix not in suffixes:
             raise ValueError(
-                f"{model} makes {kind}, which --out writes as {' or '.join(suffixes)}, got "
+                f"{model} makes {kind}, which --out writes as {', '.join(suffixes)}, got "
                 f"'{self.stem}{suffix}'; change the ending, or name a folder"
             )
         if not video and fps is not None:

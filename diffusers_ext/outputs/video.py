@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .files import write_bytes
+from .tags import mp4 as tags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +29,19 @@ def check(suffix: str, fps: float) -> None:
     if suffix == ".gif" and fps > _GIF_MOST:
         raise ValueError(f"a gif plays at most {_GIF_MOST} frames a second, got {fps:g}; write an .mp4")
     if suffix == ".mp4":
-        _ffmpeg()
+        tags.ffmpeg()
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 frames `[T, H, W, 3]` in the format that the suffix of `path` names."""
+def write_video(path: Path, frames: np.ndarray, fps: float, comment: str | None = None) -> None:
+    """Write uint8 frames `[T, H, W, 3]` in the format that the suffix of `path` names.
+
+    An mp4 file gets the `comment`; a GIF has none.
+    """
     check(path.suffix, fps)
-    write_bytes(path, mp4(frames, fps) if path.suffix == ".mp4" else gif(frames, fps))
+    clip = mp4(frames, fps) if path.suffix == ".mp4" else gif(frames, fps)
+    if comment is not None and path.suffix == ".mp4":
+        clip = tags.with_comment(clip, comment)
+    write_bytes(path, clip)
 
 
 def mp4(frames: np.ndarray, fps: float) -> bytes:
@@ -47,7 +54,7 @@ def mp4(frames: np.ndarray, fps: float) -> bytes:
     even = height % 2 == width % 2 == 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        writer = _ffmpeg().write_frames(
+        writer = tags.ffmpeg().write_frames(
             str(path),
             (width, height),
             fps=fps,
@@ -78,14 +85,3 @@ def gif(frames: np.ndarray, fps: float) -> bytes:
     buffer = BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=delays, loop=0)
     return buffer.getvalue()
-
-
-def _ffmpeg():
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        raise ValueError(
-            "an .mp4 needs ffmpeg, which comes with the extra 'video'; "
-            "run pip install 'diffusers-ext[video]', or write a .gif"
-        ) from error
-    return imageio_ffmpeg

@@ -17,7 +17,8 @@ from ..outputs.files import write_text
 from ..sampling.call import makes_videos
 from ..sampling.generate import applied
 from ..session.session import Session
-from . import chosen, custom, recipe_file
+from ..zoo import calling
+from . import chosen, custom_file, recipe_file
 from .recipe import Recipe
 
 
@@ -29,7 +30,8 @@ class ExtPipeline:
     finds the pipeline again.
 
     Each call puts the methods on and takes them off, also where it fails. `with pipeline:` leaves them on
-    between calls, which saves the plans of sparse methods, and the graphs of compiled blocks.
+    between calls, which saves the plans of sparse methods, and the graphs of compiled blocks. Reports then
+    count all calls since its begin.
 
     Raises `MethodError` for a pipeline of another kind, and for arguments that it does not take.
     """
@@ -75,19 +77,18 @@ class ExtPipeline:
         """
         if not isinstance(model, (str, os.PathLike)):
             checkpoint = chosen.checkpoint_of(model)
-            found = Recipe(checkpoint.name if checkpoint is not None else "")
-            pipe = model
+            found, pipe = Recipe(""), model
         else:
             found = recipe_file.read(model) if recipe_file.find(model) else Recipe(os.fspath(model))
-            checkpoint = Checkpoint.resolve(found.model)
-            pipe = None
+            checkpoint, pipe = Checkpoint.resolve(found.model), None
         methods = found.methods if methods is None else chosen.methods(methods, checkpoint)
         sampler = found.sampler if sampler is None else chosen.sampler(sampler, rewards, checkpoint)
         if pipe is None:
             pipe = checkpoint.read(**kwargs)
         elif kwargs:
             raise MethodError(f"a pipeline that is loaded takes no {next(iter(kwargs))}; leave it out.")
-        return cls(pipe, methods, sampler, call=found.call | dict(call or {}), model=found.model or None)
+        name = None if checkpoint is None else chosen.name_of(checkpoint)
+        return cls(pipe, methods, sampler, call=found.call | dict(call or {}), model=name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline, or the sampler with it; arguments are those of the pipeline.
@@ -147,7 +148,7 @@ class ExtPipeline:
         custom_pipeline=folder, trust_remote_code=True)`. Raises `MethodError` for what a recipe cannot hold.
         """
         recipe, home = self.recipe(), Path(folder).expanduser()
-        code = custom.source(recipe)
+        code = custom_file.source(recipe, calling.of(self.pipe))
         home.mkdir(parents=True, exist_ok=True)
         recipe_file.write(recipe, home / recipe_file.FILE)
         write_text(home / "pipeline.py", code)

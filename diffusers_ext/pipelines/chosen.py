@@ -19,10 +19,18 @@ def checkpoint_of(pipe: Any) -> Checkpoint | None:
     name = getattr(pipe, "name_or_path", None)
     if not name:
         return None
-    zoo = next((n for n in catalogue.MODELS if Path(catalogue.path(n)) == Path(name)), None)
-    if zoo is not None:
-        return Checkpoint.resolve(zoo)
-    return Checkpoint(str(Path(name).resolve()), Path(name)) if Path(name).is_dir() else Checkpoint(name)
+    shipped = {Path(catalogue.path(zoo)): zoo for zoo in catalogue.MODELS}
+    if Path(name) in shipped:
+        return Checkpoint.resolve(shipped[Path(name)])
+    if cached := next((part for part in Path(name).parts if part.startswith("models--")), None):
+        return Checkpoint(cached.removeprefix("models--").replace("--", "/", 1))  # in the cache of the Hub
+    return Checkpoint(name, Path(name) if Path(name).is_dir() else None)
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """Return the name under which a recipe finds a model again; the path of a local folder is absolute."""
+    local = checkpoint.folder is not None and not checkpoint.shipped
+    return str(checkpoint.folder.resolve()) if local else checkpoint.name
 
 
 def methods(given: Sequence[Any], checkpoint: Checkpoint | None) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Let diffusers load a recipe: the class that a `custom_pipeline` of a recipe's folder gives."""
+"""Define the class that `custom_pipeline` of diffusers gets from the folder of a recipe."""
 
 from __future__ import annotations
 
@@ -8,23 +8,8 @@ from functools import wraps
 from typing import Any
 
 from ..errors import MethodError
-from .recipe import Recipe, from_dict
-
-# diffusers copies this one file elsewhere before it runs it, so it holds the recipe itself.
-TEMPLATE = '''"""Run a recipe of diffusers_ext as a custom pipeline of diffusers.
-
-`save_pretrained` wrote this file beside recipe.json, with the same content; change neither by hand alone.
-"""
-
-from diffusers_ext.pipelines.custom import recipe_class
-
-Pipeline = recipe_class({name!r}, {text!r})
-'''
-
-
-def source(recipe: Recipe) -> str:
-    """Return the code of `pipeline.py` for a recipe; raises `MethodError` for what it cannot hold."""
-    return TEMPLATE.format(name=recipe.pipeline, text=json.dumps(recipe.to_dict(), allow_nan=False))
+from .base import ExtPipeline
+from .recipe import from_dict
 
 
 def recipe_class(name: str, text: str) -> type:
@@ -43,8 +28,6 @@ def recipe_class(name: str, text: str) -> type:
 
     @wraps(stock.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from .base import ExtPipeline
-
         # The stock class around the same components: sessions and samplers know pipelines by their class.
         plain = copy.copy(self)
         plain.__class__ = stock

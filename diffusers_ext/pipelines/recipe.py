@@ -54,7 +54,8 @@ class Recipe:
 def from_dict(data: Any, source: str, folder: Path | None = None, device: Any = None) -> Recipe:
     """Build a recipe from the data of `to_dict`.
 
-    `source` names the file in errors. Relative paths of weights belong to `folder`. Rewards go to `device`.
+    `source` names the file in errors. Relative paths that exist in `folder` belong there: the model, and
+    weights of methods and samplers. Rewards go to `device`.
     Raises `MethodError` for data of another kind or a newer version, and for unknown keys, methods, samplers,
     settings and rewards.
     """
@@ -87,12 +88,16 @@ def _built(data: Any, source: str, folder: Path | None, device: Any) -> Recipe:
     if not isinstance(methods, Sequence) or isinstance(methods, str):
         raise MethodError(f"methods is a list of tables, got {methods!r}")
     return Recipe(
-        model=model,
+        model=str(folder / model) if folder is not None and _is_model(folder / model) else model,
         methods=tuple(_method(entry, source, folder) for entry in methods),
         sampler=None if sampler is None else sampler_data.from_data(sampler, source, folder, device),
         call=_call(data.get("call", {}), f"{source}: "),
         pipeline=pipeline,
     )
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
 
 
 def _call(call: Any, source: str) -> dict[str, Any]:

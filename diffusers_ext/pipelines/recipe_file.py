@@ -52,11 +52,16 @@ def write(recipe: Recipe, path: str | os.PathLike[str]) -> Path:
     Raises `MethodError` for another ending and for what a recipe cannot hold, and `OSError` if the file
     cannot be written.
     """
+    path = target(path)
+    write_json(path, recipe.to_dict())
+    return path
+
+
+def target(path: str | os.PathLike[str]) -> Path:
+    """Return the path to write a recipe to; raises as `write` does for a name or folder that will not do."""
     path = Path(path).expanduser()
     if path.suffix != ".json":  # TOML has no null, which stands for all heads of a module
         raise MethodError(f"recipes are written as JSON, got {path.name!r}; name it {path.stem}.json.")
-    data = recipe.to_dict()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for the recipe; make it first")
-    write_json(path, data)
     return path

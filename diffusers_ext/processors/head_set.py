@@ -134,7 +134,6 @@ class HeadSet(Mapping[str, Sequence[int] | Mapping[int, float]]):
     def card(self, repo_id: str) -> str:
         """Return the card of the set in a repository: what it is for, how it is used, and its heads."""
         base = f"base_model: {self.model}\n" if "/" in self.model else ""
-        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         rows = [f"| {i} | `{p.path}` | {p.head} | {_score(p)} |" for i, p in enumerate(self.picks, start=1)]
         return "\n".join(
             [
@@ -146,7 +145,7 @@ class HeadSet(Mapping[str, Sequence[int] | Mapping[int, float]]):
                 "from huggingface_hub import hf_hub_download",
                 "",
                 f'heads = dx.HeadSet.load(hf_hub_download("{repo_id}", "{FILE}"))',
-                f"session = dx.apply(pipe, dx.SoftPAG(heads=heads{settings}))",
+                "session = dx.apply(pipe, dx.SoftPAG(heads=heads, **heads.settings))",
                 "```",
                 "",
                 "|  | module | head | score |\n| --- | --- | --- | --- |",
@@ -168,9 +167,9 @@ class HeadSet(Mapping[str, Sequence[int] | Mapping[int, float]]):
             return
         path = self.picks[0].path if self.picks else next(iter(known.values()), {"": 0}).popitem()[0]
         names = [site.path for site in sites]
-        which = " and ".join(f"{name or 'denoiser'} with {_layers(own)}" for name, own in here.items())
+        which = " and ".join(f"a {name or 'denoiser'} with {_layers(own)}" for name, own in here.items())
         raise MethodError(
-            f"SoftPAG got a head set of {self._model()}, but this pipeline has a {which}; the nearest to "
+            f"SoftPAG got a head set of {self._model()}, but this pipeline has {which}; the nearest to "
             f"{path} are {', '.join(nearest_names(path, names, 3))}, whose heads dx.HeadHunter searches."
         )
 

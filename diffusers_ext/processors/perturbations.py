@@ -60,7 +60,7 @@ class Shuffled(PerturbedCore):
     """Moves the outputs of image tokens to other places, as token perturbation guidance moves the tokens.
 
     The permutation of a site and a step depends on the seed alone, and is the same for all rows and heads.
-    Source: Rajabi et al., "Token Perturbation Guidance" (arXiv 2506.10036), eq. 6, which moves the residual
+    Source: Rajabi et al., "Token Perturbation Guidance" (arXiv 2506.10036), whose code moves the residual
     stream of a block, too.
     """
 

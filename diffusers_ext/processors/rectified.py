@@ -45,6 +45,7 @@ class RectifiedSparse(SparseMethod):
     """
 
     name: ClassVar[str] = "rectified"
+    differentiable: ClassVar[bool] = False
 
     keep: float | None = setting(
         0.25,

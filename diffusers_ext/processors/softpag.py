@@ -42,6 +42,7 @@ class SoftPAG(Guidance):
     """
 
     name: ClassVar[str] = "softpag"
+    slots: ClassVar[frozenset[Slot]] = frozenset({Slot.OUTPUT, Slot.DENOISER})
 
     heads: Heads | Sequence[Heads] | str | None = setting(
         None,
@@ -56,14 +57,15 @@ class SoftPAG(Guidance):
     strength: float | Sequence[float] | None = setting(
         None,
         "fraction",
-        "u in A' = (1-u)A + uI; a list gives one per image; none: 0.5 from six heads on, else 1",
+        "u in A' = (1-u)A + uP, P the perturbed map; a list gives one per image; none: 0.5 from six heads "
+        "on, else 1",
         bounds=(0.0, 1.0),
     )
     scope: Scope = setting(
         "image_rows",
         "tokens",
-        "image_rows: the rows of image tokens are perturbed, which then see only themselves; image_block: "
-        "they see the text, too; all: text rows as well",
+        "which rows of the map are perturbed: those of image tokens (image_rows), the same with the text "
+        "kept in sight (image_block), or those of text tokens, too (all)",
     )
     start: float = setting(0.0, "fraction of steps", "first guided step", bounds=(0.0, 1.0))
     stop: float = setting(1.0, "fraction of steps", "end of the guided steps", bounds=(0.0, 1.0))
@@ -114,7 +116,7 @@ class SoftPAG(Guidance):
         if self.scope not in scopes:
             raise MethodError(
                 f"SoftPAG perturbs by {self.perturbation} with scope {' or '.join(scopes)}, got "
-                f"{self.scope}; take one of these."
+                f"{self.scope!r}; set scope={scopes[0]!r}."
             )
         if self.seed < 0:
             raise MethodError(f"SoftPAG seed must be 0 or more, got {self.seed}.")
@@ -128,10 +130,9 @@ class SoftPAG(Guidance):
     # what it is ---------------------------------------------------------------------------------------------
 
     @property
-    def slots(self) -> frozenset[Slot]:
-        """Its slots: `perturbation="max"` computes attention itself, so no other method may do so there."""
-        alone = {Slot.CORE} if self.perturbation == "max" else set()
-        return frozenset({Slot.OUTPUT, Slot.DENOISER} | alone)
+    def needs_dense(self) -> bool:
+        """True if the strongest key is looked for, which a sparse method may hide."""
+        return self.perturbation == "max"
 
     @property
     def order_free(self) -> bool:

@@ -86,12 +86,12 @@ class SubjectCall:
         """Return the rows of an attention call; the extra pass of guidance has one branch only."""
         return Rows(batch // self.per_branch, self.per_branch)
 
-    def begin(self, site: Site, batch: int) -> None:
+    def begin(self, site: Site, like: Tensor) -> None:
         """Check a call before it runs, and count it. The first site that was bound does so for all."""
         if site is not self.sites[0]:
             return
         self.place += 1
-        branches = 2 if self.run.pass_ == "both" else 1
+        batch, branches = len(like), 2 if self.run.pass_ == "both" else 1
         name, expected = self.method.name, self.per_branch
         if self.run.rows is not None or batch != branches * expected:
             each = " in each branch of guidance" if branches == 2 else ""
@@ -109,6 +109,17 @@ class SubjectCall:
                 f"{'a video' if layout and layout.raster else 'tokens without such an order'}; use an image "
                 "pipeline."
             )
+        if self.bank is not None and self.bank.writing and self.place == 0:
+            self.bank.check(self._bytes(like) * branches)
+
+    def _bytes(self, like: Tensor) -> int:
+        """Return the size of the keys and values of all references, in one branch of one call."""
+        total = 0
+        for site in self.sites:
+            if site.kind != "cross" and self.sees_references(site):
+                tokens = sum(len(s.reference) for s in self.tokens(site, like.device))
+                total += 2 * tokens * site.heads * site.head_dim
+        return total * like.element_size()
 
     # tokens -------------------------------------------------------------------------------------------------
 
@@ -139,7 +150,7 @@ class SubjectCall:
         given = self.method.scene_masks if self.has_scene else [None] * self.method.subjects
         covered = [torch.zeros(size) if a is None else self._covered(a, size, "scene") for a in given]
         scene = subjects.on_grid(covered)
-        self._check_overlaps(covered, scene)
+        self._warn_of_overlaps(covered)
         return references, scene
 
     def _covered(self, area: subjects.Area, size: tuple[int, int], kind: str) -> Tensor:
@@ -151,18 +162,10 @@ class SubjectCall:
             )
         return subjects.coverage(area, size)
 
-    def _check_overlaps(self, covered: Sequence[Tensor], scene: Sequence[Tensor]) -> None:
-        if self._warned:
-            return
-        own = [_only(c) if c.any() else c.bool() for c in covered]
-        for i, first in enumerate(own):
-            for j in range(i + 1, len(own)):
-                if first.any() and torch.equal(first, own[j]):
-                    raise MethodError(
-                        f"{self.method.name} keeps subjects apart, but those number {i + 1} and {j + 1} "
-                        "cover the same places of the scene; give masks that differ, or leave one out."
-                    )
-        if int(sum(m.sum() for m in own)) > int(sum(m.sum() for m in scene)):
+    def _warn_of_overlaps(self, covered: Sequence[Tensor]) -> None:
+        """Warn once in a session of places that two subjects cover more than in half."""
+        claims = torch.stack([c >= subjects.COVERED for c in covered]).sum(0)
+        if not self._warned and bool(((claims > 1) & (torch.stack(list(covered)).sum(0) > 1.01)).any()):
             self._warned = True
             warnings.warn(
                 f"diffusers_ext: {self.method.name}: scene masks overlap; what two subjects share belongs to "
@@ -182,6 +185,8 @@ class SubjectCall:
                 others |= other
             own, beside = _places(target) + offset, torch.cat([words, _places(~others) + offset])
             taken, copies, distance = self._taken(source, target, turns)
+            if copies is not None and device.type == "mps":  # which has no fp64
+                copies = copies.float()
             tensors = own, beside, _places(source) + offset, taken, copies, distance, own, own[:0]
             found.append(SubjectTokens(number, *(None if x is None else x.to(device) for x in tensors)))
         return tuple(found)

@@ -35,6 +35,21 @@ def named(name: str, device: Any = None) -> Reward:
     raise ValueError(f"unknown reward {name!r}; it is a folder, or one of {', '.join(REWARDS)}")
 
 
+def load(reward: Reward, name: str) -> None:
+    """Load the weights of a reward now, so that what is missing is missed before the first picture.
+
+    Raises `OSError`, naming the reward, for weights that cannot be read or fetched.
+    """
+    try:
+        getattr(reward, "model", None)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise OSError(
+            f"the weights of the reward {name} cannot be loaded ({reason}); fetch them on a machine with "
+            "access to the Hub, or choose another reward"
+        ) from error
+
+
 def name_of(reward: Reward) -> str | None:
     """Return the name from which `named` makes a reward with the same weights; `None` if there is none."""
     kind = REWARDS.get(reward.name)

@@ -7,12 +7,13 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..core import check_settings
 from ..errors import MethodError
 from ..rewards.base import ensemble
 from ..settings.fields import check_bounds, fit_fields, setting
@@ -30,7 +31,7 @@ class Sampler(ABC):
 
     `rewards` is a reward, any `function(images, prompts)`, or a list of them or of pairs with a weight.
     `noise` changes the noise before anything runs, such as an `NPNet`. `refine` is a second sampler that goes
-    on from the noise of the winner.
+    on from the noise of the winner. It has its own budget and what the first left of its own.
 
     Nothing of the caller's pipeline is changed, its scheduler included.
     """
@@ -49,6 +50,10 @@ class Sampler(ABC):
     )
     seconds: float | None = setting(None, "seconds", "after which the best picture so far is returned")
     keep_pictures: bool = setting(False, "", "keep the estimated pictures of every candidate by step")
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        check_settings(cls, settings)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -165,8 +170,9 @@ class Sampler(ABC):
         refine = self.refine
         if refine.rewards is None:
             refine = replace(refine, rewards=self.rewards)
-        if self.budget is not None and refine.budget is None:  # what is left of ours
-            if (rest := self.budget - -(-found.cost // len(host.prompts))) < 1:
+        if self.budget is not None:  # what is left of ours goes to it
+            left = self.budget - -(-found.cost // len(host.prompts))
+            if (rest := max(left, 0) + (refine.budget or 0)) < 1:
                 return replace(found, stopped=f"its budget of {self.budget} evaluations is spent")
             refine = replace(refine, budget=rest)
         call = {name: value for name, value in call.items() if name not in OWN}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,6 +60,12 @@ class TTSnap(Sampler):
         n = self._count(search, plan, steps, each)
         if plan:
             search.watched()  # refuses a scheduler now rather than after some steps
+        elif n > 1:
+            warnings.warn(
+                f"diffusers_ext: ttsnap drops nothing in a call of {steps} step{'s' * (steps > 1)}, so it is "
+                "best-of-n here; take more steps, or best-of-n",
+                stacklevel=2,
+            )
 
         def prune(play: Play, step: int, latents: Tensor) -> None:
             kept = left(n, plan, step)

@@ -14,7 +14,7 @@ from .second_text import check_cache
 def check_conflicts(
     methods: Sequence[Method], selected: Mapping[int, frozenset[Site]], models: Iterable[nn.Module]
 ) -> None:
-    """Raise `ConflictError` for two owners of a slot, and for guidance or a second text under a cache.
+    """Raise `ConflictError` for two owners of a slot, lost gradients, and for what a cache would spoil.
 
     `selected` has the sites of each method by its `id`.
     """
@@ -37,11 +37,31 @@ def check_conflicts(
                     f"{first.name} and {second.name} both decide how attention is computed at {names}; "
                     "give each its own layers."
                 )
+            for one, other in ((first, second), (second, first)):
+                if Slot.CORE in one.slots and other.needs_dense and shared:
+                    raise ConflictError(
+                        f"{one.name} decides how attention is computed at {names}, where {other.name} needs "
+                        "all of it with these settings; give each its own layers."
+                    )
+        _check_gradients(first, [m for m in methods if not m.differentiable], selected)
     for method in methods:
         for model in models if runs_again(method) else ():
             check_second_pass(method, model, diffusers_modules(model))
         for model in models if isinstance(method, SecondText) else ():
             check_cache(method, model)
+
+
+def _check_gradients(
+    method: Method, opaque: Sequence[Method], selected: Mapping[int, frozenset[Site]]
+) -> None:
+    """Raise `ConflictError` if a method needs gradients that another one does not pass on."""
+    if not opaque or not getattr(method, "moves_latents", False):
+        return
+    names = ", ".join(sorted(site.path for site in selected[id(opaque[0])]))
+    raise ConflictError(
+        f"{method.name} moves the latents along gradients, which do not pass through {opaque[0].name} at "
+        f"{names}; apply one of them, or another sparse method."
+    )
 
 
 def runs_again(method: Method) -> bool:

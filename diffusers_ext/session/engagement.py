@@ -69,7 +69,7 @@ def engaged(
     `sites` are all attention modules of the denoisers, `selected` those of the method. `facts` holds, by
     site, what cores report of themselves.
     """
-    own, sparse = notes.of[id(method)], Slot.CORE in method.slots
+    own, sparse = notes.of[id(method)], Slot.CORE in method.slots and method.saves_pairs
     mine = [site for site in selected if changes(method, site)]
     kinds = tuple(sorted({site.kind for site in mine}, key=list(KINDS).index))
     ran = [site for site in mine if own.sites[site]]

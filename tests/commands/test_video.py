@@ -51,13 +51,14 @@ def test_what_does_not_fit_is_one_line(refused, saved_clip_model, saved_model, t
     assert "multiple of 16 px up to 256, got 40" in refused(*base, "--width", 40)
     assert "name a folder instead" in refused(*base, "--num-images", 2)
     assert "--fps must lie between" in refused(*base, "--fps", 0)
-    assert "makes videos, which --out writes as .mp4 or .gif" in refused(*base[:-1], tmp_path / "x.png")
+    assert "makes videos, which --out writes as .mp4, .gif" in refused(*base[:-1], tmp_path / "x.png")
     still = ["generate", "a red circle", "-m", saved_model, "--steps", 1, "--out"]
-    assert "makes images, which --out writes as .png, got 'x.mp4'" in refused(*still, tmp_path / "x.mp4")
+    images = ".png, .jpg, .jpeg, .webp"
+    assert f"makes images, which --out writes as {images}, got 'x.mp4'" in refused(*still, tmp_path / "x.mp4")
     assert "which have no --fps" in refused(*still, tmp_path, "--fps", 8)
     assert "takes no num_frames" in refused(*still, tmp_path, "--num-frames", 9)
-    for name in ("x.avi", "x.JPG"):
-        assert f"--out writes files as .png, .mp4, .gif, got '{tmp_path}/{name}'" in refused(
+    for name in ("x.avi", "x.BMP"):
+        assert f"--out writes files as {images}, .mp4, .gif, got '{tmp_path}/{name}'" in refused(
             *still, tmp_path / name
         )
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusers_ext.kernels.maps import binarised, overlap, smoothed
+from diffusers_ext.kernels.maps import apart, binarised, overlap, smoothed
 
 DRAW = torch.Generator().manual_seed(0)
 A, B = torch.rand(2, 3, 5, 7, generator=DRAW, dtype=torch.float64)
@@ -48,3 +48,12 @@ def test_smoothing_by_hand():
     assert found.sum() == pytest.approx(1)
     assert torch.allclose(smoothed(torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
     assert torch.equal(smoothed(A[:, :1]), A[:, :1])
+
+
+def test_masks_of_several_maps_are_apart():
+    """Half of the way from the least to the largest value, and the largest map wins."""
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 1.9]], [[0.0, 2.9], [4.0, 2.1]]])
+    assert apart(maps).int().tolist() == [[[0, 1], [0, 0]], [[0, 0], [1, 1]]]
+    assert apart(maps, 1.0).int().tolist() == [[[0, 1], [0, 0]], [[0, 0], [1, 0]]]
+    both = apart(torch.rand(5, 6, 7, generator=DRAW), 0.2)
+    assert both.sum(0).max() == 1

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 import diffusers_ext
-from diffusers_ext.outputs.record import parameters, read, versions, write_image
+from diffusers_ext.outputs.parameters import parameters
+from diffusers_ext.outputs.record import read, versions, write_image
 
 RECORD = {
     "prompt": 'ein Kreis, "日本" ☂ \x00 and a tab\t',

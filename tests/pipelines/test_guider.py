@@ -2,18 +2,21 @@
 
 import json
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import ClassifierFreeGuidance, PerturbedAttentionGuidance, StableDiffusion3PAGPipeline
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from diffusers.hooks import FirstBlockCacheConfig, LayerSkipConfig
+from diffusers.hooks.layer_skip import _apply_layer_skip_hook
 from diffusers.modular_pipelines.wan import encoders
 
 import diffusers_ext as dx
 
 from ..close import alike
 from ..hosts import built, processors
+from ..tiny_models import sd3
 from .modular import FLUX, GUIDED, SD3, SDXL, WAN, each_guided, linear
 
 PAG = dict(perturbation_scale=2.0, strength=1.0)
@@ -338,12 +341,8 @@ def test_flux_has_no_guider_and_takes_a_session():
     alike(ours, classic._unpack_latents(theirs, 32, 48, classic.vae_scale_factor))
 
 
-def test_defects_of_the_guider_of_diffusers():
-    """What the page of SoftPAG says of PerturbedAttentionGuidance in the pinned version."""
-    everywhere = dict(perturbed_guidance_start=0.0, perturbed_guidance_stop=1.0)
-    pipe = SD3.build(PerturbedAttentionGuidance(perturbed_guidance_layers=[1], **everywhere))
-    with pytest.raises(ValueError, match="JointAttnProcessor2_0"):
-        SD3.run(pipe)
+def test_the_list_of_what_it_avoids():
+    """What docs/softpag.md says of diffusers holds for the pinned version; what is mended should leave it."""
     config = LayerSkipConfig(
         [0],
         "mid_block.attentions.0.transformer_blocks",
@@ -351,11 +350,25 @@ def test_defects_of_the_guider_of_diffusers():
         skip_attention_scores=True,
         skip_ff=False,
     )
+    everywhere = dict(perturbed_guidance_start=0.0, perturbed_guidance_stop=1.0)
+    for modular, why in ((SD3, "JointAttnProcessor2_0"), (WAN, "WanAttnProcessor")):
+        with pytest.raises(ValueError, match=why):
+            modular.run(
+                modular.build(PerturbedAttentionGuidance(perturbed_guidance_layers=[1], **everywhere))
+            )
+    hooked = replace(config, fqn="transformer_blocks")
+    with pytest.raises(AttributeError, match="is_cross_attention"):
+        _apply_layer_skip_hook(FLUX.model(FLUX.build()), hooked, name="pag")
     shipped = PerturbedAttentionGuidance(
         guidance_scale=1.0, perturbed_guidance_scale=3.0, perturbed_guidance_config=config, **everywhere
     )
     pipe = SDXL.build(shipped)
-    without_cfg = SDXL.run(pipe)  # its second prediction is the unconditional one, and nothing is perturbed
-    pipe.update_components(guider=linear(3.0, start=0.34))  # the first step is left out
+    without_cfg = SDXL.run(pipe)
+    pipe.update_components(guider=linear(3.0, start=0.34))  # from the second of three steps on
     alike(without_cfg, SDXL.run(pipe))
     assert ClassifierFreeGuidance(3.0).new().guidance_scale == 7.5
+    parts = {k: v for k, v in sd3.pipeline(num_layers=12).components.items() if v is not None}
+    classic = StableDiffusion3PAGPipeline(**parts)
+    classic._set_pag_attn_processor(classic.pag_applied_layers, do_classifier_free_guidance=False)
+    found = [n for n, p in processors(classic.transformer).items() if type(p).__name__.startswith("PAG")]
+    assert found == [f"transformer_blocks.{i}.attn" for i in (1, 10, 11)]

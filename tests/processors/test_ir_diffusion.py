@@ -1,6 +1,7 @@
 """IR-Diffusion against its paper written out, its limits, and what each of its parts may change."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 import diffusers_ext as dx
 from diffusers_ext.core import Layout, Rotary, RunContext, Site
 from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.processors.ir_cores import link
 from diffusers_ext.processors.ir_diffusion import IRDiffusion
+from diffusers_ext.processors.reference_bank import ReferenceBank
 
 from .. import faults
-from ..close import alike, close
+from ..close import MODEL, alike, close
 from ..hosts import HOSTS, host, nothing_changed, processors
 from . import ir_oracles
 
@@ -25,7 +28,8 @@ ONE = [[0.25, 0.25, 0.75, 0.75]]
 LEFT, RIGHT = [0.0, 0.25, 0.5, 1.0], [0.5, 0.0, 1.0, 0.5]
 RING = [[0, 0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0]] + [[0] * 8] * 5
 TWO = dict(reference_masks=[RING, [0.25, 0.25, 0.75, 1.0]], scene_masks=[LEFT, RIGHT])
-EXACT = dict(mask_dropout=0.0)
+BOXES = dict(reference_masks=[[0.25, 0.25, 0.75, 0.75]] * 2, scene_masks=[LEFT, RIGHT])
+EXACT = dict(mask_dropout=0.0, start=0.0)
 both = pytest.mark.parametrize("name", ["sd", "sdxl"])
 guided = pytest.mark.parametrize("cfg", [False, True])
 
@@ -111,7 +115,7 @@ def test_full_masks_are_shared_attention(name):
     "off, reason",
     [
         (dict(scene_masks=[None, None]), "none of its subjects is in the scene"),
-        (dict(stop=0.0), "none of its 2 steps"),
+        (dict(start=0.0, stop=0.0), "none of its 2 steps"),
         (dict(isolation=False, start_layer=1.0, cross_lambda=0.0), None),
     ],
 )
@@ -157,6 +161,7 @@ def layer(method, grid, kind="self", text=slice(0, 0), ahead=False, branches=1, 
     vision = slice(text.stop, text.stop + h * w) if ahead else slice(0, h * w)
     run.layout, run.step, run.steps = Layout((1, h, w), text, vision), step, 4
     run.pass_ = "both" if branches == 2 else "cond"
+    method = replace(method, start=0.0)
     core = method.bind(Site("a", 0, 2, dim, kind, "unet", rotary=rotary), run, dense)
     core.begin_call(torch.zeros(branches * (method.subjects + 1), 4, h, w))
     return core
@@ -259,10 +264,88 @@ def test_references_are_seen_from_a_fraction_of_the_layers_in_the_order_they_run
     assert IRDiffusion(**TWO, layers=["b4", "b10"]).mutual(sites) == {"b4", "b10"}
 
 
+# A bank of references ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sd3.5", "flux", "flux-dev"])
+@guided
+def test_a_bank_gives_the_scene_of_one_call(name, cfg):
+    """References run alone, then a scene with both of them, and one with the second alone."""
+    tiny = host(name)
+    pipe = tiny.build()
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn(1, *tiny.run(pipe, steps=1).shape[1:], generator=draw)
+
+    def run(method, prompts, bank=None):
+        with dx.apply(pipe, method) as session:
+            if bank is not None:
+                link(session.cores(method), bank)
+            start = noise.repeat(len(prompts), *[1] * (noise.ndim - 1))
+            return pictures(tiny, pipe, prompts, cfg, latents=start, generator=None)
+
+    settings = dict(start_layer=0.0, ref_bias=1.0, start=0.0)
+    both = dx.IRDiffusion(**BOXES, **settings)
+    bank = ReferenceBank(numbers=(0, 1))
+    nobody = dx.IRDiffusion(BOXES["reference_masks"], [None, None], **settings)
+    references = run(nobody, PROMPTS[:2], bank)
+    assert torch.equal(references, run(nobody, PROMPTS[:2], ReferenceBank(numbers=(0, 1))))
+    wanted = run(both, PROMPTS)
+    alike(references, wanted[:2])
+    got = run(both, PROMPTS[2:], bank.reader([0, 1]))
+    alike(got, wanted[2:])
+    one = dx.IRDiffusion(BOXES["reference_masks"][1:], BOXES["scene_masks"][1:], **settings)
+    alone = run(one, PROMPTS[2:], bank.reader([1]))
+    alike(alone, run(one, PROMPTS[1:])[1:])
+    assert far(got, alone) and far(got, run(both, PROMPTS[2:], bank.reader([1, 0])))
+
+
+def test_a_bank_of_steps_that_begin_late():
+    tiny = host("sd")
+    pipe, bank = tiny.build(), ReferenceBank(numbers=(0, 1))
+    method = dx.IRDiffusion(**BOXES, start_layer=0.0, start=0.5)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def run(prompts, bank=None):
+        with dx.apply(pipe, method) as session:
+            if bank is not None:
+                link(session.cores(method), bank)
+            start = noise.repeat(len(prompts), 1, 1, 1)
+            return pictures(tiny, pipe, prompts, steps=4, latents=start, generator=None)
+
+    run(PROMPTS[:2], bank)
+    assert {place for _, place, _ in bank.kept} == {"text", 2, 3}
+    alike(run(PROMPTS[2:], bank.reader([0, 1])), run(PROMPTS)[2:])
+
+
+def far(one, two):
+    return (one - two).abs().max() > 10 * MODEL * torch.finfo(one.dtype).eps * two.abs().max()
+
+
+@torch.no_grad()
+def test_compiled_blocks_cost_few_graphs_and_none_for_more_steps():
+    """The number of tokens that look at references differs from step to step."""
+    tiny = host("sd")
+    pipe, method, graphs = tiny.build(), dx.IRDiffusion(**TWO), []
+    with dx.apply(pipe, method):
+        eager = pictures(tiny, pipe, steps=5)
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in (m for m in pipe.unet.modules() if type(m).__name__ == "BasicTransformerBlock"):
+        block.compile(backend=counting, fullgraph=True)
+    with dx.apply(pipe, method):
+        alike(pictures(tiny, pipe, steps=5), eager)
+        assert len(graphs) <= 8
+        before = len(graphs)
+        pictures(tiny, pipe, steps=9)
+    assert len(graphs) == before
+    torch._dynamo.reset()
+
+
 # Beside others, and what is refused -----------------------------------------------------------------------
-
-
-BOXES = dict(reference_masks=[[0.25, 0.25, 0.75, 0.75]] * 2, scene_masks=[LEFT, RIGHT])
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd3.5", "flux", "flux-dev"])
@@ -355,7 +438,7 @@ def test_rows_of_a_search_are_refused():
         ({}, "needs reference_masks and scene_masks"),
         (dict(reference_masks=[], scene_masks=[]), "needs reference_masks and scene_masks"),
         (dict(reference_masks=ONE), "needs reference_masks and scene_masks"),
-        (dict(reference_masks=ONE, scene_masks=ONE * 2), "got 1 and 2"),
+        (dict(reference_masks=ONE, scene_masks=[*ONE, LEFT]), "got 1 and 2"),
         (dict(reference_masks=[[[0, 0], [0, 0]]], scene_masks=ONE), "subject 1 in reference_masks"),
         (dict(reference_masks=ONE, scene_masks=[[0.5, 0.5, 0.5, 1.0]]), "subject 1 in scene_masks"),
         (dict(reference_masks=ONE, scene_masks=ONE, layers=[]), "got none in it"),
@@ -364,7 +447,7 @@ def test_rows_of_a_search_are_refused():
         (dict(reference_masks=ONE, scene_masks=ONE, mask_dropout=1.5), "mask_dropout must be from 0"),
         (dict(reference_masks=ONE, scene_masks=ONE, reposition="x"), "reposition"),
         (dict(reference_masks=[[[0, 1]] * 9], scene_masks=ONE), "9 x 2 places, but the grid .* has 16 x 16"),
-        (dict(TWO, scene_masks=[LEFT, LEFT]), "number 1 and 2 cover the same places"),
+        (dict(TWO, scene_masks=[LEFT, LEFT]), "two of scene_masks are the same"),
     ],
 )
 def test_settings_that_do_not_fit(settings, words):
@@ -422,6 +505,16 @@ def test_a_reposition_that_does_not_fit_the_positions(name, kind, words):
     pipe = host(name).build()
     with pytest.raises(dx.UnsupportedError, match=words):
         dx.apply(pipe, dx.IRDiffusion(ONE, ONE, reposition=kind))
+
+
+def test_the_report_says_when_it_ran_and_shows_no_masks():
+    tiny = host("sd")
+    pipe = tiny.build()
+    with dx.apply(pipe, dx.IRDiffusion(**TWO)) as session:
+        pictures(tiny, pipe, steps=5)
+    said = str(session.report())
+    assert "ir-diffusion ran in 8 of 8 attention modules at steps 3 to 5 of 5.\n" in said
+    assert "[[" not in said and "dense attention" not in said
 
 
 def test_two_owners_of_attention():

@@ -9,7 +9,7 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.commands.reward import reward
 from diffusers_ext.rewards import NoiseAware, Reward, ShapesCLIP
-from diffusers_ext.rewards.names import REWARDS, named
+from diffusers_ext.rewards.names import REWARDS, load, named
 
 from .models import clip_folder
 
@@ -41,3 +41,10 @@ def test_unknown_names():
         ValueError, match=r"unknown reward 'clip'; it is a folder, or one of shapes-clip, clip-"
     ):
         named("clip")
+
+
+def test_weights_that_cannot_be_loaded_name_the_reward(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OSError, match=r"the weights of the reward pick-score cannot be loaded \(.*\); fetch"):
+        load(dx.rewards.PickScore(tmp_path / "none"), "pick-score")
+    load(ShapesCLIP(), "shapes-clip")

@@ -55,9 +55,10 @@ def test_the_best_is_kept_and_can_be_made_again(host):
         pipe, ["a red circle", "a"], generator=seeded(3, 4), output_type="pt", progress=False, **asked
     )
     for p in range(2):
-        scores = [c.score for c in result.history if c.prompt == p]
+        tried = [c for c in result.history if c.prompt == p]
+        scores = [c.score for c in tried]
         assert len(scores) == 4 and result.scores[p] == max(scores)
-        assert result.seeds[p] == result.history[4 * p + int(np.argmax(scores))].seed
+        assert result.seeds[p] == tried[int(np.argmax(scores))].seed
     alike(score(result.images), result.scores)
 
 
@@ -238,6 +239,30 @@ def test_refining_takes_what_is_left_of_the_budget():
     assert result.nfe == 12 + 8
     spent = sample(BestOfN(rewards=redness, n=3, budget=12, refine=BestOfN(n=8)))
     assert spent.nfe == 12 and spent.stopped == "its budget of 12 evaluations is spent"
+
+
+def test_what_the_first_leaves_of_its_budget_goes_to_the_second():
+    """One candidate takes 4 evaluations, so 12 of the first budget of 20 are spent and 8 are left."""
+    result = sample(BestOfN(rewards=redness, n=3, budget=20, refine=BestOfN(n=8, budget=5)))
+    assert result.nfe == 12 + 4 * ((8 + 5) // 4)
+    spent = sample(BestOfN(rewards=redness, n=3, budget=12, refine=BestOfN(n=8, budget=5)))
+    assert spent.nfe == 12 + 4
+
+
+def test_a_search_that_is_stopped_keeps_the_groups_that_were_finished():
+    asked = []
+
+    def stop():
+        return len(asked) > 0
+
+    def scored(images, prompts):
+        asked.append(len(prompts))
+        return redness(images, prompts)
+
+    result = sample(BestOfN(rewards=scored, n=6, micro_batch=2), stop=stop)
+    assert result.stopped == "someone asked to stop" and asked == [2]
+    assert [c.score is not None for c in result.history[:2]] == [True, True]
+    assert result.scores[0] == max(c.score for c in result.history[:2])
 
 
 def test_a_winner_is_not_lost_where_refining_cannot_begin():

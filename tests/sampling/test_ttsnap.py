@@ -1,5 +1,7 @@
 """Pruning keeps the best by their estimates, costs what it says, and never changes who survives."""
 
+import warnings
+
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
@@ -272,3 +274,16 @@ def test_a_guidance_that_changes_on_the_way_is_counted_as_it_is():
     sampler = TTSnap(rewards=redness, n=4, prune_at=(2,), keep=(0.5,), micro_batch=2)
     result = on(found, sampler, pipe=pipe, callback_on_step_end=lambda p, i, t, s: s)
     assert sum(rows) == result.nfe
+
+
+def test_a_call_of_one_step_is_best_of_n_and_says_so():
+    """No step of one is left for dropping; the pictures are those of best of n."""
+    words = "ttsnap drops nothing in a call of 1 step, so it is best-of-n here; take more steps"
+    with pytest.warns(UserWarning, match=words):
+        found = sample(TTSnap(rewards=redness, n=3), num_inference_steps=1)
+    wanted = sample(BestOfN(rewards=redness, n=3), num_inference_steps=1)
+    assert torch.equal(found.images, wanted.images) and found.nfe == wanted.nfe
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(TTSnap(rewards=redness, n=1), num_inference_steps=1)
+        sample(TTSnap(rewards=redness, n=3), num_inference_steps=4)

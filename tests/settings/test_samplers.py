@@ -13,7 +13,6 @@ from diffusers_ext.settings.samplers import (
     build,
     chained,
     classes_of,
-    from_dict,
     main_count,
     named,
     parts,
@@ -104,15 +103,14 @@ def test_chains_refine_and_transforms_come_first():
     assert made.noise is double and made.refine == second and made.n == 2
 
 
-def test_records_hold_what_moves_pixels_and_can_be_read():
+def test_records_hold_what_moves_pixels():
     sampler = dx.TTSnap(n=5, keep=(0.5, 0.5), budget=70, keep_pictures=True, micro_batch=2)
     sampler = chained([sampler, dx.ReNO(iterations=4)])
     facts = [{"name": "shapes-clip", "weight": 1.0}]
     data = json.loads(json.dumps(as_dict(sampler, facts)))
     assert data["name"] == "ttsnap" and data["rewards"] == facts and data["refine"]["name"] == "reno"
     assert "keep_pictures" not in data and "micro_batch" not in data
-    again = from_dict(data)
-    assert as_dict(again, facts) == data and list(again.keep) == [0.5, 0.5]
+    assert (data["n"], data["keep"], data["budget"]) == (5, [0.5, 0.5], 70)
 
 
 def test_a_network_in_a_record_is_known_by_its_weights():
@@ -134,4 +132,3 @@ def test_a_reward_that_prunes_is_an_object():
     assert "prune_reward" not in settable(dx.TTSnap)
     found = as_dict(dx.TTSnap(rewards=redness, prune_reward=redness))
     assert "redness" in found["prune_reward"]
-    assert from_dict(found, redness).prune_reward is None

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from ...outputs.record import PICTURES
 from ..rows import Row
 from . import suites
 from .entries import Entry, RowError, check_prompt
 from .ids import Ids
 from .objects import json_lines, json_list
+from .pictures import pictures
 from .tables import table
 from .text import text
 from .wildcards import expand as expand
@@ -31,6 +34,7 @@ class Format:
     names: tuple[str, ...] = ()
 
 
+_MOST = 380  # characters of an error
 # The first format whose pattern fits a name is taken.
 FORMATS = MappingProxyType(
     {
@@ -44,6 +48,7 @@ FORMATS = MappingProxyType(
         "jsonl": Format(json_lines, ("*.jsonl", "*.ndjson")),
         "json": Format(json_list, ("*.json",)),
         "table": Format(table, ("*.csv", "*.tsv")),
+        "pictures": Format(pictures, ("*.png", "*.jpg", "*.jpeg", "*.webp")),
     }
 )
 
@@ -92,6 +97,8 @@ def _format(file: Path, name: str | None) -> Format:
     for known in FORMATS.values():
         if any(fnmatch(file.name.lower(), pattern) for pattern in known.names):
             return known
+    if file.is_dir() and any(f.suffix.lower() in PICTURES for f in file.iterdir()):
+        return FORMATS["pictures"]
     kind = "folder" if file.is_dir() else "ending"
     raise ValueError(
         f"the {kind} of {str(file)!r} does not say how prompts are written in it; name a format: "
@@ -109,7 +116,7 @@ def _rows(file: Path, entries: Iterator[Entry], skip_bad: bool) -> Iterator[Row]
             good += 1
             yield found
             continue
-        sentence = f"{found.source} {found.reason}"
+        sentence = _short(f"{found.source} {found.reason}")
         if not skip_bad:
             raise ValueError(sentence)
         first, bad = first or sentence, bad + 1
@@ -121,3 +128,18 @@ def _rows(file: Path, entries: Iterator[Entry], skip_bad: bool) -> Iterator[Row]
             f"diffusers_ext: {bad} of {good + bad} rows of {file.name} were skipped; the first: {first}",
             stacklevel=2,
         )
+
+
+def _short(sentence: str) -> str:
+    """Cut the middle out of a sentence that holds a long value."""
+    return sentence if len(sentence) <= _MOST else f"{sentence[: _MOST - 103]}...{sentence[-100:]}"
+
+
+def overridden(rows: Iterable[Row], call: Mapping[str, Any], seeds: bool = True) -> Iterator[Row]:
+    """Yield rows with the arguments `call` in place of their own.
+
+    Without `seeds` they lose their own seeds, so that those of the job are used. So pictures can be made
+    again with other settings.
+    """
+    for row in rows:
+        yield replace(row, call={**row.call, **call}, seed=row.seed if seeds else None)

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
-from .captions import COLOURS, NUMBERS, PLURALS, SHAPES, Object, Spec
+from .captions import COLOURS, NUMBERS, PLURALS, SHAPES, Object, Spec, parse
 from .render import PALETTE, distance
 
 _CHROMA = 0.24  # 0..1; backgrounds stay below 0.1, every palette colour above 0.55
@@ -72,6 +72,17 @@ def segmented(image: np.ndarray) -> tuple[tuple[Found, np.ndarray], ...]:
                 mask[box] = piece
                 found.append((_describe(piece, box, chroma[box], hue[box]), mask))
     return tuple(sorted(found, key=lambda f: -f[0].area))
+
+
+def find(image: np.ndarray, name: str) -> np.ndarray | None:
+    """Return the mask [H, W] of the largest object of an image that is `name`, such as "a red circle".
+
+    It is `None` if there is none. Raises `ValueError` for a name that is not one object.
+    """
+    objects = parse(name).objects
+    if len(objects) != 1:
+        raise ValueError(f"the detector finds one object at a time, got {name!r}; name one")
+    return next((mask for found, mask in segmented(image) if found.object == objects[0]), None)
 
 
 def verify(image: np.ndarray, spec: Spec) -> Verdict:

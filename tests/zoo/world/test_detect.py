@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffusers_ext.zoo.world.captions import parse
-from diffusers_ext.zoo.world.detect import detect, verify
+from diffusers_ext.zoo.world.detect import detect, find, segmented, verify
 from diffusers_ext.zoo.world.render import draw, render, training_sample
 from diffusers_ext.zoo.world.scenes import Background, Scene
 from diffusers_ext.zoo.world.suites import IMAGE_TASKS, SPLITS, suite
@@ -65,6 +65,19 @@ def test_verdicts_say_why(asked, reason):
     assert verdict.correct == (
         asked in ("a red circle and a blue square", "a red circle left of a blue square")
     )
+
+
+def test_masks_are_the_pixels_that_are_counted():
+    image = picture("a red circle and a blue square", (18.0, 32.0, 9.0), (46.0, 34.0, 9.0))
+    for found, mask in segmented(image):
+        assert mask.shape == image.shape[:2] and mask.sum() == found.area
+        rows, columns = np.nonzero(mask)
+        assert (columns.mean() + 0.5, rows.mean() + 0.5) == pytest.approx(found.centre)
+    masks = {str(found.object): mask for found, mask in segmented(image)}
+    assert np.array_equal(find(image, "a blue square"), masks["a blue square"])
+    assert find(image, "a blue circle") is None
+    with pytest.raises(ValueError, match="one object at a time, got 'two red circles'"):
+        find(image, "two red circles")
 
 
 def test_a_blank_picture_holds_nothing():

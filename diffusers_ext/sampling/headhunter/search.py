@@ -12,22 +12,23 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..core import Site, nearest_names
-from ..errors import MethodError
-from ..families.denoisers import denoisers
-from ..processors.head_set import Head, HeadSet, Pick, facts_of
-from ..processors.softpag import SoftPAG
-from ..rewards.base import ensemble
-from ..session.checks import inspect
-from ..settings.fields import check_bounds, fit_fields, setting
-from .call import seed_of
-from .headhunter_log import ALL, HeadLog
-from .headhunter_packs import Painter, Pair, weights_mark
-from .headhunter_rounds import Rounds, Scores, Waiting, ranked
+from ...core import Site, nearest_names
+from ...errors import MethodError
+from ...families.denoisers import denoisers
+from ...processors.head_set import Head, HeadSet, Pick, facts_of
+from ...processors.softpag import SoftPAG
+from ...rewards.base import ensemble
+from ...session.checks import inspect
+from ...settings.fields import check_bounds, fit_fields, setting
+from .log import ALL, HeadLog
+from .packs import Painter, weights_mark
+from .pairs import pairs_of
+from .rounds import Rounds, Scores, Waiting, ranked
 
 USUAL_TOP_K = 24  # of the paper, for the 576 heads of SD3
 QUALITY = SoftPAG(scale=3.0, strength=0.25)  # w and u of the paper's searches for quality
 STYLE = SoftPAG(scale=3.0, strength=1.0)
+OURS = "prompt", "generator", "latents", "output_type"  # arguments of a call that the search gives
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class HeadHunter:
                 f"HeadHunter needs one strength for all heads, got {self.guidance.strength}; write "
                 "guidance=dx.SoftPAG(scale=3, strength=0.25)."
             )
+        if not self.guidance.scale or not self.guidance.strength:
+            raise MethodError(
+                "HeadHunter compares what heads change, and guidance with "
+                f"scale={self.guidance.scale:g} and strength={self.guidance.strength:g} changes nothing; set "
+                "both above 0."
+            )
 
     @classmethod
     def quality(cls, reward: Any, **settings: Any) -> HeadHunter:
@@ -115,7 +122,9 @@ class HeadHunter:
         facts = {c: facts_of(type(d.model).__name__, d.sites) for c, d in found.items()}
         pool = self._pool([s for d in found.values() for s in d.sites], len(found) > 1)
         count = self._count(len(pool))
-        pairs = self._pairs(prompts, seeds)
+        if taken := [name for name in OURS if name in call]:
+            raise MethodError(f"HeadHunter gives a pipeline its {taken[0]}, got one; leave it out.")
+        pairs = pairs_of(prompts, seeds, self.pairs, self.prefix)
         _check_shard(shard, out)
         rewards = ensemble(self.reward)
         settings = {f.name: getattr(self.guidance, f.name) for f in fields(SoftPAG) if f.name != "heads"}
@@ -159,7 +168,7 @@ class HeadHunter:
                 "call": log.identity["call"],
                 "plain": alone.plain,
                 "pictures": len(rounds.used),
-                "evaluations": rounds.probed + sum(entry.cost for entry in rounds.used.values()),
+                "evaluations": rounds.evaluations,
                 "unscored": len(rounds.unscored),
             },
         )
@@ -173,7 +182,7 @@ class HeadHunter:
             scores = self._round(rounds, base, left, count, number)
             if number == 1:
                 alone = scores
-            best = ranked(scores.means, left)[:count]
+            best = [head for head in ranked(scores.means, left)[:count] if math.isfinite(scores.means[head])]
             picks += [Pick(*head, scores.means[head], number) for head in best]
             left = [head for head in left if head not in best]
         return picks, alone
@@ -215,36 +224,10 @@ class HeadHunter:
         if count * self.rounds > heads:
             most = f"top_k to {heads // self.rounds}" if heads >= self.rounds else f"rounds to {heads}"
             raise MethodError(
-                f"HeadHunter takes {count} of the heads in each round, {self.rounds} times, and only {heads} "
-                f"are tried; set {most} or less."
+                f"HeadHunter takes {count * self.rounds} heads ({count} in a round, rounds={self.rounds}), "
+                f"and only {heads} are tried; set {most} or less."
             )
         return count
-
-    def _pairs(self, prompts: str | Sequence[str], seeds: int | Sequence[int]) -> list[Pair]:
-        """Return the pairs of the search; raises `MethodError` for prompts and seeds that do not fit."""
-        texts = [prompts] if isinstance(prompts, str) else prompts
-        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(p, str) for p in texts):
-            raise MethodError(f"HeadHunter takes a prompt or a list of prompts, got {prompts!r}; give one.")
-        if len(texts) > self.pairs:
-            raise MethodError(
-                f"HeadHunter has {self.pairs} pairs for {len(texts)} prompts; set pairs to {len(texts)} or "
-                "more, or give fewer prompts."
-            )
-        if isinstance(seeds, (list, tuple)):
-            if len(seeds) != self.pairs:
-                raise MethodError(
-                    f"HeadHunter takes one seed for each of {self.pairs} pairs, or the first one, got "
-                    f"{len(seeds)}; give as many."
-                )
-            numbers = [_seed(s) for s in seeds]
-        else:
-            numbers = [_seed(_seed(seeds) + j) for j in range(self.pairs)]
-        pairs = [Pair(self.prefix + texts[j % len(texts)], numbers[j]) for j in range(self.pairs)]
-        if len(set(pairs)) < len(pairs):
-            raise MethodError(
-                f"HeadHunter's {len(pairs)} pairs must differ, got one twice; give other seeds."
-            )
-        return pairs
 
 
 def _inside(site: Site, layer: str) -> bool:
@@ -255,13 +238,6 @@ def _name(pipe: Any) -> str:
     """Return the name that a pipeline was loaded by; of a folder its last part."""
     name = getattr(pipe, "name_or_path", None) or ""
     return Path(name).name if Path(name).is_dir() else name
-
-
-def _seed(seed: Any) -> int:
-    try:
-        return seed_of(seed)
-    except ValueError as error:
-        raise MethodError(f"{error}.") from error
 
 
 def _check_shard(shard: Any, out: Any) -> None:

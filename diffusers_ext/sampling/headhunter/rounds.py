@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import MethodError
-from ..processors.head_set import Head
-from .headhunter_log import Entry, HeadLog, Pack, Picture
-from .headhunter_packs import Painter
+from ...errors import MethodError
+from ...processors.head_set import Head
+from .log import Entry, HeadLog, Pack, Picture
+from .packs import Painter
 
 
 class Waiting(Exception):
@@ -40,7 +40,8 @@ class Rounds:
         self.painter, self.log, self.pack, self.shard, self.stop = painter, log, pack, shard, stop
         self.planned = planned
         self.used: dict[Picture, Entry] = {}
-        self.finished = self.probed = 0  # pictures; evaluations of `moves`
+        self.finished = 0  # pictures, for the bar
+        self._probes: dict[Picture, Entry] = {}
         self._counted: set[Picture] = set()
         self._bar = None
 
@@ -48,6 +49,11 @@ class Rounds:
     def unscored(self) -> list[Picture]:
         """The pictures whose score was no finite number."""
         return [picture for picture, entry in self.used.items() if entry.score is None]
+
+    @property
+    def evaluations(self) -> int:
+        """The evaluations of the denoiser that the search took, its first steps included."""
+        return sum(entry.cost for entry in [*self.used.values(), *self._probes.values()])
 
     @contextmanager
     def bar(self, show: bool) -> Iterator[None]:
@@ -67,8 +73,8 @@ class Rounds:
         `MethodError` where someone asked to stop, or no head has a score.
         """
         tried: list[Head | None] = [*([] if base else [None]), *heads]
-        entries = self.entries(base, tried, pairs, number)
-        means = {head: _mean(entries[head]) for head in tried}
+        found = self._entries(self._packs(base, tried, pairs), self.painter.draw, number, self.used)
+        means = {head: _mean(entries) for head, entries in found.items()}
         plain = means.pop(None, None)
         if all(math.isinf(mean) for mean in means.values()):
             raise MethodError(
@@ -77,38 +83,37 @@ class Rounds:
             )
         return Scores(means, plain if plain is None or math.isfinite(plain) else None)
 
-    def entries(
-        self, base: tuple[Head, ...], tried: Sequence[Head | None], pairs: Sequence[int], number: int
-    ) -> dict[Head | None, list[Entry]]:
-        """Return the entries of heads over pairs, and draw what is missing of this shard."""
-        packs = [
-            Pack(base, tuple(tried[first : first + self.pack]), pair)
-            for pair in pairs
-            for first in range(0, len(tried), self.pack)
-        ]
-        self._fill(packs, self.painter.draw, number)
-        found: dict[Head | None, list[Entry]] = {head: [] for head in tried}
-        for pack in packs:
-            entries = self.log.scores(pack)
-            self.used |= zip(pack.pictures, entries, strict=True)
-            for head, entry in zip(pack.heads, entries, strict=True):
-                found[head].append(entry)
-        return found
-
     def moves(self, heads: Sequence[Head], pairs: Sequence[int]) -> dict[Head, float]:
         """Return by head how much it moves the latents in the first step, a mean over pairs."""
-        packs = [
-            Pack((), tuple(heads[first : first + self.pack]), pair, kind="move")
-            for pair in pairs
-            for first in range(0, len(heads), self.pack)
-        ]
-        self._fill(packs, self.painter.move, 0)
-        found: dict[Head, list[Entry]] = {head: [] for head in heads}
-        for pack in packs:
-            for head, entry in zip(pack.heads, self.log.scores(pack), strict=True):
-                found[head].append(entry)
-        self.probed = sum(entry.cost for entries in found.values() for entry in entries)
+        packs = self._packs((), heads, pairs, kind="move")
+        found = self._entries(packs, self.painter.move, 0, self._probes)
         return {head: _mean(entries) for head, entries in found.items()}
+
+    def _packs(
+        self,
+        base: tuple[Head, ...],
+        tried: Sequence[Head | None],
+        pairs: Sequence[int],
+        kind: str = "score",
+    ) -> list[Pack]:
+        firsts = range(0, len(tried), self.pack)
+        return [Pack(base, tuple(tried[i : i + self.pack]), pair, kind) for pair in pairs for i in firsts]
+
+    def _entries(
+        self,
+        packs: Sequence[Pack],
+        draw: Callable[[Pack], list[Entry]],
+        number: int,
+        used: dict[Picture, Entry],
+    ) -> dict[Head | None, list[Entry]]:
+        """Return entries by head, and note them in `used`; what this shard lacks is drawn."""
+        self._fill(packs, draw, number)
+        found: dict[Head | None, list[Entry]] = {}
+        for pack in packs:
+            for picture, entry in zip(pack.pictures, self.log.scores(pack), strict=True):
+                found.setdefault(picture[1], []).append(entry)
+                used[picture] = entry
+        return found
 
     def _fill(self, packs: Sequence[Pack], draw: Callable[[Pack], list[Entry]], number: int) -> None:
         """Draw the packs of this shard that the log lacks; raises `Waiting` where others are missing."""
@@ -133,9 +138,10 @@ class Rounds:
     def complaint(self) -> str:
         """Return the sentence about pictures without a score."""
         _, head, pair = self.unscored[0]
+        what, prompt = head or "the plain picture", self.painter.pairs[pair].prompt
         return (
             f"the reward gave no finite number for {len(self.unscored)} of {len(self.used)} pictures, first "
-            f"for {head or 'the plain picture'} and {self.painter.pairs[pair].prompt!r}; such heads are last."
+            f"for {what} and {prompt!r}; such heads are not taken."
         )
 
     def _check_stop(self) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MethodError, unwritable
-from ..processors.head_set import Head
+from ...errors import MethodError, unwritable
+from ...processors.head_set import Head
 
 ALL = 0, 1  # the shard of a search that is not shared
 Picture = tuple[str, Head | None, int]  # mark of the base, head and pair
@@ -66,6 +66,11 @@ class HeadLog:
         name = "log.jsonl" if shard == ALL else f"log-{shard[0]}-of-{shard[1]}.jsonl"
         self.path = None if folder is None else folder / name
         self.found: dict[Picture, Entry] = {}
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritable(self.path, error) from error
         for file in sorted(folder.glob("log*.jsonl")) if folder is not None else ():
             self._read(file)
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..processors.head_set import Head
-from ..settings.fields import setting
-from .headhunter import HeadHunter
-from .headhunter_rounds import Rounds, Scores, ranked
+from ...processors.head_set import Head
+from ...settings.fields import setting
+from .rounds import Rounds, Scores, ranked
+from .search import HeadHunter
 
 
 @dataclass(frozen=True)

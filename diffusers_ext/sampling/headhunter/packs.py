@@ -6,28 +6,21 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import MethodError
-from ..processors.head_set import Head
-from ..processors.softpag import SoftPAG
-from ..rewards.base import Ensemble
-from ..session.session import apply
-from .gate import Gate
-from .headhunter_log import Entry, Pack
-from .host_call import HostCall
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A pair is a prompt with the seed of its noise."""
-
-    prompt: str
-    seed: int
+from ...errors import MethodError
+from ...processors.head_set import Head
+from ...processors.softpag import SoftPAG
+from ...rewards.base import Ensemble
+from ...session.session import Session, apply
+from ..gate import Gate
+from ..host_call import HostCall
+from .log import Entry, Pack
+from .pairs import Pair
 
 
 class _Seen(Exception):
@@ -69,29 +62,26 @@ class Painter:
         return [Entry(finite(score), cost) for score, cost in zip(total, gate.spent, strict=True)]
 
     def move(self, pack: Pack) -> list[Entry]:
-        """Return by how much each head moves the latents in the first step, relative to the plain step.
+        """Return the L2 distance by which each head moves the latents in the first step.
 
         The first row of the call is the plain one. The call ends after the step.
         """
         host, rows = self.host(pack.pair), replace(pack, heads=(None, *pack.heads))
-        start, gate = host.draw(1), Gate(len(rows.heads))
-        moved: list[float] = []
+        gate, moved = Gate(len(rows.heads)), []
 
         def see(step: int, latents: Tensor) -> None:
-            change = (latents - latents[:1]).double().flatten(1).norm(dim=1)
-            plain = (latents[:1] - start.noise.to(latents)).double().norm()
-            moved.extend((change / plain).tolist())
+            moved.extend((latents - latents[:1]).double().flatten(1).norm(dim=1).tolist())
             raise _Seen
 
         with self.applied(rows), torch.no_grad(), gate.on(host.pipe), suppress(_Seen):
-            host.run(start.take([0] * len(rows.heads)), see)
+            host.run(host.draw(1).take([0] * len(rows.heads)), see)
         each = zip(moved[1:], gate.spent[1:], strict=True)
         return [Entry(finite(change), cost) for change, cost in each]
 
-    def applied(self, pack: Pack, **changes: Any) -> Any:
-        """Apply the guidance with one set of heads for each row; `changes` are other settings of it."""
+    def applied(self, pack: Pack) -> Session:
+        """Apply the guidance with one set of heads for each row."""
         rows = [heads_of([*pack.base, *([] if head is None else [head])]) for head in pack.heads]
-        return apply(self.pipe, *([replace(self.guidance, heads=rows, **changes)] if any(rows) else []))
+        return apply(self.pipe, *([replace(self.guidance, heads=rows)] if any(rows) else []))
 
 
 def heads_of(heads: Sequence[Head]) -> dict[str, list[int]]:

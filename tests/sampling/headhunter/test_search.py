@@ -9,10 +9,11 @@ import torch
 import diffusers_ext as dx
 from diffusers_ext.errors import MethodError
 from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.sampling.headhunter.pairs import Pair, pairs_of
 
-from ..close import close
-from ..hosts import HOSTS, built
-from .searches import counted, redness, unchanged
+from ...close import close
+from ...hosts import HOSTS, built
+from ..searches import counted, redness, unchanged
 
 GENTLE = dx.SoftPAG(scale=3.0, strength=0.25)  # small enough that the effects of heads add up
 PROMPTS = ["a red circle", "a blue star"]
@@ -133,6 +134,10 @@ def test_heads_without_a_score_rank_last_and_are_reported():
     every = heads_in(tiny, pipe)
     assert (found.picks[0].path, found.picks[0].head) == every[4]
     assert found.alone[every[0][0]][:2] == [None, None] and found.found["plain"] is None
+    calls.clear()
+    with pytest.warns(UserWarning, match="such heads are not taken"):
+        some = dx.HeadHunter(broken, top_k=12, pairs=1, pack=3).search(pipe, PROMPTS[0], **call_of(tiny))
+    assert len(some.picks) == 10 and all(math.isfinite(pick.score) for pick in some.picks)
     hunter = dx.HeadHunter(lambda images, prompts: [math.inf] * len(images), top_k=1, pairs=1)
     with pytest.raises(MethodError, match="no finite number for any of 12 heads"):
         hunter.search(pipe, PROMPTS[0], **call_of(tiny))
@@ -230,8 +235,8 @@ def test_defaults_are_those_of_the_paper():
     )
     assert [quality._count(n) for n in (576, 1368, 24, 3)] == [24, 24, 6, 1]
     assert (style.rounds, style.top_k, style.pairs, style.guidance.strength) == (5, 3, 5, 1.0)
-    assert [p.prompt for p in style._pairs(["a dog"], 3)] == ["watercolour, a dog"] * 5
-    assert [p.seed for p in style._pairs(["a dog"], 3)] == [3, 4, 5, 6, 7]
+    pairs = pairs_of(["a dog"], 3, style.pairs, style.prefix)
+    assert pairs == [Pair("watercolour, a dog", seed) for seed in range(3, 8)]
 
 
 REFUSED = {
@@ -240,6 +245,8 @@ REFUSED = {
     "top_k takes a whole number": dict(top_k="three"),
     "heads of its own": dict(guidance=dx.SoftPAG(heads={"a": None}, strength=1.0)),
     "one strength for all heads, got None": dict(guidance=dx.SoftPAG()),
+    "scale=1 and strength=0 changes nothing": dict(guidance=dx.SoftPAG(strength=0.0)),
+    "scale=0 and strength=1 changes nothing": dict(guidance=dx.SoftPAG(scale=0.0, strength=1.0)),
     "a reward is an object with score": dict(reward=3),
 }
 
@@ -256,7 +263,7 @@ SEARCHES = {
     "one seed for each of 2 pairs, or the first one, got 3": dict(seeds=[1, 2, 3]),
     "a seed must be a whole number": dict(seeds=-1),
     "pairs must differ": dict(prompts="a", seeds=[1, 1]),
-    "takes 7 of the heads in each round, 2 times, and only 12 are tried; set top_k to 6": dict(top_k=7),
+    "takes 14 heads \\(7 in a round, rounds=2\\), and only 12 are tried; set top_k to 6": dict(top_k=7),
     "only 12 are tried; set rounds to 12": dict(rounds=13, top_k=1),
     "no attention module in 'blocks.9'; the nearest names are": dict(layers=["blocks.9"]),
     "no head to try": dict(layers=[]),
@@ -264,6 +271,8 @@ SEARCHES = {
     "needs a folder for its log": dict(shard=(0, 2)),
     "draws one picture for each pair, got 2": dict(num_images_per_prompt=2),
     "takes no speed": dict(speed=1),
+    "gives a pipeline its generator": dict(generator=torch.Generator()),
+    "gives a pipeline its output_type": dict(output_type="np"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Search for the attention heads that SoftPAG should perturb."""

@@ -1,0 +1,191 @@
+"""Pipelines with methods and a sampler: the pictures of doing it by hand, and a pipeline left as it was."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+import diffusers_ext as dx
+from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.pipelines.base import output_of
+
+from ..hosts import built, every_host, host, processors
+from ..sampling.searches import redness
+
+HEADS = {host("sd").layer: None}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def call_of(tiny, **more):
+    asked = tiny.size | tiny.extra | tiny.unguided
+    return asked | dict(prompt="a red circle", num_inference_steps=2, output_type="np") | more
+
+
+@contextmanager
+def unchanged(pipe):
+    """Asserts that components, processors, hooks and class of a pipeline are the same afterwards."""
+
+    def state():
+        models = denoisers(pipe).values()
+        hooks = [list(m._diffusers_hook.hooks) if hasattr(m, "_diffusers_hook") else [] for m in models]
+        return type(pipe), dict(pipe.components), [processors(m) for m in models], hooks
+
+    before = state()
+    try:
+        yield
+    finally:
+        assert state() == before
+
+
+def pictures(out):
+    return out.frames if "frames" in out else out.images
+
+
+@every_host
+def test_a_call_is_that_under_a_session(host):
+    pipe = host.build()
+    kind = dx.VideoExtPipeline if host.video else dx.ImageExtPipeline
+    method = dx.SoftPAG(heads={host.layer: None}, scale=3.0)
+    plain = pipe(**call_of(host, generator=generator()))
+    with dx.apply(pipe, method):
+        wanted = pipe(**call_of(host, generator=generator()))
+    ours = kind(pipe, [method])
+    with unchanged(pipe):
+        out = ours(**call_of(host, generator=generator()))
+        assert type(out) is type(wanted) and np.array_equal(pictures(out), pictures(wanted))
+        assert out.report.extra_passes == 2 and ours.report is out.report
+    assert not np.array_equal(pictures(out), pictures(plain))
+    without = kind(pipe)(**call_of(host, generator=generator()))
+    assert np.array_equal(pictures(without), pictures(plain)) and without.report is None
+
+
+def test_the_pipeline_is_neither_copied_nor_cast():
+    pipe = host("sd3").build()
+    pipe.transformer.to(torch.bfloat16)
+    ours = dx.ImageExtPipeline.from_pretrained(pipe, methods=[dx.SoftPAG()])
+    assert ours.pipe is pipe and pipe.transformer.dtype == torch.bfloat16
+    assert pipe.vae.dtype == torch.float32 and ours.to("cpu") is ours
+
+
+def test_the_prompt_may_come_first_and_arguments_of_the_call_are_defaults():
+    tiny, pipe = built("sd3")
+    asked = call_of(tiny)
+    prompt = asked.pop("prompt")
+    ours = dx.ImageExtPipeline(pipe, call=asked | {"num_inference_steps": 1})
+    one = ours(prompt, generator=generator())
+    assert np.array_equal(
+        one.images, pipe(prompt, generator=generator(), **asked | {"num_inference_steps": 1}).images
+    )
+    two = ours(prompt, generator=generator(), num_inference_steps=2)
+    assert np.array_equal(two.images, pipe(prompt, generator=generator(), **asked).images)
+    assert isinstance(ours(prompt, return_dict=False), tuple)
+
+
+@pytest.mark.parametrize("sampler", [None, "best-of-2"])
+def test_errors_leave_the_pipeline_as_it_was(sampler):
+    tiny, pipe = built("sd")
+    ours = dx.ImageExtPipeline.from_pretrained(
+        pipe, [dx.SoftPAG(heads=HEADS), dx.CLEAR(2, backend="reference")], sampler, rewards=[redness]
+    ) if sampler else dx.ImageExtPipeline(pipe, [dx.SoftPAG(heads=HEADS)])  # fmt: skip
+
+    def broken(pipe, step, timestep, state):
+        raise RuntimeError("broken")
+
+    asked = call_of(tiny)
+    plain = pipe(**asked, generator=generator()).images
+    with unchanged(pipe), pytest.raises(RuntimeError, match="broken"):
+        ours(**asked, callback_on_step_end=broken)
+    with unchanged(pipe), pytest.raises(ValueError):
+        ours(**asked | {"height": 7})
+    assert np.array_equal(pipe(**asked, generator=generator()).images, plain)
+
+
+def test_a_with_block_leaves_the_methods_on_between_calls():
+    tiny, pipe = built("sd")
+    ours = dx.ImageExtPipeline(pipe, [dx.SoftPAG(heads=HEADS)])
+    before = processors(pipe.unet)
+    with ours:
+        first = ours(**call_of(tiny, generator=generator()))
+        assert processors(pipe.unet) != before
+        assert ours(**call_of(tiny, generator=generator())).report.extra_passes == 4
+        with pytest.raises(dx.MethodError, match="on already"):
+            ours.__enter__()
+    assert processors(pipe.unet) == before
+    assert np.array_equal(ours(**call_of(tiny, generator=generator())).images, first.images)
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+def test_a_search_returns_the_pipelines_own_output(name):
+    tiny, pipe = built(name)
+    sampler = dx.BestOfN(n=3, rewards=redness)
+    wanted = sampler.sample(pipe, generator=generator(), progress=False, **call_of(tiny))
+    ours = dx.NoiseSearchPipeline(pipe, sampler=sampler)
+    with unchanged(pipe):
+        out = ours(generator=generator(), progress=False, **call_of(tiny))
+    assert type(out) is type(pipe(**call_of(tiny)))
+    assert np.array_equal(pictures(out), wanted.images) and torch.equal(out.scores, wanted.scores)
+    assert (out.seeds, out.nfe, len(out.result.history)) == (wanted.seeds, wanted.nfe, 3)
+    (alone,) = ours(generator=generator(), progress=False, return_dict=False, **call_of(tiny))
+    assert np.array_equal(alone, wanted.images)
+
+
+def test_a_search_under_a_method():
+    tiny, pipe = built("sd3")
+    sampler, method = dx.BestOfN(n=2, rewards=redness), dx.SoftPAG(scale=3.0)
+    with dx.apply(pipe, method):
+        wanted = sampler.sample(pipe, generator=generator(), progress=False, **call_of(tiny))
+    out = dx.ImageExtPipeline(pipe, [method], sampler)(generator=generator(), progress=False, **call_of(tiny))
+    assert np.array_equal(out.images, wanted.images) and out.report.extra_passes > 0
+
+
+def test_outputs_of_every_pipeline_are_known():
+    for tiny, pipe in map(built, ("sd3", "sd", "sdxl", "flux", "wan", "hunyuan-video", "skyreels", "mochi")):
+        out = output_of(pipe, "pictures")
+        assert type(out) is type(pipe(**call_of(tiny) | {"output_type": "latent"})), tiny.name
+        assert pictures(out) == "pictures"
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: dx.ImageExtPipeline(host("wan").build()), "WanPipeline, which makes videos; use VideoExt"),
+        (lambda: dx.VideoExtPipeline(host("sd3").build()), "makes pictures; use ImageExtPipeline"),
+        (lambda: dx.NoiseSearchPipeline(host("sd3").build()), "needs a sampler, got none"),
+        (lambda: dx.ImageExtPipeline("shapes-sd"), "takes a pipeline of diffusers, got str; use from_pre"),
+        (lambda: dx.ImageExtPipeline(host("sd3").build(), sampler=3), "takes a sampler, got 3"),
+        (lambda: dx.ImageExtPipeline(host("sd3").build(), call={"stepps": 3}), "takes no stepps"),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), methods="softpag"),
+            r"methods is a list, got 'softpag'; write methods=\['softpag'\]",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), ["softpg"]),
+            "unknown method 'softpg'",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), sampler="best-of-8"),
+            r"best-of-8 chooses by a reward, and none is known for this model; pass rewards=\['hpsv2'\]",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), sampler="softpag"),
+            "sampler takes the name of a search, got 'softpag'",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained(
+                host("sd3").build(), sampler=dx.BestOfN(), rewards=[redness]
+            ),
+            "has its own rewards",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), dtype=torch.float16),
+            "takes no dtype; leave it out",
+        ),
+    ],
+)
+def test_what_does_not_fit_gets_a_sentence(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

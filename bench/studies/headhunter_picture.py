@@ -16,7 +16,7 @@ from diffusers_ext.outputs.record import write_image
 from ..ledger import committed
 from ..pages.pages import ROOT
 
-MODELS = "shapes-sd", "shapes-sd3"
+MODELS = ("shapes-sd3",)
 
 
 def maps(results: Sequence[Mapping[str, Any]]) -> Image.Image:

@@ -155,12 +155,7 @@ def _pairs(
     if prompt:
         return prompt, seed
     if file:
-        lines = [
-            line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        ]
-        if not any(lines):
-            raise ValueError(f"--prompts takes a file with one prompt a line, {file!r} has none; write some")
-        return [line for line in lines if line], seed
+        return _lines(file), seed
     if suite is None and not model.of_world:
         raise ValueError(
             f"headhunter needs prompts for {model.name}, got none; give them by --prompt or --prompts, since "
@@ -172,6 +167,19 @@ def _pairs(
     found = [q.item for q in questions(suite or "tuning", each, seed, model.tasks)]
     turns = [found[task * each + i] for i in range(each) for task in range(len(model.tasks))][:count]
     return [item.prompt for item in turns], [item.seed for item in turns]
+
+
+def _lines(file: str) -> list[str]:
+    """Return the prompts in a text file; raises `ValueError` if there are none."""
+    rule = "--prompts takes a text file with one prompt a line"
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ValueError(f"{rule}, and {file!r} cannot be read ({reason}); check its name") from error
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"{rule}, and {file!r} has none; write some")
+    return found
 
 
 def _search(

@@ -167,9 +167,9 @@ class HeadSet(Mapping[str, Sequence[int] | Mapping[int, float]]):
             return
         path = self.picks[0].path if self.picks else next(iter(known.values()), {"": 0}).popitem()[0]
         names = [site.path for site in sites]
-        which = " and ".join(f"{name or 'denoiser'} with {_layers(own)}" for name, own in here.items())
+        which = " and ".join(f"a {name or 'denoiser'} with {_layers(own)}" for name, own in here.items())
         raise MethodError(
-            f"SoftPAG got a head set of {self._model()}, but this pipeline has a {which}; the nearest to "
+            f"SoftPAG got a head set of {self._model()}, but this pipeline has {which}; the nearest to "
             f"{path} are {', '.join(nearest_names(path, names, 3))}, whose heads dx.HeadHunter searches."
         )
 

@@ -59,6 +59,7 @@ def test_parts_are_joined(cli, saved_model, tmp_path):
     assert alone.picks == joined.picks
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_keeps_the_log(saved_model, tmp_path):
     words = hunt(saved_model, tmp_path, "--suite", "tuning", "--pairs", 400, "--batch", 1)
     run = subprocess.Popen(
@@ -82,6 +83,7 @@ REFUSED = [
     (["--shard", "2/2"], "--shard takes I/N"),
     (["--style", " "], "--style takes the words of a style"),
     (["--prompt", "a", "--suite", "tuning"], "from one place, got --prompt and --suite"),
+    (["--prompts", "none.txt"], "'none.txt' cannot be read (No such file or directory)"),
     (["--suite", "none"], "unknown suite 'none'"),
     (["--layer", "blocks.7"], "found no attention module in 'blocks.7'"),
     (["--seed", "-1"], "a seed must be a whole number"),
@@ -91,6 +93,6 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "why"), REFUSED, ids=lambda value: " ".join(map(str, value))[:20])
 def test_bad_input_is_refused_in_a_sentence(refused, saved_model, tmp_path, words, why):
-    prompt = ["--suite", "tuning"] if words and not {"--prompt", "--suite"} & set(words) else []
+    prompt = ["--suite", "tuning"] if words and not {"--prompt", "--prompts", "--suite"} & set(words) else []
     assert why in refused(*hunt(saved_model, tmp_path, *prompt, *words))
     assert not (tmp_path / "heads.json").exists()

@@ -72,6 +72,24 @@ def test_softpag_takes_a_set_its_path_and_a_preset_file(tmp_path):
     assert isinstance(packed.heads[0], dx.HeadSet) and as_dict(packed)["heads"][1] == {FIRST: [3]}
 
 
+def test_order_does_not_count_nothing_changes_at_zero_and_an_empty_set_is_refused():
+    tiny, pipe = built("sd3")
+    stock = tiny.run(pipe)
+    heads = found(pipe)
+    turned = found(pipe, *reversed(heads.picks))
+    pictures = []
+    for each in (heads, turned):
+        with dx.apply(pipe, dx.SoftPAG(heads=each, strength=1.0)):
+            pictures.append(tiny.run(pipe))
+    assert torch.equal(*pictures) and not torch.equal(pictures[0], stock)
+    off = found(pipe, *(pick._replace(strength=0.0) for pick in heads.picks))
+    with dx.apply(pipe, dx.SoftPAG(heads=off, strength=1.0)) as session:
+        assert torch.equal(tiny.run(pipe), stock)
+    assert session.report().extra_passes == 0
+    with pytest.raises(MethodError, match="an empty head set, which would change nothing"):
+        dx.apply(pipe, dx.SoftPAG(heads=dx.HeadSet((), denoisers=facts(pipe)), strength=1.0))
+
+
 def test_a_set_of_the_bare_denoiser_and_of_its_pipeline_are_the_same():
     _, pipe = built("sd3")
     for source in (pipe, pipe.transformer):

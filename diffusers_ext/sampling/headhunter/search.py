@@ -73,6 +73,12 @@ class HeadHunter:
                 f"HeadHunter needs one strength for all heads, got {self.guidance.strength}; write "
                 "guidance=dx.SoftPAG(scale=3, strength=0.25)."
             )
+        if not self.guidance.scale or not self.guidance.strength:
+            raise MethodError(
+                "HeadHunter compares what heads change, and guidance with "
+                f"scale={self.guidance.scale:g} and strength={self.guidance.strength:g} changes nothing; set "
+                "both above 0."
+            )
 
     @classmethod
     def quality(cls, reward: Any, **settings: Any) -> HeadHunter:
@@ -218,8 +224,8 @@ class HeadHunter:
         if count * self.rounds > heads:
             most = f"top_k to {heads // self.rounds}" if heads >= self.rounds else f"rounds to {heads}"
             raise MethodError(
-                f"HeadHunter takes {count} of the heads in each round, {self.rounds} times, and only {heads} "
-                f"are tried; set {most} or less."
+                f"HeadHunter takes {count * self.rounds} heads ({count} in a round, rounds={self.rounds}), "
+                f"and only {heads} are tried; set {most} or less."
             )
         return count
 

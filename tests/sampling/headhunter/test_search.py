@@ -245,6 +245,8 @@ REFUSED = {
     "top_k takes a whole number": dict(top_k="three"),
     "heads of its own": dict(guidance=dx.SoftPAG(heads={"a": None}, strength=1.0)),
     "one strength for all heads, got None": dict(guidance=dx.SoftPAG()),
+    "scale=1 and strength=0 changes nothing": dict(guidance=dx.SoftPAG(strength=0.0)),
+    "scale=0 and strength=1 changes nothing": dict(guidance=dx.SoftPAG(scale=0.0, strength=1.0)),
     "a reward is an object with score": dict(reward=3),
 }
 
@@ -261,7 +263,7 @@ SEARCHES = {
     "one seed for each of 2 pairs, or the first one, got 3": dict(seeds=[1, 2, 3]),
     "a seed must be a whole number": dict(seeds=-1),
     "pairs must differ": dict(prompts="a", seeds=[1, 1]),
-    "takes 7 of the heads in each round, 2 times, and only 12 are tried; set top_k to 6": dict(top_k=7),
+    "takes 14 heads \\(7 in a round, rounds=2\\), and only 12 are tried; set top_k to 6": dict(top_k=7),
     "only 12 are tried; set rounds to 12": dict(rounds=13, top_k=1),
     "no attention module in 'blocks.9'; the nearest names are": dict(layers=["blocks.9"]),
     "no head to try": dict(layers=[]),

@@ -25,6 +25,7 @@ RESULTS = ROOT / "bench" / "results"
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+(JOB,) = [text for language, text in BLOCKS if language == "toml"]
 SWAP, SEARCH = [text for language, text in BLOCKS if language == "python"]
 LINES = [line for _, text in BLOCKS for line in text.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("diffusers-ext ")]
@@ -103,14 +104,24 @@ def test_every_method_has_a_row():
         assert rows_with(f"dx.{place.rpartition(':')[2]}")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder in which all commands run, one after the other, with the job of the page."""
+    found = tmp_path_factory.mktemp("readme")
+    (found / "job.toml").write_text(JOB)
+    return found
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run_as_shown(command, tmp_path):
+def test_commands_run_as_shown(command, folder):
     script = Path(sys.executable).parent / "diffusers-ext"
     words = [str(script), *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    if "--out" in words:
-        out = tmp_path / words[words.index("--out") + 1]
+    if "--again" in words:
+        assert (folder / words[-1]).read_bytes() == (folder / words[2]).read_bytes()
+    elif "--out" in words:
+        out = folder / words[words.index("--out") + 1]
         records = out.rglob("*.json") if out.is_dir() else out.parent.glob(f"{out.stem}*.json")
         assert out.exists() and list(records), "the command left no record"
 

@@ -16,6 +16,8 @@ from diffusers_ext.zoo.world.suites import IMAGE_TASKS, SPLITS, TASKS, split_of,
 
 from ..ledger import committed
 from ..studies import (
+    binding_maps,
+    binding_tables,
     clip_detector,
     detector,
     distillation,
@@ -30,6 +32,7 @@ from ..studies import (
     quality_chart,
     reno,
     search,
+    story,
 )
 from ..timing import growth, speed
 from . import cards, power, results_table, together, whole_tiles
@@ -127,6 +130,11 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "detector": detector.to_markdown,
     "hidden": detector.hidden_to_markdown,
     "judge": _filed("judge-verdicts", judge_labels.to_markdown),
+    "astar": _filed("binding-shapes-sd", binding_tables.astar),
+    "astar-ablation": _filed("binding-shapes-sd", binding_tables.ablation),
+    "astar-maps": _filed("binding-maps-shapes-sd", binding_maps.to_markdown),
+    "astar-tuning": _filed("binding-shapes-sd", binding_tables.tuning),
+    "structured": _filed("binding-shapes-sd", binding_tables.structured),
     "clip-held-out": clip_held_out,
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
@@ -134,6 +142,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "maps": _filed("maps-shapes-sd", maps.to_markdown),
     **{f"headhunter-{m}": _filed(f"headhunter-{m}", headhunter.to_markdown) for m in headhunter.MODELS},
     "nag": _filed("nag-shapes-sd-turbo", nag.to_markdown),
+    "story": _filed("story-shapes-sd", story.to_markdown),
     "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),

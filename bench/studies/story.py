@@ -31,7 +31,8 @@ from diffusers_ext.evaluate.words import difference, percent
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, subfolder, write_json
 from diffusers_ext.outputs.record import versions
-from diffusers_ext.pipelines.story import Panel, Segmenter, StoryPipeline
+from diffusers_ext.pipelines.story import Segmenter, StoryPipeline
+from diffusers_ext.pipelines.story_panel import Panel
 from diffusers_ext.settings.methods import as_dict
 from diffusers_ext.zoo.world.captions import OBJECTS, Object, Spec, parse
 from diffusers_ext.zoo.world.detect import find, verify

@@ -1,4 +1,4 @@
-"""Make a picture once more from its record, and say what is different now, before and after."""
+"""Make a picture once more from its record, and say what is not as it was."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
     }
     for sentence in [*_others(record, now), *_versions(record.get("versions", {}), versions())]:
         opt.warn(sentence)
-    item = Item(str(record["prompt"]), seed_of(record["seed"]))
+    item = Item(record["prompt"], seed_of(record["seed"]))
     call = arguments(pipe, {}, unread=True, **_call(record["call"], source))
     sampler = _sampler(samplers, checkpoint, source)
     progress = making.progress(1, "clip" if record.get("fps") else "image")
@@ -100,17 +100,14 @@ def _sampler(found: list[dict[str, Any]], model: Checkpoint, source: str) -> Any
     if not found:
         return None
     if len(found) > 1:
-        raise ValueError(
-            f"{source} has several searches, {', '.join(f['name'] for f in found)}; it was changed"
-        )
+        raise ValueError(f"{source} has several searches where one is made; it was changed")
     data = _rebuildable(found[0], source)
-    facts = [fact for fact in data.pop("rewards", None) or [] if isinstance(fact, dict)]
-    scorers = (
-        scoring.chosen([f"{f.get('name')}:{f.get('weight', 1)}" for f in facts], model, None)
-        if facts
-        else None
-    )
-    for was, now in zip(facts, scorers.facts if scorers else (), strict=True):
+    facts = data.pop("rewards", [])
+    if not isinstance(facts, list) or not all(isinstance(fact, dict) for fact in facts):
+        raise ValueError(f"{source} has rewards that cannot be read; it was changed")
+    texts = [f"{fact.get('name')}:{fact.get('weight', 1)}" for fact in facts]
+    scorers = scoring.chosen(texts, model, None) if texts else None
+    for was, now in zip(facts, scorers.facts if scorers else (), strict=False):
         if was.get("weights") != now["weights"]:
             opt.warn(f"the weights of the reward {now['name']} are others than those of the record")
     if data.get("seconds") is not None:
@@ -181,7 +178,7 @@ def _write(target: Path, picture: Picture, made: dict[str, Any], embedded: bool)
 
 
 def _compared(path: Path, target: Path) -> str:
-    """Say whether two files are the same, and else how much of their pixels is."""
+    """Say whether two files are the same, and otherwise how many pixels are not."""
     if path.read_bytes() == target.read_bytes():
         return f"the same bytes as {path.name}"
     import numpy as np

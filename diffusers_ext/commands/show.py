@@ -8,6 +8,9 @@ import typer
 
 from . import options as opt
 
+_TEXTS = dict.fromkeys(("prompt", "model", "pipeline", "dtype", "device"), str)
+_KINDS = _TEXTS | {"call": dict, "methods": list, "versions": dict, "size": list, "fps": (int, float)}
+
 
 def show(
     picture: Annotated[
@@ -55,7 +58,10 @@ def show(
     if again:
         from .again import make
 
-        make(picture, record, embedded, _target(picture, out, "-again"), model)
+        target = _target(picture, out, "-again")
+        if target.exists() and target.samefile(picture):
+            raise ValueError("--again writes a second file to compare with the first; choose another --out")
+        make(picture, record, embedded, target, model)
     elif json:
         from json import dumps
 
@@ -66,8 +72,8 @@ def show(
 
 
 def rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """Put a record into rows of two cells: what, and its value on one line."""
-    left = dict(record)
+    """Put a record into rows of two cells: what, and its value on one line. The report is left out."""
+    left = {key: value for key, value in record.items() if key != "report"}
     call = dict(left.pop("call", {}))
     found = [["prompt", left.pop("prompt", None)], ["negative prompt", call.pop("negative_prompt", None)]]
     found += [[key, left.pop(key, None)] for key in ("seed", "model", "pipeline")]
@@ -103,8 +109,7 @@ def _record(path: Path) -> tuple[dict[str, Any], bool]:
 
 def _check(path: Path, record: Mapping[str, Any]) -> None:
     """Raise `ValueError` for a record that somebody has changed."""
-    kinds = {"call": dict, "methods": list, "versions": dict, "size": list}
-    wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key, kind()), kind)]
+    wrong = [key for key, kind in _KINDS.items() if key in record and not isinstance(record[key], kind)]
     methods = [] if wrong else record.get("methods", [])
     if not all(isinstance(method, dict) and isinstance(method.get("name"), str) for method in methods):
         wrong = ["methods"]
@@ -132,7 +137,9 @@ def _strip(path: Path, target: Path) -> None:
     from ..outputs.files import write_bytes
 
     write_bytes(target, inside.without(path))
-    typer.echo(f"{target}  holds the picture alone")
+    beside = target.with_suffix(".json")
+    still = f"; {beside.name} beside it still has the record" if beside.is_file() else ""
+    typer.echo(f"{target}  holds the picture alone{still}")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ from . import seeds
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
-    from ..pipelines.story import Panel, StoryPipeline
+    from ..pipelines.story import StoryPipeline
+    from ..pipelines.story_panel import Panel
     from .story_file import Told
 
 FILE, SHEET = "story.json", "story.png"
@@ -82,6 +83,7 @@ def story(
     from ..models.checkpoint import Checkpoint
     from ..outputs.claim import claim
     from ..outputs.files import output_folder
+    from ..pipelines.story import StoryPipeline
     from ..sampling import identity
     from ..sampling.call import arguments
     from . import story_file
@@ -89,8 +91,8 @@ def story(
     told = story_file.read(file, subject or [], scene or [])
     first, drawn = _seed(seed, told)
     checkpoint = Checkpoint.resolve(model)
-    method = _method(told, settings or [])
-    segmenter = _segmenter(masks, checkpoint)
+    method = story_file.method_of(told, settings or [])
+    segmenter = story_file.segmenter_of(masks, bool(checkpoint.tasks), told.subjects)
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)
     call = arguments(
@@ -103,8 +105,7 @@ def story(
         width=width,
         negative_prompt=negative,
     )
-    from ..pipelines.story import StoryPipeline
-
+    _warn_of_texts(told, checkpoint, pipe, call)
     pipeline = StoryPipeline(
         pipe, method, segmenter=segmenter, tries=tries, cache=cache, cache_limit_gib=cache_limit
     )
@@ -122,8 +123,7 @@ def story(
             typer.echo(f"{folder / SHEET}  finished before, with {FILE}")
             return
         if (folder / FILE).exists():
-            opt.warn(f"{folder} held another story, which is replaced")
-            (folder / FILE).unlink()
+            opt.warn(f"{folder} held another story, whose pictures of the same names are replaced")
         if drawn:
             typer.echo(f"seed {first}, drawn at random; --seed {first} makes the same again")
         _draw(pipeline, told, first, call, folder, asked)
@@ -140,29 +140,16 @@ def _seed(given: str | None, told: Told) -> tuple[int, bool]:
     return seed_of(given), False
 
 
-def _method(told: Told, settings: list[str]) -> Any:
-    """Build the method with the settings of the file, and those of the command line above them."""
-    from ..settings.methods import build, checked
+def _warn_of_texts(told: Told, checkpoint: Checkpoint, pipe: Any, call: dict[str, Any]) -> None:
+    """Warn of scenes that name no subject, and of texts that the model will not understand."""
+    from ..pipelines import story_text
 
-    masks = "reference_masks", "scene_masks"
-    table = checked("ir-diffusion", told.settings, "the story's method")
-    if given := [
-        key for key in (*table, *(s.partition("=")[0].split(".")[-1] for s in settings)) if key in masks
-    ]:
-        raise ValueError(f"a story finds {given[0]} by itself; leave it out, or use dx.IRDiffusion in Python")
-    (method,) = build(["ir-diffusion"], settings, {"ir-diffusion": table}, required=False)
-    return method
-
-
-def _segmenter(masks: str, checkpoint: Checkpoint) -> Any:
-    """Return the function that finds subjects; `None` stands for cross-attention."""
-    from ..zoo.world.detect import find
-
-    if masks not in ("auto", "attention", "detector"):
-        raise ValueError(f"--masks is auto, attention or detector, got {masks!r}; choose one")
-    if masks == "auto":
-        masks = "detector" if checkpoint.tasks else "attention"
-    return find if masks == "detector" else None
+    subjects = story_text.checked(told.subjects)
+    scenes = [story_text.read(scene, subjects) for scene in told.scenes]
+    for number, scene in enumerate(scenes, start=1):
+        if not scene.subjects:
+            opt.warn(f"scene {number} ({scene.prompt!r}) names none of {', '.join(subjects)}, so it is plain")
+    opt.warn_of_texts(checkpoint, pipe, [*subjects.values(), *(scene.prompt for scene in scenes)], call)
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> bool:
@@ -195,6 +182,7 @@ def _draw(
         (panels if name is None else references).append(row)
         shown.append((name, panel))
         record = asked | row
+        (folder / FILE).unlink(missing_ok=True)  # a story without it counts as unfinished
         write_image(folder / row["file"], panel.image, record)
         if name is None:
             write_image(folder / f"{stem}-plain.png", panel.plain, record | {"methods": []})

@@ -49,6 +49,48 @@ def read(path: str | None, subjects: Sequence[str], scenes: Sequence[str]) -> To
     return Told(named, [_scene(path, scene) for scene in listed], seed, settings)
 
 
+def method_of(told: Told, settings: list[str]) -> Any:
+    """Build the method with the settings of the file, and those of the command line above them."""
+    from ..settings.methods import build, checked
+
+    masks = "reference_masks", "scene_masks"
+    table = checked("ir-diffusion", told.settings, "the story's method")
+    if given := [
+        key for key in (*table, *(s.partition("=")[0].split(".")[-1] for s in settings)) if key in masks
+    ]:
+        raise ValueError(f"a story finds {given[0]} by itself; leave it out, or use dx.IRDiffusion in Python")
+    (method,) = build(["ir-diffusion"], settings, {"ir-diffusion": table}, required=False)
+    return method
+
+
+def segmenter_of(masks: str, world: bool, subjects: Mapping[str, str]) -> Any:
+    """Return the function that finds subjects; `None` stands for cross-attention.
+
+    `world` says that the model is one of shapes world. Raises `ValueError` for an unknown name, and for
+    subjects that the detector does not know.
+    """
+    from ..zoo.world.captions import parse
+    from ..zoo.world.detect import find
+
+    if masks not in ("auto", "attention", "detector"):
+        raise ValueError(f"--masks is auto, attention or detector, got {masks!r}; choose one")
+    if masks == "attention" or (masks == "auto" and not world):
+        return None
+    for text in subjects.values():
+        try:
+            single = len(parse(text).objects) == 1
+        except ValueError:
+            single = False
+        if not single and masks == "auto":
+            return None
+        if not single:
+            raise ValueError(
+                "--masks detector finds single objects of shapes world such as 'a red circle', got "
+                f"{text!r}; use --masks attention"
+            )
+    return find
+
+
 def _table(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))

@@ -13,6 +13,7 @@ from ..outputs import inside
 from ..outputs.parameters import parse
 from ..outputs.record import PICTURES, beside, read
 from .layouts import LAYOUTS, layout
+from .prompts.entries import check_prompt
 
 _COMPBENCH = re.compile(r"(.+)_(\d{6})")
 
@@ -52,7 +53,7 @@ def _geneval(root: Path) -> Iterator[Found]:
     for folder in sorted(f for f in root.iterdir() if f.is_dir() and f.name.isdigit()):
         file = folder / "metadata.jsonl"
         try:
-            prompt = json.loads(file.read_text(encoding="utf-8"))["prompt"]
+            prompt = check_prompt(json.loads(file.read_text(encoding="utf-8"))["prompt"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{str(file)!r} does not say the prompt of its pictures ({type(error).__name__}); write "

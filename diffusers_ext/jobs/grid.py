@@ -11,6 +11,7 @@ from typing import Any
 from ..settings import methods, samplers
 from ..settings.assign import settable
 from ..settings.fields import fit
+from ..settings.registry import METHODS
 from . import tables
 from .sampler import Sampler
 
@@ -82,6 +83,8 @@ def _axis(
         classes = {part.label: part.cls for part in sampler.parts}
     elif owner in known:
         classes = {owner: methods.method_class(owner)}
+    elif owner in METHODS:
+        raise ValueError(f"{where} {name} needs the method in the job; add [[method]] with name = {owner!r}")
     else:
         valid = [MODEL, METHOD, "call.KEY", "seeds", *(f"{n}.KEY" for n in known)]
         valid += ["sampler.KEY"] * (sampler is not None)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .parameters import KEY
 from .tags import jpeg, mp4, png, webp
@@ -33,7 +33,10 @@ def without(path: str | os.PathLike[str]) -> bytes:
     return _read(Path(path), _WITHOUT)
 
 
-def _read(path: Path, how: Mapping[str, Callable]):
+def _read(path: Path, how: Mapping[str, Callable[[BinaryIO, Path], Any]]) -> Any:
+    if not path.is_file():
+        what = "is a folder; name a picture in it" if path.is_dir() else "is not there; check the path"
+        raise FileNotFoundError(f"{str(path)!r} {what}")
     with path.open("rb") as file:
         kind = _kind(file.read(16))
         if kind is None:

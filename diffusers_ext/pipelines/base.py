@@ -30,7 +30,8 @@ class ExtPipeline:
     finds the pipeline again.
 
     Each call puts the methods on and takes them off, also where it fails. `with pipeline:` leaves them on
-    between calls, which saves the plans of sparse methods, and the graphs of compiled blocks.
+    between calls, which saves the plans of sparse methods, and the graphs of compiled blocks. Reports then
+    count all calls since its begin.
 
     Raises `MethodError` for a pipeline of another kind, and for arguments that it does not take.
     """

@@ -22,6 +22,8 @@ def checkpoint_of(pipe: Any) -> Checkpoint | None:
     shipped = {Path(catalogue.path(zoo)): zoo for zoo in catalogue.MODELS}
     if Path(name) in shipped:
         return Checkpoint.resolve(shipped[Path(name)])
+    if cached := next((part for part in Path(name).parts if part.startswith("models--")), None):
+        return Checkpoint(cached.removeprefix("models--").replace("--", "/", 1))  # in the cache of the Hub
     return Checkpoint(name, Path(name) if Path(name).is_dir() else None)
 
 

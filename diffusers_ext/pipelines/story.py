@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..errors import MethodError, UnsupportedError
 from ..processors.ir_cores import link
@@ -21,50 +19,16 @@ from ..sampling.generate import to_image
 from ..sampling.items import Item
 from ..session.session import Session, apply
 from . import story_text
+from .story_panel import Panel, Story, mask_rows
 from .story_text import StoryScene
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Segmenter = Callable[[np.ndarray, str], Any]
-FINEST = 128  # places along the longer side of a mask that is kept
 AGAIN = 1000  # what the seed of a scene grows by when it is drawn again
 FULL = [[0.0, 0.0, 1.0, 1.0]]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture of a story, its prompt, and the names of its subjects.
-
-    `plain` is the same scene without the method, from the same noise; for a reference it is the picture
-    itself. `masks` has the places of each subject in `plain` as `[h, w]`, from 0 to 1. `missing` names
-    subjects that the scene asks for and that were not found, so that nothing keeps their looks.
-    """
-
-    image: Image
-    plain: Image
-    prompt: str
-    seed: int
-    subjects: tuple[str, ...]
-    masks: Mapping[str, list[list[float]]] = field(repr=False)
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Story:
-    """The pictures of a story: a reference of each subject by name, then its scenes.
-
-    `cache_gib` is the size of the keys and values of the references that were kept for all scenes.
-    """
-
-    references: Mapping[str, Panel]
-    panels: tuple[Panel, ...]
-    cache_gib: float = 0.0
-
-    @property
-    def images(self) -> list[Image]:
-        """The scenes as pictures."""
-        return [panel.image for panel in self.panels]
+OWN = "prompt", "generator", "latents", "num_images_per_prompt", "output_type", "return_dict"
 
 
 class StoryPipeline:
@@ -105,7 +69,9 @@ class StoryPipeline:
         if tries < 1:
             raise MethodError(f"a scene is rehearsed once or more, got tries={tries}; 3 is usual.")
         if cache not in ("device", "cpu", "off"):
-            raise MethodError(f"a story keeps its references on device, cpu or off, got cache={cache!r}.")
+            raise MethodError(
+                f"a story keeps its references on device, cpu or off, got cache={cache!r}; choose one."
+            )
         if makes_videos(pipe):
             raise UnsupportedError(
                 f"a story is made of pictures, and {type(pipe).__name__} makes videos; use a model of "
@@ -140,6 +106,8 @@ class StoryPipeline:
             raise MethodError(
                 f"a story has a list of scenes, such as ['ann and ben'], got {scenes!r}; write one or more."
             )
+        if given := [name for name in call if name in OWN]:
+            raise MethodError(f"a story sets {given[0]} by itself; leave it out, and use seed for the noise.")
         read = [story_text.read(scene, found) for scene in scenes]
         references, calls = self.draw_references(found, seed_of(seed), call)
         yield from ((name, panel, 0.0) for name, panel in references.items())
@@ -204,7 +172,7 @@ class StoryPipeline:
         panels = []
         for scene, seed, array, masks in zip(scenes, seeds, arrays, found, strict=True):
             if self.segmenter is not None:
-                masks = [_mask(self.segmenter(array, subjects[name]), array) for name in scene.subjects]
+                masks = [mask_rows(self.segmenter(array, subjects[name]), array) for name in scene.subjects]
             held = {name: m for name, m in zip(scene.subjects, masks, strict=True) if m is not None}
             missing = tuple(name for name in scene.subjects if name not in held)
             image = to_image(array, Item(scene.prompt, seed))
@@ -276,26 +244,3 @@ class StoryPipeline:
                 f"{type(self.pipe).__name__} does not show; pass segmenter=, a function of a picture and the "
                 "text of a subject that returns its mask."
             ) from error
-
-
-def _mask(found: Any, array: np.ndarray) -> list[list[float]] | None:
-    """Return the mask of a segmenter in rows, at most `FINEST` places along a side; `None` if it is empty."""
-    if found is None:
-        return None
-    mask = torch.as_tensor(np.asarray(found), dtype=torch.float32)
-    if mask.shape != array.shape[:2]:
-        raise MethodError(
-            f"a segmenter returns a mask of the picture's shape {array.shape[:2]}, got {tuple(mask.shape)}; "
-            "return one value for each pixel."
-        )
-    if not bool(mask.any()):
-        return None
-    return _smaller(mask.clamp(0, 1)).tolist()
-
-
-def _smaller(mask: Tensor) -> Tensor:
-    factor = -(-max(mask.shape) // FINEST)
-    if factor == 1:
-        return mask
-    size = [-(-side // factor) for side in mask.shape]
-    return F.interpolate(mask[None, None], size, mode="area")[0, 0]

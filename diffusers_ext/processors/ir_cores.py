@@ -124,11 +124,12 @@ class CrossCore(SubjectCore):
         return super().acted() and self.run.pass_ != "uncond"
 
     def put(self, rows: Rows, k: Tensor, v: Tensor, mask: Tensor | None = None) -> None:
-        if self.call.place == 0 and self.run.pass_ != "uncond":
-            for s in self.subjects:
-                row = self.row(rows, s.number, len(k))
-                kept = k[row], v[row], None if mask is None else mask[row]
-                self.call.bank.put(self.site.path, "text", s.number, *kept)
+        if self.run.pass_ == "uncond" or self.call.bank.has(self.site.path, "text"):
+            return  # the text is the same in all steps
+        for s in self.subjects:
+            row = self.row(rows, s.number, len(k))
+            kept = k[row], v[row], None if mask is None else mask[row]
+            self.call.bank.put(self.site.path, "text", s.number, *kept)
 
     def row(self, rows: Rows, number: int, batch: int) -> slice:
         """Return the row of a reference in the conditional branch, which is the last one."""

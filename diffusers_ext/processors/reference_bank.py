@@ -49,6 +49,10 @@ class ReferenceBank:
         kept = [None if x is None else x.to(self.device or x.device) for x in (k, v, mask)]
         self.kept[site, place, self.numbers[number]] = tuple(kept)
 
+    def has(self, site: str, place: Hashable) -> bool:
+        """Return whether something of every subject is kept at a module."""
+        return all((site, place, number) in self.kept for number in self.numbers)
+
     def get(self, site: str, place: Hashable, number: int, like: Tensor) -> Kept:
         """Return what subject `number` of the method has, on the device of `like`."""
         kept = self.kept[site, place, self.numbers[number]]

@@ -185,6 +185,8 @@ class SubjectCall:
                 others |= other
             own, beside = _places(target) + offset, torch.cat([words, _places(~others) + offset])
             taken, copies, distance = self._taken(source, target, turns)
+            if copies is not None and device.type == "mps":  # which has no fp64
+                copies = copies.float()
             tensors = own, beside, _places(source) + offset, taken, copies, distance, own, own[:0]
             found.append(SubjectTokens(number, *(None if x is None else x.to(device) for x in tensors)))
         return tuple(found)

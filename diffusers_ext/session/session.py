@@ -268,6 +268,12 @@ class Session:
             return None
         return TextCalls(self._second, denoiser.family, denoiser.model, self.run, bound, self._pipe)
 
+    def _sparse(self, site: Site) -> Callable[[], bool]:
+        """Return what says whether the method that computes attention at a site acted in a call."""
+        owners = (self._cores[id(method)] for method in self.methods if Slot.CORE in method.slots)
+        core = next((own[site] for own in owners if site in own), None)
+        return core.acted if isinstance(core, ReportingCore) else lambda: core is not None
+
     def _processor(self, family: Family, site: Site) -> FamilyProcessor:
         """Return our processor of a site, with the cores of all methods that act there."""
         ours = family.processor(site, self.run)
@@ -280,8 +286,7 @@ class Session:
                 if isinstance(ours.core, ReportingCore):
                     self._reporting.setdefault(site, ours.core)
         if any(Slot.CORE in method.slots and method.saves_pairs for method in self.methods):
-            core = self._reporting.get(site)
-            ours.timer = SiteTimer(core.acted if core is not None else lambda: False)
+            ours.timer = SiteTimer(self._sparse(site))
         return ours
 
 

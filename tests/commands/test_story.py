@@ -24,7 +24,8 @@ def test_a_story_is_written_once(cli, tmp_path):
     words = ["story", *OPTIONS, "--scene", "ann and ben", "--scene", "a green square", "--out", tmp_path]
     words += ["--masks", "attention"]
     code, said, err = cli(*words)
-    assert (code, err) == (0, "") and f"wrote story.png and story.json in {tmp_path}" in said
+    assert (code, err) == (0, "warning: scene 2 ('a green square') names none of ann, ben, so it is plain\n")
+    assert f"wrote story.png and story.json in {tmp_path}" in said
     names = ["reference-ann", "reference-ben", "scene-01", "scene-01-plain", "scene-02", "scene-02-plain"]
     assert files(tmp_path) == sorted([*(f"{name}.png" for name in names), "story.json", "story.png"])
     found = json.loads((tmp_path / "story.json").read_text())
@@ -40,7 +41,7 @@ def test_a_story_is_written_once(cli, tmp_path):
     assert all(same) and Image.open(tmp_path / "story.png").width > 400
     assert "finished before" in cli(*words)[1]
     code, _, err = cli(*words, "--set", "cross_lambda=0.2")
-    assert code == 0 and "held another story, which is replaced" in err
+    assert code == 0 and "held another story, whose pictures of the same names are replaced" in err
     assert json.loads((tmp_path / "story.json").read_text())["asked"]["methods"][0]["cross_lambda"] == 0.2
 
 
@@ -49,7 +50,7 @@ def test_a_story_from_a_file(cli, tmp_path):
     path.write_text(TOML)
     words = ["--steps", 2, "--masks", "attention", "--cache", "off", "--out", tmp_path / "out"]
     code, _, err = cli("story", path, *words, "--scene", "a cross")
-    assert (code, err) == (0, ""), err
+    assert code == 0 and "scene 3 ('a cross') names none of ann" in err
     found = json.loads((tmp_path / "out" / "story.json").read_text())
     assert found["asked"]["seed"] == 4 and found["asked"]["methods"][0]["cross_lambda"] == 0.4
     assert [row["prompt"] for row in found["panels"]] == [
@@ -100,6 +101,10 @@ def test_files_that_do_not_fit(refused, tmp_path, toml, said):
         ([*OPTIONS, "--scene", "ann", "-m", "shapes-wan"], "a story is made of pictures"),
         ([*OPTIONS, "--scene", "ann", "-m", "shapes-sd3", "--masks", "attention"], "pass segmenter="),
         ([*OPTIONS, "--scene", "ann", "--set", "scene_masks=[]"], "a story finds scene_masks by itself"),
+        (
+            ["--subject", "ann=a cat", "--scene", "ann", "--masks", "detector"],
+            "finds single objects of shapes world such as 'a red circle', got 'a cat'; use --masks attention",
+        ),
         (["nowhere.toml"], "nowhere.toml"),
     ],
 )

@@ -74,7 +74,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
         with pytest.raises(ValueError, match=f"has no pictures in the layout {name}; name another folder"):
             next(find(tmp_path, name))
     (tmp_path / "00000").mkdir()
-    for content in (None, "{", "[]", "{}", "[" * 10**5):
+    for content in (None, "{", "[]", "{}", '{"prompt": 3}', "[" * 10**5):
         if content is not None:
             (tmp_path / "00000" / "metadata.jsonl").write_text(content)
         with pytest.raises(ValueError, match=r"metadata.jsonl' does not say the prompt of its"):

@@ -242,6 +242,13 @@ def test_diffusers_loads_it_as_a_custom_pipeline(written, tmp_path, monkeypatch)
     assert type(stock) is StableDiffusionPipeline
 
 
+def test_a_model_in_the_cache_of_the_hub_keeps_its_name(pipe):
+    pipe.register_to_config(
+        _name_or_path="/home/me/.cache/huggingface/hub/models--owner--the-name/snapshots/1a"
+    )
+    assert dx.ImageExtPipeline.from_pretrained(pipe).recipe().model == "owner/the-name"
+
+
 def test_a_pipeline_without_a_name_has_no_recipe(pipe, tmp_path):
     with pytest.raises(dx.MethodError, match="a recipe names its model"):
         dx.ImageExtPipeline(pipe).save_pretrained(tmp_path / "new")

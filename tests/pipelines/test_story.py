@@ -200,6 +200,12 @@ def test_stories_that_are_refused(settings, error, said):
         told(**settings)
 
 
+def test_what_a_story_sets_is_not_taken():
+    pipe = host("sd").build()
+    with pytest.raises(dx.MethodError, match="a story sets generator by itself"):
+        StoryPipeline(pipe)(SUBJECTS, SCENES, generator=torch.Generator())
+
+
 @pytest.mark.parametrize("name", [h.name for h in HOSTS if h.video])
 def test_models_of_videos_are_refused(name):
     with pytest.raises(dx.UnsupportedError, match="makes videos; use a model of pictures"):

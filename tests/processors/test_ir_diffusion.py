@@ -299,6 +299,24 @@ def test_a_bank_gives_the_scene_of_one_call(name, cfg):
     assert far(got, alone) and far(got, run(both, PROMPTS[2:], bank.reader([1, 0])))
 
 
+def test_a_bank_of_steps_that_begin_late():
+    tiny = host("sd")
+    pipe, bank = tiny.build(), ReferenceBank(numbers=(0, 1))
+    method = dx.IRDiffusion(**BOXES, start_layer=0.0, start=0.5)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def run(prompts, bank=None):
+        with dx.apply(pipe, method) as session:
+            if bank is not None:
+                link(session.cores(method), bank)
+            start = noise.repeat(len(prompts), 1, 1, 1)
+            return pictures(tiny, pipe, prompts, steps=4, latents=start, generator=None)
+
+    run(PROMPTS[:2], bank)
+    assert {place for _, place, _ in bank.kept} == {"text", 2, 3}
+    alike(run(PROMPTS[2:], bank.reader([0, 1])), run(PROMPTS)[2:])
+
+
 def far(one, two):
     return (one - two).abs().max() > 10 * MODEL * torch.finfo(one.dtype).eps * two.abs().max()
 

@@ -224,6 +224,15 @@ def test_a_module_that_no_call_reaches_did_not_run():
     assert session.report().engaged[0].modules == 2
 
 
+def test_modules_of_other_methods_are_timed_as_dense():
+    tiny, pipe = built("sd3")
+    with dx.apply(pipe, dx.CLEAR(2, backend="reference", dense_layers=2), dx.NAG("green")) as session:
+        tiny.run(pipe)
+    timers = [ours.timer for swap in session._swaps for ours in swap.processors.values()]
+    # the second text is a second attention in each call, inside the same one
+    assert [(t.sparse_calls > 0, t.dense_calls > 0) for t in timers] == [(False, True)] * 2 + [(True, False)]
+
+
 def test_a_timer_of_a_site_leaves_out_calls_that_fail():
     timer = SiteTimer(lambda: True)
     with pytest.raises(ZeroDivisionError), timer:

@@ -34,6 +34,7 @@ class Format:
     names: tuple[str, ...] = ()
 
 
+_MOST = 380  # characters of an error
 # The first format whose pattern fits a name is taken.
 FORMATS = MappingProxyType(
     {
@@ -115,7 +116,7 @@ def _rows(file: Path, entries: Iterator[Entry], skip_bad: bool) -> Iterator[Row]
             good += 1
             yield found
             continue
-        sentence = f"{found.source} {found.reason}"
+        sentence = _short(f"{found.source} {found.reason}")
         if not skip_bad:
             raise ValueError(sentence)
         first, bad = first or sentence, bad + 1
@@ -127,6 +128,11 @@ def _rows(file: Path, entries: Iterator[Entry], skip_bad: bool) -> Iterator[Row]
             f"diffusers_ext: {bad} of {good + bad} rows of {file.name} were skipped; the first: {first}",
             stacklevel=2,
         )
+
+
+def _short(sentence: str) -> str:
+    """Cut the middle out of a sentence that holds a long value."""
+    return sentence if len(sentence) <= _MOST else f"{sentence[: _MOST - 103]}...{sentence[-100:]}"
 
 
 def overridden(rows: Iterable[Row], call: Mapping[str, Any], seeds: bool = True) -> Iterator[Row]:

@@ -57,8 +57,8 @@ class RowError(ValueError):
 def entry(index: int, values: Mapping[str, Any], source: str, *, loose: bool = False) -> Entry:
     """Return the row that named values make, or what is wrong with them.
 
-    Texts are read as numbers where numbers belong, and empty ones do not count. Unknown names are refused.
-    With `loose` they become facts of the row, which is how tables are read.
+    Unknown names are refused. `loose` is for tables: unknown names become facts of the row, texts are read as
+    numbers where numbers belong, and empty ones do not count.
     """
     try:
         return _row(index, values, source, loose)
@@ -84,6 +84,8 @@ def slip(name: str, alike: float = _ALIKE) -> str | None:
 
 def _row(index: int, values: Mapping[str, Any], source: str, loose: bool) -> Row:
     found = {key.strip().lower(): value for key, value in values.items()}
+    if len(found) < len(values):
+        raise RowError(f"names a key twice, in upper and lower case: {names(values)}")
     found = {key: value for key, value in found.items() if not (loose and value in ("", None))}
     name = next((name for name in PROMPTS if name in found), None)
     if name is None:
@@ -105,6 +107,8 @@ def _row(index: int, values: Mapping[str, Any], source: str, loose: bool) -> Row
             call[argument] = _fitted(key, value, ARGUMENTS[argument], loose)
         elif loose:
             meta[key] = value
+        elif key in PROMPTS:
+            raise RowError(f"has two prompts, {name!r} and {key!r}; leave one of them out")
         else:
             raise RowError(_unknown(key))
     return Row(index, prompt, seed, call, meta, source)
@@ -150,7 +154,7 @@ def _seed(value: Any, text: bool) -> int | None:
 def _size(value: Any) -> tuple[int, int]:
     """Read `512x768`, width first, as other tools write it."""
     parts = str(value).lower().replace("×", "x").split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 9 for part in parts):
         raise RowError(f"is wrong: size takes WIDTHxHEIGHT in px, got {value!r}; for example 512x768")
     return int(parts[0]), int(parts[1])
 

@@ -28,7 +28,8 @@ class Ids:
 
     def _is_new(self, given: Any) -> bool:
         name = str(given)
-        number = int(name) if name.isdecimal() and name == str(int(name)) else None
+        plain = len(name) < 20 and name.isdecimal() and name == str(int(name))
+        number = int(name) if plain else None
         if name in self._others or (number is not None and number in self._counted):
             return False
         if number is not None and (not self._counted or number == self._counted.stop):

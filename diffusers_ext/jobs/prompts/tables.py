@@ -68,7 +68,8 @@ def heading(path: Path, found: Iterator[tuple[str, list[str] | Bad]]) -> list[st
     if isinstance(cells, Bad):
         raise ValueError(f"{cells.source} {cells.reason}")
     heads = [cell.strip() for cell in cells]
-    if twice := [head for head in dict.fromkeys(heads) if head and heads.count(head) > 1]:
+    lower = [head.lower() for head in heads]
+    if twice := [head for head in dict.fromkeys(lower) if head and lower.count(head) > 1]:
         raise ValueError(f"{source} names a column twice, {twice[0]!r}; rename one")
     return heads
 

@@ -141,6 +141,13 @@ def test_any_prompt_survives_a_table(tmp_path_factory, prompts):
             "sets num_inference_steps twice",
         ),
         ("a.jsonl", '{"prompt": "a", "size": "8x8", "width": 9}', "sets width twice"),
+        (
+            "a.jsonl",
+            '{"prompt": "a", "Prompt": "b"}',
+            "names a key twice, in upper and lower case: 'prompt', 'Prompt'",
+        ),
+        ("a.jsonl", '{"prompt": "a", "text": "b"}', "has two prompts, 'prompt' and 'text'"),
+        ("a.jsonl", '{"prompt": "a", "size": "' + "9" * 5000 + 'x1"}', "size takes WIDTHxHEIGHT"),
         ("a.jsonl", '{"prompt": "a", "meta": 3}', "facts under 'meta' that are no object"),
         (
             "a.jsonl",

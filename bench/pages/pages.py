@@ -16,6 +16,8 @@ from diffusers_ext.zoo.world.suites import IMAGE_TASKS, SPLITS, TASKS, split_of,
 
 from ..ledger import committed
 from ..studies import (
+    binding_maps,
+    binding_tables,
     clip_detector,
     detector,
     distillation,
@@ -128,6 +130,11 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "detector": detector.to_markdown,
     "hidden": detector.hidden_to_markdown,
     "judge": _filed("judge-verdicts", judge_labels.to_markdown),
+    "astar": _filed("binding-shapes-sd", binding_tables.astar),
+    "astar-ablation": _filed("binding-shapes-sd", binding_tables.ablation),
+    "astar-maps": _filed("binding-maps-shapes-sd", binding_maps.to_markdown),
+    "astar-tuning": _filed("binding-shapes-sd", binding_tables.tuning),
+    "structured": _filed("binding-shapes-sd", binding_tables.structured),
     "clip-held-out": clip_held_out,
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),

@@ -36,6 +36,7 @@ EXAMPLES = MappingProxyType(
         "demo": "diffusers-ext demo --out my-demo",
         "eval": "diffusers-ext eval --model shapes-sd --method softpag --n 20",
         "tune": "diffusers-ext tune --method softpag --grid 'scale=[1,2,4]' --confirm 40",
+        "heads": 'diffusers-ext heads "a red circle and a blue square" --maps-only',
         "headhunter": "diffusers-ext headhunter --model shapes-sd --pairs 6 --top-k 3",
         "reward": "diffusers-ext reward --suite held-out --prompts 20",
         "plan": "diffusers-ext plan flux.1 --method clear --height 2048 --width 2048",

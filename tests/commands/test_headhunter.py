@@ -59,6 +59,7 @@ def test_parts_are_joined(cli, saved_model, tmp_path):
     assert alone.picks == joined.picks
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_keeps_the_log(saved_model, tmp_path):
     words = hunt(saved_model, tmp_path, "--suite", "tuning", "--pairs", 400, "--batch", 1)
     run = subprocess.Popen(

@@ -107,13 +107,16 @@ def at_every_change(path: Path, out: Path, first: int = 1) -> Iterator[int]:
 
 
 def at_random(path: Path, out: Path, workers: int, longest: float, dice: random.Random) -> Iterator[int]:
-    """Keep `workers` running until the job is complete, and kill one of them after random times."""
+    """Keep `workers` running until the job is complete, and kill one of them after random times.
+
+    Times grow while kills come before the first picture of a worker, so that slow machines end as well.
+    """
     running: list[int] = []
-    complete = False
+    complete, most, before = False, longest, 0
     while running or not complete:
         while len(running) < workers and not complete:
             running.append(start("run", path, "--out", out))
-        deadline = time.monotonic() + dice.uniform(0, longest)
+        deadline = time.monotonic() + dice.uniform(0, most)
         while time.monotonic() < deadline and running:
             for pid in list(running):
                 if (code := ended(pid)) is not None:
@@ -129,6 +132,8 @@ def at_random(path: Path, out: Path, workers: int, longest: float, dice: random.
             else:
                 complete = True
             running.remove(victim)
+            now = len(files(out))
+            most, before = (longest if now > before else 1.3 * most), now
 
 
 def files(out: Path) -> dict[str, bytes]:

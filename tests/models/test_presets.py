@@ -151,7 +151,7 @@ def test_untrained_models_of_the_zoo_too():
 def test_settings_beside_the_weights_go_first(saved_model, tmp_path):
     for name in catalogue.MODELS:
         tuned = json.loads((catalogue.path(name) / "softpag.json").read_text())["settings"]
-        assert dataclasses.asdict(dx.preset(name, "softpag")) == tuned
+        assert dx.preset(name, "softpag") == dx.SoftPAG(**tuned)
         tables = find(name).settings
         assert not [m for m in tables if (catalogue.path(name) / f"{m}.json").exists()], (
             "a setting is there twice"

@@ -44,9 +44,7 @@ MODEL, TASK = "shapes-sd", "two_object"
 PLAIN, OURS = "plain", "IR-Diffusion"
 APART = 500  # from the noise of a scene to that of the next one
 MEASURES = "colour", "size", "place"
-TRIED = {
-    f"start {s:g}, lambda {x:g}": {"start": s, "cross_lambda": x} for s in (0.0, 0.4) for x in (0.5, 0.9)
-}
+TRIED = {f"start {start:g}": {"start": start, "cross_lambda": 0.9} for start in (0.0, 0.4, 0.6, 0.8)}
 # What is left out of the chosen settings.
 WITHOUT = {
     "without isolation": {"isolation": False},

@@ -47,6 +47,7 @@ def story(
         ),
     ] = "auto",
     settings: opt.Settings = None,
+    preset: opt.Preset = None,
     seed: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +92,7 @@ def story(
     told = story_file.read(file, subject or [], scene or [])
     first, drawn = _seed(seed, told)
     checkpoint = Checkpoint.resolve(model)
-    method = story_file.method_of(told, settings or [])
+    method = story_file.method_of(told, settings or [], checkpoint, preset)
     segmenter = story_file.segmenter_of(masks, bool(checkpoint.tasks), told.subjects)
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)

@@ -6,9 +6,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..pipelines.story_text import StoryScene
+
+if TYPE_CHECKING:
+    from ..models.checkpoint import Checkpoint
 
 KEYS = "seed", "subjects", "scenes", "method"
 
@@ -49,17 +52,23 @@ def read(path: str | None, subjects: Sequence[str], scenes: Sequence[str]) -> To
     return Told(named, [_scene(path, scene) for scene in listed], seed, settings)
 
 
-def method_of(told: Told, settings: list[str]) -> Any:
-    """Build the method with the settings of the file, and those of the command line above them."""
+def method_of(told: Told, settings: Sequence[str], checkpoint: Checkpoint, preset: bool | None) -> Any:
+    """Build the method: the settings known for the model, those of the file, then those of `--set`.
+
+    `preset` False leaves the first, True requires them.
+    """
     from ..settings.methods import build, checked
 
-    masks = "reference_masks", "scene_masks"
-    table = checked("ir-diffusion", told.settings, "the story's method")
-    if given := [
-        key for key in (*table, *(s.partition("=")[0].split(".")[-1] for s in settings)) if key in masks
-    ]:
+    name, masks = "ir-diffusion", ("reference_masks", "scene_masks")
+    table = checked(name, told.settings, "the story's method")
+    named = [*table, *(text.partition("=")[0].split(".")[-1] for text in settings)]
+    if given := [key for key in named if key in masks]:
         raise ValueError(f"a story finds {given[0]} by itself; leave it out, or use dx.IRDiffusion in Python")
-    (method,) = build(["ir-diffusion"], settings, {"ir-diffusion": table}, required=False)
+    found = checkpoint.required_preset() if preset else checkpoint.preset
+    known = found.settings.get(name, {}) if found and preset is not False else {}
+    if preset and not known:
+        raise ValueError(f"no settings of {name} are known for {checkpoint.name}; leave --preset out")
+    (method,) = build([name], settings, {name: {**known, **table}}, required=False)
     return method
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import MethodError, UnsupportedError
+from ..models.presets import known
 from ..processors.ir_cores import link
 from ..processors.ir_diffusion import IRDiffusion
 from ..processors.reference_bank import ReferenceBank
@@ -41,7 +42,8 @@ class StoryPipeline:
     3. References are drawn once more, and the keys and values of their subjects are kept for all scenes.
     4. Scenes are drawn from the noise of their rehearsal. A scene without subjects is its rehearsal.
 
-    `method` has the settings of `IRDiffusion`, without masks. `cache` says where keys and values are kept:
+    `method` has the settings of `IRDiffusion`, without masks; by default those that are known for the model.
+    `cache` says where keys and values are kept:
     `"device"`, `"cpu"`, or `"off"`, where references are drawn again with each scene. The pipeline itself
     stays as it is.
 
@@ -61,7 +63,7 @@ class StoryPipeline:
         cache_limit_gib: float = 16.0,
     ) -> None:
         self.pipe = pipe
-        self.method = IRDiffusion() if method is None else method
+        self.method = usual(pipe) if method is None else method
         self.segmenter = segmenter
         self.tries = tries
         self.cache = cache
@@ -244,3 +246,9 @@ class StoryPipeline:
                 f"{type(self.pipe).__name__} does not show; pass segmenter=, a function of a picture and the "
                 "text of a subject that returns its mask."
             ) from error
+
+
+def usual(pipe: Any) -> IRDiffusion:
+    """Return the method with the settings that are known for a pipeline that was loaded by name."""
+    found = known(pipe) if getattr(pipe, "name_or_path", None) else None
+    return IRDiffusion(**(found.settings.get(IRDiffusion.name, {}) if found else {}))

@@ -81,12 +81,10 @@ class IRDiffusion(Method):
         0.5, "share", "of the tokens of a subject that do not see its reference", bounds=(0.0, 1.0)
     )
     ref_bias: float = setting(0.0, "logits", "added where a reference is seen", bounds=(-20.0, 20.0))
-    # DreamStory takes 0.9, which spoiled more scenes of shapes-sd.
     cross_lambda: float = setting(
-        0.5, "share", "of cross-attention that goes to the prompt of the reference", bounds=(0.0, 1.0)
+        0.9, "share", "of cross-attention that goes to the prompt of the reference", bounds=(0.0, 1.0)
     )
-    # The published code changes all steps. On shapes-sd subjects then leave the places where they were found.
-    start: float = setting(0.4, "fraction of steps", "first step that changes", bounds=(0.0, 1.0))
+    start: float = setting(0.0, "fraction of steps", "first step that changes", bounds=(0.0, 1.0))
     stop: float = setting(1.0, "fraction of steps", "end of the steps that change", bounds=(0.0, 1.0))
     seed: int = setting(0, "seed", "of the tokens that mask_dropout draws")
 

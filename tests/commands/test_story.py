@@ -40,9 +40,11 @@ def test_a_story_is_written_once(cli, tmp_path):
     same = [(tmp_path / f"scene-02{end}.png").stat().st_size > 0 for end in ("", "-plain")]
     assert all(same) and Image.open(tmp_path / "story.png").width > 400
     assert "finished before" in cli(*words)[1]
-    code, _, err = cli(*words, "--set", "cross_lambda=0.2")
+    assert found["asked"]["methods"][0]["start"] == 0.8, "that of the preset"
+    code, _, err = cli(*words, "--set", "cross_lambda=0.2", "--no-preset")
     assert code == 0 and "held another story, whose pictures of the same names are replaced" in err
-    assert json.loads((tmp_path / "story.json").read_text())["asked"]["methods"][0]["cross_lambda"] == 0.2
+    method = json.loads((tmp_path / "story.json").read_text())["asked"]["methods"][0]
+    assert (method["cross_lambda"], method["start"]) == (0.2, 0.0)
 
 
 def test_a_story_from_a_file(cli, tmp_path):

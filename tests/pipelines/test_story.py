@@ -200,6 +200,13 @@ def test_stories_that_are_refused(settings, error, said):
         told(**settings)
 
 
+def test_settings_that_are_known_for_a_model_are_taken():
+    pipe = dx.load("shapes-sd")
+    assert StoryPipeline(pipe).method == dx.preset("shapes-sd", "ir-diffusion") != dx.IRDiffusion()
+    assert StoryPipeline(pipe, METHOD).method == METHOD
+    assert StoryPipeline(host("sd").build()).method == dx.IRDiffusion()
+
+
 def test_what_a_story_sets_is_not_taken():
     pipe = host("sd").build()
     with pytest.raises(dx.MethodError, match="a story sets generator by itself"):

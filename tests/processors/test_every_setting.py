@@ -388,6 +388,7 @@ DRAWN = dict(
     scene_masks=[LEFT_HALF, RIGHT_HALF],
     mask_dropout=0.0,
     start_layer=0.0,
+    cross_lambda=0.9,
     start=0.0,
 )
 ALL, UP, LAST = [""], ["up_blocks"], ["up_blocks.1.attentions.1"]
@@ -424,7 +425,7 @@ def test_ir_diffusion_by_the_paper_written_out():
         settings = DRAWN | more
         first, second = ir_masks(settings["scene_masks"])
         first = first & ~second  # the second is as large or smaller, and keeps what they share
-        facts = dict(cross_lambda=0.5) | {k: v for k, v in settings.items() if k in ir_oracles.PLAIN}
+        facts = {k: v for k, v in settings.items() if k in ir_oracles.PLAIN}
         facts |= dict(
             reference=ir_masks(settings["reference_masks"]),
             scene=[first, second],

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import diffusers_ext as dx
 from bench.ledger import RESULTS
 from bench.studies import story
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.pipelines.story_panel import Panel
+from diffusers_ext.settings.methods import as_dict
 from diffusers_ext.zoo.world.captions import Object, Spec
 from diffusers_ext.zoo.world.render import draw as painted
 
@@ -104,6 +106,8 @@ def test_the_committed_figures_are_of_the_shipped_weights():
     found = json.loads((RESULTS / f"story-{story.MODEL}.json").read_text())
     assert found["weights"] == Checkpoint.resolve(story.MODEL).fingerprint
     assert found["settings"] == story.TRIED[story.chosen(found["tried"])]
+    preset = as_dict(dx.preset(story.MODEL, "ir-diffusion"))
+    assert {name: preset[name] for name in found["settings"]} == found["settings"]
     for label, entry in found["variants"].items():
         assert f"| {label} | " in story.to_markdown(found) and entry["right"]["n"] == 2 * found["stories"]
 

@@ -54,7 +54,7 @@ class AStar(PromptMethod):
         "lists for each prompt, or a function of the prompt; none: what rules find",
     )
     adjectives: bool = setting(
-        True, "", "concepts that are found include the words before their noun, such as its colour"
+        True, "switch", "concepts that are found include the words before their noun, such as its colour"
     )
     masks: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] | None = setting(
         None,

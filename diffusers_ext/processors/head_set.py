@@ -188,6 +188,11 @@ def kept(given: Any, fitted: Any) -> Any:
     if isinstance(given, HeadSet):
         return given
     if isinstance(fitted, str):
+        if fitted.lstrip()[:1] in ("{", "["):  # text of the wrong type, which no file is named like
+            raise MethodError(
+                'softpag.heads takes an object of module paths and head numbers, such as {"mid.attn1": [0, 2]}, '
+                f"or the file of a head set, got {fitted!r}."
+            )
         return HeadSet.load(fitted)
     if isinstance(fitted, list):
         return [kept(one, other) for one, other in zip(given, fitted, strict=True)]

@@ -70,7 +70,8 @@ def engaged(
     site, what cores report of themselves.
     """
     own, sparse = notes.of[id(method)], Slot.CORE in method.slots and method.saves_pairs
-    mine = [site for site in selected if changes(method, site)]
+    # A session that could not put its processors everywhere has no facts of the rest.
+    mine = [site for site in selected if site in facts and changes(method, site)]
     kinds = tuple(sorted({site.kind for site in mine}, key=list(KINDS).index))
     ran = [site for site in mine if own.sites[site]]
     return Engaged(

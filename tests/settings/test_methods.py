@@ -57,7 +57,7 @@ def test_heads(text, value):
         ("scale=true", "takes a number"),
         ("scale=null", "takes a number"),
         ("scope=image", r"image_rows \| image_block \| all, got 'image'"),
-        ("heads=3", "softpag.heads takes an object"),
+        ("heads=3", "The head set '3' cannot be read"),
         ('heads={"a": [0.5]}', "softpag.heads takes"),
     ],
 )

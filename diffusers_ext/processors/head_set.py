@@ -190,7 +190,7 @@ def kept(given: Any, fitted: Any) -> Any:
     if isinstance(fitted, str):
         if fitted.lstrip()[:1] in ("{", "["):  # text of the wrong type, which no file is named like
             raise MethodError(
-                'softpag.heads takes an object of module paths and head numbers, such as {"mid.attn1": [0, 2]}, '
+                'softpag.heads takes an object of modules and head numbers, such as {"mid.attn1": [0, 2]}, '
                 f"or the file of a head set, got {fitted!r}."
             )
         return HeadSet.load(fitted)

@@ -67,11 +67,11 @@ def _check(path: Path, record: Mapping[str, Any]) -> None:
 def _call(found: dict[str, Any], source: str) -> dict[str, Any]:
     """Check the arguments of a record; raises `ValueError` for those that no record has."""
     from ..jobs.prompts.entries import ARGUMENTS
-    from ..pipelines.recipe import NEVER
+    from ..sampling.call import SINGLE
     from ..settings.fields import fit
 
     for name, value in found.items():
-        if name in NEVER or "callback" in name:
+        if name in SINGLE or "callback" in name:
             raise ValueError(f"{source} sets {name}, which belongs to a single call; it was changed")
         fit(value, ARGUMENTS.get(name, Any), f"{source}: {name}")
     return found

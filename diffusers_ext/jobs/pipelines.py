@@ -13,6 +13,8 @@ from ..models.checkpoint import Checkpoint
 from ..outputs.record import PICTURES
 from ..outputs.target import FPS
 from ..outputs.video import SUFFIXES, check
+from ..sampling.call import SINGLE
+from ..sampling.host_call import OWN
 from ..zoo import cards, catalogue
 from . import tables
 
@@ -70,11 +72,20 @@ def kind(model: Checkpoint, output: tables.OutputTable, call: Mapping[str, Any],
 
 
 def _parameters(model: Checkpoint) -> tuple[str, ...]:
-    """Return the arguments that a pipeline takes; none for a class that diffusers does not have."""
+    """Return the arguments that a job may set; none for a class that diffusers does not have.
+
+    Those that belong to a single picture are left out.
+    """
     import diffusers
 
     name = json.loads((model.home / cards.INDEX).read_text(encoding="utf-8")).get("_class_name")
     found = getattr(diffusers, str(name), None)
     if found is None:
         return ()
-    return tuple(name for name in inspect.signature(found.__call__).parameters if name != "self")
+    named = inspect.signature(found.__call__).parameters.values()
+    own = ("self", *SINGLE, *OWN)
+    return tuple(
+        p.name
+        for p in named
+        if p.name not in own and "callback" not in p.name and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    )

@@ -54,7 +54,7 @@ class Watch(Attempts):
         self._done: set[str] = set()
         self._failed: set[str] = set()
         self._said: set[str] = set()  # a text for many seeds is warned of once
-        self._share, self._step = 0.0, ""
+        self._share, self._at = 0.0, ""
         self._drawn = self._reported = self._began = time.monotonic()
         self.known = 0  # finished before this process began
 
@@ -67,7 +67,7 @@ class Watch(Attempts):
     def _note(self, line: Line, again: bool) -> None:
         if line.get("job") != self._mark:
             return
-        self._size, self._share, self._step = 0, 0.0, ""
+        self._size, self._share, self._at = 0, 0.0, ""
         if line["status"] == DONE:
             new = line["id"] not in self._done
             self._done.add(line["id"])
@@ -109,7 +109,7 @@ class Watch(Attempts):
             super().line(text)
 
     def _move(self, share: float, step: str) -> None:
-        self._share, self._step = share * self._size, step
+        self._share, self._at = share * self._size, step
         self._draw()
 
     def _draw(self) -> None:
@@ -119,9 +119,7 @@ class Watch(Attempts):
         self._drawn = now
         past = self.finished + len(self.failures)
         failed = f", {len(self.failures)} failed" if self.failures else ""
-        self._bar.set_description_str(
-            f"{past} of {self.total} {self.unit}s{failed}{self._step}", refresh=False
-        )
+        self._bar.set_description_str(f"{past} of {self.total} {self.unit}s{failed}{self._at}", refresh=False)
         self._bar.n = past + self._share
         with suppress(OSError):
             self._bar.refresh()

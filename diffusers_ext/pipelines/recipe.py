@@ -9,6 +9,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import MethodError
+from ..sampling.call import SINGLE
 from ..settings.methods import method_class
 from ..settings.registry import METHODS
 from . import sampler_data
@@ -16,7 +17,6 @@ from .plain import fitted, only, plain, settings_of
 
 VERSION = 1
 KEYS = ("recipe", "model", "pipeline", "call", "methods", "sampler", "written_by")
-NEVER = ("prompt", "generator", "latents", "return_dict", "output_type")  # belong to a single call
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _is_model(folder: Path) -> bool:
 def _call(call: Any, source: str) -> dict[str, Any]:
     if not isinstance(call, Mapping):
         raise MethodError(f"{source}call is a table of arguments, got {call!r}")
-    if taken := [name for name in NEVER if name in call]:
+    if taken := [name for name in SINGLE if name in call]:
         raise MethodError(f"{source}{taken[0]} belongs to a single call, not to a recipe; leave it out")
     return {str(name): plain(value, f"{source}the argument {name}") for name, value in call.items()}
 

@@ -11,6 +11,7 @@ from ..models.sizes import check_size, cut_of
 from . import guidance_arguments, required_inputs
 
 SEED_LIMIT = 2**63
+SINGLE = ("prompt", "generator", "latents", "return_dict", "output_type")  # of one call, never a setting
 
 
 class CallError(ValueError):

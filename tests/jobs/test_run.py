@@ -269,3 +269,16 @@ def test_a_line_that_was_cut_short_is_skipped(cli, tmp_path):
     with pytest.raises(ValueError):
         json.loads(torn)
     assert json.loads(last)["status"] == "done" and "0 now, 6 before" in cli("run", path)[1]
+
+
+def test_a_terminal_sees_a_bar_and_the_pictures_are_made(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    code, said, err = cli("run", write(tmp_path))
+    assert code == 0 and "6 of 6 images are finished" in said, err
+    assert "of 6 images" in err, "the bar"
+
+
+@pytest.mark.parametrize("key", ["prompt", "output_type", "generator", "num_images_per_prompt", "kwargs"])
+def test_arguments_of_a_single_picture_are_no_settings(cli, tmp_path, key):
+    code, _, err = cli("run", write(tmp_path, f"{TURBO}[call]\n{key} = 2\n{PROMPTS}"))
+    assert code == 2 and f"'{key}'" in err and err.count("\n") == 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluate.score import judge
 from ..models.prompts import misread
+from ..outputs.files import write_json
 from ..outputs.record import comment, write_image
 from ..outputs.video import write_video
 from ..sampling import identity
@@ -186,6 +187,8 @@ class Maker:
         record = identity.of(task.item, common) | {"size": list(image.size), "flags": flags}
         if isinstance(image, Clip):
             text = comment(record) if self.job.output.embed else None
+            if text is not None and place.suffix == ".gif":  # which holds no text
+                write_json(place.with_suffix(".json"), record)
             write_video(place, image.frames, task.point.kind.fps, text)
         else:
             write_image(place, image, record if self.job.output.embed else None)

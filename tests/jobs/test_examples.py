@@ -26,4 +26,5 @@ def test_examples_run(cli, tmp_path, name):
         assert len(pictures(out)) == 12 and (out / "00002" / "samples" / "00003.png").is_file()
         assert {p.name for p in (out / "00000").iterdir()} == {"metadata.jsonl", "samples"}
     if name == "clips":
-        assert len(list(out.glob("*.gif"))) == 1
+        (clip,) = out.glob("*.gif")
+        assert cli("show", clip)[0] == 0, "its record is beside it"

@@ -73,12 +73,8 @@ class HeadHunter:
                 f"HeadHunter needs one strength for all heads, got {self.guidance.strength}; write "
                 "guidance=dx.SoftPAG(scale=3, strength=0.25)."
             )
-        if not self.guidance.scale or not self.guidance.strength:
-            raise MethodError(
-                "HeadHunter compares what heads change, and guidance with "
-                f"scale={self.guidance.scale:g} and strength={self.guidance.strength:g} changes nothing; set "
-                "both above 0."
-            )
+        if why := self.guidance.why_never():
+            raise MethodError(f"HeadHunter compares what heads change, and guidance with {why}.")
 
     @classmethod
     def quality(cls, reward: Any, **settings: Any) -> HeadHunter:

@@ -247,6 +247,10 @@ REFUSED = {
     "one strength for all heads, got None": dict(guidance=dx.SoftPAG()),
     "scale=1 and strength=0 changes nothing": dict(guidance=dx.SoftPAG(strength=0.0)),
     "scale=0 and strength=1 changes nothing": dict(guidance=dx.SoftPAG(scale=0.0, strength=1.0)),
+    "temperature=1 changes nothing": dict(
+        guidance=dx.SoftPAG(strength=1.0, perturbation="temperature", temperature=1.0)
+    ),
+    "start=0.5 and stop=0.5 guides no step": dict(guidance=dx.SoftPAG(strength=1.0, start=0.5, stop=0.5)),
     "a reward is an object with score": dict(reward=3),
 }
 

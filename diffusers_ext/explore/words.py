@@ -42,8 +42,16 @@ def find(
     takes all words but articles, prepositions and the like, then all noun phrases.
 
     Raises `MethodError` for words that are empty, not in the prompt, or cut off by every text encoder, and
-    for a prompt without words. Raises `UnsupportedError` for models whose text keys are not tokens.
+    for a prompt without words. Raises `UnsupportedError` for models whose text keys are not tokens, and for a
+    call that gives other encoders another text.
     """
+    for name in ("prompt_2", "prompt_3"):
+        other = call.get(name)
+        if other and other != prompt and other != [prompt]:  # an empty one stands for the prompt
+            raise UnsupportedError(
+                f"Words are found at the same tokens of all text encoders, but {name} differs from prompt; "
+                f"leave {name} out."
+            )
     parts = family.text_parts(pipe, prompt, call)
     if not parts:
         raise UnsupportedError(

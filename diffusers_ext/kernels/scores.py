@@ -7,9 +7,14 @@ from torch import Tensor
 
 
 def scores(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the logits `[B, H, N, S]` of queries `q [B, N, H, D]` and keys `k [B, S, H, D]`."""
-    logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
-    return _masked(logits.to(_exact(q)) * q.shape[-1] ** -0.5, mask)
+    """Return the logits `[B, H, N, S]` of queries `q [B, N, H, D]` and keys `k [B, S, H, D]`.
+
+    Sums in half precision would overflow or merge keys, and autocast would go back to them.
+    """
+    exact = _exact(q)
+    with torch.autocast(q.device.type, enabled=False):
+        logits = q.to(exact).transpose(1, 2) @ k.to(exact).permute(0, 2, 3, 1)
+    return _masked(logits * q.shape[-1] ** -0.5, mask)
 
 
 def own_scores(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 from diffusers.hooks.hooks import ModelHook
 from torch import Tensor, nn
 
-from ..core import RunContext
+from ..core import RunContext, Site
 from ..processors.softpag import SoftPAG
 from ..session.arguments import by_name
 from ..session.checks import check_stock, inspect, select
@@ -55,7 +55,7 @@ class PerturbedPass:
     def close(self) -> None:
         """Put the old processors back, if they are not back already.
 
-        Raises `RuntimeError` if the call that has ended did not run the processors.
+        Raises `RuntimeError` if the call that has ended did not run all of the processors.
         """
         opened, self._opened = self._opened, None
         if opened is None:
@@ -63,15 +63,15 @@ class PerturbedPass:
         opened.put_back()
         if opened.raised:
             return
-        paths = ", ".join(sorted(site.path for site in self.processors))
         if not opened.called:
             raise RuntimeError(
                 f"{type(self.denoiser.model).__name__} was not called between prepare_models and "
                 "cleanup_models, so nothing was perturbed; call the denoiser that was prepared."
             )
         if opened.missed:
+            paths = ", ".join(sorted(site.path for site in opened.missed))
             raise RuntimeError(
-                f"the perturbed call did not run {paths}, so nothing was perturbed; undo what replaced "
+                f"the perturbed call did not run {paths}, which were to be perturbed; undo what replaced "
                 "processors or forward of the denoiser."
             )
 
@@ -89,7 +89,8 @@ class _Opened(ModelHook):
     def __init__(self, owner: PerturbedPass) -> None:
         super().__init__()
         self.owner = owner
-        self.called = self.raised = self.missed = False
+        self.called = self.raised = False
+        self.missed: list[Site] = []  # whose processors did not run
         model = owner.denoiser.model
         self._swap = Swap(model, owner.denoiser.sites)
         self._swap.put(owner.processors)
@@ -107,7 +108,9 @@ class _Opened(ModelHook):
             self.raised = False
             return out
         finally:
-            self.missed = self._counted() == self._counts and not self._compiled()
+            if not self._compiled():
+                counts = self._counted()
+                self.missed = [site for site, before in self._counts.items() if counts[site] == before]
             self.put_back()
 
     def put_back(self) -> None:
@@ -118,8 +121,8 @@ class _Opened(ModelHook):
             undo()
             self._swap.restore()
 
-    def _counted(self) -> int:
-        return sum(processor.calls for processor in self.owner.processors.values())
+    def _counted(self) -> dict[Site, int]:
+        return {site: processor.calls for site, processor in self.owner.processors.items()}
 
     def _compiled(self) -> bool:
         """Return whether blocks are compiled, where calls are not counted."""

@@ -221,7 +221,14 @@ class AStar(PromptMethod):
                 f"astar keeps concepts apart, but two of those of {prompt!r} share words; name other words."
             )
         words = [" ".join(prompt[slice(*place)].lower().split()) for place in places]
-        areas = {self._masked(words, key): area for key, area in (self.masks or {}).items()}
+        areas = {}
+        for key, area in (self.masks or {}).items():
+            if (place := self._masked(words, key)) in areas:
+                raise MethodError(
+                    f"astar takes one mask for a concept, got a second one for {words[place]!r} as {key!r}; "
+                    "leave one out."
+                )
+            areas[place] = area
         return [
             Concept(w, span, areas.get(i)) for i, (w, span) in enumerate(zip(words, spans, strict=True))
         ], tokens

@@ -36,7 +36,7 @@ class PerturbedCore(ABC):
         return self.site.kind == "joint" and self.scope == "image_rows"
 
     def begin_pass(self, strength: Tensor, like: Tensor) -> None:
-        """Prepare for a perturbed pass with `strength [B, H]`, on the device and in the dtype of `like`.
+        """Prepare for a perturbed pass with `strength [B, H]`, on the device of `like`.
 
         What depends on the number of tokens is a tensor: a number would cost a compiled graph for each size.
         """
@@ -76,7 +76,7 @@ class Shuffled(PerturbedCore):
     def perturbed(
         self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None
     ) -> Tensor:
-        return torch.lerp(out, out.index_select(1, self.places), self.weight)
+        return _lerp(out, out.index_select(1, self.places), self.weight)
 
 
 class Tempered(PerturbedCore):
@@ -89,7 +89,7 @@ class Tempered(PerturbedCore):
     def perturbed(
         self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None
     ) -> Tensor:
-        return torch.lerp(out, self.inner(q, k / self.temperature, v, mask, layout), self.weight)
+        return _lerp(out, self.inner(q, k / self.temperature, v, mask, layout), self.weight)
 
 
 class _ByHead(PerturbedCore):
@@ -114,7 +114,7 @@ class _ByHead(PerturbedCore):
         layout: Layout | None,
     ) -> Tensor:
         """Return the output of the chosen heads, given the plain one, `[B, N, h, D]`."""
-        return torch.lerp(out, self.other(q, k, v, mask, layout).to(out.dtype), weight)
+        return _lerp(out, self.other(q, k, v, mask, layout), weight)
 
     @abstractmethod
     def other(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
@@ -164,7 +164,7 @@ class _OneKey(_ByHead):
         rows, text = layout.vision, layout.text
         own, value = self.key(*(x[:, rows] for x in (q, k, v)), part_of(mask, rows, rows))
         other = beside_text(own, value, q, k, v, mask, rows, text)
-        return torch.slice_scatter(out, torch.lerp(out[:, rows], other, weight), 1, rows.start, rows.stop)
+        return torch.slice_scatter(out, _lerp(out[:, rows], other, weight), 1, rows.start, rows.stop)
 
     def keeps_text(self, layout: Layout | None) -> bool:
         """Return whether image rows also see a text that is in the sequence."""
@@ -186,7 +186,7 @@ class Identity(_OneKey):
     ) -> Tensor:
         if self.keeps_text(layout):
             return super().perturbed(out, q, k, v, mask, layout)
-        return torch.lerp(out, v, self.weight)  # for all heads, which copies nothing
+        return _lerp(out, v, self.weight)  # for all heads, which copies nothing
 
     def key(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return own_scores(q, k, mask), v
@@ -198,6 +198,11 @@ class Strongest(_OneKey):
     def key(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         best = strongest(q, k, mask)
         return scores_at(q, k, mask, best), at(v, best)
+
+
+def _lerp(out: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Lerp in the dtype of `out`, which under autocast is not that of the call of the denoiser."""
+    return torch.lerp(out, other.to(out.dtype), weight.to(out.dtype))
 
 
 def image_rows(layout: Layout, like: Tensor) -> Tensor:

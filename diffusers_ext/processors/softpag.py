@@ -207,6 +207,16 @@ class SoftPAG(Guidance):
         common = self._row_strengths() if head_sets.shared(self._head_sets()) else []
         return self.scale == 0.0 or not any([*own, *common])
 
+    def why_never(self) -> str | None:
+        """Return the settings of a strength for all heads that guide no step of any run, with a remedy."""
+        if self.scale == 0.0 or self.strength == 0.0:
+            return f"scale={self.scale:g} and strength={self.strength:g} changes nothing; set both above 0"
+        if self._is_off():
+            return "temperature=1 changes nothing; set another one"
+        if self.start == self.stop:
+            return f"start={self.start:g} and stop={self.stop:g} guides no step; set them apart"
+        return None
+
     def active(self, run: RunContext) -> bool:
         if self._is_off():
             return False

@@ -51,6 +51,18 @@ def test_a_word_that_clip_cuts_off_has_the_tokens_of_t5():
     assert "red" not in columns(pipe, None, f"cat {long}", max_sequence_length=24)
 
 
+@pytest.mark.parametrize(
+    "name, given", [("sdxl", "prompt_2"), ("sd3", "prompt_2"), ("sd3", "prompt_3"), ("flux", "prompt_2")]
+)
+def test_another_text_for_another_encoder_is_refused(name, given):
+    host, pipe = built(name)
+    for text in ("a red dog", ["a red dog"]):
+        with pytest.raises(UnsupportedError, match=f"but {given} differs from prompt; leave {given} out"):
+            columns(pipe, "red", **host.extra | {given: text})
+    for same in (PROMPT, [PROMPT], None, ""):
+        assert columns(pipe, "red", **host.extra | {given: same}) == columns(pipe, "red", **host.extra)
+
+
 def test_hunyuan_video_crops_the_template():
     host, pipe = built("hunyuan-video")
     template = {"template": "so: {}.", "crop_start": 4}

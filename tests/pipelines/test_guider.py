@@ -228,6 +228,26 @@ def test_a_pass_that_perturbs_nothing_is_an_error():
         SD3.run(pipe)
 
 
+def test_a_pass_that_perturbs_a_part_of_the_layers_is_an_error():
+    layers = {f"transformer_blocks.{number}.attn": None for number in range(2)}
+    pipe = SD3.build(guider(SD3, heads=layers))
+    first = SD3.model(pipe).transformer_blocks[0].attn
+    stock = first.processor
+    SD3.model(pipe).register_forward_pre_hook(lambda *_: setattr(first, "processor", stock))
+    with pytest.raises(RuntimeError, match=r"did not run transformer_blocks\.0\.attn, which were"):
+        SD3.run(pipe)
+
+
+@pytest.mark.parametrize("mode, scope", [("identity", "image_rows"), ("max", "image_block")])
+def test_autocast(mode, scope):
+    """Attention is in bfloat16 there, while latents and text are in float32."""
+    pipe = SD3.build(guider(SD3, perturbation=mode, scope=scope))
+    wanted = SD3.run(pipe, num_inference_steps=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = SD3.run(pipe, num_inference_steps=1)
+    torch.testing.assert_close(ours.float(), wanted, rtol=0, atol=0.1)
+
+
 @pytest.mark.slow
 def test_compiled_blocks():
     """Processors come and go; that costs the graphs of a perturbed pass, once."""

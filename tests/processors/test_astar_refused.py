@@ -25,6 +25,10 @@ SIDES = [[1.0, 0.0]] * 2, [[0.0, 1.0]] * 2  # halves of the picture as rows of n
             "masks of 'red cat' and 'blue dog' overlap",
         ),
         (dict(masks={"cat": SIDES[0], "dog": [[1.0, 1.0]] * 2}), "'blue dog' overlap; draw them apart"),
+        (
+            dict(masks={"cat": [0, 0, 0.4, 1], "red cat": [0.6, 0, 1, 1]}),
+            "one mask for a concept, got a second one for 'red cat' as 'red cat'; leave one out",
+        ),
         (dict(masks={"cat": [[1.0, 0.0]]}), "has 1 x 2 places, but the maps of this picture have 16 x 16"),
         (dict(masks={"cat": [0.0, 0.0, 0.01, 1.0]}), "holds none of the 16 x 16 places"),
     ],

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...errors import MethodError
 from ...processors.head_set import Head
 from ...settings.fields import setting
 from .rounds import Rounds, Scores, ranked
@@ -24,6 +25,14 @@ class FastHeadHunter(HeadHunter):
     keep: float = setting(0.5, "fraction of heads", "that goes on; 1 keeps all", bounds=(0.0, 1.0))
     probes: int = setting(4, "pairs", "on which the first step is compared", bounds=(1, None))
     halvings: int = setting(2, "times", "that the worse half of the heads is dropped", bounds=(0, None))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep < 1 and self.guidance.start > 0:
+            raise MethodError(
+                "FastHeadHunter compares heads in the first step, which guidance with "
+                f"start={self.guidance.start:g} leaves alone; set start=0, or keep=1 to try all heads."
+            )
 
     def _tried(self, rounds: Rounds, pool: Sequence[Head], count: int) -> list[Head]:
         if (left := self._left(len(pool), count)) == len(pool):

@@ -73,12 +73,8 @@ class HeadHunter:
                 f"HeadHunter needs one strength for all heads, got {self.guidance.strength}; write "
                 "guidance=dx.SoftPAG(scale=3, strength=0.25)."
             )
-        if not self.guidance.scale or not self.guidance.strength:
-            raise MethodError(
-                "HeadHunter compares what heads change, and guidance with "
-                f"scale={self.guidance.scale:g} and strength={self.guidance.strength:g} changes nothing; set "
-                "both above 0."
-            )
+        if why := self.guidance.why_never():
+            raise MethodError(f"HeadHunter compares what heads change, and guidance with {why}.")
 
     @classmethod
     def quality(cls, reward: Any, **settings: Any) -> HeadHunter:
@@ -131,7 +127,8 @@ class HeadHunter:
         identity = {
             "search": type(self).__name__,
             "pipeline": type(pipe).__name__,
-            "scheduler": type(pipe.scheduler).__name__,
+            "scheduler": [type(pipe.scheduler).__name__, _config(pipe.scheduler)],
+            "dtypes": {c: str(d.model.dtype) for c, d in found.items()},
             "denoisers": facts,
             "weights": weights_mark(denoisers(pipe)),
             "settings": settings,
@@ -238,6 +235,11 @@ def _name(pipe: Any) -> str:
     """Return the name that a pipeline was loaded by; of a folder its last part."""
     name = getattr(pipe, "name_or_path", None) or ""
     return Path(name).name if Path(name).is_dir() else name
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    """Return the settings of a scheduler, without the notes of diffusers on how it was made."""
+    return {name: value for name, value in sorted(scheduler.config.items()) if name[0] != "_"}
 
 
 def _check_shard(shard: Any, out: Any) -> None:

@@ -87,6 +87,13 @@ def test_it_goes_on_and_is_shared_like_the_full_search(tmp_path):
     assert not rows and found.picks == again.picks == alone.picks
 
 
+def test_guidance_that_leaves_the_first_step_alone_is_refused():
+    late = dx.SoftPAG(strength=1.0, start=0.5)
+    with pytest.raises(dx.MethodError, match=r"in the first step, .* with start=0\.5 leaves alone"):
+        fast(guidance=late)
+    assert fast(guidance=late, keep=1.0).guidance == late  # which ranks no head by its first step
+
+
 def test_no_head_moves_nothing():
     tiny, pipe = tiny_sd3()
     painter = Painter(pipe, GENTLE, ensemble(redness), [Pair(PROMPTS[0], 0)], call_of(tiny))

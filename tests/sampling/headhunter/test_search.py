@@ -196,6 +196,8 @@ def test_the_log_of_another_search_is_refused(tmp_path):
     other = built("sd3")[1]
     with torch.no_grad():
         next(other.transformer.parameters()).mul_(2)
+    shifted, half = built("sd3")[1], built("sd3")[1].to(torch.bfloat16)
+    shifted.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=6.0)
     for key, search in {
         "pairs": lambda: hunt().search(pipe, PROMPTS, 1, out=tmp_path, **call_of(tiny)),
         "settings": lambda: hunt(guidance=dx.SoftPAG(scale=1.0, strength=0.25)).search(
@@ -204,6 +206,8 @@ def test_the_log_of_another_search_is_refused(tmp_path):
         "rewards": lambda: hunt([(redness, 2.0)]).search(pipe, PROMPTS, out=tmp_path, **call_of(tiny)),
         "call": lambda: hunt().search(pipe, PROMPTS, out=tmp_path, **call_of(tiny, 2)),
         "weights": lambda: hunt().search(other, PROMPTS, out=tmp_path, **call_of(tiny)),
+        "scheduler": lambda: hunt().search(shifted, PROMPTS, out=tmp_path, **call_of(tiny)),
+        "dtypes": lambda: hunt().search(half, PROMPTS, out=tmp_path, **call_of(tiny)),
     }.items():
         with pytest.raises(MethodError, match=f"another {key} "):
             search()
@@ -247,6 +251,10 @@ REFUSED = {
     "one strength for all heads, got None": dict(guidance=dx.SoftPAG()),
     "scale=1 and strength=0 changes nothing": dict(guidance=dx.SoftPAG(strength=0.0)),
     "scale=0 and strength=1 changes nothing": dict(guidance=dx.SoftPAG(scale=0.0, strength=1.0)),
+    "temperature=1 changes nothing": dict(
+        guidance=dx.SoftPAG(strength=1.0, perturbation="temperature", temperature=1.0)
+    ),
+    "start=0.5 and stop=0.5 guides no step": dict(guidance=dx.SoftPAG(strength=1.0, start=0.5, stop=0.5)),
     "a reward is an object with score": dict(reward=3),
 }
 

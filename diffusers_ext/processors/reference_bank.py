@@ -33,7 +33,7 @@ class ReferenceBank:
         return replace(self, numbers=tuple(numbers), writing=False)
 
     def check(self, bytes_per_call: int, calls: int) -> None:
-        """Raise `MethodError` if a run that keeps something in `calls` calls would keep more than the limit."""
+        """Raise `MethodError` if a run that keeps something in `calls` calls would pass the limit."""
         total = bytes_per_call * calls / GIB
         if total > self.limit_gib:
             raise MethodError(

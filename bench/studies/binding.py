@@ -11,8 +11,6 @@ besides. Verdicts and pictures are kept in the folder `--cache`, so an interrupt
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 import diffusers_ext as dx
@@ -101,47 +98,31 @@ def measured(asked: Sequence[Question], methods: Methods, pictures: Pictures) ->
             seen(np.asarray(Image.open(file)), parse(q.item.prompt))
             for file, q in zip(files, asked, strict=True)
         ]
+    prompts = [q.item.prompt for q in asked]
     values = {m: {label: [row[m] for row in rows] for label, rows in made.items()} for m in MEASURES}
     others = [label for label in methods if label != PLAIN]
     return {
         "measures": {label: {m: asdict(accuracy(values[m][label])) for m in MEASURES} for label in methods},
         "changes": {
-            label: {m: asdict(paired(values[m][PLAIN], values[m][label])) for m in MEASURES}
+            label: {m: asdict(paired(values[m][PLAIN], values[m][label], prompts)) for m in MEASURES}
             for label in others
         },
     }
 
 
-def costs(methods: Methods, rounds: int = 5, together: int = 4) -> dict[str, dict[str, float]]:
-    """Return evaluations a picture, and seconds as a share of the plain ones (median, drawn in turn)."""
+def costs(methods: Methods) -> dict[str, dict[str, float]]:
+    """Return evaluations a picture."""
     checkpoint = Checkpoint.resolve(MODEL)
     pipe, call = checkpoint.load(), dict(checkpoint.call)
     pipe.set_progress_bar_config(disable=True)
-    prompts = [q.item.prompt for q in questions(TUNING, together, 0, ("three_object",))]
-    shares: dict[str, list[float]] = {label: [] for label in methods}
-    spent: dict[str, float] = {}
-
-    def noise() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(i) for i in range(together)]
-
-    def timed(each: tuple[Any, ...]) -> float:
-        with dx.apply(pipe, *each) if each else nullcontext():
-            began = time.perf_counter()
-            pipe(prompts, generator=noise(), **call)
-            return time.perf_counter() - began
-
+    (question,) = questions(TUNING, 1, 0, ("three_object",))
+    spent = {}
     for label, each in methods.items():
         with dx.apply(pipe, *each) if each else nullcontext():
             one = dx.BestOfN(n=1, rewards=lambda images, _: images.mean((1, 2, 3)))
-            spent[label] = one.sample(pipe, prompts[0], progress=False, **call).cost
-    for _ in range(rounds):
-        plain = timed(())
-        for label, each in methods.items():
-            shares[label].append(timed(each) / plain if each else 1.0)
-    return {
-        label: {"evaluations": spent[label], "seconds_share": statistics.median(shares[label])}
-        for label in methods
-    }
+            cost = one.sample(pipe, question.item.prompt, progress=False, **call).cost
+            spent[label] = {"evaluations": cost}
+    return spent
 
 
 def main() -> None:

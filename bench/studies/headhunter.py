@@ -3,7 +3,7 @@
     python -m bench.studies.headhunter --model shapes-sd --n 20
 
 Heads are searched with the learned reward on tuning prompts. The rival is PAG on its best layer. Both then
-try as many settings on the same prompts, and the layer gets as many pictures in all. What is best for each is
+try as many settings on the same prompts, and the layer gets about as many pictures. What is best for each is
 compared with the plain model on held-out prompts: at its usual number of steps, and at one that takes as many
 evaluations of the denoiser as guidance does. Pictures are paired by their noise. Everything is kept in the
 folder `--cache`, so an interrupted run goes on.

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from diffusers_ext import explore
-from diffusers_ext.evaluate.statistics import mean
+from diffusers_ext.evaluate.statistics import mean, share
 from diffusers_ext.evaluate.suite import Question, questions
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.files import output_folder, write_json
@@ -33,7 +33,7 @@ from ..runner import suite_parser
 
 MODEL, TASK = "shapes-sd", "color_attr"
 KINDS = "shape", "colour", "phrase"
-MEASURES = "hit", "control", "chance", "mass"
+MEASURES = {"hit": share, "control": share, "chance": mean, "mass": mean}
 ALL = "mean of all layers"
 COLOURED = 0.24  # chroma from which a pixel belongs to an object, as in the detector
 SAME = 0.2  # difference of areas up to which a coloured part is the object that was found
@@ -125,7 +125,7 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for (layer, kind), own in groups.items():
         prompts = [row.prompt for row in own]
-        found[layer][kind] = {m: mean([float(getattr(r, m)) for r in own], prompts) for m in MEASURES}
+        found[layer][kind] = {m: of([getattr(r, m) for r in own], prompts) for m, of in MEASURES.items()}
     return dict(found)
 
 
@@ -136,7 +136,7 @@ def by_word(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     for word in (*SHAPES, *COLOURS):
         some = [row for row in own if row.word == word]
         if some:
-            found[word] = mean([float(row.hit) for row in some], [row.prompt for row in some])
+            found[word] = share([row.hit for row in some], [row.prompt for row in some])
     return found
 
 
@@ -163,7 +163,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         f"{found['model']}, {found['n']} held-out prompts for two objects that differ in colour and shape. "
         f"The detector found {one['n']} of the objects apart from others; the other {found['missed']} are "
         f"left out. The second layer was chosen on {found['tuning']} prompts of tuning. Intervals hold 95 %, "
-        "over prompts."
+        "over prompts; where all or none hit, they are Wilson's of as many trials as prompts."
     )
     shapes = [f"{word} {100 * found['by_word'][word]['mean']:.0f} %" for word in SHAPES]
     each = f"Peaks in the box by shape, in the mean of all layers: {', '.join(shapes)}."

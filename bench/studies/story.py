@@ -7,7 +7,9 @@ subjects, and measures them. `right` counts scenes with the objects that were as
 subject that is found it gives `colour`, the mean distance to the reference in RGB from 0 to 1, and `size`,
 the logarithm of the ratio of areas, without its sign. `place` is the overlap with the subject of the plain
 scene. Settings are compared on the tuning suite, and all figures of the table are of held-out prompts, where
-all variants draw a scene from the same noise. Results are kept story by story in the folder `--cache`, so an
+all variants draw a scene from the same noise. The plain scene is the first of up to three rehearsals that
+shows both subjects, so the share of right scenes favours it. Stories without references are left out, and
+counted. Results are kept story by story in the folder `--cache`, so an
 interrupted run goes on.
 """
 
@@ -183,6 +185,11 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         f"{found['model']}, {found['stories']} held-out stories of two scenes, paired by noise; settings "
         f"were chosen on {found['tuning_stories']} stories of tuning."
     )
+    if dropped := found.get("dropped"):
+        made += (
+            f" References of {dropped['stories']} further stories, and {dropped['tuning_stories']} of "
+            "tuning, were not found."
+        )
     heads = ["scenes right", "colour", "colour, less plain", "size", "place"]
     return "\n".join(
         [
@@ -245,6 +252,8 @@ def main() -> None:
         "suite": "held-out",
         "stories": len(stories),
         "tuning_stories": len(tuned),
+        # Those whose references were not found.
+        "dropped": {"stories": args.n - len(stories), "tuning_stories": args.tuning_n - len(tuned)},
         "seed": args.seed,
         "weights": model.fingerprint,
         "call": dict(model.call),

@@ -128,6 +128,22 @@ def bootstrap(
 
 
 def mean(values: Sequence[float], groups: Sequence[Hashable]) -> dict[str, float]:
-    """Compute the mean of values with its bootstrap interval over groups, as a dictionary."""
+    """Compute the mean of values with its bootstrap interval over groups, as a dictionary.
+
+    The interval of equal values has no width, so use `share` for yes and no.
+    """
     low, high = bootstrap(values, groups)
     return {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def share(values: Sequence[bool], groups: Sequence[Hashable]) -> dict[str, float]:
+    """Compute a share with its interval over groups, as `mean` does.
+
+    If all values are equal, a bootstrap sees no chance. The interval is then Wilson's of as many trials as
+    there are groups.
+    """
+    found = mean(np.asarray(values, float), groups)
+    if found["mean"] in (0.0, 1.0):
+        n = len(set(groups))
+        found["low"], found["high"] = wilson(n * int(found["mean"]), n)
+    return found

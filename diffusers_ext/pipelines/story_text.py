@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import MethodError
@@ -49,8 +49,9 @@ def words(text: str) -> str:
 def read(scene: str | StoryScene, subjects: Mapping[str, str]) -> StoryScene:
     """Return a scene with the words of each subject that it holds.
 
-    In text, a name stands for the text of its subject, and a subject is also found by its text. Raises
-    `MethodError` for an empty scene, an unknown subject and words that are not in the prompt.
+    In text, a name stands for the text of its subject. A subject is also found by its text, but not inside
+    the longer text of another one. Raises `MethodError` for an empty scene, an unknown subject and words that
+    are not in the prompt.
     """
     if isinstance(scene, StoryScene):
         for name, said in scene.subjects.items():
@@ -68,12 +69,16 @@ def read(scene: str | StoryScene, subjects: Mapping[str, str]) -> StoryScene:
     if not isinstance(scene, str) or not scene.split():
         raise MethodError(f"a scene is a text that is not empty, got {scene!r}; write a prompt.")
     by_name = {name.lower(): text for name, text in subjects.items()}
-    prompt = " ".join(_pattern(subjects).sub(lambda m: by_name[m[0].lower()], scene).split())
-    held = {name: words(text) for name, text in subjects.items() if _pattern([words(text)]).search(prompt)}
-    return StoryScene(prompt, held)
+    names = _pattern(subjects)
+    prompt = " ".join(names.sub(lambda m: by_name[m[0].lower()], scene).split())
+    named = {found.lower() for found in names.findall(scene)}
+    own = {name: words(text) for name, text in subjects.items()}
+    rest = names.sub("|", scene)  # no words go across a name
+    seen = {" ".join(found.lower().split()) for found in _pattern(own.values()).findall(rest)}
+    return StoryScene(prompt, {n: t for n, t in own.items() if n.lower() in named or t.lower() in seen})
 
 
-def _pattern(texts: Sequence[str] | Mapping[str, str]) -> re.Pattern[str]:
+def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
     """Find complete words in upper or lower case, the longest text first."""
     escaped = (r"\s+".join(map(re.escape, t.split())) for t in sorted(texts, key=len, reverse=True))
     return re.compile(rf"(?<![\w-])(?:{'|'.join(escaped)})(?![\w-])", re.IGNORECASE)

@@ -30,7 +30,7 @@ class IRDiffusion(Method):
     - Isolation: in all layers a token of one subject does not see tokens of another one.
     - Reposition: from layer `start_layer` on a token of subject i also sees the tokens of subject i in
       reference i, resized to its box in the scene. `mask_dropout` of its tokens do not, drawn anew in each
-      step.
+      step. If the draw leaves none, all of them do, except at 1, where none ever does.
     - Cross-attention: `cross_lambda` of what it reads comes from the prompt of reference i.
 
     The paper moves the subject in reference and scene to one place. Here the keys of the reference alone are
@@ -173,6 +173,16 @@ class IRDiffusion(Method):
         if (self.start, self.stop) == (0.0, 1.0) or run.step is None:
             return self.start < self.stop
         return run.step in step_window(self.start, self.stop, run.steps)
+
+    def changing(self, run: RunContext, calls: int) -> int:
+        """Return in how many of the `calls` of the denoiser in a run the method acts.
+
+        Some schedulers call it twice in a step, but not in the last one. The result is then an upper bound.
+        """
+        if (self.start, self.stop) == (0.0, 1.0) or run.steps is None:
+            return calls if self.start < self.stop else 0
+        each = math.ceil(calls / run.steps)
+        return min(calls, each * len(step_window(self.start, self.stop, run.steps)))
 
     def idle(self, run: RunContext) -> str | None:
         """Return why no step of a run changed; `None` also if the settings switch all parts off."""

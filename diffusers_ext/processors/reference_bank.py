@@ -18,7 +18,7 @@ class ReferenceBank:
     A session either writes it, in a run of the N references alone, or reads it in runs of one scene each.
     `numbers` are those of its subjects, in the order in which the method of the session has them. Runs must
     have the same schedule. With `device` the tensors are kept there, such as `"cpu"`. A run of the references
-    makes `calls` calls of the denoiser, and at most `limit_gib` may be kept.
+    makes `calls` calls of the denoiser in all, and at most `limit_gib` may be kept.
     """
 
     device: str | None = None
@@ -32,12 +32,12 @@ class ReferenceBank:
         """Return a view of the same tensors for a scene with some of the subjects."""
         return replace(self, numbers=tuple(numbers), writing=False)
 
-    def check(self, bytes_per_call: int) -> None:
-        """Raise `MethodError` if a run would keep more than the limit."""
-        total = bytes_per_call * self.calls / GIB
+    def check(self, bytes_per_call: int, calls: int) -> None:
+        """Raise `MethodError` if a run that keeps something in `calls` calls would pass the limit."""
+        total = bytes_per_call * calls / GIB
         if total > self.limit_gib:
             raise MethodError(
-                f"the references of this story need {total:.2g} GiB for {self.calls} calls of the denoiser, "
+                f"the references of this story need {total:.2g} GiB for {calls} calls of the denoiser, "
                 f"and cache_limit_gib allows {self.limit_gib:g}; raise it, keep them in main memory with "
                 "cache='cpu', or draw them again for each scene with cache='off'."
             )

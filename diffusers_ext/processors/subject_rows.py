@@ -110,7 +110,8 @@ class SubjectCall:
                 "pipeline."
             )
         if self.bank is not None and self.bank.writing and self.place == 0:
-            self.bank.check(self._bytes(like) * branches)
+            calls = self.method.changing(self.run, self.bank.calls)
+            self.bank.check(self._bytes(like) * branches, calls)
 
     def _bytes(self, like: Tensor) -> int:
         """Return the size of the keys and values of all references, in one branch of one call."""
@@ -215,10 +216,15 @@ class SubjectCall:
         return taken, bias if bias.any() else None, distance
 
     def _drop(self, subject: SubjectTokens, size: tuple[int, int], offset: int) -> SubjectTokens:
-        """Draw which tokens look at the reference in this step; if none would, all do."""
+        """Draw which tokens look at the reference in this step.
+
+        At a share of 1 none do. Below it all do if the draw leaves none, as with subjects of a few tokens.
+        """
         share = self.method.mask_dropout
         if not share:
             return subject
+        if share == 1:
+            return replace(subject, looking=subject.scene[:0], resting=subject.scene)
         # One map for all subjects, so that their order does not matter, drawn alike in each layer of a grid.
         seed = zlib.crc32(f"{self.method.seed} {self.run.step} {size}".encode())
         drawn = torch.rand(size[0] * size[1], generator=torch.Generator().manual_seed(seed))

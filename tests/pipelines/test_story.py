@@ -95,20 +95,34 @@ def test_one_call_is_ir_diffusion_by_hand():
     assert np.array_equal(pixels([*story.references.values(), *story.panels]), wanted)
 
 
-def test_the_limit_of_what_is_kept_is_known_before_it_is_filled(monkeypatch):
+@pytest.mark.parametrize(
+    "window, calls", [({}, 4), ({"start": 0.75}, 1), ({"stop": 0.5}, 2), ({"start": 0.5, "stop": 0.5}, 0)]
+)
+def test_the_limit_of_what_is_kept_is_known_before_it_is_filled(monkeypatch, window, calls):
+    """Only calls in the window of steps count."""
+    method = dx.IRDiffusion(start_layer=0.0, **window)
     banks, wrote = [], []
     monkeypatch.setattr(ReferenceBank, "check", _noting(ReferenceBank.check, banks))
     monkeypatch.setattr(SelfCore, "put", _noting(SelfCore.put, wrote))
-    told(cfg=True)
+    told(steps=4, method=method)
     each = [sum(x.numel() * x.element_size() for x in kept[:2]) for key, kept in banks[0].kept.items()
             if key[1] != "text"]  # fmt: skip
     exact = sum(each) / GIB
-    assert banks[0].calls == 2
-    told(cache_limit_gib=exact * 1.001)
-    wrote.clear()
-    with pytest.raises(dx.MethodError, match="for 2 calls of the denoiser, and cache_limit_gib allows"):
-        told(cache_limit_gib=exact * 0.999)
-    assert not wrote
+    told(steps=4, method=method, cache_limit_gib=exact * 1.001)
+    if calls:
+        wrote.clear()
+        said = f"for {calls} calls of the denoiser, and cache_limit_gib allows"
+        with pytest.raises(dx.MethodError, match=said):
+            told(steps=4, method=method, cache_limit_gib=exact * 0.999)
+        assert not wrote
+
+
+def test_the_limit_holds_with_a_scheduler_that_calls_twice_in_a_step():
+    method = dx.IRDiffusion(start_layer=0.0, start=0.5)
+    kept = told(scheduler=HeunDiscreteScheduler, steps=4, method=method)[2].cache_gib
+    with pytest.raises(dx.MethodError, match="calls of the denoiser, and cache_limit_gib allows"):
+        told(scheduler=HeunDiscreteScheduler, steps=4, method=method, cache_limit_gib=kept * 0.5)
+    told(scheduler=HeunDiscreteScheduler, steps=4, method=method, cache_limit_gib=kept * 1.5)
 
 
 def _noting(function, notes):

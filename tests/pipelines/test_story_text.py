@@ -39,6 +39,27 @@ def test_longer_names_win():
 
 
 @pytest.mark.parametrize(
+    "scene, held",
+    [
+        ("ben and a cross", ["ben"]),
+        ("a red circle and a cross", ["ben"]),
+        ("a red circle and a circle", ["ann", "ben"]),
+        ("ann above a red circle", ["ann", "ben"]),
+        ("a circle", ["ann"]),
+    ],
+)
+def test_a_text_inside_a_longer_one_is_not_its_subject(scene, held):
+    found = read(scene, checked({"ann": "a circle", "ben": "a red circle"}))
+    assert list(found.subjects) == held
+
+
+def test_subjects_of_one_text_are_both_found_by_it():
+    same = checked({"ann": "a circle", "ben": "a circle"})
+    assert list(read("a circle", same).subjects) == ["ann", "ben"]
+    assert list(read("ben", same).subjects) == ["ben"]
+
+
+@pytest.mark.parametrize(
     "subjects, said",
     [
         ({}, "got none"),

@@ -254,7 +254,17 @@ def test_dropout_is_drawn_for_each_step_and_shared_by_layers_of_a_grid():
         for tokens in looking(mask_dropout=share):
             assert abs(len(tokens) / 512 - (1 - share)) < 5 * math.sqrt(share * (1 - share) / 512)
     assert [len(t) for t in looking(mask_dropout=0.0)] == [512, 512]
-    assert [len(t) for t in looking(mask_dropout=1.0)] == [512, 512], "if none would look, all do"
+    assert looking(mask_dropout=1.0) == [[], []]
+    small = dict(scene_masks=[[0, 0, 1 / 32, 1 / 32], [0.5, 0, 1, 1]], mask_dropout=0.9999)
+    assert len(looking(**small)[0]) == 1, "if the draw leaves none, all do"
+
+
+def test_at_a_dropout_of_one_the_reference_is_not_seen():
+    method = IRDiffusion(**TWO | dict(start_layer=0, mask_dropout=1.0))
+    q, k, v = drawn(3, 64)
+    core = layer(method, (8, 8))
+    alone = layer(replace(method, start_layer=1.0), (8, 8))
+    assert torch.equal(core(q, k, v, None, None), alone(q, k, v, None, None))
 
 
 def test_references_are_seen_from_a_fraction_of_the_layers_in_the_order_they_run():

@@ -7,6 +7,7 @@ import numpy as np
 import diffusers_ext as dx
 from bench.ledger import RESULTS
 from bench.studies import maps
+from diffusers_ext.evaluate.statistics import wilson
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.zoo.world.captions import Object, Spec
 from diffusers_ext.zoo.world.detect import detect
@@ -47,6 +48,16 @@ def test_hits_and_mass():
     within[0, 1] = True
     own, other = np.float32([[1, 5], [2, 2]]), np.float32([[9, 1], [1, 1]])
     assert maps.measured(own, other, within) == {"hit": True, "control": False, "chance": 0.25, "mass": 0.5}
+
+
+def test_a_share_of_all_is_not_certain():
+    """The interval of shares has a width even if all maps hit; prompts count, not objects."""
+    rows = [maps.Row(p // 2, "shape", "circle", maps.ALL, True, False, 0.1, 0.5) for p in range(20)]
+    found, (low, high) = maps.summary(rows)[maps.ALL]["shape"], wilson(10, 10)
+    assert (found["hit"]["low"], found["hit"]["high"], found["hit"]["n"]) == (low, high, 20)
+    assert (found["control"]["low"], found["control"]["high"]) == wilson(0, 10)
+    assert (found["chance"]["low"], found["chance"]["high"]) == (0.1, 0.1), "a mean, not a share"
+    assert maps.by_word(rows)["circle"]["low"] == low
 
 
 def test_rows_of_a_model():

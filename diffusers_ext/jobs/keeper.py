@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from ..errors import MethodError
 from ..outputs import claim
-from ..outputs.files import PARTIAL, subfolder
+from ..outputs.files import remove_partials, subfolder
 from .layouts import Layout, prepare
 from .manifest import FOLDER, Each, Index, Writer
 from .tasks import Task
@@ -64,8 +64,7 @@ class Keeper:
         look()
         place = self.out / task.path
         if left:
-            for partial in place.parent.glob(f".{place.name[:40]}-*{PARTIAL}"):
-                partial.unlink(missing_ok=True)
+            remove_partials(place)
         if not own and left != task.id and place.exists() and not self.index.done(task.id):
             claim.release(path, file)
             raise MethodError(

@@ -84,7 +84,7 @@ def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: 
             yield group
             group = []
         if _over(task, keeper, watch):
-            watch.passed(task.id)
+            watch.passed(task)
         elif (held := keeper.take(task, own, watch.look)) is None:
             busy.append(task)
         elif _free(held, keeper, watch):
@@ -99,7 +99,7 @@ def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: 
         rest, busy = busy, []
         for task in rest:
             if _over(task, keeper, watch):
-                watch.passed(task.id)
+                watch.passed(task)
             elif (held := keeper.take(task, own, watch.look)) is None:
                 busy.append(task)
             elif _free(held, keeper, watch):

@@ -16,11 +16,9 @@ from .keeper import Keeper
 from .maker import Maker
 from .manifest import FOLDER
 from .page import Page
-from .tasks import Point
+from .tasks import Point, Shard
 from .watch import Watch
 from .work import work
-
-Shard = tuple[int, int]  # a part of the tasks and the number of parts; parts count from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +92,7 @@ def opened(
         total,
         keeper.index,
         job.mark,
+        shard=options.shard,
         unit=unit,
         lead=lead,
         show=options.show,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import tasks as t
-from .fleet import Shard, count
+from .fleet import count
 from .job import Job
 from .keeper import intact
 from .manifest import Index
@@ -14,7 +14,7 @@ from .watch import duration
 _NAMED = 8  # points of the grid
 
 
-def forecast(job: Job, shard: Shard = (0, 1)) -> Iterator[str]:
+def forecast(job: Job, shard: t.Shard = (0, 1)) -> Iterator[str]:
     """Say in lines how many tasks there are, how many are finished, and how long the others will take.
 
     Raises `ValueError` for a job that cannot be made, as far as that is known without its weights.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from ..errors import MethodError
 from ..outputs import claim
-from ..outputs.files import PARTIAL, subfolder
+from ..outputs.files import remove_partials, subfolder
 from .layouts import Layout, prepare
 from .manifest import FOLDER, Each, Index, Writer
 from .tasks import Task
@@ -46,8 +46,11 @@ class Keeper:
         """Return whether the manifest has the task, and its file is what the manifest says."""
         return self.index.done(task.id) and intact(self.out, self.index.line(task.id))
 
-    def take(self, task: Task, own: bool) -> Held | None:
+    def take(self, task: Task, own: bool, look: Callable[[], None]) -> Held | None:
         """Claim a task; `None` if another process holds it.
+
+        `look` refreshes the index. It is called with the claim held: its last holder may have written file
+        and line since the last look.
 
         If the name of the file does not have all settings in it, `own` is false. Then a file that is there,
         and is not of this task, raises `MethodError`: it would be lost.
@@ -58,10 +61,10 @@ class Keeper:
             return None
         file.seek(0)
         left = file.read().decode(errors="replace")  # by a process that was killed while it made this file
+        look()
         place = self.out / task.path
         if left:
-            for partial in place.parent.glob(f".{place.name[:40]}-*{PARTIAL}"):
-                partial.unlink(missing_ok=True)
+            remove_partials(place)
         if not own and left != task.id and place.exists() and not self.index.done(task.id):
             claim.release(path, file)
             raise MethodError(

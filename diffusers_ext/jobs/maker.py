@@ -216,6 +216,7 @@ class Maker:
 def facts(job: Job, task: Task, status: str) -> Line:
     """Return what every line of a task holds."""
     row, point = task.row, task.point
-    found = {"id": task.id, "status": status, "job": job.mark, "prompt": row.prompt, "seed": task.seed}
+    found = {"id": task.id, "status": status, "job": job.mark, "task": task.number}
+    found |= {"prompt": row.prompt, "seed": task.seed}
     found |= {"model": point.model.name, "point": point.label, "versions": point.common["versions"]}
     return found

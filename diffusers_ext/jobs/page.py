@@ -12,7 +12,7 @@ from ..evaluate.report.page import Figure, render
 from ..evaluate.statistics import accuracy
 from ..evaluate.words import percent
 from ..outputs import claim
-from ..outputs.files import PARTIAL, write_text
+from ..outputs.files import remove_partials, write_text
 from .manifest import DONE, FOLDER, Line
 from .watch import Watch
 
@@ -75,8 +75,8 @@ class Page:
         if file is None:
             return
         try:
-            for partial in self.path.parent.glob(f".{FILE}-*{PARTIAL}") if left else ():
-                partial.unlink(missing_ok=True)  # of a process that was killed
+            if left:  # by a process that was killed
+                remove_partials(self.path)
             write_text(self.path, self.text(watch, end))
         finally:
             claim.release(self._lock, file)

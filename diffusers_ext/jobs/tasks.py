@@ -20,6 +20,8 @@ from . import grid, pipelines
 from .job import Job
 from .rows import Row
 
+Shard = tuple[int, int]  # a part of the tasks and the number of parts; parts count from 0
+
 
 @dataclass(frozen=True, eq=False)
 class Point:
@@ -86,7 +88,7 @@ def points(job: Job, device: str | None = None) -> list[Point]:
     return found
 
 
-def tasks(job: Job, found: Sequence[Point], shard: tuple[int, int] = (0, 1)) -> Iterator[Task]:
+def tasks(job: Job, found: Sequence[Point], shard: Shard = (0, 1)) -> Iterator[Task]:
     """Return the tasks in their order: points, then prompts, then seeds.
 
     `shard` (i, n) takes task i and every n-th after it.

@@ -9,6 +9,7 @@ from typing import Any
 from ..sampling.items import Failed, Item
 from ..sampling.progress import Progress
 from .manifest import DONE, Each, Index, Line
+from .tasks import Shard, Task
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left, {rate_fmt}"
 _EVERY = 0.2  # s between two drawings of the bar
@@ -33,6 +34,7 @@ class Attempts(Progress):
 class Watch(Attempts):
     """Count what the manifests say of a job since this process began, and what was finished before.
 
+    Of the tasks, those of the `shard` count. Equal prompts are tasks of their own, though they have one file.
     The `lead` alone prints: of several processes under one launcher, one does. `each` is called with every
     new line of the job.
     """
@@ -43,6 +45,7 @@ class Watch(Attempts):
         index: Index,
         mark: str,
         *,
+        shard: Shard = (0, 1),
         unit: str = "image",
         lead: bool = True,
         show: bool = False,
@@ -51,7 +54,8 @@ class Watch(Attempts):
     ) -> None:
         super().__init__(total, unit=unit, show=show and lead, debug=debug)
         self._index, self._mark, self.lead, self._each = index, mark, lead, each
-        self._done: set[str] = set()
+        self._shard = shard
+        self._done: set[int] = set()  # numbers of tasks
         self._failed: set[str] = set()
         self._said: set[str] = set()  # a text for many seeds is warned of once
         self._share, self._at = 0.0, ""
@@ -67,11 +71,14 @@ class Watch(Attempts):
     def _note(self, line: Line, again: bool) -> None:
         if line.get("job") != self._mark:
             return
+        self._each(line, again)
+        number = line.get("task")
+        if number is None or number % self._shard[1] != self._shard[0]:
+            return
         self._size, self._share, self._at = 0, 0.0, ""
         if line["status"] == DONE:
-            new = line["id"] not in self._done
-            self._done.add(line["id"])
-            self.finished += new
+            self.finished += number not in self._done
+            self._done.add(number)
             for flag in line["flags"]:
                 self.say(f"warning: {line['file']} looks wrong: {flag}")
             for text in line.get("warnings", ()):
@@ -82,12 +89,12 @@ class Watch(Attempts):
             self._failed.add(line["id"])
             self.failures.append(Failed(Item(line["prompt"], line["seed"]), line["reason"]))
             self.say(f"failed: {line['reason']}")
-        self._each(line, again)
 
-    def passed(self, task: str) -> None:
-        """Count a task that needs nothing, if it was finished before this process began."""
-        if task in self._done or task in self._failed:
+    def passed(self, task: Task) -> None:
+        """Count a task that needs nothing, if no line of it was counted."""
+        if task.number in self._done or task.id in self._failed:
             return
+        self._done.add(task.number)
         self.finished += 1
         self.known += 1
         if self._bar is not None:

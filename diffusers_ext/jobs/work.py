@@ -84,8 +84,8 @@ def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: 
             yield group
             group = []
         if _over(task, keeper, watch):
-            watch.passed(task.id)
-        elif (held := keeper.take(task, own)) is None:
+            watch.passed(task)
+        elif (held := keeper.take(task, own, watch.look)) is None:
             busy.append(task)
         elif _free(held, keeper, watch):
             group.append(held)
@@ -99,8 +99,8 @@ def claims(job: Job, tasks: Iterable[Task], keeper: Keeper, watch: Watch, size: 
         rest, busy = busy, []
         for task in rest:
             if _over(task, keeper, watch):
-                watch.passed(task.id)
-            elif (held := keeper.take(task, own)) is None:
+                watch.passed(task)
+            elif (held := keeper.take(task, own, watch.look)) is None:
                 busy.append(task)
             elif _free(held, keeper, watch):
                 yield [held]
@@ -115,7 +115,6 @@ def _over(task: Task, keeper: Keeper, watch: Watch) -> bool:
 
 def _free(held: Held, keeper: Keeper, watch: Watch) -> bool:
     """Return whether a task that was claimed is to be made: another process may have ended it just before."""
-    watch.look()
     if _over(held.task, keeper, watch):
         keeper.give_back(held)
         return False

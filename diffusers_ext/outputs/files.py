@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import os
 import re
@@ -76,6 +78,17 @@ def remove_leftovers(folder: Path) -> None:
                 file.unlink()
 
 
+def remove_partials(path: Path) -> None:
+    """Delete temporary files of `replacing` for one path; only for a process that alone may write it."""
+    for file in path.parent.glob(f"{glob.escape(_prefix(path))}*{PARTIAL}"):
+        file.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """Return how the names of temporary files of a path begin, and of no other path in its folder."""
+    return f".{path.name[:40]}-{hashlib.sha256(path.name.encode()).hexdigest()[:8]}-"
+
+
 @contextmanager
 def replacing(path: Path, *, parents: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when the block ends without an exception.
@@ -86,7 +99,7 @@ def replacing(path: Path, *, parents: bool = False) -> Iterator[BinaryIO]:
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=PARTIAL)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=PARTIAL)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file

@@ -8,6 +8,9 @@ import signal
 
 import pytest
 
+from diffusers_ext.jobs.job import Job
+from diffusers_ext.jobs.manifest import Index
+from diffusers_ext.jobs.watch import Watch
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.outputs.record import read
 from tests import picture_faults as faults
@@ -91,6 +94,26 @@ def test_equal_jobs_are_equal_bytes_whatever_the_batch_order_or_shard(cli, tmp_p
     assert pictures(tmp_path / "b") == pictures(tmp_path / "c") == asked
     cli("run", path, "--batch", 4, "-o", tmp_path / "d")
     assert pictures(tmp_path / "d").keys() == asked.keys(), "pixels may differ by rounding in a batch"
+
+
+def test_a_shard_counts_its_own_tasks_on_a_folder_of_all(cli, tmp_path):
+    path = write(tmp_path)
+    job = Job.read(path)
+    job.out.mkdir(parents=True)
+    seen = []
+    watch = Watch(3, Index(job.out), job.mark, shard=(0, 2), each=lambda line, again: seen.append(line))
+    for part, finished in (("1/2", 0), ("0/2", 3)):
+        assert "3 of 3 images are finished, 3 now" in cli("run", path, "--shard", part)[1]
+        watch.look()
+        assert watch.finished == finished
+    assert len(seen) == 6, "the page shows the pictures of all"
+
+
+def test_equal_prompts_count_each(cli, tmp_path):
+    path = write(tmp_path, TURBO + '[prompts]\ntexts = ["a red circle", "a red circle"]\n')
+    for _ in range(2):
+        assert "2 of 2 images are finished" in cli("run", path)[1]
+    assert len(pictures(tmp_path / "out" / "job")) == 1
 
 
 def test_failed_tasks_are_named_and_tried_again_by_the_next_run(cli, broken, tmp_path, monkeypatch):

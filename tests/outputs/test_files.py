@@ -11,6 +11,7 @@ from diffusers_ext.outputs.files import (
     PARTIAL,
     output_folder,
     remove_leftovers,
+    remove_partials,
     replacing,
     slug,
     write_bytes,
@@ -56,6 +57,16 @@ def test_what_killed_writers_left_is_removed_an_hour_later(tmp_path):
         os.utime(path, (0, 0))
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".mine", "a"]
+
+
+@pytest.mark.parametrize("stem", ["x" * 40, "[a] * ?"])
+def test_partial_files_are_removed_of_one_path_alone(tmp_path, stem):
+    """Names of pictures begin alike: those of one prompt with two seeds, for example."""
+    path, other = (tmp_path / f"{stem}-{seed}.png" for seed in (1, 2))
+    with pytest.raises(OSError), replacing(path), replacing(other) as file:
+        file.write(b"x")
+        remove_partials(path)
+    assert other.read_bytes() == b"x" and os.listdir(tmp_path) == [other.name]
 
 
 def test_missing_folders_are_made_only_on_request(tmp_path):

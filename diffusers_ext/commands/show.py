@@ -58,10 +58,7 @@ def show(
     if again:
         from .again import make
 
-        target = _target(picture, out, "-again")
-        if target.exists() and target.samefile(picture):
-            raise ValueError("--again writes a second file to compare with the first; choose another --out")
-        make(picture, record, embedded, target, model)
+        make(picture, record, embedded, _target(picture, out, "-again"), model)
     elif json:
         from json import dumps
 
@@ -118,17 +115,25 @@ def _check(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _target(path: Path, out: str | None, mark: str) -> Path:
-    """Return the file to write: `out`, or one of the same kind in the folder `out`, or one beside."""
+    """Return the file to write: `out`, or one of the same kind in the folder `out`, or one beside.
+
+    Raises `ValueError` for the picture itself, which stays as it is.
+    """
     from ..outputs.files import is_media, output_folder
 
     if out is None:
         return path.with_name(f"{path.stem}{mark}{path.suffix}")
-    if not is_media(Path(out)):
-        return output_folder(out) / path.name
     target = Path(out).expanduser()
-    if target.suffix.lower() != path.suffix.lower():
+    if not is_media(target):
+        target = output_folder(out) / path.name
+    elif target.suffix.lower() != path.suffix.lower():
         raise ValueError(f"--out has the ending of the picture, {path.suffix}, got {out!r}; change it")
-    output_folder(target.parent)
+    else:
+        output_folder(target.parent)
+    if path.exists() and target.exists() and target.samefile(path):
+        raise ValueError(
+            f"--again and --strip write a second file, and --out {out} is the picture itself; choose another"
+        )
     return target
 
 

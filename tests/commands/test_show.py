@@ -172,7 +172,15 @@ def test_strip(cli, picture, tmp_path):
     assert np.array_equal(np.asarray(Image.open(copy)), np.asarray(Image.open(picture)))
     assert read(picture)["prompt"] == "a red circle", "the first file stays"
     (tmp_path / "copy.json").write_text("{}")
-    assert "copy.json beside it still has the record" in cli("show", copy, "--strip", "--out", copy)[1]
+    assert "copy.json beside it still has the record" in cli("show", picture, "--strip", "--out", copy)[1]
+
+
+@pytest.mark.parametrize("what", ["--strip", "--again"])
+def test_the_picture_itself_is_never_written(refused, picture, what):
+    before = picture.read_bytes()
+    for out in (picture, picture.parent):
+        assert "is the picture itself; choose another" in refused("show", picture, what, "--out", out)
+    assert picture.read_bytes() == before
 
 
 def changed(record, **more):

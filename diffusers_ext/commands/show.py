@@ -34,7 +34,11 @@ def show(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The model for --again, if it has another name or folder here."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model for --again, if it has another name or folder here, or must be fetched.",
+        ),
     ] = None,
     json: opt.Json = False,
 ) -> None:

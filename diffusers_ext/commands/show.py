@@ -90,15 +90,12 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 def _record(path: Path) -> tuple[dict[str, Any], bool]:
     """Return the record of a picture, and whether it is in the file itself."""
-    from ..outputs import inside
     from ..outputs.parameters import parse
-    from ..outputs.record import beside, read
+    from ..outputs.record import sources
 
-    record, block = inside.texts(path)
+    record, block, embedded = sources(path)
     if record is not None:
-        return read(path), True
-    if found := beside(path):
-        return found, False
+        return record, embedded
     if block is None:
         raise ValueError(
             f"{str(path)!r} holds no record and has no JSON file beside it; it was made by another program, "

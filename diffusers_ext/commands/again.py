@@ -21,8 +21,9 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
     """Make the picture at `path` from `record`, write it to `target`, and say if the files are the same.
 
     `embedded` says if the record goes into the file. `model` stands in for the name in the record. What is
-    different from the record is said first. Raises `ValueError` for a record that is no complete one, and for
-    a model that is not here.
+    different from the record is said first. A model that only the record names is not fetched.
+
+    Raises `ValueError` for a record that is no complete one, and for a model that is not here.
     """
     from ..models.checkpoint import Checkpoint
     from ..outputs.record import versions
@@ -31,8 +32,8 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
     from ..sampling.items import Item
 
     _check(path, record)
-    checkpoint = Checkpoint.resolve(model or record["model"])
     source = f"the record of {path.name}"
+    checkpoint = Checkpoint.resolve(model) if model else _here(record["model"], source)
     methods, samplers = _split(record["methods"], source)
     pipe = checkpoint.load(_device(record["device"]), record["dtype"])
     now = {
@@ -62,6 +63,19 @@ def _check(path: Path, record: Mapping[str, Any]) -> None:
             f"a picture is made again from a record of generate, and that of {path.name} has no "
             f"{missing[0]}; it was made by another command or program"
         )
+
+
+def _here(name: str, source: str) -> Checkpoint:
+    """Return the model that a record names. The picture may be of a stranger, so nothing is fetched."""
+    from ..models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.resolve(name)
+    try:
+        return checkpoint.here()
+    except OSError as error:
+        raise ValueError(
+            f"{source} names the Hub model {name}, which is not on this disk; --model {name} fetches it"
+        ) from error
 
 
 def _call(found: dict[str, Any], source: str) -> dict[str, Any]:

@@ -34,7 +34,11 @@ def show(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The model for --again, if it has another name or folder here."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model for --again, if it has another name or folder here, or must be fetched.",
+        ),
     ] = None,
     json: opt.Json = False,
 ) -> None:
@@ -58,10 +62,7 @@ def show(
     if again:
         from .again import make
 
-        target = _target(picture, out, "-again")
-        if target.exists() and target.samefile(picture):
-            raise ValueError("--again writes a second file to compare with the first; choose another --out")
-        make(picture, record, embedded, target, model)
+        make(picture, record, embedded, _target(picture, out, "-again"), model)
     elif json:
         from json import dumps
 
@@ -89,15 +90,12 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 def _record(path: Path) -> tuple[dict[str, Any], bool]:
     """Return the record of a picture, and whether it is in the file itself."""
-    from ..outputs import inside
     from ..outputs.parameters import parse
-    from ..outputs.record import beside, read
+    from ..outputs.record import sources
 
-    record, block = inside.texts(path)
+    record, block, embedded = sources(path)
     if record is not None:
-        return read(path), True
-    if found := beside(path):
-        return found, False
+        return record, embedded
     if block is None:
         raise ValueError(
             f"{str(path)!r} holds no record and has no JSON file beside it; it was made by another program, "
@@ -118,17 +116,25 @@ def _check(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _target(path: Path, out: str | None, mark: str) -> Path:
-    """Return the file to write: `out`, or one of the same kind in the folder `out`, or one beside."""
+    """Return the file to write: `out`, or one of the same kind in the folder `out`, or one beside.
+
+    Raises `ValueError` for the picture itself, which stays as it is.
+    """
     from ..outputs.files import is_media, output_folder
 
     if out is None:
         return path.with_name(f"{path.stem}{mark}{path.suffix}")
-    if not is_media(Path(out)):
-        return output_folder(out) / path.name
     target = Path(out).expanduser()
-    if target.suffix.lower() != path.suffix.lower():
+    if not is_media(target):
+        target = output_folder(out) / path.name
+    elif target.suffix.lower() != path.suffix.lower():
         raise ValueError(f"--out has the ending of the picture, {path.suffix}, got {out!r}; change it")
-    output_folder(target.parent)
+    else:
+        output_folder(target.parent)
+    if path.exists() and target.exists() and target.samefile(path):
+        raise ValueError(
+            f"--again and --strip write a second file, and --out {out} is the picture itself; choose another"
+        )
     return target
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ..outputs import inside
 from ..outputs.parameters import parse
-from ..outputs.record import PICTURES, beside, read
+from ..outputs.record import PICTURES, sources
 from .layouts import LAYOUTS, layout
 from .prompts.entries import check_prompt
 
@@ -84,13 +83,11 @@ def _flat(root: Path) -> Iterator[Found]:
 
 def prompt_of(path: Path) -> str:
     """Return the prompt in a picture, or in the JSON or text file beside it; raises `ValueError` for none."""
-    record, block = inside.texts(path)
-    if record is not None and isinstance(prompt := read(path).get("prompt"), str):
-        return prompt
+    record, block, _ = sources(path)
+    if record is not None and isinstance(record.get("prompt"), str):
+        return record["prompt"]
     if block is not None:
         return parse(block)[0]
-    if (data := beside(path)) and isinstance(data["prompt"], str):
-        return data["prompt"]
     text = path.with_suffix(".txt")
     if text.is_file():
         return text.read_text(encoding="utf-8-sig").strip()

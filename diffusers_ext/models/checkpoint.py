@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,17 @@ class Checkpoint:
     def unchecked(cls, name: str) -> Checkpoint:
         """Take a name as it is. Plans do so: they need the settings of a model and none of its files."""
         return cls(name)
+
+    def here(self) -> Checkpoint:
+        """Return the model with the folder of its files on this disk; nothing is fetched.
+
+        Raises `OSError` for a Hub model that is not in the cache.
+        """
+        from . import reading
+
+        if self.folder is not None:
+            return self
+        return replace(self, folder=reading.download(self.name, local_files_only=True))
 
     @property
     def shipped(self) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 KEY = "parameters"  # of the PNG chunk
 _NEGATIVE = "Negative prompt:"
-_FACT = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# A name starts the line or follows a comma. If it could start anywhere, a long text would take hours.
+_FACT = re.compile(r'(?:^|(?<=,))\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _FEWEST = 3  # facts of a last line; with fewer, it belongs to the prompt
 
 

@@ -54,13 +54,20 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"{os.fspath(path)!r} holds no {CHUNK} record; it was not written by generate, or was stripped"
         )
-    try:
-        found = json.loads(record)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{os.fspath(path)!r} holds a {CHUNK} record that is no JSON object; it was changed")
-    return found
+    return _parsed(record, path)
+
+
+def sources(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, str | None, bool]:
+    """Return the record of a picture or clip, its block of `parameters`, and if the record is inside it.
+
+    A record may also be in the JSON file beside. One without a call, which a user wrote, counts only without
+    a block. Raises `ValueError` and `OSError` as `read` does, but none if a record or block is missing.
+    """
+    record, block = inside.texts(path)
+    if record is not None:
+        return _parsed(record, path), block, True
+    found = beside(path)
+    return (found if found and ("call" in found or block is None) else None), block, False
 
 
 def beside(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -115,6 +122,16 @@ def _texts(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "JPEG":
         return {"exif": shown, "extra": jpeg.segments(packet)}
     return {"exif": shown, "xmp": packet}
+
+
+def _parsed(record: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(record)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{os.fspath(path)!r} holds a {CHUNK} record that is no JSON object; it was changed")
+    return found
 
 
 def _json(data: Any) -> str:

@@ -29,7 +29,9 @@ class Timer:
         self.add(self._began, now())
 
     def add(self, began: Any, ended: Any) -> None:
-        """Add the time between two results of `now`."""
+        """Add the time between two results of `now`; that of two clocks is unknown and counts as none."""
+        if not _one_clock(began, ended):
+            return
         if isinstance(began, float):
             self._seconds += ended - began
             return
@@ -64,19 +66,25 @@ class SiteTimer:
         self._began = now()
 
     def __exit__(self, kind: type | None, *exc: object) -> None:
-        if kind is not None:  # the call that failed is no measurement
+        ended = now()
+        if kind is not None or not _one_clock(self._began, ended):  # such a call is no measurement
             return
         if self._acted():
-            self.sparse.add(self._began, now())
+            self.sparse.add(self._began, ended)
             self.sparse_calls += 1
         else:
-            self.dense.add(self._began, now())
+            self.dense.add(self._began, ended)
             self.dense_calls += 1
 
 
 def now() -> Any:
     """Return the time in seconds, or an event on the stream of a GPU."""
     return _event() if torch.cuda.is_initialized() else time.perf_counter()
+
+
+def _one_clock(began: Any, ended: Any) -> bool:
+    """Return whether both are seconds, or both events; they are not if CUDA started between them."""
+    return isinstance(began, float) == isinstance(ended, float)
 
 
 def _event() -> torch.cuda.Event:

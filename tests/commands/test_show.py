@@ -1,11 +1,13 @@
 """Test `show`: what it prints, the same bytes in a new process, and copies without a record."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -164,6 +166,27 @@ def test_a_model_that_has_moved(cli, refused, saved_model, tmp_path):
     assert code == 0 and "the same bytes" in said
 
 
+def test_a_model_that_only_the_record_names_is_not_fetched(cli, refused, saved_model, tmp_path, monkeypatch):
+    path, home = tmp_path / "a.png", tmp_path / "hub" / "models--nobody--tiny"
+    assert cli("generate", "a", "-m", saved_model, "--steps", 1, "--seed", 1, "--out", path)[0] == 0
+    write_image(path, Image.open(path), read(path) | {"model": "nobody/tiny"})
+    asked = []
+
+    def download(name, **kwargs):
+        asked.append(kwargs.get("local_files_only"))
+        return stock(name, cache_dir=home.parent, **kwargs)
+
+    stock = DiffusionPipeline.download
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    line = refused("show", path, "--again")
+    assert "a.png names the Hub model nobody/tiny, which is not on this disk; --model nobody/tiny" in line
+    shutil.copytree(saved_model, home / "snapshots" / ("0" * 40))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0" * 40)
+    code, said, _ = cli("show", path, "--again")
+    assert code == 0 and "the same bytes as a.png" in said and asked == [True, True]
+
+
 def test_strip(cli, picture, tmp_path):
     copy = tmp_path / "copy.png"
     code, said, _ = cli("show", picture, "--strip", "--out", copy)
@@ -172,7 +195,15 @@ def test_strip(cli, picture, tmp_path):
     assert np.array_equal(np.asarray(Image.open(copy)), np.asarray(Image.open(picture)))
     assert read(picture)["prompt"] == "a red circle", "the first file stays"
     (tmp_path / "copy.json").write_text("{}")
-    assert "copy.json beside it still has the record" in cli("show", copy, "--strip", "--out", copy)[1]
+    assert "copy.json beside it still has the record" in cli("show", picture, "--strip", "--out", copy)[1]
+
+
+@pytest.mark.parametrize("what", ["--strip", "--again"])
+def test_the_picture_itself_is_never_written(refused, picture, what):
+    before = picture.read_bytes()
+    for out in (picture, picture.parent):
+        assert "is the picture itself; choose another" in refused("show", picture, what, "--out", out)
+    assert picture.read_bytes() == before
 
 
 def changed(record, **more):

@@ -52,6 +52,16 @@ def test_geneval_and_compbench_need_no_record(tmp_path):
     )
 
 
+@pytest.mark.parametrize("comment", [bytes(28), b"ASCII\0\0\0   \0", b"UNICODE\0" + bytes(20), 7, ""])
+def test_a_comment_without_a_text_leaves_the_file_beside(tmp_path, comment):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = comment
+    PICTURE.save(tmp_path / "a.jpg", exif=exif)
+    assert 0x9286 in Image.open(tmp_path / "a.jpg").getexif().get_ifd(0x8769)
+    (tmp_path / "a.txt").write_text("a red circle")
+    assert [found.prompt for found in find(tmp_path)] == ["a red circle"]
+
+
 def test_prompts_beside_pictures(tmp_path):
     for name in ("a", "b", "c"):
         PICTURE.save(tmp_path / f"{name}.png")

@@ -1,5 +1,7 @@
 """Test that the block of AUTOMATIC1111 is read as it writes it, and that ours comes back."""
 
+import time
+
 import pytest
 
 from diffusers_ext.outputs.parameters import parameters, parse
@@ -32,3 +34,11 @@ def test_ours_comes_back(prompt, negative):
 @pytest.mark.parametrize("text", ["a cat", "a cat, size: big, seed: wheat", ""])
 def test_text_without_facts_is_a_prompt(text):
     assert parse(text) == (text, None, {})
+
+
+@pytest.mark.parametrize("piece", ["a", "a ", " ", "a:", 'ab: "', 'ab: "x,', "ab: \\", ","])
+def test_a_long_text_of_others_takes_no_time(piece):
+    text = "x" + piece * 50_000
+    began = time.process_time()
+    parse(text)
+    assert time.process_time() - began < 10, "each takes below a second, and hours if its square counts"

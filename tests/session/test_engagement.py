@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot
+from diffusers_ext.session import timing
 from diffusers_ext.session.sentences import sentences, spans_of
 from diffusers_ext.session.timing import SiteTimer, Timer
 
@@ -238,6 +239,24 @@ def test_a_timer_of_a_site_leaves_out_calls_that_fail():
     with pytest.raises(ZeroDivisionError), timer:
         _ = 1 / 0
     assert (timer.sparse_calls, timer.dense_calls, timer.sparse.seconds) == (0, 0, 0.0)
+
+
+@pytest.mark.parametrize("acted", [True, False])
+def test_a_call_in_which_cuda_starts_is_left_out(monkeypatch, acted):
+    clock = [1.0, object(), 2.0, 4.5]  # an event has no difference from a float
+    monkeypatch.setattr(timing, "now", lambda: clock.pop(0))
+    timer = SiteTimer(lambda: acted)
+    for _ in range(2):
+        with timer:
+            pass
+    assert (timer.sparse_calls, timer.sparse.seconds) == ((1, 2.5) if acted else (0, 0.0))
+    assert (timer.dense_calls, timer.dense.seconds) == ((0, 0.0) if acted else (1, 2.5))
+    clock[:] = [1.0, object(), 2.0, 4.5]
+    whole = Timer()
+    for _ in range(2):
+        with whole:
+            pass
+    assert whole.seconds == 2.5
 
 
 def test_the_engagement_survives_json():

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...outputs import inside
 from ...outputs.parameters import parse
-from ...outputs.record import PICTURES, read
+from ...outputs.record import PICTURES, sources
 from .entries import ARGUMENTS, Bad, Entry, entry
 
 # What the block calls the settings that are known here. It may have any others.
@@ -31,11 +30,11 @@ def pictures(path: Path) -> Iterator[Entry]:
 
 
 def _values(file: Path) -> dict[str, Any]:
-    record, block = inside.texts(file)
-    if record is not None:
-        return _of_record(read(file))
+    record, block, embedded = sources(file)
+    if record is not None:  # a file beside, which a user wrote, may have a prompt alone
+        return _of_record(record if embedded else {"call": {}} | record)
     if block is None:
-        raise ValueError("it has no settings inside; they may have been removed")
+        raise ValueError("it has no settings inside and no JSON file beside it; they may have been removed")
     prompt, negative, facts = parse(block)
     found = {ours: _number(facts[theirs]) for theirs, ours in _NAMES.items() if theirs in facts}
     return {"prompt": prompt} | found | ({"negative": negative} if negative else {})

@@ -23,15 +23,18 @@ def block(text: str) -> bytes:
 
 
 def comment(data: bytes) -> str | None:
-    """Return the comment in EXIF data, or `None`; damaged data has none."""
+    """Return the comment in EXIF data, or `None` if it is missing, empty or no text, or the data damaged."""
     from PIL.Image import Exif
 
     exif, found = Exif(), None
     with suppress(Exception):  # Pillow raises many kinds of errors for damaged data
         exif.load(data)
         found = exif.get_ifd(_IFD).get(COMMENT)
-    if not isinstance(found, bytes):
-        return found
+    text = _decoded(found) if isinstance(found, bytes) else found
+    return text.strip("\0 ") or None if isinstance(text, str) else None  # cameras write an empty one
+
+
+def _decoded(found: bytes) -> str:
     if found.startswith(_UNICODE):
         raw = found.removeprefix(_UNICODE)
         order = "utf-16-le" if raw[1:2] == b"\0" else "utf-16-be"  # the standard leaves it open

@@ -1,10 +1,13 @@
 """Test that pictures are a source of prompts, ours and those of AUTOMATIC1111."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffusers_ext.jobs.found import prompt_of
 from diffusers_ext.jobs.job import Job
 from diffusers_ext.jobs.prompts import overridden, read
 from diffusers_ext.outputs.record import write_image
@@ -33,6 +36,31 @@ def test_one_of_ours(tmp_path, kind):
     assert (row.prompt, row.seed, row.meta) == ("a red circle ☂", 7, {"picture": f"a{kind}"})
     call = {"num_inference_steps": 4, "guidance_scale": 3.5, "negative_prompt": "blau"}
     assert row.call == call | {"width": 48, "height": 32}
+
+
+def test_the_record_may_be_beside(tmp_path):
+    write_image(tmp_path / "a.png", PICTURE)
+    (tmp_path / "a.json").write_text(json.dumps(RECORD))
+    (row,) = read(tmp_path / "a.png")
+    assert (row.prompt, row.seed, row.call["num_inference_steps"]) == ("a red circle ☂", 7, 4)
+    (tmp_path / "a.json").write_text(json.dumps({"prompt": "a dog"}))
+    assert [row.prompt for row in read(tmp_path / "a.png")] == ["a dog"]
+    theirs(tmp_path / "a.png", THEIRS)
+    (row,) = read(tmp_path / "a.png")
+    assert (row.prompt, row.seed) == ("a cat, best quality", 99), "the block goes before a file of a user"
+
+
+@pytest.mark.parametrize("inside", ["record", "block", "nothing"])
+def test_every_reader_finds_the_same_prompt(cli, tmp_path, inside):
+    path, ours = tmp_path / "a.png", RECORD | {"prompt": "a dog"}
+    if inside == "block":
+        theirs(path, THEIRS)
+    else:
+        write_image(path, PICTURE, RECORD if inside == "record" else None)
+    (tmp_path / "a.json").write_text(json.dumps(ours))
+    wanted = "a red circle ☂" if inside == "record" else "a dog"
+    assert [row.prompt for row in read(path)] == [prompt_of(path)] == [wanted]
+    assert json.loads(cli("show", path, "--json")[1])["prompt"] == wanted
 
 
 def test_a_folder_of_both_in_the_order_of_names(tmp_path):

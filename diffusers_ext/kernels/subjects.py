@@ -10,6 +10,12 @@ Area = Sequence[float] | Sequence[Sequence[float]]  # a box [left, top, right, b
 COVERED = 0.5  # the share of a place that a subject covers
 
 
+def fits(area: Area, size: tuple[int, int]) -> bool:
+    """Return whether a mask has the shape of a grid, whatever its size; a box always has."""
+    h, w = size
+    return isinstance(area[0], (int, float)) or abs(len(area) / len(area[0]) * w - h) < 1
+
+
 def coverage(area: Area, size: tuple[int, int]) -> Tensor:
     """Return the share of each place of a grid that an area covers, `[h, w]` from 0 to 1.
 

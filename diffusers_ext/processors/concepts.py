@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MethodError
 from ..kernels.maps import overlap, smoothed
+from ..kernels.subjects import Area, coverage, fits
 from ..prompts.places import Tokens
 
 SHARPNESS = 100.0  # of the softmax over words, as in Attend-and-Excite
@@ -21,7 +21,7 @@ class Concept:
 
     words: str
     tokens: range
-    area: Sequence[float] | Sequence[Sequence[float]] | None = None
+    area: Area | None = None
 
 
 def concept_maps(attention: Tensor, concepts: Sequence[Concept], tokens: Tokens) -> Tensor:
@@ -80,23 +80,15 @@ def area_masks(concepts: Sequence[Concept], size: tuple[int, int], method: str) 
 
 def _covered(concept: Concept, size: tuple[int, int], method: str) -> Tensor:
     """Return the share of each place of maps `[h, w]` that the area of a concept covers."""
-    h, w = size
-    area = torch.tensor(concept.area, dtype=torch.float32)
-    if area.ndim == 1:
-        left, top, right, bottom = area.tolist()
-        x, y = torch.arange(w), torch.arange(h)
-        across = (x + 1).clamp(max=right * w) - x.clamp(min=left * w)
-        down = (y + 1).clamp(max=bottom * h) - y.clamp(min=top * h)
-        return down.clamp(min=0)[:, None] * across.clamp(min=0)
-    if abs(area.shape[0] / area.shape[1] * w - h) >= 1:
+    if not fits(concept.area, size):
         raise MethodError(
-            f"{method} mask of {concept.words!r} has {area.shape[0]} x {area.shape[1]} places, but the "
-            f"maps of this picture have {h} x {w}; give it the shape of the picture."
+            f"{method} mask of {concept.words!r} has {len(concept.area)} x {len(concept.area[0])} places, "
+            f"but the maps of this picture have {size[0]} x {size[1]}; give it the shape of the picture."
         )
-    return F.interpolate(area[None, None], size, mode="area")[0, 0]
+    return coverage(concept.area, size)
 
 
-def check_area(words: str, area: Sequence[float] | Sequence[Sequence[float]], method: str) -> None:
+def check_area(words: str, area: Area, method: str) -> None:
     """Raise `MethodError` unless an area is a box in fractions or a mask of numbers from 0 to 1."""
     rows = [area] if not area or not isinstance(area[0], Sequence) else area
     box = rows is not area

@@ -155,11 +155,10 @@ class SubjectCall:
         return references, scene
 
     def _covered(self, area: subjects.Area, size: tuple[int, int], kind: str) -> Tensor:
-        h, w = size
-        if not isinstance(area[0], (int, float)) and abs(len(area) / len(area[0]) * w - h) >= 1:
+        if not subjects.fits(area, size):
             raise MethodError(
                 f"{self.method.name} {kind} mask has {len(area)} x {len(area[0])} places, but the grid of "
-                f"this picture has {h} x {w}; give masks the shape of the picture."
+                f"this picture has {size[0]} x {size[1]}; give masks the shape of the picture."
             )
         return subjects.coverage(area, size)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusers_ext.kernels.subjects import box, coverage, moved, multiplicity, on_grid
+from diffusers_ext.kernels.subjects import box, coverage, fits, moved, multiplicity, on_grid
 
 
 def mask(*rows):
@@ -81,3 +81,10 @@ def test_moving_is_cutting_resizing_and_pasting(rows, data):
 def test_a_subject_that_stays_is_there_once(size):
     full = torch.ones(size, dtype=torch.bool)
     assert multiplicity(full, full).eq(1).all()
+
+
+def test_masks_fit_grids_of_their_shape_of_any_size():
+    wide = [[1.0] * 8] * 4
+    for size, expected in {(4, 8): True, (2, 4): True, (3, 5): True, (4, 4): False, (8, 4): False}.items():
+        assert fits(wide, size) is expected
+        assert fits([0.0, 0.0, 0.5, 1.0], size)

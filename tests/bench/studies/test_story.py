@@ -102,6 +102,13 @@ def test_a_story_is_drawn_once(tmp_path):
     assert found["off"] == found[story.PLAIN]
 
 
+def test_stories_that_drop_out_are_named():
+    found = json.loads((RESULTS / f"story-{story.MODEL}.json").read_text())
+    found["dropped"] = {"stories": 3, "tuning_stories": 1}
+    said = "References of 3 further stories, and 1 of tuning, were not found."
+    assert story.to_markdown(found).endswith(said)
+
+
 def test_the_committed_figures_are_of_the_shipped_weights():
     found = json.loads((RESULTS / f"story-{story.MODEL}.json").read_text())
     assert found["weights"] == Checkpoint.resolve(story.MODEL).fingerprint

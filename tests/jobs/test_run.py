@@ -292,3 +292,13 @@ def test_a_line_that_was_cut_short_is_skipped(cli, tmp_path):
     with pytest.raises(ValueError):
         json.loads(torn)
     assert json.loads(last)["status"] == "done" and "0 now, 6 before" in cli("run", path)[1]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": "1", "status": "done"}', '{"id": "1", "status": "failed"}', "[]", "7"]
+)
+def test_a_line_that_lacks_what_readers_need_is_skipped(cli, tmp_path, text):
+    path, out = write(tmp_path, TURBO + '[prompts]\ntexts = ["a red circle"]\n'), tmp_path / "out" / "job"
+    (out / "manifest").mkdir(parents=True)
+    (out / "manifest" / "other.jsonl").write_text(text + "\n")
+    assert "1 of 1 images are finished, 1 now" in cli("run", path)[1]

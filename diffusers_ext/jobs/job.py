@@ -119,6 +119,7 @@ def _read(data: Mapping[str, Any], path: Path, out: str | os.PathLike[str] | Non
         raise ValueError("[prompts] needs texts or file, got neither; add texts = ['a red circle']")
     sampler = Sampler.read(data["sampler"], f"{path}: [sampler]") if "sampler" in data else None
     found = _methods(data.get("method", []), f"{path}: [[method]]")
+    folder = Path(output.folder or f"out/{path.stem}").expanduser()
     return {
         "model": model,
         "call": call,
@@ -129,7 +130,7 @@ def _read(data: Mapping[str, Any], path: Path, out: str | os.PathLike[str] | Non
         "grid": grid.axes(axes, found, sampler, f"{path}: [grid]"),
         "output": output,
         "layout": _layout(output, f"{path}: [output]"),
-        "out": Path(out).expanduser() if out else path.parent / (output.folder or f"out/{path.stem}"),
+        "out": Path(out).expanduser() if out else path.parent / folder,
         "mark": hashlib.sha256(json.dumps(data, default=str).encode()).hexdigest()[:8],
     }
 

@@ -66,7 +66,7 @@ class GenEval(Layout):
         return PurePosixPath(f"{row.index:05d}", "samples", f"{k:05d}{suffix}")
 
     def beside(self, row: Row) -> Mapping[PurePosixPath, bytes]:
-        facts = _fact(row, "geneval", "geneval")
+        facts = _fact(row, "geneval", "geneval", Mapping)
         text = json.dumps(facts, ensure_ascii=False) + "\n"
         return {PurePosixPath(f"{row.index:05d}", "metadata.jsonl"): text.encode()}
 
@@ -78,7 +78,7 @@ class CompBench(Layout):
 
     def path(self, row: Row, k: int, suffix: str) -> PurePosixPath:
         self._checked(row, k, suffix, _COMPBENCH_MOST)
-        category, number = _fact(row, "category", "t2i-compbench"), row.meta.get("number", row.index)
+        category, number = _fact(row, "category", "t2i-compbench"), _number(row, "t2i-compbench")
         if number >= _COMPBENCH_PROMPTS:
             raise ValueError(
                 f"the layout t2i-compbench takes at most {_COMPBENCH_PROMPTS} prompts a category, "
@@ -103,7 +103,7 @@ class HPDv2(Layout):
 
     def path(self, row: Row, k: int, suffix: str) -> PurePosixPath:
         self._checked(row, k, suffix, 1)
-        number = row.meta.get("number", row.index)
+        number = _number(row, "hpdv2")
         return PurePosixPath(component(_fact(row, "style", "hpdv2")), f"{number:05d}{suffix}")
 
 
@@ -111,7 +111,7 @@ class DrawBench(Layout):
     """Make a folder for each category, with `00012.png` and, for more pictures, `00012-1.png`."""
 
     def path(self, row: Row, k: int, suffix: str) -> PurePosixPath:
-        number = row.meta.get("number", row.index)
+        number = _number(row, "drawbench")
         more = f"-{k}" if k else ""
         return PurePosixPath(component(_fact(row, "category", "drawbench")), f"{number:05d}{more}{suffix}")
 
@@ -147,10 +147,33 @@ def prepare(root: Path, layout: Layout, row: Row, suffix: str) -> None:
             write_bytes(path, content)
 
 
-def _fact(row: Row, name: str, layout: str) -> Any:
+def _number(row: Row, layout: str) -> int:
+    """Return the number of a row in its benchmark. Columns of a table hold it as text."""
+    number = row.meta.get("number", row.index)
+    if isinstance(number, str) and number.isascii() and number.isdecimal():
+        return int(number)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ValueError(
+            f"the layout {layout} takes whole numbers from 0 as the number of a prompt, got {number!r} in "
+            f"{_place(row)}; correct it, or choose flat"
+        )
+    return number
+
+
+def _fact(row: Row, name: str, layout: str, kind: type = str) -> Any:
     if name not in row.meta:
         raise ValueError(
             f"the layout {layout} needs the {_WORDS.get(name, name)} of each prompt, and "
-            f"{row.source or repr(row.prompt)} has none; read prompts in the format {layout}, or choose flat"
+            f"{_place(row)} has none; read prompts in the format {layout}, or choose flat"
+        )
+    if not isinstance(row.meta[name], kind):
+        what = "text" if kind is str else "a table of keys"
+        raise ValueError(
+            f"the layout {layout} takes {what} as the {_WORDS.get(name, name)} of a prompt, got "
+            f"{row.meta[name]!r} in {_place(row)}; correct it, or choose flat"
         )
     return row.meta[name]
+
+
+def _place(row: Row) -> str:
+    return row.source or repr(row.prompt)

@@ -20,6 +20,10 @@ from ..outputs.files import slug, subfolder
 
 FOLDER = "manifest"
 DONE, FAILED = "done", "failed"
+_KEYS = {  # what readers of lines need
+    DONE: {"id", "file", "prompt", "seed", "point", "seconds", "size", "flags"},
+    FAILED: {"id", "prompt", "seed", "reason"},
+}
 Line = dict[str, Any]
 Each = Callable[[Line, bool], None]  # what is called with a line, and whether its task was finished before
 
@@ -71,7 +75,7 @@ class Index:
         self._read: dict[Path, int] = {}  # bytes of each file that were read
         self._done: dict[str, tuple[int, int]] = {}
         self._failed: set[str] = set()
-        self.damaged = 0  # lines that are no JSON
+        self.damaged = 0  # lines that are no JSON, or lack what a line has
 
     def refresh(self, each: Each = lambda line, again: None) -> None:
         """Read what was appended since the last time, and call `each` with every line of it."""
@@ -95,6 +99,8 @@ class Index:
                     continue
                 try:
                     line = json.loads(raw)
+                    if not _KEYS[line["status"]] <= line.keys():
+                        raise KeyError("a line of another program")
                     again = line["id"] in self._done
                     self._note(line["id"], line["status"], (number, place))
                 except (ValueError, TypeError, KeyError):

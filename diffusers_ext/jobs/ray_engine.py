@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -150,6 +151,8 @@ def _made(
             if group is None:
                 more = False
             elif not group:
+                if not pool.running:  # other processes hold all that is left
+                    time.sleep(PATIENCE)
                 break
             elif reason := hopeless.reason(group[0].task.point):
                 _write(job, group, reason, keeper, hopeless)

@@ -52,6 +52,12 @@ def test_every_table_reaches_the_tasks(tmp_path):
     assert [(t.point.number, t.seed) for t in tasks.tasks(job, points)][:3] == [(0, 5), (0, 6), (1, 5)]
 
 
+def test_a_folder_may_be_below_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    job = Job.read(write(tmp_path, PROMPTS + '[output]\nfolder = "~/pictures"\n'))
+    assert job.out == tmp_path / "home" / "pictures"
+
+
 def test_a_grid_can_turn_methods_on_and_off(tmp_path):
     text = TURBO + '[[method]]\nname = "softpag"\nscale = 2.5\n' + PROMPTS
     job = Job.read(write(tmp_path, text + '[grid]\nmethod = ["plain", "softpag", "softpag+nag"]\n'))

@@ -139,6 +139,27 @@ def test_what_an_evaluator_cannot_read_is_refused(tmp_path, name, row, k, suffix
         which.beside(row)
 
 
+@pytest.mark.parametrize("name", ["t2i-compbench", "hpdv2", "drawbench"])
+def test_numbers_and_categories_of_users(name):
+    """A table has numbers as text, and JSON has any value for any key."""
+    which = layout(name)
+    facts = {"category": "a", "style": "a"}
+    paths = [
+        which.path(Row(0, "a", meta=facts | {"number": n}), 0, which.suffix or ".png") for n in (7, "007")
+    ]
+    assert paths[0] == paths[1]
+    for number in ("x", "-1", -1, 1.5, True, "²", None):
+        with pytest.raises(ValueError, match=r"whole numbers from 0 .* got .* in 'a'"):
+            which.path(Row(0, "a", meta=facts | {"number": number}), 0, which.suffix or ".png")
+    with pytest.raises(ValueError, match=f"{name} takes text as the (category|style) of a prompt, got 5"):
+        which.path(Row(0, "a", meta={"category": 5, "style": 5}), 0, which.suffix or ".png")
+
+
+def test_metadata_that_is_no_table_is_refused():
+    with pytest.raises(ValueError, match="takes a table of keys as the metadata of a prompt, got 'x'"):
+        layout("geneval").beside(Row(0, "a", meta={"geneval": "x"}))
+
+
 def test_an_unknown_layout():
     with pytest.raises(ValueError, match=f"unknown layout 'gen'; the layouts are {', '.join(LAYOUTS)}"):
         layout("gen")

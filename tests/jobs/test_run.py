@@ -305,3 +305,13 @@ def test_a_terminal_sees_a_bar_and_the_pictures_are_made(cli, tmp_path, monkeypa
 def test_arguments_of_a_single_picture_are_no_settings(cli, tmp_path, key):
     code, _, err = cli("run", write(tmp_path, f"{TURBO}[call]\n{key} = 2\n{PROMPTS}"))
     assert code == 2 and f"'{key}'" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": "1", "status": "done"}', '{"id": "1", "status": "failed"}', "[]", "7"]
+)
+def test_a_line_that_lacks_what_readers_need_is_skipped(cli, tmp_path, text):
+    path, out = write(tmp_path, TURBO + '[prompts]\ntexts = ["a red circle"]\n'), tmp_path / "out" / "job"
+    (out / "manifest").mkdir(parents=True)
+    (out / "manifest" / "other.jsonl").write_text(text + "\n")
+    assert "1 of 1 images are finished, 1 now" in cli("run", path)[1]

@@ -35,14 +35,15 @@ class _Point:
 class Page:
     """Collect lines of the manifests, and write the page now and then.
 
-    Memory and the size of the page do not grow with the job. One process at a time writes it, and none that
-    has `writes` off.
+    The size of the page does not grow with the job. Memory grows by the ids of what failed alone. One process
+    at a time writes it, and none that has `writes` off.
     """
 
     def __init__(self, title: str, out: Path, writes: bool = True) -> None:
         self._title, self.path, self._writes = title, out / FILE, writes
         self._newest: dict[str, Line] = {}
-        self._failed: dict[str, Line] = {}
+        self._failed: set[str] = set()
+        self._reasons: dict[str, str] = {}  # of the last failures
         self._points: dict[str, _Point] = {}
         self._lock: Path = out / FOLDER / ".page"
         self._written = time.monotonic()
@@ -50,9 +51,14 @@ class Page:
     def add(self, line: Line, again: bool) -> None:
         """Take a line of a manifest; `again` says that its task was finished before."""
         if line["status"] != DONE:
-            self._failed[line["id"]] = line
+            self._failed.add(line["id"])
+            self._reasons.pop(line["id"], None)  # what failed again comes last
+            self._reasons[line["id"]] = line["reason"]
+            if len(self._reasons) > FAILURES:
+                del self._reasons[next(iter(self._reasons))]
             return
-        self._failed.pop(line["id"], None)
+        self._failed.discard(line["id"])
+        self._reasons.pop(line["id"], None)
         self._newest[line["id"]] = line
         if len(self._newest) > MOST:
             del self._newest[next(iter(self._newest))]
@@ -95,7 +101,7 @@ class Page:
             heads=["", f"{watch.unit}s", "right", "seconds each"],
             table=[self._row(label, point) for label, point in self._points.items()],
             failed=failed,
-            failures=[line["reason"] for line in list(self._failed.values())[-FAILURES:]],
+            failures=list(self._reasons.values()),
             heading=f"The newest {shown}" if shown < sum(p.made for p in self._points.values()) else "All",
             pictures=[(line, _figure(line)) for line in reversed(self._newest.values())],
         )

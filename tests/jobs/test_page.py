@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from diffusers_ext.jobs.page import MOST, Page
+from diffusers_ext.jobs.page import FAILURES, MOST, Page
 
 WATCH = SimpleNamespace(finished=3, total=9, unit="image")
 
@@ -31,3 +31,12 @@ def test_it_shows_the_newest_counts_all_and_forgets_failures_that_were_made(tmp_
     text = page.text(WATCH, True)
     assert text.count("<figure") == MOST and f">{MOST + 20}<" in text and "out of memory" not in text
     assert "50 % (" in text and f"The newest {MOST}" in text
+
+
+def test_it_counts_all_failures_and_keeps_the_last(tmp_path):
+    page = Page("job", tmp_path)
+    for number in [*range(FAILURES + 20), 0]:
+        page.add(line(number, status="failed", reason=f"reason {number}!"), False)
+    text = page.text(WATCH, True)
+    assert f"Could not be made: {FAILURES + 20}" in text and text.count("reason ") == FAILURES
+    assert "reason 0!" in text and "reason 20!" not in text and len(page._reasons) == FAILURES

@@ -20,6 +20,7 @@ FILE = "index.html"
 MOST = 200  # pictures on the page; browsers open more of them slowly
 FAILURES = 50
 EVERY = 10.0  # s between two versions of the page
+LAST = 5.0  # s that the last version waits for another process, which writes one in milliseconds
 
 
 @dataclass(slots=True)
@@ -77,9 +78,10 @@ class Page:
             return
         self._written = time.monotonic()
         left = self._lock.exists()
-        file = claim.locked(self._lock)
-        if file is None:
-            return
+        while (file := claim.locked(self._lock)) is None:
+            if not end or time.monotonic() - self._written > LAST:
+                return
+            time.sleep(0.02)
         try:
             if left:  # by a process that was killed
                 remove_partials(self.path)

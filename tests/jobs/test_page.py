@@ -1,8 +1,10 @@
 """Test the page of a job: it is bounded, and what people wrote is text in it."""
 
+import threading
 from types import SimpleNamespace
 
 from diffusers_ext.jobs.page import FAILURES, MOST, Page
+from diffusers_ext.outputs import claim
 
 WATCH = SimpleNamespace(finished=3, total=9, unit="image")
 
@@ -40,3 +42,14 @@ def test_it_counts_all_failures_and_keeps_the_last(tmp_path):
     text = page.text(WATCH, True)
     assert f"Could not be made: {FAILURES + 20}" in text and text.count("reason ") == FAILURES
     assert "reason 0!" in text and "reason 20!" not in text and len(page._reasons) == FAILURES
+
+
+def test_the_last_version_waits_for_another_process_that_writes_one(tmp_path):
+    (tmp_path / "manifest").mkdir()
+    lock = tmp_path / "manifest" / ".page"
+    other = claim.locked(lock)
+    page = Page("job", tmp_path)
+    page.grow(WATCH, end=False)
+    threading.Timer(0.2, claim.release, (lock, other)).start()
+    page.grow(WATCH, end=True)
+    assert page.path.is_file() and not lock.exists()

@@ -127,8 +127,8 @@ def _brief(value: Any) -> str:
 
 def shard_of(text: str) -> tuple[int, int]:
     """Read `--shard I/N`; raises `ValueError` unless I is from 0 to N - 1."""
-    part, slash, parts = text.partition("/")
-    if not (slash and part.strip().isdigit() and parts.strip().isdigit() and int(part) < int(parts)):
+    part, _, parts = text.partition("/")
+    if not (part.strip().isdecimal() and parts.strip().isdecimal() and int(part) < int(parts)):
         raise ValueError(f"--shard takes I/N with I from 0 to N - 1, got {text!r}; 0/1 does everything")
     return int(part), int(parts)
 

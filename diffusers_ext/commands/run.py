@@ -54,7 +54,7 @@ def run(
     if workers is not None and engine == "local":
         raise ValueError(f"--workers is for --engine ray, got {workers}; start run several times instead")
     found = Job.read(job, out)
-    part = _shard(shard)
+    part = (0, 1) if shard is None else opt.shard_of(shard)
     if dry_run:
         for line in forecast(found, part):
             typer.echo(line)
@@ -68,13 +68,3 @@ def run(
         watch = ray_engine.fleet(found, options, workers)
     if watch.lead:
         making.end(watch)
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Read I/N."""
-    if text is None:
-        return 0, 1
-    first, _, count = text.partition("/")
-    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
-        raise ValueError(f"--shard takes a part and the number of parts, as 0/4 to 3/4, got {text!r}")
-    return int(first), int(count)

@@ -71,8 +71,7 @@ def _axis(
     if owner in (MODEL, METHOD) and not field:
         texts = [fit(v, str, f"{where} {name}") for v in values]
         for text in texts if owner == METHOD else ():
-            others = [n for n in samplers.parts(text)[1]]
-            if others:
+            if samplers.parts(text)[1]:
                 raise ValueError(
                     f"{where} method takes names of methods, got {text!r}; write softpag or plain"
                 )

@@ -20,6 +20,7 @@ FILE = "index.html"
 MOST = 200  # pictures on the page; browsers open more of them slowly
 FAILURES = 50
 EVERY = 10.0  # s between two versions of the page
+LAST = 5.0  # s that the last version waits for another process, which writes one in milliseconds
 
 
 @dataclass(slots=True)
@@ -35,14 +36,15 @@ class _Point:
 class Page:
     """Collect lines of the manifests, and write the page now and then.
 
-    Memory and the size of the page do not grow with the job. One process at a time writes it, and none that
-    has `writes` off.
+    The size of the page does not grow with the job. Memory grows by the ids of what failed alone. One process
+    at a time writes it, and none that has `writes` off.
     """
 
     def __init__(self, title: str, out: Path, writes: bool = True) -> None:
         self._title, self.path, self._writes = title, out / FILE, writes
         self._newest: dict[str, Line] = {}
-        self._failed: dict[str, Line] = {}
+        self._failed: set[str] = set()
+        self._reasons: dict[str, str] = {}  # of the last failures
         self._points: dict[str, _Point] = {}
         self._lock: Path = out / FOLDER / ".page"
         self._written = time.monotonic()
@@ -50,9 +52,14 @@ class Page:
     def add(self, line: Line, again: bool) -> None:
         """Take a line of a manifest; `again` says that its task was finished before."""
         if line["status"] != DONE:
-            self._failed[line["id"]] = line
+            self._failed.add(line["id"])
+            self._reasons.pop(line["id"], None)  # what failed again comes last
+            self._reasons[line["id"]] = line["reason"]
+            if len(self._reasons) > FAILURES:
+                del self._reasons[next(iter(self._reasons))]
             return
-        self._failed.pop(line["id"], None)
+        self._failed.discard(line["id"])
+        self._reasons.pop(line["id"], None)
         self._newest[line["id"]] = line
         if len(self._newest) > MOST:
             del self._newest[next(iter(self._newest))]
@@ -71,9 +78,10 @@ class Page:
             return
         self._written = time.monotonic()
         left = self._lock.exists()
-        file = claim.locked(self._lock)
-        if file is None:
-            return
+        while (file := claim.locked(self._lock)) is None:
+            if not end or time.monotonic() - self._written > LAST:
+                return
+            time.sleep(0.02)
         try:
             if left:  # by a process that was killed
                 remove_partials(self.path)
@@ -95,7 +103,7 @@ class Page:
             heads=["", f"{watch.unit}s", "right", "seconds each"],
             table=[self._row(label, point) for label, point in self._points.items()],
             failed=failed,
-            failures=[line["reason"] for line in list(self._failed.values())[-FAILURES:]],
+            failures=list(self._reasons.values()),
             heading=f"The newest {shown}" if shown < sum(p.made for p in self._points.values()) else "All",
             pictures=[(line, _figure(line)) for line in reversed(self._newest.values())],
         )

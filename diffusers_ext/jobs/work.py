@@ -140,11 +140,10 @@ class Hopeless:
     def note(self, point: Point, line: Line) -> None:
         """Give up a point whose first tasks have all failed alike."""
         found = self._alike.setdefault(point, [])
-        if line["status"] != FAILED:
-            found.append("")
-        elif len(found) < ALIKE:
-            found.append(line["reason"].partition(" (prompt")[0])
-            if len(found) == ALIKE and len(set(found)) == 1:
+        if len(found) < ALIKE:
+            failed = line["status"] == FAILED
+            found.append(line["reason"].partition(" (prompt")[0] if failed else "")
+            if failed and len(found) == ALIKE and len(set(found)) == 1:
                 self._reasons[point] = f"not tried, since the first {ALIKE} failed alike: {found[0]}"
 
 

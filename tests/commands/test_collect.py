@@ -58,6 +58,7 @@ def test_prompts_of_a_file_and_a_reward(cli, model, tmp_path):
     [
         (["--shard", "2/2"], "--shard takes I/N"),
         (["--shard", "half"], "--shard takes I/N"),
+        (["--shard", "²/3"], "--shard takes I/N"),
         (["--n", "0"], "--n is the number of prompts"),
         (["--steps", "0"], "one step or more"),
         (["--reward", "shapes-sd"], "unknown reward 'shapes-sd'"),

@@ -127,7 +127,7 @@ def test_a_file_that_is_missing_is_one_sentence(refused, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["--shard", "2/2"], ["--shard", "a"], ["--batch", 0], ["--engine", "dask"]]
+    "words", [["--shard", "2/2"], ["--shard", "a"], ["--shard", "²/3"], ["--batch", 0], ["--engine", "dask"]]
 )
 def test_options_are_checked(refused, tmp_path, words):
     assert str(words[1]) in refused("run", write(tmp_path), *words)

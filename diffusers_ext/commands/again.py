@@ -27,7 +27,7 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
     """
     from ..models.checkpoint import Checkpoint
     from ..outputs.record import versions
-    from ..sampling.call import arguments, seed_of
+    from ..sampling.call import arguments, makes_videos, seed_of
     from ..sampling.generate import applied, generate
     from ..sampling.items import Item
 
@@ -44,6 +44,8 @@ def make(path: Path, record: dict[str, Any], embedded: bool, target: Path, model
     }
     for sentence in [*_others(record, now), *_versions(record.get("versions", {}), versions())]:
         opt.warn(sentence)
+    if makes_videos(pipe) and not record.get("fps"):
+        raise ValueError(f"{source} has no fps, which a clip needs; it was changed")
     item = Item(record["prompt"], seed_of(record["seed"]))
     call = arguments(pipe, {}, unread=True, **_call(record["call"], source))
     sampler = _sampler(samplers, checkpoint, source)

@@ -211,9 +211,15 @@ def write_picture(
 
 def _finished(path: Path, made: dict[str, Any], embed: bool) -> bool:
     """Return whether the file exists, with the same record, and with the settings inside if `embed`."""
+    from ..outputs import inside
     from ..outputs.record import PICTURES, has_record
     from ..sampling.identity import finished
 
     if finished(path, made) is None:
         return False
+    if path.suffix.lower() == ".mp4":
+        try:
+            return (inside.texts(path)[0] is not None) == embed
+        except ValueError:  # damaged
+            return False
     return path.suffix not in PICTURES or has_record(path) == embed

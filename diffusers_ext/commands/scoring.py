@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..evaluate.scorers import USUAL, Scorers, scorers
+from ..evaluate.scorers import Scorers, scorers
+from ..zoo.catalogue import REWARDS
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ Rewards = Annotated[
         "--reward",
         metavar="NAME[:WEIGHT]",
         help=f"What scores pictures: {NAMES}, or the folder of one. Several count by their weights, as "
-        f"hpsv2:1,aesthetic:0.1. By default {USUAL} for models of shapes world.",
+        f"hpsv2:1,aesthetic:0.1. By default {REWARDS[0]} for models of shapes world.",
         show_default=False,
     ),
 ]
@@ -31,13 +32,13 @@ def chosen(
 ) -> Scorers | None:
     """Return the rewards that were asked for, loaded.
 
-    Without any, a model of shapes world is scored with `USUAL`. Other models raise `ValueError` if rewards
+    Without any, a model is scored with its own `reward`. Other models raise `ValueError` if rewards
     are `needed`, and get `None` otherwise. Names that are unknown or come twice raise it too, and weights
     that are no numbers above 0.
     """
     pairs = [_pair(piece) for text in texts for piece in text.split(",") if piece.strip()]
-    if not pairs and model.of_world:
-        pairs = [(USUAL, 1.0)]
+    if not pairs and model.reward:
+        pairs = [(model.reward, 1.0)]
     if not pairs and not needed:
         return None
     if not pairs:
@@ -66,5 +67,5 @@ def _pair(text: str) -> tuple[str, float]:
         if Path(text.strip()).expanduser().exists():
             return text.strip(), 1.0
         raise ValueError(
-            f"--reward takes NAME or NAME:WEIGHT, got {text.strip()!r}; for example --reward {USUAL}:0.5"
+            f"--reward takes NAME or NAME:WEIGHT, got {text.strip()!r}; for example --reward {REWARDS[0]}:0.5"
         ) from None

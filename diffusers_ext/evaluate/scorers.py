@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-USUAL = "shapes-clip"  # what models of shapes world are scored with
-
 
 @dataclass(frozen=True, slots=True)
 class Scorers:

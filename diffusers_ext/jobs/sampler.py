@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluate.scorers import USUAL, Scorers, scorers
+from ..evaluate.scorers import Scorers, scorers
 from ..models.checkpoint import Checkpoint
 from ..settings import samplers
 from ..settings.assign import settable
@@ -54,7 +54,7 @@ class Sampler:
 
         Raises `ValueError` if it needs one and none is known for the model.
         """
-        pairs = list(self.rewards.items()) or ([(USUAL, 1.0)] if model.of_world else [])
+        pairs = list(self.rewards.items()) or ([(model.reward, 1.0)] if model.reward else [])
         if not pairs and any(getattr(part.cls, "needs_rewards", True) for part in self.parts):
             raise ValueError(
                 f"the sampler {self.label} chooses by a reward, and none is known for {model.name}; add "

@@ -85,6 +85,11 @@ class Checkpoint:
         """True if the model draws shapes world: it is shipped, or our training wrote its folder."""
         return self.shipped or {"call", "sha256"} <= self.card.keys()
 
+    @property
+    def reward(self) -> str | None:
+        """The reward that searches choose by if none is named, or `None` if none is known for the model."""
+        return catalogue.REWARDS[0] if self.of_world else None
+
     @cached_property
     def preset(self) -> Preset | None:
         """The settings of methods that are known for the model, or `None`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import MethodError
 from ..models.checkpoint import Checkpoint
+from ..rewards.base import ensemble
 from ..rewards.names import named
 from ..settings import methods as method_settings
 from ..settings import samplers as sampler_settings
@@ -51,7 +52,8 @@ def methods(given: Sequence[Any], checkpoint: Checkpoint | None) -> tuple[Any, .
 def sampler(given: Any, rewards: Any, checkpoint: Checkpoint | None) -> Any:
     """Return a sampler; one given by name, as `npnet+best-of-8`, has `rewards`.
 
-    Raises `ValueError` for unknown names, and for rewards beside an object, which has its own.
+    Raises `ValueError` for unknown names, for rewards that are none, and for rewards beside an object, which
+    has its own.
     """
     if not isinstance(given, str):
         if rewards is not None:
@@ -60,8 +62,8 @@ def sampler(given: Any, rewards: Any, checkpoint: Checkpoint | None) -> Any:
     names, chain = sampler_settings.parts(given)
     if names or not chain:
         raise MethodError(f"sampler takes the name of a search, got {given!r}; for example 'best-of-8'.")
-    if rewards is None and checkpoint is not None and checkpoint.of_world:
-        rewards = ["shapes-clip"]
+    if rewards is None and checkpoint is not None:
+        rewards = checkpoint.reward
     scorers = _rewards(rewards)
     if scorers is None and any(each.cls.needs_rewards for each in chain):
         raise MethodError(
@@ -71,10 +73,15 @@ def sampler(given: Any, rewards: Any, checkpoint: Checkpoint | None) -> Any:
 
 
 def _rewards(given: Any) -> Any:
-    if isinstance(given, str):
-        return named(given)
-    return (
-        [named(each) if isinstance(each, str) else each for each in given]
-        if isinstance(given, list)
-        else given
-    )
+    """Return rewards with those given by name built; there may be one, or a list that may have weights."""
+    if given is None:
+        return None
+    found = [_named(each) for each in given] if isinstance(given, (list, tuple)) else _named(given)
+    ensemble(found)  # refuses what is no reward now, and not after the first pictures
+    return found
+
+
+def _named(each: Any) -> Any:
+    if isinstance(each, (list, tuple)) and len(each) == 2:
+        return _named(each[0]), each[1]
+    return named(each) if isinstance(each, str) else each

@@ -87,7 +87,12 @@ def test_a_clip(cli, refused, saved_clip_model, tmp_path):
     code, said, err = cli("show", path, "--again")
     assert (code, err) == (0, "") and "the same bytes as a.mp4" in said
     assert cli("show", path, "--strip")[0] == 0
-    path.with_name("a.json").unlink()
+    beside = path.with_name("a.json")
+    plain = tmp_path / "b.mp4"
+    cli("show", path, "--strip", "--out", plain)
+    plain.with_suffix(".json").write_text(json.dumps(changed(json.loads(beside.read_text()), fps=...)))
+    assert "the record of b.mp4 has no fps, which a clip needs" in refused("show", plain, "--again")
+    beside.unlink()
     assert "fps" in cli("show", path)[1] and "holds no record" in refused("show", tmp_path / "a-stripped.mp4")
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from diffusers_ext.outputs.inside import texts
 from diffusers_ext.zoo.world.suites import VIDEO_TASKS
 
 PROMPT = "a red circle moves left"
@@ -28,6 +29,14 @@ def test_generate_writes_the_clip_that_was_asked_for(cli, saved_clip_model, tmp_
 
     facts = next(imageio_ffmpeg.read_frames(str(out)))
     assert (facts["size"], facts["fps"]) == ((32, 32), 6.0)
+
+
+def test_a_clip_is_made_again_if_its_record_belongs_inside_and_is_not(cli, saved_clip_model, tmp_path):
+    words = ["generate", PROMPT, "-m", saved_clip_model, "--seed", 1, "--out", tmp_path / "a.mp4"]
+    for embed in ("--no-embed", "--embed"):
+        assert "finished before" not in cli(*words, embed)[1]
+        assert (texts(tmp_path / "a.mp4")[0] is not None) == (embed == "--embed")
+        assert "finished before" in cli(*words, embed)[1]
 
 
 def test_gif_and_folders(cli, saved_clip_model, tmp_path):

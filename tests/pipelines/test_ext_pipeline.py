@@ -8,7 +8,9 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.families.denoisers import denoisers
+from diffusers_ext.pipelines import chosen
 from diffusers_ext.pipelines.base import output_of
+from diffusers_ext.rewards.base import ensemble
 
 from ..hosts import built, every_host, host, processors
 from ..sampling.searches import redness
@@ -140,6 +142,20 @@ def test_a_search_under_a_method():
         wanted = sampler.sample(pipe, generator=generator(), progress=False, **call_of(tiny))
     out = dx.ImageExtPipeline(pipe, [method], sampler)(generator=generator(), progress=False, **call_of(tiny))
     assert np.array_equal(out.images, wanted.images) and out.report.extra_passes > 0
+
+
+@pytest.mark.parametrize("given", ["shapes-clip", ("shapes-clip",), [("shapes-clip", 2.0)], (redness,)])
+def test_rewards_by_name_are_built(given):
+    sampler = chosen.sampler("best-of-2", given, None)
+    ((reward, weight),) = ensemble(sampler.rewards).parts
+    assert reward.name == ("redness" if given == (redness,) else "shapes-clip")
+    assert weight == (2.0 if isinstance(given, list) else 1.0)
+
+
+@pytest.mark.parametrize("given", [{"shapes-clip": 1}, {"shapes-clip"}, 3, [3], [], ("shapes-clip", 2.0)])
+def test_what_is_no_reward_is_refused_at_once(given):
+    with pytest.raises(ValueError, match="reward"):
+        chosen.sampler("best-of-2", given, None)
 
 
 def test_outputs_of_every_pipeline_are_known():

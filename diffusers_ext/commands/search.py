@@ -113,7 +113,7 @@ def search(
     )
     folder = output_folder(out)
     pipe = checkpoint.load(device, dtype, threads)
-    if batch is None and pipe.device.type == "cpu":
+    if pipe.device.type == "cpu":
         variant = _in_groups(variant)
     target = Target(folder).suited(model, makes_videos(pipe), None)
     call = arguments(
@@ -150,9 +150,11 @@ def search(
 def _in_groups(variant: Variant) -> Variant:
     """Let best of n finish a few candidates at a time, so that a search that is stopped keeps those.
 
-    On a CPU larger groups are no faster.
+    On a CPU larger groups are no faster. A size that was asked for stays, and so does a limit of time, with
+    which one candidate is made at a time.
     """
-    if variant.sampler.name != "best-of-n":
+    sampler = variant.sampler
+    if sampler.name != "best-of-n" or sampler.micro_batch is not None or sampler.seconds is not None:
         return variant
     return dataclasses.replace(variant, sampler=dataclasses.replace(variant.sampler, micro_batch=GROUP))
 

@@ -158,9 +158,15 @@ def _finished(folder: Path, asked: dict[str, Any]) -> bool:
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
         files = [row["file"] for row in (*found["references"], *found["panels"])]
+        files += [_plain(row["file"]) for row in found["panels"]]
         return found["asked"] == asked and all((folder / name).is_file() for name in (*files, SHEET))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _plain(name: str) -> str:
+    """Return the name of the plain scene beside a scene."""
+    return f"{name.removesuffix('.png')}-plain.png"
 
 
 def _draw(
@@ -186,7 +192,7 @@ def _draw(
         (folder / FILE).unlink(missing_ok=True)  # a story without it counts as unfinished
         write_image(folder / row["file"], panel.image, record)
         if name is None:
-            write_image(folder / f"{stem}-plain.png", panel.plain, record | {"methods": []})
+            write_image(folder / _plain(row["file"]), panel.plain, record | {"methods": []})
         typer.echo(f"{folder / row['file']}  {panel.prompt}, seed {panel.seed}{_said(row)}")
         if panel.missing:
             opt.warn(

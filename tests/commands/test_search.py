@@ -55,6 +55,22 @@ def test_another_search_replaces_the_sheet_and_keeps_the_picture(cli, tmp_path):
     assert len(list(tmp_path.glob("a-red-square-*.png"))) == 2 and (tmp_path / first["picture"]).exists()
 
 
+@pytest.mark.parametrize(
+    "words, size", [([], 4), (["--set", "micro_batch=2"], 2), (["--batch", 3], 3), (["--seconds", 60], None)]
+)
+def test_groups_on_a_cpu_are_of_the_size_that_was_asked_for(cli, monkeypatch, tmp_path, words, size):
+    words = [*TURBO, "--device", "cpu", "--sampler", "best-of-2", *words]
+    sizes, stock = [], dx.BestOfN.search
+
+    def seen(self, search):
+        sizes.append(self.micro_batch)
+        return stock(self, search)
+
+    monkeypatch.setattr(dx.BestOfN, "search", seen)
+    search(cli, tmp_path, *words)
+    assert sizes == [size]
+
+
 def test_a_search_with_steps_shows_what_was_dropped(cli, saved_model, tmp_path):
     said, found = search(
         cli, tmp_path, "-m", saved_model, *ARGUED, "--sampler", "ttsnap", "--n", 4, "--set", "keep=[0.5,0.5]",

@@ -40,6 +40,8 @@ def test_a_story_is_written_once(cli, tmp_path):
     same = [(tmp_path / f"scene-02{end}.png").stat().st_size > 0 for end in ("", "-plain")]
     assert all(same) and Image.open(tmp_path / "story.png").width > 400
     assert "finished before" in cli(*words)[1]
+    (tmp_path / "scene-02-plain.png").unlink()
+    assert "finished before" not in cli(*words)[1] and (tmp_path / "scene-02-plain.png").is_file()
     assert found["asked"]["methods"][0]["start"] == 0.8, "that of the preset"
     code, _, err = cli(*words, "--set", "cross_lambda=0.2", "--no-preset")
     assert code == 0 and "held another story, whose pictures of the same names are replaced" in err

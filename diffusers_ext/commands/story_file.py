@@ -103,6 +103,11 @@ def segmenter_of(masks: str, world: bool, subjects: Mapping[str, str]) -> Any:
 def _table(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(
+            f"the story {str(path)!r} cannot be read ({error.strerror}); name a TOML file, or give "
+            "--subject and --scene"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML ({error}); correct it there") from error
     if unknown := next((key for key in table if key not in KEYS), None):

@@ -48,11 +48,11 @@ def plan(
     if len(chosen) > most:
         raise MethodError(
             f"a sheet of {len(chosen)} heads in {counted(len(sites), 'layer')} takes {len(chosen) + 1} "
-            f"pictures, and at most {most} heads are drawn; choose layers= or heads=, or pass "
-            f"most={len(chosen)}."
+            f"pictures, and at most {most} heads are drawn; choose some by layers or heads, or "
+            f"set most to {len(chosen)}."
         )
     if micro_batch < 1:
-        raise MethodError(f"micro_batch is 1 or more pictures, got {micro_batch}; {MICRO_BATCH} is usual.")
+        raise MethodError(f"a batch is 1 or more pictures, got {micro_batch}; {MICRO_BATCH} is usual.")
     SoftPAG(scale=scale, strength=strength)  # which checks both
     return chosen
 

@@ -70,6 +70,8 @@ class SoftPAGGuidance(BaseGuidance):
             temperature=temperature,
             seed=seed,
         )
+        if isinstance(heads, Mapping):  # a HeadSet is saved as the heads that it names
+            self.register_to_config(heads=dict(heads))
         self._passes: dict[int, PerturbedPass] = {}  # of the denoisers of this run, by `id`
 
     # which predictions a step has ---------------------------------------------------------------------------
@@ -124,8 +126,8 @@ class SoftPAGGuidance(BaseGuidance):
         if UNCOND in names and not any(isinstance(value, tuple) for value in data.values()):
             raise MethodError(
                 f"SoftPAGGuidance with guidance_scale={self.guidance_scale} needs an unconditional "
-                "prediction, but the pipeline has no embeddings of a negative prompt; set guidance_scale=1, "
-                "or give them."
+                "prediction, but the pipeline has no embeddings of a negative prompt; call it with "
+                'negative_prompt="", or set guidance_scale=1.'
             )
         return [(name, int(name == UNCOND)) for name in names]
 

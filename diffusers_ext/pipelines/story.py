@@ -243,8 +243,8 @@ class StoryPipeline:
         except UnsupportedError as error:
             raise UnsupportedError(
                 "a story finds its subjects by cross-attention, which this "
-                f"{type(self.pipe).__name__} does not show; pass segmenter=, a function of a picture and the "
-                "text of a subject that returns its mask."
+                f"{type(self.pipe).__name__} does not show; give a segmenter, a function of a picture "
+                "and the text of a subject that returns its mask. For shapes world --masks detector does so."
             ) from error
 
 

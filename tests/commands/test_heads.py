@@ -63,7 +63,7 @@ def test_a_clip(cli, saved_clip_model, tmp_path):
         (["--map-steps", "0,99"], "this run has 15, got 99; the last is 14"),
         (["--map-steps", "x"], "--map-steps takes whole numbers with commas between them, got 'x'"),
         (["--heads", "7"], "have heads 0 to 2, got 7"),
-        (["--batch", "0"], "micro_batch is 1 or more"),
+        (["--batch", "0"], "a batch is 1 or more"),
         (["--strength", "2"], "strength must lie in [0, 1], got 2.0"),
         (["--most", "3"], "takes 19 pictures, and at most 3 heads are drawn"),
         (["--maps-only", "--heads-only"], "leave nothing to make"),

@@ -90,6 +90,7 @@ def test_files_that_do_not_fit(refused, tmp_path, toml, said):
     "words, said",
     [
         ([], "a story has subjects and scenes, got 0 and 0"),
+        (["nope.toml"], "the story 'nope.toml' cannot be read (No such file or directory)"),
         (["--subject", "a red circle", "--scene", "x"], "--subject takes NAME=TEXT, got 'a red circle'"),
         (["--subject", "ann=a red circle"], "got 1 and 0"),
         ([*OPTIONS, "--scene", ""], "a scene is a text that is not empty"),
@@ -103,7 +104,7 @@ def test_files_that_do_not_fit(refused, tmp_path, toml, said):
             "and cache_limit_gib allows 0;",
         ),
         ([*OPTIONS, "--scene", "ann", "-m", "shapes-wan"], "a story is made of pictures"),
-        ([*OPTIONS, "--scene", "ann", "-m", "shapes-sd3", "--masks", "attention"], "pass segmenter="),
+        ([*OPTIONS, "--scene", "ann", "-m", "shapes-sd3", "--masks", "attention"], "give a segmenter"),
         ([*OPTIONS, "--scene", "ann", "--set", "scene_masks=[]"], "a story finds scene_masks by itself"),
         (
             ["--subject", "ann=a cat", "--scene", "ann", "--masks", "detector"],

@@ -145,7 +145,7 @@ def test_more_pictures_than_memory_holds(monkeypatch):
         ({"heads": ["x"]}, "got 'x'"),
         ({"heads": []}, "got none; leave heads out to have all"),
         ({"most": 5}, "a sheet of 16 heads in 4 layers takes 17 pictures, and at most 5 heads are drawn"),
-        ({"micro_batch": 0}, "micro_batch is 1 or more pictures, got 0"),
+        ({"micro_batch": 0}, "a batch is 1 or more pictures, got 0"),
         ({"strength": 1.5}, "strength must lie in"),
         ({"scale": float("nan")}, "scale"),
         ({"scale": 99.0}, "scale must lie in"),

@@ -13,6 +13,7 @@ from diffusers.hooks.layer_skip import _apply_layer_skip_hook
 from diffusers.modular_pipelines.wan import encoders
 
 import diffusers_ext as dx
+from diffusers_ext.processors.head_set import Pick
 
 from ..close import alike
 from ..hosts import built, processors
@@ -285,6 +286,13 @@ def test_settings_survive_files_and_copies(tmp_path):
     assert (other.method.scale, other.guidance_scale) == (1.0, 3.0)
     with pytest.raises(TypeError):  # of positions, `new()` of diffusers would forget the values
         dx.SoftPAGGuidance(3.0)
+
+
+def test_a_head_set_is_saved_as_its_heads(tmp_path):
+    found = dx.HeadSet((Pick(SD3.layer, 2, strength=None), Pick(SD3.layer, 0, strength=None)))
+    dx.SoftPAGGuidance(heads=found).save_pretrained(tmp_path)
+    again = dx.SoftPAGGuidance.from_pretrained(tmp_path)
+    assert again.method.heads == {SD3.layer: [0, 2]}
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_what_is_missing_after_all_tries_is_named():
         ),
         (dict(scenes=[]), dx.MethodError, "a list of scenes"),
         (dict(scenes="ann"), dx.MethodError, "a list of scenes"),
-        (dict(name="sd3", segmenter=None), dx.UnsupportedError, "does not show; pass segmenter="),
+        (dict(name="sd3", segmenter=None), dx.UnsupportedError, "does not show; give a segmenter"),
     ],
 )
 def test_stories_that_are_refused(settings, error, said):

@@ -72,6 +72,7 @@ def compbench(prompt, number=0, **more):
     )
 
 
+@pytest.mark.filterwarnings("ignore:diffusers_ext. a.txt, line 1 is longer than a file name")
 def test_the_evaluator_of_compbench_reads_prompt_and_number(tmp_path):
     prompts = ["a red cat.", "a cat/dog \\ ☂", "..", "a: b? 'c' \"d\"", "x" * 245, "x" * 244]
     rows = [compbench(prompt, i) for i, prompt in enumerate(prompts)]

@@ -19,7 +19,7 @@ FILES = sorted(FOLDER.glob("*.toml"))
 SIZES = {"height", "width", "num_frames"}
 IMAGES = {"flux.1", "sd1.5", "sd2.1", "sd2.1-base", "sdxl", "sd3", "sd3.5", "sd3.5-medium"}
 MODELS = IMAGES | {"hunyuan-video", "wan2.1", "wan2.2", "wan2.2-ti2v-5b", "mochi"}
-ZOO = {"shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-wan"}
+ZOO = {"shapes-sd3", "shapes-sd3-256", "shapes-sd", "shapes-sd-turbo", "shapes-wan"}
 TOKENS = "[tokens]\nedge_px = 16\nframes = 0\ntext = 0\nheight = 64\nwidth = 64\n"
 
 
@@ -90,7 +90,7 @@ def test_published_settings_have_the_published_density():
         ("org/stable-diffusion-3.5-large-int8", "sd3.5"),
         ("org/Wan2.1-T2V-14B-Diffusers-4bit", "wan2.1"),
         ("shapes-sd3", "shapes-sd3"),
-        ("runs/shapes-sd-turbo", "shapes-sd"),
+        ("runs/shapes-sd-turbo", "shapes-sd-turbo"),
     ],
 )
 def test_names_of_checkpoints(text, name):

@@ -95,6 +95,7 @@ def test_one_call_is_ir_diffusion_by_hand():
     assert np.array_equal(pixels([*story.references.values(), *story.panels]), wanted)
 
 
+@pytest.mark.filterwarnings("ignore:diffusers_ext. ir-diffusion changed nothing")
 @pytest.mark.parametrize(
     "window, calls", [({}, 4), ({"start": 0.75}, 1), ({"stop": 0.5}, 2), ({"start": 0.5, "stop": 0.5}, 0)]
 )

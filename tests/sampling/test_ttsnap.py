@@ -48,6 +48,7 @@ def test_the_best_estimates_survive():
     assert result.seeds == (next(c.seed for c in result.history if c.score == result.scores[0]),)
 
 
+@pytest.mark.filterwarnings("ignore:diffusers_ext. ttsnap drops nothing")
 @pytest.mark.parametrize("how", [dict(prune_at=(), keep=()), dict(prune_at=(2, 5), keep=(1.0, 1.0))])
 def test_without_drops_it_is_best_of_n(how):
     a, b = sample(TTSnap(rewards=redness, n=4, **how)), sample(BestOfN(rewards=redness, n=4))
@@ -168,6 +169,7 @@ def test_the_usual_places_depend_on_the_reward():
     assert levels == sorted(levels, reverse=True) and levels[-1] == 0 and 0.4 < levels[0] < 1
 
 
+@pytest.mark.filterwarnings("ignore:diffusers_ext. ttsnap drops nothing")
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_short_calls_have_room_for_fewer_drops(steps):
     result = sample(TTSnap(rewards=redness, n=4), num_inference_steps=steps)

@@ -11,7 +11,6 @@ import diffusers_ext as dx
 from diffusers_ext.evaluate.statistics import mcnemar
 from diffusers_ext.evaluate.suite import questions
 from diffusers_ext.models.fingerprint import marks
-from diffusers_ext.settings.methods import as_dict
 from diffusers_ext.settings.registry import METHODS
 from diffusers_ext.zoo import catalogue
 from diffusers_ext.zoo.world.suites import IMAGE_TASKS
@@ -48,7 +47,8 @@ def test_the_measurement_is_of_these_weights_these_settings_and_the_usual_call(p
     assert where["call"] == dict(catalogue.MODELS[name].call) and where["suite"] == "tuning"
     (chosen,) = [t for t in found["tried"] if t["settings"] == found["settings"]]
     assert chosen["overall"] == found["overall"] and chosen["paired"] == found["paired"]
-    assert as_dict(dx.preset(name, path.stem)) == {"name": path.stem, **found["settings"]}
+    preset = dx.preset(name, path.stem)
+    assert preset == type(preset)(**found["settings"])
     tasks = catalogue.MODELS[name].tasks or IMAGE_TASKS
     assert confirmed["paired"]["n"] == confirmed["n"] * len(tasks)
     asked = questions("tuning", where["n"] + confirmed["n"], where["seed"], tasks)

@@ -58,7 +58,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--layout",
-            help="How the folder of --images is laid out: flat, geneval, t2i-compbench, hpdv2 or drawbench. "
+            help="How the folder of --images is arranged: flat, geneval, t2i-compbench, hpdv2 or drawbench. "
             "By default flat.",
         ),
     ] = None,

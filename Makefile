@@ -24,9 +24,10 @@ demo: $(STAMP)
 	$(BIN)/diffusers-ext demo --out out/demo
 
 # The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
+# tests/conftest.py knows which files are long; pytest-xdist would begin with those of most tests.
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
 SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \

@@ -42,15 +42,16 @@ def test_there_is_a_file_for_each_model():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_is_built_and_planned_at_the_usual_size(path):
-    found = read(path)
+    found, forecasts = read(path), {}
     for name in found.settings:
         method = dx.preset(path.stem, name)
         assert method == build([name], preset=found.settings)[0]
         if not isinstance(method, SparseMethod):
             continue  # guidance, which test_presets_checkpoints.py puts on the models
-        forecast = dx.plan(path.stem, method)
-        assert forecast == dx.plan(path.stem, name)
-        assert forecast.block_density <= 0.6 and not forecast.note.startswith("no gain")
+        forecasts[name] = dx.plan(path.stem, method)
+        assert forecasts[name].block_density <= 0.6 and not forecasts[name].note.startswith("no gain")
+    for name in list(forecasts)[:1]:  # a plan of a real size takes a second
+        assert forecasts[name] == dx.plan(path.stem, name)
 
 
 def test_published_settings_have_the_published_density():

@@ -1,0 +1,46 @@
+"""Hold what all tabs of a server share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import gradio as gr
+
+from .engine import Engine
+from .folder import Folder
+from .models import Models
+
+LANE = "device"  # of all events that run a model: gradio's queue gives them to one worker a device
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The engine and the folder of a server."""
+
+    engine: Engine
+    folder: Folder
+
+    @property
+    def models(self) -> Models:
+        """The models that visitors may name."""
+        return self.engine.models
+
+    @property
+    def workers(self) -> int:
+        """How many jobs run at a time."""
+        return len(self.engine.devices)
+
+    def cancel(self, request: gr.Request) -> None:
+        """Cancel all that a visitor has asked for, and that is not finished."""
+        self.engine.cancel(request.session_hash)
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Show errors of the visitor as one sentence on the page, and to programs that call it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise gr.Error(" ".join(str(error).split()), print_exception=False) from None

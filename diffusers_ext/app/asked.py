@@ -1,4 +1,4 @@
-"""What a visitor asks for, as plain data: checked here whoever sends it, a page, a program or a picture."""
+"""Check what a visitor asks for, as plain data from a page, a program or a picture."""
 
 from __future__ import annotations
 

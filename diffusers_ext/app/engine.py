@@ -23,7 +23,7 @@ class Refused(ValueError):
 
 
 class Control:
-    """What a running job may do: show something to its visitor, and end where the visitor has cancelled."""
+    """A control shows what a running job does to its visitor, and ends the job where the visitor has cancelled."""
 
     def __init__(self, show: Callable[[Any], None]) -> None:
         self.show = show

@@ -31,17 +31,17 @@ class Folder:
 
     @property
     def cache(self) -> Path:
-        """What may be served."""
+        """The part that may be served."""
         return self.path / "cache"
 
     @property
     def made(self) -> Path:
-        """Where jobs write; gradio copies what it serves."""
+        """The folder that jobs write to; gradio copies what it serves."""
         return self.cache / "made"
 
     @property
     def batches(self) -> Path:
-        """Where batches are; a restart finds them again."""
+        """The folder of batches, which a restart finds again."""
         return self.path / "batches"
 
     def fresh(self) -> Path:

@@ -29,7 +29,7 @@ class Server:
 
     @property
     def workers(self) -> int:
-        """How many jobs run at a time."""
+        """The number of jobs that run at a time."""
         return len(self.engine.devices)
 
     def cancel(self, request: gr.Request) -> None:

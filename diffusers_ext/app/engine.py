@@ -104,10 +104,10 @@ class Engine:
             result = work(control, Place(self, number))
         except BaseException as error:
             shown.put((True, error.with_traceback(None)))  # frames would hold tensors
+            free_memory()
         else:
             shown.put((True, (result,)))
         finally:
-            free_memory()
             self._line.give_back(number)
 
 

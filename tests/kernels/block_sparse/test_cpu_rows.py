@@ -1,4 +1,4 @@
-"""The rows of CPUs against masked dense attention in fp64 and against the definition, for all that plans hold."""
+"""The rows of CPUs against masked dense attention in fp64 and the definition, on plans of all kinds."""
 
 import math
 
@@ -63,9 +63,7 @@ def test_every_rule_in_every_precision(name, dtype, blocks):
 )  # fmt: skip
 def test_sizes_that_fit_no_block(h, w, radius, text, block, tiled, text_rows):
     tile = (1, 3, 4) if tiled else None
-    plan = RulePlanSpec(
-        Disk(radius), (1, h, w), text, block, 2 * block, tile, tile, tiled, text_rows
-    ).build()
+    plan = RulePlanSpec(Disk(radius), (1, h, w), text, block, 2 * block, tile, tile, tiled, text_rows).build()
     check(plan, tensors(plan.s_q, plan.s_kv, dtype=torch.float32))
 
 

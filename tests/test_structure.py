@@ -114,6 +114,7 @@ ALLOWED = {
         "core",
         "errors",
         "families",
+        "kernels/block_sparse",
         "kernels/plan",
         "processors/sparse",
         "settings",

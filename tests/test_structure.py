@@ -126,6 +126,7 @@ ALLOWED = {
         "core",
         "errors",
         "families",
+        "kernels/block_sparse",
         "kernels/plan",
         "processors/sparse",
         "settings",

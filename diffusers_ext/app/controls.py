@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,17 +43,18 @@ class Field:
         )
 
 
-def of_method(name: str, known: Mapping[str, Any]) -> list[Field]:
+def of_method(name: str, known: Mapping[str, Any], leave_out: Collection[str] = ()) -> list[Field]:
     """Make the controls of a method, set to the values that are `known` for a model."""
-    return of_class(name, method_class(name), known)
+    return of_class(name, method_class(name), known, leave_out)
 
 
-def of_class(owner: str, cls: type, known: Mapping[str, Any]) -> list[Field]:
-    """Make the controls of a class of settings. Call it inside a `gr.Blocks`."""
+def of_class(owner: str, cls: type, known: Mapping[str, Any], leave_out: Collection[str] = ()) -> list[Field]:
+    """Make the controls of a class of settings, but for some fields. Call it inside a `gr.Blocks`."""
     hints = typing.get_type_hints(cls)
     return [
         Field(owner, name, hints[name], _control(name, facts, hints[name], known.get(name, facts.default)))
         for name, facts in settable(cls).items()
+        if name not in leave_out
     ]
 
 

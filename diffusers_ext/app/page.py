@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gradio as gr
 
-from . import compare
+from . import compare, explore
 from .folder import KEPT_S
 from .server import Server
 
 TITLE = "diffusers_ext"
-TABS = (compare,)  # each has a LABEL and build(server)
+TABS = (compare, explore)  # each has a LABEL and build(server)
 
 
 def build(server: Server) -> gr.Blocks:

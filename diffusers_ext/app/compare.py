@@ -11,6 +11,7 @@ from ..settings.registry import METHODS
 from . import controls, pictures
 from .asked import Asked
 from .engine import Control, Done, Place, known_settings
+from .line import Waiting
 from .server import LANE, Server, said
 from .watch import Step
 
@@ -68,7 +69,7 @@ def build(server: Server) -> None:
             return [plain, pictures.make(control, place, same, folder, label="with methods", previews=4)]
 
         for event in server.engine.run(request.session_hash, work):
-            if isinstance(event, Step):
+            if isinstance(event, (Step, Waiting)):
                 yield event.words, gr.skip(), gr.skip(), gr.skip()
             elif isinstance(event, Done):
                 made = event.result

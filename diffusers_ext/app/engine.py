@@ -62,14 +62,15 @@ class Engine:
     models: Models
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
-    _free: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
+    _free: list[int] = field(default_factory=list, repr=False)
+    _line: list[Control] = field(default_factory=list, repr=False)  # who waits, in their order
     _loaded: dict[int, tuple[str, Checkpoint, Any]] = field(default_factory=dict, repr=False)
     _jobs: dict[str, set[Control]] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _turn: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def __post_init__(self) -> None:
-        for place in range(len(self.devices)):
-            self._free.put(place)
+        self._free += range(len(self.devices))
 
     def run(self, visitor: str, work: Callable[[Control, Place], Any]) -> Iterator[Any]:
         """Run `work(control, place)` on a free device, and yield all that it shows; last comes `Done`.
@@ -111,12 +112,7 @@ class Engine:
     def _work(self, work: Callable[..., Any], control: Control, shown: queue.SimpleQueue) -> None:
         place = None
         try:
-            while place is None:
-                control.check()
-                try:
-                    place = self._free.get(timeout=0.2)
-                except queue.Empty:
-                    continue
+            place = self._place(control)
             result = work(control, Place(self, place))
         except BaseException as error:
             shown.put((True, error.with_traceback(None)))  # frames would hold tensors
@@ -125,7 +121,23 @@ class Engine:
         finally:
             if place is not None:
                 free_memory()
-                self._free.put(place)
+                with self._turn:
+                    self._free.append(place)
+                    self._turn.notify_all()
+
+    def _place(self, control: Control) -> int:
+        """Wait for a device; who came first is served first. Raises `Interrupted` if the visitor cancels."""
+        with self._turn:
+            self._line.append(control)
+            try:
+                while not (self._free and self._line[0] is control):
+                    control.check()
+                    self._turn.wait(0.2)
+                control.check()
+                return self._free.pop()
+            finally:
+                self._line.remove(control)
+                self._turn.notify_all()
 
 
 @dataclass(frozen=True, slots=True)

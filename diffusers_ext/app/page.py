@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gradio as gr
 
-from . import compare
+from . import batch, compare, search
 from .folder import KEPT_S
 from .server import Server
 
 TITLE = "diffusers_ext"
-TABS = (compare,)  # each has a LABEL and build(server)
+TABS = (compare, search, batch)  # each has a LABEL and build(server)
 
 
 def build(server: Server) -> gr.Blocks:

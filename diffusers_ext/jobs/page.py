@@ -14,6 +14,7 @@ from ..evaluate.statistics import accuracy
 from ..evaluate.words import percent
 from ..outputs import claim
 from ..outputs.files import remove_partials, write_text
+from ..sampling.progress import Progress
 from .manifest import DONE, FOLDER, Line
 from .watch import Watch
 
@@ -93,8 +94,8 @@ class Page:
         finally:
             claim.release(self._lock, file)
 
-    def text(self, watch: Watch, end: bool) -> str:
-        """Return the page."""
+    def text(self, watch: Progress, end: bool) -> str:
+        """Return the page; `watch` counts what is finished."""
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         failed = len(self._failed)
         state = f"{watch.finished} of {watch.total} {watch.unit}s are finished, {failed} could not be made"

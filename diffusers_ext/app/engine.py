@@ -23,7 +23,7 @@ class Refused(ValueError):
 
 
 class Control:
-    """A control shows what a running job does to its visitor, and ends the job where the visitor has cancelled."""
+    """A control shows the visitor what a job does, and ends the job where the visitor has cancelled."""
 
     def __init__(self, show: Callable[[Any], None]) -> None:
         self.show = show

@@ -39,6 +39,7 @@ def serve(
     folder = Folder.of(out)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.cache)  # read when gradio is imported
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from .look import CSS, KEYS
     from .page import build
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
@@ -56,5 +57,7 @@ def serve(
         quiet=True,
         prevent_thread_lock=not block,
         footer_links=["api"],
+        css=CSS,
+        js=KEYS,
     )
     return page

@@ -45,6 +45,8 @@ ALLOWED = {
         "evaluate/report",
         "explore",
         "families",
+        "jobs",
+        "jobs/prompts",
         "kernels",
         "kernels/plan",
         "models",

@@ -14,7 +14,8 @@ from ..jobs.job import Job
 from ..jobs.manifest import Each, Index, Line
 from ..jobs.tasks import Point, Task
 from ..outputs.stop import Interrupted
-from .engine import Control, Done, Engine, Place, Refused
+from .engine import Done, Engine, Place
+from .line import Control, Refused
 
 if TYPE_CHECKING:
     from ..sampling.budget import State
@@ -54,7 +55,7 @@ class Turns(maker.Maker):
                 self._lent = None
 
         try:
-            for event in self._engine.run(self._owner, turn):
+            for event in self._engine.run(self._owner, turn, bounded=False):
                 if isinstance(event, Done):
                     return event.result
         except Refused as refused:

@@ -84,7 +84,12 @@ def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
                 )
                 for axis, n, at in zip(AXES, grid, _axes(known.get(key, facts.default)), strict=True)
             )
-        found.append(Knob(controls.Field(name, key, hints[key], sliders[0]), sliders))
+        found.append(
+            Knob(
+                controls.Field(name, key, hints[key], facts.default, facts.metadata["file"], sliders[0]),
+                sliders,
+            )
+        )
     return found
 
 

@@ -9,7 +9,8 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test test-newest-torch test-settings slow soak lint format bench-cpu gpu gpu-quick gpu-fit gpu-tests gpu-kernels gpu-blocks clean
+.PHONY: setup demo app test test-browser test-newest-torch test-settings slow soak lint format bench-cpu clean
+.PHONY: gpu gpu-quick gpu-fit gpu-tests gpu-kernels gpu-blocks
 
 setup: $(STAMP)
 
@@ -23,10 +24,19 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/diffusers-ext demo --out out/demo
 
+app: $(STAMP)
+	$(BIN)/diffusers-ext app
+
 # The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile
+
+# The page in a browser. Without chromium, and as root of a Debian system, it is installed first.
+test-browser: export OMP_NUM_THREADS ?= 1
+test-browser: $(STAMP)
+	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
 
 # The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
 SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \
@@ -43,7 +53,7 @@ test-newest-torch:
 	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade -c $(NEWEST)/constraints.txt torch
 	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[dev]'
 	@$(NEWEST)/bin/python -c "import torch; print('torch', torch.__version__)"
-	$(NEWEST)/bin/python -m pytest -m "not gpu and not slow" $(TESTS)
+	$(NEWEST)/bin/python -m pytest -m "not gpu and not slow and not browser" $(TESTS)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from diffusers_ext.kernels.block_sparse.gains import USUAL, backend_on, costs
 from diffusers_ext.outputs.files import write_text
 
 Row = Mapping[str, Any]
@@ -118,6 +119,34 @@ def gathers(rows: Iterable[Row]) -> float | None:
     return moved[0]["ms"] / moved[0]["tokens"] / (most["ms"] / most["tokens"] ** 2)
 
 
+def line_of_costs(record: Mapping[str, Any], fit: Fit) -> str:
+    """Return the line of `COSTS` in `kernels/block_sparse/gains.py` that a fit replaces, as Python.
+
+    What no row says anything about keeps its value. A rule whose interval is wider than a fifth of its value
+    either way is left out as well. The FULL block is that of the slowest rule, so that `auto` never takes a
+    loss for a gain.
+    """
+    device = record["class"]
+    backend = backend_on(device)
+    known, found = asdict(costs(backend, device)), {}
+    good = {rule: each for rule, each in fit.partial.items() if narrow(each) and narrow(fit.full[rule])}
+    if good:
+        found = {rule: round(each.value, 2) for rule, each in good.items()}
+        found["full"] = round(max(fit.full[rule].value for rule in good), 2)
+        found["source"] = f"as timed on {record['device']}"
+    if (moved := gathers(record["rows"])) is not None and backend == "triton":
+        found["gathers"] = round(moved)
+    values = ", ".join(f"{name}={value!r}" for name, value in (known | found).items())
+    kept = [name for name in known if name not in found]
+    note = f"  # as before: {', '.join(kept)}" if kept else ""
+    return f"    ({backend!r}, {device!r}): Costs({values}),{note}".replace("'", '"')
+
+
+def narrow(found: Estimate) -> bool:
+    """Return whether an estimate is known to a fifth of its value either way."""
+    return found.high - found.value <= 0.2 * abs(found.value)
+
+
 def attending_ms(row: Row) -> float:
     """Return the ms of attention over the visited blocks alone, of a row of `sparse_kernels`."""
     return max(row["kernel_ms"] - row["choice_ms"], 1e-6)
@@ -143,7 +172,8 @@ def read(folder: Path, bench: str) -> dict[str, Any]:
         )
     try:
         record = json.loads(paths[-1].read_text())
-        return {"rows": record["rows"], "device": record["device"]}
+        device = record["device"]
+        return {"rows": record["rows"], "device": device, "class": record.get("class", USUAL)}
     except (ValueError, KeyError, TypeError) as error:
         raise SystemExit(
             f"error: {paths[-1]} is no record of a bench ({type(error).__name__}); measure it again."
@@ -172,7 +202,9 @@ def report(folder: Path) -> str:
         for rule, partial in fit.partial.items():
             cells = fit.form, fit.head_dim, rule, partial, fit.full[rule], f"{fit.start[rule]:.1f}"
             lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", *predictions(folder, found[0])]
+    lines += ["", *predictions(folder, found[0]), ""]
+    lines += ["The line of `COSTS` in diffusers_ext/kernels/block_sparse/gains.py:", ""]
+    lines += ["```python", line_of_costs(record, found[0]), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from bench import gpu
 from bench.gpu_fit import RULES, fits, gathers, predicted_ms, report
+from diffusers_ext.kernels.block_sparse.gains import COSTS, Costs
 
 FULL = 1.4  # a FULL block over its pairs in dense attention
 PARTIAL = dict(zip(RULES, (1.1, 1.8, 2.25, 2.2), strict=True))
@@ -32,7 +33,7 @@ def rows(noise=0.0, form="as shipped", head_dim=128, counts=(1, 4, 16, 64), full
 
 
 def written(folder, found, name="rates-gpu"):
-    (folder / f"{name}.json").write_text(json.dumps({"rows": found, "device": "gpu"}))
+    (folder / f"{name}.json").write_text(json.dumps({"rows": found, "device": "gpu", "class": "9.0"}))
     return folder
 
 
@@ -97,6 +98,31 @@ def test_the_command_prints_and_writes_them(tmp_path, capsys):
     assert "| as shipped | 128 | disk | 1.79 (1.7" in capsys.readouterr().out
     (fit,) = json.loads((tmp_path / "fit.json").read_text())["fits"]
     assert fit["partial"]["band"]["value"] == pytest.approx(2.2, rel=0.05)
+
+
+def read_line(text):
+    """Read the line as `gains.py` would: a key and its costs."""
+    (line,) = [line for line in text.splitlines() if "Costs(" in line]
+    return next(iter(eval("{" + line.partition("#")[0] + "}", {"Costs": Costs}).items())), line
+
+
+def test_the_line_is_one_of_the_table_and_keeps_what_was_not_measured(tmp_path):
+    (key, found), line = read_line(report(written(tmp_path, rows())))
+    assert key == ("triton", "9.0") and key in COSTS
+    assert found == Costs(FULL, *PARTIAL.values(), 900, "as timed on gpu") and "as before" not in line
+    some = [row for row in rows() if row.get("rule") != "band" and not row["case"].startswith("gather")]
+    (_, found), line = read_line(report(written(tmp_path, some)))
+    before = COSTS["triton", "9.0"]
+    assert (found.band, found.gathers, found.disk) == (before.band, before.gathers, PARTIAL["disk"])
+    assert line.endswith("# as before: band, gathers")
+
+
+def test_constants_that_are_hardly_known_do_not_replace_others(tmp_path):
+    (_, found), line = read_line(report(written(tmp_path, rows(noise=0.6))))
+    (fit,) = fits(rows(noise=0.6))
+    wide = [rule for rule in RULES if fit.partial[rule].high > 1.2 * fit.partial[rule].value]
+    assert wide and all(getattr(found, rule) == getattr(COSTS["triton", "9.0"], rule) for rule in wide)
+    assert all(rule in line.partition("# as before:")[2] for rule in wide)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ ALLOWED = {
         "kernels/plan",
         "models",
         "outputs",
+        "processors",
         "processors/sparse",
         "sampling",
         "settings",

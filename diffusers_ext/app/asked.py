@@ -160,6 +160,8 @@ def _text(value: Any, what: str) -> str:
         raise MethodError(f"{what} may have {LONGEST} characters, got {len(value)}; make it shorter.")
     if "\0" in value:
         raise MethodError(f"{what} holds a NUL character; remove it.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise MethodError(f"{what} holds half of a character, a lone surrogate; remove it.")
     return value
 
 

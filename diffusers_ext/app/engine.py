@@ -47,16 +47,19 @@ class Engine:
     def __post_init__(self) -> None:
         self._line = Line(len(self.devices), self.waiting, self.each)
 
-    def run(self, visitor: str, work: Callable[[Control, Place], Any]) -> Iterator[Any]:
+    def run(
+        self, visitor: str, work: Callable[[Control, Place], Any], *, bounded: bool = True
+    ) -> Iterator[Any]:
         """Run `work(control, place)` on a free device, and yield all that it shows; last comes `Done`.
 
         While the request waits, `Waiting` says how many are before it. The job runs in a thread of its own,
         and ends when the iterator is closed. Raises `Refused` with one sentence for whatever fails, and for
-        a request that finds the queue full.
+        a request that finds the queue full. A batch comes back for each of its pictures, so it is not
+        `bounded`.
         """
         shown: queue.SimpleQueue = queue.SimpleQueue()
         control = Control(lambda what: shown.put((None, what)))
-        ticket = self._line.enter(visitor)
+        ticket = self._line.enter(visitor, bounded)
         with self._lock:
             self._jobs.setdefault(visitor, set()).add(control)
         thread = threading.Thread(target=self._work, args=(work, control, ticket, shown), daemon=True)

@@ -10,12 +10,13 @@ import gradio as gr
 
 from .asked import Asked
 from .engine import Done, Place
-from .line import CANCELLED, Control, Refused, Waiting
+from .line import CANCELLED, Control, Waiting
 from .server import LANE, Server, said
 from .watch import Step
 
 MODEL = "shapes-sd"
 PROMPT = "a red circle and a blue square"
+Work = Callable[[Control, Place], Any]
 SILENT = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -26,33 +27,27 @@ class Asking:
     prompt: gr.Textbox
     model: gr.Dropdown
     seed: gr.Textbox
-    steps: gr.Number
+    steps: gr.Textbox
 
     @classmethod
     def of(cls, server: Server, prefix: str) -> Asking:
         """Make the controls; `prefix` begins their names."""
         prompt = gr.Textbox(label="Prompt", value=PROMPT, lines=2, elem_id=f"{prefix}-prompt")
         names = server.models.names()
+        chosen = gr.Dropdown(
+            names,
+            value=MODEL if MODEL in names else names[0],
+            label="Model",
+            allow_custom_value=server.models.hub,
+            elem_id=f"{prefix}-model",
+        )
         with gr.Row():
-            chosen = gr.Dropdown(
-                names,
-                value=MODEL if MODEL in names else names[0],
-                label="Model",
-                allow_custom_value=server.models.hub,
-                min_width=120,
-                elem_id=f"{prefix}-model",
-            )
-            seed = gr.Textbox(
-                "0", label="Seed", max_lines=1, info="-1 draws one", min_width=90, elem_id=f"{prefix}-seed"
-            )
-            steps = gr.Number(
-                None,
-                label="Steps",
-                precision=0,
-                placeholder="usual",
-                info="empty: usual",
-                min_width=90,
-                elem_id=f"{prefix}-steps",
+            seed, steps = (
+                gr.Textbox(value, label=label, info=info, max_lines=1, min_width=120, elem_id=f"{prefix}-{name}")
+                for name, label, value, info in (
+                    ("seed", "Seed", "0", "-1 draws one"),
+                    ("steps", "Steps", "", "empty: as the model was trained for"),
+                )
             )
         return cls(prompt, chosen, seed, steps)
 
@@ -62,10 +57,11 @@ class Asking:
         return [self.prompt, self.model, self.seed, self.steps]
 
     @staticmethod
-    def asked(prompt: str, model: str, seed: Any, steps: Any) -> Asked:
+    def asked(prompt: str, model: str, seed: str, steps: str) -> Asked:
         """Return what the controls ask for. Raises `ValueError` in one sentence."""
-        call = {"num_inference_steps": steps} if steps else {}
-        return Asked.of({"prompt": prompt, "model": model, "seed": seed, "call": call})
+        text = steps.strip()
+        call = {"num_inference_steps": int(text) if text.isdecimal() else text} if text else {}
+        return Asked.of({"prompt": prompt, "model": model, "seed": seed.strip(), "call": call})
 
 
 def buttons(server: Server, prefix: str, label: str) -> tuple[gr.Button, gr.Textbox]:
@@ -89,21 +85,20 @@ def lane(server: Server) -> dict[str, Any]:
 
 
 def running(
-    server: Server, request: gr.Request, work: Callable[[Control, Place], Any]
+    server: Server, request: gr.Request, prepare: Callable[[], Work]
 ) -> Iterator[tuple[str, Any]]:
-    """Run a job, and yield words for the line of progress with what the job shows.
+    """Run the job that `prepare` gives, and yield words for the line of progress with what the job shows.
 
-    The last has its result, in `Done`. A job that is cancelled ends with `None`; one that fails raises
-    `gr.Error` as well.
+    The last has its result, in `Done`. A job that is cancelled ends with `None`. What fails, be it in
+    `prepare`, ends with `None` and raises `gr.Error`, both with one sentence.
     """
     try:
-        for event in server.engine.run(request.session_hash, work):
-            if isinstance(event, Done):
-                yield "done", event
-            else:
-                yield event.words if isinstance(event, (Step, Waiting)) else "", event
-    except Refused as refused:
-        yield str(refused), None
-        if str(refused) != CANCELLED:
+        for event in server.engine.run(request.session_hash, prepare()):
+            words = event.words if isinstance(event, (Step, Waiting)) else ""
+            yield "done" if isinstance(event, Done) else words, event
+    except (ValueError, OSError) as error:
+        sentence = " ".join(str(error).split())
+        yield sentence, None
+        if sentence != CANCELLED:
             with said():
                 raise

@@ -12,7 +12,7 @@ from ..outputs.files import write_json
 from ..outputs.record import write_image
 from . import maps_make
 from .engine import Done
-from .explore_jobs import SILENT, Asking, buttons, lane, running
+from .explore_jobs import SILENT, Asking, Work, buttons, lane, running
 from .maps_kept import Kept
 from .maps_make import Mapped
 from .server import Server, said
@@ -70,18 +70,17 @@ def build(server: Server) -> None:
     outputs = [status, plain, kept, word, step, layer, picture, about, files, box]
 
     def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        *of_prompt, words = values
-        with said():
-            asked = asking.asked(*of_prompt)
-            folder = server.folder.fresh()
-        for said_, event in running(
-            server, request, lambda control, place: maps_make.make(control, place, asked, words, folder)
-        ):
+        def prepare() -> Work:
+            *of_prompt, words = values
+            asked, folder = asking.asked(*of_prompt), server.folder.fresh()
+            return lambda control, place: maps_make.make(control, place, asked, words, folder)
+
+        for text, event in running(server, request, prepare):
             if isinstance(event, Done):
-                yield [said_, *_results(event.result)]
+                yield [text, *_results(event.result)]
             else:
                 shown = event.preview if isinstance(event, Step) and event.preview else gr.skip()
-                yield [said_, shown, *[gr.skip()] * 8]
+                yield [text, shown, *[gr.skip()] * 8]
 
     def show(kept: Kept | None, word: str, step: float, layer: str) -> tuple[Any, Any]:
         if kept is None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from . import api, compare, explore
+from . import api, batch, compare, explore, search
 from .folder import KEPT_S
 from .server import Server
 
 TITLE = "diffusers_ext"
-TABS = (compare, explore)  # each has a LABEL and build(server)
+TABS = (compare, explore, search, batch)  # each has a LABEL and build(server)
 
 
 class Page(gr.Blocks):

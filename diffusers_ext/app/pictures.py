@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MethodError
+from ..errors import MethodError, UnsupportedError
 from ..evaluate.score import judge
+from ..families import family_of
+from ..families.denoisers import denoisers
 from ..models.prompts import misread
 from ..outputs.record import comment, write_image
 from ..outputs.video import SUFFIXES, write_video
 from ..sampling import identity
 from ..sampling.call import arguments, makes_videos
 from ..sampling.clip import Clip
+from ..sampling.gate import Gate
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
+from ..settings.assign import settable
 from .asked import Asked
 from .engine import Control, Place, Refused, known_settings
 from .watch import Watch
@@ -31,7 +36,8 @@ MOST_STEPS = 200
 class Made:
     """A picture, where it is, and what is known of it.
 
-    `correct` is `None` where no program can check the picture. `report` has a sentence for each method.
+    `correct` is `None` where no program can check the picture. `evaluations` counts rows of the denoiser, as
+    a search does; it is `None` for classes that are not known. `report` has a sentence for each method.
     """
 
     path: Path
@@ -43,14 +49,24 @@ class Made:
     report: Sequence[str] = ()
     engagement: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
+    evaluations: int | None = None
 
 
 def make(
-    control: Control, place: Place, asked: Asked, folder: Path, *, label: str = "", previews: int = 0
+    control: Control,
+    place: Place,
+    asked: Asked,
+    folder: Path,
+    *,
+    label: str = "",
+    previews: int = 0,
+    total: int = 1,
+    before: tuple[int, float] = (0, 0.0),
 ) -> Made:
     """Make what is asked for, and write it into a folder; `previews` is the number of steps between two.
 
-    Raises `ValueError` for what the model or a method refuses, and for NaN and black pictures.
+    `total` is the number of pictures of the job, and `before` that of those that are finished, with their
+    seconds. Raises `ValueError` for what the model or a method refuses, and for NaN and black pictures.
     """
     if not asked.prompt.strip():
         raise MethodError('write a prompt, such as "a red circle and a blue square"; got an empty one.')
@@ -59,8 +75,9 @@ def make(
         methods = asked.build(known_settings(checkpoint))
         call = arguments(pipe, checkpoint.call, **asked.call)
         item = Item(asked.prompt, secrets.randbelow(2**31) if asked.seed is None else asked.seed)
-        watch = Watch(control, 1, call, label, previews)
-        with applied(pipe, methods) as session:
+        watch = Watch(control, total, call, label, previews, before)
+        with applied(pipe, methods) as session, ExitStack() as stack:
+            gate = stack.enter_context(Gate(1).on(pipe)) if _known(pipe) else None
             pictures = [p for batch in generate(pipe, [item], call, 1, watch) for p in batch]
             report = session.report().to_dict() if session is not None else {}
         if watch.failures:
@@ -70,6 +87,8 @@ def make(
         clip = isinstance(picture.image, Clip)
         record = identity.of(item, identity.shared(pipe, checkpoint, methods, call))
         record |= {"size": list(picture.image.size), "flags": list(picture.flags)}
+        record |= {"model": place.engine.models.public(checkpoint)}
+        record |= {"methods": [_without_paths(m, s) for m, s in zip(methods, record["methods"], strict=True)]}
         record |= {"fps": FPS} if clip else {}
         path = folder / f"{identity.name(record)}{suffix(pipe)}"
         if clip:
@@ -87,9 +106,10 @@ def make(
         judged.correct,
         judged.reason,
         record,
-        tuple(engagement["sentences"]) if engagement and "sentences" in engagement else (),
+        tuple(engagement["sentences"]) if engagement else (),
         engagement,
         tuple(notes),
+        None if gate is None else gate.evaluations,
     )
 
 
@@ -113,3 +133,16 @@ def check_size(call: Mapping[str, Any]) -> None:
         raise MethodError(f"a picture has up to 2048 x 2048 px here, got {height} x {width}; ask for less.")
     if (steps := call.get("num_inference_steps") or 1) > MOST_STEPS:
         raise MethodError(f"a picture takes up to {MOST_STEPS} steps here, got {steps}; 15 to 50 is usual.")
+
+
+def _known(pipe: Any) -> bool:
+    try:
+        return all(family_of(model) for model in denoisers(pipe).values())
+    except UnsupportedError:
+        return False
+
+
+def _without_paths(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a method for a file that leaves the server: of a path, the name stays."""
+    files = {name for name, facts in settable(type(method)).items() if facts.metadata["file"]}
+    return {k: Path(v).name if k in files and isinstance(v, str) else v for k, v in settings.items()}

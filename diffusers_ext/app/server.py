@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gradio as gr
 
+from .batch_store import Batches
 from .engine import Engine
 from .folder import Folder
 from .models import Models
@@ -17,10 +18,14 @@ LANE = "device"  # of all events that run a model
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The engine and the folder of a server."""
+    """The engine, the folder and the batches of a server."""
 
     engine: Engine
     folder: Folder
+    batches: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batches", Batches(self.engine, self.folder.batches))
 
     @property
     def models(self) -> Models:

@@ -39,6 +39,7 @@ def serve(
     folder = Folder.of(out)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.cache)  # read when gradio is imported
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from .look import CSS, KEYS
     from .page import build
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
@@ -61,5 +62,7 @@ def serve(
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
+        css=CSS,
+        js=KEYS,
     )
     return page

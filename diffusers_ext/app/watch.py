@@ -35,15 +35,23 @@ class Step:
 class Watch(Progress):
     """Report the steps of `total` pictures to a job, and end them when its visitor cancels.
 
-    A preview is the estimate of the finished picture, every `each` steps; `each=0` makes none.
+    A preview is the estimate of the finished picture, every `each` steps; `each=0` makes none. `before` says
+    how many pictures of the job were finished in how many seconds, for a job that is watched in parts.
     """
 
     def __init__(
-        self, control: Control, total: int, call: Mapping[str, Any], label: str = "", each: int = 0
+        self,
+        control: Control,
+        total: int,
+        call: Mapping[str, Any],
+        label: str = "",
+        each: int = 0,
+        before: tuple[int, float] = (0, 0.0),
     ) -> None:
         super().__init__(total, say=lambda text: None)
         self._control, self._call, self._label, self._each = control, call, label, each
-        self._began, self._estimates = time.monotonic(), None
+        self.finished, seconds = before
+        self._began, self._estimates = time.monotonic() - seconds, None
 
     def begin(self, size: int) -> None:
         """Announce a batch. Raises `Interrupted` if the visitor has cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,35 +14,10 @@ from typing import Any
 from ..models.checkpoint import Checkpoint
 from ..outputs.stop import Interrupted
 from ..sampling.failures import free_memory, out_of_memory
+from .line import CANCELLED, Control, Line, Refused, Ticket
 from .models import Models
 
-CANCELLED = "cancelled; nothing of this run is kept"
-
-
-class Refused(ValueError):
-    """A request cannot be met; the text is one sentence for the visitor."""
-
-
-class Control:
-    """A control shows the visitor what a job does, and ends the job where the visitor has cancelled."""
-
-    def __init__(self, show: Callable[[Any], None]) -> None:
-        self.show = show
-        self._cancelled = threading.Event()
-
-    @property
-    def cancelled(self) -> bool:
-        """True once the visitor has cancelled, or has left."""
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        """Ask the job to end. It does so within one step."""
-        self._cancelled.set()
-
-    def check(self) -> None:
-        """Raise `Interrupted` if the visitor has cancelled."""
-        if self.cancelled:
-            raise Interrupted(CANCELLED)
+PATIENCE_S = 60  # for the step of a job, or the loading of a model, when a server ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +31,42 @@ class Done:
 class Engine:
     """The devices of a server, each with one model in memory and one job at a time.
 
-    `models` says which models visitors may name. All that belongs to one job is on its stack, so no setting
-    goes from one visitor to another.
+    `models` says which models visitors may name. Up to `waiting` requests wait, `each` of one visitor. A free
+    device goes to the visitor who was served longest ago. All that belongs to one job is on its stack, so no
+    setting goes from one visitor to another.
     """
 
     models: Models
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
-    _free: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
+    waiting: int = 20
+    each: int = 4
     _loaded: dict[int, tuple[str, Checkpoint, Any]] = field(default_factory=dict, repr=False)
     _jobs: dict[str, set[Control]] = field(default_factory=dict, repr=False)
+    _threads: set[threading.Thread] = field(default_factory=set, repr=False)
+    _line: Line = field(init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        for place in range(len(self.devices)):
-            self._free.put(place)
+        self._line = Line(len(self.devices), self.waiting, self.each)
 
-    def run(self, visitor: str, work: Callable[[Control, Place], Any]) -> Iterator[Any]:
+    def run(
+        self, visitor: str, work: Callable[[Control, Place], Any], *, bounded: bool = True
+    ) -> Iterator[Any]:
         """Run `work(control, place)` on a free device, and yield all that it shows; last comes `Done`.
 
-        The job runs in a thread of its own, so an abandoned iterator ends it too. Raises `Refused` with one
-        sentence for whatever fails.
+        While the request waits, `Waiting` says how many are before it. The job runs in a thread of its own,
+        and ends when the iterator is closed. Raises `Refused` with one sentence for whatever fails, and for
+        a request that finds the queue full. A batch comes back for each of its pictures, so it is not
+        `bounded`.
         """
         shown: queue.SimpleQueue = queue.SimpleQueue()
         control = Control(lambda what: shown.put((None, what)))
+        ticket = self._line.enter(visitor, bounded)
         with self._lock:
             self._jobs.setdefault(visitor, set()).add(control)
-        thread = threading.Thread(target=self._work, args=(work, control, shown), daemon=True)
+        thread = threading.Thread(target=self._work, args=(work, control, ticket, shown), daemon=True)
+        self._threads.add(thread)
         try:
             thread.start()
             while True:
@@ -108,24 +93,41 @@ class Engine:
             control.cancel()
         return len(jobs)
 
-    def _work(self, work: Callable[..., Any], control: Control, shown: queue.SimpleQueue) -> None:
-        place = None
+    def close(self) -> None:
+        """Cancel all jobs, and wait until the last thread has ended."""
+        with self._lock:
+            jobs = [control for own in self._jobs.values() for control in own]
+            threads = list(self._threads)
+        for control in jobs:
+            control.cancel()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+
+    def warm(self, name: str) -> None:
+        """Load a model in the background, so that the first visitor need not wait for it."""
+        jobs = self.run("", lambda control, place: place.load(name))
+        threading.Thread(target=lambda: list(jobs), daemon=True).start()
+
+    def _work(
+        self, work: Callable[..., Any], control: Control, ticket: Ticket, shown: queue.SimpleQueue
+    ) -> None:
         try:
-            while place is None:
-                control.check()
-                try:
-                    place = self._free.get(timeout=0.2)
-                except queue.Empty:
-                    continue
-            result = work(control, Place(self, place))
+            number = self._line.wait(ticket, control)
+        except BaseException as error:
+            self._line.leave(ticket)
+            self._threads.discard(threading.current_thread())
+            shown.put((True, error.with_traceback(None)))
+            return
+        try:
+            result = work(control, Place(self, number))
         except BaseException as error:
             shown.put((True, error.with_traceback(None)))  # frames would hold tensors
+            free_memory()
         else:
             shown.put((True, (result,)))
         finally:
-            if place is not None:
-                free_memory()
-                self._free.put(place)
+            self._line.give_back(number)
+            self._threads.discard(threading.current_thread())
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +143,14 @@ class Place:
 
         A model that is not in memory replaces the one that is.
         """
-        checkpoint, pipe = self._load(name)
+        checkpoint, pipe = self.load(name)
         own = copy.copy(pipe)
         own.scheduler = copy.deepcopy(pipe.scheduler)
         own.set_progress_bar_config(disable=True)
         yield checkpoint, own
 
-    def _load(self, name: str) -> tuple[Checkpoint, Any]:
+    def load(self, name: str) -> tuple[Checkpoint, Any]:
+        """Return a model and its pipeline, which other jobs share."""
         loaded = self.engine._loaded
         held = loaded.get(self.number)
         if held is not None and held[0] == name:
@@ -167,8 +170,6 @@ def sentence(error: BaseException) -> str:
         return " ".join(str(error).split()) or CANCELLED
     if out_of_memory(error):
         return "out of memory; ask for a smaller size or fewer pictures, and try again"
-    import logging
-
     logging.getLogger(__name__).error("a job failed", exc_info=error)
     return (
         f"the job failed with {type(error).__name__}, which is a fault of the server; its log has the reason"

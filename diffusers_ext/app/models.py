@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core import nearest_names
 from ..models.checkpoint import Checkpoint
@@ -39,8 +39,9 @@ class Models:
         if name in catalogue.MODELS:
             return Checkpoint.resolve(name)
         for own in self.more:
-            if name == label(own):
-                return Checkpoint.resolve(own)
+            if name == label(own):  # records do not show the path of a folder
+                found = Checkpoint.resolve(own)
+                return found if found.folder is None else replace(found, name=name)
         hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~")) and ".." not in name
         if self.hub and hub_id:
             return Checkpoint(name, None)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gradio as gr
 
+from .batch_store import Batches
 from .engine import Engine
 from .folder import Folder
 from .models import Models
 
-LANE = "device"  # of all events that run a model: gradio's queue gives them to one worker a device
+LANE = "device"  # of all events that run a model
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The engine and the folder of a server."""
+    """The engine, the folder and the batches of a server."""
 
     engine: Engine
     folder: Folder
+    batches: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batches", Batches(self.engine, self.folder.batches))
 
     @property
     def models(self) -> Models:
@@ -29,8 +34,8 @@ class Server:
 
     @property
     def workers(self) -> int:
-        """The number of jobs that run at a time."""
-        return len(self.engine.devices)
+        """The number of requests that gradio passes on; they wait in the queue of the engine."""
+        return self.engine.waiting + 2 * len(self.engine.devices)
 
     def cancel(self, request: gr.Request) -> None:
         """Cancel all that a visitor has asked for, and that is not finished."""

@@ -44,6 +44,8 @@ ALLOWED = {
         "evaluate",
         "evaluate/report",
         "families",
+        "jobs",
+        "jobs/prompts",
         "models",
         "outputs",
         "processors/sparse",

@@ -31,6 +31,7 @@ from .engine import Engine, sentence
 FILE, OUT = "batch.json", "pictures"
 LARGEST = 2**20  # bytes of a job file
 RUNNING, KEPT, READ = 20, 500, 50  # batches at a time, on the disk, and in memory
+SEATS = 4  # of all batches in the queue for devices
 KEYS = (
     "id",
     "status",
@@ -71,6 +72,7 @@ class Batch:
     id: str
     folder: Path
     engine: Engine
+    seats: threading.Semaphore
     title: str
     data: Mapping[str, Any]
     notes: Sequence[str] = ()
@@ -116,7 +118,8 @@ class Batch:
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many pictures are finished, how many of these are right, and how many failed."""
-        lines = self.lines()
+        with self._lock:
+            lines = [self._lines[task] for task in self._ids if task in self._lines]
         done = [line for line in lines if line["status"] == DONE]
         right = sum(line.get("verdict", {}).get("correct", False) for line in done)
         return len(done), right, len(lines) - len(done)
@@ -176,9 +179,9 @@ class Batch:
             self._thread.join(seconds)
 
     def lines(self) -> list[Line]:
-        """Return the last line of each picture that was tried, in their order."""
+        """Return the last line of each picture that was tried, in their order; equal pictures have one."""
         with self._lock:
-            return [self._lines[task] for task in self._ids if task in self._lines]
+            return [self._lines[task] for task in dict.fromkeys(self._ids) if task in self._lines]
 
     @property
     def _owner(self) -> str:
@@ -216,7 +219,7 @@ class Batch:
             keeper = Keeper(self.out, each)
             watch = self._watch = Watch(self.total, keeper.index, self.job.mark, self._stop, each)
             try:
-                turns = Turns(self.job, self.engine, self._owner, self._stop)
+                turns = Turns(self.job, self.engine, self._owner, self._stop, self.seats)
                 todo = tasks.tasks(self.job, self.points)
                 work(self.job, todo, turns, keeper, watch, each=lambda: page.grow(watch))
             finally:
@@ -236,6 +239,7 @@ class Batches:
 
     engine: Engine
     home: Path
+    _seats: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SEATS), repr=False)
     _known: dict[str, Batch] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -311,9 +315,8 @@ class Batches:
             batch.join(10)
 
     def _batch(self, folder: Path, facts: Mapping[str, Any]) -> Batch:
-        return Batch(
-            folder.name, folder, self.engine, str(facts["title"]), facts["data"], tuple(facts["notes"])
-        )
+        title, notes = str(facts["title"]), tuple(facts["notes"])
+        return Batch(folder.name, folder, self.engine, self._seats, title, facts["data"], notes)
 
 
 def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Path], str]:

@@ -10,9 +10,10 @@ import gradio as gr
 
 from . import pictures, restore, share
 from .asked import Asked
-from .engine import CANCELLED, Control, Done, Place
+from .engine import Control, Done, Place
 from .facts import CHANGED, PLAIN
 from .form import Form
+from .line import CANCELLED
 from .results import Results
 from .server import LANE, Server, said
 from .watch import Step

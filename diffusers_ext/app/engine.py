@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,35 +14,8 @@ from typing import Any
 from ..models.checkpoint import Checkpoint
 from ..outputs.stop import Interrupted
 from ..sampling.failures import free_memory, out_of_memory
+from .line import CANCELLED, Control, Line, Refused, Ticket
 from .models import Models
-
-CANCELLED = "cancelled; nothing of this run is kept"
-
-
-class Refused(ValueError):
-    """A request cannot be met; the text is one sentence for the visitor."""
-
-
-class Control:
-    """A control shows the visitor what a job does, and ends the job where the visitor has cancelled."""
-
-    def __init__(self, show: Callable[[Any], None]) -> None:
-        self.show = show
-        self._cancelled = threading.Event()
-
-    @property
-    def cancelled(self) -> bool:
-        """True once the visitor has cancelled, or has left."""
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        """Ask the job to end. It does so within one step."""
-        self._cancelled.set()
-
-    def check(self) -> None:
-        """Raise `Interrupted` if the visitor has cancelled."""
-        if self.cancelled:
-            raise Interrupted(CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,34 +29,37 @@ class Done:
 class Engine:
     """The devices of a server, each with one model in memory and one job at a time.
 
-    `models` says which models visitors may name. All that belongs to one job is on its stack, so no setting
-    goes from one visitor to another.
+    `models` says which models visitors may name. Up to `waiting` requests wait, `each` of one visitor. A free
+    device goes to the visitor who was served longest ago. All that belongs to one job is on its stack, so no
+    setting goes from one visitor to another.
     """
 
     models: Models
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
-    _free: list[int] = field(default_factory=list, repr=False)
-    _line: list[Control] = field(default_factory=list, repr=False)  # who waits, in their order
+    waiting: int = 20
+    each: int = 4
     _loaded: dict[int, tuple[str, Checkpoint, Any]] = field(default_factory=dict, repr=False)
     _jobs: dict[str, set[Control]] = field(default_factory=dict, repr=False)
+    _line: Line = field(init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _turn: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def __post_init__(self) -> None:
-        self._free += range(len(self.devices))
+        self._line = Line(len(self.devices), self.waiting, self.each)
 
     def run(self, visitor: str, work: Callable[[Control, Place], Any]) -> Iterator[Any]:
         """Run `work(control, place)` on a free device, and yield all that it shows; last comes `Done`.
 
-        The job runs in a thread of its own, so an abandoned iterator ends it too. Raises `Refused` with one
-        sentence for whatever fails.
+        While the request waits, `Waiting` says how many are before it. The job runs in a thread of its own,
+        and ends when the iterator is closed. Raises `Refused` with one sentence for whatever fails, and for
+        a request that finds the queue full.
         """
         shown: queue.SimpleQueue = queue.SimpleQueue()
         control = Control(lambda what: shown.put((None, what)))
+        ticket = self._line.enter(visitor)
         with self._lock:
             self._jobs.setdefault(visitor, set()).add(control)
-        thread = threading.Thread(target=self._work, args=(work, control, shown), daemon=True)
+        thread = threading.Thread(target=self._work, args=(work, control, ticket, shown), daemon=True)
         try:
             thread.start()
             while True:
@@ -109,35 +86,29 @@ class Engine:
             control.cancel()
         return len(jobs)
 
-    def _work(self, work: Callable[..., Any], control: Control, shown: queue.SimpleQueue) -> None:
-        place = None
+    def warm(self, name: str) -> None:
+        """Load a model in the background, so that the first visitor need not wait for it."""
+        jobs = self.run("", lambda control, place: place.load(name))
+        threading.Thread(target=lambda: list(jobs), daemon=True).start()
+
+    def _work(
+        self, work: Callable[..., Any], control: Control, ticket: Ticket, shown: queue.SimpleQueue
+    ) -> None:
         try:
-            place = self._place(control)
-            result = work(control, Place(self, place))
+            number = self._line.wait(ticket, control)
+        except BaseException as error:
+            self._line.leave(ticket)
+            shown.put((True, error.with_traceback(None)))
+            return
+        try:
+            result = work(control, Place(self, number))
         except BaseException as error:
             shown.put((True, error.with_traceback(None)))  # frames would hold tensors
+            free_memory()
         else:
             shown.put((True, (result,)))
         finally:
-            if place is not None:
-                free_memory()
-                with self._turn:
-                    self._free.append(place)
-                    self._turn.notify_all()
-
-    def _place(self, control: Control) -> int:
-        """Wait for a device; who came first is served first. Raises `Interrupted` if the visitor cancels."""
-        with self._turn:
-            self._line.append(control)
-            try:
-                while not (self._free and self._line[0] is control):
-                    control.check()
-                    self._turn.wait(0.2)
-                control.check()
-                return self._free.pop()
-            finally:
-                self._line.remove(control)
-                self._turn.notify_all()
+            self._line.give_back(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +124,14 @@ class Place:
 
         A model that is not in memory replaces the one that is.
         """
-        checkpoint, pipe = self._load(name)
+        checkpoint, pipe = self.load(name)
         own = copy.copy(pipe)
         own.scheduler = copy.deepcopy(pipe.scheduler)
         own.set_progress_bar_config(disable=True)
         yield checkpoint, own
 
-    def _load(self, name: str) -> tuple[Checkpoint, Any]:
+    def load(self, name: str) -> tuple[Checkpoint, Any]:
+        """Return a model and its pipeline, which other jobs share."""
         loaded = self.engine._loaded
         held = loaded.get(self.number)
         if held is not None and held[0] == name:
@@ -179,8 +151,6 @@ def sentence(error: BaseException) -> str:
         return " ".join(str(error).split()) or CANCELLED
     if out_of_memory(error):
         return "out of memory; ask for a smaller size or fewer pictures, and try again"
-    import logging
-
     logging.getLogger(__name__).error("a job failed", exc_info=error)
     return (
         f"the job failed with {type(error).__name__}, which is a fault of the server; its log has the reason"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
-from . import batch, compare, search
+from . import api, batch, compare, search
 from .folder import KEPT_S
 from .server import Server
 
@@ -12,12 +14,26 @@ TITLE = "diffusers_ext"
 TABS = (compare, search, batch)  # each has a LABEL and build(server)
 
 
+class Page(gr.Blocks):
+    """A page whose refusals are one sentence, also those of gradio."""
+
+    def validate_inputs(self, block_fn: Any, inputs: Any) -> None:
+        """Raise `gr.Error` for a request with too few or too many inputs."""
+        if (got := len(inputs)) != (wanted := len(block_fn.inputs)):
+            raise gr.Error(
+                f"{block_fn.api_name or 'this event'} takes {wanted} inputs, got {got}; "
+                "/gradio_api/info lists them",
+                print_exception=False,
+            )
+
+
 def build(server: Server) -> gr.Blocks:
     """Return the page of a server."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
         gr.Markdown(
             f"# {TITLE}\nMethods of recent papers on diffusion models: with and without, side by side."
         )
+        api.build(server)  # first, so that its names are its own
         with gr.Tabs():
             for tab in TABS:
                 with gr.Tab(tab.LABEL, id=tab.LABEL.lower()):

@@ -16,6 +16,7 @@ from ..zoo.catalogue import NOISES
 from . import controls, search_chart
 from .bar import bar
 from .engine import Done
+from .line import Waiting
 from .search_asked import MOST_COUNT, MOST_S, OTHERS, SHARED, USUAL, SearchAsked
 from .search_run import Found, Look, search
 from .server import LANE, Server
@@ -130,6 +131,8 @@ def build(server: Server) -> None:
             for event in events:
                 if isinstance(event, Look):
                     yield _looked(event)
+                elif isinstance(event, Waiting):
+                    yield [bar(0, event.words), *[gr.skip()] * (len(outputs) - 1)]
                 elif isinstance(event, Done):
                     yield _found(event.result)
         except (ValueError, OSError) as error:

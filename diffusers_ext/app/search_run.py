@@ -26,7 +26,8 @@ from ..sampling.clip import Clip
 from ..sampling.generate import applied, flags_of, to_image
 from ..sampling.items import Item
 from ..sampling.result import Candidate, Iterate, Result
-from .engine import Control, Place, known_settings
+from .engine import Place, known_settings
+from .line import Control
 from .pictures import FPS, check_size, suffix
 from .search_asked import SearchAsked
 

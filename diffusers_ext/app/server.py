@@ -13,7 +13,7 @@ from .engine import Engine
 from .folder import Folder
 from .models import Models
 
-LANE = "device"  # of all events that run a model: gradio's queue gives them to one worker a device
+LANE = "device"  # of all events that run a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Server:
 
     @property
     def workers(self) -> int:
-        """The number of jobs that run at a time."""
-        return len(self.engine.devices)
+        """The number of requests that gradio passes on; they wait in the queue of the engine."""
+        return self.engine.waiting + 2 * len(self.engine.devices)
 
     def cancel(self, request: gr.Request) -> None:
         """Cancel all that a visitor has asked for, and that is not finished."""

@@ -11,7 +11,7 @@ from .folder import Folder
 from .models import Models
 from .server import Server
 
-WAITING = 20  # requests in the queue
+MODEL = "shapes-sd"  # that the page begins with
 LARGEST = "20mb"  # of an upload
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -44,7 +44,8 @@ def serve(
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
     page = build(server)
-    page.queue(max_size=WAITING, default_concurrency_limit=1)
+    server.engine.warm(MODEL)
+    page.queue(max_size=4 * server.workers, default_concurrency_limit=4)
     page.launch(
         server_name=host,
         server_port=port,
@@ -53,11 +54,15 @@ def serve(
         mcp_server=mcp,
         max_file_size=LARGEST,
         allowed_paths=[],
+        max_threads=2 * server.workers + 20,
         show_error=True,
         quiet=True,
         prevent_thread_lock=not block,
         footer_links=["api"],
         css=CSS,
         js=KEYS,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
     )
     return page

@@ -13,17 +13,19 @@ from PIL import Image
 from ..settings import samplers
 from ..settings.registry import METHODS, SAMPLERS
 from ..zoo.catalogue import NOISES
-from . import controls, search_chart
+from . import controls, numbers, search_chart
 from .bar import bar
 from .engine import Done
 from .line import Waiting
-from .search_asked import MOST_COUNT, MOST_S, OTHERS, SHARED, USUAL, SearchAsked
+from .search_asked import OTHERS, SHARED, USUAL, SearchAsked
 from .search_run import Found, Look, search
 from .server import LANE, Server
 
 LABEL = "Search"
 PROMPT = "a red circle and a blue square"
 NONE = "nothing"
+OWN = "the model's own"
+CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 CSS = """<style>
 #search-best.small img, #search-sheet img { image-rendering: pixelated }
 #search-best.small img { width: 100%; object-fit: contain }
@@ -54,23 +56,23 @@ class Form:
         settings = {name: dict(tables.get(name, {})) for name in chain}
         if own["network"] and "npnet" in settings:
             settings["npnet"]["model"] = own["network"]
-        if own["count"]:
+        if (count := numbers.read(own["count"], "candidates or rounds")) is not None:
             first = next((n for n in chain if samplers.main_count(samplers.named(n).cls)), chain[0])
             most = samplers.main_count(samplers.named(first).cls)
             if most is None:
                 raise ValueError(f"{first} has no number of candidates or rounds; leave that field empty")
-            settings[first][most] = own["count"]
-        call = {name: own[name] for name in ("num_inference_steps", "guidance_scale", "height", "width")}
+            settings[first][most] = count
+        call = {name: numbers.read(own[name], name) for name in CALL}
         return SearchAsked.of(
             {
                 **{key: own[key] for key in ("prompt", "negative_prompt", "model", "seed")},
                 "methods": own["methods"],
-                "call": {name: value for name, value in call.items() if value},
+                "call": {name: value for name, value in call.items() if value is not None},
                 "sampler": "+".join(chain),
                 "settings": settings,
                 "rewards": own["rewards"],
                 "budget": own["budget"],
-                "seconds": own["seconds"],
+                "seconds": numbers.read(own["seconds"], "time"),
             }
         )
 
@@ -225,23 +227,10 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
                 gr.Markdown("It has no settings but the budget.")
         groups.append(group)
     with gr.Accordion("More", open=False):
-        own["count"] = gr.Number(
-            label="Candidates or rounds",
-            value=None,
-            precision=0,
-            minimum=1,
-            maximum=MOST_COUNT,
-            info="empty: as many as the budget pays for",
-            elem_id="search-count",
-        )
-        own["seconds"] = gr.Number(
-            label="Time (seconds)",
-            value=None,
-            minimum=0,
-            maximum=MOST_S,
-            info="after which the best picture so far is kept; empty: no limit",
-            elem_id="search-seconds",
-        )
+        with gr.Row():
+            count = "as many as the budget pays for"
+            own["count"] = numbers.field("Candidates or rounds", count, "search-count")
+            own["seconds"] = numbers.field("Time (seconds), at most", "no limit", "search-seconds")
         own["rewards"] = gr.Dropdown(
             ["shapes-clip", *OTHERS],
             value=[],
@@ -258,14 +247,11 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
         )
         own["negative_prompt"] = gr.Textbox(label="Negative prompt", elem_id="search-negative")
         with gr.Row():
-            usual = {"value": None, "min_width": 100, "info": "empty: the model's own"}
-            own["num_inference_steps"] = gr.Number(
-                label="Steps", precision=0, elem_id="search-steps", **usual
-            )
-            own["guidance_scale"] = gr.Number(label="Guidance", elem_id="search-guidance", **usual)
+            own["num_inference_steps"] = numbers.field("Steps", OWN, "search-steps")
+            own["guidance_scale"] = numbers.field("Guidance", OWN, "search-guidance")
         with gr.Row():
-            own["height"] = gr.Number(label="Height (px)", precision=0, elem_id="search-height", **usual)
-            own["width"] = gr.Number(label="Width (px)", precision=0, elem_id="search-width", **usual)
+            own["height"] = numbers.field("Height (px)", OWN, "search-height")
+            own["width"] = numbers.field("Width (px)", OWN, "search-width")
     return Form(own, fields), groups
 
 

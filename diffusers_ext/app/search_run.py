@@ -39,7 +39,8 @@ EARLY = "cancelled before a picture was finished, so nothing is kept"
 class Lane:
     """A lane shows what became of a candidate until now.
 
-    `evaluations` say how long it ran, and `score` is `None` until it is finished. `estimate` is the last score of its estimated picture, and `dropped` the step after which it ended.
+    `evaluations` say how long it ran, and `score` is `None` until it is finished. `estimate` is the last
+    score of its estimated picture, and `dropped` the step after which it ended.
     """
 
     name: str

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from diffusers_ext.app import batch_check, batch_files
-from diffusers_ext.app.batch import _asked, _known, _seeds
+from diffusers_ext.app.batch_form import asked, seeds
 from diffusers_ext.app.batch_store import Batches, read
+from diffusers_ext.app.batch_view import known
 from diffusers_ext.app.engine import Engine
 from diffusers_ext.app.models import Models
 from diffusers_ext.outputs.record import sources
@@ -293,14 +294,14 @@ def test_batches_leave_room_in_the_queue(engine, batches):
     ("text", "found"), [("7", 7), ("0-3", "0-3"), ("1, 5", [1, 5]), ("x", "x"), ("1,,2", [1, 2])]
 )
 def test_seeds_are_read(text, found):
-    assert _seeds(text) == found
+    assert seeds(text) == found
 
 
 def test_the_form_makes_the_tables_of_a_job():
     own = {"files": None, "prompts": " a red circle \n\n", "model": "shapes-sd", "seeds": "0-3"}
     own |= {"methods": ["softpag"], "sampler": "best-of-n", "budget": 60, "negative_prompt": ""}
     own |= {"num_inference_steps": 5, "guidance_scale": None, "height": None, "width": None}
-    data, files, title = _asked(own)
+    data, files, title = asked(own)
     assert data == {
         "prompts": {"texts": ["a red circle"], "seeds": "0-3"},
         "model": {"name": "shapes-sd"},
@@ -310,7 +311,7 @@ def test_the_form_makes_the_tables_of_a_job():
     }
     assert not files and title == "a red circle"
     with pytest.raises(ValueError, match="a batch needs prompts"):
-        _asked({**own, "prompts": " "})
+        asked({**own, "prompts": " "})
 
 
 def test_names_of_uploads_are_harmless():
@@ -322,15 +323,15 @@ def test_names_of_uploads_are_harmless():
 
 
 def test_what_a_browser_says_is_not_believed(batches):
-    class Server:
-        pass
-
-    server = Server()
-    server.batches = batches
     batch = finished(batches, job())
     mine = [[batch.id, "t" * 500], ["../../etc", "x"], [1, 2], "x", None, ["a", "b", "c"]]
-    assert _known(server, mine) == [[batch.id, "t" * 80]]
-    assert _known(server, {"a": 1}) == []
+    assert known(batches, json.dumps(mine)) == [[batch.id, "t" * 80]]
+    assert known(batches, '{"a": 1}') == known(batches, "[" * 10**5) == known(batches, None) == []
+
+
+def test_the_table_shows_prompts_as_text(batches):
+    shown = view(finished(batches, job("<img src=x onerror=alert(1)>")))[1]
+    assert "<img" not in shown and "&lt;img" in shown and shown.count("<tr>") == 3
 
 
 def test_the_facts_of_a_batch_are_data_without_paths(batches):

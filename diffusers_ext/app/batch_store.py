@@ -339,7 +339,7 @@ def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Path], str]:
             return jobs.toml(path), files, path.name
         except (ValueError, OSError) as error:
             raise MethodError(str(error).replace(f"{path.parent}/", "")) from error
-    endings = sorted({name[1:] for known in FORMATS.values() for name in known.names if name[:2] == "*."})
+    endings = sorted({name[2:] for known in FORMATS.values() for name in known.names if name[:2] == "*."})
     for path in files.values():
         if path.suffix.lower().lstrip(".") not in endings:
             raise MethodError(

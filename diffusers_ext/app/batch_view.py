@@ -21,10 +21,12 @@ STYLE = """<style>
 .batch-table { max-height: 24rem; overflow: auto; font-size: .85rem; --good: #1b7f3b; --bad: #b3261e }
 .dark .batch-table { --good: #6fcf8f; --bad: #ff8a80 }
 .batch-table table { width: 100%; border-collapse: collapse }
-.batch-table th { position: sticky; top: 0; background: var(--background-fill-primary); text-align: left }
-.batch-table th, .batch-table td { padding: .25rem .5rem; border-bottom: 1px solid var(--border-color-primary) }
+.batch-table th { position: sticky; top: 0; background: var(--background-fill-primary) }
+.batch-table :is(th, td) { padding: .25rem .5rem; border-bottom: 1px solid var(--border-color-primary) }
+.batch-table :is(th, td) { text-align: left }
 .batch-table td { vertical-align: top; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
-.batch-table .right { color: var(--good) } .batch-table :is(.wrong, .failed, .looks-wrong) { color: var(--bad) }
+.batch-table .right { color: var(--good) }
+.batch-table :is(.wrong, .failed, .looks-wrong) { color: var(--bad) }
 </style>"""
 EMPTY = "No batch is open."
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from ..jobs.manifest import Each, Index, Line
 from ..jobs.tasks import Point, Task
 from ..outputs.stop import Interrupted
 from .engine import Done, Engine, Place
-from .line import LOOK_S, Control, Refused
+from .line import Control, Refused
 
 if TYPE_CHECKING:
     from ..sampling.budget import State
@@ -28,14 +27,12 @@ class Turns(maker.Maker):
     """Makes tasks as a `Maker` does, with the models that a server has in memory.
 
     Nothing stays applied to a model between two turns. `owner` is the name by which the engine cancels what
-    waits. `seats` are the places that all batches together have in its queue, so that visitors find room.
+    waits.
     """
 
-    def __init__(
-        self, job: Job, engine: Engine, owner: str, stop: threading.Event, seats: threading.Semaphore
-    ) -> None:
+    def __init__(self, job: Job, engine: Engine, owner: str, stop: threading.Event) -> None:
         super().__init__(job, engine.devices[0])
-        self._engine, self._owner, self._stop, self._seats = engine, owner, stop, seats
+        self._engine, self._owner, self._stop = engine, owner, stop
         self._lent: Any = None
 
     def make(self, tasks: Sequence[Task], places: Sequence[Path], watch: watch.Attempts) -> list[Line]:
@@ -57,30 +54,17 @@ class Turns(maker.Maker):
                 self.close()
                 self._lent = None
 
-        while True:
-            with self._seat():
-                try:
-                    for event in self._engine.run(self._owner, turn):
-                        if isinstance(event, Done):
-                            return event.result
-                except Refused as refused:
-                    if kept and isinstance(kept[0], (Interrupted, ValueError, OSError)):
-                        raise kept[0].with_traceback(None) from None
-                    if kept:
-                        return [self._failed(task, str(refused)) for task in tasks]
-            time.sleep(LOOK_S)  # the queue was full
-
-    @contextmanager
-    def _seat(self) -> Iterator[None]:
-        while not self._seats.acquire(timeout=LOOK_S):
-            if self._stop.is_set():
-                raise Interrupted(STOPPED)
         try:
-            if self._stop.is_set():
-                raise Interrupted(STOPPED)
-            yield
-        finally:
-            self._seats.release()
+            for event in self._engine.run(self._owner, turn, bounded=False):
+                if isinstance(event, Done):
+                    return event.result
+        except Refused as refused:
+            if not kept and self._stop.is_set():  # cancelled while it waited
+                raise Interrupted(STOPPED) from None
+            if kept and isinstance(kept[0], (Interrupted, ValueError, OSError)):
+                raise kept[0].with_traceback(None) from None
+            return [self._failed(task, str(refused)) for task in tasks]
+        raise Interrupted(STOPPED)
 
     def load(self, point: Point) -> Any:
         """Return the pipeline of this turn."""

@@ -31,7 +31,6 @@ from .engine import Engine, sentence
 FILE, OUT = "batch.json", "pictures"
 LARGEST = 2**20  # bytes of a job file
 RUNNING, KEPT, READ = 20, 500, 50  # batches at a time, on the disk, and in memory
-SEATS = 4  # of all batches in the queue for devices
 KEYS = (
     "id",
     "status",
@@ -72,7 +71,6 @@ class Batch:
     id: str
     folder: Path
     engine: Engine
-    seats: threading.Semaphore
     title: str
     data: Mapping[str, Any]
     notes: Sequence[str] = ()
@@ -219,7 +217,7 @@ class Batch:
             keeper = Keeper(self.out, each)
             watch = self._watch = Watch(self.total, keeper.index, self.job.mark, self._stop, each)
             try:
-                turns = Turns(self.job, self.engine, self._owner, self._stop, self.seats)
+                turns = Turns(self.job, self.engine, self._owner, self._stop)
                 todo = tasks.tasks(self.job, self.points)
                 work(self.job, todo, turns, keeper, watch, each=lambda: page.grow(watch))
             finally:
@@ -239,7 +237,6 @@ class Batches:
 
     engine: Engine
     home: Path
-    _seats: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(SEATS), repr=False)
     _known: dict[str, Batch] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -316,7 +313,7 @@ class Batches:
 
     def _batch(self, folder: Path, facts: Mapping[str, Any]) -> Batch:
         title, notes = str(facts["title"]), tuple(facts["notes"])
-        return Batch(folder.name, folder, self.engine, self._seats, title, facts["data"], notes)
+        return Batch(folder.name, folder, self.engine, title, facts["data"], notes)
 
 
 def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Path], str]:

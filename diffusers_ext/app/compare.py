@@ -10,10 +10,10 @@ import gradio as gr
 
 from . import pictures, restore, share
 from .asked import Asked
-from .engine import Control, Done, Place
+from .engine import Done, Place
 from .facts import CHANGED, PLAIN
 from .form import Form
-from .line import CANCELLED
+from .line import CANCELLED, Control, Waiting
 from .results import Results
 from .server import LANE, Server, said
 from .watch import Step
@@ -113,6 +113,8 @@ def _run(server: Server, results: Results, visitor: str, asked: Asked) -> Iterat
     for event in server.engine.run(visitor, work):
         if isinstance(event, Step):
             yield results.step(event, first)
+        elif isinstance(event, Waiting):
+            yield results.step(Step(0.0, event.words), first)
         elif isinstance(event, pictures.Made):
             first = event
             yield results.plain(event, more=total > 1)

@@ -74,12 +74,12 @@ class Line:
         self._count = 0
         self._changed = threading.Condition()
 
-    def enter(self, visitor: str) -> Ticket:
-        """Take a place. Raises `Refused` if the queue is full."""
+    def enter(self, visitor: str, bounded: bool = True) -> Ticket:
+        """Take a place. Raises `Refused` if the queue is full, unless the request is not `bounded` by it."""
         with self._changed:
-            if len(self._tickets) >= self._most + len(self._free):
+            if bounded and len(self._tickets) >= self._most + len(self._free):
                 raise Refused(f"the queue is full, {self._most} requests wait; try again in a minute")
-            if sum(t.visitor == visitor for t in self._tickets) >= self._each:
+            if bounded and sum(t.visitor == visitor for t in self._tickets) >= self._each:
                 raise Refused(f"{self._each} requests of yours wait; let one of them end first")
             ticket = Ticket(visitor)
             self._tickets.append(ticket)

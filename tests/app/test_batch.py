@@ -272,7 +272,9 @@ def test_a_batch_is_deleted_with_its_files(batches):
     assert not batch.folder.exists() and not batch.running and not list(batches.home.iterdir())
 
 
-def test_batches_leave_room_in_the_queue(engine, batches):
+def test_batches_take_no_room_in_the_queue_of_visitors(tmp_path):
+    engine = Engine(Models(), waiting=1)
+    batches = Batches(engine, tmp_path)
     held, go = threading.Event(), threading.Event()
 
     def hold(control, place):
@@ -282,14 +284,15 @@ def test_batches_leave_room_in_the_queue(engine, batches):
     visitor = threading.Thread(target=lambda: list(engine.run("me", hold)))
     visitor.start()
     held.wait(60)
-    made = [batches.create(job(), {}, str(i)) for i in range(8)]
-    wait(lambda: len(engine._line._tickets) == 4)
-    time.sleep(0.2)
-    assert len(engine._line._tickets) == 4
+    made = [batches.create(job(), {}, str(i)) for i in range(3)]
+    wait(lambda: all("waits" in batch.words() for batch in made))
+    other = threading.Thread(target=lambda: list(engine.run("you", lambda control, place: None)))
+    other.start()
     go.set()
+    for thread in (visitor, other):
+        thread.join(60)
     for batch in made:
         batch.join(120)
-    visitor.join()
     assert all(batch.counts()[0] == 2 for batch in made)
 
 

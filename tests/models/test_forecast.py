@@ -20,7 +20,7 @@ from diffusers_ext.processors.sparse.placement import place
 from ..hosts import built, every_host, host
 
 FIELDS = {"tokens", "token_density", "block_density", "full_share", "padded_tokens", "predicted_speedup"}
-FIELDS |= {"memory_bytes", "nearest"}
+FIELDS |= {"memory_bytes", "nearest", "expected_speedup", "device"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ...errors import UnsupportedError
 from ...kernels.block_sparse import api
 from ...kernels.block_sparse.autocast import dtype_of
 from ...kernels.block_sparse.capabilities import Request, choose
+from ...kernels.block_sparse.gains import device_class
 from ...kernels.geometry import Grid
 from .method import SparseMethod
 from .placement import PlacedPlan, place
@@ -186,7 +187,8 @@ class SparseCore(OrderingCore):
             )
         if not spec.extra_keys and spec.pairs == tokens * (tokens + text):
             return PlacedPlan(layout.grid, text, f"{method.name} hides nothing on this grid", dtype=dtype)
-        if method.backend == "auto" and (why := method.expect(spec, choice.name)) is not None:
+        why = method.expect(spec, choice.name, device_class(device)) if method.backend == "auto" else None
+        if why is not None:
             grid = "x".join(map(str, layout.grid))
             log.warning("%s stays dense on a grid of %s: %s.", method.name, grid, why)
             return PlacedPlan(layout.grid, text, why, dtype=dtype, logged=True)

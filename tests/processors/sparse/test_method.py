@@ -165,7 +165,8 @@ def test_auto_stays_dense_where_nothing_is_to_be_gained_and_says_so_once(caplog)
         assert torch.equal(tiny.run(pipe), plain)
     assert [r.getMessage() for r in caplog.records] == [
         "clear stays dense on a grid of 1x8x12: no gain expected, the plan visits 1.000 of the blocks "
-        "that dense attention does, and reference gains up to 0.08, as timed on a CPU."
+        "of dense attention, 100% of them with checks, which takes reference 10.17 times as long (as timed "
+        "on a CPU)."
     ]
     for site in session.report().sites:
         assert (site.backend, site.density, site.full_share) == ("dense", 1.0, 1.0)
@@ -213,7 +214,7 @@ def test_a_gain_is_counted_against_dense_attention_without_padding():
     stats = spec.stats
     dense_blocks = math.ceil(61 * 81 / 128) ** 2
     assert stats.cost == stats.visited / dense_blocks > 0.5 > 0.08 > stats.block_density
-    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(spec, "reference")
+    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(spec, "reference", "cpu")
 
 
 def test_levels_of_a_unet_tell_their_own_order():

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from . import api, batch, compare, explore, search
+from .engine import Engine
 from .folder import KEPT_S
 from .server import Server
 
@@ -15,14 +16,14 @@ TABS = (compare, explore, search, batch)  # each has a LABEL and build(server)
 
 
 class Page(gr.Blocks):
-    """A page whose refusals are one sentence, also those of gradio, and that ends its jobs when it is closed."""
+    """A page whose refusals are one sentence, and that ends its jobs when it is closed."""
 
-    server: Server
+    engine: Engine
 
     def close(self, verbose: bool = True) -> None:
         """Stop serving, cancel all jobs, and wait for the last."""
         super().close(verbose=verbose)
-        self.server.engine.close()
+        self.engine.close()
 
     def validate_inputs(self, block_fn: Any, inputs: Any) -> None:
         """Raise `gr.Error` for a request with too few or too many inputs."""
@@ -37,7 +38,7 @@ class Page(gr.Blocks):
 def build(server: Server) -> gr.Blocks:
     """Return the page of a server."""
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
-        page.server = server
+        page.engine = server.engine
         gr.Markdown(
             f"# {TITLE}\nMethods of recent papers on diffusion models: with and without, side by side."
         )

@@ -13,9 +13,6 @@ from .batch_view import closed, known, opened, view
 from .server import Server, said
 
 LABEL = "Batch"
-CSS = """<style>
-.batch-report iframe { width: 100%; height: 34rem; border: 1px solid var(--border-color-primary) }
-</style>"""
 KEY = "diffusers-ext-batches"  # of what a browser remembers; a BrowserState in a tab is read too late
 MINE = f"() => localStorage.getItem('{KEY}') ?? '[]'"
 LINK = (
@@ -31,12 +28,11 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 def build(server: Server) -> None:
     """Make the tab. Call it inside its `gr.Tab`."""
     batches = server.batches
-    gr.HTML(CSS, padding=False)
     mine = gr.Textbox("[]", visible=False)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             form = batch_form.build(server)
-            start = gr.Button("Start", variant="primary", elem_id="batch-start")
+            start = gr.Button("Start", variant="primary", elem_id="batch-start", elem_classes="go")
         with gr.Column(scale=3, min_width=300):
             chosen = gr.Dropdown(
                 [],

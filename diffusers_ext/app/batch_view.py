@@ -17,17 +17,6 @@ from .batch_store import Batch, Batches, Entry
 ROWS = 50  # of the table at a time
 MINE = 50  # batches that a browser remembers
 HEADS = ("no.", "prompt", "seed", "state", "verdict", "s")
-STYLE = """<style>
-.batch-table { max-height: 24rem; overflow: auto; font-size: .85rem; --good: #1b7f3b; --bad: #b3261e }
-.dark .batch-table { --good: #6fcf8f; --bad: #ff8a80 }
-.batch-table table { width: 100%; border-collapse: collapse }
-.batch-table th { position: sticky; top: 0; background: var(--background-fill-primary) }
-.batch-table :is(th, td) { padding: .25rem .5rem; border-bottom: 1px solid var(--border-color-primary) }
-.batch-table :is(th, td) { text-align: left }
-.batch-table td { vertical-align: top; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
-.batch-table .right { color: var(--good) }
-.batch-table :is(.wrong, .failed, .looks-wrong) { color: var(--bad) }
-</style>"""
 EMPTY = "No batch is open."
 
 
@@ -125,7 +114,7 @@ def table(entries: Sequence[Entry], total: int) -> str:
     last = entries[-1].number + 1 if entries else 0
     part = f"<p>{entries[0].number + 1} to {last} of {total}</p>" if entries and len(entries) < total else ""
     return (
-        f'{STYLE}<div class="batch-table" tabindex="0" role="region" aria-label="Pictures of the batch">'
+        '<div class="batch-table" tabindex="0" role="region" aria-label="Pictures of the batch">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{part}"
     )
 

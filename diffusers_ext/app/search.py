@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image
 from ..settings import samplers
 from ..settings.registry import METHODS, SAMPLERS
 from ..zoo.catalogue import NOISES
-from . import controls, numbers, search_chart
+from . import controls, facts, numbers, search_chart
 from .bar import bar
 from .engine import Done
 from .line import Waiting
@@ -26,11 +25,6 @@ PROMPT = "a red circle and a blue square"
 NONE = "nothing"
 OWN = "the model's own"
 CALL = ("num_inference_steps", "guidance_scale", "height", "width")
-CSS = """<style>
-#search-best.small img, #search-sheet img { image-rendering: pixelated }
-#search-best.small img { width: 100%; object-fit: contain }
-.search-lanes { max-height: 26rem; overflow-y: auto }
-</style>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +73,11 @@ class Form:
 
 def build(server: Server) -> None:
     """Make the tab. Call it inside its `gr.Tab`."""
-    gr.HTML(CSS, padding=False)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             form, groups = _form(server)
             with gr.Row():
-                go = gr.Button("Search", variant="primary", elem_id="search-go")
+                go = gr.Button("Search", variant="primary", elem_id="search-go", elem_classes="go")
                 stop = gr.Button("Cancel, keep the best", variant="stop", elem_id="search-cancel")
         with gr.Column(scale=3, min_width=300):
             state = gr.HTML(bar(0, "Nothing runs."), elem_id="search-state")
@@ -102,7 +95,12 @@ def build(server: Server) -> None:
             lanes = gr.HTML("", elem_id="search-lanes", elem_classes="search-lanes")
             with gr.Accordion("Pictures of the candidates", open=False):
                 sheet = gr.Image(
-                    type="filepath", format="png", interactive=False, show_label=False, elem_id="search-sheet"
+                    type="filepath",
+                    format="png",
+                    interactive=False,
+                    show_label=False,
+                    elem_classes="sharp",
+                    elem_id="search-sheet",
                 )
             with gr.Row():
                 files = [
@@ -156,7 +154,7 @@ def build(server: Server) -> None:
     gr.on(
         [form.own["sampler"].change, form.own["refine"].change],
         lambda sampler, refine: [
-            _about(sampler),
+            facts.about(samplers.named(sampler).cls),
             *(gr.update(visible=n in (sampler, refine)) for n in SAMPLERS),
         ],
         [form.own["sampler"], form.own["refine"]],
@@ -202,7 +200,7 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
             min_width=120,
             elem_id="search-refine",
         )
-    about = gr.Markdown(_about("best-of-n"), elem_id="search-about")
+    about = gr.HTML(facts.about(samplers.named("best-of-n").cls), padding=False, elem_id="search-about")
     own["budget"] = gr.Slider(
         10,
         1000,
@@ -255,11 +253,6 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
     return Form(own, fields), groups
 
 
-def _about(sampler: str) -> str:
-    """Return the first sentence on a sampler."""
-    return (inspect.getdoc(samplers.named(sampler).cls) or "").splitlines()[0]
-
-
 def _looked(look: Look) -> list[Any]:
     picture = gr.skip()
     if look.picture is not None:
@@ -289,4 +282,4 @@ def _found(found: Found) -> list[Any]:
 
 
 def _small(width: int) -> list[str]:
-    return ["small"] if width < 192 else []
+    return ["sharp"] if width < 192 else []

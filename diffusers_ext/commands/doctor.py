@@ -109,6 +109,7 @@ def why_no_backend(backend: str) -> str | None:
 BACKENDS: dict[str, Callable[[], str | None]] = {
     "torch sdpa": lambda: None,
     "torch sdpa, flash kernel": why_no_flash,
+    "reference": partial(why_no_backend, "reference"),
     "flex attention": partial(why_no_backend, "flex"),
     "triton": partial(why_no_backend, "triton"),
 }
@@ -117,9 +118,20 @@ BACKENDS: dict[str, Callable[[], str | None]] = {
 def _backends() -> list[Finding]:
     reasons = {name: reason_of() for name, reason_of in BACKENDS.items()}
     return [
-        Finding("attention back-ends", name, "missing" if reason else "ok", reason or "can be used")
+        Finding("attention back-ends", name, "missing" if reason else "ok", reason or _usable(name))
         for name, reason in reasons.items()
     ]
+
+
+def _usable(name: str) -> str:
+    """Return what a back-end that can run is good for."""
+    from ..kernels.block_sparse import gains
+
+    backend = {"flex attention": "flex", "triton": "triton", "reference": "reference"}.get(name)
+    if backend is None:
+        return "can be used"
+    device = "cpu" if why_no_cuda() else gains.device_class()
+    return f"can be used, {gains.limits(backend, device)}"
 
 
 def _models() -> list[Finding]:

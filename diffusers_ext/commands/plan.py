@@ -25,6 +25,10 @@ def plan(
     tile: Annotated[
         str | None, typer.Option("--tile", metavar="TxHxW[,TxHxW]", help="Tiles of queries and of keys.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Expect the speed-up on this: cpu, a100, h100, h200, b200 or cuda."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Forecast what a sparse method would do at a size; no model runs."""
@@ -39,7 +43,7 @@ def plan(
         size["text"] = text
     model, tiles = _target(target, grid, text or 0), _tiles(tile)
     _check_blocks(model, built, tiles, size)
-    found = forecast(model, built, tile=tiles, **size)
+    found = forecast(model, built, tile=tiles, device=device, **size)
     for line in notes:
         typer.echo(line, err=True)  # added to the JSON
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))

@@ -91,6 +91,11 @@ class Maker:
                 lines.append(self._failed(task, lost[task.item].reason))
         return lines
 
+    def load(self, point: Point) -> Any:
+        """Read the pipeline of a point. Raises `ValueError` or `OSError` if that cannot be done."""
+        table = self.job.model
+        return point.model.load(self.device, table.dtype, table.threads)
+
     def close(self) -> None:
         """End the session, and free the model."""
         self._stack.close()
@@ -106,9 +111,8 @@ class Maker:
             if self._model is not None:
                 self._pipe = self._model = None
                 free_memory()
-            table = self.job.model
             try:
-                self._pipe = point.model.load(self.device, table.dtype, table.threads)
+                self._pipe = self.load(point)
             except (OSError, ValueError) as error:
                 raise Refused(str(error)) from error
             self._model, self._where = point.model, str(self._pipe.device)

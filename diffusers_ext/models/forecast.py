@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import MethodError, UnsupportedError
+from ..kernels.block_sparse import gains
 from ..kernels.plan.plan import PlanSpec
 from ..processors.sparse.method import SparseMethod
 from ..settings.fields import fit
@@ -26,8 +27,10 @@ class Forecast:
     share of visited blocks without checks inside. `padded_tokens` fill the last blocks and short tiles.
 
     `predicted_speedup` of attention is for a kernel as fast as the dense one; real kernels reach part of it.
-    `ideal_speedup` would need blocks of one token. `memory_bytes` is the memory that a session needs for the
-    plan, once for all layers and steps.
+    `expected_speedup` is what they should reach on `device`, which says in parentheses how that is known.
+    Checks inside blocks, attention from text, and bringing tokens into the order of the plan in every layer
+    are in it. FLUX.1 saves the last, so it may gain more. `ideal_speedup` would need blocks of one token.
+    `memory_bytes` is the memory that a session needs for the plan, once for all layers and steps.
 
     `nearest` holds the closest sizes without padding. For GNA it also has the closest settings with which no
     visited block needs a check, if all levels of a U-Net take them. Disks (CLEAR) and bands (Radial) leave
@@ -48,6 +51,8 @@ class Forecast:
     padded_tokens: int
     ideal_speedup: float
     predicted_speedup: float
+    expected_speedup: float
+    device: str
     memory_bytes: int
     nearest: dict[str, Any]
     note: str = ""
@@ -63,7 +68,8 @@ class Forecast:
             + (f", and {self.far} far ones" if self.far else ""),
             f"  density      {self.token_density:.4f} of the token pairs, {self.block_density:.4f} of the "
             f"blocks, {self.full_share:.0%} of those full",
-            f"  attention    {self.predicted_speedup:.2f}x at best, {self.ideal_speedup:.2f}x without blocks",
+            f"  attention    {self.predicted_speedup:.2f}x at best, {self.expected_speedup:.2f}x expected on "
+            f"{self.device}, {self.ideal_speedup:.2f}x without blocks",
             f"  padding      {self.padded_tokens} tokens",
             f"  plan         {self.memory_bytes / 2**20:.1f} MiB",
         ]
@@ -72,16 +78,23 @@ class Forecast:
 
 
 def plan(
-    target: Any, method: SparseMethod | str, *, tile: tuple[Tile, Tile] | None = None, **size: int | None
+    target: Any,
+    method: SparseMethod | str,
+    *,
+    tile: tuple[Tile, Tile] | None = None,
+    device: str | None = None,
+    **size: int | None,
 ) -> Forecast:
     """Forecast what `method` would do on `target`, without running a model.
 
     `target` is a pipeline, the name of a preset or of a checkpoint that it is for, or a `Grid(t, h, w,
     text=0)`. A `method` given by its name has the settings of `preset(target, method)`. `size` is `height`
     and `width` in px, `num_frames`, `text` tokens; values left out are the usual ones of the model. `tile`
-    holds the tiles of queries and of keys, each `(t, h, w)`. The forecast for a U-Net is that of its finest
-    attention, but the method has to fit the others as well. Raises `MethodError` for settings and sizes that
-    do not fit.
+    holds the tiles of queries and of keys, each `(t, h, w)`. `device` is what the speed-up is expected on:
+    cpu, a100, h100, h200, b200 or a GPU of this machine. Left out, it is that GPU, or an H100 without one.
+
+    The forecast for a U-Net is that of its finest attention, but the method has to fit the others as well.
+    Raises `MethodError` for settings and sizes that do not fit, and for unknown devices.
     """
     if isinstance(method, str):
         method = preset(target, method)
@@ -95,7 +108,7 @@ def plan(
     for level, grid in reversed(grids.items()):  # a size that fits the coarsest fits all
         if (why := method.refuses(grid.shape)) is not None:
             raise UnsupportedError(f"{why}{_in_px(tokens, method.fitting(grid.shape), level)}.")
-    tile = _tile(tile)
+    tile, device = _tile(tile), _class(device)
     grid, *coarser = grids.values()
     for other in coarser:
         method.plan_spec(other.shape, other.text)  # raises if the settings do not fit
@@ -104,10 +117,13 @@ def plan(
     stats = spec.stats
     # Text queries run dense either way, so a session decides without them.
     decisive = method.plan_spec(grid.shape, grid.text, False, tile) if grid.text else spec
+    backend = method.backend_on(device)
+    share = gains.share_of_dense(decisive, backend, device)
     rows, columns = -(-stats.s_q // spec.block_q), -(-stats.s_kv // spec.block_k)
     tiles = (spec.q_tile or (1, 1, spec.block_q), spec.k_tile or (1, 1, spec.block_k))
     nearest = _nearest(method, grid, tokens, tile, tiles)
     padded = max(rows * spec.block_q, columns * spec.block_k - spec.extra_keys) - stats.tokens
+    remarks = method.remark(decisive, device), _padding(padded / stats.tokens, nearest)
     return Forecast(
         method=method.name,
         grid=grid.shape,
@@ -120,9 +136,11 @@ def plan(
         padded_tokens=padded,
         ideal_speedup=stats.tokens**2 / spec.pairs,
         predicted_speedup=stats.tokens**2 / stats.work,
+        expected_speedup=stats.tokens / (spec.grid_tokens * share + grid.text),  # text queries run dense
+        device=f"{gains.TITLES[device]} ({gains.costs(backend, device).source})",
         memory_bytes=decisive.plan_bytes + _place_bytes(decisive),
         nearest=nearest,
-        note="; ".join(filter(None, (method.remark(decisive), _padding(padded / stats.tokens, nearest)))),
+        note="; ".join(filter(None, remarks)),
     )
 
 
@@ -192,6 +210,13 @@ def _in_px(tokens: Tokens | None, grids: list[Tile], level: int) -> str:
 
 def _made(tokens: Tokens, size: dict[str, int]) -> bool:
     return all(tokens.why_not(name, value) is None for name, value in size.items())
+
+
+def _class(device: Any) -> str:
+    try:
+        return gains.device_class(device)
+    except ValueError as error:
+        raise MethodError(str(error)) from error
 
 
 def _tile(tile: Any) -> tuple[Tile, Tile] | None:

@@ -107,14 +107,14 @@ class RectifiedSparse(SparseMethod):
         keep = 1.0 if self.p_remaining == 1 else self.keep or 0.0
         return DynamicPlanSpec(grid, text, q_tile, k_tile, keep, self.touching, self.first_frame, text_rows)
 
-    def expect(self, spec: DynamicPlanSpec, backend: str) -> str | None:
+    def expect(self, spec: DynamicPlanSpec, backend: str, device: str) -> str | None:
         """Return why no gain is expected, also if there are fewer than two blocks to choose from."""
         if spec.grid_tokens < 2 * spec.block_k:
             few = f"{spec.grid_tokens} tokens are fewer than two blocks of {spec.block_k}"
             return f"{few}, which leaves no choice"
-        return super().expect(spec, backend)
+        return super().expect(spec, backend, device)
 
-    def remark(self, spec: DynamicPlanSpec) -> str:
+    def remark(self, spec: DynamicPlanSpec, device: str) -> str:
         """Add that densities are lower bounds, and that every call pays for the choice."""
         least = (
             "the least that runs, as the data may add blocks"
@@ -122,7 +122,7 @@ class RectifiedSparse(SparseMethod):
             + f"; choosing takes about {spec.always.numel() * BYTES_A_PAIR / 2**20:.0f} MiB a head and batch "
             "row in each call"
         )
-        return "; ".join(filter(None, (least, super().remark(spec))))
+        return "; ".join(filter(None, (least, super().remark(spec, device))))
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         return RectifiedCore(self, site, run, inner)

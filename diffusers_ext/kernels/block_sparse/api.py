@@ -14,7 +14,7 @@ from torch import Tensor
 from ..masks.rule import Kind
 from ..plan.form import BlockForm
 from ..plan.plan import BlockPlan
-from . import reference
+from . import cpu_rows, reference
 from .autocast import follows_autocast
 from .capabilities import interpreted, why_no_triton
 
@@ -59,7 +59,8 @@ def block_sparse_forward(
         launch = replace(_launch_args(lists, block_q, block_k, kind, params), form=BlockForm.of(form))
         return forward(q, k, v, launch, scale=scale, with_lse=with_lse, gain=gain, bias=bias)
     plan = _plan(lists, block_q, block_k, kind, params)
-    out, lse = reference.attention(q, k, v, plan, scale, gain=gain, bias=bias)
+    rows = cpu_rows.rows if cpu_rows.can_run(q) else reference.rows
+    out, lse = reference.attention(q, k, v, plan, scale, gain=gain, bias=bias, rows=rows)
     return out.contiguous(), lse.float() if with_lse else lse.new_empty(0, dtype=torch.float32)
 
 

@@ -13,15 +13,6 @@ from . import launch_config
 BACKENDS = ("triton", "reference")  # tried by `auto`, fastest first
 ON_REQUEST = ("flex",)  # compiles for seconds at each new size, hence never by itself
 
-# The share of blocks up to which a back-end beats dense attention, and how that is known. Triton is untimed:
-# from 0.6 on a kernel at 0.65 of dense attention's speed can only lose. The others are timed on one CPU core
-# (bench/results/growth-cpu-x86_64.json), where a block costs 6 to 11 times a dense one, with flex 3 to 10
-# times; the reference on CUDA, untimed too, is held to the same.
-GAINS_UP_TO = {
-    "triton": (0.6, "a guess until it is timed"),
-    "reference": (0.08, "as timed on a CPU"),
-    "flex": (0.1, "as timed on a CPU"),
-}
 INTERPRET = "1", "true", "yes", "on", "y"  # values of TRITON_INTERPRET that Triton takes for true
 
 
@@ -113,20 +104,6 @@ def _why_no_flex(request: Request) -> str | None:
             f"FlexAttention computes in float16, bfloat16 and float32, got {request.dtype}; cast the tensors."
         )
     return None
-
-
-def no_gain(backend: str, cost: float) -> str | None:
-    """Return why a back-end is expected to lose to dense attention, or `None`.
-
-    `cost` is the share of the blocks of dense attention that a plan visits.
-    """
-    limit, source = GAINS_UP_TO[backend]
-    if cost <= limit:
-        return None
-    return (
-        f"no gain expected, the plan visits {cost:.3f} of the blocks that dense attention does, and "
-        f"{backend} gains up to {limit}, {source}"
-    )
 
 
 def choose(request: Request, wanted: str = "auto") -> Choice:

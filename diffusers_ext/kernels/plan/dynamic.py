@@ -145,6 +145,11 @@ class DynamicPlanSpec(PlanSpec):
         return out
 
     @property
+    def kind(self) -> Kind:
+        """The rule that PARTIAL blocks check, which is none: kept blocks check only which keys there are."""
+        return Kind.NONE
+
+    @property
     def pairs(self) -> int:
         """The least number of pairs of tokens that see each other; all pairs if nothing can be dropped."""
         sizes = _sizes(self.grid_tokens, self.block_q)
@@ -197,7 +202,7 @@ class DynamicPlanSpec(PlanSpec):
             s_kv=len(k_coord),
             q_coord=q_coord,
             k_coord=k_coord,
-            kind=Kind.NONE,
+            kind=self.kind,
             params=(),
             table=no_table(),
             pairs=self.pairs,

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..geometry import PAD, Grid
+from ..geometry import PAD, Grid, raster
 from ..masks.rule import Kind
 from .form import LOOKED_UP, BlockForm
 
@@ -62,6 +62,10 @@ class PlanStats:
         """The share of the visited blocks that need no check."""
         return self.full / max(self.visited, 1)
 
+    def effective_cost(self, partial: float) -> float:
+        """Return `cost`, with a PARTIAL block counted as `partial` FULL ones."""
+        return self.cost * (self.full_share + (1 - self.full_share) * partial)
+
 
 class PlanSpec(ABC):
     """Everything that shapes a plan, and so also its key in caches; subclasses are frozen dataclasses.
@@ -96,6 +100,11 @@ class PlanSpec(ABC):
 
     @property
     @abstractmethod
+    def kind(self) -> Kind:
+        """The rule that PARTIAL blocks check."""
+
+    @property
+    @abstractmethod
     def pairs(self) -> int:
         """The number of pairs of tokens that see each other."""
 
@@ -117,6 +126,12 @@ class PlanSpec(ABC):
     def grid_tokens(self) -> int:
         """The number of tokens of the grid."""
         return math.prod(self.grid)
+
+    @property
+    def in_raster(self) -> bool:
+        """Return whether queries and keys are in raster order, so that no token is moved."""
+        order = raster(self.grid)
+        return order.equal(self.q_order) and order.equal(self.k_order)
 
     def leading(self) -> Self:
         """Put the text keys first, if that leaves blocks of the grid as they are."""

@@ -116,7 +116,7 @@ class RulePlanSpec(PlanSpec):
             s_kv=len(k_coord),
             q_coord=q_coord,
             k_coord=k_coord,
-            kind=Kind.NONE if self.snap else self.rule.kind,
+            kind=self.kind,
             params=() if self.snap else self.rule.params,
             table=no_table() if self.snap else self.rule.table(),
             pairs=self.pairs,
@@ -141,6 +141,11 @@ class RulePlanSpec(PlanSpec):
     def bitmap(self) -> Tensor:
         """Mark visited blocks: bool `[NQ, NK]`, for as many as fit memory."""
         return torch.cat([touched for touched, _ in self._blocks()])
+
+    @property
+    def kind(self) -> Kind:
+        """The rule that PARTIAL blocks check; kept blocks check only which keys there are."""
+        return Kind.NONE if self.snap else self.rule.kind
 
     @property
     def pairs(self) -> int:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from ...core import Layout, Method, RunContext, Site, Slot
 from ...errors import MethodError, UnsupportedError
-from ...kernels.block_sparse.capabilities import BACKENDS, no_gain
+from ...kernels.block_sparse.capabilities import BACKENDS
+from ...kernels.block_sparse.gains import backend_on, no_gain
 from ...kernels.geometry import Grid, check_grid
 from ...kernels.masks.rule import Rule
 from ...kernels.plan.plan import PlanSpec
@@ -89,23 +90,29 @@ class SparseMethod(Method):
         """
         return {"grid": aligned_grid(grid, tile)} | aligned_text(text, tile)
 
-    def expect(self, spec: PlanSpec, backend: str) -> str | None:
-        """Return why `auto` leaves attention dense on a back-end, or `None` if a plan promises a gain."""
-        return no_gain(backend, spec.stats.cost)
+    def expect(self, spec: PlanSpec, backend: str, device: str) -> str | None:
+        """Return why `auto` leaves attention dense, or `None` if a plan promises a gain.
 
-    def remark(self, spec: PlanSpec) -> str:
-        """Return what a forecast, which knows no device, adds to its numbers."""
-        auto = self.backend == "auto"
-        fastest, *_, last = (self.expect(spec, backend) for backend in BACKENDS)
-        if auto and fastest:
-            return fastest
+        That depends on the back-end and on the class of the device (`gains.device_class`).
+        """
+        return no_gain(spec, backend, device)
+
+    def remark(self, spec: PlanSpec, device: str) -> str:
+        """Return what a forecast for a class of devices adds to its numbers."""
+        if (why := self.expect(spec, self.backend_on(device), device)) and self.backend == "auto":
+            return why
         try:
             check_grid(spec.grid)
         except ValueError as error:
             return f"no session takes this grid: {str(error).rstrip('.')}"
-        if not auto:
-            return self.expect(spec, self.backend) or ""
+        if self.backend != "auto":
+            return why or ""
+        last = self.expect(spec, BACKENDS[-1], "cpu")
         return f"auto stays dense where {BACKENDS[0]} cannot run: {last}" if last else ""
+
+    def backend_on(self, device: str) -> str:
+        """Return the back-end that would run on a class of devices, if everything for it is installed."""
+        return backend_on(device) if self.backend == "auto" else self.backend
 
     def select(self, sites: Sequence[Site]) -> list[Site]:
         """Select self- and joint attention of all but the first `dense_layers` layers of each denoiser."""

@@ -72,7 +72,7 @@ def place(spec: PlanSpec, choice: Choice, layout: Layout, device: torch.device) 
     # Padding repeats a token; the plan hides it.
     grid, words = spec.k_order.clamp(min=0) + start, torch.arange(layout.text.start, layout.text.stop)
     inverse = geometry.inverse(order).to(device)
-    raster = torch.equal(order, geometry.raster(layout.grid)) and torch.equal(order, spec.k_order)
+    raster = spec.in_raster
     return PlacedPlan(
         grid=layout.grid,
         text=spec.text,

@@ -8,7 +8,7 @@ import torch
 
 import diffusers_ext as dx
 from diffusers_ext.core import RunContext
-from diffusers_ext.kernels.block_sparse import capabilities
+from diffusers_ext.kernels.block_sparse import gains
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
@@ -59,7 +59,7 @@ def test_a_forecast_of_a_model_counts_each_plan_once(size, walks):
 @pytest.mark.parametrize("grid, text", [((1, 48, 144), 0), ((1, 49, 144), 128), ((1, 49, 145), 13)])
 def test_a_core_lists_a_plan_once_more(grid, text, masked, backend, walks, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setitem(capabilities.GAINS_UP_TO, "reference", (1.0, "here"))
+    monkeypatch.setitem(gains.COSTS, ("reference", "cpu"), gains.Costs(0.1, 1, 1, 1, 1, 0, "here"))
     method = dx.CLEAR(2, backend=backend)
     layout = replace(layout_of(grid, text, front=True), masked_text=masked and text > 0)
     core = method.bind(SITE, RunContext(), dense)

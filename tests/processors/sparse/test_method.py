@@ -15,7 +15,7 @@ from diffusers_ext.families.denoisers import denoisers
 
 from ... import needs
 from ...close import alike as close
-from ...hosts import built, every_host, host, nothing_changed, processors
+from ...hosts import built, every_attention, host, nothing_changed, processors
 from ...kernels import oracles
 from .. import masked
 from ..promises import is_refused
@@ -61,7 +61,7 @@ def cases(draw):
     return dx.Radial(decay=0.3, **common), grid, oracles.radial_release(grid, 0.3, sink, block)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases(), st.integers(0, 5), st.booleans())
 def test_cores_equal_masked_dense_attention(case, text, front):
     method, grid, mask = case
@@ -144,7 +144,7 @@ def test_dense_layers_are_the_first_of_each_denoiser(name, kept):
         assert found[component, 1] - found[component, 0] == set(kept)
 
 
-@every_host
+@every_attention
 def test_restore_is_exact(host):
     pipe = host.build()
     plain = host.run(pipe, cfg=True)
@@ -165,7 +165,8 @@ def test_auto_stays_dense_where_nothing_is_to_be_gained_and_says_so_once(caplog)
         assert torch.equal(tiny.run(pipe), plain)
     assert [r.getMessage() for r in caplog.records] == [
         "clear stays dense on a grid of 1x8x12: no gain expected, the plan visits 1.000 of the blocks "
-        "that dense attention does, and reference gains up to 0.08, as timed on a CPU."
+        "of dense attention, 100% of them with checks, which takes reference 10.17 times as long (as timed "
+        "on a CPU)."
     ]
     for site in session.report().sites:
         assert (site.backend, site.density, site.full_share) == ("dense", 1.0, 1.0)
@@ -213,7 +214,7 @@ def test_a_gain_is_counted_against_dense_attention_without_padding():
     stats = spec.stats
     dense_blocks = math.ceil(61 * 81 / 128) ** 2
     assert stats.cost == stats.visited / dense_blocks > 0.5 > 0.08 > stats.block_density
-    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(spec, "reference")
+    assert "visits 0.590 of the blocks" in dx.GNA((5, 5, 5)).expect(spec, "reference", "cpu")
 
 
 def test_levels_of_a_unet_tell_their_own_order():
@@ -330,10 +331,11 @@ def test_an_unknown_grid_stays_dense():
     assert lost.describe()["why"] == "the grid of these tokens is not known"
 
 
-@pytest.mark.parametrize(
-    "name, dense_and_sparse",
-    [("sd3", 2), ("flux", 2), ("wan", 1), pytest.param("hunyuan-video", 3, marks=pytest.mark.slow)],
-)
+SLOWLY = [pytest.param(*case, marks=pytest.mark.slow) for case in (("flux", 2), ("hunyuan-video", 3))]
+
+
+# Blocks of FLUX.1 are compiled in session/test_reorder.py.
+@pytest.mark.parametrize("name, dense_and_sparse", [("sd3", 2), ("wan", 1), *SLOWLY])
 def test_compiled_blocks_are_single_graphs(name, dense_and_sparse):
     """There are two kinds of steps: each kind of block that is touched costs one graph more than before."""
     tiny, pipe = built(name)

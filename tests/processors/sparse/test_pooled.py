@@ -68,7 +68,7 @@ def cases(draw):
     return layout, edge, draw(st.integers(1, 6)), weight
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_equal_to_dense_attention_with_extra_keys(case):
     layout, edge, radius, weight = case
@@ -368,8 +368,8 @@ def test_densities_are_over_those_of_dense_attention():
     near, wide = dx.CLEAR(radius=16), dx.CLEAR(radius=16, downsample=2)
     first, second = (m.plan_spec((1, 64, 64), 512, text_rows=False) for m in (near, wide))
     assert second.stats.block_density == first.stats.block_density + 1024 / (4096 + 512)
-    assert near.expect(first, "triton") is None
-    assert f"the plan visits {second.stats.block_density:.3f} of the" in wide.expect(second, "triton")
+    assert f"the plan visits {first.stats.cost:.3f} of the" in near.expect(first, "triton", "9.0")
+    assert f"the plan visits {second.stats.block_density:.3f} of the" in wide.expect(second, "triton", "9.0")
     tiny = dx.plan(dx.Grid(1, 16, 16), dx.CLEAR(radius=50, downsample=2))
     assert (tiny.token_density, tiny.block_density) == (1.25, 1.5) and tiny.predicted_speedup < 1
     assert "visits 1.500 of the blocks" in tiny.note

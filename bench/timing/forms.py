@@ -1,0 +1,57 @@
+"""Name the forms of the forward kernel that are timed against each other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from diffusers_ext.kernels.block_sparse import api
+from diffusers_ext.kernels.block_sparse.capabilities import interpreted
+from diffusers_ext.kernels.plan.plan import BlockPlan
+
+Attention = Callable[[Tensor, Tensor, Tensor, BlockPlan], Tensor]
+SHIPPED = "as shipped"  # what sessions run
+# Changes of launch settings that may pay, by name.
+CHANGES: Mapping[str, dict[str, Any]] = {"2 stages": {"stages": 2}, "128 keys": {"columns": 128, "stages": 2}}
+
+
+def shipped(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
+    """Run attention over a plan as sessions do; without CUDA or interpreter that is the reference."""
+    return api.attention(q, k, v, plan)[0]
+
+
+def changed(change: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
+    """Run the Triton kernel with other launch settings."""
+    from diffusers_ext.kernels.block_sparse.launch import LaunchArgs, options
+    from diffusers_ext.kernels.block_sparse.triton_forward import forward
+
+    blocks, mask = (plan.block_q, plan.block_k), plan.kind.name.lower()
+    tensors = plan.row_ptr, plan.col, plan.order
+    launch = LaunchArgs(*tensors, blocks, mask, plan.params, plan.q_coord, plan.k_coord, plan.table)
+    usual = options("forward", q, blocks)
+    tiles = replace(usual, **change)
+    tiles = replace(tiles, columns=min(tiles.columns, plan.block_k))
+    return forward(q, k, v, launch, scale=q.shape[-1] ** -0.5, with_lse=False, tiles=tiles)[0]
+
+
+def flex(plan: BlockPlan) -> Attention:
+    """Return FlexAttention with a plan compiled in, which takes seconds."""
+    from diffusers_ext.kernels.block_sparse.flex import prepare
+
+    compiled = prepare(plan)
+    return lambda q, k, v, plan: compiled(q, k, v, plan)[0]
+
+
+def kernel_forms(device: str) -> dict[str, Attention]:
+    """Return the forms of the kernel that sessions choose from, by name, the usual one first."""
+    return {SHIPPED: shipped}
+
+
+def forms(device: str) -> dict[str, Attention]:
+    """Return all forms that a device can run, those of sessions first."""
+    found = kernel_forms(device)
+    if device != "cpu" or interpreted():
+        found |= {name: partial(changed, change) for name, change in CHANGES.items()}
+    return found

@@ -1,0 +1,15 @@
+"""Draw how much of a job is done, with words on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from . import facts
+
+
+def bar(share: float, words: str, more: Sequence[str] = ()) -> str:
+    """Return HTML: a bar filled to `share` from 0 to 1, a sentence, and further ones as a list."""
+    rows = "".join(f"<li>{escape(text)}</li>" for text in more)
+    rest = f"<ul>{rows}</ul>" if rows else ""
+    return f'<div class="job-state">{facts.bar(share, words)}<p role="status">{escape(words)}</p>{rest}</div>'

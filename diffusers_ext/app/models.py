@@ -1,0 +1,65 @@
+"""Decide which models visitors may name: those of the package, those of the operator, or any of the Hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..core import nearest_names
+from ..models.checkpoint import Checkpoint
+from ..zoo import catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models of a server: those of the package, `more` of the operator's, and any Hub id if `hub` is set.
+
+    `more` are folders or Hub ids, which visitors see under the last part of their name.
+    """
+
+    more: tuple[str, ...] = ()
+    hub: bool = False
+
+    def __post_init__(self) -> None:
+        names = [*catalogue.MODELS, *(label(name) for name in self.more)]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"two models are named {twice[0]!r}; rename the folder of one of them")
+        for name in self.more:
+            Checkpoint.resolve(name)
+
+    def names(self) -> list[str]:
+        """Return the names that a page offers."""
+        return [*catalogue.MODELS, *map(label, self.more)]
+
+    def resolve(self, name: str) -> Checkpoint:
+        """Find a model by the name that a visitor gives.
+
+        Raises `ValueError` for all others: a visitor may name neither folders nor, without `hub`, models of
+        the Hub.
+        """
+        if name in catalogue.MODELS:
+            return Checkpoint.resolve(name)
+        for own in self.more:
+            if name == label(own):  # records do not show the path of a folder
+                found = Checkpoint.resolve(own)
+                return found if found.folder is None else replace(found, name=name)
+        hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~")) and ".." not in name
+        if self.hub and hub_id:
+            return Checkpoint(name, None)
+        if hub_id:
+            raise ValueError(
+                f"this server loads no models of the Hub, got {name[:80]!r}; choose one of "
+                f"{', '.join(self.names())}, or start a server of your own with --hub"
+            )
+        best = nearest_names(name, self.names(), count=1)[0]
+        raise ValueError(
+            f"unknown model {name[:80]!r}; nearest is {best!r}, valid are {', '.join(self.names())}"
+        )
+
+    def public(self, checkpoint: Checkpoint) -> str:
+        """Return the name of a model for files and snippets that leave the server: no path is in it."""
+        return checkpoint.name if checkpoint.shipped or checkpoint.folder is None else label(checkpoint.name)
+
+
+def label(name: str) -> str:
+    """Return the name under which visitors see a model of the operator; folders do not show their path."""
+    return name.rstrip("/").rpartition("/")[2]

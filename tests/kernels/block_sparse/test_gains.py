@@ -1,0 +1,76 @@
+"""When a plan pays: costs against committed times and against the cycles of a compiled kernel."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusers_ext.kernels.block_sparse import gains
+from diffusers_ext.kernels.block_sparse.gains import COSTS, MARGIN, Costs, device_class, no_gain
+from diffusers_ext.kernels.masks.disk import Disk
+from diffusers_ext.kernels.masks.rule import Kind
+from diffusers_ext.kernels.plan.plan import PlanStats
+from diffusers_ext.kernels.plan.spec import RulePlanSpec
+
+STATS = PlanStats(128, 128, 1 << 20, 1 << 20, 0, 1 << 20, 1 << 20, 0, 0)
+BLOCKS = (1 << 13) ** 2
+
+
+def plan(cost, full_share, kind=Kind.DISK, in_raster=True):
+    """A plan of a million tokens that visits a share of the blocks."""
+    visited = round(cost * BLOCKS)
+    stats = replace(STATS, visited=visited, full=round(visited * full_share))
+    return SimpleNamespace(stats=stats, kind=kind, in_raster=in_raster)
+
+
+def test_a_full_block_on_hopper_is_that_of_the_cycles_of_the_kernel():
+    """Each tile of 128 x 64 takes 1986 cycles at 1.75 GHz on each of 132 processors, 0.88 of the time."""
+    ours = 4 * 128 * 64 * 128 * 132 * 1.75e9 / 1986 * 0.88
+    assert COSTS["triton", "9.0"].full == pytest.approx(631e12 / ours, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", [Kind.NONE, Kind.DISK, Kind.BOX, Kind.BAND, Kind.LUT])
+@pytest.mark.parametrize("full_share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("backend, device", COSTS)
+def test_a_plan_is_run_where_its_blocks_take_less_time(backend, device, full_share, kind):
+    rates = COSTS[backend, device]
+    partial = rates.partial(kind)
+    even = 1 / (rates.full * (full_share + (1 - full_share) * partial)) / MARGIN
+    assert no_gain(plan(0.99 * even, full_share, kind), backend, device) is None
+    why = no_gain(plan(1.01 * even, full_share, kind), backend, device)
+    assert why.startswith("no gain expected, the plan visits") and why.endswith(f"({rates.source})")
+    assert partial == max(rates.disk, rates.box, rates.band) if kind == Kind.LUT else partial >= 1
+
+
+def test_order_costs_where_tokens_are_few():
+    """At 4096 tokens it takes a fourth of the time of dense attention, and at a million nothing."""
+    spec = RulePlanSpec(Disk(8), (1, 64, 64), 0, 128, 128, (1, 8, 16), (1, 8, 16))
+    moved = gains.share_of_dense(spec, "triton", "9.0")
+    rates = COSTS["triton", "9.0"]
+    assert moved - rates.full * spec.stats.effective_cost(rates.disk) == pytest.approx(1000 / 4096)
+    assert spec.in_raster is False and replace(spec, q_tile=None, k_tile=None).in_raster is True
+
+
+def test_a_gpu_takes_the_costs_of_its_capability(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, name in {(8, 6): "8.0", (9, 0): "9.0", (10, 3): "10.0", (12, 0): "8.0"}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, found=capability: found)
+        assert device_class() == device_class("cuda:0") == device_class(torch.device("cuda")) == name
+
+
+def test_devices_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (device_class(), device_class("H200"), device_class("cpu"), device_class("mps")) == (
+        "9.0", "9.0", "cpu", "cpu",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"one of cpu, a100, .*got 'cuda', and there is none here"):
+        device_class("cuda")
+    with pytest.raises(ValueError, match=r"got 'rtx', and it is none of them; leave it out for H100/H200"):
+        device_class("rtx")
+
+
+def test_what_is_untimed_has_the_costs_of_a_cpu():
+    assert gains.costs("reference", "9.0") == COSTS["reference", "cpu"]
+    assert gains.costs("triton", "cpu") == COSTS["triton", gains.USUAL]
+    assert all(isinstance(rates, Costs) and rates.source for rates in COSTS.values())

@@ -15,7 +15,6 @@ attention over a plan comes with the error of sampled rows. Rows are written at 
 while the sources are the same.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -200,9 +199,7 @@ def cases(device: str) -> Cases:
 
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = options(__doc__)
-    parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
-    args: argparse.Namespace = parser.parse_args(arguments)
+    args = options(__doc__, keeps=True).parse_args(arguments)
     machine(args.device)  # ends here without one
     facts = {"class": device_class(args.device)}
     return run("rates", cases(args.device), args, LINE, sources=sources(), **facts)

@@ -131,7 +131,10 @@ def test_constants_that_are_hardly_known_do_not_replace_others(tmp_path):
         (None, r"a fit needs rates-MACHINE.json, and .* has none; measure it with .*--quick"),
         ("not json", r"rates-gpu.json is no record of a bench \(JSONDecodeError\); measure it again"),
         ("[]", r"rates-gpu.json is no record of a bench \(TypeError\); measure it again"),
-        ('{"rows": [], "device": "gpu"}', r"too few for a fit, which takes two sizes of FULL"),
+        (
+            '{"rows": [], "device": "gpu", "class": "9.0"}',
+            r"too few for a fit, which takes two sizes of FULL",
+        ),
     ],
 )
 def test_folders_without_rows_are_one_sentence(tmp_path, content, said):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..plan.form import LOOKED_UP, BlockForm
 from .capabilities import interpreted, why_not_interpreted
 from .launch_config import Tiles, choose
 
@@ -20,7 +21,7 @@ class LaunchArgs:
     in which query blocks start; G is 1 (shared), H or B * H. `blocks` is (BM, BN) in tokens. `mask` is the
     lower-case name of a `masks.rule.Kind`; `params` and `table int32` are those of its rule. `q_coord int32
     [S_q]`, `k_coord int32 [S_kv]` are packed coordinates, or `[B, S_kv]` if each row of the batch hides its
-    own keys.
+    own keys. `form` says how PARTIAL blocks may be checked.
     """
 
     row_ptr: Tensor
@@ -32,6 +33,7 @@ class LaunchArgs:
     q_coord: Tensor
     k_coord: Tensor
     table: Tensor
+    form: BlockForm = LOOKED_UP
 
     @property
     def kernel_params(self) -> tuple[int, ...]:

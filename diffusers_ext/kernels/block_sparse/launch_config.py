@@ -25,6 +25,7 @@ class Tiles:
     warps: int
     stages: int
     precision: str = "tf32x3"
+    tma: bool = False
 
 
 # kernel, padded head size -> rows, columns, warps, stages; sizes not listed take the next larger one

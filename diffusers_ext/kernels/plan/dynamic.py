@@ -12,6 +12,7 @@ from .. import geometry
 from ..geometry import Grid
 from ..masks.neighbours import Neighbours
 from ..masks.rule import Kind, no_table
+from .form import BlockForm
 from .plan import BlockPlan, PlanSpec, PlanStats, longest_first
 from .spec import RulePlanSpec
 
@@ -206,6 +207,7 @@ class DynamicPlanSpec(PlanSpec):
             table=no_table(),
             pairs=self.pairs,
             key=(self, str(device)),
+            form=BlockForm(checked=not bool(full.all())),
             always=self.always,
             counts=counts.int(),
             least=self.least,

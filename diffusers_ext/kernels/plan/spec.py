@@ -5,7 +5,7 @@ No more than a chunk of the block matrix is in memory at once, and nothing is st
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,6 +18,7 @@ from ..masks.band_blocks import band_blocks
 from ..masks.rule import CountingRule, Kind, Rule, no_table
 from ..masks.tile_blocks import tile_blocks
 from .cover import CHUNK, Boxes, classify, decompose
+from .find_form import block_form
 from .plan import BlockPlan, PlanSpec, PlanStats
 
 
@@ -106,7 +107,7 @@ class RulePlanSpec(PlanSpec):
                 f"{empty} blocks of queries see no key at all, and their softmax would be empty; widen the "
                 "rule."
             )
-        return BlockPlan(
+        plan = BlockPlan(
             row_ptr=torch.cat([count.new_zeros(1), count.cumsum(0)]).int()[None],
             col=torch.cat(columns)[None],
             block_q=self.block_q,
@@ -120,7 +121,9 @@ class RulePlanSpec(PlanSpec):
             table=no_table() if self.snap else self.rule.table(),
             pairs=self.pairs,
             key=(self, str(device)),
-        ).to(device)
+        )
+        form = block_form(plan, self.grid, self.q_tile, self.k_tile)
+        return replace(plan, form=form).to(device)
 
     @cached_property
     def stats(self) -> PlanStats:

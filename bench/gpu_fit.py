@@ -201,18 +201,25 @@ def report(folder: Path) -> str:
         for rule, partial in fit.partial.items():
             cells = fit.form, fit.head_dim, rule, partial, fit.full[rule], f"{fit.start[rule]:.1f}"
             lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", *predictions(folder, found[0]), ""]
+    lines += ["", *predictions(folder, found), ""]
     lines += ["The line of `COSTS` in diffusers_ext/kernels/block_sparse/gains.py:", ""]
     lines += ["```python", line_of_costs(record, found[0]), "```"]
     return "\n".join(lines) + "\n"
 
 
-def predictions(folder: Path, fit: Fit) -> list[str]:
-    """Return in words how well a fit predicts the kernels of sessions, if those were measured."""
+def predictions(folder: Path, found: Sequence[Fit]) -> list[str]:
+    """Return in words how well fits predict the kernels of sessions, if those were measured.
+
+    Each kernel has the fit of its form, with the largest heads.
+    """
     if not any(folder.glob("sparse_kernels-*.json")):
         return []
     rows = [row for row in read(folder, "sparse_kernels")["rows"] if row["ok"] and row.get("choice_ms") == 0]
-    ratios = [attending_ms(row) / ms for row in rows if (ms := predicted_ms(row, fit)) is not None]
+    by_form = {fit.form: fit for fit in reversed(found)}
+    predicted = [(row, by_form.get(row["form"])) for row in rows]
+    ratios = [
+        attending_ms(row) / ms for row, fit in predicted if fit and (ms := predicted_ms(row, fit)) is not None
+    ]
     if not ratios:
         return []
     low, middle, high = np.quantile(ratios, (0, 0.5, 1))

@@ -30,6 +30,7 @@ from ..ledger import Row
 from ..runner import Cases, options, run
 from .block_cases import Case, cases, quick_cases, settings, tiny_cases
 from .dense import attend, backend_of, fastest_dense
+from .forms import LOOKED
 from .reference_rows import TOLERANCE, gradient_error, sampled_error
 from .session_calls import SessionCall
 from .sources import SESSIONS, checksum
@@ -117,7 +118,7 @@ def train(device: str) -> Iterator[Row]:
         times = in_turns(watch, dense, sparse, repeats=repeats, seconds=SECONDS)
         dense_ms, ms = map(statistics.median, times)
     row = {"case": TRAINING, "tokens": plan.s_q, "queries": plan.s_q, "dense_backend": name}
-    row |= {"rule": "disk", "block_k": block, "backend": "", "once": True}
+    row |= {"rule": "disk", "form": LOOKED, "block_q": block, "block_k": block, "backend": "", "once": True}
     row |= {"token_density": plan.token_density, "cost": plan.block_density, "full_share": plan.full_share}
     row |= {"dense_ms": dense_ms, "sparse_ms": ms, "kernel_ms": ms, "text_ms": 0.0, "gathers_ms": 0.0}
     row |= {"choice_ms": 0.0, "n": len(times[0]), "sources": checksum(SOURCES)}

@@ -76,8 +76,8 @@ def session(full_share, cost, rule="box", slower=1.0):
     """Return a row of `bench.timing.sparse_kernels`; text is a tenth of the sequence."""
     share = FULL * (full_share + (1 - full_share) * PARTIAL[rule])
     return {
-        "rule": rule, "full_share": full_share, "cost": cost, "queries": 900, "tokens": 1000, "ok": True,
-        "dense_ms": 10.0, "kernel_ms": 9.0 * cost * share * slower, "choice_ms": 0,
+        "rule": rule, "form": "as shipped", "full_share": full_share, "cost": cost, "ok": True,
+        "queries": 900, "tokens": 1000, "dense_ms": 10.0, "kernel_ms": 9.0 * cost * share * slower, "choice_ms": 0,
     }  # fmt: skip
 
 

@@ -77,7 +77,8 @@ def session(full_share, cost, rule="box", slower=1.0):
     share = FULL * (full_share + (1 - full_share) * PARTIAL[rule])
     return {
         "rule": rule, "form": "as shipped", "full_share": full_share, "cost": cost, "ok": True,
-        "queries": 900, "tokens": 1000, "dense_ms": 10.0, "kernel_ms": 9.0 * cost * share * slower, "choice_ms": 0,
+        "queries": 900, "tokens": 1000, "dense_ms": 10.0, "kernel_ms": 9.0 * cost * share * slower,
+        "choice_ms": 0,
     }  # fmt: skip
 
 

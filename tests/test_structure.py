@@ -51,6 +51,7 @@ ALLOWED = {
         "kernels/plan",
         "models",
         "outputs",
+        "processors",
         "processors/sparse",
         "sampling",
         "session",

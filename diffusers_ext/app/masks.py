@@ -136,7 +136,7 @@ def build(tab: gr.Tab) -> None:
             *(
                 update
                 for knob in inputs.every_knob
-                for update in knob.updates(masks_view.settings(model, knob.field.owner), grid)
+                for update in knob.updates(masks_view.settings(model, knob.owner), grid)
             ),
             *shown(best),
         ]

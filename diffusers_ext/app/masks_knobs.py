@@ -24,25 +24,27 @@ LOOK = "background: var(--block-background-fill); padding: var(--spacing-lg) var
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """A field of a method with its controls; three are those of the axes of a grid."""
+    """A setting of a method with its controls: that of `field`, or three for the axes of a grid."""
 
-    field: controls.Field
+    owner: str
+    name: str
     controls: tuple[gr.components.Component, ...]
+    field: controls.Field | None = None
 
     def read(self, values: Sequence[Any]) -> Any:
         """Return the setting that the controls hold, `None` for the default.
 
         Raises `ValueError` for text of a wrong type.
         """
-        if len(self.controls) == 1:
+        if self.field is not None:
             return self.field.read(values[0])
         return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
 
     def updates(self, known: Mapping[str, Any], grid: Grid) -> list[Any]:
         """Return what sets the controls to a known value, or to the default; sliders end at the grid."""
-        facts = settable(method_class(self.field.owner))[self.field.name]
-        value = known.get(self.field.name, facts.default)
-        if len(self.controls) > 1:
+        facts = settable(method_class(self.owner))[self.name]
+        value = known.get(self.name, facts.default)
+        if self.field is None:
             return [
                 gr.update(value=min(at, n), maximum=max(n, 2), visible=n > 1)
                 for at, n in zip(_axes(value), grid, strict=True)
@@ -63,7 +65,7 @@ def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
         if hints[key] != Sequence[int]:
             others = [other for other in hints if other != key]
             (field,) = controls.of_method(name, known, leave_out=others)
-            found.append(Knob(field, (field.control,)))
+            found.append(Knob(name, key, (field.control,), field))
             continue
         label = key.replace("_", " ")
         help = escape(facts.metadata["help"])
@@ -84,12 +86,7 @@ def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
                 )
                 for axis, n, at in zip(AXES, grid, _axes(known.get(key, facts.default)), strict=True)
             )
-        found.append(
-            Knob(
-                controls.Field(name, key, hints[key], facts.default, facts.metadata["file"], sliders[0]),
-                sliders,
-            )
-        )
+        found.append(Knob(name, key, sliders))
     return found
 
 
@@ -99,7 +96,7 @@ def table(knobs: Sequence[Knob], values: Sequence[Any]) -> dict[str, Any]:
     for knob in knobs:
         own, left = left[: len(knob.controls)], left[len(knob.controls) :]
         if (value := knob.read(own)) is not None:
-            found[knob.field.name] = value
+            found[knob.name] = value
     return found
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2_E, LaunchArgs, device_of, options
+from .launch import LOG2_E, LaunchArgs, forward_options, launching
 from .launch_config import Tiles
 from .triton_mask import (
     hide,
@@ -26,14 +26,14 @@ from .triton_mask import (
 
 
 @triton.jit
-def _read(source, start, step, S_kv, D: tl.constexpr, BD: tl.constexpr, TN: tl.constexpr, TMA: tl.constexpr):
-    """Read `TN` keys or values from `start` on, `[TN, BD]`; zero beyond the sequence."""
+def _read(source, start, step, S, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, TMA: tl.constexpr):
+    """Read the `T` tokens from `start` on, of a sequence of `S`, as `[T, BD]`; zero behind its end."""
     if TMA:
         return source.load([start, 0])
     else:
-        offs = tl.arange(0, TN)[:, None]
+        offs = tl.arange(0, T)[:, None]
         dims = tl.arange(0, BD)[None, :]
-        inside = (start + offs < S_kv) & (dims < D)
+        inside = (start + offs < S) & (dims < D)
         return tl.load(source + start.to(tl.int64) * step + offs * step + dims, inside, other=0.0)
 
 
@@ -82,18 +82,15 @@ def forward_kernel(
     m_offs = tl.arange(0, TM)[:, None]
     n_offs = tl.arange(0, TN)[None, :]
 
-    q_tile = q + b * q_b + h * q_h + first.to(tl.int64) * q_s
-    q_here = tl.load(
-        q_tile + m_offs * q_s + dims[None, :], (rows[:, None] < S_q) & (dims[None, :] < D), other=0.0
-    )
-    k_head = k + b * k_b + h * k_h
-    v_head = v + b * v_b + h * v_h
+    queries = q + b * q_b + h * q_h
+    keys = k + b * k_b + h * k_h
+    values = v + b * v_b + h * v_h
+    if SPECIAL:  # a warp of its own reads everything
+        queries = tl.make_tensor_descriptor(queries, [S_q, D], [q_s, 1], [TM, BD])
     if TMA:
-        keys = tl.make_tensor_descriptor(k_head, [S_kv, D], [k_s, 1], [TN, BD])
-        values = tl.make_tensor_descriptor(v_head, [S_kv, D], [v_s, 1], [TN, BD])
-    else:
-        keys = k_head
-        values = v_head
+        keys = tl.make_tensor_descriptor(keys, [S_kv, D], [k_s, 1], [TN, BD])
+        values = tl.make_tensor_descriptor(values, [S_kv, D], [v_s, 1], [TN, BD])
+    q_here = _read(queries, first, q_s, S_q, D, BD, TM, SPECIAL)
 
     plan = b * plan_b + h * plan_h
     pointers = row_ptr + plan * (NQ + 1) + block
@@ -172,10 +169,10 @@ def forward(
         return out, lse
     if scale <= 0:  # the kernel wants it above 0, so its sign goes into the queries
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
-    o = tiles or options("forward", q, launch.blocks)
+    o = tiles or forward_options(q, k, v, launch)
     form = launch.form
     unused = launch.row_ptr  # for pointers that this launch does not read
-    with device_of(q):
+    with launching(q, o):
         forward_kernel[(NQ * launch.blocks[0] // o.rows, B * H)](
             q, k, v, out, lse, launch.row_ptr, launch.col, launch.order,
             launch.q_coord, launch.k_coord, launch.table,
@@ -188,7 +185,7 @@ def forward(
             MASK=launch.mask, Q_H=form.q_sides[0], Q_W=form.q_sides[1],
             K_H=form.k_sides[0], K_W=form.k_sides[1],
             COMPUTED=form.computed, LOOKED_UP=form.looked_up, LSE=with_lse, RECTIFY=gain is not None,
-            PRECISION=o.precision, TMA=o.tma, SPECIAL=False,
-            num_warps=o.warps, num_stages=o.stages,
+            PRECISION=o.precision, TMA=o.tma, SPECIAL=o.special,
+            num_warps=o.warps, num_stages=o.stages, maxnreg=o.registers,
         )  # fmt: skip
     return out, lse

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusers_ext.kernels.geometry import Grid
 from diffusers_ext.kernels.masks.band import Band
 from diffusers_ext.kernels.masks.disk import Disk
-from diffusers_ext.kernels.masks.rule import Rule
+from diffusers_ext.kernels.masks.rule import Kind, Rule, no_table
 from diffusers_ext.kernels.masks.visible import visible
 from diffusers_ext.kernels.masks.window import Window
 from diffusers_ext.kernels.plan.plan import BlockPlan
@@ -30,6 +30,7 @@ class Field:
     grid: Grid
     tile: Grid | None
     block: int
+    ruled: bool = True  # False: only missing and hidden keys are checked for
 
     def plan(self, blocks: int, full: bool, device: str) -> BlockPlan:
         """List `blocks` blocks of keys for each block of queries: its own and those that follow it.
@@ -47,16 +48,19 @@ class Field:
 @cache
 def _built(field: Field, device: str) -> BlockPlan:
     spec = RulePlanSpec(field.rule, field.grid, 0, field.block, field.block, field.tile, field.tile)
-    return spec.build(device)
+    plan = spec.build(device)
+    return plan if field.ruled else replace(plan, kind=Kind.NONE, params=(), table=no_table().to(device))
 
 
 # 32 768 tokens in 256 blocks. Rules are wide, so that few rows of a PARTIAL block are without a key.
 FIELDS: Mapping[str, Field] = {
+    "none": Field(Disk(96), (1, 128, 256), (1, 8, 16), 128, ruled=False),
     "disk": Field(Disk(96), (1, 128, 256), (1, 8, 16), 128),
     "box": Field(Window((16, 32, 64), (12, 24, 48)), (16, 32, 64), (2, 8, 8), 128),
     "band": Field(Band((900,) * 32, 32), (32, 32, 32), None, 128),
 }
 TINY: Mapping[str, Field] = {
+    "none": Field(Disk(6), (1, 16, 32), (1, 4, 8), 32, ruled=False),
     "disk": Field(Disk(6), (1, 16, 32), (1, 4, 8), 32),
     "box": Field(Window((4, 8, 16), (3, 6, 12)), (4, 8, 16), (2, 4, 4), 32),
     "band": Field(Band((40,) * 8, 8), (8, 8, 8), None, 32),

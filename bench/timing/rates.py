@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_ext.kernels.block_sparse.gains import device_class
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.geometry import Grid
 from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
@@ -36,7 +37,7 @@ from .forms import forms, kernel_forms
 from .listed import FIELDS, TINY, Field, listed_error
 from .reference_rows import TOLERANCE
 from .sources import checksum
-from .stopwatch import Call, Stopwatch, in_turns
+from .stopwatch import Call, Stopwatch, in_turns, machine
 
 SECONDS, REPEATS = 0.3, 5  # time of measuring a row, and the least number of rounds
 SOURCES = (
@@ -202,7 +203,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser = options(__doc__)
     parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
     args: argparse.Namespace = parser.parse_args(arguments)
-    return run("rates", cases(args.device), args, LINE, sources=sources())
+    machine(args.device)  # ends here without one
+    facts = {"class": device_class(args.device)}
+    return run("rates", cases(args.device), args, LINE, sources=sources(), **facts)
 
 
 if __name__ == "__main__":

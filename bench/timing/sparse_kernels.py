@@ -24,6 +24,7 @@ from diffusers_ext.kernels.block_sparse import api
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
+from ..gpu_fit import attending_ms
 from ..ledger import Row
 from ..runner import Cases, options, run
 from .block_cases import Case, cases, quick_cases, settings, tiny_cases
@@ -122,11 +123,6 @@ def derive(row: Row) -> Row:
     """Return what a line shows of a row besides its fields."""
     limit = row["dense_ms"] * row["cost"] * row["queries"] / row["tokens"]
     return {"speedup": row["dense_ms"] / row["sparse_ms"], "efficiency": limit / attending_ms(row)}
-
-
-def attending_ms(row: Row) -> float:
-    """Return the time of attention over the visited blocks alone, in ms."""
-    return max(row["kernel_ms"] - row["choice_ms"], 1e-6)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from .block_cases import WIDE_720, Case, settings, shrunk
 from .forms import SHIPPED, Attention, flex, forms
 from .reference_rows import TOLERANCE, sampled_error
 from .session_calls import ATTENTION, TINY
-from .stopwatch import Stopwatch, in_turns
+from .stopwatch import Stopwatch, in_turns, machine
 
 SECONDS, REPEATS = 1.0, 5  # time of measuring a variant, and the least number of rounds
 FLEX = "flex"
@@ -113,6 +113,7 @@ def chosen(device: str) -> list[Case]:
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> list[Row]:
     args = options(__doc__).parse_args(arguments)
+    machine(args.device)  # ends here without one
     bench = Variants(args.device)
     cells: Cases = {
         f"{case.name}: {name}": partial(bench.cell, case, name, variant)

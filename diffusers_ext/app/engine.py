@@ -17,6 +17,8 @@ from ..sampling.failures import free_memory, out_of_memory
 from .line import CANCELLED, Control, Line, Refused, Ticket
 from .models import Models
 
+PATIENCE_S = 60  # for the step of a job, or the loading of a model, when a server ends
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -41,6 +43,7 @@ class Engine:
     each: int = 4
     _loaded: dict[int, tuple[str, Checkpoint, Any]] = field(default_factory=dict, repr=False)
     _jobs: dict[str, set[Control]] = field(default_factory=dict, repr=False)
+    _threads: set[threading.Thread] = field(default_factory=set, repr=False)
     _line: Line = field(init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -63,6 +66,7 @@ class Engine:
         with self._lock:
             self._jobs.setdefault(visitor, set()).add(control)
         thread = threading.Thread(target=self._work, args=(work, control, ticket, shown), daemon=True)
+        self._threads.add(thread)
         try:
             thread.start()
             while True:
@@ -89,6 +93,16 @@ class Engine:
             control.cancel()
         return len(jobs)
 
+    def close(self) -> None:
+        """Cancel all jobs, and wait until the last thread has ended."""
+        with self._lock:
+            jobs = [control for own in self._jobs.values() for control in own]
+            threads = list(self._threads)
+        for control in jobs:
+            control.cancel()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+
     def warm(self, name: str) -> None:
         """Load a model in the background, so that the first visitor need not wait for it."""
         jobs = self.run("", lambda control, place: place.load(name))
@@ -101,6 +115,7 @@ class Engine:
             number = self._line.wait(ticket, control)
         except BaseException as error:
             self._line.leave(ticket)
+            self._threads.discard(threading.current_thread())
             shown.put((True, error.with_traceback(None)))
             return
         try:
@@ -112,6 +127,7 @@ class Engine:
             shown.put((True, (result,)))
         finally:
             self._line.give_back(number)
+            self._threads.discard(threading.current_thread())
 
 
 @dataclass(frozen=True, slots=True)

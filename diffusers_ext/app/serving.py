@@ -28,14 +28,15 @@ def serve(
     hub: bool = False,
     devices: tuple[str | None, ...] = (None,),
     dtype: str | None = None,
-    block: bool = True,
 ) -> Any:
-    """Start the page. With `block` it serves until the process is stopped; else the running page is returned.
+    """Start the page in threads of its own, and return it; `page.close()` ends it.
 
-    Raises `ValueError` for a public address without `auth`.
+    Raises `ValueError` for a public address without `auth`, and `OSError` for a port that is in use.
     """
     if (share or host not in LOCAL) and auth is None:
         raise ValueError("a page that others can reach needs a name and password; add --auth NAME:PASSWORD")
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"--port must lie between 1 and 65535, got {port}; 7860 is usual")
     folder = Folder.of(out)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.cache)  # read when gradio is imported
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -46,23 +47,29 @@ def serve(
     page = build(server)
     server.engine.warm(MODEL)
     page.queue(max_size=4 * server.workers, default_concurrency_limit=4)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        auth=auth,
-        share=share,
-        mcp_server=mcp,
-        max_file_size=LARGEST,
-        allowed_paths=[],
-        max_threads=2 * server.workers + 20,
-        show_error=True,
-        quiet=True,
-        prevent_thread_lock=not block,
-        footer_links=["api"],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        css=CSS,
-        js=KEYS,
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            auth=auth,
+            share=share,
+            mcp_server=mcp,
+            max_file_size=LARGEST,
+            allowed_paths=[],
+            max_threads=2 * server.workers + 20,
+            show_error=True,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=["api"],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            css=CSS,
+            js=KEYS,
+        )
+    except OSError as error:
+        where = f"port {port} of {host}" if port else host
+        raise OSError(
+            f"the page cannot listen on {where}, which may be in use; choose another --port"
+        ) from error
     return page

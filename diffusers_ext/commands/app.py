@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import time
 from typing import Annotated
 
 import typer
 
+from ..outputs.stop import Interrupted
 from . import options as opt
 
 
@@ -53,7 +56,7 @@ def app(
         if not (name and colon and password):
             raise ValueError("--auth takes NAME:PASSWORD, got one without a name or a password")
         pair = name, password
-    serve(
+    page = serve(
         out,
         host=host,
         port=port,
@@ -65,3 +68,22 @@ def app(
         devices=tuple(device or [None]),
         dtype=dtype,
     )
+    typer.echo(f"the page is at {page.local_url.rstrip('/')}; Ctrl-C stops it")
+    if page.share_url:
+        typer.echo(f"others reach it at {page.share_url}")
+    if mcp:
+        typer.echo(f"agents reach it at {page.local_url.rstrip('/')}/gradio_api/mcp/")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(
+            "the page was stopped; its batches go on when it starts again", _number(stopped)
+        ) from None
+    finally:
+        page.close(verbose=False)
+
+
+def _number(stopped: KeyboardInterrupt) -> int:
+    """Return the signal that stopped a command."""
+    return stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT

@@ -19,7 +19,7 @@ from diffusers_ext.app.serving import serve
 def served(folder: Path, **options: Any) -> Iterator[str]:
     """Serve a page on a free port, and yield its address."""
     before = os.environ.get("GRADIO_TEMP_DIR")
-    page = serve(folder, block=False, **options)
+    page = serve(folder, **options)
     try:
         yield page.local_url.rstrip("/")
     finally:

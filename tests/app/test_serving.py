@@ -205,7 +205,7 @@ def test_many_at_once_do_not_mix_and_the_queue_is_bounded(url):
 @pytest.mark.parametrize("options", [{"host": "0.0.0.0"}, {"host": "192.168.1.2"}, {"share": True}])
 def test_a_public_page_needs_a_password(tmp_path, options):
     with pytest.raises(ValueError, match="needs a name and password; add --auth NAME:PASSWORD"):
-        serving.serve(tmp_path, block=False, **options)
+        serving.serve(tmp_path, **options)
 
 
 def test_with_a_password_nothing_is_open(tmp_path):
@@ -216,3 +216,10 @@ def test_with_a_password_nothing_is_open(tmp_path):
         assert wrong.status_code == 400
         right = httpx.post(f"{url}/login", data={"username": "ann", "password": "secret"})
         assert right.status_code == 200
+
+
+def test_a_port_in_use_and_one_that_is_none_are_one_sentence(url, tmp_path):
+    with pytest.raises(OSError, match="which may be in use; choose another --port"):
+        serving.serve(tmp_path, port=int(url.rpartition(":")[2]))
+    with pytest.raises(ValueError, match="--port must lie between 1 and 65535, got 0"):
+        serving.serve(tmp_path, port=0)

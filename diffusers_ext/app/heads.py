@@ -87,7 +87,7 @@ def build(server: Server, tab: gr.Tab) -> None:
 
         for words, event in running(server, request, prepare):
             if isinstance(event, Done):
-                yield [words, *_new(event.result, values[-1])]
+                yield [words, *_new(event.result, values[-1], names_of(event.result))]
             else:
                 yield [words, *[gr.skip()] * 7]
 
@@ -119,7 +119,11 @@ def build(server: Server, tab: gr.Tab) -> None:
                 yield [words, *[gr.skip()] * 3]
 
     def reorder(sheet: Sheet | None, order: str) -> Any:
-        return gr.skip() if sheet is None else _gallery(sheet, order)
+        return gr.skip() if sheet is None else _gallery(sheet, order, names_of(sheet))
+
+    def names_of(sheet: Sheet) -> Mapping[str, str]:
+        """Return the names of the list of layers."""
+        return short(layers_of.known(sheet.asked.model) or {head.layer: 0 for head in sheet.heads})
 
     outputs = [status, results.box, sheet, results.grid, results.chosen, *results.of_choice]
     inputs = [*asking.all, layers, scale, strength, results.order]
@@ -209,12 +213,12 @@ def _slider(name: str, value: float) -> gr.Slider:
     )
 
 
-def _new(sheet: Sheet, order: str) -> list[Any]:
+def _new(sheet: Sheet, order: str, names: Mapping[str, str]) -> list[Any]:
     """Return what all outputs but the line of progress show for a new sheet."""
     return [
         gr.update(visible=True),
         sheet,
-        _gallery(sheet, order),
+        _gallery(sheet, order, names),
         gr.update(choices=[label(head) for head in sheet.heads], value=[]),
         (str(sheet.plain), str(sheet.plain)),
         f"<p>Seed {sheet.asked.seed}, plain: {escape(sheet.verdict or 'no verdict')}</p>",
@@ -222,8 +226,7 @@ def _new(sheet: Sheet, order: str) -> list[Any]:
     ]
 
 
-def _gallery(sheet: Sheet, order: str) -> list[tuple[str, str]]:
-    names = short({head.layer: None for head in sheet.heads})
+def _gallery(sheet: Sheet, order: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
     pictures = [(str(sheet.plain), f"plain, {sheet.verdict}" if sheet.verdict else "plain")]
     for head in sheet.ordered(order == ORDERS[1]):
         words = [f"head {head.head}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 from typing import Any
@@ -108,11 +108,10 @@ class Viewer:
     def command(self, wanted: Wanted) -> str:
         """Return the line for a terminal that prints the same forecast."""
         words = ["diffusers-ext", "plan", wanted.model, "--method", wanted.method.name]
-        known = self._presets[wanted.model].settings.get(wanted.method.name, {})
-        for name, field in wanted.method.__dataclass_fields__.items():
-            value = getattr(wanted.method, name)
-            usual = known.get(name, None if field.default is MISSING else field.default)
-            if _plain(value) != _plain(usual):
+        known = self._presets[wanted.model].settings.get(wanted.method.name)
+        usual = type(wanted.method) if known is None else type(wanted.method)(**known)
+        for name in wanted.method.__dataclass_fields__:
+            if (value := getattr(wanted.method, name)) != getattr(usual, name):
                 words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
         flags = {"height": "--height", "width": "--width", "num_frames": "--frames", "text": "--text"}
         for name, value in wanted.size.items():
@@ -158,10 +157,6 @@ def _plan(
     model: str, method: SparseMethod, device: str, size: tuple[tuple[str, int | None], ...]
 ) -> Forecast:
     return plan(model, method, device=device, **dict(size))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _check(grid: Grid, text: int, method: SparseMethod) -> None:

@@ -59,6 +59,8 @@ def test_the_line_for_a_terminal_prints_the_same_forecast(viewer):
     printed = CliRunner().invoke(app, words)
     assert program == "diffusers-ext" and str(view.forecast) in printed.output, printed.output
     assert "--text" not in words and "--height" in words  # usual values are left out
+    usual = viewer.command(wanted(viewer, "flux.1", "gna"))
+    assert usual == "diffusers-ext plan flux.1 --method gna --device h100"
 
 
 def test_a_token_outside_the_grid_moves_to_its_border(viewer):

@@ -9,7 +9,7 @@ from diffusers_ext.outputs.record import sources
 SOON = 90_000  # ms
 
 
-def opened(tab, model="shapes-sd-turbo", budget=8):
+def opened(tab, model="shapes-sd-turbo", budget=10):
     tab.get_by_role("tab", name="Search").click()
     tab.locator("#search-model input").fill(model)
     tab.locator("#search-model input").press("Enter")
@@ -22,10 +22,10 @@ def test_the_best_picture_its_curve_and_its_candidates_are_shown_and_fetched(tab
     state = opened(tab)
     tab.locator("#search-prompt textarea").press("Control+Enter")
     expect(state).to_contain_text("Done: ", timeout=SOON)
-    expect(state).to_contain_text("best-of-n by shapes-clip: 8 candidates, 8 evaluations")
+    expect(state).to_contain_text("best-of-n by shapes-clip: 10 candidates, 10 evaluations")
     expect(tab.locator("#search-curve path.curve")).to_have_count(1)
-    expect(tab.locator("#search-curve circle.dot")).to_have_count(8)
-    expect(tab.locator("#search-lanes li")).to_have_count(8)
+    expect(tab.locator("#search-curve circle.dot")).to_have_count(10)
+    expect(tab.locator("#search-lanes li")).to_have_count(10)
     expect(tab.locator("#search-lanes div.best")).to_have_count(1)
     expect(tab.locator("#search-best img")).to_be_visible()
     for name in ("picture", "candidates", "data"):
@@ -36,7 +36,7 @@ def test_the_best_picture_its_curve_and_its_candidates_are_shown_and_fetched(tab
     record = sources(picture)[0]
     assert record["methods"][-1]["name"] == "best-of-n" and record["model"] == "shapes-sd-turbo"
     data = json.loads((tmp_path / "search.json").read_text())
-    assert data["evaluations"] == 8 and (tmp_path / "candidates.png").stat().st_size > 5000
+    assert data["evaluations"] == 10 and (tmp_path / "candidates.png").stat().st_size > 5000
 
 
 def test_a_cancel_keeps_the_best_picture_and_the_next_search_is_clean(tab):
@@ -48,7 +48,7 @@ def test_a_cancel_keeps_the_best_picture_and_the_next_search_is_clean(tab):
     expect(tab.locator("#search-best img")).to_be_visible()
     opened(tab)
     tab.locator("#search-go").click()
-    expect(state).to_contain_text("8 candidates, 8 evaluations", timeout=SOON)
+    expect(state).to_contain_text("10 candidates, 10 evaluations", timeout=SOON)
 
 
 def test_a_sampler_brings_its_settings_and_shows_what_it_dropped(tab):

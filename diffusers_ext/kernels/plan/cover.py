@@ -71,7 +71,7 @@ class _Scores:
         return _sum(axis.close_to_all(rows) for axis in self.axes) < self.limit
 
     def at(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """Return whether some pair, and whether all see each other, for boxes `i` and `j`, which broadcast."""
+        """Return whether some pair, and whether all see each other, for boxes `i` and `j` that broadcast."""
         close, far = zip(*(axis.at(i, j) for axis in self.axes), strict=True)
         return _sum(close) < self.limit, _sum(far) < self.limit
 

@@ -59,7 +59,7 @@ class Turns(maker.Maker):
                 if isinstance(event, Done):
                     return event.result
         except Refused as refused:
-            if not kept and self._stop.is_set():  # cancelled while it waited
+            if not kept:  # cancelled while it waited, or the server ends
                 raise Interrupted(STOPPED) from None
             if kept and isinstance(kept[0], (Interrupted, ValueError, OSError)):
                 raise kept[0].with_traceback(None) from None

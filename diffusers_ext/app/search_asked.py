@@ -57,7 +57,7 @@ class SearchAsked:
             settings_of(label, own.get("settings") or {}),
             rewards_of(own.get("rewards") or {}),
             _within("budget", fit(_whole(own.get("budget") or USUAL), int, "budget"), MOST),
-            None if not seconds else _within("seconds", fit(seconds, float, "seconds"), MOST_S),
+            None if seconds is None else _within("seconds", fit(seconds, float, "seconds"), MOST_S),
         )
 
     @property

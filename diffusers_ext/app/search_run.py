@@ -26,7 +26,8 @@ from ..sampling.clip import Clip
 from ..sampling.generate import applied, flags_of, to_image
 from ..sampling.items import Item
 from ..sampling.result import Candidate, Iterate, Result
-from .engine import Control, Place, known_settings
+from .engine import Place, known_settings
+from .line import Control
 from .pictures import FPS, check_size, suffix
 from .search_asked import SearchAsked
 
@@ -36,9 +37,10 @@ EARLY = "cancelled before a picture was finished, so nothing is kept"
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What became of a candidate until now. `evaluations` say how long it ran; `score` is `None` until then.
+    """A lane shows what became of a candidate until now.
 
-    `estimate` is the last score of its estimated picture, and `dropped` the step after which it ended.
+    `evaluations` say how long it ran, and `score` is `None` until it is finished. `estimate` is the last
+    score of its estimated picture, and `dropped` the step after which it ended.
     """
 
     name: str

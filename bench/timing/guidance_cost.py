@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Callable[[dict[str, None]], tuple[Method, ...]], float]] 
     ),
 }
 SECONDS = 4.0  # for each of the two calls of a row, as long as `--repeats` is not more
-LINE = "{model:4} {tokens:6} {case:24} {ratio:.3f} {low:.3f} {high:.3f} {expected:.1f} {added_us:8.1f} {error:.0e}"
+LINE = "{model:4} {tokens:4} {case:24} {ratio:.3f} {low:.3f} {high:.3f} {expected:.1f} {added_us:7.1f}"
 
 
 def models(

@@ -78,7 +78,7 @@ def build(server: Server) -> None:
             form, groups = _form(server)
             with gr.Row():
                 go = gr.Button("Search", variant="primary", elem_id="search-go", elem_classes="go")
-                stop = gr.Button("Cancel, keep the best", variant="stop", elem_id="search-cancel")
+                stop = gr.Button("Cancel", variant="stop", elem_id="search-cancel")
         with gr.Column(scale=3, min_width=300):
             state = gr.HTML(bar(0, "Nothing runs."), elem_id="search-state")
             best = gr.Image(

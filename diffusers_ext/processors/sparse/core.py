@@ -212,7 +212,7 @@ class SparseCore(OrderingCore):
             log.warning("%s stays dense on a grid of %s: %s.", method.name, grid, why)
             return PlacedPlan(layout.grid, text, why, dtype=dtype, logged=True)
         if layout.masked_text:
-            spec = replace(spec, masked_text=True)
+            spec = spec.changed(masked_text=True)
         try:
             placed = place(spec, choice, layout, device)
         except ValueError as error:  # a grid that plans cannot address

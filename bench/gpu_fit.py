@@ -143,8 +143,8 @@ def line_of_costs(record: Mapping[str, Any], fit: Fit) -> str:
 
 
 def narrow(found: Estimate) -> bool:
-    """Return whether an estimate is known to a fifth of its value either way."""
-    return found.high - found.value <= 0.2 * abs(found.value)
+    """Return whether an estimate is above 0 and known to a fifth of its value either way."""
+    return 0 < found.value and found.high - found.value <= 0.2 * found.value
 
 
 def attending_ms(row: Row) -> float:
@@ -210,16 +210,14 @@ def report(folder: Path) -> str:
 def predictions(folder: Path, found: Sequence[Fit]) -> list[str]:
     """Return in words how well fits predict the kernels of sessions, if those were measured.
 
-    Each kernel has the fit of its form, with the largest heads.
+    Each kernel has the fit of its form, with the largest heads, or else the first one.
     """
     if not any(folder.glob("sparse_kernels-*.json")):
         return []
     rows = [row for row in read(folder, "sparse_kernels")["rows"] if row["ok"] and row.get("choice_ms") == 0]
     by_form = {fit.form: fit for fit in reversed(found)}
-    predicted = [(row, by_form.get(row["form"])) for row in rows]
-    ratios = [
-        attending_ms(row) / ms for row, fit in predicted if fit and (ms := predicted_ms(row, fit)) is not None
-    ]
+    predicted = [(row, predicted_ms(row, by_form.get(row["form"], found[0]))) for row in rows]
+    ratios = [attending_ms(row) / ms for row, ms in predicted if ms is not None]
     if not ratios:
         return []
     low, middle, high = np.quantile(ratios, (0, 0.5, 1))

@@ -32,7 +32,7 @@ from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 from ..ledger import Row
 from ..runner import Cases, options, run
 from .dense import fastest_dense
-from .forms import LOOKED, forms, kernel_forms
+from .forms import CHANGES, LOOKED, forms, kernel_forms
 from .listed import FIELDS, TINY, Field, listed_error
 from .reference_rows import TOLERANCE
 from .sources import checksum
@@ -189,8 +189,9 @@ def cases(device: str) -> Cases:
                     for count in counts:
                         blocks(field, name, form, channels, count, full)
     for form in [form for form in every if form not in kernels]:
-        for full in (True, False):
-            blocks(fields["disk"], "disk", form, sizes[0], counts[-1], full)
+        rule, channels = CHANGES[form].rule, sizes[0] if bench.tiny else CHANGES[form].channels
+        for full in (True, False)[: 1 if rule == "none" else 2]:
+            blocks(fields[rule], rule, form, channels, counts[-1], full)
     add("gather: q, k, v and out", bench.gather)
     for label, (grid, text) in {"tiny": ((2, 8, 12), 5)}.items() if bench.tiny else LARGE.items():
         add(f"select: {label}", bench.select, grid, text)

@@ -2,7 +2,7 @@
 
     python -m bench.timing.variants                            on a GPU, a minute
     python -m bench.timing.variants --device cpu               tiny, with the reference in place of Triton
-    TRITON_INTERPRET=1 python -m bench.timing.variants --device cpu --only "2 stages"
+    TRITON_INTERPRET=1 python -m bench.timing.variants --device cpu --only "64 keys"
 
 A variant changes one thing: the form of the kernel, its launch settings, the blocks of keys, or FlexAttention
 in its place. `gain` is the median of the ratios of neighbouring calls, between its quartiles. Each variant
@@ -23,7 +23,7 @@ from diffusers_ext.kernels.plan.spec import RulePlanSpec
 from ..ledger import Row
 from ..runner import Cases, options, run
 from .block_cases import WIDE_720, Case, settings, shrunk
-from .forms import SHIPPED, Attention, flex, forms
+from .forms import CHANGES, SHIPPED, Attention, flex, forms, kernel_forms
 from .reference_rows import TOLERANCE, sampled_error
 from .session_calls import ATTENTION, TINY
 from .sources import SESSIONS, checksum
@@ -48,7 +48,9 @@ class Variant:
 
 def variants(case: Case, device: str) -> dict[str, Variant]:
     """Return the variants of a case by name: forms of the kernel, other tiles, FlexAttention."""
-    found = {form: Variant(form) for form in forms(device) if form != SHIPPED}
+    fitting = {form for form, change in CHANGES.items() if (change.rule, change.channels) == ("disk", 128)}
+    wanted = {*kernel_forms(device), *fitting} - {SHIPPED}
+    found = {form: Variant(form) for form in forms(device) if form in wanted}
     usual = case.method.plan_spec(case.grid.shape, case.grid.text, text_rows=False)
     if usual.q_tile is not None:
         t, h, w = usual.q_tile

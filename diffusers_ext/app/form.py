@@ -45,6 +45,7 @@ class Form:
         first = FIRST if FIRST in self.models.names() else self.models.names()[0]
         checkpoint = self.models.resolve(first)
         known, refused = known_settings(checkpoint), takes.refusals(checkpoint)
+        self.filled = gr.State(first)  # the model whose settings the controls show
         self.prompt = gr.Textbox(label="Prompt", value=PICTURES[0], lines=2, max_lines=6, elem_id="prompt")
         self.examples = gr.Dataset(
             components=[self.prompt],
@@ -116,15 +117,8 @@ class Form:
     def inputs(self) -> list[gr.components.Component]:
         """The components in the order in which `read` takes their values."""
         every = [each.control for own in self.fields.values() for each in own]
-        return [
-            self.prompt,
-            self.negative,
-            self.model,
-            self.methods,
-            self.seed,
-            *self.numbers.values(),
-            *every,
-        ]
+        text = [self.prompt, self.negative, self.seed, self.filled]
+        return [*text, self.model, self.methods, *self.numbers.values(), *every]
 
     def wire(self) -> None:
         """Let the model and the methods that are chosen change the rest of the form."""
@@ -140,9 +134,9 @@ class Form:
 
     def read(self, values: Sequence[Any]) -> Asked:
         """Return the request that the inputs hold; raises `ValueError` in one sentence."""
-        prompt, negative, model, names, seed, *rest = values
+        prompt, negative, seed, filled, model, names, *rest = values
         numbers = dict(zip(self.numbers, rest, strict=False))
-        known = known_settings(self.models.resolve(model or ""))
+        known = known_settings(self.models.resolve(filled))
         tables, at = [], len(numbers)
         for name, fields in self.fields.items():
             own, at = rest[at : at + len(fields)], at + len(fields)
@@ -161,6 +155,7 @@ class Form:
         return {
             **self._settings(known_settings(checkpoint)),
             **self._of_model(checkpoint, refused),
+            self.filled: model,
             self.methods: gr.update(choices=_choices(refused), value=kept),
             self.prompt: samples[0][0] if example and samples else gr.skip(),
             **self.open(kept),
@@ -187,6 +182,7 @@ class Form:
             self.prompt: asked.prompt,
             self.negative: call.get("negative_prompt", ""),
             self.model: asked.model,
+            self.filled: asked.model,
             self.seed: "" if asked.seed is None else str(asked.seed),
             self.methods: gr.update(choices=_choices(refused), value=names),
             **{

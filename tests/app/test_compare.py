@@ -83,6 +83,12 @@ def test_another_model_brings_its_settings_and_leaves_what_it_cannot_take(form):
     assert form.suit("shapes-wan", "my own words", [])[form.prompt] != "a red circle moves left"
 
 
+def test_a_click_before_the_controls_follow_the_model_takes_the_settings_of_the_model(form):
+    values = dict(zip(form.inputs, (c.value for c in form.inputs), strict=True))
+    asked = form.read([*(values | {form.model: "shapes-sd3"}).values()])
+    assert (asked.model, asked.methods) == ("shapes-sd3", ({"name": "softpag"},))
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

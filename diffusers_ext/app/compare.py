@@ -14,9 +14,9 @@ from .bar import bar
 from .engine import Done, Place
 from .facts import CHANGED, PLAIN
 from .form import Form
-from .line import CANCELLED, Control, Waiting
+from .line import Control, Waiting
 from .results import Results
-from .server import LANE, Server, said
+from .server import LANE, Server
 from .watch import Step
 
 LABEL = "Compare"
@@ -46,18 +46,16 @@ def build(server: Server) -> None:
         try:
             yield from _run(server, results, request.session_hash, form.read(values))
         except (ValueError, OSError) as error:
-            sentence = " ".join(str(error).split())
-            yield results.failed(sentence)
-            if sentence != CANCELLED:
-                with said():
-                    raise
+            yield results.failed(str(error))
 
     def restored(path: str | None, model: str) -> dict[Any, Any]:
         if path is None:
             return {results.status: gr.skip()}
-        with said():
-            asked = restore.read(path, server.models, model)
-            return {**form.fill(asked), results.status: bar(0, "The settings of the file are in the form.")}
+        try:
+            found = form.fill(restore.read(path, server.models, model))
+        except (ValueError, OSError) as error:
+            return {results.status: bar(0, f"The file was not used: {error}")}
+        return {**found, results.status: bar(0, "The settings of the file are in the form.")}
 
     def linked(request: gr.Request) -> dict[Any, Any]:
         try:

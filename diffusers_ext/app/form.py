@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..models.checkpoint import Checkpoint
+from ..settings.assign import convert
 from ..settings.methods import method_class
 from . import controls, facts, takes
 from .asked import NUMBERS, Asked
@@ -37,7 +38,7 @@ class Form:
 
     models: Models
     fields: dict[str, list[controls.Field]] = field(default_factory=dict)
-    numbers: dict[str, gr.Number] = field(default_factory=dict)
+    numbers: dict[str, gr.Textbox] = field(default_factory=dict)
     groups: dict[str, gr.Accordion] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -103,10 +104,10 @@ class Form:
             with gr.Row():
                 for name, (label, info) in HELP.items():
                     shown = _settable(name, checkpoint)
-                    self.numbers[name] = gr.Number(
+                    self.numbers[name] = gr.Textbox(
                         label=label,
                         info=info or None,
-                        value=None,
+                        max_lines=1,
                         placeholder=_usual(name, checkpoint),
                         visible=shown,
                         min_width=140,
@@ -135,7 +136,7 @@ class Form:
     def read(self, values: Sequence[Any]) -> Asked:
         """Return the request that the inputs hold; raises `ValueError` in one sentence."""
         prompt, negative, seed, filled, model, names, *rest = values
-        numbers = dict(zip(self.numbers, rest, strict=False))
+        numbers = {name: _number(name, text) for name, text in zip(self.numbers, rest, strict=False)}
         known = known_settings(self.models.resolve(filled))
         tables, at = [], len(numbers)
         for name, fields in self.fields.items():
@@ -187,7 +188,7 @@ class Form:
             self.methods: gr.update(choices=_choices(refused), value=names),
             **{
                 number: gr.update(
-                    value=call.get(name),
+                    value=_shown(call.get(name)),
                     placeholder=_usual(name, checkpoint),
                     visible=_settable(name, checkpoint) or name in call,
                 )
@@ -210,11 +211,19 @@ class Form:
             self.refused: facts.unsuited(refused),
             **{
                 number: gr.update(
-                    value=None, placeholder=_usual(name, checkpoint), visible=_settable(name, checkpoint)
+                    value="", placeholder=_usual(name, checkpoint), visible=_settable(name, checkpoint)
                 )
                 for name, number in self.numbers.items()
             },
         }
+
+
+def _number(name: str, text: str | None) -> Any:
+    return convert(text, NUMBERS[name], name) if text and text.strip() else None
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _choices(refused: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 CSS = """
 .sharp img { image-rendering: pixelated; }
+.sharp .grid-wrap { min-height: 0; }
 .sharp .caption-label { max-width: 100%; white-space: normal; }
 table.facts, table.facts tr, table.facts thead { border: none !important; }
 table.facts { border-collapse: collapse; width: 100%; font-size: var(--text-md); table-layout: fixed; }

@@ -35,6 +35,7 @@ class Results:
         self.slider = gr.ImageSlider(
             label=f"{facts.PLAIN} | {facts.CHANGED}",
             visible=False,
+            max_height=HEIGHT,
             elem_id="slider",
             elem_classes="sharp",
             **own,

@@ -2,9 +2,9 @@
 
 CSS = """
 .sharp img { image-rendering: pixelated; }
+.sharp .grid-wrap { min-height: 0; }
 .sharp .caption-label { max-width: 100%; white-space: normal; }
-.bar { height: 6px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
-.bar div { height: 100%; background: var(--color-accent); }
+table.facts, table.facts tr, table.facts thead { border: none !important; }
 table.facts { border-collapse: collapse; width: 100%; font-size: var(--text-md); table-layout: fixed; }
 table.facts th, table.facts td {
   border: none; border-bottom: 1px solid var(--border-color-primary); padding: 4px 8px;

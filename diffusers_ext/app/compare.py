@@ -15,7 +15,7 @@ from .facts import CHANGED, PLAIN
 from .form import Form
 from .line import CANCELLED, Control, Waiting
 from .results import Results
-from .server import LANE, Server, said
+from .server import LANE, Server, said, toast
 from .watch import Step
 
 LABEL = "Compare"
@@ -63,7 +63,7 @@ def build(server: Server) -> None:
             asked = share.read(dict(request.query_params))
             found = {} if asked is None else form.fill(asked)
         except (ValueError, OSError) as error:
-            gr.Warning(" ".join(str(error).split()))
+            gr.Warning(toast(error))
             return {results.status: f"the link was not used: {error}"}
         return found or {results.status: gr.skip()}
 

@@ -165,7 +165,7 @@ def test_a_slider_changes_density_and_speed_up(explore):
     expect(page.get_by_role("alert")).to_contain_text("got 721; the nearest are 720 and 736")
     field(page, "masks-height").fill("736")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0, timeout=LONG)
     expect(page.locator("#masks-command")).to_contain_text("--height 736")
 
 

@@ -227,14 +227,16 @@ def _new(sheet: Sheet, order: str, names: Mapping[str, str]) -> list[Any]:
 
 
 def _gallery(sheet: Sheet, order: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
-    pictures = [(str(sheet.plain), f"plain, {sheet.verdict}" if sheet.verdict else "plain")]
+    """Return the pictures with short captions; the reason of a verdict is said of the head that is chosen."""
+
+    def caption(first: str, change: float | None, verdict: str, *more: str) -> str:
+        changed = () if change is None else (f"change {change:.1f}",)
+        return ", ".join(filter(None, (first, *changed, verdict.partition(":")[0], *more)))
+
+    pictures = [(str(sheet.plain), caption("plain", None, sheet.verdict))]
     for head in sheet.ordered(order == ORDERS[1]):
-        words = [f"head {head.head}"]
-        words += (
-            [names[head.layer]] if head.change is None else [f"change {head.change:.1f}", names[head.layer]]
-        )
-        words += [head.verdict] if head.verdict else []
-        pictures.append((str(head.path or sheet.plain), ", ".join(words)))
+        words = caption(f"head {head.head}", head.change, head.verdict, names[head.layer])
+        pictures.append((str(head.path or sheet.plain), words))
     return pictures
 
 

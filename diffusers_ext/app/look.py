@@ -5,6 +5,9 @@ CSS = """
 .sharp .grid-wrap { min-height: 0; }
 .sharp .caption-label { max-width: 100%; white-space: normal; }
 table.facts, table.facts tr, table.facts thead { border: none !important; }
+#heads-grid .grid-container { grid-template-columns: repeat(auto-fill, minmax(125px, 1fr)) !important; }
+.bar { height: 6px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
+.bar div { height: 100%; background: var(--color-accent); }
 table.facts { border-collapse: collapse; width: 100%; font-size: var(--text-md); table-layout: fixed; }
 table.facts th, table.facts td {
   border: none; border-bottom: 1px solid var(--border-color-primary); padding: 4px 8px;

@@ -43,7 +43,9 @@ class Asking:
         )
         with gr.Row():
             seed, steps = (
-                gr.Textbox(value, label=label, info=info, max_lines=1, min_width=120, elem_id=f"{prefix}-{name}")
+                gr.Textbox(
+                    value, label=label, info=info, max_lines=1, min_width=120, elem_id=f"{prefix}-{name}"
+                )
                 for name, label, value, info in (
                     ("seed", "Seed", "0", "-1 draws one"),
                     ("steps", "Steps", "", "empty: as the model was trained for"),
@@ -84,9 +86,7 @@ def lane(server: Server) -> dict[str, Any]:
     }
 
 
-def running(
-    server: Server, request: gr.Request, prepare: Callable[[], Work]
-) -> Iterator[tuple[str, Any]]:
+def running(server: Server, request: gr.Request, prepare: Callable[[], Work]) -> Iterator[tuple[str, Any]]:
     """Run the job that `prepare` gives, and yield words for the line of progress with what the job shows.
 
     The last has its result, in `Done`. A job that is cancelled ends with `None`. What fails, be it in

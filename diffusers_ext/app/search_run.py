@@ -169,7 +169,8 @@ def search(control: Control, place_: Place, wanted: SearchAsked, folder: Path) -
         raise MethodError('write a prompt, such as "a red circle and a blue square"; got an empty one.')
     check_size(picture.call)
     with place_.pipeline(picture.model) as (checkpoint, pipe):
-        scorers = wanted.scorers(checkpoint, str(pipe.device))
+        key = tuple(wanted.rewards.items()), checkpoint.reward, wanted.needy
+        scorers = place_.kept(key, lambda: wanted.scorers(checkpoint, str(pipe.device)))
         sampler = wanted.build(None if scorers is None else scorers.rewards)
         methods = picture.build(known_settings(checkpoint))
         variant = Variant(wanted.sampler, methods, sampler, () if scorers is None else scorers.facts)

@@ -177,6 +177,8 @@ def test_pictures_can_be_prompts(batches, tmp_path):
         (job(prompts={"texts": ["a __secret__"], "expand": True}), "has no file"),
         (job(prompts={"texts": ["x"], "seeds": "0-99999999999"}), "seeds are up to 10000"),
         (job(grid={"seeds": "0-99999999999"}), "seeds are up to 10000"),
+        (job(prompts={"texts": ["{a|b}" * 500], "expand": True}), "2000 characters"),
+        (job(prompts={"texts": ["{" * 999 + "a" + "}" * 999], "expand": True}), "recursion"),
         (job(prompts={"texts": ["x"] * 101, "seeds": "0-99"}), "up to 10000 pictures"),
         (job(prompts={"texts": ["x" * 5000]}), "2000 characters"),
         (job(method=[{"name": "softpag", "heads": "/etc/passwd"}]), "may name a file on the command line"),

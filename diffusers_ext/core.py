@@ -97,6 +97,9 @@ class Site:
         """The path from the pipeline, for messages and reports."""
         return f"{self.component}.{self.name}" if self.component else self.name
 
+    def __hash__(self) -> int:
+        return hash((self.component, self.name))  # sites are keys in every call of a denoiser
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:

@@ -35,7 +35,7 @@ from ..studies import (
     story,
 )
 from ..timing import growth, speed
-from . import cards, power, results_table, together, whole_tiles
+from . import cards, plan_costs, power, results_table, together, whole_tiles
 from .markdown import has, insert, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +145,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "story": _filed("story-shapes-sd", story.to_markdown),
     "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),
+    "plan-costs": plan_costs.to_markdown,
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
     "perturbations": _filed("perturbations-shapes-sd", perturbations.to_markdown),
     "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),

@@ -9,17 +9,29 @@ from torch import Tensor
 
 from diffusers_ext.kernels.block_sparse import api
 from diffusers_ext.kernels.block_sparse.capabilities import interpreted
+from diffusers_ext.kernels.plan.form import LOOKED_UP
 from diffusers_ext.kernels.plan.plan import BlockPlan
 
 Attention = Callable[[Tensor, Tensor, Tensor, BlockPlan], Tensor]
 SHIPPED = "as shipped"  # what sessions run
+LOOKED = "looked up"  # the coordinates of single tokens are read, as for plans whose blocks are no boxes
 # Changes of launch settings that may pay, by name.
-CHANGES: Mapping[str, dict[str, Any]] = {"2 stages": {"stages": 2}, "128 keys": {"columns": 128, "stages": 2}}
+CHANGES: Mapping[str, dict[str, Any]] = {
+    "pointers": {"tma": False},
+    "TMA, 128 keys": {"tma": True, "columns": 128, "stages": 2},
+    "2 stages": {"stages": 2},
+    "128 keys": {"columns": 128, "stages": 2},
+}
 
 
 def shipped(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
     """Run attention over a plan as sessions do; without CUDA or interpreter that is the reference."""
     return api.attention(q, k, v, plan)[0]
+
+
+def looked_up(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
+    """Run the kernel in the form that suits any plan."""
+    return shipped(q, k, v, replace(plan, form=LOOKED_UP))
 
 
 def changed(change: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
@@ -29,9 +41,9 @@ def changed(change: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, plan: Block
 
     blocks, mask = (plan.block_q, plan.block_k), plan.kind.name.lower()
     tensors = plan.row_ptr, plan.col, plan.order
-    launch = LaunchArgs(*tensors, blocks, mask, plan.params, plan.q_coord, plan.k_coord, plan.table)
-    usual = options("forward", q, blocks)
-    tiles = replace(usual, **change)
+    coords = plan.q_coord, plan.k_coord
+    launch = LaunchArgs(*tensors, blocks, mask, plan.params, *coords, plan.table, plan.form)
+    tiles = replace(options("forward", q, blocks), **change)
     tiles = replace(tiles, columns=min(tiles.columns, plan.block_k))
     return forward(q, k, v, launch, scale=q.shape[-1] ** -0.5, with_lse=False, tiles=tiles)[0]
 
@@ -46,12 +58,15 @@ def flex(plan: BlockPlan) -> Attention:
 
 def kernel_forms(device: str) -> dict[str, Attention]:
     """Return the forms of the kernel that sessions choose from, by name, the usual one first."""
-    return {SHIPPED: shipped}
+    return {SHIPPED: shipped} | ({LOOKED: looked_up} if on_triton(device) else {})
 
 
 def forms(device: str) -> dict[str, Attention]:
     """Return all forms that a device can run, those of sessions first."""
-    found = kernel_forms(device)
-    if device != "cpu" or interpreted():
-        found |= {name: partial(changed, change) for name, change in CHANGES.items()}
-    return found
+    changes = {name: partial(changed, change) for name, change in CHANGES.items()}
+    return kernel_forms(device) | (changes if on_triton(device) else {})
+
+
+def on_triton(device: str) -> bool:
+    """Return whether kernels run on a device, and not the reference."""
+    return device != "cpu" or interpreted()

@@ -20,6 +20,7 @@ from .watch import Step
 
 LABEL = "Compare"
 PREVIEW = 2  # steps between two previews
+LOOK = "() => document.getElementById('status').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 LINK = "(query) => query ? window.location.origin + window.location.pathname + query : ''"
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -30,9 +31,6 @@ def build(server: Server) -> None:
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             form.build()
-            with gr.Row():
-                go = gr.Button("Generate", variant="primary", elem_id="generate", elem_classes="go")
-                stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
             with gr.Accordion("Take the settings of a picture", open=False, elem_id="restore"):
                 file = gr.File(
                     label="A picture or clip of this page, of generate or of compare",
@@ -71,7 +69,7 @@ def build(server: Server) -> None:
 
     every = [*form.inputs, form.examples, form.refused, *form.groups.values(), results.status]
     gr.on(
-        [go.click, form.prompt.submit],
+        [form.go.click, form.prompt.submit],
         generate,
         form.inputs,
         results.outputs,
@@ -81,7 +79,8 @@ def build(server: Server) -> None:
         show_progress="minimal",
         show_progress_on=results.status,
     )
-    stop.click(server.cancel, queue=False, api_visibility="private")
+    form.go.click(None, js=LOOK, **QUIET)  # on a narrow screen the pictures are below
+    form.stop.click(server.cancel, queue=False, api_visibility="private")
     form.wire()
     file.upload(restored, [file, form.model], every, queue=False, **QUIET)
     form.draw.click(lambda: "-1", None, form.seed, queue=False, **QUIET)

@@ -52,6 +52,9 @@ class Form:
             label="Prompts to start with",
             elem_id="examples",
         )
+        with gr.Row():
+            self.go = gr.Button("Generate", variant="primary", elem_id="generate", elem_classes="go")
+            self.stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
         self.model = gr.Dropdown(
             self.models.names(),
             value=first,

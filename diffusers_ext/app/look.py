@@ -2,6 +2,7 @@
 
 CSS = """
 .sharp img { image-rendering: pixelated; }
+.sharp .caption-label { max-width: 100%; white-space: normal; }
 .bar { height: 6px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
 .bar div { height: 100%; background: var(--color-accent); }
 table.facts { border-collapse: collapse; width: 100%; font-size: var(--text-md); table-layout: fixed; }

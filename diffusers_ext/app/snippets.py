@@ -99,16 +99,16 @@ def job(source: Source) -> str:
     asked = source.asked
     # TOML has no null. Where one replaces what is known, all settings are written out.
     explicit = any(value is None for name in source.names for value in source.own(name).values())
-    for name in source.names if explicit else ():
-        if nulls := [key for key, value in source.changed(name).items() if value is None]:
-            return f"# A job file cannot leave {nulls[0]} of {name} empty; take the command or Python.\n"
+    tables = {name: source.changed(name) if explicit else source.own(name) for name in source.names}
+    for name, table in tables.items():
+        if empty := [key for key, value in table.items() if _has_null(value)]:
+            return f"# A job file has no null, as in {empty[0]} of {name}; take the command line or Python.\n"
     lines = ["# Run it with: diffusers-ext run compare.toml", "[model]", f"name = {_toml(source.model)}"]
     lines += [f"dtype = {_toml(source.dtype)}"] if source.dtype else []
     lines += ["preset = false"] if explicit else []
     lines += ["", "[call]", *_keys(asked.call)] if asked.call else []
-    for name in source.names:
-        own = source.changed(name) if explicit else source.own(name)
-        lines += ["", "[[method]]", f"name = {_toml(name)}", *_keys(own)]
+    for name, table in tables.items():
+        lines += ["", "[[method]]", f"name = {_toml(name)}", *_keys(table)]
     lines += ["", "[prompts]", f"texts = [{_toml(asked.prompt)}]", f"seeds = [{asked.seed}]"]
     if source.names:
         lines += ["", "[grid]", f"method = {_toml([PLAIN, '+'.join(source.names)])}"]
@@ -151,6 +151,12 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 def _keys(values: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {_toml(value)}" for key, value in values.items()]
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_null, value.values()))
+    return value is None or (isinstance(value, (list, tuple)) and any(map(_has_null, value)))
 
 
 def _py(value: Any) -> str:

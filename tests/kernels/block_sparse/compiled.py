@@ -29,6 +29,11 @@ PLAN = ("row_ptr", "col", "order", "col_ptr", "row", "q_coord", "k_coord", "tabl
 # a dilation of 1 becomes a constant at launch, as in every launch that has it
 PARAMS = {"none": (), "disk": (2,), "box": (2, 2, 2, 1) * 3, "band": (2, 2, 2), "lut": (2, 2)}
 
+LOOKED_UP = dict(
+    Q_H=1, Q_W=1, K_H=1, K_W=1, COMPUTED=False, LOOKED_UP=True,
+    LSE=True, RECTIFY=False, TMA=False, SPECIAL=False,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Binary:
@@ -49,7 +54,7 @@ def binary(
         D=head_dim, BD=t.dims, BM=blocks[0], BN=blocks[1], TM=t.rows, TN=t.columns, MASK=mask,
         PRECISION=t.precision,
     )  # fmt: skip
-    constants |= {} if kernel != "forward" else dict(LSE=True, RECTIFY=False) | (flags or {})
+    constants |= {} if kernel != "forward" else LOOKED_UP | (flags or {})
     signature, values, attrs = {}, {}, {}
     for i, name in enumerate(fn.arg_names):
         aligned = True

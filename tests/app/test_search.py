@@ -45,7 +45,10 @@ def test_the_picture_is_that_of_the_sampler_and_is_made_again_from_its_record(en
     assert found.facts["score"] == pytest.approx(float(plain.scores[0]), abs=1e-4)
     scores = [score for _, score in found.look.curve]
     assert scores == sorted(scores) and found.look.curve[-1][0] == 6
-    assert len(found.look.lanes) == 6 and sum(lane.best for lane in found.look.lanes) == 1
+    assert (
+        len(found.look.dots) == len(found.look.lanes) == 6
+        and sum(lane.best for lane in found.look.lanes) == 1
+    )
     assert any(look.picture is not None for look in looks)
     assert json.loads(found.data.read_text())["picture"] == found.path.name
     assert sources(found.path)[0]["methods"] == found.record["methods"]

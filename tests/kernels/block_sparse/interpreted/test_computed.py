@@ -28,7 +28,7 @@ def spec(rule, grid, text=0, block_q=16, block_k=16, **rest):
 REGULAR = {
     "disk": spec(Disk(3), (1, 9, 10), **TILES),
     "disk, text in whole blocks": spec(Disk(4), (1, 7, 9), 32, **TILES),
-    "disk, deep tiles": spec(Disk(2), (3, 5, 5), 0, 16, 32, **DEEP),
+    "disk, deep tiles": spec(Disk(2), (2, 5, 5), 0, 16, 32, **DEEP),
     "window": spec(Window((3, 6, 7), (2, 3, 4)), (3, 6, 7), **TILES),
     "window, strides": spec(Window((1, 9, 10), (1, 4, 5), (1, 2, 3)), (1, 9, 10), **TILES),
     "window, dilation": spec(Window((4, 8, 9), (2, 3, 3), (1, 1, 1), (2, 1, 3)), (4, 8, 9), **TILES),
@@ -90,6 +90,14 @@ def test_hidden_text(name):
     first = plan.s_kv - IRREGULAR[name].text - IRREGULAR[name].extra_keys
     seen[0, first + 2 : first + 5] = seen[1, first : first + 5] = False
     check(plan.hiding(seen), B=2)
+
+
+def test_what_is_no_number_stays_so():
+    plan = IRREGULAR["band across frames"].build()
+    q, k, v = tensors(plan, 16)
+    q[:, 3] = torch.nan
+    out, _ = api.attention(q, k, v, plan)
+    assert out[:, 3].isnan().all() and not out[:, 4:].isnan().any()
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0])

@@ -144,7 +144,7 @@ def line_of_costs(record: Mapping[str, Any], fit: Fit) -> str:
 
 def narrow(found: Estimate) -> bool:
     """Return whether an estimate is above 0 and known to a fifth of its value either way."""
-    return 0 < found.value and found.high - found.value <= 0.2 * found.value
+    return found.value > 0 and found.high - found.value <= 0.2 * found.value
 
 
 def attending_ms(row: Row) -> float:

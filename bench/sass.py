@@ -163,10 +163,8 @@ def _read(program: Any, arch: int) -> Binary:
         usage = _run("cuobjdump", "--dump-resource-usage", cubin)
         listing = _run("cuobjdump", "-sass", cubin)
         name = re.search(r"\.target (\w+)", program.asm["ptx"])[1]
-        again = "ptxas-blackwell" if arch >= 100 else "ptxas"
-        warnings = (
-            _run(again, "-v", f"--gpu-name={name}", ptx, "-o", Path(folder) / "again") if arch == 90 else ""
-        )
+        assembler = "ptxas-blackwell" if arch >= 100 else "ptxas"
+        warnings = _run(assembler, "-v", f"--gpu-name={name}", ptx, "-o", Path(folder) / "again")
     found = {key: int(n) for key, n in re.findall(r"(REG|STACK):(\d+)", usage)}
     return Binary(
         arch, found["REG"], found["STACK"], program.metadata.shared, program.metadata.num_warps,

@@ -35,7 +35,7 @@ from ..studies import (
     story,
 )
 from ..timing import growth, speed
-from . import cards, plan_costs, power, results_table, together, whole_tiles
+from . import cards, instructions, plan_costs, power, results_table, together, whole_tiles
 from .markdown import has, insert, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +138,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip-held-out": clip_held_out,
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
+    "instructions": _filed("compiled", instructions.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "maps": _filed("maps-shapes-sd", maps.to_markdown),
     **{f"headhunter-{m}": _filed(f"headhunter-{m}", headhunter.to_markdown) for m in headhunter.MODELS},

@@ -1,4 +1,4 @@
-"""No call of a denoiser after the first step asks a tensor for its value: a GPU would have to finish first."""
+"""After the first step no call of a denoiser asks a tensor for its value, which would wait for a GPU."""
 
 import sys
 from pathlib import Path

@@ -26,7 +26,7 @@ from .triton_mask import (
 
 
 @triton.jit
-def _read(source, start, step, S, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, TMA: tl.constexpr):
+def read_tile(source, start, step, S, D: tl.constexpr, BD: tl.constexpr, T: tl.constexpr, TMA: tl.constexpr):
     """Read the `T` tokens from `start` on, of a sequence of `S`, as `[T, BD]`; zero behind its end."""
     if TMA:
         return source.load([start, 0])
@@ -38,7 +38,7 @@ def _read(source, start, step, S, D: tl.constexpr, BD: tl.constexpr, T: tl.const
 
 
 @triton.jit
-def _add(s, v_here, acc, top, total, scale_log2, PRECISION: tl.constexpr):
+def add_keys(s, v_here, acc, top, total, scale_log2, PRECISION: tl.constexpr):
     """Add the keys of scores `s [TM, TN]`, before scaling, to a running softmax in base 2."""
     new = tl.maximum(top, tl.max(s, 1) * scale_log2)
     # a row that has seen no key yet has no maximum to subtract
@@ -90,7 +90,7 @@ def forward_kernel(
     if TMA:
         keys = tl.make_tensor_descriptor(keys, [S_kv, D], [k_s, 1], [TN, BD])
         values = tl.make_tensor_descriptor(values, [S_kv, D], [v_s, 1], [TN, BD])
-    q_here = _read(queries, first, q_s, S_q, D, BD, TM, SPECIAL)
+    q_here = read_tile(queries, first, q_s, S_q, D, BD, TM, SPECIAL)
 
     plan = b * plan_b + h * plan_h
     pointers = row_ptr + plan * (NQ + 1) + block
@@ -112,7 +112,7 @@ def forward_kernel(
         start = (entry >> 1) * BN + place
         if COMPUTED:
             token = tl.load(k_coord + (entry >> 1) * BN)
-        k_here = _read(keys, start, k_s, S_kv, D, BD, TN, TMA)
+        k_here = read_tile(keys, start, k_s, S_kv, D, BD, TN, TMA)
         s = tl.dot(q_here, tl.trans(k_here), input_precision=PRECISION)
         partial = entry & 1 == 0
         if COMPUTED:
@@ -133,8 +133,8 @@ def forward_kernel(
                     if MASK == "band":
                         s = hide_runs(s, facts, token, places, table, rule, frame)
                     s = hide_absent(s, columns, k_coord, S_kv)
-        v_here = _read(values, start, v_s, S_kv, D, BD, TN, TMA)
-        acc, top, total = _add(s, v_here, acc, top, total, scale_log2, PRECISION)
+        v_here = read_tile(values, start, v_s, S_kv, D, BD, TN, TMA)
+        acc, top, total = add_keys(s, v_here, acc, top, total, scale_log2, PRECISION)
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     if RECTIFY:

@@ -135,6 +135,11 @@ def _cells(token, places, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 
 @triton.jit
+def _lower(s, bound):
+    return tl.minimum(s, bound, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _margin(x_k, start, group, window, dilation):
     """Return how deep inside its window a key is, from 0.5 on, times `FAR`; below 0 if it is outside."""
     steps = tl.where(x_k % dilation == group, x_k // dilation - start, -1)
@@ -175,7 +180,7 @@ def hide_by_rule(
         reach = tl.load(table + tl.abs(t - facts[0]))
         reach = tl.where(t < rule[1], 1 << 22, reach).to(tl.float32)
         x = (_row(token) * rule[0] + _column(token) + places).to(tl.float32)
-        return tl.minimum(s, (reach + 0.5) * FAR - tl.abs(x - facts[1]) * FAR)
+        return _lower(s, (reach + 0.5) * FAR - tl.abs(x - facts[1]) * FAR)
     else:
         t, y, x = _cells(token, places, TILE_H, TILE_W)
         if MASK == "disk":
@@ -183,13 +188,13 @@ def hide_by_rule(
             dy = facts[0] - tl.where(y < rows, y, away).to(tl.float32)
             dx = facts[1] - tl.where(x < columns, x, away).to(tl.float32)
             square = tl.minimum(rule[0], 1 << 23).to(tl.float32)
-            return tl.minimum(s, (square - 0.5 - dy * dy) * FAR - dx * dx * FAR)
+            return _lower(s, (square - 0.5 - dy * dy) * FAR - dx * dx * FAR)
         else:
             # no window leaves the grid, so none reaches a place beyond it
             in_t = _margin(t, facts[0], facts[1], rule[1], rule[3])
             in_y = _margin(y, facts[2], facts[3], rule[5], rule[7])
             in_x = _margin(x, facts[4], facts[5], rule[9], rule[11])
-            return tl.minimum(tl.minimum(s, tl.minimum(in_t, in_y)), in_x)
+            return _lower(_lower(s, tl.minimum(in_t, in_y)), in_x)
 
 
 @triton.jit
@@ -221,7 +226,7 @@ def hide_runs(s, facts, token, n_places, table, rule, frame):
     place = n_places.to(tl.float32) * FAR
     inside = _between(place, x_q - reach - begin, tl.minimum(x_q + reach, frame - 1) - begin)
     next_frame = _between(place, tl.maximum(x_q - other, 0) + frame - begin, x_q + other + frame - begin)
-    return tl.minimum(s, tl.where(token < 0, FAR, tl.maximum(inside, next_frame)))
+    return _lower(s, tl.where(token < 0, FAR, tl.maximum(inside, next_frame)))
 
 
 @triton.jit
@@ -236,4 +241,4 @@ def _between(x, low, high):
 def hide_absent(s, columns, k_coord, S_kv):
     """Lower scores as `hide_by_rule` does where there is no key: padding, and beyond the sequence."""
     k = tl.load(k_coord + columns, mask=columns < S_kv, other=-2)
-    return tl.minimum(s, tl.where(k == -2, -FAR, FAR))
+    return _lower(s, tl.where(k == -2, -FAR, FAR))

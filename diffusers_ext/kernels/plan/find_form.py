@@ -40,6 +40,8 @@ def block_form(plan: BlockPlan, grid: Grid, q_tile: Grid | None, k_tile: Grid | 
     )
     if math.prod(q_box) != plan.block_q or math.prod(k_box) != plan.block_k:
         return LOOKED_UP
+    if plan.kind == Kind.DISK and grid[0] % k_box[0]:
+        return LOOKED_UP  # a disk would not hide frames beyond the grid
     q_there, k_there = _is_box(q_coord, q_box, grid), _is_box(k_coord, k_box, grid)
     if not ((q_there | (q_coord == PAD)).all() and (k_there.all(1) | blank).all()):
         return LOOKED_UP

@@ -122,6 +122,7 @@ class RunContext:
     __slots__ = (
         "cross_text",
         "gradient_pass",
+        "layers",
         "layout",
         "order",
         "order_note",
@@ -152,6 +153,7 @@ class RunContext:
         self.text_first: bool = False
         self.gradient_pass: bool = False  # a pass for the gradients of a method is running
         self.cross_text: Any = None  # a CrossText that cross-attention reads in this call, if any
+        self.layers: int = 1  # attention modules where a method of the session computes attention
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
         self.rows: tuple[int, ...] | None = None
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share

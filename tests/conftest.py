@@ -1,5 +1,6 @@
 """Shared by the tests of loading, evaluation and the command line."""
 
+import gc
 import json
 
 import pytest
@@ -19,6 +20,12 @@ CLIP_CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 
 def pytest_collection_modifyitems(items):
     """Put the tests of long files first, all else in its order."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of the garbage collection, which would walk through it every few tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

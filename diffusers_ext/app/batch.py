@@ -10,7 +10,7 @@ from gradio.context import Context
 
 from . import batch_files, batch_form, batch_view
 from .batch_view import closed, known, opened, view
-from .server import Server, said
+from .server import Server, said, toast
 
 LABEL = "Batch"
 KEY = "diffusers-ext-batches"  # of what a browser remembers; a BrowserState in a tab is read too late
@@ -71,7 +71,7 @@ def build(server: Server) -> None:
             if asked := request.query_params.get("batch", ""):
                 return opened(batches.get(asked), known(batches, mine))
         except ValueError as error:
-            gr.Warning(str(error))
+            gr.Warning(toast(error))
         return closed(known(batches, mine))
 
     def turn(text: Any, page: Any) -> list[Any]:

@@ -10,12 +10,13 @@ import gradio as gr
 
 from . import pictures, restore, share
 from .asked import Asked
+from .bar import bar
 from .engine import Done, Place
 from .facts import CHANGED, PLAIN
 from .form import Form
-from .line import CANCELLED, Control, Waiting
+from .line import Control, Waiting
 from .results import Results
-from .server import LANE, Server, said
+from .server import LANE, Server
 from .watch import Step
 
 LABEL = "Compare"
@@ -45,26 +46,23 @@ def build(server: Server) -> None:
         try:
             yield from _run(server, results, request.session_hash, form.read(values))
         except (ValueError, OSError) as error:
-            sentence = " ".join(str(error).split())
-            yield results.failed(sentence)
-            if sentence != CANCELLED:
-                with said():
-                    raise
+            yield results.failed(str(error))
 
     def restored(path: str | None, model: str) -> dict[Any, Any]:
         if path is None:
             return {results.status: gr.skip()}
-        with said():
-            asked = restore.read(path, server.models, model)
-            return {**form.fill(asked), results.status: "the settings of the file are in the form"}
+        try:
+            found = form.fill(restore.read(path, server.models, model))
+        except (ValueError, OSError) as error:
+            return {results.status: bar(0, f"The file was not used: {error}")}
+        return {**found, results.status: bar(0, "The settings of the file are in the form.")}
 
     def linked(request: gr.Request) -> dict[Any, Any]:
         try:
             asked = share.read(dict(request.query_params))
             found = {} if asked is None else form.fill(asked)
         except (ValueError, OSError) as error:
-            gr.Warning(" ".join(str(error).split()))
-            return {results.status: f"the link was not used: {error}"}
+            return {results.status: bar(0, f"The link was not used: {error}")}
         return found or {results.status: gr.skip()}
 
     every = [*form.inputs, form.examples, form.refused, *form.groups.values(), results.status]
@@ -75,9 +73,7 @@ def build(server: Server) -> None:
         results.outputs,
         concurrency_id=LANE,
         concurrency_limit=server.workers,
-        api_visibility="private",
-        show_progress="minimal",
-        show_progress_on=results.status,
+        **QUIET,
     )
     form.go.click(None, js=LOOK, **QUIET)  # on a narrow screen the pictures are below
     form.stop.click(server.cancel, queue=False, api_visibility="private")

@@ -118,10 +118,9 @@ def _control(name: str, facts: Any, hint: Any, value: Any, place: str) -> gr.com
         return gr.Dropdown(choices, value=value, **more)
     if kinds == [bool]:
         return gr.Checkbox(value=bool(value), **more)
-    # In text 1.0 is a share and 1 a count; for a browser they are one number.
-    if len(numbers) == len(kinds) == 1:
-        optional = type(None) in _all_kinds(hint)
-        if low is not None and high is not None and not optional:
+    # A number in text may be empty, and 1.0 is a share there where 1 is a count.
+    if len(numbers) == len(kinds) == 1 and type(None) not in _all_kinds(hint):
+        if low is not None and high is not None:
             step = 1 if numbers == [int] else nice_step(low, high)
             return gr.Slider(low, high, value=value, step=step, **more)
         return gr.Number(value=value, minimum=low, maximum=high, **more)

@@ -44,18 +44,6 @@ def sentences(made: Sequence[Made]) -> list[str]:
     return said
 
 
-def caption(label: str, made: Made) -> str:
-    """Return the words under a picture of the gallery."""
-    return f"{label}, seed {made.seed}: {_verdict(made).text}"
-
-
-def bar(share: float, words: str) -> str:
-    """Return a bar of progress; who cannot see it hears the words."""
-    done = f"{share * 100:.0f}"
-    about = f'role="progressbar" aria-valuenow="{done}" aria-label="{html.escape(words)}"'
-    return f'<div class="bar" {about}><div style="width: {done}%"></div></div>'
-
-
 def about(cls: type) -> str:
     """Return what a method does, the first sentence of its docstring; code in it is set as code."""
     first = " ".join((cls.__doc__ or "").partition("\n\n")[0].split())

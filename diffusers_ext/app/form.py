@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..models.checkpoint import Checkpoint
+from ..settings.assign import convert
 from ..settings.methods import method_class
 from . import controls, facts, takes
 from .asked import NUMBERS, Asked
@@ -37,7 +38,7 @@ class Form:
 
     models: Models
     fields: dict[str, list[controls.Field]] = field(default_factory=dict)
-    numbers: dict[str, gr.Number] = field(default_factory=dict)
+    numbers: dict[str, gr.Textbox] = field(default_factory=dict)
     groups: dict[str, gr.Accordion] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -45,6 +46,7 @@ class Form:
         first = FIRST if FIRST in self.models.names() else self.models.names()[0]
         checkpoint = self.models.resolve(first)
         known, refused = known_settings(checkpoint), takes.refusals(checkpoint)
+        self.filled = gr.State(first)  # the model whose settings the controls show
         self.prompt = gr.Textbox(label="Prompt", value=PICTURES[0], lines=2, max_lines=6, elem_id="prompt")
         self.examples = gr.Dataset(
             components=[self.prompt],
@@ -102,10 +104,10 @@ class Form:
             with gr.Row():
                 for name, (label, info) in HELP.items():
                     shown = _settable(name, checkpoint)
-                    self.numbers[name] = gr.Number(
+                    self.numbers[name] = gr.Textbox(
                         label=label,
                         info=info or None,
-                        value=None,
+                        max_lines=1,
                         placeholder=_usual(name, checkpoint),
                         visible=shown,
                         min_width=140,
@@ -116,15 +118,8 @@ class Form:
     def inputs(self) -> list[gr.components.Component]:
         """The components in the order in which `read` takes their values."""
         every = [each.control for own in self.fields.values() for each in own]
-        return [
-            self.prompt,
-            self.negative,
-            self.model,
-            self.methods,
-            self.seed,
-            *self.numbers.values(),
-            *every,
-        ]
+        text = [self.prompt, self.negative, self.seed, self.filled]
+        return [*text, self.model, self.methods, *self.numbers.values(), *every]
 
     def wire(self) -> None:
         """Let the model and the methods that are chosen change the rest of the form."""
@@ -140,9 +135,9 @@ class Form:
 
     def read(self, values: Sequence[Any]) -> Asked:
         """Return the request that the inputs hold; raises `ValueError` in one sentence."""
-        prompt, negative, model, names, seed, *rest = values
-        numbers = dict(zip(self.numbers, rest, strict=False))
-        known = known_settings(self.models.resolve(model or ""))
+        prompt, negative, seed, filled, model, names, *rest = values
+        numbers = {name: _number(name, text) for name, text in zip(self.numbers, rest, strict=False)}
+        known = known_settings(self.models.resolve(filled))
         tables, at = [], len(numbers)
         for name, fields in self.fields.items():
             own, at = rest[at : at + len(fields)], at + len(fields)
@@ -161,6 +156,7 @@ class Form:
         return {
             **self._settings(known_settings(checkpoint)),
             **self._of_model(checkpoint, refused),
+            self.filled: model,
             self.methods: gr.update(choices=_choices(refused), value=kept),
             self.prompt: samples[0][0] if example and samples else gr.skip(),
             **self.open(kept),
@@ -187,11 +183,12 @@ class Form:
             self.prompt: asked.prompt,
             self.negative: call.get("negative_prompt", ""),
             self.model: asked.model,
+            self.filled: asked.model,
             self.seed: "" if asked.seed is None else str(asked.seed),
             self.methods: gr.update(choices=_choices(refused), value=names),
             **{
                 number: gr.update(
-                    value=call.get(name),
+                    value=_shown(call.get(name)),
                     placeholder=_usual(name, checkpoint),
                     visible=_settable(name, checkpoint) or name in call,
                 )
@@ -214,11 +211,19 @@ class Form:
             self.refused: facts.unsuited(refused),
             **{
                 number: gr.update(
-                    value=None, placeholder=_usual(name, checkpoint), visible=_settable(name, checkpoint)
+                    value="", placeholder=_usual(name, checkpoint), visible=_settable(name, checkpoint)
                 )
                 for name, number in self.numbers.items()
             },
         }
+
+
+def _number(name: str, text: str | None) -> Any:
+    return convert(text, NUMBERS[name], name) if text and text.strip() else None
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _choices(refused: Mapping[str, str]) -> list[str]:

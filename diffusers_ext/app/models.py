@@ -55,10 +55,6 @@ class Models:
             f"unknown model {name[:80]!r}; nearest is {best!r}, valid are {', '.join(self.names())}"
         )
 
-    def public(self, checkpoint: Checkpoint) -> str:
-        """Return the name of a model for files and snippets that leave the server: no path is in it."""
-        return checkpoint.name if checkpoint.shipped or checkpoint.folder is None else label(checkpoint.name)
-
 
 def label(name: str) -> str:
     """Return the name under which visitors see a model of the operator; folders do not show their path."""

@@ -87,7 +87,6 @@ def make(
         clip = isinstance(picture.image, Clip)
         record = identity.of(item, identity.shared(pipe, checkpoint, methods, call))
         record |= {"size": list(picture.image.size), "flags": list(picture.flags)}
-        record |= {"model": place.engine.models.public(checkpoint)}
         record |= {"methods": [_without_paths(m, s) for m, s in zip(methods, record["methods"], strict=True)]}
         record |= {"fps": FPS} if clip else {}
         path = folder / f"{identity.name(record)}{suffix(pipe)}"

@@ -10,6 +10,7 @@ import gradio as gr
 
 from . import facts, share, snippets
 from .asked import Asked
+from .bar import bar
 from .engine import known_settings
 from .models import Models
 from .pictures import Made
@@ -28,15 +29,13 @@ class Results:
 
     def build(self) -> None:
         """Make the outputs, empty."""
-        self.status = gr.Textbox(
-            label="Progress", value="ready", interactive=False, max_lines=3, elem_id="status"
-        )
-        self.bar = gr.HTML(facts.bar(0, "ready"), padding=False, elem_id="bar")
+        self.status = gr.HTML(bar(0, "Nothing runs."), padding=False, elem_id="status")
         own = {"type": "filepath", "format": "png", "height": HEIGHT, "interactive": False}
         self.one = gr.Image(label=facts.PLAIN, elem_id="picture", elem_classes="sharp", **own)
         self.slider = gr.ImageSlider(
             label=f"{facts.PLAIN} | {facts.CHANGED}",
             visible=False,
+            max_height=HEIGHT,
             elem_id="slider",
             elem_classes="sharp",
             **own,
@@ -71,13 +70,13 @@ class Results:
     @property
     def outputs(self) -> list[Any]:
         """All components that a run changes."""
-        shown = [self.status, self.bar, self.one, self.slider, self.clips, *self.videos, self.facts]
+        shown = [self.status, self.one, self.slider, self.clips, *self.videos, self.facts]
         return [*shown, self.gallery, self.command, self.python, self.job, self.query, self.seed]
 
     def begin(self) -> dict[Any, Any]:
         """Return the updates for a run that begins: nothing of the last one is left."""
         return {
-            **self._progress(0.0, "waiting for a free device"),
+            self.status: bar(0, "Waits for its turn."),
             self.one: gr.update(value=None, visible=True, label=facts.PLAIN),
             self.slider: gr.update(value=None, visible=False),
             self.clips: gr.update(visible=False),
@@ -89,7 +88,7 @@ class Results:
 
     def step(self, step: Step, plain: Made | None) -> dict[Any, Any]:
         """Return the updates for a step; `plain` is the plain picture once it is made."""
-        found = self._progress(step.share, step.words)
+        found = {self.status: bar(step.share, step.words)}
         if step.preview is None:
             return found
         if plain is None:
@@ -112,7 +111,7 @@ class Results:
 
     def done(self, made: Sequence[Made], asked: Asked) -> dict[Any, Any]:
         """Return the updates for the end of a run."""
-        found = self._progress(1.0, f"done in {sum(each.seconds for each in made):.1f} s of drawing")
+        found = {self.status: bar(1, f"done in {sum(each.seconds for each in made):.1f} s of drawing")}
         if len(made) == 2 and made[1].path.suffix in STILL:
             found |= self._pair(str(made[0].path), str(made[1].path))
         elif len(made) == 2:
@@ -122,9 +121,7 @@ class Results:
         return {
             **found,
             self.facts: facts.table(made),
-            self.gallery: gr.update(
-                value=[(str(each.path), facts.caption(label, each)) for each, label in pairs], visible=True
-            ),
+            self.gallery: gr.update(value=[(str(each.path), label) for each, label in pairs], visible=True),
             self.command: snippets.command(source),
             self.python: snippets.python(source),
             self.job: snippets.job(source),
@@ -134,14 +131,14 @@ class Results:
 
     def failed(self, sentence: str) -> dict[Any, Any]:
         """Return the updates for a run that ended without pictures."""
-        return {**self.begin(), **self._progress(0.0, sentence)}
+        return {**self.begin(), self.status: bar(0, sentence)}
 
     def source(self, asked: Asked, made: Made) -> snippets.Source:
         """Return what snippets are written from."""
         checkpoint = self.models.resolve(asked.model)
         return snippets.Source(
             asked,
-            self.models.public(checkpoint),
+            checkpoint.name,
             known_settings(checkpoint),
             made.record["device"],
             self.dtype,
@@ -153,6 +150,3 @@ class Results:
             self.one: gr.update(value=None, visible=False),
             self.slider: gr.update(value=(first, second), visible=True),
         }
-
-    def _progress(self, part: float, words: str) -> dict[Any, Any]:
-        return {self.status: words, self.bar: facts.bar(part, words)}

@@ -18,7 +18,7 @@ from .engine import Done
 from .line import Waiting
 from .search_asked import OTHERS, SHARED, USUAL, SearchAsked
 from .search_run import Found, Look, search
-from .server import LANE, Server
+from .server import LANE, Server, toast
 
 LABEL = "Search"
 PROMPT = "a red circle and a blue square"
@@ -78,7 +78,7 @@ def build(server: Server) -> None:
             form, groups = _form(server)
             with gr.Row():
                 go = gr.Button("Search", variant="primary", elem_id="search-go", elem_classes="go")
-                stop = gr.Button("Cancel, keep the best", variant="stop", elem_id="search-cancel")
+                stop = gr.Button("Cancel", variant="stop", elem_id="search-cancel")
         with gr.Column(scale=3, min_width=300):
             state = gr.HTML(bar(0, "Nothing runs."), elem_id="search-state")
             best = gr.Image(
@@ -138,7 +138,7 @@ def build(server: Server) -> None:
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             yield [bar(0, text), *[gr.skip()] * (len(outputs) - 1)]
-            raise gr.Error(text, print_exception=False) from None
+            raise gr.Error(toast(error), print_exception=False) from None
 
     gr.on(
         [go.click, form.own["prompt"].submit],

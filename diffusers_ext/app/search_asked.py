@@ -61,6 +61,11 @@ class SearchAsked:
         )
 
     @property
+    def needy(self) -> bool:
+        """True if the search chooses by a reward."""
+        return any(getattr(part.cls, "needs_rewards", True) for part in samplers.parts(self.sampler)[1])
+
+    @property
     def fills(self) -> bool:
         """True if the search takes as many candidates or rounds as its budget pays for."""
         chain = samplers.parts(self.sampler)[1]
@@ -74,8 +79,7 @@ class SearchAsked:
         weights that are not here.
         """
         pairs = list(self.rewards.items()) or ([(model.reward, 1.0)] if model.reward else [])
-        chain = samplers.parts(self.sampler)[1]
-        if not pairs and any(getattr(part.cls, "needs_rewards", True) for part in chain):
+        if not pairs and self.needy:
             raise MethodError(
                 f"a search chooses by a reward, and none is known for {model.name}; choose one of "
                 f"{', '.join(OTHERS)}."

@@ -83,6 +83,12 @@ def test_another_model_brings_its_settings_and_leaves_what_it_cannot_take(form):
     assert form.suit("shapes-wan", "my own words", [])[form.prompt] != "a red circle moves left"
 
 
+def test_a_click_before_the_controls_follow_the_model_takes_the_settings_of_the_model(form):
+    values = dict(zip(form.inputs, (c.value for c in form.inputs), strict=True))
+    asked = form.read([*(values | {form.model: "shapes-sd3"}).values()])
+    assert (asked.model, asked.methods) == ("shapes-sd3", ({"name": "softpag"},))
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
@@ -117,7 +123,7 @@ def test_a_run_shows_both_pictures_and_all_that_is_known(server, results):
     assert "<b>" not in table and "evaluations of the denoiser" in table
     assert "softpag ran in 1 of 7 self-attention modules" in table
     assert page[results.seed] == "5" and "--seeds 5" in page[results.command]
-    assert page[results.status].startswith("done")
+    assert ">done in " in page[results.status]
     assert [read(path)["methods"] != [] for path, _ in value(page[results.gallery])] == [False, True]
 
 
@@ -155,7 +161,7 @@ def test_cancel_stops_within_one_step_and_the_next_run_is_clean(server, results)
                     server.engine.cancel("b")
     assert len(steps) <= 3, steps
     page = run(server, results, Asked("a red circle", TURBO, (), {}, 5), "b")
-    assert page[results.status].startswith("done")
+    assert ">done in " in page[results.status]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_the_progress_is_told():
     seen = []
     sample(BestOfN(rewards=redness, n=2), progress=seen.append)
     last = seen[-1]
-    assert (last.evaluations, last.planned, last.step, last.steps) == (8, 8, 1, 2)
+    assert (last.evaluations, last.planned, last.step, last.steps) == (8, 8, 2, 2)
+    assert last.best == (max(c.score for c in last.tried),) and last.pictures[0].shape[0] == 3
     assert [s.evaluations for s in seen] == sorted(s.evaluations for s in seen)
 
 

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -133,10 +133,14 @@ class PlanSpec(ABC):
         order = raster(self.grid)
         return order.equal(self.q_order) and order.equal(self.k_order)
 
+    def changed(self, **changes: Any) -> Self:
+        """Return the plan with other fields; what stays true of its blocks is not computed again."""
+        return replace(self, **changes)
+
     def leading(self) -> Self:
         """Put the text keys first, if that leaves blocks of the grid as they are."""
         fills_blocks = self.text > 0 and self.text % self.block_k == 0
-        return replace(self, text_first=True) if fills_blocks and self._text_can_lead else self
+        return self.changed(text_first=True) if fills_blocks and self._text_can_lead else self
 
     @property
     def _text_can_lead(self) -> bool:

@@ -18,9 +18,11 @@ from ...core import Core, Layout, Order, OrderingCore, RunContext, Site
 from ...errors import UnsupportedError
 from ...kernels.block_sparse import api
 from ...kernels.block_sparse.autocast import dtype_of
-from ...kernels.block_sparse.capabilities import Request, choose
-from ...kernels.block_sparse.gains import device_class
+from ...kernels.block_sparse.capabilities import Choice, Request, choose, why_not
+from ...kernels.block_sparse.gains import WORTH_COMPILING, device_class, saved_by_compiling
 from ...kernels.geometry import Grid
+from ...kernels.plan.plan import PlanSpec
+from ...kernels.plan.spec import RulePlanSpec
 from .method import SparseMethod
 from .placement import PlacedPlan, place
 
@@ -85,7 +87,10 @@ class SparseCore(OrderingCore):
             if placed.in_plan_order
             else note or "tokens put in order in every layer"
         )
-        return {name: getattr(placed, name) for name in names} | {"order": order if placed.plan else ""}
+        facts = {name: getattr(placed, name) for name in names} | {"order": order if placed.plan else ""}
+        if failed := getattr(placed.compiled, "failed", ""):
+            facts |= {"backend": "reference", "why": failed}
+        return facts
 
     def acted(self) -> bool:
         """Return whether the call that ends now went over a plan; in compiled code, the last plan known."""
@@ -199,6 +204,8 @@ class SparseCore(OrderingCore):
             choice = choose(Request(device, dtype, self.site.head_dim, blocks), method.backend)
         except ValueError as error:
             raise UnsupportedError(f"{method.name}: {error}") from error
+        if method.backend == "auto" and choice.name == "reference" and not layout.masked_text:
+            choice = self._compiling(spec, Request(device, dtype, self.site.head_dim, blocks)) or choice
         if choice.name == "flex" and layout.masked_text:
             raise UnsupportedError(
                 f"{method.name}: the FlexAttention back-end compiles a plan in, and cannot hide the padding "
@@ -212,9 +219,21 @@ class SparseCore(OrderingCore):
             log.warning("%s stays dense on a grid of %s: %s.", method.name, grid, why)
             return PlacedPlan(layout.grid, text, why, dtype=dtype, logged=True)
         if layout.masked_text:
-            spec = replace(spec, masked_text=True)
+            spec = spec.changed(masked_text=True)
         try:
             placed = place(spec, choice, layout, device)
         except ValueError as error:  # a grid that plans cannot address
             raise UnsupportedError(f"{method.name}: {error}") from error
         return replace(placed, dtype=dtype)
+
+    def _compiling(self, spec: PlanSpec, request: Request) -> Choice | None:
+        """Return FlexAttention if a run on a CPU saves enough by it to be worth compiling, or `None`."""
+        learns = torch.is_grad_enabled()  # it has no gradients there
+        one_plan = isinstance(spec, RulePlanSpec)
+        if request.device.type != "cpu" or learns or not one_plan or why_not("flex", request) is not None:
+            return None
+        calls = (self.run.steps or 1) * self.run.layers
+        saved = saved_by_compiling(spec, self.site.heads, request.head_dim, calls)
+        if saved < WORTH_COMPILING:
+            return None
+        return Choice("flex", f"compiled, to save some {saved / 60:.0f} minutes of attention", spare=True)

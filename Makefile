@@ -28,9 +28,10 @@ app: $(STAMP)
 	$(BIN)/diffusers-ext app
 
 # The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
+# tests/conftest.py knows which files are long; pytest-xdist would begin with those of most tests.
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The page in a browser. Without chromium, and as root of a Debian system, it is installed first.
 test-browser: export OMP_NUM_THREADS ?= 1

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from diffusers_ext.kernels.block_sparse.gains import USUAL, backend_on, costs
+from diffusers_ext.kernels.block_sparse.gains import backend_on, costs
 from diffusers_ext.outputs.files import write_text
 
 Row = Mapping[str, Any]
@@ -143,8 +143,8 @@ def line_of_costs(record: Mapping[str, Any], fit: Fit) -> str:
 
 
 def narrow(found: Estimate) -> bool:
-    """Return whether an estimate is known to a fifth of its value either way."""
-    return found.high - found.value <= 0.2 * abs(found.value)
+    """Return whether an estimate is above 0 and known to a fifth of its value either way."""
+    return found.value > 0 and found.high - found.value <= 0.2 * found.value
 
 
 def attending_ms(row: Row) -> float:
@@ -162,8 +162,8 @@ def predicted_ms(row: Row, fit: Fit) -> float | None:
     return dense * full * (share + (1 - share) * partial)
 
 
-def read(folder: Path, bench: str) -> dict[str, Any]:
-    """Return the record of a bench in a folder; raises `SystemExit` with a sentence if there is none."""
+def read(folder: Path, bench: str, *more: str) -> dict[str, Any]:
+    """Return rows, device and `more` of a bench's record; raises `SystemExit` with a sentence without one."""
     paths = sorted(folder.glob(f"{bench}-*.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
         raise SystemExit(
@@ -172,8 +172,7 @@ def read(folder: Path, bench: str) -> dict[str, Any]:
         )
     try:
         record = json.loads(paths[-1].read_text())
-        device = record["device"]
-        return {"rows": record["rows"], "device": device, "class": record.get("class", USUAL)}
+        return {name: record[name] for name in ("rows", "device", *more)}
     except (ValueError, KeyError, TypeError) as error:
         raise SystemExit(
             f"error: {paths[-1]} is no record of a bench ({type(error).__name__}); measure it again."
@@ -182,7 +181,7 @@ def read(folder: Path, bench: str) -> dict[str, Any]:
 
 def measured(folder: Path) -> tuple[dict[str, Any], list[Fit]]:
     """Return the record of rates in a folder with its fits; raises `SystemExit` with a sentence."""
-    record = read(folder, "rates")
+    record = read(folder, "rates", "class")
     found = fits(record["rows"])
     if not found:
         raise SystemExit(
@@ -202,18 +201,23 @@ def report(folder: Path) -> str:
         for rule, partial in fit.partial.items():
             cells = fit.form, fit.head_dim, rule, partial, fit.full[rule], f"{fit.start[rule]:.1f}"
             lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", *predictions(folder, found[0]), ""]
+    lines += ["", *predictions(folder, found), ""]
     lines += ["The line of `COSTS` in diffusers_ext/kernels/block_sparse/gains.py:", ""]
     lines += ["```python", line_of_costs(record, found[0]), "```"]
     return "\n".join(lines) + "\n"
 
 
-def predictions(folder: Path, fit: Fit) -> list[str]:
-    """Return in words how well a fit predicts the kernels of sessions, if those were measured."""
+def predictions(folder: Path, found: Sequence[Fit]) -> list[str]:
+    """Return in words how well fits predict the kernels of sessions, if those were measured.
+
+    Each kernel has the fit of its form, with the largest heads, or else the first one.
+    """
     if not any(folder.glob("sparse_kernels-*.json")):
         return []
     rows = [row for row in read(folder, "sparse_kernels")["rows"] if row["ok"] and row.get("choice_ms") == 0]
-    ratios = [attending_ms(row) / ms for row in rows if (ms := predicted_ms(row, fit)) is not None]
+    by_form = {fit.form: fit for fit in reversed(found)}
+    predicted = [(row, predicted_ms(row, by_form.get(row["form"], found[0]))) for row in rows]
+    ratios = [attending_ms(row) / ms for row, ms in predicted if ms is not None]
     if not ratios:
         return []
     low, middle, high = np.quantile(ratios, (0, 0.5, 1))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from diffusers_ext.kernels.block_sparse.descriptors import why_pointers
 from diffusers_ext.outputs.files import write_text
 from diffusers_ext.versions import installed
 
@@ -44,6 +45,8 @@ def facts(device: str) -> dict[str, Any]:
     found |= {package: version for package, version in versions.items() if version is not None}
     if device != "cpu":
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), **driver()}
+        major, minor = torch.cuda.get_device_capability()
+        found["tiles"] = why_pointers(10 * major + minor) or "read by descriptors"
         if (why := too_small(*torch.cuda.mem_get_info())) is not None:
             found["memory"] = why
     return found

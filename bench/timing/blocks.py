@@ -166,11 +166,10 @@ def name(row: Row) -> str:
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = options(__doc__)
+    parser = options(__doc__, keeps=True)
     parser.add_argument("--modes", nargs="+", choices=MODES, help="both on a GPU, eager on a CPU if left out")
     parser.add_argument("--quick", action="store_true", help="a few cases: two of FLUX.1, three of clips")
     parser.add_argument("--minutes", type=float, help="begin no case after so long; run again to go on")
-    parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
     args = parser.parse_args(arguments)
     cuda = args.device != "cpu"
     dtype, modes = (torch.bfloat16, MODES) if cuda else (torch.float32, MODES[:1])

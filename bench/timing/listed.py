@@ -16,6 +16,7 @@ from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.masks.rule import Kind, Rule, no_table
 from diffusers_ext.kernels.masks.visible import visible
 from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.form import LOOKED_UP, BlockForm
 from diffusers_ext.kernels.plan.plan import BlockPlan
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
 
@@ -35,9 +36,12 @@ class Field:
     def plan(self, blocks: int, full: bool, device: str) -> BlockPlan:
         """List `blocks` blocks of keys for each block of queries: its own and those that follow it.
 
-        The rule hides pairs at random places as far as the kernel can know. In FULL blocks it is not asked.
+        FULL blocks go through the kernel that checks PARTIAL ones, as in plans that have both. Without a rule
+        they go through the one that checks nothing.
         """
         plan = _built(self, device)
+        if full and not self.ruled:
+            plan = replace(plan, form=BlockForm(checked=False))
         rows = torch.arange(plan.rows, device=device)
         columns = (rows[:, None] + torch.arange(blocks, device=device)) % plan.rows
         entries = columns.sort(1).values << 1 | int(full)
@@ -49,7 +53,9 @@ class Field:
 def _built(field: Field, device: str) -> BlockPlan:
     spec = RulePlanSpec(field.rule, field.grid, 0, field.block, field.block, field.tile, field.tile)
     plan = spec.build(device)
-    return plan if field.ruled else replace(plan, kind=Kind.NONE, params=(), table=no_table().to(device))
+    if field.ruled:
+        return plan
+    return replace(plan, kind=Kind.NONE, params=(), table=no_table().to(device), form=LOOKED_UP)
 
 
 # 32 768 tokens in 256 blocks. Rules are wide, so that few rows of a PARTIAL block are without a key.

@@ -15,7 +15,6 @@ attention over a plan comes with the error of sampled rows. Rows are written at 
 while the sources are the same.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,13 +32,13 @@ from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
 from ..ledger import Row
 from ..runner import Cases, options, run
 from .dense import fastest_dense
-from .forms import forms, kernel_forms
+from .forms import CHANGES, LOOKED, forms, kernel_forms
 from .listed import FIELDS, TINY, Field, listed_error
 from .reference_rows import TOLERANCE
 from .sources import checksum
 from .stopwatch import Call, Stopwatch, in_turns, machine
 
-SECONDS, REPEATS = 0.3, 5  # time of measuring a row, and the least number of rounds
+SECONDS, REPEATS = 0.2, 5  # time of measuring a row, and the least number of rounds
 SOURCES = (
     "diffusers_ext/kernels/**/*.py",
     *(f"bench/timing/{name}.py" for name in ("rates", "listed", "forms", "dense", "stopwatch")),
@@ -184,12 +183,15 @@ def cases(device: str) -> Cases:
     for channels in sizes:
         for form in kernels:
             for name, field in fields.items():
+                if form == LOOKED and not field.ruled:
+                    continue  # there is nothing to look up
                 for full in (True, False):
                     for count in counts:
                         blocks(field, name, form, channels, count, full)
     for form in [form for form in every if form not in kernels]:
-        for full in (True, False):
-            blocks(first, next(iter(fields)), form, sizes[0], counts[-1], full)
+        rule, channels = CHANGES[form].rule, sizes[0] if bench.tiny else CHANGES[form].channels
+        for full in (True, False)[: 1 if rule == "none" else 2]:
+            blocks(fields[rule], rule, form, channels, counts[-1], full)
     add("gather: q, k, v and out", bench.gather)
     for label, (grid, text) in {"tiny": ((2, 8, 12), 5)}.items() if bench.tiny else LARGE.items():
         add(f"select: {label}", bench.select, grid, text)
@@ -200,9 +202,7 @@ def cases(device: str) -> Cases:
 
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = options(__doc__)
-    parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
-    args: argparse.Namespace = parser.parse_args(arguments)
+    args = options(__doc__, keeps=True).parse_args(arguments)
     machine(args.device)  # ends here without one
     facts = {"class": device_class(args.device)}
     return run("rates", cases(args.device), args, LINE, sources=sources(), **facts)

@@ -21,6 +21,7 @@ from diffusers_ext.processors.sparse.placement import PlacedPlan
 
 from .block_cases import Case
 from .block_checks import Call, call_error
+from .forms import LOOKED, SHIPPED
 
 Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -126,8 +127,10 @@ class SessionCall:
             _, _, _, kept = self.core.counts.tolist()
             heads, rows, columns = self.q.shape[2], *self.placed.plan.always.shape
             cost = kept / heads / (rows * (columns + -(-self.spec.text // self.spec.block_k)))
-        names = ("rule", self.placed.plan.kind.name.lower()), ("block_k", self.spec.block_k)
-        return dict(names) | {
+        plan = self.placed.plan
+        form = LOOKED if plan.form.looked_up and not plan.form.computed else SHIPPED
+        return {
+            "rule": plan.kind.name.lower(), "form": form, "block_q": plan.block_q, "block_k": plan.block_k,
             "token_density": found["density"], "cost": cost, "full_share": full,
             "backend": found["backend"], "once": self.once or self.placed.in_plan_order,
         }  # fmt: skip

@@ -5,6 +5,12 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# What attention under a session depends on, besides the bench itself.
+SESSIONS = (
+    "diffusers_ext/kernels/**/*.py",
+    "diffusers_ext/processors/**/*.py",
+    *(f"bench/timing/{name}.py" for name in ("dense", "session_calls", "stopwatch")),
+)
 
 
 @cache

@@ -11,7 +11,8 @@ Where tokens are put in order once a call, no layer pays for it, and `gathers_ms
 
 All calls take turns, each after a flush of the cache. Every time comes with the error of sampled rows against
 attention over explicit masks in fp32. `speedup` is that of a layer. `efficiency` is the time that the fastest
-dense kernel would need for the visited blocks alone, over that of the kernel. Rows are written at once.
+dense kernel would need for the visited blocks alone, over that of the kernel. Rows are written at once, and
+kept by later runs while the sources are the same.
 """
 
 import statistics
@@ -29,10 +30,13 @@ from ..ledger import Row
 from ..runner import Cases, options, run
 from .block_cases import Case, cases, quick_cases, settings, tiny_cases
 from .dense import attend, backend_of, fastest_dense
+from .forms import LOOKED
 from .reference_rows import TOLERANCE, gradient_error, sampled_error
 from .session_calls import SessionCall
+from .sources import SESSIONS, checksum
 from .stopwatch import Stopwatch, in_turns
 
+SOURCES = (*SESSIONS, "bench/timing/sparse_kernels.py")
 SECONDS, REPEATS = 3.0, 5  # time of measuring a case, and the least number of rounds
 LINE = (
     "{case:58} {tokens:7} {cost:.4f} {full_share:.2f} {dense_backend:16} {dense_ms:9.3f} {sparse_ms:9.3f} "
@@ -85,7 +89,8 @@ def measure(case: Case, device: str) -> Iterator[Row]:
     row |= call.facts() | {"text_ms": 0.0, "choice_ms": 0.0}
     row |= {part: statistics.median(ms) for part, ms in zip(parts, times, strict=True)}
     dtype = call.q.dtype
-    yield row | {"n": len(times[0]), "error": error, "ok": error <= TOLERANCE[dtype]}
+    row |= {"n": len(times[0]), "sources": checksum(SOURCES)}
+    yield row | {"error": error, "ok": error <= TOLERANCE[dtype]}
 
 
 def train(device: str) -> Iterator[Row]:
@@ -113,10 +118,11 @@ def train(device: str) -> Iterator[Row]:
         times = in_turns(watch, dense, sparse, repeats=repeats, seconds=SECONDS)
         dense_ms, ms = map(statistics.median, times)
     row = {"case": TRAINING, "tokens": plan.s_q, "queries": plan.s_q, "dense_backend": name}
-    row |= {"rule": "disk", "block_k": block, "backend": "", "once": True}
+    row |= {"rule": "disk", "form": LOOKED, "block_q": block, "block_k": block, "backend": "", "once": True}
     row |= {"token_density": plan.token_density, "cost": plan.block_density, "full_share": plan.full_share}
     row |= {"dense_ms": dense_ms, "sparse_ms": ms, "kernel_ms": ms, "text_ms": 0.0, "gathers_ms": 0.0}
-    yield row | {"choice_ms": 0.0, "n": len(times[0]), "error": error, "ok": error <= TOLERANCE[dtype]}
+    row |= {"choice_ms": 0.0, "n": len(times[0]), "sources": checksum(SOURCES)}
+    yield row | {"error": error, "ok": error <= TOLERANCE[dtype]}
 
 
 def derive(row: Row) -> Row:
@@ -127,14 +133,14 @@ def derive(row: Row) -> Row:
 
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = options(__doc__)
+    parser = options(__doc__, keeps=True)
     parser.add_argument("--quick", action="store_true", help="a dozen cases")
     args = parser.parse_args(arguments)
     chosen = tiny_cases() if args.device == "cpu" else quick_cases(KERNELS) if args.quick else all_cases()
     runs: Cases = {case.name: partial(measure, case, args.device) for case in chosen}
     if not args.quick:
         runs = {**runs, TRAINING: partial(train, args.device)}
-    return run("sparse_kernels", runs, args, LINE, derive=derive)
+    return run("sparse_kernels", runs, args, LINE, derive=derive, sources=checksum(SOURCES))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from reprlib import repr as repr_of
@@ -25,6 +27,7 @@ from .search_asked import GROUP, MOST, SHARED, rewards_of, settings_of
 
 PICTURES = 10_000  # of a batch
 POINTS = 100  # of a grid
+READ_S = 60  # seconds for reading all prompts
 _RANGE = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*")
 
 
@@ -56,9 +59,14 @@ def rows_of(job: Job, points: Sequence[Point]) -> Iterator[tuple[Point, Row, int
     Raises `ValueError` for a prompt that is too long, for arguments of a row that a visitor may not set, and
     for too many pictures.
     """
-    count = 0
+    count, ends = 0, time.monotonic() + READ_S
+    if job.prompts.expand:  # long templates take long, so they are measured before they are parsed
+        for row in replace(job, prompts=replace(job.prompts, expand=False)).rows():
+            _call("template", [], {}, row.prompt)
     for point in points:
         for row in job.rows():
+            if time.monotonic() > ends:
+                raise MethodError(f"the prompts took more than {READ_S} s to read; hand in fewer.")
             try:
                 _call(point.model.name, [], {**point.call, **row.call}, row.prompt)
             except ValueError as error:

@@ -18,6 +18,7 @@ from .engine import Done, Engine, Place
 from .line import Control, Refused
 
 if TYPE_CHECKING:
+    from ..evaluate.scorers import Scorers
     from ..sampling.budget import State
 
 STOPPED = "stopped; it goes on where it ended"
@@ -34,6 +35,7 @@ class Turns(maker.Maker):
         super().__init__(job, engine.devices[0])
         self._engine, self._owner, self._stop = engine, owner, stop
         self._lent: Any = None
+        self._place: Place | None = None
 
     def make(self, tasks: Sequence[Task], places: Sequence[Path], watch: watch.Attempts) -> list[Line]:
         """Wait for a device, and make tasks there. Raises `Interrupted` after a request to stop."""
@@ -45,21 +47,21 @@ class Turns(maker.Maker):
                     raise Interrupted(STOPPED)
                 self.device = self._engine.devices[place.number]
                 with place.pipeline(tasks[0].point.model.name) as (_, pipe):
-                    self._lent = pipe
+                    self._lent, self._place = pipe, place
                     return super(Turns, self).make(tasks, places, watch)
             except BaseException as error:  # its kind matters to the walk through the tasks
                 kept.append(error)
                 raise
             finally:
                 self.close()
-                self._lent = None
+                self._lent = self._place = None
 
         try:
             for event in self._engine.run(self._owner, turn, bounded=False):
                 if isinstance(event, Done):
                     return event.result
         except Refused as refused:
-            if not kept and self._stop.is_set():  # cancelled while it waited
+            if not kept:  # cancelled while it waited, or the server ends
                 raise Interrupted(STOPPED) from None
             if kept and isinstance(kept[0], (Interrupted, ValueError, OSError)):
                 raise kept[0].with_traceback(None) from None
@@ -69,6 +71,11 @@ class Turns(maker.Maker):
     def load(self, point: Point) -> Any:
         """Return the pipeline of this turn."""
         return self._lent
+
+    def scorers(self, point: Point) -> Scorers | None:
+        """Return the rewards, which stay on the device between turns."""
+        key = tuple(self.job.sampler.rewards.items()), point.model.reward
+        return self._place.kept(key, lambda: super(Turns, self).scorers(point))
 
 
 class Watch(watch.Watch):

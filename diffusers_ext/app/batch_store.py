@@ -116,7 +116,8 @@ class Batch:
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many pictures are finished, how many of these are right, and how many failed."""
-        lines = self.lines()
+        with self._lock:
+            lines = [self._lines[task] for task in self._ids if task in self._lines]
         done = [line for line in lines if line["status"] == DONE]
         right = sum(line.get("verdict", {}).get("correct", False) for line in done)
         return len(done), right, len(lines) - len(done)
@@ -176,9 +177,9 @@ class Batch:
             self._thread.join(seconds)
 
     def lines(self) -> list[Line]:
-        """Return the last line of each picture that was tried, in their order."""
+        """Return the last line of each picture that was tried, in their order; equal pictures have one."""
         with self._lock:
-            return [self._lines[task] for task in self._ids if task in self._lines]
+            return [self._lines[task] for task in dict.fromkeys(self._ids) if task in self._lines]
 
     @property
     def _owner(self) -> str:
@@ -311,9 +312,8 @@ class Batches:
             batch.join(10)
 
     def _batch(self, folder: Path, facts: Mapping[str, Any]) -> Batch:
-        return Batch(
-            folder.name, folder, self.engine, str(facts["title"]), facts["data"], tuple(facts["notes"])
-        )
+        title, notes = str(facts["title"]), tuple(facts["notes"])
+        return Batch(folder.name, folder, self.engine, title, facts["data"], notes)
 
 
 def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Path], str]:
@@ -336,7 +336,7 @@ def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Path], str]:
             return jobs.toml(path), files, path.name
         except (ValueError, OSError) as error:
             raise MethodError(str(error).replace(f"{path.parent}/", "")) from error
-    endings = sorted({name[1:] for known in FORMATS.values() for name in known.names if name[:2] == "*."})
+    endings = sorted({name[2:] for known in FORMATS.values() for name in known.names if name[:2] == "*."})
     for path in files.values():
         if path.suffix.lower().lstrip(".") not in endings:
             raise MethodError(

@@ -42,6 +42,7 @@ class Engine:
     waiting: int = 20
     each: int = 4
     _loaded: dict[int, tuple[str, Checkpoint, Any]] = field(default_factory=dict, repr=False)
+    _kept: dict[int, tuple[Any, Any]] = field(default_factory=dict, repr=False)
     _jobs: dict[str, set[Control]] = field(default_factory=dict, repr=False)
     _threads: set[threading.Thread] = field(default_factory=set, repr=False)
     _line: Line = field(init=False, repr=False)
@@ -148,6 +149,14 @@ class Place:
         own.scheduler = copy.deepcopy(pipe.scheduler)
         own.set_progress_bar_config(disable=True)
         yield checkpoint, own
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made last on this device with the same key, or make it. Rewards stay so."""
+        held = self.engine._kept.get(self.number)
+        if held is None or held[0] != key:
+            self.engine._kept.pop(self.number, None)
+            held = self.engine._kept[self.number] = key, make()
+        return held[1]
 
     def load(self, name: str) -> tuple[Checkpoint, Any]:
         """Return a model and its pipeline, which other jobs share."""

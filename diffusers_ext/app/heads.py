@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from ..errors import MethodError
 from ..explore.head_pictures import SCALE
 from ..processors.softpag import SoftPAG
 from ..settings.assign import settable
 from . import heads_make
-from .engine import Done
-from .explore_jobs import SILENT, Asking, buttons, lane, running
-from .heads_make import Drawn, Layers, Sheet
+from .engine import Control, Done, Place
+from .explore_jobs import SILENT, Asking, Work, buttons, lane, running
+from .heads_make import Drawn, Layers, Sheet, label, numbers
 from .server import Server, said
 
 LABEL = "Heads"
@@ -28,11 +28,28 @@ FIRST = 6  # heads that are drawn at first, at least
 ORDERS = ("as in the model", "largest change first")
 
 
+@dataclass(frozen=True)
+class Results:
+    """The outputs of the section; `box` holds them, and is shown with the first sheet."""
+
+    box: gr.Column
+    order: gr.Radio
+    grid: gr.Gallery
+    chosen: gr.Dropdown
+    pair: gr.ImageSlider
+    about: gr.HTML
+    text: gr.Textbox
+
+    @property
+    def of_choice(self) -> list[gr.components.Component]:
+        """The outputs that show the heads that are perturbed."""
+        return [self.pair, self.about, self.text]
+
+
 def build(server: Server, tab: gr.Tab) -> None:
     """Make the section, which lists the layers of its model when `tab` is opened. Call it inside that tab."""
-    layers_of = Layers()
+    layers_of, sheet = Layers(), gr.State(time_to_live=24 * 3600)
     gr.Markdown(ABOUT)
-    sheet = gr.State(time_to_live=24 * 3600)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             asking = Asking.of(server, "heads")
@@ -45,78 +62,37 @@ def build(server: Server, tab: gr.Tab) -> None:
             )
             scale, strength = (_slider(name, value) for name, value in (("scale", SCALE), ("strength", 1.0)))
             go, status = buttons(server, "heads", "Draw heads")
-        with gr.Column(scale=3, min_width=320), gr.Column(visible=False) as found:
-            order = gr.Radio(list(ORDERS), value=ORDERS[0], label="Order", elem_id="heads-order")
-            grid = gr.Gallery(
-                label="A picture for each head; the first is plain",
-                columns=4,
-                height="auto",
-                object_fit="contain",
-                format="png",
-                allow_preview=False,
-                interactive=False,
-                buttons=["download_all"],
-                elem_id="heads-grid",
-                elem_classes="sharp",
-            )
-            chosen = gr.Dropdown(
-                [],
-                multiselect=True,
-                label="Heads that are perturbed together",
-                info="A click on a picture chooses its head; add others here.",
-                elem_id="heads-chosen",
-            )
-            pair = gr.ImageSlider(
-                label="plain | heads perturbed",
-                type="filepath",
-                format="png",
-                height=384,
-                interactive=False,
-                elem_id="heads-pair",
-                elem_classes="sharp",
-            )
-            about = gr.HTML(elem_id="heads-about")
-            text = gr.Textbox(
-                label="Settings of softpag with these heads",
-                info="for --set heads=..., a job file or SoftPAG(heads=...)",
-                buttons=["copy"],
-                interactive=False,
-                max_lines=6,
-                elem_id="heads-json",
-                elem_classes="mono",
-            )
+        with gr.Column(scale=3, min_width=320):
+            results = _results()
 
     def list_layers(request: gr.Request, model: str) -> Iterator[list[Any]]:
         known = layers_of.known(model)
         if known is None:
-            for words, event in running(server, request, lambda control, place: layers_of.find(place, model)):
+            for words, event in running(
+                server, request, lambda: lambda _, place: layers_of.find(place, model)
+            ):
                 known = event.result if isinstance(event, Done) else None
-                yield [words if known is None else "ready", gr.skip()]
+                yield [words, gr.skip()]
         if known is not None:
             names = short(known)
             choices = [(f"{names[path]} ({heads} heads)", path) for path, heads in known.items()]
             yield ["ready", gr.update(choices=choices, value=middle(known))]
 
     def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        *of_prompt, names, scale, strength, order = values
-        with said():
-            asked = asking.asked(*of_prompt)
-            folder = server.folder.fresh()
-        jobs = running(
-            server,
-            request,
-            lambda control, place: heads_make.draw_sheet(
-                control, place, asked, names or [], scale, strength, folder
-            ),
-        )
-        for words, event in jobs:
+        def prepare() -> Work:
+            *of_prompt, names, scale, strength, _ = values
+            asked, folder = asking.asked(*of_prompt), server.folder.fresh()
+            settings = names or [], scale, strength, folder
+            return lambda control, place: heads_make.draw_sheet(control, place, asked, *settings)
+
+        for words, event in running(server, request, prepare):
             if isinstance(event, Done):
-                yield [words, *_results(event.result, order)]
+                yield [words, *_new(event.result, values[-1], names_of(event.result))]
             else:
                 yield [words, *[gr.skip()] * 7]
 
     def click(event: gr.SelectData, sheet: Sheet | None, order: str) -> list[Any]:
-        if sheet is None or not event.index:
+        if sheet is None or not event.index:  # the first is plain
             return [gr.skip()] * 4
         head = sheet.ordered(order == ORDERS[1])[event.index - 1]
         return [[label(head)], *_shown(sheet, head, [head])]
@@ -124,47 +100,82 @@ def build(server: Server, tab: gr.Tab) -> None:
     def perturb(
         request: gr.Request, sheet: Sheet | None, labels: Sequence[str], scale: float, strength: float
     ) -> Iterator[list[Any]]:
-        with said():
-            heads = _chosen(sheet, labels)
-        if sheet is None or not heads:
+        if sheet is None or not labels:
             yield [gr.skip()] * 4
             return
+        with said():
+            heads = sheet.named(labels)
         if len(heads) == 1 and (scale, strength) == (sheet.scale, sheet.strength):
             yield ["done", *_shown(sheet, heads[0], heads)]
             return
-        numbers = _numbers(heads)
-        jobs = running(
-            server,
-            request,
-            lambda control, place: heads_make.perturb(
-                control, place, sheet.asked, numbers, scale, strength, sheet.folder
-            ),
-        )
-        for words, event in jobs:
+
+        def work(control: Control, place: Place) -> Drawn:
+            return heads_make.perturb(control, place, sheet, numbers(heads), scale, strength)
+
+        for words, event in running(server, request, lambda: work):
             if isinstance(event, Done):
                 yield [words, *_shown(sheet, event.result, heads)]
             else:
                 yield [words, *[gr.skip()] * 3]
 
-    results = [found, sheet, grid, chosen, pair, about, text]
-    inputs = [*asking.all, layers, scale, strength, order]
-    gr.on([go.click, asking.prompt.submit], run, inputs, [status, *results], **lane(server))
-    grid.select(click, [sheet, order], [chosen, pair, about, text], **SILENT)
+    def reorder(sheet: Sheet | None, order: str) -> Any:
+        return gr.skip() if sheet is None else _gallery(sheet, order, names_of(sheet))
+
+    def names_of(sheet: Sheet) -> Mapping[str, str]:
+        """Return the names of the list of layers."""
+        return short(layers_of.known(sheet.asked.model) or {head.layer: 0 for head in sheet.heads})
+
+    outputs = [status, results.box, sheet, results.grid, results.chosen, *results.of_choice]
+    inputs = [*asking.all, layers, scale, strength, results.order]
+    gr.on([go.click, asking.prompt.submit], run, inputs, outputs, **lane(server))
+    results.grid.select(click, [sheet, results.order], [results.chosen, *results.of_choice], **SILENT)
     gr.on(
-        [chosen.input, scale.release, strength.release],
+        [results.chosen.input, scale.release, strength.release],
         perturb,
-        [sheet, chosen, scale, strength],
-        [status, pair, about, text],
+        [sheet, results.chosen, scale, strength],
+        [status, *results.of_choice],
         trigger_mode="always_last",
         **lane(server),
     )
-    order.input(
-        lambda sheet, order: gr.skip() if sheet is None else _gallery(sheet, order),
-        [sheet, order],
-        grid,
-        **SILENT,
-    )
+    results.order.input(reorder, [sheet, results.order], results.grid, **SILENT)
     gr.on([tab.select, asking.model.input], list_layers, asking.model, [status, layers], **lane(server))
+
+
+def _results() -> Results:
+    picture = {"format": "png", "interactive": False, "elem_classes": "sharp"}
+    with gr.Column(visible=False) as box:
+        order = gr.Radio(list(ORDERS), value=ORDERS[0], label="Order", elem_id="heads-order")
+        grid = gr.Gallery(
+            label="A picture for each head; the first is plain",
+            columns=4,
+            height="auto",
+            object_fit="contain",
+            allow_preview=False,
+            buttons=["download_all"],
+            elem_id="heads-grid",
+            **picture,
+        )
+        chosen = gr.Dropdown(
+            [],
+            multiselect=True,
+            label="Heads that are perturbed together",
+            info="A click on a picture chooses its head; add others here.",
+            elem_id="heads-chosen",
+        )
+        pair = gr.ImageSlider(
+            label="plain | heads perturbed", type="filepath", height=384, elem_id="heads-pair", **picture
+        )
+        about = gr.HTML(elem_id="heads-about")
+        text = gr.Textbox(
+            label="Settings of softpag with these heads",
+            info="for --set heads=..., a job file or SoftPAG(heads=...)",
+            buttons=["copy"],
+            interactive=False,
+            max_lines=6,
+            elem_id="heads-json",
+            elem_classes="mono",
+        )
+    return Results(box, order, grid, chosen, pair, about, text)
 
 
 def short(paths: Iterable[str]) -> dict[str, str]:
@@ -188,11 +199,6 @@ def middle(layers: Mapping[str, int]) -> list[str]:
     return [path for path in paths if path in found]
 
 
-def label(head: Drawn) -> str:
-    """Return the name of a head in lists."""
-    return f"head {head.head} of {head.layer}"
-
-
 def _slider(name: str, value: float) -> gr.Slider:
     facts = settable(SoftPAG)[name].metadata
     low, high = facts["low"], facts["high"]
@@ -207,46 +213,31 @@ def _slider(name: str, value: float) -> gr.Slider:
     )
 
 
-def _results(sheet: Sheet, order: str) -> list[Any]:
+def _new(sheet: Sheet, order: str, names: Mapping[str, str]) -> list[Any]:
     """Return what all outputs but the line of progress show for a new sheet."""
-    labels = [label(head) for head in sheet.heads if head.path]
     return [
         gr.update(visible=True),
         sheet,
-        _gallery(sheet, order),
-        gr.update(choices=labels, value=[]),
+        _gallery(sheet, order, names),
+        gr.update(choices=[label(head) for head in sheet.heads], value=[]),
         (str(sheet.plain), str(sheet.plain)),
-        f"<p>Seed {sheet.asked.seed}, plain: {escape(sheet.verdict)}</p>",
+        f"<p>Seed {sheet.asked.seed}, plain: {escape(sheet.verdict or 'no verdict')}</p>",
         "",
     ]
 
 
-def _gallery(sheet: Sheet, order: str) -> list[tuple[str, str]]:
-    names = short({head.layer: None for head in sheet.heads})
-    pictures = [(str(sheet.plain), f"plain, {sheet.verdict}" if sheet.verdict else "plain")]
+def _gallery(sheet: Sheet, order: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the pictures with short captions; the reason of a verdict is said of the head that is chosen."""
+
+    def caption(first: str, change: float | None, verdict: str, *more: str) -> str:
+        changed = () if change is None else (f"change {change:.1f}",)
+        return ", ".join(filter(None, (first, *changed, verdict.partition(":")[0], *more)))
+
+    pictures = [(str(sheet.plain), caption("plain", None, sheet.verdict))]
     for head in sheet.ordered(order == ORDERS[1]):
-        words = [f"head {head.head} of {names[head.layer]}"]
-        words += [] if head.change is None else [f"change {head.change:.1f}"]
-        words += [head.verdict] if head.verdict else []
-        pictures.append((str(head.path or sheet.plain), ", ".join(words)))
+        words = caption(f"head {head.head}", head.change, head.verdict, names[head.layer])
+        pictures.append((str(head.path or sheet.plain), words))
     return pictures
-
-
-def _chosen(sheet: Sheet | None, labels: Sequence[str]) -> list[Drawn]:
-    """Return the heads that labels name. Raises `MethodError` for others."""
-    if sheet is None:
-        return []
-    known = {label(head): head for head in sheet.heads}
-    if unknown := [name for name in labels or [] if name not in known]:
-        raise MethodError(f"the sheet has no {unknown[0][:80]!r}; choose one of the list.")
-    return [known[name] for name in labels or []]
-
-
-def _numbers(heads: Sequence[Drawn]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for head in heads:
-        found.setdefault(head.layer, []).append(head.head)
-    return found
 
 
 def _shown(sheet: Sheet, drawn: Drawn, heads: Sequence[Drawn]) -> list[Any]:
@@ -255,5 +246,5 @@ def _shown(sheet: Sheet, drawn: Drawn, heads: Sequence[Drawn]) -> list[Any]:
     return [
         gr.skip() if drawn.path is None else (str(sheet.plain), str(drawn.path)),
         f"<p>{escape(words)}</p>",
-        json.dumps(_numbers(heads)),
+        json.dumps(numbers(heads)),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -29,6 +29,7 @@ from .watch import Watch
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..models.checkpoint import Checkpoint
     from ..sampling.clip import Clip
 
 MOST = 64  # heads in a sheet
@@ -63,6 +64,26 @@ class Sheet:
         """Return the heads in the order of the model, or those with the largest change first."""
         heads = list(self.heads)
         return sorted(heads, key=lambda each: -(each.change or 0.0)) if by_change else heads
+
+    def named(self, labels: Sequence[str]) -> list[Drawn]:
+        """Return the heads that labels name. Raises `MethodError` for others."""
+        known = {label(head): head for head in self.heads}
+        if unknown := [name for name in labels if name not in known]:
+            raise MethodError(f"the sheet has no {unknown[0][:80]!r}; choose one of the list.")
+        return [known[name] for name in labels]
+
+
+def label(head: Drawn) -> str:
+    """Return the name of a head in lists."""
+    return f"head {head.head} of {head.layer}"
+
+
+def numbers(heads: Sequence[Drawn]) -> dict[str, list[int]]:
+    """Return the numbers of heads by the path of their module, as `SoftPAG` takes them."""
+    found: dict[str, list[int]] = {}
+    for head in heads:
+        found.setdefault(head.layer, []).append(head.head)
+    return found
 
 
 @dataclass
@@ -123,43 +144,38 @@ def draw_sheet(
             progress=Watch(control, len(chosen) + 1, call, f"{len(chosen)} heads"),
             **call,
         )
-        common = identity.shared(pipe, checkpoint, (), call) | {"model": asked.model}
+        common = _common(place, checkpoint, pipe, call)
     control.check()
-    item = Item(asked.prompt, asked.seed)
-    plain = _write(folder / "plain.png", sheet.plain, identity.of(item, common))
+    plain = _write(folder / "plain.png", sheet.plain, _record(asked, common))
     drawn = []
     for number, each in enumerate(sheet.pictures):
         path = None
         if each.image is not None:
             method = SoftPAG(heads={each.layer: [each.head]}, scale=scale, strength=strength)
-            record = identity.of(item, common | {"methods": [as_dict(method)]})
-            path = _write(folder / f"head-{number:03}.png", each.image, record)
+            path = _write(folder / f"head-{number:03}.png", each.image, _record(asked, common, method))
         words = each.reason if each.verdict is None else _words(each.verdict)
         drawn.append(Drawn(each.layer, each.head, path, each.change, words))
     return Sheet(folder, asked, scale, strength, plain, _words(sheet.verdict), tuple(drawn))
 
 
 def perturb(
-    control: Control,
-    place: Place,
-    asked: Asked,
-    heads: dict[str, list[int]],
-    scale: float,
-    strength: float,
-    folder: Path,
+    control: Control, place: Place, sheet: Sheet, heads: dict[str, list[int]], scale: float, strength: float
 ) -> Drawn:
-    """Draw the picture in which all of some heads are perturbed together."""
-    _check(asked)
+    """Draw the picture of a sheet again, with all of some heads perturbed together.
+
+    Raises `ValueError` for what cannot be made.
+    """
+    asked = sheet.asked
     with place.pipeline(asked.model) as (checkpoint, pipe):
         method = SoftPAG(heads=heads, scale=scale, strength=strength)
         call = arguments(pipe, checkpoint.call, **asked.call)
         watch = Watch(control, 1, call, "perturbed")
         watch.begin(1)
         (image,) = making.make(pipe, [asked.prompt], [asked.seed], call | watch.hooks(pipe), (method,))
-        common = identity.shared(pipe, checkpoint, (method,), call) | {"model": asked.model}
+        common = _common(place, checkpoint, pipe, call)
     control.check()
-    record = identity.of(Item(asked.prompt, asked.seed), common)
-    path = _write(folder / f"perturbed-{secrets.token_hex(4)}.png", image, record)
+    record = _record(asked, common, method)
+    path = _write(sheet.folder / f"perturbed-{secrets.token_hex(4)}.png", image, record)
     return Drawn("", -1, path, None, _words(judge(image, asked.prompt, asked.seed)))
 
 
@@ -167,6 +183,16 @@ def _check(asked: Asked) -> None:
     if not asked.prompt.strip():
         raise MethodError("write a prompt, such as 'a red circle and a blue square'; got an empty one.")
     check_size(asked.call)
+
+
+def _common(place: Place, checkpoint: Checkpoint, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the records of all pictures of a job have; no path of the operator is in it."""
+    return identity.shared(pipe, checkpoint, (), call) | {"model": place.engine.models.public(checkpoint)}
+
+
+def _record(asked: Asked, common: Mapping[str, Any], *methods: SoftPAG) -> dict[str, Any]:
+    more = {"methods": [as_dict(method) for method in methods]}
+    return identity.of(Item(asked.prompt, asked.seed), {**common, **more})
 
 
 def _write(path: Path, image: Image | Clip, record: dict[str, Any]) -> Path:

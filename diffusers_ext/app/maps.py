@@ -113,7 +113,7 @@ def _results(mapped: Mapped) -> list[Any]:
         gr.update(choices=[EVERY_LAYER, *kept.layers], value="", visible=len(kept.layers) > 1),
         drawn,
         _about(text, mapped),
-        _files(mapped),
+        files(mapped),
         gr.update(visible=True),
     ]
 
@@ -132,7 +132,7 @@ def _image(label: str, name: str) -> gr.Image:
     )
 
 
-def _files(mapped: Mapped) -> list[str]:
+def files(mapped: Mapped) -> list[str]:
     """Write the picture with its record, and the facts of its maps, beside the maps; return the paths."""
     from ..explore.map_files import facts, words_sheet
     from ..sampling.clip import Clip

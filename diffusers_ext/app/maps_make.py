@@ -66,7 +66,7 @@ def make(control: Control, place: Place, asked: Asked, words: str, folder: Path)
             **call,
         )
         record = identity.of(Item(asked.prompt, seed), identity.shared(pipe, checkpoint, (), call))
-        record |= {"model": asked.model}  # not the folder of an operator's model
+        record |= {"model": place.engine.models.public(checkpoint)}
     control.check()
     return Mapped(Kept.write(found, folder), judge(found.image, asked.prompt, seed), record)
 

@@ -11,7 +11,6 @@ import gradio as gr
 
 from ..errors import MethodError
 from ..explore.mask_pictures import HIDDEN, MASKED, QUERY, SEEN, Drawing, draw
-from ..models.presets import tokens_of
 from ..settings.methods import method_class
 from . import masks_knobs, masks_view
 from .masks_knobs import Knob
@@ -33,8 +32,10 @@ SILENT = {"queue": False, "api_visibility": "private", "show_progress": "hidden"
 class Inputs:
     """The controls of the section, in the order in which handlers get their values."""
 
+    viewer: Viewer
     model: gr.Dropdown
     method: gr.Radio
+    device: gr.Dropdown
     size: Mapping[str, gr.Number]
     token: Sequence[gr.Slider]
     knobs: Mapping[str, Sequence[Knob]]
@@ -49,15 +50,16 @@ class Inputs:
     def all(self) -> list[gr.components.Component]:
         """All controls, as `wanted` reads their values."""
         own = [control for knob in self.every_knob for control in knob.controls]
-        return [self.model, self.method, *self.size.values(), *self.token, *own]
+        return [self.model, self.method, self.device, *self.size.values(), *self.token, *own]
 
-    def wanted(self, model: str, method: str, *values: Any) -> Wanted:
+    def wanted(self, model: str, method: str, device: str, *values: Any) -> Wanted:
         """Return what the controls ask for. Raises `ValueError` in one sentence for what cannot be meant."""
-        if model not in masks_view.models() or method not in self.knobs:
-            raise MethodError("choose a model and a method of the lists.")
+        viewer = self.viewer
+        if not (model in viewer.models and method in self.knobs and device in masks_view.DEVICES):
+            raise MethodError("choose a model, a method and a device of the lists.")
         count, axes = len(self.size), len(self.token)
         size = dict(zip(self.size, map(_whole, values[:count]), strict=True))
-        if not tokens_of(model).frames:
+        if not viewer.tokens(model).frames:
             size["num_frames"] = None
         query = tuple(_whole(value) or 0 for value in values[count : count + axes])
         left = list(values[count + axes :])
@@ -65,12 +67,12 @@ class Inputs:
             width = sum(len(knob.controls) for knob in knobs)
             own, left = left[:width], left[width:]
             if name == method:
-                table = masks_view.settings(model, method) | masks_knobs.table(knobs, own)
-        return Wanted(model, method_class(method)(**table), size, query)
+                table = viewer.settings(model, method) | masks_knobs.table(knobs, own)
+        return Wanted(model, method_class(method)(**table), size, query, device)
 
     def with_token(self, values: Sequence[Any], token: Sequence[int]) -> list[Any]:
         """Return the values of all controls with another token."""
-        first = 2 + len(self.size)
+        first = 3 + len(self.size)
         return [*values[:first], *token, *values[first + len(self.token) :]]
 
 
@@ -80,7 +82,7 @@ def build(tab: gr.Tab) -> None:
     gr.Markdown(ABOUT)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            inputs = _inputs()
+            inputs = controls_of(viewer)
         with gr.Column(scale=3, min_width=320):
             top = gr.HTML(_legend(), elem_id="masks-legend")
             picture = gr.Image(
@@ -103,51 +105,70 @@ def build(tab: gr.Tab) -> None:
                 interactive=False,
                 elem_id="masks-command",
             )
+    knobs = [control for knob in inputs.every_knob for control in knob.controls]
     outputs = [top, picture, table, line, *inputs.token]
 
     def show(*values: Any) -> list[Any]:
         try:
             view = viewer.view(inputs.wanted(*values))
         except (ValueError, OSError) as error:
-            return [_sorry(error), *[gr.skip()] * 6]
+            return [sorry(error), *[gr.skip()] * 6]
         places = (
             gr.update(value=at, maximum=max(n - 1, 1), visible=n > 1)
             for at, n in zip(view.seen.query, view.grid, strict=True)
         )
-        return [_legend(), draw(view.seen), _table(view), masks_view.command(view), *places]
+        return [_legend(), draw(view.seen), _table(view), viewer.command(view.wanted), *places]
 
     def click(event: gr.SelectData, *values: Any) -> list[Any]:
         try:
             asked = inputs.wanted(*values)
-            grid = tokens_of(asked.model, asked.method).grid(asked.size).shape
+            grid = viewer.tokens(asked.model).grid(asked.size).shape
         except (ValueError, OSError) as error:
-            return [_sorry(error), *[gr.skip()] * 6]
+            return [sorry(error), *[gr.skip()] * 6]
         token = Drawing.of(grid).token_at(*map(int, event.index))
         return [gr.skip()] * 7 if token is None else show(*inputs.with_token(values, token))
 
     def reset(model: str) -> list[Any]:
-        if model not in masks_view.models():
+        if model not in viewer.models:
             return [gr.skip()] * (len(inputs.all) - 1 + len(inputs.groups))
-        grid, best = tokens_of(model).grid({}).shape, masks_view.fits(model)
+        grid, best = viewer.tokens(model).grid({}).shape, viewer.first_method(model)
         return [
             best,
-            *(gr.update(value=v, visible=v is not None) for v in masks_view.usual(model).values()),
+            gr.skip(),
+            *(gr.update(value=v, visible=v is not None) for v in viewer.usual(model).values()),
             *(gr.update(value=n // 2, maximum=max(n - 1, 1), visible=n > 1) for n in grid),
             *(
                 update
                 for knob in inputs.every_knob
-                for update in knob.updates(masks_view.settings(model, knob.owner), grid)
+                for update in knob.updates(viewer.settings(model, knob.owner), grid)
             ),
             *shown(best),
+        ]
+
+    def resize(*values: Any) -> list[Any]:
+        try:
+            asked = inputs.wanted(*values)
+            grid = viewer.tokens(asked.model).grid(asked.size).shape
+        except (ValueError, OSError):  # which `show` says
+            return [gr.skip()] * len(knobs)
+        left = list(values[len(inputs.all) - len(knobs) :])
+        return [
+            update
+            for knob in inputs.every_knob
+            for update in knob.limits([left.pop(0) for _ in knob.controls], grid)
         ]
 
     def shown(method: str) -> list[Any]:
         return [gr.update(visible=name == method) for name in inputs.knobs]
 
+    sizes = [event for box in inputs.size.values() for event in (box.submit, box.blur)]
     moves = []
     for control in inputs.all[1:]:
-        typed = isinstance(control, (gr.Number, gr.Textbox))
-        moves += [control.submit, control.blur] if typed else [control.input]
+        if control not in inputs.size.values():
+            typed = isinstance(control, (gr.Number, gr.Textbox))
+            moves += [control.submit, control.blur] if typed else [control.input]
+    resized = gr.on(sizes, resize, inputs.all, knobs, trigger_mode="always_last", **SILENT)
+    resized.then(show, inputs.all, outputs, **SILENT)
     gr.on(moves, show, inputs.all, outputs, trigger_mode="always_last", **SILENT)
     picture.select(click, inputs.all, outputs, trigger_mode="always_last", **SILENT)
     inputs.method.change(shown, inputs.method, inputs.groups, **SILENT)
@@ -156,10 +177,12 @@ def build(tab: gr.Tab) -> None:
     tab.select(show, inputs.all, outputs, **SILENT)
 
 
-def _inputs() -> Inputs:
-    numbers, grid, best = masks_view.usual(FIRST), tokens_of(FIRST).grid({}).shape, masks_view.fits(FIRST)
+def controls_of(viewer: Viewer) -> Inputs:
+    """Make the controls, set to what is usual for the first model."""
+    grid, best = viewer.tokens(FIRST).grid({}).shape, viewer.first_method(FIRST)
+    numbers = viewer.usual(FIRST)
     model = gr.Dropdown(
-        masks_view.models(),
+        viewer.models,
         value=FIRST,
         label="Size of",
         info="a model whose tokens are known",
@@ -171,10 +194,17 @@ def _inputs() -> Inputs:
             for name, label in SIZES.items()
         }
     method = gr.Radio(masks_view.sparse_methods(), value=best, label="Method", elem_id="masks-method")
+    device = gr.Dropdown(
+        list(masks_view.DEVICES),
+        value=masks_view.DEVICES[0],
+        label="Device",
+        info="that the speed-up is expected on",
+        elem_id="masks-device",
+    )
     knobs, groups = {}, []
     for name in masks_view.sparse_methods():
         with gr.Group(visible=name == best) as group:
-            knobs[name] = masks_knobs.of_method(name, masks_view.settings(FIRST, name), grid)
+            knobs[name] = masks_knobs.of_method(name, viewer.settings(FIRST, name), grid)
         groups.append(group)
     with gr.Accordion("Token", open=True):
         gr.Markdown("A click on the picture chooses it too.")
@@ -182,7 +212,7 @@ def _inputs() -> Inputs:
             gr.Slider(0, n - 1, value=n // 2, step=1, label=axis, buttons=[], elem_id=f"masks-{axis}")
             for axis, n in zip(AXES, grid, strict=True)
         ]
-    return Inputs(model, method, size, token, knobs, groups)
+    return Inputs(viewer, model, method, device, size, token, knobs, groups)
 
 
 def _whole(value: Any) -> int | None:
@@ -202,7 +232,8 @@ def _table(view: View) -> str:
     return f"<dl style='{look}'>{''.join(rows)}</dl>"
 
 
-def _sorry(error: Exception) -> str:
+def sorry(error: Exception) -> str:
+    """Return the HTML of an error, as one sentence."""
     look = "border-left: 4px solid #d6273c; padding: 0.5em 0.8em"
     return f"<p role='alert' style='{look}'>{escape(' '.join(str(error).split()))}</p>"
 

@@ -18,8 +18,10 @@ from . import controls
 AXES = ("frames", "rows", "columns")
 NOT_SHOWN = ("dense_steps", "dense_layers", "backend", "train_tokens")  # settings that change no mask
 # Three sliders beside each other have no room for their ends.
-STYLE = "<style>.axis .min_value, .axis .max_value {display: none}</style>"
-LOOK = "background: var(--block-background-fill); padding: var(--spacing-lg) var(--spacing-xl) 0"
+STYLE = """<style>
+.axis .min_value, .axis .max_value { display: none }
+.block:has(.axes) { background: var(--block-background-fill); padding-bottom: 0 }
+</style>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +42,32 @@ class Knob:
             return self.field.read(values[0])
         return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
 
-    def updates(self, known: Mapping[str, Any], grid: Grid) -> list[Any]:
-        """Return what sets the controls to a known value, or to the default; sliders end at the grid."""
-        facts = settable(method_class(self.owner))[self.name]
-        value = known.get(self.name, facts.default)
+    def limits(self, values: Sequence[Any], grid: Grid) -> list[Any]:
+        """Return what fits sliders to another grid; their values go down to its edges."""
         if self.field is None:
             return [
-                gr.update(value=min(at, n), maximum=max(n, 2), visible=n > 1)
-                for at, n in zip(_axes(value), grid, strict=True)
+                gr.update(value=min(at or 1, n), maximum=max(n, 2), visible=n > 1)
+                for at, n in zip(values, grid, strict=True)
             ]
-        shown = {"value": controls.shown(self.field, value)}
-        if isinstance(self.controls[0], gr.Slider) and facts.metadata["unit"] == "tokens":
-            shown["maximum"] = min(facts.metadata["high"], max(*grid, value))
-        return [gr.update(**shown)]
+        return [gr.update(maximum=most) if (most := self._most(values[0], grid)) else gr.skip()]
+
+    def updates(self, known: Mapping[str, Any], grid: Grid) -> list[Any]:
+        """Return what sets the controls to a known value, or to the default; sliders end at the grid."""
+        value = known.get(self.name, self._facts.default)
+        if self.field is None:
+            return self.limits(_axes(value), grid)
+        most = self._most(value, grid)
+        return [gr.update(value=controls.shown(self.field, value), **({"maximum": most} if most else {}))]
+
+    def _most(self, value: Any, grid: Grid) -> int | None:
+        """Return where a slider over tokens ends: at the grid, or at its value if that is larger."""
+        about = self._facts.metadata
+        slides = isinstance(self.controls[0], gr.Slider) and about["unit"] == "tokens"
+        return min(about["high"], max(*grid, int(value or 0))) if slides else None
+
+    @property
+    def _facts(self) -> Any:
+        return settable(method_class(self.owner))[self.name]
 
 
 def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
@@ -69,7 +84,7 @@ def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
             continue
         label = key.replace("_", " ")
         help = escape(facts.metadata["help"])
-        gr.HTML(f"{STYLE}<div style='{LOOK}'><b>{escape(label)}</b> <small>{help}</small></div>")
+        gr.HTML(f"{STYLE}<b>{escape(label)}</b> <small>{help}</small>", elem_classes="axes")
         with gr.Row():
             sliders = tuple(
                 gr.Slider(

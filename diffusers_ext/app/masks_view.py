@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 from typing import Any
-
-from torch import Tensor
 
 from ..errors import MethodError
 from ..explore.one_query import OneQuery, one_query, spec_of
@@ -18,13 +16,15 @@ from ..kernels.geometry import Grid
 from ..kernels.plan.dynamic import DynamicPlanSpec
 from ..kernels.plan.spec import RulePlanSpec
 from ..models.forecast import Forecast, plan
-from ..models.presets import shipped, tokens_of
+from ..models.presets import shipped
+from ..models.sizes import Tokens
 from ..processors.sparse.method import SparseMethod
 from ..settings.methods import method_class
 from ..settings.registry import METHODS
 
 MOST_TOKENS = 200_000
 MOST_PAIRS = 1 << 23  # pairs of blocks; a second or two on one core
+DEVICES = ("h100", "a100", "b200", "cpu")  # that a speed-up is expected on; the first at first
 KEPT = 8  # plans and forecasts in memory
 
 
@@ -39,6 +39,7 @@ class Wanted:
     method: SparseMethod
     size: Mapping[str, int | None]
     query: Grid
+    device: str = DEVICES[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +54,42 @@ class View:
 
 
 class Viewer:
-    """Computes views, and keeps the last few plans, so that a click on another token is fast."""
+    """Computes views. It keeps the last few plans, so that a click on another token is fast."""
 
     def __init__(self) -> None:
-        self._bitmap: Callable[[RulePlanSpec], Tensor] = lru_cache(KEPT)(RulePlanSpec.bitmap)
-        self._plan = lru_cache(KEPT)(_plan)
+        self._presets = {name: preset for name, preset in shipped().items() if preset.tokens is not None}
+        self._bitmap = lru_cache(KEPT)(RulePlanSpec.bitmap)
+        self._spec, self._plan = lru_cache(KEPT)(spec_of), lru_cache(KEPT)(_plan)
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models whose sizes are known."""
+        return list(self._presets)
+
+    def tokens(self, model: str) -> Tokens:
+        """Return how a model cuts its pictures."""
+        return self._presets[model].tokens
+
+    def usual(self, model: str) -> dict[str, int | None]:
+        """Return the usual size of a model; `num_frames` is `None` for images."""
+        tokens = self.tokens(model)
+        frames = tokens.num_frames if tokens.frames else None
+        return {"height": tokens.height, "width": tokens.width, "num_frames": frames, "text": tokens.text}
+
+    def settings(self, model: str, method: str) -> dict[str, Any]:
+        """Return settings of a method that fit a model: those of its preset, and else a window at least."""
+        known = dict(self._presets[model].settings.get(method, {}))
+        if "window" in method_class(method).__dataclass_fields__ and "window" not in known:
+            finest, *_, coarsest = [grid.shape for grid in self.tokens(model).grids({}).values()] * 2
+            # About half of each axis, but no more than the coarsest attention of a U-Net takes.
+            pairs = zip(finest, coarsest, strict=True)
+            known["window"] = [min(max(n // 2, 1), most) for n, most in pairs]
+        return known
+
+    def first_method(self, model: str) -> str:
+        """Return the sparse method to show first for a model: one with known settings, if there is any."""
+        liked = [name for name in sparse_methods() if name in self._presets[model].settings]
+        return liked[0] if liked else ("radial" if self.tokens(model).frames else "clear")
 
     def view(self, wanted: Wanted) -> View:
         """Return a view; a token outside the grid is moved to its border.
@@ -65,17 +97,26 @@ class Viewer:
         Raises `MethodError` in one sentence for sizes that the model does not make, for those with more than
         `MOST_TOKENS` tokens, and for settings that do not fit.
         """
-        grid = tokens_of(wanted.model, wanted.method).grid(wanted.size)
+        grid = self.tokens(wanted.model).grid(wanted.size)
         _check(grid.shape, grid.text, wanted.method)
-        forecast = self._plan(wanted.model, wanted.method, tuple(wanted.size.items()))
+        forecast = self._plan(wanted.model, wanted.method, wanted.device, tuple(wanted.size.items()))
         query = tuple(min(max(at, 0), n - 1) for at, n in zip(wanted.query, grid.shape, strict=True))
-        spec = spec_of(wanted.method, grid.shape, grid.text)
-        by_data = isinstance(spec, DynamicPlanSpec)
-        return View(wanted, grid.shape, one_query(spec, query, self._bitmap), forecast, by_data)
+        spec = self._spec(wanted.method, grid.shape, grid.text)
+        seen = one_query(spec, query, self._bitmap)
+        return View(wanted, grid.shape, seen, forecast, isinstance(spec, DynamicPlanSpec))
 
-
-def _plan(model: str, method: SparseMethod, size: tuple[tuple[str, int | None], ...]) -> Forecast:
-    return plan(model, method, **dict(size))
+    def command(self, wanted: Wanted) -> str:
+        """Return the line for a terminal that prints the same forecast."""
+        words = ["diffusers-ext", "plan", wanted.model, "--method", wanted.method.name]
+        known = self._presets[wanted.model].settings.get(wanted.method.name)
+        usual = type(wanted.method) if known is None else type(wanted.method)(**known)
+        for name in wanted.method.__dataclass_fields__:
+            if (value := getattr(wanted.method, name)) != getattr(usual, name):
+                words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        flags = {"height": "--height", "width": "--width", "num_frames": "--frames", "text": "--text"}
+        for name, value in wanted.size.items():
+            words += [] if value in (None, self.usual(wanted.model)[name]) else [flags[name], str(value)]
+        return shlex.join([*words, "--device", wanted.device])
 
 
 def sparse_methods() -> list[str]:
@@ -83,44 +124,14 @@ def sparse_methods() -> list[str]:
     return [name for name in METHODS if issubclass(method_class(name), SparseMethod)]
 
 
-def models() -> list[str]:
-    """Return the names of models whose sizes are known."""
-    return [name for name, preset in shipped().items() if preset.tokens is not None]
-
-
-def usual(model: str) -> dict[str, int | None]:
-    """Return the usual size of a model; `num_frames` is `None` for images."""
-    tokens = tokens_of(model)
-    frames = tokens.num_frames if tokens.frames else None
-    return {"height": tokens.height, "width": tokens.width, "num_frames": frames, "text": tokens.text}
-
-
-def settings(model: str, method: str) -> dict[str, Any]:
-    """Return settings of a method that fit a model: those of its preset, and a window where none is known."""
-    known = dict(shipped()[model].settings.get(method, {}))
-    if "window" in vars(method_class(method)) and "window" not in known:
-        t, h, w = tokens_of(model).grid({}).shape
-        known["window"] = [max(t // 2, 1), max(h // 2, 1), max(w // 2, 1)]
-    return known
-
-
-def fits(model: str) -> str:
-    """Return the sparse method to show first for a model: one with known settings, if there is any."""
-    own = shipped()[model].settings
-    images = not tokens_of(model).frames
-    liked = [name for name in sparse_methods() if name in own]
-    return liked[0] if liked else ("clear" if images else "radial")
-
-
 def facts(view: View) -> list[tuple[str, str]]:
     """Return the rows of the table beside a view: a name and a short text each."""
     found, seen = view.forecast, view.seen
-    count, total = int(seen.seen.sum()), seen.seen.numel()
-    visited = int(seen.visited.sum())
+    count, total, visited = int(seen.seen.sum()), seen.seen.numel(), int(seen.visited.sum())
     t, h, w = view.grid
     frames = f"{t} frames of {h} x {w}" if t > 1 else f"{h} x {w}"
     text = f", and {found.text} of text, which all see" if found.text else ""
-    rows = [("Tokens", f"{h * w * t:,}, {frames}{text}")]
+    rows = [("Tokens", f"{total:,}, {frames}{text}")]
     if view.by_data:
         more = f", and at least {seen.by_data} blocks" if seen.by_data else ", and blocks"
         rows.append(
@@ -133,40 +144,19 @@ def facts(view: View) -> list[tuple[str, str]]:
         rows.append(("Far tokens", f"{found.far:,} pooled ones, which each token also sees"))
     rows += [
         ("Density", f"{found.token_density:.1%} of the pairs of tokens, {found.block_density:.1%} of blocks"),
-        ("Speed-up of attention", f"{found.predicted_speedup:.2f}x at best"),
-        ("Without blocks", f"{found.ideal_speedup:.2f}x, if a kernel read single tokens"),
+        ("Speed-up of attention", f"{found.expected_speedup:.2f}x expected on {found.device}"),
+        ("At best", f"{found.predicted_speedup:.2f}x with blocks, {found.ideal_speedup:.2f}x without"),
         ("Padding", f"{found.padded_tokens:,} tokens"),
     ]
     if found.nearest and (found.padded_tokens or "window" in found.nearest):
         rows.append(("Nearest without padding", ", ".join(f"{k} {v}" for k, v in found.nearest.items())))
-    if found.note:
-        rows.append(("Note", found.note))
-    return rows
+    return rows + ([("Note", found.note)] if found.note else [])
 
 
-def command(view: View) -> str:
-    """Return the line for a terminal that prints the same forecast."""
-    wanted = view.wanted
-    words = ["diffusers-ext", "plan", wanted.model, "--method", wanted.method.name]
-    for name, value in _changed(wanted).items():
-        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    flags = {"height": "--height", "width": "--width", "num_frames": "--frames", "text": "--text"}
-    for name, value in wanted.size.items():
-        words += [] if value in (None, usual(wanted.model)[name]) else [flags[name], str(value)]
-    return shlex.join(words)
-
-
-def _changed(wanted: Wanted) -> dict[str, Any]:
-    """Return the settings that the preset of the model does not give by itself."""
-    cls = type(wanted.method)
-    known = shipped()[wanted.model].settings.get(wanted.method.name, {})
-    values = {name: getattr(wanted.method, name) for name in cls.__dataclass_fields__}
-    usual = {name: known.get(name, field.default) for name, field in cls.__dataclass_fields__.items()}
-    return {name: v for name, v in values.items() if _plain(v) != _plain(usual[name])}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
+def _plan(
+    model: str, method: SparseMethod, device: str, size: tuple[tuple[str, int | None], ...]
+) -> Forecast:
+    return plan(model, method, device=device, **dict(size))
 
 
 def _check(grid: Grid, text: int, method: SparseMethod) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from . import api, batch, compare, explore, search
+from .batch_store import Batches
 from .engine import Engine
 from .folder import KEPT_S
 from .server import Server
@@ -19,10 +20,12 @@ class Page(gr.Blocks):
     """A page whose refusals are one sentence, and that ends its jobs when it is closed."""
 
     engine: Engine
+    batches: Batches
 
     def close(self, verbose: bool = True) -> None:
         """Stop serving, cancel all jobs, and wait for the last."""
         super().close(verbose=verbose)
+        self.batches.close()
         self.engine.close()
 
     def validate_inputs(self, block_fn: Any, inputs: Any) -> None:
@@ -38,7 +41,7 @@ class Page(gr.Blocks):
 def build(server: Server) -> gr.Blocks:
     """Return the page of a server."""
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
-        page.engine = server.engine
+        page.engine, page.batches = server.engine, server.batches
         gr.Markdown(
             f"# {TITLE}\nMethods of recent papers on diffusion models: with and without, side by side."
         )

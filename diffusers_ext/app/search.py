@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +12,19 @@ from PIL import Image
 from ..settings import samplers
 from ..settings.registry import METHODS, SAMPLERS
 from ..zoo.catalogue import NOISES
-from . import controls, search_chart
+from . import controls, facts, numbers, search_chart
 from .bar import bar
 from .engine import Done
-from .search_asked import MOST_COUNT, MOST_S, OTHERS, SHARED, USUAL, SearchAsked
+from .line import Waiting
+from .search_asked import OTHERS, SHARED, USUAL, SearchAsked
 from .search_run import Found, Look, search
-from .server import LANE, Server
+from .server import LANE, Server, toast
 
 LABEL = "Search"
 PROMPT = "a red circle and a blue square"
 NONE = "nothing"
-CSS = """<style>
-#search-best.small img, #search-sheet img { image-rendering: pixelated }
-#search-best.small img { width: 100%; object-fit: contain }
-.search-lanes { max-height: 26rem; overflow-y: auto }
-</style>"""
+OWN = "the model's own"
+CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +50,35 @@ class Form:
         settings = {name: dict(tables.get(name, {})) for name in chain}
         if own["network"] and "npnet" in settings:
             settings["npnet"]["model"] = own["network"]
-        if own["count"]:
+        if (count := numbers.read(own["count"], "candidates or rounds")) is not None:
             first = next((n for n in chain if samplers.main_count(samplers.named(n).cls)), chain[0])
             most = samplers.main_count(samplers.named(first).cls)
             if most is None:
                 raise ValueError(f"{first} has no number of candidates or rounds; leave that field empty")
-            settings[first][most] = own["count"]
-        call = {name: own[name] for name in ("num_inference_steps", "guidance_scale", "height", "width")}
+            settings[first][most] = count
+        call = {name: numbers.read(own[name], name) for name in CALL}
         return SearchAsked.of(
             {
                 **{key: own[key] for key in ("prompt", "negative_prompt", "model", "seed")},
                 "methods": own["methods"],
-                "call": {name: value for name, value in call.items() if value},
+                "call": {name: value for name, value in call.items() if value is not None},
                 "sampler": "+".join(chain),
                 "settings": settings,
                 "rewards": own["rewards"],
                 "budget": own["budget"],
-                "seconds": own["seconds"],
+                "seconds": numbers.read(own["seconds"], "time"),
             }
         )
 
 
 def build(server: Server) -> None:
     """Make the tab. Call it inside its `gr.Tab`."""
-    gr.HTML(CSS, padding=False)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             form, groups = _form(server)
             with gr.Row():
-                go = gr.Button("Search", variant="primary", elem_id="search-go")
-                stop = gr.Button("Cancel, keep the best", variant="stop", elem_id="search-cancel")
+                go = gr.Button("Search", variant="primary", elem_id="search-go", elem_classes="go")
+                stop = gr.Button("Cancel", variant="stop", elem_id="search-cancel")
         with gr.Column(scale=3, min_width=300):
             state = gr.HTML(bar(0, "Nothing runs."), elem_id="search-state")
             best = gr.Image(
@@ -99,7 +95,12 @@ def build(server: Server) -> None:
             lanes = gr.HTML("", elem_id="search-lanes", elem_classes="search-lanes")
             with gr.Accordion("Pictures of the candidates", open=False):
                 sheet = gr.Image(
-                    type="filepath", format="png", interactive=False, show_label=False, elem_id="search-sheet"
+                    type="filepath",
+                    format="png",
+                    interactive=False,
+                    show_label=False,
+                    elem_classes="sharp",
+                    elem_id="search-sheet",
                 )
             with gr.Row():
                 files = [
@@ -130,12 +131,14 @@ def build(server: Server) -> None:
             for event in events:
                 if isinstance(event, Look):
                     yield _looked(event)
+                elif isinstance(event, Waiting):
+                    yield [bar(0, event.words), *[gr.skip()] * (len(outputs) - 1)]
                 elif isinstance(event, Done):
                     yield _found(event.result)
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             yield [bar(0, text), *[gr.skip()] * (len(outputs) - 1)]
-            raise gr.Error(text, print_exception=False) from None
+            raise gr.Error(toast(error), print_exception=False) from None
 
     gr.on(
         [go.click, form.own["prompt"].submit],
@@ -151,7 +154,7 @@ def build(server: Server) -> None:
     gr.on(
         [form.own["sampler"].change, form.own["refine"].change],
         lambda sampler, refine: [
-            _about(sampler),
+            facts.about(samplers.named(sampler).cls),
             *(gr.update(visible=n in (sampler, refine)) for n in SAMPLERS),
         ],
         [form.own["sampler"], form.own["refine"]],
@@ -197,7 +200,7 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
             min_width=120,
             elem_id="search-refine",
         )
-    about = gr.Markdown(_about("best-of-n"), elem_id="search-about")
+    about = gr.HTML(facts.about(samplers.named("best-of-n").cls), padding=False, elem_id="search-about")
     own["budget"] = gr.Slider(
         10,
         1000,
@@ -222,23 +225,10 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
                 gr.Markdown("It has no settings but the budget.")
         groups.append(group)
     with gr.Accordion("More", open=False):
-        own["count"] = gr.Number(
-            label="Candidates or rounds",
-            value=None,
-            precision=0,
-            minimum=1,
-            maximum=MOST_COUNT,
-            info="empty: as many as the budget pays for",
-            elem_id="search-count",
-        )
-        own["seconds"] = gr.Number(
-            label="Time (seconds)",
-            value=None,
-            minimum=0,
-            maximum=MOST_S,
-            info="after which the best picture so far is kept; empty: no limit",
-            elem_id="search-seconds",
-        )
+        with gr.Row():
+            count = "as many as the budget pays for"
+            own["count"] = numbers.field("Candidates or rounds", count, "search-count")
+            own["seconds"] = numbers.field("Time (seconds), at most", "no limit", "search-seconds")
         own["rewards"] = gr.Dropdown(
             ["shapes-clip", *OTHERS],
             value=[],
@@ -255,20 +245,12 @@ def _form(server: Server) -> tuple[Form, list[Any]]:
         )
         own["negative_prompt"] = gr.Textbox(label="Negative prompt", elem_id="search-negative")
         with gr.Row():
-            usual = {"value": None, "min_width": 100, "info": "empty: the model's own"}
-            own["num_inference_steps"] = gr.Number(
-                label="Steps", precision=0, elem_id="search-steps", **usual
-            )
-            own["guidance_scale"] = gr.Number(label="Guidance", elem_id="search-guidance", **usual)
+            own["num_inference_steps"] = numbers.field("Steps", OWN, "search-steps")
+            own["guidance_scale"] = numbers.field("Guidance", OWN, "search-guidance")
         with gr.Row():
-            own["height"] = gr.Number(label="Height (px)", precision=0, elem_id="search-height", **usual)
-            own["width"] = gr.Number(label="Width (px)", precision=0, elem_id="search-width", **usual)
+            own["height"] = numbers.field("Height (px)", OWN, "search-height")
+            own["width"] = numbers.field("Width (px)", OWN, "search-width")
     return Form(own, fields), groups
-
-
-def _about(sampler: str) -> str:
-    """Return the first sentence on a sampler."""
-    return (inspect.getdoc(samplers.named(sampler).cls) or "").splitlines()[0]
 
 
 def _looked(look: Look) -> list[Any]:
@@ -300,4 +282,4 @@ def _found(found: Found) -> list[Any]:
 
 
 def _small(width: int) -> list[str]:
-    return ["small"] if width < 192 else []
+    return ["sharp"] if width < 192 else []

@@ -57,8 +57,13 @@ class SearchAsked:
             settings_of(label, own.get("settings") or {}),
             rewards_of(own.get("rewards") or {}),
             _within("budget", fit(_whole(own.get("budget") or USUAL), int, "budget"), MOST),
-            None if not seconds else _within("seconds", fit(seconds, float, "seconds"), MOST_S),
+            None if seconds is None else _within("seconds", fit(seconds, float, "seconds"), MOST_S),
         )
+
+    @property
+    def needy(self) -> bool:
+        """True if the search chooses by a reward."""
+        return any(getattr(part.cls, "needs_rewards", True) for part in samplers.parts(self.sampler)[1])
 
     @property
     def fills(self) -> bool:
@@ -74,8 +79,7 @@ class SearchAsked:
         weights that are not here.
         """
         pairs = list(self.rewards.items()) or ([(model.reward, 1.0)] if model.reward else [])
-        chain = samplers.parts(self.sampler)[1]
-        if not pairs and any(getattr(part.cls, "needs_rewards", True) for part in chain):
+        if not pairs and self.needy:
             raise MethodError(
                 f"a search chooses by a reward, and none is known for {model.name}; choose one of "
                 f"{', '.join(OTHERS)}."

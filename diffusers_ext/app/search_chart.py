@@ -9,27 +9,13 @@ from .search_run import Lane, Look
 WIDTH, HEIGHT = 420, 170  # of the curve, in units that are px on a small screen
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 32
 MOST = 60  # candidates that are drawn; the last ones if there are more
-STYLE = """<style>
-.search-chart { --best: #1b7f3b; --gone: #b3261e; --run: #2563a8 }
-.dark .search-chart { --best: #6fcf8f; --gone: #ff8a80; --run: #7fb4ee }
-svg.search-chart { width: 100%; max-width: 620px; height: auto; font: 11px system-ui, sans-serif }
-.search-chart text { fill: currentColor } .search-chart .axis { stroke: currentColor; opacity: .35 }
-.search-chart .dot { fill: currentColor; opacity: .45 } .search-chart circle.best { fill: var(--best) }
-.search-chart .curve { fill: none; stroke: var(--best); stroke-width: 2 }
-.search-lane { display: grid; grid-template-columns: 6.2rem minmax(4rem, 1fr) 12.5rem; gap: .5rem }
-.search-lane { font-size: .8rem; line-height: 1.35; align-items: center } .search-lane div { height: .7rem }
-.search-lane div { border-radius: 2px; background: currentColor; opacity: .4 }
-.search-lane .best { background: var(--best); opacity: 1 } .search-lane .gone { background: var(--gone) }
-.search-lane .gone, .search-lane .run { opacity: .8 } .search-lane .run { background: var(--run) }
-@media (max-width: 560px) { .search-lane { grid-template-columns: 5.4rem minmax(3rem, 1fr) 7.6rem } }
-</style>"""
-EMPTY = '<p class="search-empty">The curve is drawn while a search runs.</p>'
+EMPTY = "<p>The curve is drawn while a search runs.</p>"
 
 
 def curve(look: Look) -> str:
     """Draw the best score over evaluations, and a dot for each candidate where it was finished."""
     if not look.curve:
-        return f"{STYLE}<p>No picture is finished yet.</p>"
+        return "<p>No picture is finished yet.</p>"
     scores = [score for _, score in (*look.curve, *look.dots)]
     low, high = min(scores), max(scores)
     room = max((high - low) * 0.1, 0.005)
@@ -61,14 +47,14 @@ def curve(look: Look) -> str:
     parts.append(f'<circle class="best" cx="{x(end):.1f}" cy="{y(best):.1f}" r="5"/>')
     label = f"best score {best:.3f} after {end} evaluations"
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"'
-    return f'{STYLE}<svg class="search-chart" {box}>{"".join(parts)}</svg>'
+    return f'<svg class="search-chart" {box}>{"".join(parts)}</svg>'
 
 
 def lanes(look: Look) -> str:
     """Draw a bar for each candidate, as long as it ran, in the colour of what became of it."""
     shown = look.lanes[-MOST:]
     if not shown:
-        return STYLE
+        return ""
     longest = max(1, *(lane.evaluations for lane in shown))
     rows = []
     for lane in shown:
@@ -78,9 +64,7 @@ def lanes(look: Look) -> str:
         rows.append(f'<li class="search-lane"><span>{escape(lane.name)}</span>{bar}<span>{words}</span></li>')
     rest = len(look.lanes) - len(shown)
     before = f"<p>{rest} candidates before these are not drawn.</p>" if rest else ""
-    return (
-        f'{STYLE}{before}<ul class="search-chart" style="list-style: none; padding: 0">{"".join(rows)}</ul>'
-    )
+    return f'{before}<ul class="search-chart" style="list-style: none; padding: 0">{"".join(rows)}</ul>'
 
 
 def _fate(lane: Lane) -> tuple[str, str]:

@@ -26,7 +26,8 @@ from ..sampling.clip import Clip
 from ..sampling.generate import applied, flags_of, to_image
 from ..sampling.items import Item
 from ..sampling.result import Candidate, Iterate, Result
-from .engine import Control, Place, known_settings
+from .engine import Place, known_settings
+from .line import Control
 from .pictures import FPS, check_size, suffix
 from .search_asked import SearchAsked
 
@@ -36,9 +37,10 @@ EARLY = "cancelled before a picture was finished, so nothing is kept"
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What became of a candidate until now. `evaluations` say how long it ran; `score` is `None` until then.
+    """A lane shows what became of a candidate until now.
 
-    `estimate` is the last score of its estimated picture, and `dropped` the step after which it ended.
+    `evaluations` say how long it ran, and `score` is `None` until it is finished. `estimate` is the last
+    score of its estimated picture, and `dropped` the step after which it ended.
     """
 
     name: str
@@ -115,11 +117,7 @@ class Watched:
             self._tried, self._seen = state.tried, set()
         self._last = state.evaluations
         spent = self._before + state.evaluations
-        for number, tried in enumerate(state.tried):
-            if tried.score is not None and number not in self._seen:
-                self._seen.add(number)
-                if math.isfinite(tried.score):
-                    self.dots.append((spent, tried.score))
+        self._finished(spent)
         best = max((score for score in state.best if score is not None), default=None)
         news = best is not None and (not self.curve or best > self.curve[-1][1])
         if news:
@@ -128,6 +126,14 @@ class Watched:
         if news or now - self._shown > EVERY:
             self._shown = now
             self.control.show(self._look(state, spent))
+
+    def _finished(self, spent: int) -> None:
+        """Note the candidates that were finished since the last time."""
+        for number, tried in enumerate(self._tried):
+            if tried.score is not None and number not in self._seen:
+                self._seen.add(number)
+                if math.isfinite(tried.score):
+                    self.dots.append((spent, tried.score))
 
     def _look(self, state: State, spent: int) -> Look:
         planned = max(self.planned or self._before + (state.planned or 0), spent, 1)
@@ -149,6 +155,7 @@ class Watched:
     def last(self, result: Result, lanes: Sequence[Lane]) -> Look:
         """Return the look at a search that has ended."""
         best = float(result.scores[0])
+        self._finished(result.cost)
         self.curve.append((result.cost, best))
         words = f"{result.cost} evaluations, best score {best:.3f}"
         return Look(1.0, words, self.curve, self.dots, result.cost, lanes)
@@ -167,7 +174,8 @@ def search(control: Control, place_: Place, wanted: SearchAsked, folder: Path) -
         raise MethodError('write a prompt, such as "a red circle and a blue square"; got an empty one.')
     check_size(picture.call)
     with place_.pipeline(picture.model) as (checkpoint, pipe):
-        scorers = wanted.scorers(checkpoint, str(pipe.device))
+        key = tuple(wanted.rewards.items()), checkpoint.reward, wanted.needy
+        scorers = place_.kept(key, lambda: wanted.scorers(checkpoint, str(pipe.device)))
         sampler = wanted.build(None if scorers is None else scorers.rewards)
         methods = picture.build(known_settings(checkpoint))
         variant = Variant(wanted.sampler, methods, sampler, () if scorers is None else scorers.facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 
 import gradio as gr
 
@@ -48,4 +49,9 @@ def said() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+        raise gr.Error(toast(error), print_exception=False) from None
+
+
+def toast(error: Exception) -> str:
+    """Return an error as one line for `gr.Error` and `gr.Warning`, which read their text as HTML."""
+    return escape(" ".join(str(error).split()), quote=False)

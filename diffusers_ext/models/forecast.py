@@ -113,10 +113,10 @@ def plan(
     for other in coarser:
         method.plan_spec(other.shape, other.text)  # raises if the settings do not fit
 
-    spec = method.plan_spec(grid.shape, grid.text, True, tile)
-    stats = spec.stats
     # Text queries run dense either way, so a session decides without them.
-    decisive = method.plan_spec(grid.shape, grid.text, False, tile) if grid.text else spec
+    decisive = method.plan_spec(grid.shape, grid.text, False, tile)
+    spec = decisive.changed(text_rows=True)
+    stats = spec.stats
     backend = method.backend_on(device)
     share = gains.share_of_dense(decisive, backend, device)
     rows, columns = -(-stats.s_q // spec.block_q), -(-stats.s_kv // spec.block_k)

@@ -76,8 +76,9 @@ def session(full_share, cost, rule="box", slower=1.0):
     """Return a row of `bench.timing.sparse_kernels`; text is a tenth of the sequence."""
     share = FULL * (full_share + (1 - full_share) * PARTIAL[rule])
     return {
-        "rule": rule, "full_share": full_share, "cost": cost, "queries": 900, "tokens": 1000, "ok": True,
-        "dense_ms": 10.0, "kernel_ms": 9.0 * cost * share * slower, "choice_ms": 0,
+        "rule": rule, "form": "as shipped", "full_share": full_share, "cost": cost, "ok": True,
+        "queries": 900, "tokens": 1000, "dense_ms": 10.0, "kernel_ms": 9.0 * cost * share * slower,
+        "choice_ms": 0,
     }  # fmt: skip
 
 
@@ -131,7 +132,10 @@ def test_constants_that_are_hardly_known_do_not_replace_others(tmp_path):
         (None, r"a fit needs rates-MACHINE.json, and .* has none; measure it with .*--quick"),
         ("not json", r"rates-gpu.json is no record of a bench \(JSONDecodeError\); measure it again"),
         ("[]", r"rates-gpu.json is no record of a bench \(TypeError\); measure it again"),
-        ('{"rows": [], "device": "gpu"}', r"too few for a fit, which takes two sizes of FULL"),
+        (
+            '{"rows": [], "device": "gpu", "class": "9.0"}',
+            r"too few for a fit, which takes two sizes of FULL",
+        ),
     ],
 )
 def test_folders_without_rows_are_one_sentence(tmp_path, content, said):

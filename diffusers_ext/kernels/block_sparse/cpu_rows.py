@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def can_run(q: Tensor) -> bool:
-    """Return whether these rows can stand for those of the reference: inference on a CPU, not in fp64."""
+    """Return whether these rows can stand for those of the reference: on a CPU, without autograd or fp64."""
     return q.device.type == "cpu" and q.dtype in DTYPES
 
 
@@ -39,13 +39,15 @@ def rows(
             yield torch.zeros_like(blocks[row]), q.new_full(blocks[row].shape[:3], -math.inf).float()
             continue
         runs = _runs(listed, plan)
-        mask, empty = _mask(listed, coords[row], plan)
+        mask, empty = _mask(listed, coords[row], plan, q.dtype)
         keys, values = _taken(k, runs, 2), _taken(v, runs, 2)
         out, lse = flash(blocks[row], keys, values, attn_mask=mask, scale=scale)
         yield out, lse if empty is None else lse.masked_fill(empty, -math.inf)  # the operator leaves 0
 
 
-def _mask(listed: Sequence[int], q_coord: Tensor, plan: BlockPlan) -> tuple[Tensor | None, Tensor | None]:
+def _mask(
+    listed: Sequence[int], q_coord: Tensor, plan: BlockPlan, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
     """Return 0 for keys that are seen and -inf for others, `[.., block_q, keys]`; `None` hides nothing.
 
     The second result is which queries see no key at all, `[.., block_q]`, if there may be any.
@@ -55,7 +57,7 @@ def _mask(listed: Sequence[int], q_coord: Tensor, plan: BlockPlan) -> tuple[Tens
         return None, None
     k_coord = _taken(plan.k_coord, _runs(asked, plan), -1)
     seen = visible(plan.kind, plan.params, plan.table, q_coord[:, None], k_coord[..., None, :])
-    hides = torch.where(seen, 0.0, -math.inf)
+    hides = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -math.inf)
     if len(asked) == len(listed):
         return hides, ~seen.any(-1)
     mask = hides.new_zeros((*hides.shape[:-1], sum(_sizes(listed, plan))))

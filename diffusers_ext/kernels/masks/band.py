@@ -16,6 +16,7 @@ from ..geometry import Grid, unpack
 from .rule import Kind, Rule
 
 NEVER = -1
+ALL = 1 << 30  # a reach beyond any distance
 
 
 def paper_reach(frames: int, per_frame: int, floor: int = 1) -> tuple[int, ...]:
@@ -76,20 +77,21 @@ class Band(Rule):
     def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return t, torch.zeros_like(h), h * self.width + w
 
-    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
-        qt, kt = (qlo[..., 0], qhi[..., 0]), (klo[..., 0], khi[..., 0])
-        gap = torch.maximum(klo - qhi, qlo - khi)[..., 2].clamp(min=0)
-        farthest = torch.maximum(khi - qlo, qhi - klo)[..., 2]
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        """Score frames by the reach, less than nothing, and tokens by their distance: `distance <= reach`."""
+        if axis:
+            return torch.maximum(klo - qhi, qlo - khi).clamp(min=0), torch.maximum(khi - qlo, qhi - klo)
         widest, narrowest = self._extremes
-        touched = widest[self._distances(*qt, *kt)] >= gap
+        close = -widest[self._distances(qlo, qhi, klo, khi)]
         # sink frames are seen anyway, so only the frames after them must be within reach
-        late = kt[0].clamp(min=self.sink_frames)
-        full = narrowest[self._distances(*qt, late, torch.maximum(late, kt[1]))] >= farthest
-        return touched | (kt[0] < self.sink_frames), full | (kt[1] < self.sink_frames)
+        late = klo.clamp(min=self.sink_frames)
+        far = -narrowest[self._distances(qlo, qhi, late, torch.maximum(late, khi))]
+        seen, all_seen = klo < self.sink_frames, khi < self.sink_frames
+        return close.masked_fill(seen, -ALL), far.masked_fill(all_seen, -ALL)
 
     def _distances(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least and largest distance between frames `q0..q1` and `k0..k1`, both ends included."""
-        last = len(self.reach) - 1  # blocks without grid tokens come with distant corners
+        last = len(self.reach) - 1
         least = torch.maximum(k0 - q1, q0 - k1).clamp(0, last)
         return least.long(), torch.maximum(k1 - q0, q1 - k0).clamp(0, last).long()
 
@@ -108,11 +110,11 @@ class Band(Rule):
     @cached_property
     def _extremes(self) -> tuple[Tensor, Tensor]:
         """The largest and smallest reach over distances `a..b`, both `[f, f]`, indexed `[a, b]`."""
-        reach = torch.tensor(self.reach)
+        reach = self.table()
         upper = torch.ones(len(reach), len(reach), dtype=torch.bool).triu()
         span = reach[None].expand(len(reach), -1)
         widest = span.masked_fill(~upper, NEVER).cummax(1).values
-        narrowest = span.masked_fill(~upper, 1 << 30).cummin(1).values
+        narrowest = span.masked_fill(~upper, ALL).cummin(1).values
         return widest, narrowest
 
 

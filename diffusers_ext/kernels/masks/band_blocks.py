@@ -21,28 +21,33 @@ from .band import Band
 
 FILLED = Fraction(1, 3)
 KEPT = Fraction(6, 10)
+CHUNK = 1 << 18  # pieces times frames in one step
 
 
 def band_blocks(band: Band, frames: int, per_frame: int, block: int) -> Tensor:
     """Mark the blocks that are kept, bool `[NQ, NK]`, over the grid tokens in raster order."""
     count = -(-frames * per_frame // block)
-    owner, frame, first, last = _segments(frames, per_frame, block)
-    reach = torch.tensor(band.reach)
+    begins, owner, frame, first, last = _segments(frames, per_frame, block)
+    reach, numbers = torch.tensor(band.reach), torch.arange(frames)
     rows_of_block = (frames * per_frame - owner * block).clamp(max=block)
     well = rows_of_block * FILLED.numerator // FILLED.denominator + 1  # the least that is more than a third
     kept = torch.zeros(count, count, dtype=torch.bool)
-    step = max(1, (1 << 22) // len(owner))
-    for rows in torch.arange(len(owner)).split(step):
-        distance = (frame[rows, None] - frame[None]).abs()
-        wide = torch.where(frame[None] < band.sink_frames, per_frame, reach[distance])
-        filled, seen = (
-            _columns(first[rows, None], last[rows, None], first[None], last[None], wide, least)
-            for least in (well[rows, None], 1)
+    for rows in torch.arange(len(owner)).split(max(1, CHUNK // frames)):
+        wide = reach[(frame[rows, None] - numbers).abs()]
+        wide = wide.masked_fill(numbers < band.sink_frames, per_frame)
+        # A piece sees consecutive pieces of a frame.
+        low, high = first[rows, None] - wide, last[rows, None] + wide
+        a, b = (
+            torch.searchsorted(begins, ends + numbers * per_frame, right=True) - 1
+            for ends in (low.clamp(min=0), high.clamp(max=per_frame - 1))
         )
-        # filled / seen > 6 / 10, in whole numbers
-        keep = filled * KEPT.denominator > seen * KEPT.numerator
-        i, j = keep.nonzero(as_tuple=True)
-        kept[owner[rows[i]], owner[j]] = True
+        seen = torch.where(wide >= 0, b - a + 1, 0).flatten()
+        i = rows.repeat_interleave(seen.view(wide.shape).sum(1))
+        j = torch.arange(len(i)) + (a.flatten() - seen.cumsum(0) + seen).repeat_interleave(seen)
+        wide, ends = wide.flatten().repeat_interleave(seen), (first[i], last[i], first[j], last[j])
+        filled, seen = (_columns(*ends, wide, least) for least in (well[i], 1))
+        keep = filled * KEPT.denominator > seen * KEPT.numerator  # in whole numbers
+        kept[owner[i[keep]], owner[j[keep]]] = True
     return kept
 
 
@@ -58,10 +63,13 @@ def _columns(r0: Tensor, r1: Tensor, c0: Tensor, c1: Tensor, wide: Tensor, least
     return torch.where(possible, (highest - lowest + 1).clamp(min=0), 0)
 
 
-def _segments(frames: int, per_frame: int, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Find the overlaps of blocks and frames: block, frame, first and last in-frame number of each piece."""
+def _segments(frames: int, per_frame: int, block: int) -> tuple[Tensor, ...]:
+    """Cut tokens into pieces that are in one block and one frame.
+
+    The result has the first token of each piece, its block, its frame, and its first and last number there.
+    """
     tokens = frames * per_frame
     cuts = torch.cat([torch.arange(0, tokens, block), torch.arange(0, tokens, per_frame)]).unique()
     ends = torch.cat([cuts[1:], torch.tensor([tokens])])
     frame = cuts // per_frame
-    return cuts // block, frame, cuts - frame * per_frame, ends - 1 - frame * per_frame
+    return cuts, cuts // block, frame, cuts - frame * per_frame, ends - 1 - frame * per_frame

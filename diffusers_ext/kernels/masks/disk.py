@@ -33,10 +33,15 @@ class Disk(CountingRule):
         """The square of the radius, as a tuple."""
         return (self.radius**2,)
 
-    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
-        gap = torch.maximum(klo - qhi, qlo - khi).clamp(min=0)[..., 1:]
-        widest = torch.maximum(khi - qlo, qhi - klo)[..., 1:]
-        return gap.square().sum(-1) < self.radius**2, widest.square().sum(-1) < self.radius**2
+    @property
+    def limit(self) -> int:
+        """The square of the radius: scores are squares of distances, and frames have none."""
+        return self.radius**2
+
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        counts = int(axis > 0)
+        gap = torch.maximum(klo - qhi, qlo - khi).clamp(min=0)
+        return gap.square() * counts, torch.maximum(khi - qlo, qhi - klo).square() * counts
 
     def pairs(self, grid: Grid) -> int:
         """Sum, over offsets inside the disk, the number of tokens that have such a neighbour."""

@@ -19,10 +19,10 @@ class Neighbours(Rule):
     kind = Kind.NONE
     params: tuple[int, ...] = ()
 
-    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         gap = (klo - qhi).maximum(qlo - khi)
         widest = (khi - qlo).maximum(qhi - klo)
-        return (gap <= 1).all(-1), (widest <= 1).all(-1)
+        return (gap > 1).int(), (widest > 1).int()
 
     def pairs(self, grid: Grid) -> int:
         """Count pairs: each axis of n tokens has n pairs at distance 0 and 2 (n - 1) at distance 1."""

@@ -1,9 +1,9 @@
 """A rule says which tokens see each other; each has a file.
 
 It is a small frozen dataclass, equal for equal settings. It names its `kind`, its integer `params` and a
-`table` for kernels. Plans call two methods. `touch` decides for boxes of tokens whether any pair sees each
-other, and whether all do. `pairs` is the number of visible pairs of a grid. `masks.visible` applies the rule
-to single pairs.
+`table` for kernels. Plans call two methods. `scores` decides for boxes of tokens, one axis at a time, whether
+any pair sees each other, and whether all do. `pairs` is the number of visible pairs of a grid.
+`masks.visible` applies the rule to single pairs.
 """
 
 from abc import ABC, abstractmethod
@@ -33,6 +33,7 @@ class Rule(ABC):
     """
 
     kind: ClassVar[Kind]
+    limit: int = 1  # what the scores of a pair of boxes stay below
 
     @property
     @abstractmethod
@@ -48,8 +49,18 @@ class Rule(ABC):
         return t, h, w
 
     @abstractmethod
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        """Score two intervals of an axis, from their ends, by the pair closest to and farthest from view.
+
+        Some query of a box sees some key of another if its closest scores, summed over the axes, are below
+        `limit`. Every query sees every key if the farthest are.
+        """
+
     def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         """Decide for two boxes whether some query sees some key, and whether every query sees every key."""
+        ends = qlo, qhi, klo, khi
+        close, far = zip(*(self.scores(a, *(x[..., a] for x in ends)) for a in range(3)), strict=True)
+        return sum(close) < self.limit, sum(far) < self.limit
 
     @abstractmethod
     def pairs(self, grid: Grid) -> int:

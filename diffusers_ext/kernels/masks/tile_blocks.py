@@ -8,23 +8,37 @@ Sliding Tile Attention (Zhang et al., arXiv 2502.04507).
 
 from fractions import Fraction
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .rule import CountingRule
 
 KEPT = Fraction(9, 10)
+Corners = tuple[Tensor, Tensor]
 
 
-def tile_blocks(rule: CountingRule, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> Tensor:
-    """Mark the tiles that are kept, bool `[NQ, NK]`, from inclusive corners `[NQ, 3]` and `[NK, 3]`."""
-    touched, full = rule.touch(qlo[:, None], qhi[:, None], klo[None], khi[None])
-    q_sizes, k_sizes = ((hi - lo + 1).long().prod(-1) for lo, hi in ((qlo, qhi), (klo, khi)))
-    sizes = q_sizes[:, None] * k_sizes
-    seen = sizes * full
-    i, j = (touched & ~full).nonzero(as_tuple=True)
-    seen[i, j] = rule.pairs_between(qlo[i], qhi[i], klo[j], khi[j])
+def tile_blocks(
+    rule: CountingRule, q: Corners, k: Corners, row: Tensor, column: Tensor, full: Tensor
+) -> Tensor:
+    """Mark the tiles of keys that are kept, bool `[n]`, among those that `rule` touches, row after row.
+
+    `row, column [n]` are the numbers of the tiles of each pair, and `full [n]` says whether all of its pairs
+    are allowed. `q` and `k` are the inclusive corners, lowest and highest `[tiles, 3]`.
+    """
+    q_sizes, k_sizes = ((hi - lo + 1).long().prod(-1) for lo, hi in (q, k))
+    sizes = q_sizes[row] * k_sizes[column]
+    partial = (~full).nonzero().flatten()
+    corners = *(x[row[partial]] for x in q), *(x[column[partial]] for x in k)
+    seen = sizes.clone()
+    seen[partial] = rule.pairs_between(*corners)
     share = seen.double() / sizes
-    ranked, order = share.sort(1, descending=True)
-    gathered = seen.gather(1, order).cumsum(1)
-    short = gathered * KEPT.denominator < gathered[:, -1:] * KEPT.numerator
-    return touched & (share >= ranked.gather(1, short.sum(1, keepdim=True)))
+    order = share.argsort(descending=True)
+    order = order[row[order].argsort(stable=True)]  # row after row, the largest share of each first
+    total = torch.zeros(len(q_sizes), dtype=torch.long).index_add_(0, row, seen)
+    before = F.pad(total.cumsum(0), (1, 0))[row]
+    short = (seen[order].cumsum(0) - before) * KEPT.denominator < total[row] * KEPT.numerator
+    count = torch.bincount(row, minlength=len(total))
+    first = F.pad(count.cumsum(0), (1, 0))[:-1]
+    last = first + torch.zeros_like(count).index_add_(0, row, short.long())  # where nine tenths are reached
+    return share >= share[order].index_select(0, last.clamp(max=len(row) - 1))[row]

@@ -52,13 +52,9 @@ class Window(CountingRule):
         """The `(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
         return tuple(n for axis in self._axes() for n in axis)
 
-    def touch(self, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
-        found = [
-            _touch_axis(qlo[..., a], qhi[..., a], klo[..., a], khi[..., a], *axis)
-            for a, axis in enumerate(self._axes())
-        ]
-        (any0, full0), (any1, full1), (any2, full2) = found
-        return any0 & any1 & any2, full0 & full1 & full2
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
+        touched, full = _touch_axis(qlo, qhi, klo, khi, *self._axes()[axis])
+        return (~touched).int(), (~full).int()
 
     def pairs(self, grid: Grid) -> int:
         """Count pairs: every query sees its full window."""
@@ -121,7 +117,11 @@ def _pairs_axis(
     q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor, length: int, window: int, stride: int
 ) -> Tensor:
     """Count visible pairs between intervals of queries and of keys, few of which differ."""
-    kinds, which = (k0 * length + k1).unique(return_inverse=True)
+    interval = k0 * length + k1
+    kinds = torch.bincount(interval, minlength=1).nonzero().flatten()  # `unique` would sort them all
+    which = torch.zeros(int(kinds[-1]) + 1 if len(kinds) else 0, dtype=torch.long)
+    which[kinds] = torch.arange(len(kinds))
+    which = which[interval]
     first, last = kinds // length, kinds % length
     start = window_start(torch.arange(length), length, window, stride)[:, None]
     seen = ((last + 1).minimum(start + window) - first.maximum(start)).clamp(min=0)

@@ -1,111 +1,131 @@
-"""Cover blocks of a sequence by boxes, so that interval arithmetic decides rules exactly.
+"""Find the blocks of keys in which a block of queries sees something, among the tokens of the grid.
 
-A block of consecutive places is rarely a box of the grid. A run of raster order continues in the next row,
-and a block of ragged tiles overlaps two tiles. So each block is cut into runs along `w`, which are joined
-along `h` and `t` to a few boxes.
+Blocks are decided by the scores of their boxes, one axis at a time. Few intervals of an axis differ, so their
+scores are computed once, in a table, and looked up for each pair of blocks.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..masks.rule import Rule
+from ..masks.rule import CountingRule, Rule
+from ..masks.tile_blocks import tile_blocks
+from .boxes import Boxes
 
-CHUNK = 1 << 20  # block pairs in one step
+CHUNK = 1 << 20  # pairs of blocks, or of their boxes, in one step
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """The boxes of each block, at most `R`, as inclusive corners `lo, hi [blocks, R, 3]`.
+class Cover:
+    """The blocks in which tokens of the grid see each other, listed row after row.
 
-    `there [blocks, R]` marks valid boxes; `outer_lo, outer_hi` bound a block. `text`, `vision`, `hidden
-    [blocks]` say whether a block holds text, grid tokens, padding (inside or beyond the end of the sequence).
+    `count [NQ]` is the number of blocks in each row of queries. `entries int32 [nnz]` are
+    `key block << 1 | full`, ascending in a row. FULL blocks show every key that they hold to every query.
     """
 
-    lo: Tensor
-    hi: Tensor
-    there: Tensor
-    outer_lo: Tensor
-    outer_hi: Tensor
-    text: Tensor
-    vision: Tensor
-    hidden: Tensor
-
-    @property
-    def single(self) -> Tensor:
-        """The blocks that are one box, so that the outer box decides."""
-        return self.there.sum(1) == 1
+    count: Tensor
+    entries: Tensor
 
 
-def decompose(axes: tuple[Tensor, Tensor, Tensor], text: Tensor, pad: Tensor, block: int) -> Boxes:
-    """Cut every `block` places into boxes, from coordinates `[P]` and flags of text and padding."""
-    places = text.shape[0]
-    count = -(-places // block)
-    number = torch.arange(places) // block
-    grid_token = ~(text | pad)
-    lo = torch.stack(axes, 1)[grid_token]
-    owner = number[grid_token]
-    hi = lo.clone()
-    for axis in (2, 1, 0):
-        lo, hi, owner = _join(lo, hi, owner, axis)
-
-    rank = torch.arange(len(owner)) - torch.searchsorted(owner, owner)  # number of a box inside its block
-    most = int(rank.max()) + 1 if len(owner) else 1
-    there = torch.zeros(count, most, dtype=torch.bool)
-    boxes = torch.zeros(2, count, most, 3, dtype=torch.int32)
-    there[owner, rank] = True
-    boxes[0, owner, rank] = lo.int()
-    boxes[1, owner, rank] = hi.int()
-
-    beyond = 1 << 20
-    held = [torch.zeros(count, dtype=torch.bool) for _ in range(3)]
-    for flag, where in zip(held, (text, grid_token, pad), strict=True):
-        flag[number[where]] = True
-    if places % block:
-        held[2][-1] = True
-    return Boxes(
-        *boxes,
-        there,
-        boxes[0].masked_fill(~there[..., None], beyond).amin(1),
-        boxes[1].masked_fill(~there[..., None], -beyond).amax(1),
-        *held,
-    )
+def cover(rule: Rule, q: Boxes, k: Boxes) -> Cover:
+    """Cover what `rule` shows exactly, from the boxes of the blocks of queries and of keys."""
+    scores = _Scores(rule, q.outer_lo, q.outer_hi, k.outer_lo, k.outer_hi)
+    several = q.several[:, None], k.several[None]
+    inner = _inner(rule, q, k) if bool(several[0].any()) or bool(several[1].any()) else None
+    counts, entries = [], []
+    for rows in torch.arange(len(q.there)).split(max(1, CHUNK // len(k.there))):
+        touched = (scores.touched(rows) & q.some[rows] & k.some[:, None]).T.contiguous()
+        i, j = touched.nonzero(as_tuple=True)
+        full = scores.full(rows[i], j)
+        if inner is not None:
+            unclear = (~full & (q.several[rows[i]] | k.several[j])).nonzero().flatten()
+            kept = torch.ones_like(full)
+            kept[unclear], full[unclear] = inner(rows[i[unclear]], j[unclear])
+            i, j, full = i[kept], j[kept], full[kept]
+        counts.append(torch.bincount(i, minlength=len(rows)))
+        entries.append((j << 1 | full).int())
+    return Cover(torch.cat(counts), torch.cat(entries))
 
 
-def classify(rule: Rule, q: Boxes, k: Boxes, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Decide `touched, full` of grid tokens for some query blocks and all key blocks.
-
-    Outer boxes decide all pairs of blocks that are single boxes, and the clear cases among the others. The
-    boxes inside the blocks decide the rest.
-    """
-    qlo, qhi = q.outer_lo[rows, None], q.outer_hi[rows, None]
-    touched, full = rule.touch(qlo, qhi, k.outer_lo[None], k.outer_hi[None])
-    vision = q.vision[rows, None] & k.vision[None]
-    touched, full = touched & vision, full | ~vision
-    unclear = touched & ~full & ~(q.single[rows, None] & k.single[None])
-    i, j = unclear.nonzero(as_tuple=True)
-    share = max(1, CHUNK // (q.there.shape[1] * k.there.shape[1]))
-    for a, b in zip(i.split(share), j.split(share), strict=True):
-        r = rows[a]
-        some, each = rule.touch(q.lo[r, :, None], q.hi[r, :, None], k.lo[b, None], k.hi[b, None])
-        there = q.there[r, :, None] & k.there[b, None]
-        touched[a, b] = (some & there).flatten(1).any(1)
-        full[a, b] = (each | ~there).flatten(1).all(1)
-    return touched, full
+def whole_tiles(rule: CountingRule, q: Boxes, k: Boxes, exact: Cover) -> Cover:
+    """Keep the tiles that hold most of what `rule` shows, of an exact cover; see `masks.tile_blocks`."""
+    row, column = torch.arange(len(exact.count)).repeat_interleave(exact.count), exact.entries >> 1
+    corners = (q.outer_lo, q.outer_hi), (k.outer_lo, k.outer_hi)
+    kept = tile_blocks(rule, *corners, row, column.long(), (exact.entries & 1).bool())
+    count = torch.bincount(row[kept], minlength=len(exact.count))
+    return Cover(count, column[kept] << 1 | 1)
 
 
-def _join(lo: Tensor, hi: Tensor, owner: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Join neighbours of one block that continue each other along `axis` and agree on the other two."""
-    if len(owner) < 2:
-        return lo, hi, owner
-    others = [a for a in range(3) if a != axis]
-    follows = (
-        (owner[1:] == owner[:-1])
-        & (lo[1:, axis] == hi[:-1, axis] + 1)
-        & (lo[1:, others] == lo[:-1, others]).all(1)
-        & (hi[1:, others] == hi[:-1, others]).all(1)
-    )
-    first = torch.cat([torch.ones(1, dtype=torch.bool), ~follows])
-    last = torch.cat([~follows, torch.ones(1, dtype=torch.bool)])
-    return lo[first], hi[last], owner[first]
+class _Scores:
+    """The scores of pairs of boxes, from corners `[n, 3]` of queries and of keys."""
+
+    def __init__(self, rule: Rule, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> None:
+        corners = qlo, qhi, klo, khi
+        self.limit = rule.limit
+        self.axes = [_Axis(rule, axis, *(x[:, axis] for x in corners)) for axis in range(3)]
+
+    def touched(self, rows: Tensor) -> Tensor:
+        """Return whether some pair sees each other, `[keys, rows]`, for some boxes of queries."""
+        return _sum(axis.close_to_all(rows) for axis in self.axes) < self.limit
+
+    def at(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether some pair, and whether all see each other, for boxes `i` and `j` that broadcast."""
+        close, far = zip(*(axis.at(i, j) for axis in self.axes), strict=True)
+        return _sum(close) < self.limit, _sum(far) < self.limit
+
+    def full(self, i: Tensor, j: Tensor) -> Tensor:
+        """Return whether all pairs see each other, for boxes `i` and `j`."""
+        return _sum(axis.far(i, j) for axis in self.axes) < self.limit
+
+
+def _sum(scores: Iterable[Tensor]) -> Tensor:
+    """Add the scores of three axes."""
+    first, second, third = scores
+    return first.add_(second).add_(third)
+
+
+class _Axis:
+    """The scores of one axis, in a table of the intervals that differ."""
+
+    def __init__(self, rule: Rule, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> None:
+        (q0, q1, self.q), (k0, k1, self.k) = _intervals(qlo, qhi), _intervals(klo, khi)
+        self.scores = rule.scores(axis, q0, q1, k0[:, None], k1[:, None])  # [keys, queries]
+        self.first = self.k * len(q0)  # the place of a key's scores
+
+    def close_to_all(self, rows: Tensor) -> Tensor:
+        # Rows of a table are copied much faster than columns, hence keys come first.
+        return self.scores[0].index_select(1, self.q[rows]).index_select(0, self.k)
+
+    def far(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.scores[1].take(self.first[j] + self.q[i])
+
+    def at(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        place = self.first[j] + self.q[i]
+        close, far = self.scores
+        return close.take(place), far.take(place)
+
+
+def _intervals(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ends of intervals that differ, and the number of each interval among them."""
+    kinds, which = (lo.long() << 32 | hi.long()).unique(return_inverse=True)
+    return (kinds >> 32).int(), (kinds & 0xFFFFFFFF).int(), which
+
+
+def _inner(rule: Rule, q: Boxes, k: Boxes) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return what decides pairs of blocks by all boxes inside them."""
+    a, b = q.there.shape[1], k.there.shape[1]
+    scores = _Scores(rule, *(x.flatten(0, 1) for x in (q.lo, q.hi, k.lo, k.hi)))
+
+    def decide(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        touched, full = torch.empty(2, len(i), dtype=torch.bool)
+        for part in torch.arange(len(i)).split(max(1, CHUNK // (a * b))):
+            rows, columns = i[part, None, None], j[part, None, None]
+            some, each = scores.at(rows * a + torch.arange(a)[:, None], columns * b + torch.arange(b))
+            there = q.there[i[part], :, None] & k.there[j[part], None]
+            touched[part] = (some & there).flatten(1).any(1)
+            full[part] = (each | ~there).flatten(1).all(1)
+        return touched, full
+
+    return decide

@@ -1,9 +1,9 @@
 """Dynamic plans, whose blocks depend on the data, hold what is known before the data."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from .. import geometry
 from ..geometry import Grid
 from ..masks.neighbours import Neighbours
 from ..masks.rule import Kind, no_table
+from .form import BlockForm
 from .plan import BlockPlan, PlanSpec, PlanStats, longest_first
-from .spec import RulePlanSpec
+from .spec import TEXT_FIELDS, RulePlanSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,13 @@ class DynamicPlanSpec(PlanSpec):
                 f"Text comes first among keys only, and in whole blocks of {self.block_k}, got {self.text} "
                 "tokens; leave text_first out."
             )
+
+    def changed(self, **changes: Any) -> Self:
+        """Return the plan with other text, keeping what is known of the blocks of the grid."""
+        other = super().changed(**changes)
+        if "always" in vars(self) and changes.keys() <= TEXT_FIELDS:
+            vars(other)["always"] = self.always
+        return other
 
     @property
     def block_q(self) -> int:
@@ -205,7 +213,8 @@ class DynamicPlanSpec(PlanSpec):
             params=(),
             table=no_table(),
             pairs=self.pairs,
-            key=(self, str(device)),
+            key=(replace(self), str(device)),
+            form=BlockForm(checked=not bool(full.all())),
             always=self.always,
             counts=counts.int(),
             least=self.least,

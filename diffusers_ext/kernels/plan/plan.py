@@ -8,13 +8,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ..geometry import PAD, Grid, raster
 from ..masks.rule import Kind
+from .form import LOOKED_UP, BlockForm
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,14 @@ class PlanSpec(ABC):
         order = raster(self.grid)
         return order.equal(self.q_order) and order.equal(self.k_order)
 
+    def changed(self, **changes: Any) -> Self:
+        """Return the plan with other fields; what stays true of its blocks is not computed again."""
+        return replace(self, **changes)
+
     def leading(self) -> Self:
         """Put the text keys first, if that leaves blocks of the grid as they are."""
         fills_blocks = self.text > 0 and self.text % self.block_k == 0
-        return replace(self, text_first=True) if fills_blocks and self._text_can_lead else self
+        return self.changed(text_first=True) if fills_blocks and self._text_can_lead else self
 
     @property
     def _text_can_lead(self) -> bool:
@@ -162,7 +167,8 @@ class BlockPlan:
     or sentinels: TEXT is visible to and sees all, PAD is visible to none. The rule for PARTIAL blocks is
     `kernels.masks.visible.visible(kind, params, table, q_coord, k_coord)`. The last block of keys is never
     FULL unless the sequence fills it. `pairs` counts visible pairs of tokens; `key` identifies everything
-    that shaped the plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`).
+    that shaped the plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`). `form` says
+    how kernels may check PARTIAL blocks.
     """
 
     row_ptr: Tensor
@@ -178,6 +184,7 @@ class BlockPlan:
     table: Tensor
     pairs: int
     key: tuple = field(default=())
+    form: BlockForm = LOOKED_UP
 
     @property
     def rows(self) -> int:

@@ -4,11 +4,12 @@ No more than a chunk of the block matrix is in memory at once, and nothing is st
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import geometry
@@ -16,9 +17,14 @@ from ..geometry import PAD, Grid
 from ..masks.band import Band
 from ..masks.band_blocks import band_blocks
 from ..masks.rule import CountingRule, Kind, Rule, no_table
-from ..masks.tile_blocks import tile_blocks
-from .cover import CHUNK, Boxes, classify, decompose
+from .boxes import Boxes, decompose
+from .cover import Cover, cover, whole_tiles
+from .find_form import block_form
 from .plan import BlockPlan, PlanSpec, PlanStats
+from .text import Held, starts, with_text
+
+TEXT_FIELDS = {"text", "text_rows", "masked_text", "extra_keys", "text_first"}  # they leave the grid alone
+KEPT = {"q_order", "k_order", "_cover"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class RulePlanSpec(PlanSpec):
     @cached_property
     def k_order(self) -> Tensor:
         """The raster number of the grid token at each key place, -1 for padding; text is not listed."""
-        return self._order(self.k_tile)
+        return self.q_order if self.k_tile == self.q_tile else self._order(self.k_tile)
 
     def _order(self, tile: Grid | None) -> Tensor:
         return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)
@@ -88,27 +94,19 @@ class RulePlanSpec(PlanSpec):
                 f"Kernels cannot hide the {self.extra_keys} far keys from text queries, got a plan with "
                 f"{self.text} of those; build it with text_rows=False and attend from text apart."
             )
-        counts, columns = [], []
-        for touched, full in self._walk():
-            counts.append(touched.sum(1))
-            where = touched.nonzero(as_tuple=True)
-            columns.append((where[1] << 1 | full[where]).int())
-        count = torch.cat(counts)
-        q_coord, k_coord = (
-            geometry.coded(order, self.grid, text)
-            for order, text in zip(self._orders(), self._texts(), strict=True)
-        )
+        q_coord = geometry.coded(self.q_order, self.grid, self._query_text)
+        k_coord = geometry.coded(self.k_order, self.grid, self.text + self.extra_keys)
         k_coord = k_coord.roll(self.text) if self.text_first else k_coord
-        asks = torch.nn.functional.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q))
-        empty = int(((count == 0) & asks.view(-1, self.block_q).any(1)).sum())
-        if empty:
+        count = self._listed.count
+        asks = F.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q)).view(-1, self.block_q).any(1)
+        if empty := int(((count == 0) & asks).sum()):
             raise ValueError(
                 f"{empty} blocks of queries see no key at all, and their softmax would be empty; widen the "
                 "rule."
             )
-        return BlockPlan(
-            row_ptr=torch.cat([count.new_zeros(1), count.cumsum(0)]).int()[None],
-            col=torch.cat(columns)[None],
+        plan = BlockPlan(
+            row_ptr=starts(count).int()[None],
+            col=self._listed.entries[None],
             block_q=self.block_q,
             block_k=self.block_k,
             s_q=len(q_coord),
@@ -119,15 +117,17 @@ class RulePlanSpec(PlanSpec):
             params=() if self.snap else self.rule.params,
             table=no_table() if self.snap else self.rule.table(),
             pairs=self.pairs,
-            key=(self, str(device)),
-        ).to(device)
+            key=(replace(self), str(device)),  # a bare copy, without lists
+        )
+        form = block_form(plan, self.grid, self.q_tile, self.k_tile)
+        return replace(plan, form=form).to(device)
 
     @cached_property
     def stats(self) -> PlanStats:
         """The counts of the plan, without building it; also for grids that no kernel can address."""
-        for _ in self._walk():
-            pass
-        return vars(self)["stats"]
+        s_q, s_kv = len(self.q_order) + self._query_text, len(self.k_order) + self.text + self.extra_keys
+        entries = self._listed.entries
+        return self._stats(s_q, s_kv, len(entries), int((entries & 1).sum()))
 
     @property
     def plan_bytes(self) -> int:
@@ -137,7 +137,10 @@ class RulePlanSpec(PlanSpec):
 
     def bitmap(self) -> Tensor:
         """Mark visited blocks: bool `[NQ, NK]`, for as many as fit memory."""
-        return torch.cat([touched for touched, _ in self._blocks()])
+        count, entries = self._listed.count, self._listed.entries
+        marked = torch.zeros(len(count), -(-self.stats.s_kv // self.block_k), dtype=torch.bool)
+        marked[torch.arange(len(count)).repeat_interleave(count), (entries >> 1).long()] = True
+        return marked
 
     @property
     def kind(self) -> Kind:
@@ -149,89 +152,49 @@ class RulePlanSpec(PlanSpec):
         """The number of pairs of tokens that see each other."""
         return (self._kept_pairs if self.snap else self.rule.pairs(self.grid)) + self._text_pairs()
 
-    def _orders(self) -> tuple[Tensor, Tensor]:
-        return self.q_order, self.k_order
+    def changed(self, **changes: Any) -> Self:
+        """Return the plan with other text, keeping its cover of the grid."""
+        other = super().changed(**changes)
+        if changes.keys() <= TEXT_FIELDS:
+            vars(other).update({name: vars(self)[name] for name in KEPT & vars(self).keys()})
+        return other
 
-    def _texts(self) -> tuple[int, int]:
-        return self.text if self.text_rows else 0, self.text + self.extra_keys
-
-    def _decompose(self, order: Tensor, text: int, block: int, first: bool) -> Boxes:
-        axes = self.rule.axes(*geometry.coordinates(order, self.grid))
-        is_text = torch.arange(len(order) + text) >= len(order)
-        flags = is_text, torch.cat([order < 0, is_text.new_zeros(text)])
-        axes = tuple(torch.cat([x, x.new_zeros(text)]) for x in axes)
-        if first:
-            axes, flags = (tuple(x.roll(text) for x in part) for part in (axes, flags))
-        return decompose(axes, *flags, block)
-
-    def _walk(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what `_blocks` does, and store the counts at the end."""
-        visited = unchecked = 0
-        kept, held = [], self._held_keys() if self.snap else None
-        for touched, full in self._blocks():
-            visited += int(touched.sum())
-            unchecked += int((touched & full).sum())
-            if self.snap:
-                kept.append(touched.double() @ held)
-            yield touched, full
-        s_q, s_kv = (len(order) + text for order, text in zip(self._orders(), self._texts(), strict=True))
-        vars(self)["stats"] = self._stats(s_q, s_kv, visited, unchecked)
-        if self.snap:
-            queries = _held(self.q_order >= 0, self._texts()[0], self.block_q)
-            vars(self)["_kept_pairs"] = int(queries @ torch.cat(kept))
-
-    def _held_keys(self) -> Tensor:
-        """Count grid tokens of each block of keys, `[NK]`, float64."""
-        held = _held(self.k_order >= 0, self._texts()[1], self.block_k)
-        return held.roll(self.text // self.block_k) if self.text_first else held
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `touched, full`, bool `[rows, NK]`, for chunks of query blocks."""
-        sizes = (self.block_q, self.block_k)
-        q, k = (
-            self._decompose(order, text, block, first)
-            for order, text, block, first in zip(
-                self._orders(), self._texts(), sizes, (False, self.text_first), strict=True
-            )
-        )
-        begins = torch.arange(len(k.text)) * self.block_k
-        extra = len(self.k_order) + self.text  # the first place of extra keys
-        only_extra, some_extra = begins >= extra, (begins + self.block_k > extra) & bool(self.extra_keys)
-        band = self._band_blocks(q, k) if self.snap and self._by_majority else None
-        for rows in torch.arange(len(q.text)).split(max(1, CHUNK // len(k.text))):
-            if self.snap:
-                touched = self._tiles(q, k, rows) if band is None else band[rows]
-                full = torch.ones_like(touched)
-            else:
-                touched, full = classify(self.rule, q, k, rows)
-            some_key = k.text | k.vision
-            touched |= (q.text[rows, None] & some_key & ~only_extra) | (k.text & q.vision[rows, None])
-            asked = k.hidden | k.text if self.masked_text else k.hidden
-            asked = asked | (q.text[rows, None] & some_extra)
-            yield touched, full & touched & ~asked
-
-    def _band_blocks(self, q: Boxes, k: Boxes) -> Tensor:
-        """Mark the blocks of a band that are kept: bool `[NQ, NK]`."""
-        frames, *sides = self.grid
-        blocks = band_blocks(self.rule, frames, math.prod(sides), self.block_k)
-        return torch.nn.functional.pad(
-            blocks, (0, len(k.text) - blocks.shape[1], 0, len(q.text) - len(blocks))
-        )
-
-    def _tiles(self, q: Boxes, k: Boxes, rows: Tensor) -> Tensor:
-        """Mark the tiles that are kept: bool `[rows, NK]`."""
-        kept = torch.zeros(len(rows), len(k.text), dtype=torch.bool)
-        mine, theirs = (x.nonzero(as_tuple=True)[0] for x in (q.vision[rows], k.vision))
-        corners = q.outer_lo[rows[mine]], q.outer_hi[rows[mine]], k.outer_lo[theirs], k.outer_hi[theirs]
-        kept[mine[:, None], theirs] = tile_blocks(self.rule, *corners)
-        return kept
+    @property
+    def _query_text(self) -> int:
+        return self.text if self.text_rows else 0
 
     @cached_property
+    def _cover(self) -> Cover:
+        """The blocks of grid tokens; text adds others."""
+        if self.snap and self._by_majority:
+            frames, *sides = self.grid
+            kept = band_blocks(self.rule, frames, math.prod(sides), self.block_k)
+            return Cover(kept.sum(1), (kept.nonzero()[:, 1] << 1 | 1).int())
+        q = self._boxes(self.q_order, self.block_q)
+        alike = self.k_order is self.q_order and self.block_k == self.block_q
+        k = q if alike else self._boxes(self.k_order, self.block_k)
+        exact = cover(self.rule, q, k)
+        return whole_tiles(self.rule, q, k, exact) if self.snap else exact
+
+    def _boxes(self, order: Tensor, block: int) -> Boxes:
+        return decompose(self.rule.axes(*geometry.coordinates(order, self.grid)), order >= 0, block)
+
+    @cached_property
+    def _listed(self) -> Cover:
+        """All blocks of the plan."""
+        q_text, (k_text, extra) = self._query_text, (self.text, self.extra_keys)
+        q = Held.of(self.q_order, q_text, 0, self.block_q)
+        k = Held.of(self.k_order, k_text, extra, self.block_k, self.text_first)
+        return with_text(self._cover, q, k, self.masked_text, self.snap)
+
+    @property
     def _kept_pairs(self) -> int:
         """The number of pairs of grid tokens in the blocks that are kept."""
-        for _ in self._walk():
-            pass
-        return vars(self)["_kept_pairs"]
+        count, entries = self._listed.count, self._listed.entries
+        queries = _held(self.q_order, self._query_text, self.block_q)
+        keys = _held(self.k_order, self.text + self.extra_keys, self.block_k)
+        keys = keys.roll(self.text // self.block_k) if self.text_first else keys
+        return int((queries.repeat_interleave(count) * keys[(entries >> 1).long()]).sum())
 
     @property
     def _by_majority(self) -> bool:
@@ -245,7 +208,6 @@ class RulePlanSpec(PlanSpec):
         return fits and self.pad and isinstance(self.rule, CountingRule)
 
 
-def _held(there: Tensor, others: int, block: int) -> Tensor:
-    """Count the places of each block that are `there`, `[blocks]`, float64; `others` come behind them."""
-    there = torch.nn.functional.pad(there, (0, others + -(len(there) + others) % block))
-    return there.view(-1, block).double().sum(1)
+def _held(order: Tensor, others: int, block: int) -> Tensor:
+    """Count the grid tokens of each block, `[blocks]`; `others` come behind them."""
+    return F.pad(order >= 0, (0, others + -(len(order) + others) % block)).view(-1, block).sum(1)

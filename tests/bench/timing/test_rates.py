@@ -45,6 +45,8 @@ def test_rows_visit_as_many_blocks_and_see_some_keys(fields):
         assert plan.row_ptr[0].diff().eq(4).all() and plan.visited == 4 * plan.rows
         assert (plan.col[0].view(-1, 4).diff() > 0).all()
         assert field.plan(4, True, "cpu").full_share == 1
+        assert plan.form.checked and plan.form.computed == field.ruled != plan.form.looked_up
+        assert field.plan(4, True, "cpu").form.checked == field.ruled
         rows = torch.arange(0, plan.s_q, plan.s_q // 16 + 1)
         own = plan.k_coord.view(-1, plan.block_k)[rows // plan.block_q]
         seen = visible(plan.kind, plan.params, plan.table, plan.q_coord[rows, None], own)

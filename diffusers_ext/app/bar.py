@@ -7,11 +7,13 @@ from html import escape
 
 
 def bar(share: float, words: str, more: Sequence[str] = ()) -> str:
-    """Return HTML: a bar filled to `share` from 0 to 1, a sentence, and further ones as a list."""
-    done = f"{share * 100:.0f}"
+    """Return HTML: a bar filled to `share` from 0 to 1, a sentence, and further ones as a list.
+
+    Who cannot see the bar hears the words.
+    """
     rows = "".join(f"<li>{escape(text)}</li>" for text in more)
-    return (
-        f'<div class="job-state"><div class="bar" role="progressbar" aria-label="share that is done" '
-        f'aria-valuenow="{done}"><div style="width: {done}%"></div></div>'
-        f'<p role="status">{escape(words)}</p>{f"<ul>{rows}</ul>" if rows else ""}</div>'
-    )
+    rest = f"<ul>{rows}</ul>" if rows else ""
+    done = f"{share * 100:.0f}"
+    about = f'role="progressbar" aria-valuenow="{done}" aria-label="{escape(words)}"'
+    filled = f'<div class="bar" {about}><div style="width: {done}%"></div></div>'
+    return f'<div class="job-state">{filled}<p role="status">{escape(words)}</p>{rest}</div>'

@@ -19,7 +19,7 @@ def to_markdown(found: dict[str, Any]) -> str:
     """Return the instructions for 64 keys of each form of the kernel, for heads of 128 and 64."""
     rows = [
         [
-            f"{row['capability']:g}",
+            f"{row['capability']:.1f}",
             str(row["head_dim"]),
             TITLES[row["rule"]],
             FORMS[row["form"]],

@@ -27,7 +27,7 @@ def table(made: Sequence[Made]) -> str:
     rows = [
         {"name": "verdict", "cells": [_verdict(each) for each in made]},
         {"name": "time", "cells": [Cell(f"{each.seconds:.2f} s") for each in made]},
-        {"name": "evaluations of the denoiser", "cells": [_evaluations(each) for each in made]},
+        {"name": "evaluations", "cells": [_evaluations(each) for each in made]},
     ]
     if any(_kept(each) is not None for each in made):
         rows.append({"name": "density of attention", "cells": [_density(each) for each in made]})

@@ -46,7 +46,8 @@ class Form:
         first = FIRST if FIRST in self.models.names() else self.models.names()[0]
         checkpoint = self.models.resolve(first)
         known, refused = known_settings(checkpoint), takes.refusals(checkpoint)
-        self.filled = gr.State(first)  # the model whose settings the controls show
+        # The model whose settings the controls show. The browser keeps it, so that it changes with them.
+        self.filled = gr.Textbox(first, visible=False)
         self.prompt = gr.Textbox(label="Prompt", value=PICTURES[0], lines=2, max_lines=6, elem_id="prompt")
         self.examples = gr.Dataset(
             components=[self.prompt],

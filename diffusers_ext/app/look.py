@@ -1,6 +1,24 @@
 """Say how the page looks, and which keys it knows."""
 
+import gradio as gr
+
+# Text and buttons of the usual theme are too pale in light mode. These have a contrast of 4.5 or more.
+THEME = gr.themes.Default().set(
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_title_text_color="*neutral_700",
+    block_label_text_color="*neutral_700",
+    input_placeholder_color="*neutral_600",
+    input_placeholder_color_dark="*neutral_300",
+    color_accent="*primary_700",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_cancel_background_fill="#b91c1c",
+    button_cancel_background_fill_hover="#991b1b",
+)
 CSS = """
+.dark { --color-accent: #fb923c; }
 .sharp img { image-rendering: pixelated; }
 .sharp .grid-wrap { min-height: 0; }
 .sharp .caption-label { max-width: 100%; white-space: normal; }

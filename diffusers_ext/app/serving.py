@@ -40,7 +40,7 @@ def serve(
     folder = Folder.of(out)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.cache)  # read when gradio is imported
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from .look import CSS, KEYS
+    from .look import CSS, KEYS, THEME
     from .page import build
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
@@ -64,6 +64,7 @@ def serve(
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
+            theme=THEME,
             css=CSS,
             js=KEYS,
         )

@@ -67,9 +67,9 @@ def _denoisers(model: Checkpoint) -> list[Denoiser]:
     import diffusers
     import torch
 
-    index: Mapping[str, Any] = json.loads((model.home / "model_index.json").read_text(encoding="utf-8"))
+    index: Any = json.loads((model.home / "model_index.json").read_text(encoding="utf-8"))
     found = []
-    for component in COMPONENTS:
+    for component in COMPONENTS if isinstance(index, Mapping) else ():
         entry = index.get(component)
         if isinstance(entry, list) and len(entry) == 2 and entry[1] in FAMILIES:
             cls = getattr(diffusers, entry[1])

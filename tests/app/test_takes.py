@@ -39,5 +39,6 @@ def test_a_model_that_is_not_here_refuses_nothing(tmp_path):
     assert takes.refusals(Checkpoint("nobody/nothing")) == {}
     (tmp_path / "model_index.json").write_text('{"_class_name": "X", "unet": ["diffusers", "OtherModel"]}')
     assert takes.refusals(Checkpoint("x", tmp_path)) == {}
-    (tmp_path / "model_index.json").write_text("{")
-    assert takes.refusals(Checkpoint("x", tmp_path)) == {}
+    for text in ("{", "[]"):
+        (tmp_path / "model_index.json").write_text(text)
+        assert takes.refusals(Checkpoint("x", tmp_path)) == {}

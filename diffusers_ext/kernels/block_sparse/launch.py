@@ -10,7 +10,7 @@ from torch import Tensor
 from ..plan.form import LOOKED_UP, BlockForm
 from . import descriptors
 from .capabilities import interpreted, why_not_interpreted
-from .launch_config import Tiles, choose, with_descriptors
+from .launch_config import Tiles, choose, enough_registers, with_descriptors
 
 LOG2_E = 1.4426950408889634
 
@@ -82,14 +82,16 @@ def options(kind: str, q: Tensor, blocks: tuple[int, int]) -> Tiles:
     return choose(kind, 80, itemsize, q.shape[-1], blocks)
 
 
-def forward_options(q: Tensor, k: Tensor, v: Tensor, launch: LaunchArgs) -> Tiles:
-    """Choose tiles of the forward kernel; it reads by descriptors where GPU, Triton and tensors allow it."""
-    computed = launch.form.computed or launch.mask == "none"
+def forward_options(q: Tensor, k: Tensor, v: Tensor, launch: LaunchArgs) -> tuple[Tiles, BlockForm]:
+    """Choose tiles and form of the forward kernel; descriptors where GPU, Triton and tensors allow them."""
+    form, rule = launch.form, (launch.mask, launch.form.irregular)
+    if not interpreted() and not enough_registers(_arch(q), q.shape[-1], *rule):
+        form = LOOKED_UP
+    computed = form.computed or launch.mask == "none"
     tiles = options("computed" if computed else "forward", q, launch.blocks)
-    if not computed or interpreted() or descriptors.why_pointers(_arch(q)) or not descriptors.fit(k, v):
-        return tiles
-    runs = launch.mask == "band" and launch.form.irregular
-    return with_descriptors(_arch(q), q.shape[-1], launch.blocks, runs)
+    if computed and not interpreted() and not descriptors.why_pointers(_arch(q)) and descriptors.fit(k, v):
+        tiles = with_descriptors(_arch(q), q.shape[-1], launch.blocks, *rule)
+    return tiles, form
 
 
 def _arch(q: Tensor) -> int:

@@ -99,19 +99,24 @@ def choose(kernel: str, arch: int, itemsize: int, head_dim: int, blocks: tuple[i
     return _divide(table[kernel, min(d for k, d in table if k == kernel and d >= dims)], blocks, dims)
 
 
-def with_descriptors(arch: int, head_dim: int, blocks: tuple[int, int], runs: bool) -> Tiles:
+def with_descriptors(arch: int, head_dim: int, blocks: tuple[int, int], mask: str, irregular: bool) -> Tiles:
     """Choose the tiles of the `computed` kernel that reads by descriptors, for 2-byte elements.
 
-    `runs`: the rule is a band, some of whose blocks are looked up, which takes more registers. Heads of 64
-    have two programs on a multiprocessor of Hopper.
+    A band takes more registers than other rules, above all an irregular one. Where the rule leaves enough,
+    heads of 64 have two programs on a multiprocessor of Hopper.
     """
     dims = max(SMALLEST, 1 << (head_dim - 1).bit_length())
     rows, columns, warps, stages = _DESCRIPTORS[min(d for d in _DESCRIPTORS if d >= dims)]
-    if runs and arch >= 100:
+    if mask == "band" and arch >= 100:
         columns = 64
     tiles = _divide((rows, columns, warps, stages), blocks, dims)
-    share = dims <= 64 and arch < 100 and not runs
+    share = dims <= 64 and arch < 100 and not (mask == "band" and irregular)
     return replace(tiles, tma=True, registers=128 if share else None)
+
+
+def enough_registers(arch: int, head_dim: int, mask: str, irregular: bool) -> bool:
+    """Return whether the `computed` kernel keeps everything in registers; only Blackwell's tiles do not."""
+    return not (100 <= arch < 110 and head_dim > 64 and mask == "band" and irregular)
 
 
 def _divide(settings: tuple[int, int, int, int], blocks: tuple[int, int], dims: int) -> Tiles:

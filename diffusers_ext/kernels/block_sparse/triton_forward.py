@@ -169,8 +169,7 @@ def forward(
         return out, lse
     if scale <= 0:  # the kernel wants it above 0, so its sign goes into the queries
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
-    o = tiles or forward_options(q, k, v, launch)
-    form = launch.form
+    o, form = (tiles, launch.form) if tiles else forward_options(q, k, v, launch)
     unused = launch.row_ptr  # for pointers that this launch does not read
     with launching(q, o):
         forward_kernel[(NQ * launch.blocks[0] // o.rows, B * H)](

@@ -169,7 +169,7 @@ def hide_by_rule(
     s, facts, token, places, table, rule, rows, columns,
     MASK: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
 ):  # fmt: skip
-    """Lower scores to -FAR / 2 or below if queries of `facts` do not see the keys at `places` of a block.
+    """Lower scores to half of the lowest value or below where queries of `facts` do not see keys at `places`.
 
     `token`, `TILE_H` and `TILE_W` are those of keys, as in `query_facts`. Places beyond the grid of `rows x
     columns` tokens are hidden. A pair costs a subtraction and a minimum; the rest is per row or per column.

@@ -8,7 +8,7 @@ Sides = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class BlockForm:
-    """How a kernel may check PARTIAL blocks.
+    """A form says how a kernel may check PARTIAL blocks.
 
     `checked`: there are some. `computed`: the rule is a function of the first token of each block. A block of
     queries is then a box of `q_sides` tokens (rows, columns) in each of its frames, a block of keys one of
@@ -25,7 +25,7 @@ class BlockForm:
 
     @property
     def looked_up(self) -> bool:
-        """Whether the coordinates of single tokens are read in some PARTIAL blocks."""
+        """True if the coordinates of single tokens are read in some PARTIAL blocks."""
         return self.checked and (self.irregular or not self.computed)
 
     @property

@@ -56,7 +56,7 @@ def test_the_allocator_of_the_user_is_put_back():
 @pytest.mark.parametrize("blocks", [(128, 128), (64, 64), (16, 48), (384, 384)])
 def test_tiles_divide_blocks(arch, blocks):
     for head_dim in (16, 64, 128):
-        for runs in (False, True):
-            t = with_descriptors(arch, head_dim, blocks, runs)
+        for rule in (("disk", False), ("band", False), ("band", True)):
+            t = with_descriptors(arch, head_dim, blocks, *rule)
             assert t.tma and blocks[0] % t.rows == blocks[1] % t.columns == 0 and t.dims >= head_dim
             assert specialised(t).special and not t.special

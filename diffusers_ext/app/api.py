@@ -2,23 +2,26 @@
 
 # No `from __future__ import annotations`: gradio reads the types of parameters and results.
 
+import secrets
 import typing
+from reprlib import repr as repr_of
 from typing import Any
 
 import gradio as gr
 
+from ..core import nearest_names
+from ..errors import MethodError
 from ..models.forecast import plan as forecast
-from ..models.presets import preset
+from ..models.presets import Preset, preset, shipped
+from ..processors.sparse.method import SparseMethod
 from ..settings.assign import settable
-from ..settings.fields import describe
+from ..settings.fields import describe, fit
 from ..settings.methods import method_class
 from ..settings.registry import METHODS
-from . import pictures
+from . import masks_view, pictures
 from .asked import Asked
 from .engine import Done
 from .server import LANE, Server, said
-
-VISITOR = "program"  # of a request without a session
 
 
 def build(server: Server) -> None:
@@ -79,16 +82,35 @@ def build(server: Server) -> None:
         with said():
             sizes = {"height": height, "width": width, "num_frames": num_frames}
             asked = {name: value for name, value in sizes.items() if value}
-            return {"text": str(forecast(model, preset(model, method), **asked))}
+            known = _known(model)
+            built = preset(known.name, fit(method, str, "method"))
+            if known.tokens is not None and isinstance(built, SparseMethod):
+                grid = known.tokens.grid(asked)
+                masks_view.check(grid.shape, grid.text, built)
+            return {"text": str(forecast(known.name, built, **asked))}
 
     gr.api(generate, api_name="generate", concurrency_id=LANE, concurrency_limit=server.workers)
     for fn in (models, methods, plan):
         gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
 
 
+def _known(model: str) -> Preset:
+    """Return the preset of that name; the library also reads the file or folder that a name stands for."""
+    model = fit(model, str, "model")
+    presets = shipped()
+    for known in presets.values():
+        if model.lower() in (known.name, *known.names):
+            return known
+    best = nearest_names(model.lower(), presets, count=1)[0]
+    raise MethodError(
+        f"there is no preset {repr_of(model)}; nearest is {best!r}, valid are {', '.join(presets)}."
+    )
+
+
 def _last(server: Server, request: gr.Request, work: Any) -> Any:
     """Run a job and return its result; what it shows meanwhile is for pages."""
-    for event in server.engine.run(request.session_hash or VISITOR, work):
+    visitor = request.session_hash or f"program {secrets.token_hex(8)}"
+    for event in server.engine.run(visitor, work):
         if isinstance(event, Done):
             return event.result
     raise RuntimeError("a job ended without a result")

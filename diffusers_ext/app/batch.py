@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from html import escape
 from typing import Any
 
@@ -99,17 +100,21 @@ def build(server: Server) -> None:
 
     def delete(text: Any, mine: Any) -> list[Any]:
         with said():
-            batches.delete(text)
+            batch = batches.get(text)
+            batches.delete(batch.id)
+            shutil.rmtree(server.folder.of_batch(batch.id))
         return closed(known(batches, mine))
 
     def packed(text: Any) -> Any:
         with said():
-            path = batch_files.archive(batches.get(text), server.folder.fresh())
+            batch = batches.get(text)
+            path = batch_files.archive(batch, server.folder.of_batch(batch.id))
         return gr.update(value=str(path), visible=True)
 
     def reported(text: Any) -> list[Any]:
         with said():
-            path = batch_files.report(batches.get(text), server.folder.fresh())
+            batch = batches.get(text)
+            path = batch_files.report(batch, server.folder.of_batch(batch.id))
         source = escape(path.read_text(encoding="utf-8"), quote=True)
         frame = f'<iframe sandbox="" title="Report of the batch" srcdoc="{source}"></iframe>'
         return [frame, gr.update(value=str(path), visible=True)]

@@ -175,6 +175,8 @@ def _grid(axes: dict[str, Any], model: str, sampler: Any, models: Models) -> Non
                 _call(model, [], {field: value})
             elif owner in METHODS and field:
                 _call(model, [{"name": owner, field: value}], {})
+            elif owner == grid.SAMPLER and field in ("micro_batch", "keep_pictures"):
+                raise MethodError(f"[grid] sampler.{field} is decided by the server; leave it out.")
             elif owner == grid.SAMPLER and isinstance(sampler, dict):
                 _sampler({"name": sampler.get("name"), field: value}, {field: value})
 

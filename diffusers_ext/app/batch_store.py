@@ -159,12 +159,13 @@ class Batch:
 
     def start(self) -> None:
         """Make what is not finished, in a thread; does nothing while it runs."""
-        if self.running:
-            return
-        self._stop.clear()
-        self.reason = ""
-        self._thread = threading.Thread(target=self._run, name=f"batch {self.id[:8]}", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self.running:
+                return
+            self._stop.clear()
+            self.reason = ""
+            self._thread = threading.Thread(target=self._run, name=f"batch {self.id[:8]}", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """Ask the run to end; it does within one step."""
@@ -268,9 +269,9 @@ class Batches:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        with self._lock:
+        with self._lock:  # it runs before anyone can take it for one that is idle
+            batch.start()
             self._known[batch.id] = batch
-        batch.start()
         return batch
 
     def has(self, text: str) -> bool:
@@ -283,8 +284,9 @@ class Batches:
         if found is None or not (self.home / found[0] / FILE).is_file():
             raise MethodError("there is no such batch; it was deleted, or its link is not complete.")
         with self._lock:
-            for idle in [b.id for b in self._known.values() if not b.running][: len(self._known) - READ]:
-                del self._known[idle]
+            idle = [b.id for b in self._known.values() if not b.running and b.id != found[0]]
+            for name in idle[: max(len(self._known) - READ, 0)]:
+                del self._known[name]
             if found[0] not in self._known:
                 try:
                     facts = json.loads((self.home / found[0] / FILE).read_text(encoding="utf-8"))

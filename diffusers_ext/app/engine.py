@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Engine:
         thread = threading.Thread(target=self._work, args=(work, control, ticket, shown), daemon=True)
         self._threads.add(thread)
         try:
-            thread.start()
+            self._start(thread, ticket)
             while True:
                 end, what = shown.get()
                 if end is None:
@@ -107,7 +107,20 @@ class Engine:
     def warm(self, name: str) -> None:
         """Load a model in the background, so that the first visitor need not wait for it."""
         jobs = self.run("", lambda control, place: place.load(name))
-        threading.Thread(target=lambda: list(jobs), daemon=True).start()
+
+        def load() -> None:
+            with suppress(Refused):  # which the first visitor gets too
+                list(jobs)
+
+        threading.Thread(target=load, daemon=True).start()
+
+    def _start(self, thread: threading.Thread, ticket: Ticket) -> None:
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads; nobody may wait behind this place
+            self._line.leave(ticket)
+            self._threads.discard(thread)
+            raise Refused("the server is too busy; try again in a minute") from None
 
     def _work(
         self, work: Callable[..., Any], control: Control, ticket: Ticket, shown: queue.SimpleQueue
@@ -154,7 +167,8 @@ class Place:
         """Return what was made last on this device with the same key, or make it. Rewards stay so."""
         held = self.engine._kept.get(self.number)
         if held is None or held[0] != key:
-            self.engine._kept.pop(self.number, None)
+            del held
+            self.engine._kept.pop(self.number, None)  # its memory is free before the next is made
             held = self.engine._kept[self.number] = key, make()
         return held[1]
 
@@ -175,6 +189,8 @@ class Place:
 
 def sentence(error: BaseException) -> str:
     """Return one sentence for a visitor. Paths, frames and class names stay on the server."""
+    if isinstance(error, OSError) and error.strerror:  # of the system, with the path of a file
+        return f"the server could not use a file of its own ({error.strerror}); try again later"
     if isinstance(error, (ValueError, OSError, Interrupted)):
         return " ".join(str(error).split()) or CANCELLED
     if out_of_memory(error):

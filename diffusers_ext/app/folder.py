@@ -8,6 +8,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from ..outputs.files import output_folder
@@ -45,11 +46,12 @@ class Folder:
         return self.path / "batches"
 
     def fresh(self) -> Path:
-        """Return a new empty folder for the files of one job."""
-        self.sweep()
-        folder = self.made / secrets.token_hex(8)
-        folder.mkdir()
-        return folder
+        """Return a new empty folder for the files of one job. Raises `OSError` if it cannot be made."""
+        return self._made(secrets.token_hex(16))
+
+    def of_batch(self, id: str) -> Path:
+        """Return the folder of what is written of a batch, again and again; only who has its id knows it."""
+        return self._made(sha256(f"batch {id}".encode()).hexdigest()[:32])
 
     def sweep(self, older_s: float = KEPT_S) -> None:
         """Delete folders of jobs that are older."""
@@ -58,3 +60,14 @@ class Folder:
             with suppress(OSError):
                 if folder.stat().st_mtime < limit:
                     shutil.rmtree(folder)
+
+    def _made(self, name: str) -> Path:
+        folder = self.made / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.sweep()
+        except OSError as error:  # its text has the path
+            raise OSError(
+                f"the server cannot write its files ({error.strerror}); its operator has to look"
+            ) from error
+        return folder

@@ -98,7 +98,7 @@ class Viewer:
         `MOST_TOKENS` tokens, and for settings that do not fit.
         """
         grid = self.tokens(wanted.model).grid(wanted.size)
-        _check(grid.shape, grid.text, wanted.method)
+        check(grid.shape, grid.text, wanted.method)
         forecast = self._plan(wanted.model, wanted.method, wanted.device, tuple(wanted.size.items()))
         query = tuple(min(max(at, 0), n - 1) for at, n in zip(wanted.query, grid.shape, strict=True))
         spec = self._spec(wanted.method, grid.shape, grid.text)
@@ -159,7 +159,8 @@ def _plan(
     return plan(model, method, device=device, **dict(size))
 
 
-def _check(grid: Grid, text: int, method: SparseMethod) -> None:
+def check(grid: Grid, text: int, method: SparseMethod) -> None:
+    """Raise `MethodError` for sizes that would take minutes to plan."""
     tokens = grid[0] * grid[1] * grid[2] + text
     if tokens > MOST_TOKENS:
         raise MethodError(

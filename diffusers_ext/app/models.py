@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..core import nearest_names
 from ..models.checkpoint import Checkpoint
 from ..zoo import catalogue
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,11 @@ class Models:
             if name == label(own):  # records do not show the path of a folder
                 found = Checkpoint.resolve(own)
                 return found if found.folder is None else replace(found, name=name)
-        hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~")) and ".." not in name
-        if self.hub and hub_id:
+        hub_id = _HUB_ID.fullmatch(name) is not None and ".." not in name
+        # The settings of a model are also looked for in a file or folder of its name.
+        if self.hub and hub_id and not (name.endswith(".toml") or Path(name).exists()):
             return Checkpoint(name, None)
-        if hub_id:
+        if hub_id and not self.hub:
             raise ValueError(
                 f"this server loads no models of the Hub, got {name[:80]!r}; choose one of "
                 f"{', '.join(self.names())}, or start a server of your own with --hub"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from reprlib import repr as repr_of
 from typing import Any
 
@@ -22,6 +23,8 @@ def read(text: Any, label: str) -> int | float | None:
         return None
     try:
         value = float(text)
+        if not isfinite(value):
+            raise ValueError
         return int(text) if value.is_integer() and "e" not in text.lower() and "." not in text else value
     except ValueError:
         raise MethodError(f"{label} is a number, got {repr_of(text)}; leave it empty otherwise.") from None

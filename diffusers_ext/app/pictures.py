@@ -30,6 +30,7 @@ from .watch import Watch
 FPS = 8.0
 MOST_PIXELS = 2048 * 2048
 MOST_STEPS = 200
+MOST_FRAMES = 257
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ def check_size(call: Mapping[str, Any]) -> None:
         raise MethodError(f"a picture has up to 2048 x 2048 px here, got {height} x {width}; ask for less.")
     if (steps := call.get("num_inference_steps") or 1) > MOST_STEPS:
         raise MethodError(f"a picture takes up to {MOST_STEPS} steps here, got {steps}; 15 to 50 is usual.")
+    if (frames := call.get("num_frames") or 1) > MOST_FRAMES:
+        raise MethodError(f"a clip has up to {MOST_FRAMES} frames here, got {frames}; ask for fewer.")
 
 
 def _known(pipe: Any) -> bool:

@@ -10,7 +10,7 @@ from html import escape
 import gradio as gr
 
 from .batch_store import Batches
-from .engine import Engine
+from .engine import Engine, sentence
 from .folder import Folder
 from .models import Models
 
@@ -54,4 +54,4 @@ def said() -> Iterator[None]:
 
 def toast(error: Exception) -> str:
     """Return an error as one line for `gr.Error` and `gr.Warning`, which read their text as HTML."""
-    return escape(" ".join(str(error).split()), quote=False)
+    return escape(sentence(error), quote=False)

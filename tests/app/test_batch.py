@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_ext.app import batch_check, batch_files
+from diffusers_ext.app import batch_check, batch_files, batch_store
 from diffusers_ext.app.batch_form import asked, seeds
 from diffusers_ext.app.batch_store import Batches, read
 from diffusers_ext.app.batch_view import known, view
@@ -182,7 +182,9 @@ def test_pictures_can_be_prompts(batches, tmp_path):
         (job(sampler={"name": "best-of-2", "rewards": ["/etc"]}), "unknown reward '/etc'"),
         (job(sampler={"name": "best-of-2", "budget": 10**9}), "budget is up to 5000"),
         (job(sampler={"name": "ttsnap"}, grid={"sampler.n": [10**7]}), "n is above 0 and up to 1000"),
+        (job(sampler={"name": "best-of-2"}, grid={"sampler.micro_batch": [999]}), "decided by the server"),
         (job(call={"height": 100000, "width": 100000}), "2048 x 2048 px"),
+        (job(call={"num_frames": 10**6}), "up to 257 frames"),
         (job(call={"num_inference_steps": 10**6}), "up to 200 steps"),
         (job(call={"output_type": "latent"}), "a call has no 'output_type' here"),
         (job(call={"ip_adapter_image": "/etc/passwd"}), "a call has no 'ip_adapter_image' here"),
@@ -260,6 +262,21 @@ def test_no_one_finds_a_batch_without_its_id(batches):
     batches._known.clear()
     with pytest.raises(ValueError, match="damaged"):
         batches.get(batch.id)
+
+
+def test_few_idle_batches_stay_in_memory_and_many_do_not(batches, monkeypatch):
+    monkeypatch.setattr(batch_store, "READ", 3)
+    made = [finished(batches, job(prompts={"texts": ["a red circle"]})) for _ in range(3)]
+    assert all(batches.get(batch.id) is batch for batch in made)
+    finished(batches, job(prompts={"texts": ["a red circle"]}))
+    assert batches.get(made[2].id) is made[2] and batches.get(made[0].id) is not made[0]
+
+
+def test_a_page_that_is_no_number_is_one_sentence(batches):
+    batch = finished(batches, job(prompts={"texts": ["a red circle"]}))
+    for page in ("inf", "nan", "9" * 400, "x"):
+        with pytest.raises(ValueError, match="the page is a number"):
+            view(batch, page)
 
 
 def test_a_batch_is_deleted_with_its_files(batches):

@@ -1,5 +1,6 @@
 import gc
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,23 @@ def test_a_fault_is_one_sentence_and_the_next_job_runs(engine, caplog):
         list(engine.run("a", broken))
     assert "secret" not in str(e.value) and "secret" in caplog.text
     assert result(engine.run("a", lambda control, place: 1)) == 1
+
+
+def test_an_error_of_the_system_does_not_show_its_path(engine):
+    with pytest.raises(Refused, match="could not use a file of its own") as caught:
+        list(engine.run("a", lambda control, place: Path("/secret/of/the/server").read_text()))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_request_without_a_thread_leaves_the_queue(engine, monkeypatch):
+    def fails(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        with pytest.raises(Refused, match="the server is too busy"):
+            list(engine.run("a", lambda control, place: 1))
+    assert result(engine.run("b", lambda control, place: 2)) == 2 and not engine._jobs
 
 
 def test_out_of_memory_is_one_sentence(engine):
@@ -176,8 +194,10 @@ def test_folders_of_the_operator_are_offered_without_their_path(tmp_path):
         models.resolve(str(folder))
 
 
-def test_the_hub_is_open_only_where_the_operator_says_so():
+def test_the_hub_is_open_only_where_the_operator_says_so(tmp_path, monkeypatch):
+    (tmp_path / "tests" / "app").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     assert Models(hub=True).resolve("a/b").folder is None
-    for name in ("../b", "/b", "a/../b"):
+    for name in ("../b", "/b", "a/../b", "a/b.toml", "a/b c", "tests/app"):
         with pytest.raises(ValueError, match="unknown model"):
             Models(hub=True).resolve(name)

@@ -112,7 +112,7 @@ def measure(method: str, spec: RulePlanSpec, backend: str, device: str) -> list[
     calls = [plain, partial(sparse, q, k, v)]
     if backend == "reference":
         calls.append(partial(reference.attention, q, k, v, plan))
-    dense_ms, ms, *slower = map(min, in_turns(watch, *calls))
+    dense_ms, ms, *slower = map(min, in_turns(watch, *calls, repeats=5))
     work = plan.visited * spec.block_q * spec.block_k
     row = {"method": method, "backend": backend, "tokens": plan.s_q, "work": work}
     row |= {"ms": ms, "dense_ms": dense_ms, "error": error}

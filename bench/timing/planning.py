@@ -83,7 +83,9 @@ def measure(name: str, grid: Grid, method: SparseMethod) -> list[Row]:
 def main(arguments: list[str] | None = None) -> list[Row]:
     """Measure all plans, or some."""
     args = options(__doc__, device="cpu").parse_args(arguments)
-    found: dict[str, Callable[[], Any]] = {name: partial(measure, name, *case) for name, case in cases().items()}
+    found: dict[str, Callable[[], Any]] = {
+        name: partial(measure, name, *case) for name, case in cases().items()
+    }
     return run("planning", found, args, LINE, threads=torch.get_num_threads())
 
 

@@ -77,9 +77,7 @@ class Band(Rule):
     def axes(self, t: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return t, torch.zeros_like(h), h * self.width + w
 
-    def scores(
-        self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         """Score frames by the reach, less than nothing, and tokens by their distance: `distance <= reach`."""
         if axis:
             return torch.maximum(klo - qhi, qlo - khi).clamp(min=0), torch.maximum(khi - qlo, qhi - klo)

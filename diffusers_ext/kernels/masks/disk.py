@@ -38,9 +38,7 @@ class Disk(CountingRule):
         """The square of the radius: scores are squares of distances, and frames have none."""
         return self.radius**2
 
-    def scores(
-        self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         counts = int(axis > 0)
         gap = torch.maximum(klo - qhi, qlo - khi).clamp(min=0)
         return gap.square() * counts, torch.maximum(khi - qlo, qhi - klo).square() * counts

@@ -19,9 +19,7 @@ class Neighbours(Rule):
     kind = Kind.NONE
     params: tuple[int, ...] = ()
 
-    def scores(
-        self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         gap = (klo - qhi).maximum(qlo - khi)
         widest = (khi - qlo).maximum(qhi - klo)
         return (gap > 1).int(), (widest > 1).int()

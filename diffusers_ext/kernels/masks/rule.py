@@ -49,9 +49,7 @@ class Rule(ABC):
         return t, h, w
 
     @abstractmethod
-    def scores(
-        self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         """Score two intervals of an axis, from their ends, by the pair closest to and farthest from view.
 
         Some query of a box sees some key of another if its closest scores, summed over the axes, are below

@@ -52,9 +52,7 @@ class Window(CountingRule):
         """The `(length, window, stride, dilation)` of t, then of h, then of w: twelve numbers."""
         return tuple(n for axis in self._axes() for n in axis)
 
-    def scores(
-        self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scores(self, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> tuple[Tensor, Tensor]:
         touched, full = _touch_axis(qlo, qhi, klo, khi, *self._axes()[axis])
         return (~touched).int(), (~full).int()
 

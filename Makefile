@@ -9,7 +9,8 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo test test-newest-torch test-settings slow soak lint format bench-cpu gpu gpu-tests gpu-kernels gpu-blocks clean
+.PHONY: setup demo app test test-browser test-newest-torch test-settings slow soak lint format bench-cpu clean
+.PHONY: gpu gpu-quick gpu-fit gpu-tests gpu-kernels gpu-blocks
 
 setup: $(STAMP)
 
@@ -23,10 +24,20 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/diffusers-ext demo --out out/demo
 
+app: $(STAMP)
+	$(BIN)/diffusers-ext app
+
 # The files of tests are shared by JOBS processes with a thread each: tiny models gain nothing from a second thread.
+# tests/conftest.py knows which files are long; pytest-xdist would begin with those of most tests.
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# The page in a browser. Without chromium, and as root of a Debian system, it is installed first.
+test-browser: export OMP_NUM_THREADS ?= 1
+test-browser: $(STAMP)
+	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
 
 # The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
 SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \
@@ -43,7 +54,7 @@ test-newest-torch:
 	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade -c $(NEWEST)/constraints.txt torch
 	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[dev]'
 	@$(NEWEST)/bin/python -c "import torch; print('torch', torch.__version__)"
-	$(NEWEST)/bin/python -m pytest -m "not gpu and not slow" $(TESTS)
+	$(NEWEST)/bin/python -m pytest -m "not gpu and not slow and not browser" $(TESTS)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -67,15 +78,22 @@ bench-cpu: $(STAMP)
 	$(BIN)/python -m bench.timing.commands
 	$(BIN)/python -m bench.timing.rectified_error
 
-# bench.gpu knows the parts; without .venv and index call it as it is: python3 -m bench.gpu. Results go to out/gpu, and
-# MINUTES=8 ends it in time.
-GPU := $(BIN)/python -m bench.gpu --strict --minutes $(or $(MINUTES),60)
+# bench.gpu knows the parts. Results go to OUT, and MINUTES=8 ends it in time.
+OUT ?= out/gpu
+GPU := $(BIN)/python -m bench.gpu --strict --minutes $(or $(MINUTES),60) --out $(OUT)
 
 gpu: $(STAMP)
 	$(GPU)
 
 gpu-tests gpu-kernels gpu-blocks: gpu-%: $(STAMP)
 	$(GPU) --only $*
+
+# On a machine that is lent for minutes there may be no index, so nothing is set up: python3 with its torch will do,
+# and wheels in .whl/ for what it lacks.
+HERE := $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+gpu-quick gpu-fit:
+	@$(HERE) -c "import torch" 2>/dev/null || { echo "error: $(HERE) has no torch; run make setup first"; exit 1; }
+	$(HERE) -m bench.gpu $(if $(filter gpu-fit,$@),--fit $(OUT),--quick --minutes $(or $(MINUTES),8) --out $(OUT))
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out dist build .pytest_cache .ruff_cache

@@ -1,8 +1,10 @@
 """Run tests and benches on a GPU, in order of value, for a machine that is lent for minutes.
 
-    python3 -m bench.gpu --minutes 8 --out DIR              on a GPU; no index, no .venv, no make
-    python3 -m bench.gpu --device cpu --out DIR             the same parts, tiny: what a CPU can check before
+    python3 -m bench.gpu --quick --out DIR                  eight minutes for what no one has measured yet
+    python3 -m bench.gpu --minutes 40 --out DIR             everything; no index, no .venv, no make
+    python3 -m bench.gpu --quick --device cpu --out DIR     the same parts, tiny: what a CPU can check before
     python3 -m bench.gpu --only kernels growth --out DIR
+    python3 -m bench.gpu --fit DIR                          constants from what was measured, in seconds
 
 Nothing has to be installed but torch. Packages that the machine lacks (diffusers) are carried as wheels in
 `.whl/` of the checkout. pip unpacks them from there, without an index, for this run alone.
@@ -21,10 +23,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 from diffusers_ext.outputs.stop import StopRequest
 
+from .gpu_fit import report, write_fit
 from .gpu_part import ROOT, Part, run
 from .gpu_summary import Outcome, facts, write
 from .runner import parser_of
@@ -36,18 +40,36 @@ PIP = (
 )
 # In order of value: times of wrong kernels mean nothing; kernels decide about all the rest.
 PARTS = (
-    Part("gpu_tests", "tests", 0.25, folder="bench"),
-    Part("sparse_kernels", "kernels", 0.25),
-    Part("blocks", "blocks", 0.35),
-    Part("growth", "kernels", 0.1, cpu=("--largest", "4096", "--only", "reference")),
-    Part("guidance_cost", "kernels", 0.05, cpu=("--repeats", "1")),
+    Part("gpu_tests", "tests", 0.25),
+    Part("rates", "kernels", 0.07),
+    Part("sparse_kernels", "kernels", 0.2),
+    Part("variants", "kernels", 0.05),
+    Part("blocks", "blocks", 0.3),
+    Part("growth", "kernels", 0.08, cpu=("--largest", "4096", "--only", "reference")),
+    Part("guidance_cost", "kernels", 0.05, cpu=("--repeats", "1", "--seconds", "0")),
 )
+# What settles every constant in eight minutes. Shares are seconds, with the start of a process of about 5 s.
+CHECKED = "tests/gpu/test_block_sparse.py", "tests/gpu/test_rectified.py"
+QUICK = (
+    Part("ceilings", "quick", 20, ("--only", "ceiling"), ("--only", "ceiling"), of="rates"),
+    Part("gpu_tests", "quick", 80, ("tests/gpu/test_pooled.py",), CHECKED),
+    Part("rates of blocks", "quick", 60, ("--only", "blocks"), ("--only", "blocks"), of="rates"),
+    Part("sparse_kernels", "quick", 95, ("--only", "tiny clear"), ("--quick",)),
+    Part("variants", "quick", 60, ("--only", "clear")),
+    Part("rates beside blocks", "quick", 20, of="rates"),
+    Part("blocks", "quick", 90, ("--only", "tiny radial"), ("--quick", "--modes", "eager")),
+    Part(
+        "compiled blocks", "quick", 55, ("--only", "tiny clear radius=2 d", "--modes", "compiled"),
+        ("--quick", "--modes", "compiled", "--only", "flux.1 1024x1024 clear"), of="blocks",
+    ),
+)  # fmt: skip
 GROUPS = tuple(dict.fromkeys(part.group for part in PARTS))
 
 
-def chosen(names: Sequence[str]) -> list[Part]:
+def chosen(names: Sequence[str], quick: bool = False) -> list[Part]:
     """Return the parts of some names or groups, in order of value; without names, all parts."""
-    return [part for part in PARTS if not names or part.name in names or part.group in names]
+    every = QUICK if quick else PARTS
+    return [part for part in every if not names or part.name in names or part.group in names]
 
 
 def deadline(parts: Sequence[Part], left_s: float) -> float:
@@ -97,28 +119,47 @@ def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, stop: Stop
             outcome = run(part, args.device, args.out, environment(carried), limit, stop)
             print(f"{part.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
         outcomes.append(outcome)
-        text = write(args.out, about, outcomes)
+        text = write(args.out, about, outcomes, constants(args.out, outcomes))
     print("\n" + text, flush=True)
     return outcomes
+
+
+def constants(folder: Path, outcomes: Sequence[Outcome]) -> str:
+    """Return the constants that follow from what was measured, or a sentence why none do."""
+    if not any(outcome.rows and outcome.part.startswith("rates") for outcome in outcomes):
+        return ""
+    try:
+        return report(folder)
+    except SystemExit as none:
+        return f"No constants: {str(none).removeprefix('error: ')}\n"
 
 
 def main(arguments: list[str] | None = None) -> list[Outcome]:
     parser = parser_of(__doc__, Path("out/gpu"))
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
-    parser.add_argument("--minutes", type=float, default=30.0, help="for all parts together")
-    parser.add_argument(
-        "--only", nargs="+", default=[], choices=(*GROUPS, *(part.name for part in PARTS)), help="some parts"
-    )
+    parser.add_argument("--quick", action="store_true", help="eight minutes, for the constants of forecasts")
+    parser.add_argument("--fit", type=Path, metavar="DIR", help="compute constants from the rows in a folder")
+    parser.add_argument("--minutes", type=float, help="for all parts together, 30 or for --quick 8")
+    names = dict.fromkeys((*GROUPS, *(part.name for part in (*PARTS, *QUICK))))
+    parser.add_argument("--only", nargs="+", default=[], choices=[*names], help="some parts")
     parser.add_argument("--wheels", type=Path, default=ROOT / ".whl", help="folder of carried wheels")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a part failed")
     args = parser.parse_args(arguments)
-    if args.minutes <= 0:
+    if args.fit is not None:
+        write_fit(args.fit)
+        return []
+    args.minutes = (8.0 if args.quick else 30.0) if args.minutes is None else args.minutes
+    if not 0 < args.minutes < inf:
         parser.error(f"--minutes must be above 0, got {args.minutes:g}")
+    parts = chosen(args.only, args.quick)
+    if not parts:
+        which = "without --quick" if args.quick else "with --quick"
+        parser.error(f"{', '.join(args.only)} runs only {which}")
     machine(args.device)
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop, tempfile.TemporaryDirectory() as folder:
-        outcomes = go(chosen(args.only), args, Path(folder), stop)
+        outcomes = go(parts, args, Path(folder), stop)
     if stop.asked:
         raise SystemExit(130)
     if args.strict and any(outcome.state == "failed" for outcome in outcomes):

@@ -25,22 +25,29 @@ ERROR = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception)\b")
 
 @dataclass(frozen=True)
 class Part:
-    """A part is a module in `folder` that takes `--device` and `--out`.
+    """A part is a module that takes `--device` and `--out`; its name is that of the module if left out.
 
-    `share` is its share of the time, relative to the other parts. `cpu` holds the options that make it tiny
-    on a CPU.
+    `share` is its share of the time, relative to the other parts. `words` are its options on a GPU. `cpu`
+    holds those that make it tiny on a CPU. Parts of one module add to one record.
     """
 
     name: str
     group: str
     share: float
     cpu: tuple[str, ...] = ()
-    folder: str = "bench.timing"
+    words: tuple[str, ...] = ()
+    of: str = ""
 
     @property
     def module(self) -> str:
         """Return the name by which Python runs it."""
-        return f"{self.folder}.{self.name}"
+        name = self.of or self.name
+        return f"bench.{name}" if name == "gpu_tests" else f"bench.timing.{name}"
+
+    @property
+    def bench(self) -> str:
+        """Return the name of its record."""
+        return (self.of or self.name).removeprefix("gpu_")
 
 
 def run(
@@ -48,8 +55,8 @@ def run(
 ) -> Outcome:
     """Run a part until it ends, until `limit_s` seconds are over, or until the run is asked to stop."""
     words = [sys.executable, "-m", part.module, "--device", device, "--out", str(out)]
-    words += part.cpu if device == "cpu" else ()
-    path = results_file(out, part.name.removeprefix("gpu_"), machine(device))
+    words += part.cpu if device == "cpu" else part.words
+    path = results_file(out, part.bench, machine(device))
     before = path.stat().st_mtime_ns if path.is_file() else None
     found = Outcome(part.name, "done", deadline_s=limit_s)
     with (out / "log.txt").open("ab") as log:

@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
+from diffusers_ext.kernels.block_sparse.descriptors import why_pointers
 from diffusers_ext.outputs.files import write_text
 from diffusers_ext.versions import installed
 
 from .timing.stopwatch import machine
+
+NEEDED = 40 << 30  # bytes; a block of HunyuanVideo at 720p with its copies
 
 
 @dataclass
@@ -42,7 +45,21 @@ def facts(device: str) -> dict[str, Any]:
     found |= {package: version for package, version in versions.items() if version is not None}
     if device != "cpu":
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), **driver()}
+        major, minor = torch.cuda.get_device_capability()
+        found["tiles"] = why_pointers(10 * major + minor) or "read by descriptors"
+        if (why := too_small(*torch.cuda.mem_get_info())) is not None:
+            found["memory"] = why
     return found
+
+
+def too_small(free: int, total: int) -> str | None:
+    """Return a sentence if the largest cases do not fit a GPU with so many bytes, else `None`."""
+    if free >= NEEDED:
+        return None
+    return (
+        f"the largest cases take up to {NEEDED / 2**30:.0f} GiB and {free / 2**30:.1f} of "
+        f"{total / 2**30:.1f} GiB are free; those that do not fit fail, and all others run"
+    )
 
 
 def driver() -> dict[str, str]:
@@ -56,10 +73,10 @@ def driver() -> dict[str, str]:
     return dict(zip(asked.split(","), map(str.strip, said.splitlines()[0].split(",")), strict=False))
 
 
-def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Write both summaries and return the text of `summary.md`."""
-    record = about | {"parts": [asdict(outcome) for outcome in outcomes]}
-    text = summary(about, outcomes)
+def write(out: Path, about: dict[str, Any], outcomes: Sequence[Outcome], constants: str = "") -> str:
+    """Write both summaries and return the text of `summary.md`, with `constants` at its end."""
+    record = about | {"parts": [asdict(outcome) for outcome in outcomes], "constants": constants}
+    text = summary(about, outcomes) + (f"\n{constants}" if constants else "")
     write_text(out / "summary.json", json.dumps(record, indent=1) + "\n")
     write_text(out / "summary.md", text)
     return text

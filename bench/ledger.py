@@ -96,6 +96,11 @@ def committed(name: str) -> dict[str, Any]:
 
 def sentence(error: BaseException) -> str:
     """Return the kind of an error and the line of its text that says what is wrong."""
+    if isinstance(error, torch.OutOfMemoryError):
+        asked = re.search(r"Tried to allocate (\S+ \S+?)\.", str(error))
+        return (
+            f"out of memory, {asked[1] if asked else 'more'} did not fit; use a larger GPU, or free this one"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -57,8 +57,8 @@ def suite_parser(doc: str | None, *, n: int, batch: int) -> argparse.ArgumentPar
     return parser
 
 
-def options(doc: str | None, device: str | None = None) -> argparse.ArgumentParser:
-    """Return a parser with `--device`, `--only` and `--out`.
+def options(doc: str | None, device: str | None = None, *, keeps: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with `--device`, `--only` and `--out`, and `--restart` for a bench that keeps rows.
 
     The device is the GPU if there is one, unless another is usual.
     """
@@ -66,6 +66,8 @@ def options(doc: str | None, device: str | None = None) -> argparse.ArgumentPars
     usual = device or ("cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--device", default=usual, help="cuda or cpu")
     parser.add_argument("--only", default="", help="part of the names of the cases to run")
+    if keeps:
+        parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
     return parser
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands import making
+from .commands.app import app as page
 from .commands.collect import collect
 from .commands.compare import compare
 from .commands.demo import demo
@@ -97,6 +98,7 @@ def options(
 
 for command in (generate, search, story, run, show, compare, demo, heads):
     app.command(cls=Command)(command)
+app.command("app", cls=Command)(page)
 app.command("eval", cls=Command)(evaluate)  # a function named eval would hide the builtin
 for command in (tune, headhunter, reward, plan, train, collect, methods, samplers, families, doctor):
     app.command(cls=Command)(command)

@@ -97,6 +97,9 @@ class Site:
         """The path from the pipeline, for messages and reports."""
         return f"{self.component}.{self.name}" if self.component else self.name
 
+    def __hash__(self) -> int:
+        return hash((self.component, self.name))  # sites are keys in every call of a denoiser
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:
@@ -119,6 +122,7 @@ class RunContext:
     __slots__ = (
         "cross_text",
         "gradient_pass",
+        "layers",
         "layout",
         "order",
         "order_note",
@@ -149,6 +153,7 @@ class RunContext:
         self.text_first: bool = False
         self.gradient_pass: bool = False  # a pass for the gradients of a method is running
         self.cross_text: Any = None  # a CrossText that cross-attention reads in this call, if any
+        self.layers: int = 1  # attention modules where a method of the session computes attention
         # Which candidates of a search this call holds, each once per branch; None: all rows of the pipeline.
         self.rows: tuple[int, ...] | None = None
         self.plans: dict[Hashable, Any] = {}  # block plans that the sites of a method share

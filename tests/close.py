@@ -26,3 +26,8 @@ def close(got: Tensor, wanted: Tensor, level: int = SUMS, *, dtype: torch.dtype 
 
 
 alike = partial(close, level=MODEL)  # for what whole models make
+
+
+def far_apart(one: Tensor, two: Tensor) -> bool:
+    """Return whether tensors differ by ten times what rounding may do, or more."""
+    return bool((one - two).abs().max() > 10 * MODEL * torch.finfo(one.dtype).eps * two.abs().max())

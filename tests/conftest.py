@@ -1,5 +1,6 @@
 """Shared by the tests of loading, evaluation and the command line."""
 
+import gc
 import json
 
 import pytest
@@ -11,7 +12,20 @@ from tests.tiny_models import sd3, wan
 # A busy machine draws examples slowly, which says nothing of them.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+# Files of few and long tests begin, so that no process is left with one at the end.
+FIRST = ("test_readme", "test_interpreted", "test_fleet", "test_kills", "test_gpu", "test_over_time")
 CLIP_CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 2, "max_sequence_length": 24}
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of long files first, all else in its order."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of the garbage collection, which would walk through it every few tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

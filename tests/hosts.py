@@ -147,6 +147,16 @@ HOSTS = [
 every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
 
 
+def leaving(*names: str) -> Any:
+    """Every host in turn; those named, which show nothing that others do not, in the slow tests only."""
+    marks = {host.name: [pytest.mark.slow] * (host.name in names) for host in HOSTS}
+    return pytest.mark.parametrize("host", [pytest.param(h, marks=marks[h.name], id=h.name) for h in HOSTS])
+
+
+every_attention = leaving("flux-dev", "skyreels")  # attend as flux and hunyuan-video do
+every_call = leaving("sd3.5", "flux-dev")  # are called as sd3 and flux are
+
+
 def host(name: str) -> Host:
     return next(h for h in HOSTS if h.name == name)
 

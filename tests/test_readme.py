@@ -5,6 +5,8 @@ stand. What it claims is compared with committed results and with pyproject.toml
 import json
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import diffusers_ext
+import diffusers_ext.outputs.record
 from bench.pages import results_table as table
 from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.settings.registry import METHODS
@@ -26,9 +29,12 @@ README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 (JOB,) = [text for language, text in BLOCKS if language == "toml"]
-SWAP, SEARCH = [text for language, text in BLOCKS if language == "python"]
+SWAP, CLIENT, SEARCH = [text for language, text in BLOCKS if language == "python"]
 LINES = [line for _, text in BLOCKS for line in text.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("diffusers-ext ")]
+COMMANDS.remove(PAGE := "diffusers-ext app")  # which ends only when it is stopped
+# The installed script is run once, and Ray wants a process of its own; a process costs seconds of imports.
+PROCESSES = {COMMANDS[0], *(command for command in COMMANDS if "--engine ray" in command)}
 INSTALL = [line.partition("#")[0].strip() for line in LINES if line.startswith("pip ")]
 INLINE = re.findall(r"`(dx\.[^`]*\([^`]*)`", README)  # expressions in sentences and tables
 LOADS = [code for code in INLINE if code.startswith("dx.load(")]
@@ -62,6 +68,24 @@ def test_the_sampler_finds_a_picture():
     scope = {"dx": diffusers_ext}
     exec(SEARCH, scope)
     assert scope["result"].images[0].size == (64, 64) and scope["result"].nfe == 8
+
+
+def test_a_program_asks_the_page(tmp_path):
+    """The command starts the page, on a free port, and the block runs against it as it stands."""
+    script = str(Path(sys.executable).parent / "diffusers-ext")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [script, *shlex.split(PAGE)[1:], "--port", str(port)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as page:
+        try:
+            assert f"http://127.0.0.1:{port}" in page.stdout.readline()
+            scope = {}
+            exec(CLIENT.replace("7860", str(port)), scope)
+        finally:
+            page.terminate()
+    assert diffusers_ext.outputs.record.read(scope["path"])["seed"] == scope["facts"]["seed"] == 7
+    assert page.returncode == 128 + signal.SIGTERM
 
 
 def test_a_method_stays_on_until_it_is_removed():
@@ -113,13 +137,18 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run_as_shown(command, folder):
-    script = Path(sys.executable).parent / "diffusers-ext"
-    words = [str(script), *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_commands_run_as_shown(command, folder, cli, monkeypatch):
+    words = shlex.split(command)[1:]
+    if command in PROCESSES:
+        script = Path(sys.executable).parent / "diffusers-ext"
+        done = subprocess.run([str(script), *words], cwd=folder, capture_output=True, text=True)
+        code, err = done.returncode, done.stderr
+    else:
+        monkeypatch.chdir(folder)
+        code, _, err = cli(*words)
+    assert code == 0, err
     if "--again" in words:
-        assert (folder / words[-1]).read_bytes() == (folder / words[2]).read_bytes()
+        assert (folder / words[-1]).read_bytes() == (folder / words[1]).read_bytes()
     elif "--out" in words:
         out = folder / words[words.index("--out") + 1]
         records = out.rglob("*.json") if out.is_dir() else out.parent.glob(f"{out.stem}*.json")

@@ -35,7 +35,7 @@ from ..studies import (
     story,
 )
 from ..timing import growth, speed
-from . import cards, power, results_table, together, whole_tiles
+from . import cards, instructions, plan_costs, power, results_table, together, whole_tiles
 from .markdown import has, insert, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +138,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip-held-out": clip_held_out,
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
+    "instructions": _filed("compiled", instructions.to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "maps": _filed("maps-shapes-sd", maps.to_markdown),
     **{f"headhunter-{m}": _filed(f"headhunter-{m}", headhunter.to_markdown) for m in headhunter.MODELS},
@@ -145,6 +146,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "story": _filed("story-shapes-sd", story.to_markdown),
     "nag-guided": _filed("nag-shapes-sd3", lambda found: nag.to_markdown(found, cost=False)),
     "npnet": _filed("npnet-shapes-sd-held-out", npnet.to_markdown),
+    "plan-costs": plan_costs.to_markdown,
     "one-step": _filed("one_step-shapes-sd-turbo", one_step.to_markdown),
     "perturbations": _filed("perturbations-shapes-sd", perturbations.to_markdown),
     "reno": _filed("reno-shapes-sd-turbo", reno.to_markdown),

@@ -1,6 +1,6 @@
 """List the slices, sizes and methods that `blocks.py` measures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -41,10 +41,14 @@ class Case:
 
 
 def settings(model: str, name: str, **change: Any) -> Method:
-    """Return a method with the settings of the preset, without dense steps and layers."""
+    """Return a method with the settings of the preset, without dense steps and layers.
+
+    It always runs over its plan, also where no gain is expected, since that is what is to be measured.
+    """
     if name == "rectified":
         change["p_remaining"] = None  # random weights have no peaks, so it would only repeat `keep`
-    return replace(dx.preset(model, name), dense_steps=0, dense_layers=0, **change)
+    change |= {"dense_steps": 0, "dense_layers": 0, "backend": "triton"}
+    return replace(dx.preset(model, name), **change)
 
 
 def cases() -> list[Case]:
@@ -62,13 +66,32 @@ def cases() -> list[Case]:
             for name in ("radial", "gna", "rectified")
         ]
     mochi = {"height": 480, "width": 848, "num_frames": 163}
+    rectified = dx.RectifiedSparse(keep=0.25, p_remaining=None, dense_steps=0, backend="triton")
     return [
         *flux[1024], *published["wan2.1", 720], *published["hunyuan-video", 720], *flux[4096],
         Case("sd3.5", {"height": 1024, "width": 1024}, settings("sd3.5", "gna")),
         Case("mochi", mochi, settings("mochi", "gna")),
-        Case("mochi", mochi, dx.RectifiedSparse(keep=0.25, p_remaining=None, dense_steps=0)),
+        Case("mochi", mochi, rectified),
         *published["wan2.1", 480], *flux[2048],
     ]  # fmt: skip
+
+
+# What settles most about full blocks in a minute or two.
+QUICK = (
+    ("flux.1", 1024, "clear"),
+    ("flux.1", 4096, "clear"),
+    ("wan2.1", 720, "gna"),
+    ("wan2.1", 720, "radial"),
+    ("hunyuan-video", 720, "gna"),
+)
+
+
+def quick_cases(keys: Sequence[tuple[str, int, str]] = QUICK) -> list[Case]:
+    """Return the first case of each model, height in px and method; for CLEAR it has no pooled tokens."""
+    known: dict[tuple[str, int, str], Case] = {}
+    for case in cases():
+        known.setdefault((case.model, case.size["height"], case.method.name), case)
+    return [known[key] for key in keys]
 
 
 def tiny_cases() -> list[Case]:

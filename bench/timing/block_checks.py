@@ -4,13 +4,13 @@ Masks are made from the rule alone, in the pipeline's order of tokens. So they s
 with the plan that they check.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from diffusers_ext.core import Core, Layout, RunContext, Site
+from diffusers_ext.core import Core, Layout, Order, RunContext, Site
 from diffusers_ext.kernels import geometry
 from diffusers_ext.kernels.block_sparse.select import select
 from diffusers_ext.kernels.masks.visible import visible
@@ -23,7 +23,10 @@ from .reference_rows import rectified_error, row_error, sample
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Hold one call of attention: `q, k, v, out [B, N, H, D]`, the mask of the pipeline and the layout."""
+    """Hold one call of attention: `q, k, v, out [B, N, H, D]`, the mask of the pipeline and the layout.
+
+    `order` is the one in which grid tokens were, if it is not raster order.
+    """
 
     q: Tensor
     k: Tensor
@@ -31,26 +34,44 @@ class Call:
     mask: Tensor | None
     layout: Layout
     out: Tensor
+    order: Order | None = None
 
     @property
     def given(self) -> tuple[Any, ...]:
         """Return the arguments of a core."""
         return self.q, self.k, self.v, self.mask, self.layout
 
+    @property
+    def raster(self) -> "Call":
+        """The same call with its grid tokens in raster order."""
+        if self.order is None:
+            return self
+        moved = {name: self._put_back(getattr(self, name)) for name in ("q", "k", "v", "out")}
+        return replace(self, order=None, **moved)
+
+    def _put_back(self, x: Tensor) -> Tensor:
+        out = x.clone()
+        out[:, self.layout.vision] = x[:, self.layout.vision].index_select(1, self.order.places)
+        return out
+
 
 @dataclass(frozen=True)
 class RecordCalls(RecordAttention):
-    """Record the last call of every self- and joint attention module, by name in `kept`."""
+    """Record the last call of every self- and joint attention module, by name in `kept`.
+
+    It takes tokens in any order, so a session puts them in order as it does without it.
+    """
 
     name: ClassVar[str] = "record_calls"
     reads_layout: ClassVar[bool] = True
+    order_free: ClassVar[bool] = True
 
     kept: dict[str, Call] = field(default_factory=dict, compare=False)
 
     def bind(self, site: Site, run: RunContext, inner: Core) -> Core:
         def core(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
             out = inner(q, k, v, mask, layout)
-            self.kept[site.name] = Call(q, k, v, mask, layout, out)
+            self.kept[site.name] = Call(q, k, v, mask, layout, out, run.order)
             return out
 
         return core
@@ -58,6 +79,7 @@ class RecordCalls(RecordAttention):
 
 def call_error(core: SparseCore, call: Call) -> float:
     """Return the RMS error of sampled rows of a call, over their RMS."""
+    call = call.raster
     if isinstance(core, RectifiedCore):
         return max(_rectified_error(core, call), _text_error(call))
     rows = sample(call.q.shape[1], call.q.device)

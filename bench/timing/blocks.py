@@ -16,11 +16,9 @@ Rows are written at once. Later runs keep them while the sources that they depen
 case is recorded with its error.
 """
 
-import hashlib
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,13 +29,13 @@ from diffusers_ext.core import Method
 
 from ..ledger import Row
 from ..runner import Latest, options, run
-from .block_cases import Case, cases, tiny_cases
-from .block_checks import RecordCalls, call_error
+from .block_cases import Case, cases, quick_cases, tiny_cases
+from .block_checks import Call, RecordCalls, call_error
 from .reference_rows import TOLERANCE, rms_ratio
 from .slices import SLICES, sharing_weights
+from .sources import checksum
 from .stopwatch import Stopwatch, in_turns
 
-ROOT = Path(__file__).parents[2]
 SOURCES = (
     "diffusers_ext/kernels/**/*.py",
     "diffusers_ext/processors/**/*.py",
@@ -45,7 +43,7 @@ SOURCES = (
     "bench/timing/slices.py",
 )
 MODES = "eager", "compiled"
-SECONDS, REPEATS = 3.0, 7  # time of measuring dense and sparse in turns, and the least number of rounds
+SECONDS, REPEATS = 3.0, 5  # time of measuring dense and sparse in turns, and the least number of rounds
 LINE = (
     "{case:60} {mode:8} {tokens:7} {density:.4f} {attention_share:.2f} {attention_gain:6.2f} "
     "{predicted_gain:6.2f} {expected_gain:.2f} {gain:6.2f} {gain_low:6.2f} {gain_high:6.2f} "
@@ -131,25 +129,35 @@ def attention(
             "why": sites[0].why,
             "density": statistics.mean(site.density for site in sites),
             "full_share": statistics.mean(site.full_share for site in sites),
+            "order": sites[0].order,
             "error": rms_ratio(outcome, plain),  # if attention stayed dense
         }
         cores = {site.name: core for site, core in session.cores(method).items()}
         if backend != "dense":
             facts["error"] = max(call_error(cores[name], call) for name, call in recorder.kept.items())
         dense_ms = sparse_ms = 0.0
-        for name, call in recorder.kept.items():
+        for (name, call), count in alike(recorder.kept):
             stock = model.get_submodule(name).processor.dense
             ours, theirs = partial(cores[name], *call.given), partial(stock, *call.given)
+            session.run.reordered = call.order is not None  # as in the call that was recorded
             took = [statistics.median(times) for times in in_turns(watch, theirs, ours)]
-            dense_ms, sparse_ms = dense_ms + took[0], sparse_ms + took[1]
+            session.run.reordered = False
+            dense_ms, sparse_ms = dense_ms + count * took[0], sparse_ms + count * took[1]
     return facts | {"attention_gain": dense_ms / sparse_ms}, dense_ms, outcome
 
 
-@cache
+def alike(kept: Mapping[str, Call]) -> list[tuple[tuple[str, Call], int]]:
+    """Return the first of all calls with tensors of the same shapes, with their number."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for name, call in kept.items():
+        key = call.q.shape, call.k.shape, call.mask is None, call.order is None
+        found.setdefault(key, [(name, call), 0])[1] += 1
+    return [(first, count) for first, count in found.values()]
+
+
 def sources() -> str:
     """Return the checksum of the code that the times depend on."""
-    files = [file for name in SOURCES for file in ROOT.glob(name)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
+    return checksum(SOURCES)
 
 
 def name(row: Row) -> str:
@@ -158,10 +166,10 @@ def name(row: Row) -> str:
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    parser = options(__doc__)
+    parser = options(__doc__, keeps=True)
     parser.add_argument("--modes", nargs="+", choices=MODES, help="both on a GPU, eager on a CPU if left out")
+    parser.add_argument("--quick", action="store_true", help="a few cases: two of FLUX.1, three of clips")
     parser.add_argument("--minutes", type=float, help="begin no case after so long; run again to go on")
-    parser.add_argument("--restart", action="store_true", help="measure again what was measured already")
     args = parser.parse_args(arguments)
     cuda = args.device != "cpu"
     dtype, modes = (torch.bfloat16, MODES) if cuda else (torch.float32, MODES[:1])
@@ -173,7 +181,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     wanted = {
         f"{case.name} {mode}": partial(cell, case, mode)
         for mode in args.modes or modes
-        for case in (cases() if cuda else tiny_cases())
+        for case in (tiny_cases() if not cuda else quick_cases() if args.quick else cases())
     }
     return run("blocks", wanted, args, LINE, sources=sources(), name=name)
 

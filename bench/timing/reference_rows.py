@@ -1,7 +1,5 @@
 """Compare sampled rows of attention with the same rows over explicit masks: the check beside every time."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,9 +82,3 @@ def gradient_error(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> float:
     dense = F.scaled_dot_product_attention(*heads_first, attn_mask=seen).transpose(1, 2)
     want = torch.autograd.grad(dense, exact, g.float())
     return max(rms_ratio(x, y) for x, y in zip(got, want, strict=True))
-
-
-def attend_chosen(q: Tensor, k: Tensor, v: Tensor, candidates: DynamicPlan, found: Selection) -> Tensor:
-    """Run rectified attention over the blocks that `select` found, as the method does after its choice."""
-    plan = replace(candidates, row_ptr=found.row_ptr, col=found.col)
-    return api.attention(q, k, v, plan, gain=found.gain, bias=found.bias)[0]

@@ -39,7 +39,8 @@ class Slice:
 
     def build(self, tiny: bool, device: str, dtype: torch.dtype) -> nn.Module:
         """Build the slice with seeded weights, for inference."""
-        with torch.random.fork_rng(devices=[]):
+        where = torch.device(device)
+        with torch.random.fork_rng(devices=[] if where.type == "cpu" else None), where:
             torch.manual_seed(0)
             model = self.kind(**{**self.config, **(self.tiny if tiny else {})})
         return _cast(model.to(device), dtype).eval().requires_grad_(False)

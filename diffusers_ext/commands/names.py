@@ -33,6 +33,7 @@ EXAMPLES = MappingProxyType(
         "compare": 'diffusers-ext compare "two blue stars" --methods plain,softpag --seeds 0,1',
         "run": "diffusers-ext run job.toml --dry-run",
         "story": 'diffusers-ext story --subject "ann=a red circle" --scene "ann and a blue star"',
+        "app": "diffusers-ext app --port 7860",
         "demo": "diffusers-ext demo --out my-demo",
         "eval": "diffusers-ext eval --model shapes-sd --method softpag --n 20",
         "tune": "diffusers-ext tune --method softpag --grid 'scale=[1,2,4]' --confirm 40",

@@ -94,6 +94,8 @@ def heads(
     """
     chosen = plan(pipe, layers, heads, strength=strength, scale=scale, micro_batch=micro_batch, most=most)
     call = arguments(pipe, prompt, call)
+    if progress is not None:
+        call |= progress.hooks(pipe)
 
     def batch(some: Sequence[tuple[Site, int]]) -> list[Image | Clip]:
         sets = [{site.path: [head]} for site, head in some]

@@ -104,7 +104,7 @@ def page(found: MapData) -> str:
         "steps": list(found.steps),
         "layers": list(found.layers),
         "heads": {p: each.shape[2] for p, each in found.data.items()},
-        "pictures": [_png(frame) for frame in _frames(found)],
+        "pictures": [_png(frame) for frame in frames(found)],
         "ramp": base64.b64encode(ramp.tobytes()).decode(),
         "maps": entries,
     }
@@ -155,22 +155,24 @@ def facts(found: MapData) -> dict[str, Any]:
 
 def _cell(found: MapData, values: Tensor, label: str = "") -> Cell:
     """Return the map `[t, h, w]` over the picture; a clip has a frame for each frame of the map."""
-    frames = _frames(found)
-    covered = [overlay(frames[i], values[i].numpy()) for i in range(len(values))]
-    if len(covered) > 1:
-        covered = [Clip(np.stack([np.asarray(each) for each in covered])).sheet()]
     top = f"{float(values.max()):.3g}"
-    return Cell(covered[0], (label, top) if label else (top,))
+    return Cell(covered(found, values), (label, top) if label else (top,))
 
 
-def _frames(found: MapData) -> list[Image.Image]:
+def covered(found: MapData, values: Tensor) -> Image.Image:
+    """Cover the picture by the map `[t, h, w]`; for a clip, return the sheet of its covered frames."""
+    shown = [overlay(frame, each.numpy()) for frame, each in zip(frames(found), values, strict=True)]
+    return shown[0] if len(shown) == 1 else Clip(np.stack([np.asarray(each) for each in shown])).sheet()
+
+
+def frames(found: MapData) -> list[Image.Image]:
     """Return the picture, or for each frame of the maps the first frame of the clip that it stands for."""
     if not isinstance(found.image, Clip):
         return [found.image]
-    frames, count = found.image.frames, found.grid[0]
-    pace = (len(frames) - 1) / max(count - 1, 1)
-    places = [0] + [min(round((i - 1) * pace) + 1, len(frames) - 1) for i in range(1, count)]
-    return [Image.fromarray(frames[place]) for place in places]
+    clip, count = found.image.frames, found.grid[0]
+    pace = (len(clip) - 1) / max(count - 1, 1)
+    places = [0] + [min(round((i - 1) * pace) + 1, len(clip) - 1) for i in range(1, count)]
+    return [Image.fromarray(clip[place]) for place in places]
 
 
 def _entries(found: MapData) -> tuple[dict[str, list[Any]], bool]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from .making import arguments, make
 from .map_data import MapData
 from .reading import ReadWords
 from .words import Word, find
+
+if TYPE_CHECKING:
+    from ..sampling.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,7 @@ def maps(
     per_head: bool = False,
     methods: Sequence[Method] = (),
     limit_gib: float = estimate.LIMIT_GIB,
+    progress: Progress | None = None,
     **call: Any,
 ) -> TokenMaps:
     """Make a picture or a clip, and return the maps of words with it.
@@ -57,7 +61,7 @@ def maps(
     or that under `methods`. Words are found by their characters. `None` takes all that mean something, and
     the noun phrases. `layers` has names of attention modules or of blocks, or patterns as `"mid_block*"`.
     `steps` count from 0. By default all layers with text and all steps are read. Only columns of the words
-    are computed, never a map of all pairs of tokens.
+    are computed, never a map of all pairs of tokens. `progress` follows the steps.
 
     Raises `MethodError` for words that are not in the prompt or that no text encoder sees, for unknown layers
     and steps, and where the maps need more than `limit_gib` of memory. Raises `UnsupportedError` for a model
@@ -71,7 +75,12 @@ def maps(
     reader = ReadWords(
         frozenset(planned.sites), planned.words, None if steps is None else planned.steps, recording.keep
     )
+    if progress is not None:
+        progress.begin(1)
+        call |= progress.hooks(pipe)
     (image,) = make(pipe, [prompt], [seed], call, (*methods, reader))
+    if progress is not None:
+        progress.tick(1)
     return TokenMaps(prompt, seed, planned.words, *recording.done(), image=image)
 
 

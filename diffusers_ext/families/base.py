@@ -114,6 +114,8 @@ class FusableSite(Site):
 
     fused: bool = False
 
+    __hash__ = Site.__hash__  # a dataclass makes its own otherwise
+
 
 def numbered(
     found: Iterable[tuple[str, nn.Module, Kind]], component: str, rotary: Rotary | None = None
@@ -183,6 +185,10 @@ class Family(ABC):
     @abstractmethod
     def layout(self, model: nn.Module, call: Mapping[str, Any]) -> Layout:
         """Return the joint layout of a denoiser call, from its arguments by name."""
+
+    def layout_values(self, call: Mapping[str, Any]) -> Tensor | None:
+        """Return the tensor whose values `layout` reads; `None` if it reads shapes alone."""
+        return None
 
     def timestep(self, call: Mapping[str, Any]) -> Tensor | float:
         """Return the timestep of a denoiser call, `[B]` or a scalar, in units of `scheduler.timesteps`."""

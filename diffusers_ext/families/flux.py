@@ -112,6 +112,10 @@ class FluxFamily(Family):
             raster=raster is not None,
         )
 
+    def layout_values(self, call: Mapping[str, Any]) -> Tensor:
+        """Return the position ids, which a pipeline makes once a run."""
+        return call["img_ids"]
+
     def text_parts(self, pipe: Any, prompt: str, call: Mapping[str, Any]) -> tuple[texts.TextPart, ...]:
         """Return the tokens of T5; CLIP gives one vector, which is in no sequence."""
         found = texts.part(pipe, prompt, "tokenizer_2", limit=texts.limit(pipe, call))

@@ -52,7 +52,14 @@ class Job:
         file that cannot be read.
         """
         path = Path(path).expanduser()
-        data = _toml(path)
+        return cls.of(toml(path), path, out)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], path: Path, out: str | os.PathLike[str] | None = None) -> Job:
+        """Build a job of plain data. Relative paths in it are relative to the folder of `path`.
+
+        Raises `ValueError` as `read` does.
+        """
         try:
             return cls(path=path, **_read(data, path, out))
         except ValueError as error:  # some sentences come from where no file is known
@@ -135,15 +142,20 @@ def _read(data: Mapping[str, Any], path: Path, out: str | os.PathLike[str] | Non
     }
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def toml(path: Path) -> dict[str, Any]:
+    """Read the tables of a file.
+
+    Raises `ValueError` if it is not TOML, and `OSError` if it cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise OSError(f"cannot read the job file {str(path)!r} ({error.strerror}); check its path") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}; compare it with docs/batches.md") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path} is not TOML: {reason}; compare it with docs/batches.md") from error
 
 
 def _layout(output: tables.OutputTable, where: str) -> Layout | None:

@@ -26,6 +26,7 @@ from .tasks import Point, Task, changed
 from .watch import Attempts
 
 if TYPE_CHECKING:
+    from ..evaluate.scorers import Scorers
     from ..sampling.items import Failed, Picture
 
 TILED = "decoded in tiles, since memory ran out"
@@ -91,6 +92,18 @@ class Maker:
                 lines.append(self._failed(task, lost[task.item].reason))
         return lines
 
+    def load(self, point: Point) -> Any:
+        """Read the pipeline of a point. Raises `ValueError` or `OSError` if that cannot be done."""
+        table = self.job.model
+        return point.model.load(self.device, table.dtype, table.threads)
+
+    def scorers(self, point: Point) -> Scorers | None:
+        """Load the rewards of the sampler. Raises as `load` does."""
+        found = self.job.sampler.scorers(point.model, self.device)
+        if found is not None:
+            found.load()
+        return found
+
     def close(self) -> None:
         """End the session, and free the model."""
         self._stack.close()
@@ -106,9 +119,8 @@ class Maker:
             if self._model is not None:
                 self._pipe = self._model = None
                 free_memory()
-            table = self.job.model
             try:
-                self._pipe = point.model.load(self.device, table.dtype, table.threads)
+                self._pipe = self.load(point)
             except (OSError, ValueError) as error:
                 raise Refused(str(error)) from error
             self._model, self._where = point.model, str(self._pipe.device)
@@ -118,9 +130,7 @@ class Maker:
             raise Refused(str(error)) from error
         self._sampler = None
         if self.job.sampler is not None:
-            scorers = self.job.sampler.scorers(point.model, self.device)
-            if scorers is not None:
-                scorers.load()
+            scorers = self.scorers(point)
             rewards = None if scorers is None else scorers.rewards
             self._sampler = self.job.sampler.build(changed(point.changes, grid.SAMPLER), rewards)
         self._point = point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..evaluate.statistics import accuracy
 from ..evaluate.words import percent
 from ..outputs import claim
 from ..outputs.files import remove_partials, write_text
+from ..sampling.progress import Progress
 from .manifest import DONE, FOLDER, Line
 from .watch import Watch
 
@@ -37,11 +39,14 @@ class Page:
     """Collect lines of the manifests, and write the page now and then.
 
     The size of the page does not grow with the job. Memory grows by the ids of what failed alone. One process
-    at a time writes it, and none that has `writes` off.
+    at a time writes it, and none that has `writes` off. `source` gives the address of a file, by default its
+    path below `out`.
     """
 
-    def __init__(self, title: str, out: Path, writes: bool = True) -> None:
-        self._title, self.path, self._writes = title, out / FILE, writes
+    def __init__(
+        self, title: str, out: Path, writes: bool = True, source: Callable[[str], str] = quote
+    ) -> None:
+        self._title, self.path, self._writes, self._source = title, out / FILE, writes, source
         self._newest: dict[str, Line] = {}
         self._failed: set[str] = set()
         self._reasons: dict[str, str] = {}  # of the last failures
@@ -89,8 +94,8 @@ class Page:
         finally:
             claim.release(self._lock, file)
 
-    def text(self, watch: Watch, end: bool) -> str:
-        """Return the page."""
+    def text(self, watch: Progress, end: bool) -> str:
+        """Return the page; `watch` counts what is finished."""
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         failed = len(self._failed)
         state = f"{watch.finished} of {watch.total} {watch.unit}s are finished, {failed} could not be made"
@@ -105,7 +110,7 @@ class Page:
             failed=failed,
             failures=list(self._reasons.values()),
             heading=f"The newest {shown}" if shown < sum(p.made for p in self._points.values()) else "All",
-            pictures=[(line, _figure(line)) for line in reversed(self._newest.values())],
+            pictures=[(n, _figure(n, self._source)) for n in reversed(self._newest.values())],
         )
 
     def _row(self, label: str, point: _Point) -> list[str]:
@@ -114,7 +119,7 @@ class Page:
         return [label or "all", str(point.made), right, f"{point.seconds / point.made:.2f}"]
 
 
-def _figure(line: Line) -> Figure:
+def _figure(line: Line, source: Callable[[str], str]) -> Figure:
     texts = [f"looks wrong: {', '.join(line['flags'])}"] if line["flags"] else []
     kind = "bad" if line["flags"] else ""
     if "verdict" in line:
@@ -125,4 +130,4 @@ def _figure(line: Line) -> Figure:
         texts.append(f"score {line['score']:.3f}")
     small = "small" if line["size"][0] < 192 else ""
     alt = f"{line['prompt']}, seed {line['seed']}"
-    return Figure("; ".join(texts), quote(line["file"]), alt, kind, small)
+    return Figure("; ".join(texts), source(line["file"]), alt, kind, small)

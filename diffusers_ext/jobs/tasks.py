@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..models.checkpoint import Checkpoint
@@ -72,9 +72,12 @@ class Task:
         return self.point is other.point and self.row.call == other.row.call
 
 
-def points(job: Job, device: str | None = None) -> list[Point]:
+def points(
+    job: Job, device: str | None = None, find: Callable[[str, Path], Checkpoint] = pipelines.find
+) -> list[Point]:
     """Return the points of the grid, one without a grid. No weights are loaded.
 
+    `find` resolves the name of a model, given the folder of the job file.
     Raises `ValueError` for models, methods, samplers and arguments that do not fit.
     """
     found: list[Point] = []
@@ -82,7 +85,7 @@ def points(job: Job, device: str | None = None) -> list[Point]:
     for changes in grid.points(job.grid):
         name = str(changes.get(grid.MODEL, job.model.name))
         if name not in models:
-            models[name] = pipelines.find(name, job.path.parent)
+            models[name] = find(name, job.path.parent)
         kind = pipelines.device(device or job.model.device)
         found.append(_point(job, len(found), changes, models[name], kind))
     return found

@@ -132,9 +132,12 @@ def _written(path: Path) -> Any:
 
 def of_name(name: str) -> Preset | None:
     """Return what `find` does, or the preset named like a checkpoint, apart from words of the format."""
+    if (path := _files().get(name.lower())) is not None:
+        return read(path)  # alone: every other file would be read for nothing
+    presets = shipped()
     words = tuple(word for word in _words(Path(name).name) if word not in FORMATS)
-    checkpoint = (p for p in shipped().values() if words in map(_words, (p.name, *p.names)))
-    return find(name) or next(checkpoint, None)
+    checkpoint = (p for p in presets.values() if words in map(_words, (p.name, *p.names)))
+    return find(name, presets) or next(checkpoint, None)
 
 
 def _within(text: str) -> Preset | None:
@@ -154,16 +157,24 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[a-z0-9.]+", text.lower()))
 
 
-def find(name: str) -> Preset | None:
-    """Return the preset of that name, or the one in a file `*.toml`; `None` if there is none."""
+def find(name: str, presets: Mapping[str, Preset] | None = None) -> Preset | None:
+    """Return the preset of that name, or the one in a file `*.toml`; `None` if there is none.
+
+    `presets` are those of the package, if they were read before.
+    """
     if name.endswith(".toml"):
         return read(Path(name))
-    return next((p for p in shipped().values() if name.lower() in (p.name, *p.names)), None)
+    presets = shipped() if presets is None else presets
+    return next((p for p in presets.values() if name.lower() in (p.name, *p.names)), None)
 
 
 def shipped() -> dict[str, Preset]:
     """Read the presets of the package by name."""
-    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"))}
+    return {name: read(path) for name, path in _files().items()}
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def read(path: Path) -> Preset:

@@ -165,8 +165,8 @@ class ClearCore(SparseCore):
             self.spatial_weight = pooled.read(method.weights, [site], method.downsample)[site]
 
     def begin_call(self, like: Tensor) -> None:
-        train, least = self.method.train_tokens, 2 * 4**self.site.level + self._text()
-        if train is not None and train < least:
+        train = self.method.train_tokens
+        if train is not None and train < (least := 2 * 4**self.site.level + self._text()):
             raise MethodError(
                 f"CLEAR train_tokens counts the longest sequence of training, text included, got {train}, "
                 f"which leaves {self.site.path} fewer than 2 tokens; set {least} or more for this module, or "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,11 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state is the progress of a search. `best` is by prompt, `None` before the first score."""
+    """A state is the progress of a search. `best` is by prompt, `None` before the first score.
+
+    `tried` are the candidates and iterates until now, which the search goes on to change. `pictures` are
+    those of `best`, each `[3, H, W]`, or `[T, 3, H, W]` of a video.
+    """
 
     evaluations: int
     planned: int | None
@@ -28,6 +32,8 @@ class State:
     steps: int
     seconds: float
     best: tuple[float | None, ...]
+    tried: Sequence[Any] = ()
+    pictures: tuple[Any, ...] = ()
 
 
 class Budget:
@@ -56,6 +62,8 @@ class Budget:
         self.planned: int | None = None
         self.step = self.steps = 0
         self.best: tuple[float | None, ...] = ()
+        self.tried: Sequence[Any] = ()
+        self.pictures: tuple[Any, ...] = ()
         self._began = time.perf_counter()
 
     @property
@@ -89,8 +97,8 @@ class Budget:
     def show(self) -> None:
         """Show the progress to the watcher."""
         if self._watch is not None:
-            best = self.best
-            self._watch(State(self.cost, self.planned, self.step, self.steps, self.seconds, best))
+            now = self.cost, self.planned, self.step, self.steps, self.seconds
+            self._watch(State(*now, self.best, self.tried, self.pictures))
 
 
 class Bar:

@@ -124,7 +124,7 @@ class Sampler(ABC):
         result = _result(search, output_type, stopped)
         if self.refine is None:
             return result
-        return self._refined(pipe, host, result, stop, call, output_type)
+        return self._refined(pipe, host, result, stop, call, output_type, progress)
 
     def starts(self, search: Search, n: int, first: int = 0) -> Starts:
         """Draw `n` candidates for each prompt, with the noise transform applied."""
@@ -158,6 +158,7 @@ class Sampler(ABC):
         stop: Callable[[], bool] | None,
         call: dict[str, Any],
         output_type: str,
+        progress: bool | Callable[[State], None] | None,
     ) -> Result:
         """Let the second sampler go on from the winners, and keep what is better for each prompt.
 
@@ -183,7 +184,7 @@ class Sampler(ABC):
                 generator=list(found.states),
                 latents=found.noise.to(host.family.noise_dtype(pipe)),
                 output_type=output_type,
-                progress=False,
+                progress=progress if callable(progress) else False,
                 stop=stop,
                 **call | host.call,
             )

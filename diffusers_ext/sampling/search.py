@@ -46,6 +46,7 @@ class Search:
         self.host, self.rewards, self.budget = host, rewards, budget
         self.micro_batch, self.keep_pictures, self.ranked = micro_batch, keep_pictures, ranked
         self.candidates: list[Candidate | Iterate] = []
+        budget.tried = self.candidates
         self.best: list[Best | None] = [None] * len(host.prompts)
         self.watch: StepWatch | None = None
 
@@ -85,6 +86,8 @@ class Search:
         if held is None or best.score > held.score:
             self.best[prompt] = best
             self.budget.best = tuple(b.score if b else None for b in self.best)
+            self.budget.pictures = tuple(b.image if b else None for b in self.best)
+            self.budget.show()
 
     def scores_of(
         self, pictures: Tensor, prompts: Sequence[int], level: float, rewards: Ensemble | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,10 +17,11 @@ from ..families.base import take_rows, with_prediction
 from .arguments import as_given, by_name
 from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
 from .conflicts import check_second_pass
+from .layouts import LayoutReader
 from .preparing import Preparing
 from .reorder import TokenReordering, diffusers_modules
 from .second_text import TextCalls
-from .steps import StepIndices
+from .steps import StepIndices, timestep_of
 from .swap import Swap
 from .timing import Timer
 
@@ -56,6 +58,7 @@ class DenoiserHook(ModelHook):
         self.family = branches.family
         self.run: RunContext = session.run
         self.step_indices: StepIndices = session.step_indices
+        self.layouts = LayoutReader(self.family)
         self.swap = swap
         self.branches = branches
         self.reordering = reordering
@@ -108,8 +111,9 @@ class DenoiserHook(ModelHook):
         self._check_processors(pipe)
         made = self._read(module, call, pipe, calling=caller is not None)
         self.acted.clear()
+        like = _latents(call) if self.scheduled else None
         for core in self.scheduled:
-            core.begin_call(_latents(call))
+            core.begin_call(like)
         try:
             if self.preparing is not None:
                 args, kwargs = self._prepared(module, call, pipe, args, kwargs)
@@ -206,14 +210,14 @@ class DenoiserHook(ModelHook):
     def _read(self, module: nn.Module, call: Mapping[str, Any], pipe: Any, calling: bool) -> Calls:
         """Bring `run` up to date; raise if guidance does not know this call."""
         self.calls += 1
-        timestep = self.family.timestep(call)
-        value = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
-        self.run.layout = self.family.layout(module, call)
+        self.run.layout = self.layouts.read(module, call)
         step_index = self.step_indices.of(pipe)
-        step_index.read(pipe, value, self.run, calling)
+        step_index.read(pipe, partial(timestep_of, self.family, call), self.run, calling)
         made = self._made_bare if pipe is None else self._made_by(pipe)
-        run, place = step_index.point()
-        first = made.note(run, (value, place))
+        run, point = step_index.point()
+        if point is None and (self.linear or self.branches.mode(pipe) == "two_calls"):
+            point = timestep_of(self.family, call)
+        first = made.note(run, point)
         self.run.pass_ = self.branches.read(pipe, self._context.name, made.count)
         skipping = call.get("skip_layers") is not None  # skip-layer guidance has the conditional rows alone
         for name, linear in self.linear.items():

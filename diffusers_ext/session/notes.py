@@ -31,11 +31,11 @@ class CallNotes:
         self.calls = 0
         self.compiled: set[Site] = set()  # sites that no call reached outside compiled blocks
         self._methods, self._cores = methods, cores
-        self._before: Counter[Site] = Counter()  # calls of the processors until the call that ends now
+        self._before: dict[Site, int] = {}  # calls of the processors until the call that ends now
 
     def take(self, run: RunContext, swap: Swap, acted: Collection[int]) -> None:
         """Note a call; `acted` has the `id` of each guidance, second text and prompt method that acted."""
-        reached = {site for site, ours in swap.processors.items() if self._reached(swap, site, ours.calls)}
+        reached = self._reached(swap)
         self.calls += 1
         for method in self._methods:
             if isinstance(method, (Guidance, SecondText, PromptMethod)) and id(method) not in acted:
@@ -53,16 +53,19 @@ class CallNotes:
             if run.step is not None:
                 notes.steps.setdefault(run.steps, set()).add(run.step)
 
-    def _reached(self, swap: Swap, site: Site, calls: int) -> bool:
-        """Return whether a call reached a site. That a compiled block ran is taken for granted."""
-        if calls > self._before[site]:
-            self._before[site] = calls
-            self.compiled.discard(site)
-            return True
-        if not compiled(swap.model, site):
-            return False
-        self.compiled.add(site)
-        return True
+    def _reached(self, swap: Swap) -> set[Site]:
+        """Return the sites that a call reached. That compiled blocks ran is taken for granted."""
+        reached = set()
+        for site, ours in swap.processors.items():
+            if ours.calls > self._before.get(site, 0):
+                self._before[site] = ours.calls
+                reached.add(site)
+        self.compiled -= reached
+        if len(reached) < len(swap.processors):
+            unseen = {site for site in swap.processors if site not in reached and compiled(swap.model, site)}
+            self.compiled |= unseen
+            reached |= unseen
+        return reached
 
 
 def changes(method: Method, site: Site) -> bool:

@@ -92,6 +92,7 @@ class Session:
         check_prompt_methods(self.methods, self._denoisers, self._pipe)
         self._selected = select(self.methods, [s for d in self._denoisers for s in d.sites])
         self.acting = [(m, self._selected[id(m)]) for m in self.methods]
+        self.run.layers = sum(len(sites) for m, sites in self.acting if Slot.CORE in m.slots)
         guidance = next((m for m in self.methods if isinstance(m, Guidance)), None)
         check_conflicts(self.methods, self._selected, [d.model for d in self._denoisers])
         branches = [CFGBranches(cfg, self._pipe, d.family) for d in self._denoisers]

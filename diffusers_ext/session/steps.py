@@ -1,5 +1,6 @@
 """Find the step of a run that a denoiser call belongs to."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core import RunContext
+from ..families.base import Family
 
 
 class StepIndex:
@@ -26,11 +28,12 @@ class StepIndex:
         self._begin = 0  # the place in the schedule where the run began: image-to-image starts late
         self._place: int | None = None
 
-    def read(self, pipe: Any, value: float, run: RunContext, calling: bool = True) -> None:
-        """Set `run.step`, `run.steps` and `run.sigma` for a call at timestep `value`.
+    def read(self, pipe: Any, timestep: Callable[[], float], run: RunContext, calling: bool = True) -> None:
+        """Set `run.step`, `run.steps` and `run.sigma` for a call.
 
-        They are `None` without a pipeline, and while its scheduler has no schedule. `calling=False`: the call
-        comes from a loop around the parts of the pipeline, not from the pipeline.
+        They are `None` without a pipeline, and while its scheduler has no schedule. `timestep` returns that
+        of the call, and is asked only if the scheduler keeps no count: a GPU must finish its work before it
+        answers. `calling=False`: the call comes from a loop around the parts of the pipeline, not from it.
         """
         run.step = run.steps = run.sigma = self._place = None
         scheduler = getattr(pipe, "scheduler", None)
@@ -40,7 +43,7 @@ class StepIndex:
         new = table is not self._table
         if new:
             self._load(scheduler, table)
-        self._place = place = self._find(scheduler, value)
+        self._place = place = self._find(scheduler, timestep)
         if new:
             first = getattr(scheduler, "begin_index", None)
             self._begin = place if first is None else first
@@ -60,20 +63,26 @@ class StepIndex:
         self._table, self.extra_passes, self.second_texts = table, 0, 0
         self._timesteps = torch.as_tensor(table, device="cpu").double()
         sigmas = getattr(scheduler, "sigmas", None)
-        self._sigmas = [] if sigmas is None else [float(sigma) for sigma in sigmas]
+        self._sigmas = [] if sigmas is None else torch.as_tensor(sigmas).tolist()
 
-    def _find(self, scheduler: Any, value: float) -> int:
+    def _find(self, scheduler: Any, timestep: Callable[[], float]) -> int:
         """Find the place of a call in the schedule."""
         # PNDM lists a timestep twice and counts its calls under another name. Before the first step nothing
         # is counted, so the place is the one at which the run begins.
         for count in ("step_index", "counter", "begin_index"):
             if (place := getattr(scheduler, count, None)) is not None:
                 return int(place)
-        nearest = int((self._timesteps - value).abs().argmin())
+        nearest = int((self._timesteps - timestep()).abs().argmin())
         equal = (self._timesteps == self._timesteps[nearest]).nonzero().flatten()
         # A scheduler that counts begins with the second of equal timesteps, so that it skips no sigma.
         second = len(equal) > 1 and hasattr(scheduler, "step_index")
         return int(equal[1]) if second else nearest
+
+
+def timestep_of(family: Family, call: Mapping[str, Any]) -> float:
+    """Return the timestep of a call of a denoiser; a GPU finishes all its work before it answers."""
+    timestep = family.timestep(call)
+    return float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
 
 
 class StepIndices:

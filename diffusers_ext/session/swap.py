@@ -18,6 +18,7 @@ class Swap:
         self._modules = {site: model.get_submodule(site.name) for site in sites}
         self._old: dict[Site, Any] = {}
         self._during: dict[Site, Any] = {}  # what belongs in every module while the session is open
+        self._put: list[tuple[Site, nn.Module, FamilyProcessor]] = []
 
     def put(self, processors: Mapping[Site, FamilyProcessor]) -> None:
         """Swap processors in; each takes over the attention back-end of the one before."""
@@ -27,11 +28,12 @@ class Swap:
             ours._attention_backend = getattr(old, "_attention_backend", None)
             set_processor(module, ours)
             self._old[site], self.processors[site] = old, ours
+            self._put.append((site, module, ours))
         self._during = {site: module.processor for site, module in self._modules.items()}
 
     def gone(self) -> set[Site]:
         """Return the sites whose processor is not ours any more."""
-        return {site for site, ours in self.processors.items() if self._modules[site].processor is not ours}
+        return {site for site, module, ours in self._put if module.processor is not ours}
 
     def put_back(self) -> None:
         """Undo what diffusers exchanged for a call that is then refused, since it would not do so itself."""

@@ -30,7 +30,7 @@ class Timer:
 
     def add(self, began: Any, ended: Any) -> None:
         """Add the time between two results of `now`; that of two clocks is unknown and counts as none."""
-        if not _one_clock(began, ended):
+        if type(began) is not type(ended):  # CUDA started between them
             return
         if isinstance(began, float):
             self._seconds += ended - began
@@ -67,7 +67,7 @@ class SiteTimer:
 
     def __exit__(self, kind: type | None, *exc: object) -> None:
         ended = now()
-        if kind is not None or not _one_clock(self._began, ended):  # such a call is no measurement
+        if kind is not None or type(self._began) is not type(ended):  # such a call is no measurement
             return
         if self._acted():
             self.sparse.add(self._began, ended)
@@ -80,11 +80,6 @@ class SiteTimer:
 def now() -> Any:
     """Return the time in seconds, or an event on the stream of a GPU."""
     return _event() if torch.cuda.is_initialized() else time.perf_counter()
-
-
-def _one_clock(began: Any, ended: Any) -> bool:
-    """Return whether both are seconds, or both events; they are not if CUDA started between them."""
-    return isinstance(began, float) == isinstance(ended, float)
 
 
 def _event() -> torch.cuda.Event:

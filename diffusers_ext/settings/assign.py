@@ -70,6 +70,17 @@ def convert(raw: str, hint: Any, key: str) -> Any:
     )
 
 
+def written(value: Any, hint: Any) -> str:
+    """Return the text that `convert` reads as a value."""
+    if isinstance(value, str):
+        try:
+            if convert(value, hint, "") == value:
+                return value
+        except ValueError:
+            pass
+    return json.dumps(value, default=dict, ensure_ascii=False)
+
+
 def unknown_key(key: str, classes: Mapping[str, type]) -> str:
     """Write the sentence for a setting that none of the classes has."""
     if not classes:

@@ -1,6 +1,7 @@
 """Fit values to annotated types; settings in Python, in files and in text follow one rule."""
 
 import dataclasses
+import functools
 import math
 import os
 import types
@@ -34,7 +35,7 @@ def fit_fields(settings: Any) -> None:
 
     Raises `MethodError` with the help text of the first that does not fit.
     """
-    hints = typing.get_type_hints(type(settings))
+    hints = _hints(type(settings))
     for f in dataclasses.fields(settings):
         try:
             value = fit(getattr(settings, f.name), hints[f.name], f"{type(settings).__name__} {f.name}")
@@ -42,6 +43,9 @@ def fit_fields(settings: Any) -> None:
             about = f": {f.metadata['help']}" if "help" in f.metadata else ""
             raise MethodError(f"{error}{about}; for example {f.name}={example(hints[f.name])!r}.") from error
         object.__setattr__(settings, f.name, value)
+
+
+_hints = functools.cache(typing.get_type_hints)  # evaluates text, which takes longer than to fit a value
 
 
 def check_bounds(settings: Any) -> None:

@@ -11,13 +11,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import gpu
-from bench.gpu import GROUPS, PARTS, chosen, deadline, environment, unpack
+from bench.gpu import GROUPS, PARTS, QUICK, chosen, deadline, environment, unpack
 from bench.gpu_part import ROOT, Part, end, run
+from bench.gpu_summary import too_small
+from bench.ledger import sentence
 from diffusers_ext.outputs.stop import StopRequest
 
 HERE = environment([])
+SHORT = Part("ceilings", "x", 1, cpu=("--only", "ceiling"), of="rates")
 
 
 def read(folder):
@@ -25,29 +29,30 @@ def read(folder):
 
 
 def test_a_part_runs_in_a_process_of_its_own_and_is_summed_up(tmp_path, capsys):
-    gpu.main(["--device", "cpu", "--only", "sparse_kernels", "--out", str(tmp_path)])
+    gpu.main(["--device", "cpu", "--quick", "--only", "ceilings", "--out", str(tmp_path)])
     record = read(tmp_path)
     (part,) = record["parts"]
-    assert (part["part"], part["state"], part["rows"]) == ("sparse_kernels", "done", 2)
+    assert (part["part"], part["state"], part["rows"]) == ("ceilings", "done", 3)
     assert part["failed"] == {} and part["waiting"] == [] and 0 < part["seconds"] < part["deadline_s"]
     assert record["device"].startswith("cpu-") and record["torch"] and record["diffusers"]
     text = (tmp_path / "summary.md").read_text()
-    assert "| sparse_kernels | done | 2 | 0 | 0 |" in text and text in capsys.readouterr().out
-    assert "tiny rectified 0.3" in (tmp_path / "log.txt").read_text()
+    assert "| ceilings | done | 3 | 0 | 0 |" in text and text in capsys.readouterr().out
+    assert "Constants" not in text, "there is only dense attention"
+    assert "ceiling: matrix product" in (tmp_path / "log.txt").read_text()
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"log.txt", "summary.json", "summary.md", f"sparse_kernels-{record['device']}.json"}
+    assert names == {"log.txt", "summary.json", "summary.md", f"rates-{record['device']}.json"}
 
 
 def test_parts_that_cannot_run_are_sentences_and_the_run_survives(tmp_path, monkeypatch):
     """One module is missing, one has wrong options, and one works."""
     broken = Part("nothing_there", "x", 1), Part("growth", "x", 1, cpu=("--largest", "7"))
-    monkeypatch.setattr(gpu, "PARTS", (*broken, Part("sparse_kernels", "x", 1)))
+    monkeypatch.setattr(gpu, "PARTS", (*broken, SHORT))
     parts = gpu.main(["--device", "cpu", "--out", str(tmp_path)])
     assert [part.state for part in parts] == ["failed", "failed", "done"]
     assert parts[0].why.endswith("No module named bench.timing.nothing_there")
-    assert "--largest must be 4096 or more, got 7" in parts[1].why and parts[2].rows == 2
+    assert "--largest must be 4096 or more, got 7" in parts[1].why and parts[2].rows == 3
     with pytest.raises(SystemExit, match=r"^error: a part failed"):
-        gpu.main(["--device", "cpu", "--strict", "--minutes", "0.5", "--out", str(tmp_path)])
+        gpu.main(["--device", "cpu", "--strict", "--only", "nothing_there", "--out", str(tmp_path)])
 
 
 def test_a_part_is_stopped_at_its_deadline_and_its_rows_are_kept(tmp_path):
@@ -113,7 +118,8 @@ def test_a_run_that_is_asked_to_end_says_what_it_left_out(tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()
     assert process.returncode == 130 and "| gpu_tests | interrupted |" in out
-    assert [part["state"] for part in read(tmp_path)["parts"]] == ["interrupted"] + ["left out"] * 4
+    states = [part["state"] for part in read(tmp_path)["parts"]]
+    assert states == ["interrupted"] + ["left out"] * (len(PARTS) - 1)
     assert "the run was asked to end" in out and not members(process.pid)
 
 
@@ -146,7 +152,7 @@ def test_carried_wheels_come_before_what_is_installed(tmp_path):
 def test_a_wheel_that_does_not_fit_is_a_sentence_and_the_parts_run(tmp_path):
     path = wheel(tmp_path / "wheels", "tqdm", "")
     path.rename(path.with_name("tqdm-1.0-cp27-cp27m-win32.whl"))
-    words = ["--device", "cpu", "--only", "sparse_kernels", "--wheels", str(tmp_path / "wheels")]
+    words = ["--device", "cpu", "--quick", "--only", "ceilings", "--wheels", str(tmp_path / "wheels")]
     (part,) = gpu.main([*words, "--out", str(tmp_path / "out")])
     assert part.state == "done"
     assert "could not be unpacked: ERROR: tqdm-1.0-cp27-cp27m-win32.whl" in read(tmp_path / "out")["wheels"]
@@ -154,8 +160,48 @@ def test_a_wheel_that_does_not_fit_is_a_sentence_and_the_parts_run(tmp_path):
 
 def test_make_knows_the_groups_and_no_part():
     text = (ROOT / "Makefile").read_text()
-    assert set(re.search(r"^(gpu-.*): gpu-%", text, re.M)[1].split()) == {f"gpu-{name}" for name in GROUPS}
+    targets = re.search(r"^(gpu-.*): gpu-%", text, re.MULTILINE)[1].split()
+    assert set(targets) == {f"gpu-{name}" for name in GROUPS}
     assert not [part.name for part in PARTS if f"{part.module} --device cuda" in text]
     assert [part.name for part in chosen(["blocks", "growth"])] == ["blocks", "growth"]
-    assert {part.name for part in chosen(["kernels"])} == {"sparse_kernels", "growth", "guidance_cost"}
-    assert chosen([]) == list(PARTS)
+    kernels = {"rates", "sparse_kernels", "variants", "growth", "guidance_cost"}
+    assert {part.name for part in chosen(["kernels"])} == kernels
+    assert chosen([]) == list(PARTS) and chosen([], quick=True) == list(QUICK)
+
+
+def test_a_quick_run_fits_eight_minutes_and_the_files_that_a_machine_gives_back():
+    """Seconds are shares; two parts of one bench add to one record."""
+    assert sum(part.share for part in QUICK) == 480
+    assert len({part.name for part in QUICK}) == len(QUICK)
+    assert len({part.bench for part in QUICK} | {"log.txt", "summary.json", "summary.md"}) <= 8
+    assert QUICK[0].words == ("--only", "ceiling") and QUICK[1].name == "gpu_tests"
+
+
+@pytest.mark.slow  # eight processes that load torch, five of them diffusers
+def test_a_quick_run_goes_through_at_tiny_sizes(tmp_path):
+    parts = gpu.main(["--device", "cpu", "--quick", "--minutes", "60", "--out", str(tmp_path)])
+    assert [part.name for part in parts] == [part.name for part in QUICK]
+    assert all(part.state == "done" and part.rows and not part.failed for part in parts), parts
+    text = (tmp_path / "summary.md").read_text()
+    assert "| as shipped | 32 | disk |" in text and "in the median of" in text
+
+
+def test_names_that_a_run_does_not_have_are_refused(tmp_path, capsys):
+    for words, said in (
+        (["--only", "growth", "--quick"], "growth runs only without --quick"),
+        (["--only", "ceilings"], "ceilings runs only with --quick"),
+        (["--minutes", "nan"], "--minutes must be above 0, got nan"),
+    ):
+        with pytest.raises(SystemExit):
+            gpu.main(["--device", "cpu", "--out", str(tmp_path / "out"), *words])
+        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_little_memory_is_a_sentence():
+    assert too_small(41 << 30, 80 << 30) is None
+    said = too_small(22 << 30, 24 << 30)
+    assert "take up to 40 GiB and 22.0 of 24.0 GiB are free" in said
+    why = sentence(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total")
+    )
+    assert why == "out of memory, 2.50 GiB did not fit; use a larger GPU, or free this one"

@@ -20,6 +20,10 @@ def tuned_model(saved_model, tmp_path):
     return folder
 
 
+# All commands choose by the same function, so what it does in detail is tested on one of them.
+by_generate = pytest.mark.parametrize("run", ["generate"], indirect=True)
+
+
 @pytest.fixture(params=["generate", "compare", "eval"])
 def run(request, cli, tmp_path):
     """Run SoftPAG by each command that makes pictures; return its settings and what was printed."""
@@ -51,6 +55,7 @@ def test_known_settings_are_the_default(run, tuned_model):
     assert run(tuned_model, "--no-preset") == (dataclasses.asdict(dx.SoftPAG()), [])
 
 
+@by_generate
 def test_what_is_set_goes_first_and_leaves_the_rest(run, tuned_model):
     known = dataclasses.asdict(dx.SoftPAG(**KNOWN | {"scale": 2.5}))
     line = [f"{LINE}{tuned_model} (scope all); --no-preset leaves them"]
@@ -60,6 +65,7 @@ def test_what_is_set_goes_first_and_leaves_the_rest(run, tuned_model):
     assert run(tuned_model, "--no-preset", "--set", "scale=2.5") == (own, [])
 
 
+@by_generate
 def test_a_model_of_which_nothing_is_known(run, saved_model):
     own = dataclasses.asdict(dx.SoftPAG())
     line = f"softpag: no settings are known for {saved_model}, so its own defaults hold; --set changes them"

@@ -56,22 +56,24 @@ def counted(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("environ, words, threads", [
-    (None, [], 1),
-    ("3", [], 3),
-    (None, ["--threads", 2], 2),
-    ("3", ["--threads", 2], 2),
+COMPARE = ["compare", "--methods", "plain"]
+
+
+@pytest.mark.parametrize("command, environ, words, threads", [
+    (["generate"], None, [], 1),
+    (["generate"], "3", [], 3),
+    (["generate"], "3", ["--threads", 2], 2),
+    (COMPARE, None, [], 1),
+    (COMPARE, None, ["--threads", 2], 2),
 ])  # fmt: skip
 def test_the_zoo_runs_on_one_thread_unless_asked(
-    cli, counted, monkeypatch, tmp_path, environ, words, threads
+    cli, counted, monkeypatch, tmp_path, command, environ, words, threads
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if environ:
         monkeypatch.setenv("OMP_NUM_THREADS", environ)
-    for command in (["generate"], ["compare", "--methods", "plain"]):
-        out = tmp_path / command[0]
-        assert cli(*command, "a red circle", "-m", "shapes-sd-turbo", *words, "--out", out)[0] == 0
-    assert counted == [threads, threads]
+    code, _, _ = cli(*command, "a red circle", "-m", "shapes-sd-turbo", *words, "--out", tmp_path / "out")
+    assert code == 0 and counted == [threads]
     assert torch.get_num_threads() == 3, "the process has its threads back"
 
 

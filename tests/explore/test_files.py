@@ -94,7 +94,7 @@ def test_a_clip_has_a_frame_for_each_frame_of_the_maps():
     found = explore.maps(pipe, PROMPT, "cat", **call_of(host))
     page = map_files.page(found)
     assert found.grid[0] == 3 and len(data_of(page)["pictures"]) == 3 and 'id="frame"' in page
-    shown = [np.asarray(frame) for frame in map_files._frames(found)]
+    shown = [np.asarray(frame) for frame in map_files.frames(found)]
     frames = found.image.frames
     assert all(np.array_equal(a, frames[i]) for a, i in zip(shown, (0, 1, 3), strict=True))
 

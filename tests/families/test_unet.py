@@ -63,6 +63,10 @@ class TestUNetXL(Case, FamilyTests, FusedTests, CompileTests):
     inputs = staticmethod(partial(unet.inputs, sdxl=True))
     to_compile = build
 
+    @pytest.mark.slow  # SDXL has the blocks of SD
+    def test_compiles_to_as_many_graphs_as_diffusers(self):
+        super().test_compiles_to_as_many_graphs_as_diffusers()
+
 
 @pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
 @pytest.mark.parametrize("batch", [1, 2])

@@ -1,12 +1,16 @@
 """The Triton kernels on a real GPU: every mask and dtype against the reference, gradients, large offsets."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from diffusers_ext.kernels.block_sparse import api, reference
+from diffusers_ext.kernels.geometry import PAD
 from diffusers_ext.kernels.masks.band import Band, release_reach
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.masks.window import Window
+from diffusers_ext.kernels.plan.form import LOOKED_UP
 from diffusers_ext.kernels.plan.plan import from_mask
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
 from tests import needs
@@ -28,6 +32,24 @@ def plans(block_q=128, block_k=128):
     }
     built = {name: spec.build("cuda") for name, spec in specs.items()}
     return built | {"lut": from_mask(seen, block_q, block_k).to("cuda")}
+
+
+def box_plans(device="cuda"):
+    """Return plans of whole tiles and of runs, whose rules are computed from the first token of a block.
+
+    Text and the ends of the grid are looked up in some of them.
+    """
+    image, video = (1, 40, 61), (6, 20, 29)
+    tile, cube = (1, 8, 16), (2, 8, 8)
+    window = Window(video, (4, 8, 9), (1, 2, 3), (1, 2, 1))
+    band = Band(release_reach(4, 256, 0.4, 16), 16, 1)
+    specs = {
+        "disk": RulePlanSpec(Disk(9), image, 37, q_tile=tile, k_tile=tile, pad=True, text_rows=False),
+        "disk, small keys": RulePlanSpec(Disk(9), image, 0, 128, 64, tile, (1, 8, 8), pad=True),
+        "box": RulePlanSpec(window, video, 37, q_tile=cube, k_tile=cube, pad=True, text_rows=False),
+        "band": RulePlanSpec(band, (4, 16, 16), 37, text_rows=False),
+    }
+    return {name: spec.build(device) for name, spec in specs.items()}
 
 
 def tensors(plan, D, dtype, B=2, H=3):
@@ -56,6 +78,22 @@ def test_forward_and_gradients(name, D, dtype):
     ours = torch.autograd.grad(out, (q, k, v), do.to(dtype))
     for x, y in zip(ours, torch.autograd.grad(want, exact, do.to(dtype).double()), strict=True):
         assert ratio(x, y) < 3 * RATIO[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("name", ["disk", "disk, small keys", "box", "band"])
+def test_rules_computed_from_the_first_token_of_a_block(name, D, dtype):
+    plan = box_plans()[name]
+    assert plan.form.computed
+    q, k, v = tensors(plan, D, dtype)
+    want, want_lse = reference.attention(q.double(), k.double(), v.double(), plan)
+    out, lse = api.attention(q, k, v, plan, with_lse=True)
+    there = plan.q_coord != PAD
+    assert ratio(out[:, there], want[:, there]) < RATIO[dtype]
+    assert (lse - want_lse)[..., there].abs().max() < (1e-4 if dtype == torch.float32 else 2e-3)
+    looked_up, _ = api.attention(q, k, v, replace(plan, form=LOOKED_UP))
+    assert ratio(looked_up[:, there], want[:, there]) < RATIO[dtype]
 
 
 @pytest.mark.parametrize("blocks", [(64, 64), (128, 64), (32, 16)])

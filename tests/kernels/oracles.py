@@ -1,5 +1,9 @@
-"""The rules once more, pair by pair in plain Python; plans and kernels are tested against these."""
+"""The rules once more, pair by pair in plain Python; plans and kernels are tested against these.
 
+Masks are made once for all tests of a process, so nobody may write into them.
+"""
+
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -13,10 +17,12 @@ def cells(grid):
     return list(itertools.product(*map(range, grid)))
 
 
+@functools.cache
 def disk(grid, radius):
     """bool `[N, N]`; distances by square root."""
+    tokens = cells(grid)
     return torch.tensor(
-        [[math.hypot(a[1] - b[1], a[2] - b[2]) < radius - 1e-9 for b in cells(grid)] for a in cells(grid)]
+        [[math.hypot(a[1] - b[1], a[2] - b[2]) < radius - 1e-9 for b in tokens] for a in tokens]
     )
 
 
@@ -29,17 +35,18 @@ def window_of(i, length, window, stride, dilation=1):
     return {mates[k] for k in range(centre - left, centre + right + 1)}
 
 
+@functools.cache
 def box(grid, window, stride, dilation=(1, 1, 1)):
     """bool `[N, N]`."""
+    tokens = cells(grid)
     keys = [
         [window_of(i, *axis) for i in range(axis[0])]
         for axis in zip(grid, window, stride, dilation, strict=True)
     ]
-    return torch.tensor(
-        [[all(b[a] in keys[a][q[a]] for a in range(3)) for b in cells(grid)] for q in cells(grid)]
-    )
+    return torch.tensor([[all(b[a] in keys[a][q[a]] for a in range(3)) for b in tokens] for q in tokens])
 
 
+@functools.cache
 def radial_paper(grid, sink):
     """Token rule of the paper's section 3."""
     frames, s = grid[0], grid[1] * grid[2]
@@ -55,12 +62,14 @@ def radial_paper(grid, sink):
     return _frames(frames, s, sees)
 
 
+@functools.cache
 def radial_release(grid, decay, sink, floor=128):
     """The published code's token rule, but neighbouring frames see all of each other at any size."""
     frames, s = grid[0], grid[1] * grid[2]
     return radial_code(grid, decay, sink, floor) | _frames(frames, s, lambda i, j, k, m: abs(i - j) == 1)
 
 
+@functools.cache
 def radial_code(grid, decay, sink, floor=128):
     """Token rule of the published code as it computes, by float comparison. Its 128 is no setting there: at
     fewer tokens a frame it thins out frame distance 1 as well.

@@ -14,7 +14,7 @@ grids = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
 tiles = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(grids, tiles)
 def test_tile_major_is_a_permutation(grid, tile):
     order = geometry.tile_major(grid, tile)
@@ -22,7 +22,7 @@ def test_tile_major_is_a_permutation(grid, tile):
     assert torch.equal(order[geometry.inverse(order)], geometry.raster(grid))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(grids, tiles)
 def test_padding_makes_every_run_one_tile(grid, tile):
     order = geometry.tile_major(grid, tile, pad=True)

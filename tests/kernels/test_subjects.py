@@ -54,7 +54,7 @@ masks = st.integers(1, 9).flatmap(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(masks, st.data())
 def test_moving_is_cutting_resizing_and_pasting(rows, data):
     """Against the resize of torch on the number of each token."""

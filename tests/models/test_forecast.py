@@ -17,7 +17,7 @@ from diffusers_ext.models.presets import find
 from diffusers_ext.models.sizes import Tokens
 from diffusers_ext.processors.sparse.placement import place
 
-from ..hosts import built, every_host, host
+from ..hosts import built, every_call, host
 
 FIELDS = {"tokens", "token_density", "block_density", "full_share", "padded_tokens", "predicted_speedup"}
 FIELDS |= {"memory_bytes", "nearest", "expected_speedup", "device"}
@@ -95,7 +95,7 @@ def test_presets(name, grid, text):
     assert tokens.grid(tokens.size(grid)).shape == grid
 
 
-@every_host
+@every_call
 def test_the_grid_of_a_pipeline_is_the_one_that_runs(host):
     pipe = host.build()
     method = dx.GNA((2, 2, 2) if host.video else (2, 2), dense_steps=0, backend="reference")

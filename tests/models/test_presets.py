@@ -44,17 +44,18 @@ def test_there_is_a_file_for_each_model():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_is_built_and_planned_at_the_usual_size(path):
-    found = read(path)
+    found, forecasts = read(path), {}
     for name in found.settings:
         method = dx.preset(path.stem, name)
         assert method == build([name], preset=found.settings)[0]
         if not isinstance(method, SparseMethod):
             continue  # guidance, which test_presets_checkpoints.py puts on the models
-        forecast = dx.plan(path.stem, method)
-        assert forecast == dx.plan(path.stem, name)
+        forecast = forecasts[name] = dx.plan(path.stem, method)
         assert forecast.block_density <= 0.6
         share = (forecast.tokens / forecast.expected_speedup - forecast.text) / math.prod(forecast.grid)
         assert forecast.note.startswith("no gain") == (share * MARGIN > 1)
+    for name in list(forecasts)[:1]:  # a plan of a real size takes a second
+        assert forecasts[name] == dx.plan(path.stem, name)
 
 
 def test_published_settings_have_the_published_density():

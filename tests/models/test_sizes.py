@@ -11,11 +11,11 @@ from diffusers_ext.models.presets import find
 from diffusers_ext.models.sizes import Tokens, _most, check_size, cut_of, of_pipeline
 from diffusers_ext.sampling.call import arguments, run
 from diffusers_ext.zoo import catalogue
-from tests.hosts import every_host, host
+from tests.hosts import every_call, host
 from tests.tiny_models import flux, sd3, unet, wan
 
 
-@every_host
+@every_call
 def test_what_is_proposed_is_made_as_asked(host):
     """One step more than what fits in every axis is refused; the sizes proposed for it come out."""
     pipe = host.build()
@@ -38,7 +38,7 @@ def test_what_is_proposed_is_made_as_asked(host):
     assert replace(tokens, text=planned.text, levels=planned.levels) == planned
 
 
-@every_host
+@every_call
 def test_plans_and_pictures_refuse_the_same_sizes(host):
     pipe = host.build()
     method = dx.GNA((1, 1, 1) if host.video else (1, 1), dense_steps=0)

@@ -15,7 +15,11 @@ from diffusers.modular_pipelines import (
 )
 from torch import Tensor, nn
 
+import diffusers_ext as dx
+
 from ..tiny_models import flux, sd3, unet, wan
+
+PAG = dict(perturbation_scale=2.0, strength=1.0)
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,10 @@ each_guided = pytest.mark.parametrize("modular", GUIDED, ids=lambda m: m.name)
 
 def linear(scale: float, **more: Any) -> ClassifierFreeGuidance:
     return ClassifierFreeGuidance(guidance_scale=scale, **more)
+
+
+def guider(modular: Modular, guidance_scale: float = 4.0, **settings: Any) -> Any:
+    """Return our guider with a perturbed pass in the layer of a pipeline."""
+    return dx.SoftPAGGuidance(
+        guidance_scale=guidance_scale, **PAG | {"heads": {modular.layer: None}} | settings
+    )

@@ -12,7 +12,7 @@ from diffusers_ext.pipelines import chosen
 from diffusers_ext.pipelines.base import output_of
 from diffusers_ext.rewards.base import ensemble
 
-from ..hosts import built, every_host, host, processors
+from ..hosts import built, every_call, host, processors
 from ..sampling.searches import redness
 
 HEADS = {host("sd").layer: None}
@@ -47,7 +47,7 @@ def pictures(out):
     return out.frames if "frames" in out else out.images
 
 
-@every_host
+@every_call
 def test_a_call_is_that_under_a_session(host):
     pipe = host.build()
     kind = dx.VideoExtPipeline if host.video else dx.ImageExtPipeline

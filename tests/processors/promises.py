@@ -13,6 +13,13 @@ from ..close import alike
 from ..hosts import Host, nothing_changed
 
 
+@torch.no_grad()
+def predict(target: Any, call: dict[str, Any], *methods: Method) -> torch.Tensor:
+    """Return the prediction of one call of a denoiser under methods."""
+    with dx.apply(target, *methods):
+        return target(**call)[0]
+
+
 def makes_the_pictures_of(oracle: Method, method: Method, host: Host, **run: Any) -> Report:
     """Compare two methods on one pipeline; return the report of the second."""
     pipe = host.build()

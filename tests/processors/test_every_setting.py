@@ -4,11 +4,7 @@ A new field fails here until it has a check. Oracles are given sizes and setting
 package.
 """
 
-import copy
 import dataclasses
-import warnings
-import zlib
-from functools import partial
 from importlib import import_module
 
 import pytest
@@ -19,19 +15,12 @@ import diffusers_ext as dx
 from diffusers_ext.processors.sparse.method import SparseMethod
 from diffusers_ext.settings.registry import METHODS
 
-from ..close import MODEL
 from ..close import alike as close
+from ..close import far_apart
 from ..hosts import host, nothing_changed
-from ..tiny_models import flux, sd3, wan
-from . import ir_oracles, nag_oracles
+from ..tiny_models import flux, wan
 from . import settings_oracles as told
-from .astar_oracles import IN_ALL_STEPS, LEFT, TWO, found, loop, nearly
-from .astar_oracles import run as run_astar
-from .astar_oracles import start as noise
-from .test_ir_diffusion import masks as ir_masks
-from .test_ir_diffusion import paper, pictures
-from .test_softpag_maps import explicit_maps
-from .test_structured import PROMPT, aligned, explicit, pairs
+from .promises import predict
 
 CLASSES = {
     name: getattr(import_module(path.split(":")[0]), path.split(":")[1]) for name, path in METHODS.items()
@@ -64,7 +53,7 @@ BY_MASK = {
         "block": (VIDEO, dict(decay=0.01, sink_frames=0), [4, 32]),
     },
 }
-# Fields whose effect is counted; each has a test below.
+# Fields whose effect is counted, here or in test_settings_of_guidance.py and test_settings_of_words.py.
 COUNTED = {
     "softpag": {
         *("heads", "scale", "strength", "scope", "start", "stop"),
@@ -93,12 +82,6 @@ def test_every_field_has_a_check():
         assert {f.name for f in dataclasses.fields(kind)} == checked, name
 
 
-@torch.no_grad()
-def predict(target, call, *methods):
-    with dx.apply(target, *methods):
-        return target(**call)[0]
-
-
 @pytest.mark.parametrize("name, field", [(n, f) for n, fields in BY_MASK.items() for f in fields])
 def test_by_explicit_masks(name, field, tmp_path):
     grid, beside, values = BY_MASK[name][field]
@@ -123,160 +106,6 @@ def test_by_explicit_masks(name, field, tmp_path):
         assert all(far_apart(wanted, other) for other in outs), "the oracle sees no difference"
         outs.append(wanted)
 
-
-def far_apart(one, two):
-    """Ten times what rounding may do, or more."""
-    return (one - two).abs().max() > 10 * MODEL * torch.finfo(one.dtype).eps * two.abs().max()
-
-
-# SoftPAG ----------------------------------------------------------------------------------------------
-
-FIRST, SECOND = "transformer_blocks.0.attn", "transformer_blocks.1.attn"
-GUIDED = [
-    dict(heads={SECOND: [0, 2]}),
-    dict(heads={SECOND: [1]}),
-    dict(heads={SECOND: None}),
-    dict(heads={FIRST: [0, 2]}),
-    dict(heads={SECOND: [0, 2]}, scale=1.0),
-    dict(heads={SECOND: [0, 2]}, strength=0.3),
-    dict(heads={SECOND: {0: 0.3, 2: 0.3}}, strength=1.0),  # equal to the line before
-    dict(heads={SECOND: [0, 2]}, scope="image_block"),
-    dict(heads={SECOND: [0, 2]}, scope="all"),
-]
-
-
-def test_softpag_by_explicit_maps():
-    """Heads, layers, scale, strength and scope against maps written out in the middle of the model."""
-    model, call = sd3.transformer().double(), sd3.inputs(2, dtype=torch.float64)
-    image = slice(0, 4 * 6)
-    with torch.no_grad():
-        cond = model(**call)[0]
-        wanted = []
-        for settings in GUIDED:
-            facts = dict(scale=3.0, strength=1.0, scope="image_rows") | settings
-            ((layer, heads),) = facts["heads"].items()
-            u = facts["strength"] if not isinstance(heads, dict) else 0.3
-
-            numbers = list(range(4) if heads is None else heads)
-            perturb = partial(
-                told.perturbed_map, image=image, heads=numbers, strength=u, scope=facts["scope"]
-            )
-            with explicit_maps([int(layer.split(".")[1])], perturb):
-                perturbed = model(**call)[0]
-            wanted.append(cond + facts["scale"] * (cond - perturbed))
-            ours = predict(model, call, dx.SoftPAG(**dict(scale=3.0, strength=1.0) | settings))
-            torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=1e-6)  # time is embedded in fp32
-    for i, one in enumerate(wanted):
-        for j, two in enumerate(wanted[:i]):
-            assert ((one - two).abs().max() > 1e-4) == ((j, i) != (5, 6)), (i, j)
-
-
-PERTURBED = [
-    *({"perturbation": name} for name in ("identity", "uniform", "segment_mean", "max")),
-    dict(perturbation="temperature", temperature=2.0),
-    dict(perturbation="temperature", temperature=0.5),
-    dict(perturbation="shuffle"),
-    dict(perturbation="shuffle", seed=1),
-]
-
-
-@torch.no_grad()
-def test_softpag_perturbations_by_explicit_maps():
-    """What stands in place of the map, temperature and seed; permutations are read from the core."""
-    model, call = sd3.transformer().double(), sd3.inputs(2, dtype=torch.float64)
-    cond, image, wanted = model(**call)[0], slice(0, 4 * 6), []
-    for settings in PERTURBED:
-        method = dx.SoftPAG({SECOND: None}, 3.0, 1.0, **settings)
-        with dx.apply(model, method) as session:
-            ours = model(**call)[0]
-            (core,) = session.cores(method).values()
-        perturb = partial(
-            told.other_map,
-            image=image,
-            mode=settings["perturbation"],
-            temperature=settings.get("temperature"),
-            places=getattr(core, "places", None),
-        )
-        with explicit_maps([1], perturb):
-            wanted.append(cond + 3.0 * (cond - model(**call)[0]))
-        torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=2e-6)
-    for i, one in enumerate(wanted):
-        assert all((one - two).abs().max() > 1e-4 for two in wanted[:i]), i
-
-
-@pytest.mark.parametrize(
-    "window, guided",
-    [
-        ({}, [1, 1, 1, 1]),
-        (dict(start=0.5), [0, 0, 1, 1]),
-        (dict(stop=0.5), [1, 1, 0, 0]),
-        (dict(start=0.25, stop=0.75), [0, 1, 1, 0]),
-    ],
-)
-def test_softpag_start_and_stop_by_counting_calls(window, guided):
-    tiny = host("sd3")
-    pipe, calls, steps = tiny.build(), [0], []
-    pipe.transformer.get_submodule(tiny.layer).register_forward_hook(lambda *_: calls.append(0))
-
-    def ended(pipe, step, timestep, tensors):
-        steps.append(len(calls) - 2)  # one of the host's
-        calls[:] = [0]
-        return tensors
-
-    with dx.apply(pipe, dx.SoftPAG(heads={tiny.layer: None}, **window)):
-        tiny.run(pipe, steps=4, callback_on_step_end=ended)
-    assert steps == guided
-
-
-# NAG ------------------------------------------------------------------------------------------------------
-
-AWAY = dict(negative_prompt="green", scale=7.0, tau=1.5, alpha=0.4)
-LAYER = "blocks.1.attn2"
-OTHERS = [{}, dict(negative_prompt="a blue star"), dict(scale=3.0), dict(tau=1.1), dict(alpha=0.9)]
-
-
-@torch.no_grad()
-def test_nag_by_two_attentions_written_out():
-    """Text, scale, bound, share and layers; the oracle has a model of its own."""
-    pipe, call = wan.pipeline(), wan.inputs(2, text=18, dtype=torch.float64)
-    pipe.transformer.double()
-    oracle, wanted = copy.deepcopy(pipe.transformer), []
-    for settings in [*OTHERS, dict(layers=[LAYER]), dict(layers=["transformer.blocks.0"])]:
-        facts = AWAY | settings
-        text = pipe.encode_prompt(
-            facts["negative_prompt"], do_classifier_free_guidance=False, max_sequence_length=18
-        )[0]
-        numbers = {name: facts[name] for name in ("scale", "tau", "alpha")}
-        layers = None if "layers" not in facts else [LAYER if LAYER in facts["layers"] else "blocks.0.attn2"]
-        wanted.append(nag_oracles.predict(oracle, call, text.double(), numbers, layers))
-        with dx.apply(pipe, dx.NAG(**facts), cfg="none"):
-            ours = pipe.transformer(**call)[0]
-        torch.testing.assert_close(ours, wanted[-1], rtol=1e-5, atol=1e-6)  # time is embedded in fp32
-    for i, one in enumerate(wanted):
-        assert all((one - two).abs().max() > 1e-5 for two in wanted[:i]), i
-
-
-@pytest.mark.parametrize(
-    "window, longer",
-    [
-        ({}, [1, 1, 1, 1]),
-        (dict(start=0.5), [0, 0, 1, 1]),
-        (dict(stop=0.5), [1, 1, 0, 0]),
-        (dict(start=0.25, stop=0.75), [0, 1, 1, 0]),
-    ],
-)
-def test_nag_start_and_stop_by_the_length_of_the_text(window, longer):
-    tiny = host("wan")
-    pipe, lengths = tiny.build(), []
-    pipe.transformer.get_submodule(LAYER).to_k.register_forward_hook(
-        lambda module, args, out: lengths.append(args[0].shape[1])
-    )
-    with dx.apply(pipe, dx.NAG("green", **window)):
-        tiny.run(pipe, steps=4)
-    assert lengths == [16 * (1 + more) for more in longer]
-
-
-# RectifiedSparse --------------------------------------------------------------------------------------
 
 # 128 tokens, 8 blocks of 16: 4 rows of two, both frames deep
 FLAT = dict(frames=2, height=8, width=8)
@@ -321,148 +150,6 @@ def test_rectified_by_counted_blocks(field):
         assert all(least - 1e-9 <= d <= most + 1e-9 for d in found), (settings, found)
     assert not torch.equal(*outs)
 
-
-# StructuredGuidance -----------------------------------------------------------------------------------
-
-
-def test_structured_by_explicit_averages():
-    """Phrases and form against averages of attentions, each of a text for keys and one for values."""
-    tiny, two = host("sd"), ["a red cat", "a blue dog"]
-    pipe, run = tiny.build(), dict(prompt=[PROMPT], steps=2)
-    outs = []
-    for phrases, form in (
-        (two, "mean"),
-        (two[1:], "mean"),
-        (two, "conjunction"),
-        (two, "conjunction_release"),
-    ):
-        with torch.no_grad():
-            row = pairs(form, *aligned(pipe, PROMPT, phrases))
-        wanted = explicit(tiny, pipe, [row], **run)
-        with dx.apply(pipe, dx.StructuredGuidance(phrases, form)):
-            close(tiny.run(pipe, **run), wanted)
-        assert all(far_apart(wanted, other) for other in outs), "the oracle sees no difference"
-        outs.append(wanted)
-
-
-# AStar ------------------------------------------------------------------------------------------------
-
-MOVED = [
-    {},
-    dict(concepts=["red cat", "dog"]),
-    dict(concepts=None, adjectives=True),
-    dict(concepts=None, adjectives=False),
-    dict(masks=LEFT),
-    dict(loss="attend_and_excite"),
-    dict(segregation=3.0),
-    dict(retention=3.0),
-    dict(step_size=200.0),
-    dict(threshold=0.8),
-    dict(halvings=1),
-    dict(start=0.5),
-    dict(stop=0.5),
-]
-
-
-def test_astar_by_a_loop_written_out():
-    """Every setting against the same loop of denoising with that setting."""
-    assert {name for settings in MOVED for name in settings} == COUNTED["astar"]
-    tiny = host("sd")
-    pipe = tiny.build().to(torch.float64)
-    plain, outs = run_astar(tiny, pipe, steps=2), []
-    for settings in MOVED:
-        settings = dict(concepts=TWO, step_size=400.0, **IN_ALL_STEPS) | settings
-        named = dict(concepts=settings["concepts"] or found(settings["adjectives"]))
-        wanted = loop(pipe, noise(), steps=2, settings=settings | named)
-        with dx.apply(pipe, dx.AStar(**settings)):
-            nearly(run_astar(tiny, pipe, steps=2), wanted, plain)
-        assert all((wanted - other).abs().max() > 1e-4 for other in outs), settings
-        outs.append(wanted)
-
-
-# IRDiffusion ------------------------------------------------------------------------------------------
-
-LEFT_HALF, RIGHT_HALF, MIDDLE = [0, 0, 0.5, 1], [0.5, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]
-DRAWN = dict(
-    reference_masks=[MIDDLE] * 2,
-    scene_masks=[LEFT_HALF, RIGHT_HALF],
-    mask_dropout=0.0,
-    start_layer=0.0,
-    cross_lambda=0.9,
-    start=0.0,
-)
-ALL, UP, LAST = [""], ["up_blocks"], ["up_blocks.1.attentions.1"]
-# Settings, and the layers that see references.
-STORIES = [
-    ({}, ALL),
-    (dict(reference_masks=[MIDDLE, LEFT_HALF]), ALL),
-    (dict(scene_masks=[LEFT_HALF, MIDDLE]), ALL),
-    (dict(isolation=False), ALL),
-    (dict(reposition="none"), ALL),
-    (dict(start_layer=0.6), LAST),
-    (dict(layers=UP), UP),
-    (dict(mask_dropout=0.5), ALL),
-    (dict(mask_dropout=0.5, seed=3), ALL),
-    (dict(ref_bias=2.0), ALL),
-    (dict(cross_lambda=0.2), ALL),
-]
-
-
-def looks(settings):
-    """Which tokens see references, by the size of the grid."""
-    found = {}
-    for side in (8, 16):
-        seed = zlib.crc32(f"{settings.get('seed', 0)} 0 {(side, side)}".encode())
-        draw = torch.rand(side * side, generator=torch.Generator().manual_seed(seed))
-        found[side * side] = draw >= settings["mask_dropout"]
-    return found
-
-
-def test_ir_diffusion_by_the_paper_written_out():
-    tiny, outs = host("sd"), []
-    pipe = tiny.build().to(torch.float64)
-    for more, layers in STORIES:
-        settings = DRAWN | more
-        first, second = ir_masks(settings["scene_masks"])
-        first = first & ~second  # the second is as large or smaller, and keeps what they share
-        facts = {k: v for k, v in settings.items() if k in ir_oracles.PLAIN}
-        facts |= dict(
-            reference=ir_masks(settings["reference_masks"]),
-            scene=[first, second],
-            looks=looks(settings),
-        )
-        wanted = paper(tiny, pipe, facts, layers, steps=1)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "diffusers_ext: ir-diffusion: scene masks overlap")
-            with dx.apply(pipe, dx.IRDiffusion(**settings)):
-                close(pictures(tiny, pipe, steps=1), wanted)
-        assert all(far_apart(wanted, other) for other in outs), more
-        outs.append(wanted)
-
-
-@pytest.mark.parametrize("window, changed", [({}, 0), (dict(start=0.5), 2), (dict(stop=0.25), 0)])
-def test_ir_diffusion_start_and_stop_by_the_first_step_that_changes(window, changed):
-    tiny = host("sd")
-    pipe = tiny.build()
-
-    def run(*methods):
-        latents = []
-
-        def note(pipe, step, timestep, tensors):
-            latents.append(tensors["latents"].clone())
-            return tensors
-
-        with dx.apply(pipe, *methods):
-            pictures(tiny, pipe, steps=4, callback_on_step_end=note)
-        return latents
-
-    same = list(map(torch.equal, run(dx.IRDiffusion(**DRAWN | window)), run()))
-    assert same.index(False) == changed
-    always, once = (run(dx.IRDiffusion(**DRAWN | w))[-1] for w in ({}, window))
-    assert torch.equal(always, once) == (not window)
-
-
-# What all sparse methods have -------------------------------------------------------------------------
 
 PLAIN = {
     "clear": ("flux", dict(radius=2)),

@@ -8,13 +8,13 @@ import torch
 
 import diffusers_ext as dx
 
-from ..hosts import every_host, host
+from ..hosts import every_attention, host
 from ..kernels import oracles
 from .masked import by_mask
 from .promises import hides_nothing, is_refused, makes_the_pictures_of
 
 
-@every_host
+@every_attention
 def test_equal_to_an_explicit_mask(host):
     window, stride = ((2, 2, 2), (2, 1, 1)) if host.video else ((1, 2, 2), (1, 1, 2))
     oracle = by_mask(lambda grid: oracles.box(grid, window, stride))

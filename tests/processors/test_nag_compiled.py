@@ -29,7 +29,12 @@ def text(name, pipe):
     return clip.get(name, lambda: 16)()
 
 
-@pytest.mark.parametrize("name", STOCK)
+def slowly(*names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+# The fast tests compile each family once, for the number of graphs or for new sizes.
+@pytest.mark.parametrize("name", ["wan", "sd3", *slowly("flux")])
 @torch.no_grad()
 def test_compiles_fullgraph_with_few_graphs(name):
     """Calls with a second text and without have graphs of their own; a size that varies costs one more."""
@@ -56,7 +61,7 @@ def test_compiles_fullgraph_with_few_graphs(name):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["flux", "unet", *slowly("wan", "sd3")])
 @torch.no_grad()
 def test_new_image_sizes_stay_within_the_limit_of_graphs(name):
     pipe, model, blocks = prepared(name)

@@ -15,7 +15,7 @@ from diffusers_ext.core import RunContext
 from diffusers_ext.settings.methods import build
 
 from ..close import alike as close
-from ..hosts import built, every_host, host, nothing_changed
+from ..hosts import built, every_attention, host, nothing_changed
 from ..kernels.block_sparse.published import Rule, attend_raster
 from .masked import Instead
 from .sparse.test_method import SITE, dense, layout_of, tensors
@@ -77,7 +77,7 @@ def test_pipelines_against_the_published_rule(name):
     assert any(s.density < 0.9 for s in session.report().sites)
 
 
-@every_host
+@every_attention
 def test_keeping_all_is_the_plain_model_bit_for_bit(host):
     shares = (1.0, None) if host.name.startswith("sd") else (0.1, 1.0)
     pipe = host.build()

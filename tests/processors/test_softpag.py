@@ -11,13 +11,13 @@ from diffusers_ext.core import Layout
 from diffusers_ext.families.denoisers import denoisers
 
 from ..close import alike
-from ..hosts import built, every_host, nothing_changed
+from ..hosts import built, every_attention, nothing_changed
 from ..tiny_models import sd3, wan
 
 LAYER = "transformer_blocks.1.attn"
 
 
-@every_host
+@every_attention
 @pytest.mark.parametrize("cfg", [False, True], ids=["plain", "cfg"])
 def test_adds_delta_once_whatever_form_cfg_takes(host, cfg):
     """One Euler step is linear in the guided prediction: what SoftPAG adds to it must not depend on CFG."""
@@ -44,7 +44,7 @@ def test_adds_delta_once_whatever_form_cfg_takes(host, cfg):
     torch.testing.assert_close(added, alone, rtol=1e-3, atol=2e-4)
 
 
-@every_host
+@every_attention
 def test_strength_zero_and_scale_zero_are_bit_equal_and_cost_no_pass(host):
     pipe = host.build()
     stock, passes = host.run(pipe, cfg=True), []

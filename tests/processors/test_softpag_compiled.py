@@ -59,12 +59,13 @@ def test_compiles_fullgraph_with_few_graphs(name, mode):
     torch._dynamo.reset()
 
 
+# Processors of FLUX.1 and SD3 meet new sizes in test_nag_compiled.py.
 @pytest.mark.parametrize(
     "name, mode",
     [
-        *IDENTITY,
+        IDENTITY[0],
         ("unet", "identity"),
-        *slowly([*OTHERS, ("unet", "shuffle")]),
+        *slowly([*IDENTITY[1:], *OTHERS, ("unet", "shuffle")]),
     ],
 )
 def test_new_image_sizes_cost_no_more_graphs_than_without_us(name, mode):

@@ -13,7 +13,7 @@ from diffusers_ext.sampling.best_of_n import BestOfN
 from diffusers_ext.sampling.result import joined
 
 from ..close import alike
-from ..hosts import HOSTS, built, every_host, processors
+from ..hosts import HOSTS, built, every_call, processors
 from ..tiny_models import unet
 
 SIZE = dict(height=32, width=32, num_inference_steps=2, guidance_scale=3.0)
@@ -47,7 +47,7 @@ def test_one_candidate_is_the_plain_picture(host):
     assert result.seeds == (3,)
 
 
-@every_host
+@every_call
 def test_the_best_is_kept_and_can_be_made_again(host):
     pipe = host.build()
     asked = host.size | host.extra | host.unguided | {"num_inference_steps": 2}
@@ -142,7 +142,8 @@ def test_the_progress_is_told():
     seen = []
     sample(BestOfN(rewards=redness, n=2), progress=seen.append)
     last = seen[-1]
-    assert (last.evaluations, last.planned, last.step, last.steps) == (8, 8, 1, 2)
+    assert (last.evaluations, last.planned, last.step, last.steps) == (8, 8, 2, 2)
+    assert last.best == (max(c.score for c in last.tried),) and last.pictures[0].shape[0] == 3
     assert [s.evaluations for s in seen] == sorted(s.evaluations for s in seen)
 
 

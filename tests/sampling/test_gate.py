@@ -10,7 +10,7 @@ from diffusers_ext.sampling.gate import Gate
 from diffusers_ext.sampling.host_call import HostCall
 
 from ..close import alike
-from ..hosts import built, every_host, host, processors
+from ..hosts import built, every_call, host, processors
 from ..tiny_models import unet
 
 STEPS = 3
@@ -43,7 +43,7 @@ def run(host, gate, pipe=None, drop=None, n=4):
         return call.run(call.draw(n), on_step)
 
 
-@every_host
+@every_call
 def test_all_alive_is_the_plain_batch(host):
     pipe, gate = host.build(), Gate(4)
     made = run(host, gate, pipe)
@@ -53,7 +53,7 @@ def test_all_alive_is_the_plain_batch(host):
     assert not any(m._diffusers_hook.hooks for m in denoisers(pipe).values() if hasattr(m, "_diffusers_hook"))
 
 
-@every_host
+@every_call
 def test_survivors_are_those_of_the_run_without_drops(host):
     pipe = host.build()
     wanted = run(host, Gate(4), pipe)
@@ -65,9 +65,10 @@ def test_survivors_are_those_of_the_run_without_drops(host):
     assert gate.spent == [each, STEPS * each, each, STEPS * each]
 
 
-@every_host
-def test_the_size_of_groups_does_not_matter(host):
-    pipe = host.build()
+# One batch and two calls a step, two denoisers, a picture for each row, and a schedule in halves.
+@pytest.mark.parametrize("name", ["sd", "flux", "wan2.2", "skyreels", "mochi"])
+def test_the_size_of_groups_does_not_matter(name):
+    host, pipe = built(name)
     wanted = run(host, Gate(4), pipe)
     for size in (1, 3):
         gate = Gate(4, size)
@@ -75,27 +76,19 @@ def test_the_size_of_groups_does_not_matter(host):
         assert gate.evaluations == Gate(4).evaluations + sum(gate.spent)
 
 
-@every_host
-def test_guidance_below_the_gate_is_that_of_the_plain_call(host):
+@every_call
+def test_guidance_below_the_gate_is_that_of_the_plain_call_and_counts(host):
     pipe = host.build()
-    method = dx.SoftPAG(heads={host.layer: [0, 2]}, scale=2.0)
-    with dx.apply(pipe, method):
+    plain = run(host, Gate(4), pipe)
+    rows = counted(pipe, host)
+    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: [0, 2]}, scale=2.0)):
         wanted = run(host, Gate(4), pipe)
+        rows.clear()
         gate = Gate(4, 3)
         found = run(host, gate, pipe, drop=[0, 2, 3])
-    plain = run(host, Gate(4), pipe)
+    assert gate.evaluations == sum(rows)
     alike(found[[0, 2, 3]], wanted[[0, 2, 3]])
     assert not torch.equal(plain, wanted)
-
-
-@every_host
-def test_extra_passes_are_counted(host):
-    pipe = host.build()
-    rows = counted(pipe, host)
-    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: [0]}, scale=2.0)):
-        gate = Gate(4, 3)
-        run(host, gate, pipe, drop=[0, 2, 3])
-    assert gate.evaluations == sum(rows)
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "wan"])

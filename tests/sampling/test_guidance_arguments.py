@@ -1,5 +1,6 @@
 """Test guidance arguments over all families: one that is asked changes the picture, or is refused."""
 
+import functools
 import inspect
 import itertools
 import json
@@ -26,6 +27,9 @@ def latents(tiny, pipe, call):
     return replace(tiny, unguided=call).run(pipe, steps=tiny.least_steps)
 
 
+kept = functools.cache(lambda build: build())  # calls leave pipelines as they are
+
+
 def takes(pipe, option):
     return option in inspect.signature(type(pipe).__call__).parameters
 
@@ -38,7 +42,7 @@ def settings(tiny, cfg):
 @pytest.mark.parametrize("cfg", [True, False], ids=["cfg", "plain"])
 @pytest.mark.parametrize("build, tiny", [pytest.param(h.build, h, id=h.name) for h in HOSTS] + [EMBEDLESS])
 def test_what_is_asked_changes_the_picture_or_is_refused(build, tiny, cfg, option):
-    pipe = build()
+    pipe = kept(build)
     own = settings(tiny, cfg)
     own.pop(option, None)
     asked = {option: VALUES[option]}

@@ -9,7 +9,7 @@ from diffusers_ext.errors import MethodError, UnsupportedError
 from diffusers_ext.families.denoisers import denoisers
 from diffusers_ext.sampling.host_call import HostCall
 
-from ..hosts import HOSTS, every_host
+from ..hosts import HOSTS, every_call
 from ..tiny_models import sd3, unet
 
 
@@ -43,7 +43,7 @@ def test_candidates_are_pictures_of_the_plain_call(host, cfg):
     assert pipe.scheduler is scheduler and "encode_prompt" not in vars(pipe)
 
 
-@every_host
+@every_call
 def test_gradients_reach_the_noise_and_the_picture_is_the_same(host):
     pipe = host.build()
     call = HostCall(pipe, "a red circle", generators(0)[0], **asked(host))
@@ -55,7 +55,7 @@ def test_gradients_reach_the_noise_and_the_picture_is_the_same(host):
     assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
 
 
-@every_host
+@every_call
 def test_schedule_is_what_a_counter_sees(host):
     pipe = host.build()
     call = HostCall(pipe, "a red circle", **asked(host))

@@ -21,7 +21,7 @@ import diffusers_ext as dx
 from diffusers_ext.core import Method, Slot, step_window
 from diffusers_ext.families.base import take_rows
 
-from ..hosts import built, every_host, host
+from ..hosts import built, every_call, host
 from ..tiny_models import flux, sd3, unet, wan
 
 
@@ -58,7 +58,7 @@ def watch(pipe, run):
     return recorder.seen
 
 
-@every_host
+@every_call
 def test_steps_and_passes(host):
     pipe = host.build()
     seen = watch(pipe, lambda: host.run(pipe, cfg=True, steps=4))

@@ -43,7 +43,15 @@ UNNAMED = replace(
 )
 ALIKE = ("sd3.5", "flux-dev", "skyreels")  # run as their neighbours do
 CASES = [h for h in HOSTS if h.name not in ALIKE]
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# U-Nets, joint attention, two calls a step and two denoisers are tested fast, what is like them slowly.
+SLOW = ("sdxl", "wan", "hunyuan-video")
+
+
+def marks(case: Host) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * (case.name in SLOW)
+
+
+every_case = pytest.mark.parametrize("case", [pytest.param(c, marks=marks(c), id=c.name) for c in CASES])
 
 
 def softpag(case: Host, **settings):
@@ -67,7 +75,9 @@ FAULTS = [(softpag, case) for case in [*CASES, UNNAMED]] + [
 ]
 
 
-@pytest.mark.parametrize("method, case", FAULTS, ids=[f"{m.__name__}-{c.name}" for m, c in FAULTS])
+@pytest.mark.parametrize(
+    "method, case", [pytest.param(m, c, marks=marks(c), id=f"{m.__name__}-{c.name}") for m, c in FAULTS]
+)
 def test_a_fault_at_any_point_of_a_call_leaves_nothing_behind(method, case):
     """Each pass of each step, conditional, unconditional and perturbed, is broken off once."""
     methods, run = [method(case)], {"cfg": True, "steps": 2}

@@ -117,7 +117,7 @@ def test_under_guidance_in_two_calls(scope):
     outs = []
     for methods in ((RECTIFIED, pag), (RECTIFIED, pag, Looker()), (RECTIFIED,)):
         with dx.apply(pipe, *methods) as session:
-            outs.append(tiny.run(pipe, cfg=True, prompts=2, steps=2))
+            outs.append(tiny.run(pipe, cfg=True, prompts=2, steps=1))
         assert {s.order == ONCE for s in session.report().sites} == {len(methods) < 3}
     close(*outs[:2])
     assert (outs[0] - outs[2]).abs().max() > 1e-3

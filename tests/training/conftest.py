@@ -4,15 +4,24 @@ import pytest
 import torch
 
 from diffusers_ext.training.data import latents
+from diffusers_ext.training.objectives.wan import ClipStream
 from diffusers_ext.zoo.models import build_vae
+
+SHARD = 32  # samples; a run of few steps draws no more
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Make small shards, of pictures and of clips, and encode each of them at once."""
+    patch.setattr(latents, "SHARD", SHARD)
+    for stream in (latents.LatentStream, ClipStream):
+        patch.setattr(stream, "piece", SHARD)
 
 
 @pytest.fixture(scope="module")
 def small_shards():
-    """Use 128 samples per shard; a run of few steps draws no more."""
-    whole, latents.SHARD = latents.SHARD, 128
-    yield
-    latents.SHARD = whole
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,6 @@ def test_a_call_without_arguments_is_the_usual_one(name):
     stock = getattr(diffusers, model.pipeline)
     assert isinstance(pipe, stock) and type(pipe).__name__ == model.pipeline
     made = draw(pipe)
-    assert np.array_equal(made, draw(pipe, **model.call))
     assert made.shape[-3:-1] == (model.call["height"], model.call["width"])
     plain = stock(
         **pipe.components,

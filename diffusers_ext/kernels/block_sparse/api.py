@@ -6,13 +6,15 @@ imported by the first call that needs it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..masks.rule import Kind
+from ..plan.form import BlockForm
 from ..plan.plan import BlockPlan
-from . import reference
+from . import cpu_rows, reference
 from .autocast import follows_autocast
 from .capabilities import interpreted, why_no_triton
 
@@ -35,7 +37,7 @@ def attention(
     return torch.ops.diffusers_ext.block_sparse_forward(
         *(x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)),
         plan.row_ptr, plan.col, plan.order, plan.q_coord, plan.k_coord, plan.table, gain, bias,
-        plan.block_q, plan.block_k, int(plan.kind), list(plan.params),
+        plan.block_q, plan.block_k, int(plan.kind), list(plan.params), plan.form.numbers,
         q.shape[-1] ** -0.5 if scale is None else scale, with_lse or needs_grad, triton,
     )  # fmt: skip
 
@@ -45,8 +47,8 @@ def block_sparse_forward(
     q: Tensor, k: Tensor, v: Tensor,
     row_ptr: Tensor, col: Tensor, order: Tensor, q_coord: Tensor, k_coord: Tensor, table: Tensor,
     gain: Tensor | None, bias: Tensor | None,
-    block_q: int, block_k: int, kind: int, params: Sequence[int], scale: float, with_lse: bool,
-    triton: bool,
+    block_q: int, block_k: int, kind: int, params: Sequence[int], form: Sequence[int], scale: float,
+    with_lse: bool, triton: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute `attention` with the plan as raw tensors, so that a graph holds nothing else."""
     lists = row_ptr, col, order, q_coord, k_coord, table
@@ -54,10 +56,11 @@ def block_sparse_forward(
     if triton and _on_triton(q):
         from .triton_forward import forward
 
-        launch = _launch_args(lists, block_q, block_k, kind, params)
+        launch = replace(_launch_args(lists, block_q, block_k, kind, params), form=BlockForm.of(form))
         return forward(q, k, v, launch, scale=scale, with_lse=with_lse, gain=gain, bias=bias)
     plan = _plan(lists, block_q, block_k, kind, params)
-    out, lse = reference.attention(q, k, v, plan, scale, gain=gain, bias=bias)
+    rows = cpu_rows.rows if cpu_rows.can_run(q) else reference.rows
+    out, lse = reference.attention(q, k, v, plan, scale, gain=gain, bias=bias, rows=rows)
     return out.contiguous(), lse.float() if with_lse else lse.new_empty(0, dtype=torch.float32)
 
 
@@ -91,7 +94,7 @@ def _(do, dlse, q, k, v, *rest):
 
 
 def _save(ctx, inputs, output):
-    *tensors, gain, _bias, block_q, block_k, kind, params, scale, with_lse, triton = inputs
+    *tensors, gain, _bias, block_q, block_k, kind, params, _form, scale, with_lse, triton = inputs
     if gain is not None or not with_lse:
         raise NotImplementedError(
             "Block-sparse attention has gradients only without gain and bias and with its log-sum-exp; run "
@@ -104,7 +107,7 @@ def _save(ctx, inputs, output):
 def _gradients(ctx, do, dlse):
     q, k, v, *lists, out, lse = ctx.saved_tensors
     grads = torch.ops.diffusers_ext.block_sparse_backward(do, dlse, q, k, v, out, lse, *lists, *ctx.settings)
-    return *grads, *[None] * 15
+    return *grads, *[None] * 16
 
 
 block_sparse_forward.register_autograd(_gradients, setup_context=_save)

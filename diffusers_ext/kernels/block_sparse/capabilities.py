@@ -11,7 +11,7 @@ import torch
 from . import launch_config
 
 BACKENDS = ("triton", "reference")  # tried by `auto`, fastest first
-ON_REQUEST = ("flex",)  # compiles for seconds at each new size, hence never by itself
+ON_REQUEST = ("flex",)  # compiles for seconds at each new size; `auto` takes it for long runs on a CPU
 
 INTERPRET = "1", "true", "yes", "on", "y"  # values of TRITON_INTERPRET that Triton takes for true
 
@@ -28,10 +28,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A back-end and the reason for it."""
+    """A back-end and the reason for it; with `spare`, the reference takes over where it fails."""
 
     name: str
     why: str
+    spare: bool = False
 
 
 def interpreted() -> bool:

@@ -4,6 +4,7 @@ Compiled, it visits the listed blocks only. Uncompiled it would hold the full sq
 always compiles, except inside an outer `torch.compile`, which traces it with the rest.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ..masks.visible import visible
 from ..plan.plan import BlockPlan
+from . import api
 
+log = logging.getLogger("diffusers_ext")
 GRAPHS = 64  # sizes and rules in one process; with more, dynamo would fall back to the uncompiled square
 
 
@@ -65,6 +68,32 @@ def prepare(plan: BlockPlan) -> Callable[[Tensor, Tensor, Tensor, BlockPlan], tu
         return out.transpose(1, 2), None
 
     return run
+
+
+class OrReference:
+    """FlexAttention over a plan, with the reference in its place for gradients, and for good once it fails.
+
+    `failed` is then one sentence.
+    """
+
+    def __init__(self, plan: BlockPlan) -> None:
+        """Raise what `prepare` raises."""
+        self.failed = ""
+        self._run = prepare(plan)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> tuple[Tensor, Tensor | None]:
+        """Attend as `prepare` says."""
+        if torch.compiler.is_compiling():
+            return self._run(q, k, v, plan)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+        if not self.failed and not learns:
+            try:
+                return self._run(q, k, v, plan)
+            except Exception as error:  # compilers fail in many ways
+                first = str(error).strip().partition("\n")[0]
+                self.failed = f"FlexAttention failed ({type(error).__name__}: {first[:100]})"
+                log.warning("%s; attention goes on with the reference.", self.failed)
+        return api.attention(q, k, v, plan, triton=False)
 
 
 def _padded(plan: BlockPlan, chosen: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ import torch
 from ..masks.rule import Kind
 from ..plan.plan import PlanSpec, PlanStats
 
+WORTH_COMPILING = 60.0  # seconds that compiled code must save; compiling takes about ten for a plan
+CPU_RATE = 1e11  # operations of dense attention that a core does in a second
 MARGIN = 1.1  # the least speed-up of attention that is worth a plan; below it, launches and lists may eat it
 
 
@@ -113,6 +115,14 @@ def no_gain(spec: PlanSpec, backend: str, device: str) -> str | None:
         f"{1 - stats.full_share:.0%} of them with checks, which takes {backend} {share:.2f} times as long "
         f"({costs(backend, device).source})"
     )
+
+
+def saved_by_compiling(spec: PlanSpec, heads: int, head_dim: int, calls: int) -> float:
+    """Predict the seconds that FlexAttention saves on a CPU in `calls` calls, without those for compiling."""
+    pairs = spec.grid_tokens * (spec.grid_tokens + spec.text)
+    dense = 4 * pairs * heads * head_dim * calls / (CPU_RATE * torch.get_num_threads())
+    before = min(share_of_dense(spec, "reference", "cpu"), 1.0)
+    return dense * (before - share_of_dense(spec, "flex", "cpu"))
 
 
 def limits(backend: str, device: str) -> str:

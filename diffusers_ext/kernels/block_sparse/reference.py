@@ -1,11 +1,11 @@
-"""Compute block-sparse attention in plain torch, to test kernels and as the back-end of CPUs.
+"""Define block-sparse attention in plain torch: the oracle of kernels, and what runs where none can.
 
 It takes one block of queries at a time against the keys of its row. So memory grows with the longest row
 instead of the square of the sequence. Gradients are in closed form, since autograd is off inside an operator.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -14,10 +14,28 @@ from torch import Tensor
 from ..masks.visible import visible
 from ..plan.plan import BlockPlan
 
+Rows = Callable[[Tensor, Tensor, Tensor, BlockPlan, int, float], Iterator[tuple[Tensor, Tensor]]]
+
+
+def rows(
+    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, g: int, scale: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield `out [B, H, block_q, D]` and `lse [B, H, block_q]` for each block of queries of plan `g`.
+
+    `q, k, v` are `[B, H, S, D]`, only of the batch rows and heads that follow this plan.
+    """
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    for queries, keys, seen in _listed(plan, g):
+        logits = (q[:, :, queries].to(exact) @ k[:, :, keys].to(exact).transpose(-1, -2)) * scale
+        logits = logits.masked_fill(~seen, -math.inf)
+        lse = logits.logsumexp(-1)
+        weights = (logits - lse.masked_fill(lse == -math.inf, 0.0)[..., None]).exp()
+        yield weights @ v[:, :, keys].to(exact), lse
+
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, scale: float | None = None, *,
-    gain: Tensor | None = None, bias: Tensor | None = None,
+    gain: Tensor | None = None, bias: Tensor | None = None, rows: Rows = rows,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attend from `q [B, S_q, H, D]` to `k, v [B, S_kv, H, D]`: `out` like `q`, and `lse [B, H, S_q]`.
 
@@ -25,7 +43,8 @@ def attention(
     natural; a row without keys gives 0 and -inf.
 
     The `G` plans are one for all, one a head, or one a batch row and head. `gain [B, H, NQ]` and `bias [B, H,
-    NQ, D]`, both or none, turn the output of query block i into `gain_i * out + bias_i`.
+    NQ, D]`, both or none, turn the output of query block i into `gain_i * out + bias_i`. `rows` computes the
+    rows of one plan.
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale
@@ -33,14 +52,24 @@ def attention(
     groups = plan.row_ptr.shape[0]
     parts = []  # per plan: out and lse of its heads
     for g, own in enumerate(_followers(groups, B, H)):
-        tensors = (None if x is None else x[own] for x in (q, k, v, gain, bias))
-        mine = plan.of_rows(own[0])
-        parts.append([torch.cat(x, 2) for x in zip(*_rows(*tensors, mine, g, scale), strict=True)])
+        found = rows(q[own], k[own], v[own], plan.of_rows(own[0]), g, scale)
+        rectify = () if gain is None else (gain[own], bias[own])
+        parts.append([torch.cat(x, 2) for x in zip(*_finished(found, q.dtype, *rectify), strict=True)])
     outs, lses = zip(*parts, strict=True)
     if groups == B * H and groups > 1:
         outs, lses = ([torch.cat(x[b * H : b * H + H], 1) for b in range(B)] for x in (outs, lses))
         return torch.cat(outs).transpose(1, 2), torch.cat(lses)
     return torch.cat(outs, 1).transpose(1, 2), torch.cat(lses, 1)
+
+
+def _finished(
+    found: Iterator[tuple[Tensor, Tensor]], dtype: torch.dtype, gain: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    for row, (out, lse) in enumerate(found):
+        if gain is not None:
+            out = out * gain[:, :, row, None, None] + bias[:, :, row, None]
+        yield out.to(dtype), lse
 
 
 def _followers(groups: int, B: int, H: int) -> list[tuple[slice, slice]]:
@@ -65,22 +94,6 @@ def _listed(plan: BlockPlan, g: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         keys = keys[keys < plan.s_kv]
         coords = plan.q_coord[queries, None], plan.k_coord[..., None, keys]
         yield queries, keys, full | visible(plan.kind, plan.params, plan.table, *coords)
-
-
-def _rows(
-    q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None, bias: Tensor | None,
-    plan: BlockPlan, g: int, scale: float,
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    for row, (queries, keys, seen) in enumerate(_listed(plan, g)):
-        logits = (q[:, :, queries].to(exact) @ k[:, :, keys].to(exact).transpose(-1, -2)) * scale
-        logits = logits.masked_fill(~seen, -math.inf)
-        lse = logits.logsumexp(-1)
-        weights = (logits - lse.masked_fill(lse == -math.inf, 0.0)[..., None]).exp()
-        out = weights @ v[:, :, keys].to(exact)
-        if gain is not None:
-            out = out * gain[:, :, row, None, None] + bias[:, :, row, None]
-        yield out.to(q.dtype), lse
 
 
 def gradients(

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2_E, LaunchArgs, device_of, options
+from .launch import LOG2_E, LaunchArgs, launching, options
 from .launch_config import Tiles
 from .transpose import transpose
 from .triton_mask import hide
@@ -169,7 +169,7 @@ def backward(
     scalars = *launch.plan_strides(B, H), launch.coord_stride, scale, scale * LOG2_E
     o = tiles or options("dq", q, launch.blocks)
     fixed = dict(D=D, BD=o.dims, BM=BM, BN=BN, MASK=launch.mask, PRECISION=o.precision)
-    with device_of(q):
+    with launching(q, o):
         query_kernel[(NQ * BM // o.rows, B * H)](
             q, k, v, out, do, lse, dlse.contiguous(), delta, dq, launch.row_ptr, launch.col, launch.order,
             *tokens, *strides, *out.stride()[:3], *do.stride()[:3], H, S_q, S_kv, NQ, nnz, *scalars, **fixed,

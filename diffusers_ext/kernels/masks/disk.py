@@ -69,4 +69,5 @@ class Disk(CountingRule):
 def sees(params: Sequence[int], table: Tensor, q_coord: Tensor, k_coord: Tensor) -> Tensor:
     """Return whether pairs see each other; `params = (radius squared,)`."""
     (_, qh, qw), (_, kh, kw) = unpack(q_coord), unpack(k_coord)
-    return (qh - kh) ** 2 + (qw - kw) ** 2 < params[0]
+    dy, dx = qh - kh, qw - kw
+    return dy * dy + dx * dx < params[0]  # a power of integers is six times slower

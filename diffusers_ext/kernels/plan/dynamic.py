@@ -12,6 +12,7 @@ from .. import geometry
 from ..geometry import Grid
 from ..masks.neighbours import Neighbours
 from ..masks.rule import Kind, no_table
+from .form import BlockForm
 from .plan import BlockPlan, PlanSpec, PlanStats, longest_first
 from .spec import TEXT_FIELDS, RulePlanSpec
 
@@ -213,6 +214,7 @@ class DynamicPlanSpec(PlanSpec):
             table=no_table(),
             pairs=self.pairs,
             key=(replace(self), str(device)),
+            form=BlockForm(checked=not bool(full.all())),
             always=self.always,
             counts=counts.int(),
             least=self.least,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..geometry import PAD, Grid, raster
 from ..masks.rule import Kind
+from .form import LOOKED_UP, BlockForm
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ class BlockPlan:
     or sentinels: TEXT is visible to and sees all, PAD is visible to none. The rule for PARTIAL blocks is
     `kernels.masks.visible.visible(kind, params, table, q_coord, k_coord)`. The last block of keys is never
     FULL unless the sequence fills it. `pairs` counts visible pairs of tokens; `key` identifies everything
-    that shaped the plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`).
+    that shaped the plan. `k_coord` may be `[B, s_kv]`, one for each row of the batch (`hiding`). `form` says
+    how kernels may check PARTIAL blocks.
     """
 
     row_ptr: Tensor
@@ -182,6 +184,7 @@ class BlockPlan:
     table: Tensor
     pairs: int
     key: tuple = field(default=())
+    form: BlockForm = LOOKED_UP
 
     @property
     def rows(self) -> int:

@@ -19,6 +19,7 @@ from ..masks.band_blocks import band_blocks
 from ..masks.rule import CountingRule, Kind, Rule, no_table
 from .boxes import Boxes, decompose
 from .cover import Cover, cover, whole_tiles
+from .find_form import block_form
 from .plan import BlockPlan, PlanSpec, PlanStats
 from .text import Held, starts, with_text
 
@@ -105,7 +106,7 @@ class RulePlanSpec(PlanSpec):
                 f"{empty} blocks of queries see no key at all, and their softmax would be empty; widen the "
                 "rule."
             )
-        return BlockPlan(
+        plan = BlockPlan(
             row_ptr=starts(count).int()[None],
             col=self._listed.entries[None],
             block_q=self.block_q,
@@ -119,7 +120,9 @@ class RulePlanSpec(PlanSpec):
             table=no_table() if self.snap else self.rule.table(),
             pairs=self.pairs,
             key=(replace(self), str(device)),  # a bare copy, without lists
-        ).to(device)
+        )
+        form = block_form(plan, self.grid, self.q_tile, self.k_tile)
+        return replace(plan, form=form).to(device)
 
     @cached_property
     def stats(self) -> PlanStats:

@@ -18,9 +18,11 @@ from ...core import Core, Layout, Order, OrderingCore, RunContext, Site
 from ...errors import UnsupportedError
 from ...kernels.block_sparse import api
 from ...kernels.block_sparse.autocast import dtype_of
-from ...kernels.block_sparse.capabilities import Request, choose
-from ...kernels.block_sparse.gains import device_class
+from ...kernels.block_sparse.capabilities import Choice, Request, choose, why_not
+from ...kernels.block_sparse.gains import WORTH_COMPILING, device_class, saved_by_compiling
 from ...kernels.geometry import Grid
+from ...kernels.plan.plan import PlanSpec
+from ...kernels.plan.spec import RulePlanSpec
 from .method import SparseMethod
 from .placement import PlacedPlan, place
 
@@ -41,6 +43,8 @@ class SparseCore(OrderingCore):
         self.ready: dict[tuple[Grid, int, torch.device], PlacedPlan] = {}
         self.latents: tuple[torch.device, torch.dtype] | None = None  # of the plans that are ready
         self.begun_with: PlacedPlan | None = None  # the plan of the call that has begun
+        self.begun_layout: Layout | None = None  # the layout of that call, and how many tokens it has
+        self.begun_tokens = 0
         self.last: PlacedPlan | None = None
 
     def begin_call(self, like: Tensor) -> None:
@@ -50,15 +54,18 @@ class SparseCore(OrderingCore):
         """
         self.dense = self.method.is_dense_step(self.run)
         self.begun |= not self.dense
-        layout, self.begun_with = self.run.layout, None
+        layout, latents = self.run.layout, (like.device, dtype_of(like))
+        if layout is not None and layout is self.begun_layout and latents == self.latents:
+            return  # all is as in the call before, as in nearly every call of a run
+        self.begun_layout = self.begun_with = None
         if layout is None:
             return
-        if self.site.kind == "self":
-            layout = Layout(layout.grid, slice(0, 0), layout.vision)
-        if self.latents != (like.device, dtype_of(like)):
+        if self.latents != latents:
             self.ready.clear()
-            self.latents = like.device, dtype_of(like)
-        self.begun_with = self._cached_plan(*self.latents, layout)
+            self.latents = latents
+        mine = Layout(layout.grid, slice(0, 0), layout.vision) if self.site.kind == "self" else layout
+        self.begun_with, self.begun_layout = self._cached_plan(*latents, mine), layout
+        self.begun_tokens = mine.tokens + mine.text.stop - mine.text.start
 
     def order(self) -> Order | str | None:
         """Return the order of the plan, or why there is none; `None` if attention stays dense."""
@@ -80,7 +87,10 @@ class SparseCore(OrderingCore):
             if placed.in_plan_order
             else note or "tokens put in order in every layer"
         )
-        return {name: getattr(placed, name) for name in names} | {"order": order if placed.plan else ""}
+        facts = {name: getattr(placed, name) for name in names} | {"order": order if placed.plan else ""}
+        if failed := getattr(placed.compiled, "failed", ""):
+            facts |= {"backend": "reference", "why": failed}
+        return facts
 
     def acted(self) -> bool:
         """Return whether the call that ends now went over a plan; in compiled code, the last plan known."""
@@ -138,6 +148,8 @@ class SparseCore(OrderingCore):
     def _plan_of(self, q: Tensor, k: Tensor, mask: Tensor | None, layout: Layout | None) -> PlacedPlan:
         if layout is None:
             return PlacedPlan((0, 0, 0), 0, "the grid of these tokens is not known")
+        if mask is None and self._is_as_begun(q, k, layout):
+            return self.begun_with
         text = layout.text.stop - layout.text.start
         if mask is not None and not layout.masked_text:
             raise UnsupportedError(
@@ -155,6 +167,18 @@ class SparseCore(OrderingCore):
         if placed is None or (not torch.compiler.is_compiling() and placed.dtype != dtype_of(q)):
             return self._cached_plan(q.device, dtype_of(q), layout)
         return placed
+
+    def _is_as_begun(self, q: Tensor, k: Tensor, layout: Layout) -> bool:
+        """Return whether the plan of the call is for these tokens; compiled code asks the longer way.
+
+        To compare layouts by identity would cost it a graph for each size.
+        """
+        return (
+            not torch.compiler.is_compiling()
+            and layout is self.begun_layout
+            and q.shape[1] == k.shape[1] == self.begun_tokens
+            and (q.device, q.dtype) == self.latents
+        )
 
     def _cached_plan(self, device: torch.device, dtype: torch.dtype, layout: Layout) -> PlacedPlan:
         if (why := self.method.why_not(self.site, layout)) is not None:
@@ -180,6 +204,8 @@ class SparseCore(OrderingCore):
             choice = choose(Request(device, dtype, self.site.head_dim, blocks), method.backend)
         except ValueError as error:
             raise UnsupportedError(f"{method.name}: {error}") from error
+        if method.backend == "auto" and choice.name == "reference" and not layout.masked_text:
+            choice = self._compiling(spec, Request(device, dtype, self.site.head_dim, blocks)) or choice
         if choice.name == "flex" and layout.masked_text:
             raise UnsupportedError(
                 f"{method.name}: the FlexAttention back-end compiles a plan in, and cannot hide the padding "
@@ -199,3 +225,15 @@ class SparseCore(OrderingCore):
         except ValueError as error:  # a grid that plans cannot address
             raise UnsupportedError(f"{method.name}: {error}") from error
         return replace(placed, dtype=dtype)
+
+    def _compiling(self, spec: PlanSpec, request: Request) -> Choice | None:
+        """Return FlexAttention if a run on a CPU saves enough by it to be worth compiling, or `None`."""
+        learns = torch.is_grad_enabled()  # it has no gradients there
+        one_plan = isinstance(spec, RulePlanSpec)
+        if request.device.type != "cpu" or learns or not one_plan or why_not("flex", request) is not None:
+            return None
+        calls = (self.run.steps or 1) * self.run.layers
+        saved = saved_by_compiling(spec, self.site.heads, request.head_dim, calls)
+        if saved < WORTH_COMPILING:
+            return None
+        return Choice("flex", f"compiled, to save some {saved / 60:.0f} minutes of attention", spare=True)

@@ -30,7 +30,7 @@ class PlacedPlan:
     full_share: float = 1.0
     backend: str = "dense"
     plan: BlockPlan | None = None
-    compiled: Callable[..., tuple[Tensor, None]] | None = None  # for back-ends that compile the plan in
+    compiled: Callable[..., tuple[Tensor, Tensor | None]] | None = None  # with the plan inside
     queries: Tensor | None = None
     keys: Tensor | None = None
     inverse: Tensor | None = None  # row of the result of every grid token
@@ -81,7 +81,7 @@ def place(spec: PlanSpec, choice: Choice, layout: Layout, device: torch.device) 
         full_share=spec.stats.full_share,
         backend=choice.name,
         plan=plan,
-        compiled=_compile(plan) if choice.name == "flex" else None,
+        compiled=_compile(plan, choice.spare) if choice.name == "flex" else None,
         queries=(order.clamp(min=0) + start).to(device),
         keys=torch.cat([words, grid] if spec.text_first else [grid, words]).to(device),
         inverse=inverse,
@@ -102,7 +102,7 @@ def _no_order(spec: PlanSpec, raster: bool) -> str | None:
     return None
 
 
-def _compile(plan: BlockPlan) -> Callable[..., tuple[Tensor, None]]:
-    from ...kernels.block_sparse.flex import prepare  # brings dynamo, which nothing else here needs
+def _compile(plan: BlockPlan, spare: bool) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    from ...kernels.block_sparse import flex  # brings dynamo, which nothing else here needs
 
-    return prepare(plan)
+    return flex.OrReference(plan) if spare else flex.prepare(plan)

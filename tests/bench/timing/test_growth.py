@@ -34,12 +34,12 @@ def test_three_sizes_are_needed(capsys):
     assert "4096 or more, got 1024" in capsys.readouterr().err
 
 
-def test_the_largest_sizes_of_a_gpu_have_a_plan():
+def test_the_largest_size_of_a_gpu_has_a_plan():
     sides = frame(max(SIZES))
-    for tokens in SIZES[-3:]:
-        for method in METHODS:
-            plan = plan_spec(method, tokens, sides).build()
-            assert 0.8 * tokens <= plan.s_q <= tokens and plan.visited > 0
+    tokens = SIZES[-1]
+    for method in METHODS:
+        plan = plan_spec(method, tokens, sides).build()
+        assert 0.8 * tokens <= plan.s_q <= tokens and plan.visited > 0
     assert frame(16384) == (16, 16) and frame(1 << 17) == (16, 16) and frame((1 << 17) + 1) == (16, 32)
 
 

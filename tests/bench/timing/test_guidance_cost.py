@@ -1,6 +1,7 @@
 """Test the cost of guidance on tiny models: what is checked, and what a stopped run leaves."""
 
 import json
+import math
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.tiny_models import flux, sd3
 
 
 def run(folder):
-    return guidance_cost.main(["--device", "cpu", "--repeats", "1", "--out", str(folder)])
+    return guidance_cost.main(["--device", "cpu", "--repeats", "1", "--seconds", "0", "--out", str(folder)])
 
 
 def tiny(device):
@@ -35,7 +36,7 @@ def test_a_stopped_run_leaves_its_rows(tmp_path, monkeypatch):
         run(tmp_path)
     (path,) = tmp_path.iterdir()
     rows = json.loads(path.read_text())["rows"]
-    assert [(r["model"], r["tokens"]) for r in rows] == [("SD3", 16)] * 4 + [("FLUX", 16)] * 4
+    assert [(r["model"], r["tokens"]) for r in rows] == [("SD3", 16)] * 5 + [("FLUX", 16)] * 5
     assert all((r["error"] == 0) == (r["expected"] == 1) and r["check"] != "FAILED" for r in rows)
 
 
@@ -46,8 +47,17 @@ def test_a_model_that_cannot_be_built_leaves_the_other(tmp_path, monkeypatch):
         return {"SD3": first, "FLUX": (*known["FLUX"][:2], [4])}
 
     monkeypatch.setattr(guidance_cost, "models", broken)
-    with pytest.raises(SystemExit, match="error: 4 of the cases failed"):
+    with pytest.raises(SystemExit, match="error: 5 of the cases failed"):
         run(tmp_path)
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
-    assert [r["model"] for r in record["rows"]] == ["FLUX"] * 4 and len(record["failed"]) == 4
+    assert [r["model"] for r in record["rows"]] == ["FLUX"] * 5 and len(record["failed"]) == 5
+
+
+def test_the_interval_of_a_median():
+    """It holds the true median as often as a coin says, and one value has no other interval."""
+    assert guidance_cost.order_statistics(1) == (0, 0)
+    for n in (9, 20, 101):
+        low, high = guidance_cost.order_statistics(n)
+        below = [math.comb(n, k) / 2**n for k in range(n + 1)]  # k of n values below the true median
+        assert sum(below[low + 1 : high + 1]) >= 0.95 > sum(below[low + 2 : high])

@@ -1,4 +1,4 @@
-"""Test that the benchmark script runs unchanged on a CPU, with its checks, before a GPU session."""
+"""Test that attention is timed as sessions run it, on a CPU first, with checks that can fail."""
 
 import json
 from dataclasses import replace
@@ -6,31 +6,85 @@ from dataclasses import replace
 import pytest
 import torch
 
+import diffusers_ext as dx
 from bench.timing import reference_rows, sparse_kernels
+from bench.timing.block_cases import Case, cases, tiny_cases
+from bench.timing.session_calls import ATTENTION, SessionCall
+from bench.timing.slices import SLICES
+from diffusers_ext.kernels.block_sparse import api
 from diffusers_ext.kernels.block_sparse.select import select
+from diffusers_ext.kernels.plan.dynamic import DynamicPlanSpec
+
+RECTIFIED = DynamicPlanSpec((1, 9, 14), 5, (1, 4, 4), (1, 4, 4), 0.1, touching=False, text_rows=False)
 
 
-def test_runs_and_checks_itself(tmp_path):
-    found = sparse_kernels.main(["--device", "cpu", "--only", "tiny", "--out", str(tmp_path)])
-    assert all(row["ok"] and 0 < row["error"] < 1e-5 and row["sparse_ms"] > 0 for row in found)
+def test_every_case_runs_and_checks_itself(tmp_path):
+    found = sparse_kernels.main(["--device", "cpu", "--out", str(tmp_path)])
+    assert all(row["ok"] and 0 < row["error"] < 1e-5 for row in found)
+    assert [row["case"] for row in found] == [case.name for case in tiny_cases()] + [sparse_kernels.TRAINING]
+    for row in found:
+        assert row["sparse_ms"] > 0 and row["dense_ms"] > 0 and row["n"] >= 3 and 0 < row["cost"] <= 1
+        joint = "wan2.1" not in row["case"] and row["case"] != sparse_kernels.TRAINING
+        assert (row["text_ms"] > 0) == joint
+        assert (row["choice_ms"] > 0) == ("rectified" in row["case"])
     (path,) = tmp_path.glob("sparse_kernels-*.json")
     assert [row["case"] for row in json.loads(path.read_text())["rows"]] == [row["case"] for row in found]
-    assert {row["case"].split()[1] for row in found} == {"clear", "rectified"}
 
 
 def test_a_case_that_fails_in_the_middle_leaves_the_others(tmp_path, monkeypatch, capsys):
-    broken = replace(CLEAR, name="tiny broken", head_dim=-1)
-    monkeypatch.setattr(sparse_kernels, "cases", lambda: [CLEAR, broken, RECTIFIED])
-    with pytest.raises(SystemExit, match=r"^error: 1 of the cases failed \(tiny broken\); see the table\.$"):
-        sparse_kernels.main(["--device", "cpu", "--out", str(tmp_path)])
+    first, second, *_ = tiny_cases()
+    broken = replace(first, method=dx.Radial(backend="reference"), size={"height": 128, "width": 176})
+    monkeypatch.setattr(sparse_kernels, "tiny_cases", lambda: [first, broken, second])
+    with pytest.raises(SystemExit, match=r"^error: 1 of the cases failed \(flux.1 176x128 tiny radial\)"):
+        sparse_kernels.main(["--device", "cpu", "--only", "tiny", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("sparse_kernels-*.json")
     record = json.loads(path.read_text())
-    assert [row["case"] for row in record["rows"]] == [CLEAR.name, RECTIFIED.name]
-    (told,) = record["failed"].values()
-    assert told.startswith("RuntimeError: ") and f"FAILED: {told}" in capsys.readouterr().out
+    assert [row["case"] for row in record["rows"]] == [first.name, second.name]
+    (why,) = record["failed"].values()
+    assert why.startswith("UnsupportedError: ") and f"FAILED: {why}" in capsys.readouterr().out
 
 
-CLEAR, RECTIFIED = sparse_kernels.cases()[:2]
+def test_cases_of_a_gpu_have_plans_and_names_of_their_own():
+    every = [case.name for case in sparse_kernels.all_cases()]
+    assert len(set(every)) == len(every) and {case.model for case in cases()} == set(ATTENTION)
+    quick = [case.name for case in sparse_kernels.quick_cases(sparse_kernels.KERNELS)]
+    assert len(quick) == len(set(quick)) == len(sparse_kernels.KERNELS) and {*quick} <= {*every}
+
+
+@pytest.mark.parametrize("model", ATTENTION)
+def test_heads_and_text_are_those_of_the_model(model):
+    """The slices have published widths; their sites say how many heads, and their calls where the text is."""
+    slice_, facts = SLICES[model], ATTENTION[model]
+    with torch.device("meta"):
+        published = slice_.kind(**slice_.config)
+    (denoiser,) = dx.summary(published).denoisers
+    sites = [site for site in denoiser[3] if site.kind != "cross"]
+    assert {(site.heads, site.head_dim) for site in sites} == {(facts.heads, facts.channels)}
+    case = next(case for case in tiny_cases() if case.model == model)
+    tiny = slice_.build(True, "cpu", torch.float32)
+    with dx.apply(tiny, case.method) as session, torch.no_grad():
+        tiny(**slice_.call(tiny, case.grid, "cpu", torch.float32))
+        assert session.run.layout == SessionCall(case, "cpu", lambda *x: x[0]).layout
+
+
+def test_tokens_of_flux_are_put_in_order_once_and_those_of_clips_are_not():
+    square = Case("flux.1", {"height": 256, "width": 512, "text": 7}, dx.CLEAR(3, backend="reference"), True)
+    once = SessionCall(square, "cpu", dense)
+    assert once.once and once.facts()["once"] and len(once.gathers()) == 2
+    clip = next(case for case in tiny_cases() if case.name.startswith("wan2.1") and case.method.name == "gna")
+    every = SessionCall(clip, "cpu", dense)
+    assert not every.once and len(every.gathers()[0]) == 2
+    for call in (once, every):
+        assert call.error() < 1e-6
+        kernel = call.kernel()
+        out = call.everything()[:, call.layout.vision]
+        assert out.shape == kernel[:, : call.layout.tokens].shape
+    assert torch.equal(every.everything(), every.kernel().index_select(1, every.placed.inverse))
+
+
+def dense(q, k, v):
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
 
 
 def operands(plan, heads=2):
@@ -39,12 +93,16 @@ def operands(plan, heads=2):
     return q[:, : plan.s_q], k, v
 
 
+def attend_chosen(q, k, v, plan, found):
+    chosen = replace(plan, row_ptr=found.row_ptr, col=found.col)
+    return api.attention(q, k, v, chosen, gain=found.gain, bias=found.bias)[0]
+
+
 def test_the_error_of_rectified_rows_sees_a_wrong_choice_and_a_missing_correction():
-    plan = replace(RECTIFIED, rule=0.1).plan_spec()
-    plan = replace(plan, touching=False).build()
+    plan = RECTIFIED.build()
     q, k, v = operands(plan)
     found = select(q, k, v, plan)
-    out = reference_rows.attend_chosen(q, k, v, plan, found)
+    out = attend_chosen(q, k, v, plan, found)
     assert reference_rows.rectified_error(q, k, v, out, plan, found) < 1e-6
     other = select(-q, k, v, plan)
     assert reference_rows.rectified_error(q, k, v, out, plan, other) > 0.1
@@ -53,12 +111,8 @@ def test_the_error_of_rectified_rows_sees_a_wrong_choice_and_a_missing_correctio
 
 
 def test_rectified_attention_that_keeps_all_blocks_is_dense():
-    plan = replace(RECTIFIED, rule=1.0).plan_spec().build()
+    plan = replace(RECTIFIED, keep=1.0, touching=True).build()
     q, k, v = operands(plan)
-    found = select(q, k, v, plan)
-    out = reference_rows.attend_chosen(q, k, v, plan, found)
-    tokens, text = plan.s_q, RECTIFIED.text
-    real = torch.cat([torch.arange(tokens), torch.arange(plan.s_kv - text, plan.s_kv)])
-    heads_first = (x.transpose(1, 2) for x in (q, k[:, real], v[:, real]))
-    dense = torch.nn.functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
-    assert reference_rows.rms_ratio(out, dense) < 1e-6
+    out = attend_chosen(q, k, v, plan, select(q, k, v, plan))
+    real = torch.cat([torch.arange(plan.s_q), torch.arange(plan.s_kv - plan.text, plan.s_kv)])
+    assert reference_rows.rms_ratio(out, dense(q, k[:, real], v[:, real])) < 1e-6

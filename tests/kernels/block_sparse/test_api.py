@@ -79,7 +79,22 @@ def test_the_reference_on_request_where_kernels_could_run(monkeypatch):
 def arguments(grad, with_lse=True, gain=None, bias=None):
     _, plan, q, k, v = operands("disk", grad=grad)
     lists = plan.row_ptr, plan.col, plan.order, plan.q_coord, plan.k_coord, plan.table
-    return q, k, v, *lists, gain, bias, 32, 16, int(plan.kind), list(plan.params), 0.2, with_lse, True
+    return (
+        q,
+        k,
+        v,
+        *lists,
+        gain,
+        bias,
+        32,
+        16,
+        int(plan.kind),
+        list(plan.params),
+        plan.form.numbers,
+        0.2,
+        with_lse,
+        True,
+    )
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -13,6 +13,8 @@ pytest.importorskip("triton", reason=needs.TRITON)
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip(needs.NO_INTERPRETER, allow_module_level=True)
 
+from bench.compiled import dense_binary, forward_binary, tiles_of
+from diffusers_ext.kernels.block_sparse import launch_config
 from tests.kernels.block_sparse.compiled import SHARED_LIMIT, binary
 
 MATRIX_UNIT = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 120: "mma.sync"}
@@ -33,7 +35,55 @@ def check(kernel, arch, *args, spilled=0, **kwargs):
     return found
 
 
+@pytest.mark.parametrize("mask", RULES)
+def test_computed_rules_cost_few_instructions(mask):
+    """The limits are ours: 261 instructions of a warp for 64 keys on Hopper, and 140 more for a check."""
+    found, tiles = forward_binary("computed", mask, 90, 128), tiles_of("computed", mask, 90, 128)
+    full, checked = found.costs(tiles.rows, tiles.columns, tiles.warps)
+    assert 200 < full <= 261 and 50 < checked - full <= 140
+    assert not found.stack and found.shared <= SHARED_LIMIT[90]
+    assert not found.serialised, "products wait for each other"
+    assert "wgmma.mma_async" in found.ptx and "cp.async.bulk.tensor" in found.ptx
+
+
+def test_two_programs_share_a_multiprocessor_at_heads_of_64():
+    found = forward_binary("computed", "box", 90, 64)
+    assert found.programs == 2 and not found.stack and not found.serialised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["computed", "runs"])
+@pytest.mark.parametrize("mask", ["none", *RULES])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
+def test_computed_rules_on_every_generation(arch, head_dim, mask, form):
+    irregular = form == "runs"
+    if not launch_config.enough_registers(arch, head_dim, mask, irregular):
+        return  # these plans are looked up
+    tiles = tiles_of(form, mask, arch, head_dim)
+    found = forward_binary("computed", mask, arch, head_dim, tiles, LOOKED_UP=irregular)
+    assert not found.stack and not found.serialised and found.shared <= SHARED_LIMIT[arch]
+    assert MATRIX_UNIT[arch] in found.ptx
+
+
+@pytest.mark.slow
+def test_a_warp_of_its_own_reads():
+    tiles = launch_config.specialised(tiles_of("computed", "none", 90, 128))
+    flags = dict(LOOKED_UP=False, SPECIAL=True)
+    found = forward_binary("computed", "none", 90, 128, tiles=tiles, **flags)
+    assert "setmaxnreg" in found.ptx and found.warps == 12 and not found.stack
+
+
+@pytest.mark.slow
+def test_a_list_costs_little_beside_a_range():
+    tiles = tiles_of("computed", "none", 90, 128)
+    sizes = tiles.rows, tiles.columns, tiles.warps
+    dense, _ = dense_binary(90, 128, tiles).costs(*sizes)
+    full, _ = forward_binary("computed", "none", 90, 128, LOOKED_UP=False).costs(*sizes)
+    assert full < 1.05 * dense
+
+
+@pytest.mark.parametrize("arch", [80, pytest.param(90, marks=pytest.mark.slow)])
 def test_forward_with_windows(arch):
     found = check("forward", arch, 128, "box")
     assert MATRIX_UNIT[arch] in found.ptx

@@ -36,7 +36,7 @@ def mask_of(plan):
     return visible(plan.kind, plan.params, plan.table, plan.q_coord[:, None], plan.k_coord[None])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(1, 9), st.integers(1, 13), st.integers(1, 5), st.integers(0, 5), st.integers(1, 9),
     st.booleans(), st.booleans(),

@@ -18,7 +18,7 @@ def test_the_vector_of_eight_frames_of_one_block():
     assert " ".join(rows) == "11101000 11110100 11111010 11111101 10111110 11011111 10101111 10010111"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 7), st.integers(1, 3), st.integers(1, 11), st.integers(0, 2), st.integers(2, 9), st.data()
 )

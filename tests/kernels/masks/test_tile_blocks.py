@@ -29,7 +29,7 @@ def rules(draw):
     return grid, Window(grid, window, stride), oracles.box(grid, window, stride)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rules(), edges, edges, st.integers(0, 5), st.booleans())
 def test_against_pairs_counted_in_the_mask(rule, q_tile, k_tile, text, text_rows):
     grid, rule, mask = rule

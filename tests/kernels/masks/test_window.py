@@ -29,7 +29,7 @@ def test_windows_of_one_axis(length, window, stride, starts):
     assert window_start(torch.arange(length), length, window, stride).tolist() == starts
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_windows_against_the_clamped_centre(data):
     length = data.draw(st.integers(1, 40))

@@ -32,7 +32,7 @@ def test_a_share_is_not_lost_to_rounding():
     assert DynamicPlanSpec((1, 10, 10), 0, (1, 1, 1), (1, 1, 1), 0.29).least == 29
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7)), st.integers(0, 9),
     st.sampled_from([(1, 2, 2), (2, 2, 2), (1, 1, 8)]), st.sampled_from([0.0, 0.3, 1.0]), st.booleans(),

@@ -45,7 +45,7 @@ def rules(draw):
     return grid, Band(reach, grid[2], sink), oracles.radial_release(grid, decay, sink, floor)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rules(),
     st.integers(0, 5),
@@ -72,7 +72,7 @@ def test_blocks_against_brute_force(rule, text, block_q, block_k, q_tile, k_tile
     assert stats.full_share == plan.full_share
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     rules(), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), tiles, st.booleans()
 )
@@ -96,7 +96,7 @@ def test_extra_keys_are_seen_from_the_grid_alone(rule, text, extra, block_q, blo
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     rules(), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), tiles, tiles, st.booleans(),
     st.booleans(),

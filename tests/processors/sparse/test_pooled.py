@@ -68,7 +68,7 @@ def cases(draw):
     return layout, edge, draw(st.integers(1, 6)), weight
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_equal_to_dense_attention_with_extra_keys(case):
     layout, edge, radius, weight = case

@@ -8,7 +8,7 @@ from diffusers_ext.errors import UnsupportedError
 from diffusers_ext.sampling.host_call import HostCall
 from diffusers_ext.sampling.npnet.redenoise import first_step, re_denoise, undo
 from tests.close import alike, close
-from tests.hosts import built, every_host
+from tests.hosts import built, every_call
 
 NAMES = ["sd", "sdxl", "sd3", "flux", "wan", "hunyuan-video", "mochi"]
 
@@ -137,8 +137,8 @@ def test_a_pipeline_without_guidance_is_refused():
         re_denoise(host, host.draw(1))
 
 
-@every_host
-def test_it_runs_on_every_host(host):
+@every_call
+def test_it_runs_on_every_call(host):
     pipe = host.build()
     kind = {k: v for k, v in host.guided.items() if k == "negative_prompt"}
     call = HostCall(pipe, "a red circle", torch.Generator().manual_seed(0), **host.size | host.extra | kind)

@@ -9,7 +9,7 @@ from diffusers_ext.sampling.npnet.keys import export_official
 from diffusers_ext.sampling.npnet.network import NPNetModel
 from diffusers_ext.sampling.npnet.transform import prompt_embeds
 from tests.close import close
-from tests.hosts import built, every_host
+from tests.hosts import built, every_call
 from tests.sampling.npnet.tiny import network
 
 PROMPTS = ["a red circle", "a blue star"]
@@ -94,7 +94,7 @@ def test_rewards_score_its_pictures(sd):
     close(result.scores, redness(result.images, PROMPTS), level=512)
 
 
-@every_host
+@every_call
 def test_the_text_is_what_the_pipeline_encodes(host):
     """The first output of `encode_prompt`, for the prompts alone, also under guidance."""
     pipe, kind = host.build(), host.size | host.extra | host.guided

@@ -55,7 +55,7 @@ def sample(pipe, noise, steps, guidance):
     return x
 
 
-@pytest.mark.parametrize("steps", [1, 15])
+@pytest.mark.parametrize("steps", [1, 6])  # 6 does not divide 1 000
 def test_the_stock_pipeline_samples_what_training_means(trained, steps):
     pipe = StableDiffusionPipeline.from_pretrained(trained[1])
     pipe.set_progress_bar_config(disable=True)

@@ -40,9 +40,9 @@ def complete(tmp_path_factory, vae, small_shards):
 
 
 KILLED = """
-import os, pathlib, signal, sys, torch
+import os, pathlib, pytest, signal, sys, torch
 from diffusers_ext.zoo.models import build_vae
-from diffusers_ext.training.data import latents
+from tests.training.conftest import shrink
 from tests.training.objectives import test_sd3
 
 class Killed(test_sd3.SD3Objective):
@@ -51,7 +51,8 @@ class Killed(test_sd3.SD3Objective):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().inputs(step, progress)
 
-test_sd3.SD3Objective, latents.SHARD = Killed, 128
+test_sd3.SD3Objective = Killed
+shrink(pytest.MonkeyPatch())
 torch.manual_seed(0)
 test_sd3.train(pathlib.Path(sys.argv[1]), build_vae().half().float().eval(), checkpoint_minutes=0)
 """

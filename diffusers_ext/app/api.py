@@ -1,0 +1,146 @@
+"""Give programs and agents what the page does: endpoints with typed inputs and the checks of the library."""
+
+# No `from __future__ import annotations`: gradio reads the types of parameters and results.
+
+import secrets
+import typing
+from reprlib import repr as repr_of
+from typing import Any
+
+import gradio as gr
+
+from ..core import nearest_names
+from ..errors import MethodError
+from ..models.forecast import plan as forecast
+from ..models.presets import Preset, preset, shipped
+from ..processors.sparse.method import SparseMethod
+from ..settings.assign import settable
+from ..settings.fields import describe, fit
+from ..settings.methods import method_class
+from ..settings.registry import METHODS
+from . import masks_view, pictures
+from .asked import Asked
+from .engine import Done
+from .server import LANE, Server, said
+
+
+def build(server: Server) -> None:
+    """Make the endpoints. Call it inside the `gr.Blocks` of a page."""
+
+    def generate(
+        request: gr.Request,
+        prompt: str,
+        model: str = "shapes-sd",
+        methods: list[dict[str, Any]] | None = None,
+        negative_prompt: str = "",
+        call: dict[str, Any] | None = None,
+        seed: int = -1,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Draw a prompt, with methods if any are given. Returns the picture and what is known of it.
+
+        Parameters:
+            prompt: What to draw, for example "a red circle and a blue square".
+            model: A model that this server offers; `models` lists them.
+            methods: Tables with a name and settings, for example [{"name": "softpag", "scale": 2}].
+            negative_prompt: What not to draw, for models that read one.
+            call: Arguments such as num_inference_steps, guidance_scale, height and width.
+            seed: A whole number from 0; -1 draws one.
+        """
+        with said():
+            asked = Asked.of(
+                {
+                    "prompt": prompt,
+                    "model": model,
+                    "methods": methods or [],
+                    "negative_prompt": negative_prompt,
+                    "call": call or {},
+                    "seed": seed,
+                }
+            )
+            folder = server.folder.fresh()
+            made = _last(server, request, lambda control, place: pictures.make(control, place, asked, folder))
+            return file(made.path), facts(made)
+
+    def models() -> list[str]:
+        """List the names of the models that this server offers."""
+        return server.models.names()
+
+    def methods() -> dict[str, Any]:
+        """List the methods and their settings, with default, unit and bounds of each."""
+        return {name: _settings(method_class(name)) for name in METHODS}
+
+    def plan(model: str, method: str, height: int = 0, width: int = 0, num_frames: int = 0) -> dict[str, Any]:
+        """Say what a sparse method would compute and save at a size, without running a model.
+
+        Parameters:
+            model: The name of a preset, such as flux.1 or wan2.1-t2v-14b.
+            method: One of clear, gna, radial and rectified.
+            height: Height in px; 0 is the model's own.
+            width: Width in px; 0 is the model's own.
+            num_frames: Frames of a video; 0 is the model's own.
+        """
+        with said():
+            sizes = {"height": height, "width": width, "num_frames": num_frames}
+            asked = {name: value for name, value in sizes.items() if value}
+            known = _known(model)
+            built = preset(known.name, fit(method, str, "method"))
+            if known.tokens is not None and isinstance(built, SparseMethod):
+                grid = known.tokens.grid(asked)
+                masks_view.check(grid.shape, grid.text, built)
+            return {"text": str(forecast(known.name, built, **asked))}
+
+    gr.api(generate, api_name="generate", concurrency_id=LANE, concurrency_limit=server.workers)
+    for fn in (models, methods, plan):
+        gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
+
+
+def _known(model: str) -> Preset:
+    """Return the preset of that name; the library also reads the file or folder that a name stands for."""
+    model = fit(model, str, "model")
+    presets = shipped()
+    for known in presets.values():
+        if model.lower() in (known.name, *known.names):
+            return known
+    best = nearest_names(model.lower(), presets, count=1)[0]
+    raise MethodError(
+        f"there is no preset {repr_of(model)}; nearest is {best!r}, valid are {', '.join(presets)}."
+    )
+
+
+def _last(server: Server, request: gr.Request, work: Any) -> Any:
+    """Run a job and return its result; what it shows meanwhile is for pages."""
+    visitor = request.session_hash or f"program {secrets.token_hex(8)}"
+    for event in server.engine.run(visitor, work):
+        if isinstance(event, Done):
+            return event.result
+    raise RuntimeError("a job ended without a result")
+
+
+def file(path: Any) -> dict[str, Any]:
+    """Return a file as gradio sends it; programs get its content, and agents a link."""
+    return gr.FileData(path=str(path), orig_name=path.name).model_dump()
+
+
+def facts(made: pictures.Made) -> dict[str, Any]:
+    """Return what is known of a picture, as plain data."""
+    return {
+        "seed": made.seed,
+        "seconds": round(made.seconds, 3),
+        "correct": made.correct,
+        "reason": made.reason,
+        "report": list(made.report),
+        "notes": list(made.notes),
+        "record": dict(made.record),
+    }
+
+
+def _settings(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {
+        name: {
+            "type": describe(hints[name]),
+            "default": field.default if isinstance(field.default, (int, float, str, bool)) else None,
+            **{key: field.metadata.get(key) for key in ("unit", "low", "high", "help")},
+        }
+        for name, field in settable(cls).items()
+    }

@@ -1,0 +1,73 @@
+"""Keep the files of a server: what visitors made for an hour or a day, and batches until they are deleted."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from ..outputs.files import output_folder
+
+KEPT_S = 24 * 3600  # seconds for which a picture can be fetched
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The folder of a server. `cache` is what gradio may serve; names in it cannot be guessed."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Folder:
+        """Make the folder. Raises `OSError` in one sentence if it cannot be written to."""
+        found = cls(output_folder(path).resolve())
+        found.made.mkdir(parents=True, exist_ok=True)
+        found.batches.mkdir(exist_ok=True)
+        return found
+
+    @property
+    def cache(self) -> Path:
+        """The part that may be served."""
+        return self.path / "cache"
+
+    @property
+    def made(self) -> Path:
+        """The folder that jobs write to; gradio copies what it serves."""
+        return self.cache / "made"
+
+    @property
+    def batches(self) -> Path:
+        """The folder of batches, which a restart finds again."""
+        return self.path / "batches"
+
+    def fresh(self) -> Path:
+        """Return a new empty folder for the files of one job. Raises `OSError` if it cannot be made."""
+        return self._made(secrets.token_hex(16))
+
+    def of_batch(self, id: str) -> Path:
+        """Return the folder of what is written of a batch, again and again; only who has its id knows it."""
+        return self._made(sha256(f"batch {id}".encode()).hexdigest()[:32])
+
+    def sweep(self, older_s: float = KEPT_S) -> None:
+        """Delete folders of jobs that are older."""
+        limit = time.time() - older_s
+        for folder in self.made.iterdir():
+            with suppress(OSError):
+                if folder.stat().st_mtime < limit:
+                    shutil.rmtree(folder)
+
+    def _made(self, name: str) -> Path:
+        folder = self.made / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.sweep()
+        except OSError as error:  # its text has the path
+            raise OSError(
+                f"the server cannot write its files ({error.strerror}); its operator has to look"
+            ) from error
+        return folder

@@ -111,7 +111,7 @@ def plan(
     tile, device = _tile(tile), _class(device)
     grid, *coarser = grids.values()
     for other in coarser:
-        method.plan_spec(other.shape, other.text)  # raises if the settings do not fit
+        method.check(other.shape)
 
     # Text queries run dense either way, so a session decides without them.
     decisive = method.plan_spec(grid.shape, grid.text, False, tile)
@@ -165,14 +165,14 @@ def _nearest(
         grids += list(tokens.grids(tokens.size(shape) | {"text": text}).values())[1:]
     for changes in (settings, {}):
         other = replace(method, **changes)
-        if all(_takes(other, one, tile if one is grids[0] else None) for one in grids):
+        if all(_takes(other, one) for one in grids):
             return advice | changes
     return {}
 
 
-def _takes(method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None) -> bool:
+def _takes(method: SparseMethod, grid: Grid) -> bool:
     try:
-        method.plan_spec(grid.shape, grid.text, True, tile)
+        method.check(grid.shape)
     except MethodError:
         return False
     return method.refuses(grid.shape) is None

@@ -93,6 +93,9 @@ class GNA(SparseMethod):
         except ValueError as error:
             raise MethodError(f"GNA: {error}") from error
 
+    def check(self, grid: Grid) -> None:
+        self.rule(grid)
+
     def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:

@@ -15,7 +15,7 @@ from ..kernels.masks.band import Band, paper_reach, release_reach
 from ..kernels.plan.spec import RulePlanSpec
 from ..settings.fields import setting
 from .sparse.core import SparseCore
-from .sparse.method import SparseMethod, first_steps
+from .sparse.method import SparseMethod, first_steps, refined
 from .sparse.nearest import MOST, aligned_frame, aligned_text
 
 
@@ -102,20 +102,17 @@ class Radial(SparseMethod):
     def plan_spec(
         self, grid: Grid, text: int = 0, text_rows: bool = True, tile: tuple[Grid, Grid] | None = None
     ) -> RulePlanSpec:
-        """Specify a plan in raster order, in which a band is contiguous."""
+        """Specify a plan in raster order, in which a band is contiguous.
+
+        Blocks of keys are as large as those of queries, or half as large, whichever should be faster.
+        """
         if tile is not None:
             raise MethodError(
                 "Radial numbers the tokens of a frame row by row and takes no tile; leave it out."
             )
-        return RulePlanSpec(
-            self.rule(grid),
-            grid,
-            text,
-            self.block,
-            self.block,
-            text_rows=text_rows,
-            snap=self.reduce == "block",
-        )
+        whole, sizes = self.reduce == "block", (self.block, self.block)
+        spec = RulePlanSpec(self.rule(grid), grid, text, *sizes, text_rows=text_rows, snap=whole)
+        return spec if whole or self.block < 128 else refined(spec)
 
     def nearest(self, grid: Grid, tile: tuple[Grid, Grid], text: int = 0) -> dict[str, Any]:
         """Find the closest frame size whose tokens fill blocks; `tile` holds runs of a block."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..masks.rule import Kind
-from ..plan.plan import PlanSpec
+from ..plan.plan import PlanSpec, PlanStats
 
 WORTH_COMPILING = 60.0  # seconds that compiled code must save; compiling takes about ten for a plan
 CPU_RATE = 1e11  # operations of dense attention that a core does in a second
@@ -95,9 +95,12 @@ def costs(backend: str, device: str) -> Costs:
     return COSTS.get((backend, device), COSTS[usual])
 
 
-def share_of_dense(spec: PlanSpec, backend: str, device: str) -> float:
-    """Predict the time of attention from the tokens of the grid, over that of dense attention."""
-    rates, stats = costs(backend, device), spec.stats
+def share_of_dense(spec: PlanSpec, backend: str, device: str, stats: PlanStats | None = None) -> float:
+    """Predict the time of attention from the tokens of the grid, over that of dense attention.
+
+    `stats` are estimates, if there are any in place of the counts of the plan.
+    """
+    rates, stats = costs(backend, device), stats or spec.stats
     gathers = 0 if spec.in_raster else rates.gathers / stats.tokens
     return rates.full * stats.effective_cost(rates.partial(spec.kind)) + gathers
 

@@ -61,6 +61,8 @@ def _join(
     lo: list[Tensor], hi: list[Tensor], owner: Tensor, axis: int
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Join neighbours of one block that continue each other along `axis` and agree on the other two."""
+    if not len(owner):
+        return lo, hi, owner
     follows = owner[1:] == owner[:-1]
     follows &= lo[axis][1:] == hi[axis][:-1] + 1
     for other in {0, 1, 2} - {axis}:

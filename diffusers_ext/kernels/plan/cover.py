@@ -29,22 +29,26 @@ class Cover:
     entries: Tensor
 
 
-def cover(rule: Rule, q: Boxes, k: Boxes) -> Cover:
-    """Cover what `rule` shows exactly, from the boxes of the blocks of queries and of keys."""
+def cover(rule: Rule, q: Boxes, k: Boxes, rows: Tensor | None = None) -> Cover:
+    """Cover what `rule` shows exactly, from the boxes of the blocks of queries and of keys.
+
+    `rows` are the numbers of some blocks of queries, for the cover of these alone.
+    """
+    rows = torch.arange(len(q.there)) if rows is None else rows
     scores = _Scores(rule, q.outer_lo, q.outer_hi, k.outer_lo, k.outer_hi)
-    several = q.several[:, None], k.several[None]
-    inner = _inner(rule, q, k) if bool(several[0].any()) or bool(several[1].any()) else None
+    several = q.several, k.several
+    inner = _inner(rule, q, k) if any(bool(side.any()) for side in several) else None
     counts, entries = [], []
-    for rows in torch.arange(len(q.there)).split(max(1, CHUNK // len(k.there))):
-        touched = (scores.touched(rows) & q.some[rows] & k.some[:, None]).T.contiguous()
+    for part in rows.split(max(1, CHUNK // len(k.there))):
+        touched = (scores.touched(part) & q.some[part] & k.some[:, None]).T.contiguous()
         i, j = touched.nonzero(as_tuple=True)
-        full = scores.full(rows[i], j)
+        full = scores.full(part[i], j)
         if inner is not None:
-            unclear = (~full & (q.several[rows[i]] | k.several[j])).nonzero().flatten()
+            unclear = (~full & (several[0][part][i] | several[1][j])).nonzero().flatten()
             kept = torch.ones_like(full)
-            kept[unclear], full[unclear] = inner(rows[i[unclear]], j[unclear])
+            kept[unclear], full[unclear] = inner(part[i[unclear]], j[unclear])
             i, j, full = i[kept], j[kept], full[kept]
-        counts.append(torch.bincount(i, minlength=len(rows)))
+        counts.append(torch.bincount(i, minlength=len(part)))
         entries.append((j << 1 | full).int())
     return Cover(torch.cat(counts), torch.cat(entries))
 
@@ -70,13 +74,12 @@ class _Scores:
         """Return whether some pair sees each other, `[keys, rows]`, for some boxes of queries."""
         return _sum(axis.close_to_all(rows) for axis in self.axes) < self.limit
 
-    def at(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """Return whether some pair, and whether all see each other, for boxes `i` and `j` that broadcast."""
-        close, far = zip(*(axis.at(i, j) for axis in self.axes), strict=True)
-        return _sum(close) < self.limit, _sum(far) < self.limit
+    def close(self, i: Tensor, j: Tensor) -> Tensor:
+        """Return whether some pair sees each other, for boxes `i` and `j`, which broadcast."""
+        return _sum(axis.close(i, j) for axis in self.axes) < self.limit
 
     def full(self, i: Tensor, j: Tensor) -> Tensor:
-        """Return whether all pairs see each other, for boxes `i` and `j`."""
+        """Return whether all pairs see each other, for boxes `i` and `j`, which broadcast."""
         return _sum(axis.far(i, j) for axis in self.axes) < self.limit
 
 
@@ -98,13 +101,11 @@ class _Axis:
         # Rows of a table are copied much faster than columns, hence keys come first.
         return self.scores[0].index_select(1, self.q[rows]).index_select(0, self.k)
 
+    def close(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.scores[0].take(self.first[j] + self.q[i])
+
     def far(self, i: Tensor, j: Tensor) -> Tensor:
         return self.scores[1].take(self.first[j] + self.q[i])
-
-    def at(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        place = self.first[j] + self.q[i]
-        close, far = self.scores
-        return close.take(place), far.take(place)
 
 
 def _intervals(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,13 +120,19 @@ def _inner(rule: Rule, q: Boxes, k: Boxes) -> Callable[[Tensor, Tensor], tuple[T
     scores = _Scores(rule, *(x.flatten(0, 1) for x in (q.lo, q.hi, k.lo, k.hi)))
 
     def decide(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        touched, full = torch.empty(2, len(i), dtype=torch.bool)
+        touched, full = torch.zeros(2, len(i), dtype=torch.bool)
         for part in torch.arange(len(i)).split(max(1, CHUNK // (a * b))):
-            rows, columns = i[part, None, None], j[part, None, None]
-            some, each = scores.at(rows * a + torch.arange(a)[:, None], columns * b + torch.arange(b))
-            there = q.there[i[part], :, None] & k.there[j[part], None]
-            touched[part] = (some & there).flatten(1).any(1)
-            full[part] = (each | ~there).flatten(1).all(1)
+            some = scores.close(*boxes(i[part], j[part])) & there(i[part], j[part])
+            touched[part] = some.flatten(1).any(1)
+            part = part[touched[part]]
+            each = scores.full(*boxes(i[part], j[part])) | ~there(i[part], j[part])
+            full[part] = each.flatten(1).all(1)
         return touched, full
+
+    def boxes(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        return i[:, None, None] * a + torch.arange(a)[:, None], j[:, None, None] * b + torch.arange(b)
+
+    def there(i: Tensor, j: Tensor) -> Tensor:
+        return q.there[i, :, None] & k.there[j, None]
 
     return decide

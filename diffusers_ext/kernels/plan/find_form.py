@@ -35,7 +35,7 @@ def block_form(plan: BlockPlan, grid: Grid, q_tile: Grid | None, k_tile: Grid | 
         even = frame % plan.block_q == 0 and frame % plan.block_k == 0
         return BlockForm(True, True, not even or bool((asked & blank).any()), grid_sides=sides)
     q_box, k_box = (
-        _run_box(block, grid) if tile is None else tile
+        _run_box(block, grid) if tile is None else _part_box(block, tile)
         for block, tile in ((plan.block_q, q_tile), (plan.block_k, k_tile))
     )
     if math.prod(q_box) != plan.block_q or math.prod(k_box) != plan.block_k:
@@ -57,6 +57,15 @@ def _run_box(block: int, grid: Grid) -> Grid:
     """Return the box that a run of `block` tokens of the raster may be; it need not be one."""
     columns = min(block, grid[2])
     return 1, block // columns, columns
+
+
+def _part_box(block: int, tile: Grid) -> Grid:
+    """Return the box of `block` tokens that a tile is cut into, or the tile if they are not one box."""
+    depth, height, width = tile
+    for box in ((block // (height * width), height, width), (1, block // width, width)):
+        if math.prod(box) == block and depth % box[0] == height % max(box[1], 1) == 0:
+            return box
+    return tile
 
 
 def _is_box(coord: Tensor, box: Grid, grid: Grid) -> Tensor:

@@ -24,7 +24,8 @@ from .plan import BlockPlan, PlanSpec, PlanStats
 from .text import Held, starts, with_text
 
 TEXT_FIELDS = {"text", "text_rows", "masked_text", "extra_keys", "text_first"}  # they leave the grid alone
-KEPT = {"q_order", "k_order", "_cover"}
+KEPT = ("q_order", "k_order", "_cover")
+SAMPLE = 256  # rows of an estimate
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class RulePlanSpec(PlanSpec):
     @cached_property
     def k_order(self) -> Tensor:
         """The raster number of the grid token at each key place, -1 for padding; text is not listed."""
-        return self.q_order if self.k_tile == self.q_tile else self._order(self.k_tile)
+        return self._order(self.k_tile)
 
     def _order(self, tile: Grid | None) -> Tensor:
         return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)
@@ -94,8 +95,9 @@ class RulePlanSpec(PlanSpec):
                 f"Kernels cannot hide the {self.extra_keys} far keys from text queries, got a plan with "
                 f"{self.text} of those; build it with text_rows=False and attend from text apart."
             )
-        q_coord = geometry.coded(self.q_order, self.grid, self._query_text)
-        k_coord = geometry.coded(self.k_order, self.grid, self.text + self.extra_keys)
+        q_text, k_text = self._texts()
+        q_coord = geometry.coded(self.q_order, self.grid, q_text)
+        k_coord = geometry.coded(self.k_order, self.grid, k_text + self.extra_keys)
         k_coord = k_coord.roll(self.text) if self.text_first else k_coord
         count = self._listed.count
         asks = F.pad(q_coord != PAD, (0, -len(q_coord) % self.block_q)).view(-1, self.block_q).any(1)
@@ -125,9 +127,21 @@ class RulePlanSpec(PlanSpec):
     @cached_property
     def stats(self) -> PlanStats:
         """The counts of the plan, without building it; also for grids that no kernel can address."""
-        s_q, s_kv = len(self.q_order) + self._query_text, len(self.k_order) + self.text + self.extra_keys
-        entries = self._listed.entries
+        (q_text, k_text), entries = self._texts(), self._listed.entries
+        s_q, s_kv = len(self.q_order) + q_text, len(self.k_order) + k_text + self.extra_keys
         return self._stats(s_q, s_kv, len(entries), int((entries & 1).sum()))
+
+    @cached_property
+    def estimate(self) -> PlanStats:
+        """The counts of the grid alone, from evenly spaced rows if there are many; to compare plans by."""
+        q, k = self._boxes
+        rows = torch.arange(0, len(q.there), -(-len(q.there) // SAMPLE))
+        alone = len(rows) < len(q.there)
+        entries = cover(self.rule, q, k, rows).entries if alone else self._cover.entries
+        checked = Held.of(self.k_order, 0, 0, self.block_k).hidden[(entries >> 1).long()]
+        found = len(entries), int((entries & 1).bool().logical_and(~checked).sum())
+        visited, full = (round(n * len(q.there) / len(rows)) for n in found)
+        return self._stats(len(self.q_order), len(self.k_order), visited, full)
 
     @property
     def plan_bytes(self) -> int:
@@ -156,12 +170,11 @@ class RulePlanSpec(PlanSpec):
         """Return the plan with other text, keeping its cover of the grid."""
         other = super().changed(**changes)
         if changes.keys() <= TEXT_FIELDS:
-            vars(other).update({name: vars(self)[name] for name in KEPT & vars(self).keys()})
+            vars(other).update({name: getattr(self, name) for name in KEPT})
         return other
 
-    @property
-    def _query_text(self) -> int:
-        return self.text if self.text_rows else 0
+    def _texts(self) -> tuple[int, int]:
+        return self.text if self.text_rows else 0, self.text
 
     @cached_property
     def _cover(self) -> Cover:
@@ -170,29 +183,35 @@ class RulePlanSpec(PlanSpec):
             frames, *sides = self.grid
             kept = band_blocks(self.rule, frames, math.prod(sides), self.block_k)
             return Cover(kept.sum(1), (kept.nonzero()[:, 1] << 1 | 1).int())
-        q = self._boxes(self.q_order, self.block_q)
-        alike = self.k_order is self.q_order and self.block_k == self.block_q
-        k = q if alike else self._boxes(self.k_order, self.block_k)
-        exact = cover(self.rule, q, k)
-        return whole_tiles(self.rule, q, k, exact) if self.snap else exact
+        exact = cover(self.rule, *self._boxes)
+        return whole_tiles(self.rule, *self._boxes, exact) if self.snap else exact
 
-    def _boxes(self, order: Tensor, block: int) -> Boxes:
-        return decompose(self.rule.axes(*geometry.coordinates(order, self.grid)), order >= 0, block)
+    @cached_property
+    def _boxes(self) -> tuple[Boxes, Boxes]:
+        """The boxes of the blocks of queries and of keys."""
+        sides = (self.q_order, self.block_q), (self.k_order, self.block_k)
+        alike = self.block_q == self.block_k and self.q_order.equal(self.k_order)
+        found = [
+            decompose(self.rule.axes(*geometry.coordinates(order, self.grid)), order >= 0, block)
+            for order, block in sides[: 1 if alike else 2]
+        ]
+        return found[0], found[-1]
 
     @cached_property
     def _listed(self) -> Cover:
         """All blocks of the plan."""
-        q_text, (k_text, extra) = self._query_text, (self.text, self.extra_keys)
+        q_text, k_text = self._texts()
         q = Held.of(self.q_order, q_text, 0, self.block_q)
-        k = Held.of(self.k_order, k_text, extra, self.block_k, self.text_first)
+        k = Held.of(self.k_order, k_text, self.extra_keys, self.block_k, self.text_first)
         return with_text(self._cover, q, k, self.masked_text, self.snap)
 
     @property
     def _kept_pairs(self) -> int:
         """The number of pairs of grid tokens in the blocks that are kept."""
         count, entries = self._listed.count, self._listed.entries
-        queries = _held(self.q_order, self._query_text, self.block_q)
-        keys = _held(self.k_order, self.text + self.extra_keys, self.block_k)
+        q_text, k_text = self._texts()
+        queries = _held(self.q_order, q_text, self.block_q)
+        keys = _held(self.k_order, k_text + self.extra_keys, self.block_k)
         keys = keys.roll(self.text // self.block_k) if self.text_first else keys
         return int((queries.repeat_interleave(count) * keys[(entries >> 1).long()]).sum())
 

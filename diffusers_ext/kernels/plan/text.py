@@ -19,7 +19,7 @@ from .cover import Cover
 class Held:
     """The contents of the blocks of queries or of keys, bool `[blocks]` each.
 
-    They hold tokens of the grid, text, extra keys, and what is hidden: padding, and places behind the end.
+    Blocks hold tokens of the grid, text, extra keys, and what is hidden: padding, and places behind the end.
     `leading` is the number of blocks before those of the grid.
     """
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from ...core import Layout, Method, RunContext, Site, Slot
 from ...errors import MethodError, UnsupportedError
 from ...kernels.block_sparse.capabilities import BACKENDS
-from ...kernels.block_sparse.gains import backend_on, no_gain
+from ...kernels.block_sparse.gains import USUAL, backend_on, no_gain, share_of_dense
 from ...kernels.geometry import Grid, check_grid
 from ...kernels.masks.rule import Rule
 from ...kernels.plan.plan import PlanSpec
@@ -18,6 +18,9 @@ from .nearest import aligned_grid, aligned_text
 
 TILE_IMAGE: Grid = (1, 8, 16)
 TILE_VIDEO: Grid = (2, 8, 8)
+STANDING: Grid = (1, 16, 8)
+PADDED = 1.125  # places over tokens
+LONG = 1 << 19  # blocks in the lists of a plan
 
 
 def first_steps(default: int | float) -> Any:
@@ -74,6 +77,9 @@ class SparseMethod(Method):
         `tile` holds the tiles of queries and of keys.
         """
         raise NotImplementedError
+
+    def check(self, grid: Grid) -> None:
+        """Raise `MethodError` if the settings do not fit a grid."""
 
     def refuses(self, grid: Grid) -> str | None:
         """Return why the method makes no sense on a grid, or `None`."""
@@ -177,18 +183,39 @@ def tiled(
 ) -> RulePlanSpec:
     """Specify a plan whose tokens are ordered tile by tile.
 
-    Short tiles are filled up if that visits less. They always are if tiles are given, or kept complete
-    (`snap`).
+    It is the plan that is expected to take the least time on a GPU. Tiles of images lie or stand, and a block
+    of keys is a tile or half of it. Short tiles are filled up, or follow each other closely, which is only
+    tried where padding is more than an eighth. Tiles that are given, or kept complete (`snap`), stay as they
+    are and are filled up.
     """
     q_tile, k_tile = tile or default_tiles(grid)
     blocks = math.prod(q_tile), math.prod(k_tile)
-    filled = RulePlanSpec(
+    spec = RulePlanSpec(
         rule, grid, text, *blocks, q_tile, k_tile, True, text_rows, snap=snap, extra_keys=extra_keys
     )
-    aligned = all(n % edge == 0 for edges in (q_tile, k_tile) for n, edge in zip(grid, edges, strict=True))
-    if aligned or snap or tile is not None:
-        return filled
-    return min(filled, replace(filled, pad=False), key=lambda spec: spec.stats.work)
+    if snap or tile is not None:
+        return spec
+    if len(spec.q_order) > PADDED * spec.grid_tokens:
+        spec = fastest(spec, replace(spec, pad=False))
+    if grid[0] > 1:
+        return refined(spec)
+    standing = replace(spec, q_tile=STANDING, k_tile=STANDING)
+    return fastest(spec, standing, refined(standing))
+
+
+def fastest(*specs: RulePlanSpec) -> RulePlanSpec:
+    """Return the plan that is expected to take the least time on a GPU, the first of equal ones."""
+    return min(specs, key=lambda spec: share_of_dense(spec, BACKENDS[0], USUAL, spec.estimate))
+
+
+def refined(spec: RulePlanSpec) -> RulePlanSpec:
+    """Halve the blocks of keys, if that should be faster and lists stay short; the order of tokens stays.
+
+    Halves of tiles of 16 x 8 and of 2 x 8 x 8 tokens are squares.
+    """
+    if spec.estimate.visited > LONG:
+        return spec
+    return fastest(spec, replace(spec, block_k=spec.block_k // 2))
 
 
 def default_tiles(grid: Grid) -> tuple[Grid, Grid]:

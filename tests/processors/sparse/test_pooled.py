@@ -355,8 +355,8 @@ def test_the_forecast_counts_pooled_tokens():
     assert wide.block_density * 36 * 36 == pytest.approx(visited)  # over those of dense attention
     assert wide.predicted_speedup == pytest.approx(s**2 / (visited * 128**2))
     assert (wide.padded_tokens, wide.nearest["grid"]) == (0, (1, 64, 64))
-    # two entries a row and coordinates more; less the order of an entire call, which pooled tokens rule out
-    assert wide.memory_bytes - near.memory_bytes == 4 * (32 * 2 + 256) - 8 * n
+    # four entries a row and coordinates more; less the order of an entire call, which pooled tokens rule out
+    assert wide.memory_bytes - near.memory_bytes == 4 * (32 * 4 + 256) - 8 * n
     assert "4608 together, and 256 far ones" in str(wide)
     assert dx.plan(dx.Grid(1, 60, 60, text=7), dx.CLEAR(radius=2, downsample=6)).padded_tokens == 3712 - 3607
     # 96 x 96 tokens have 256 cells; the 320 of 120 x 96, full tiles as well, would end in half a block

@@ -31,6 +31,7 @@ from .engine import Engine, sentence
 FILE, OUT = "batch.json", "pictures"
 LARGEST = 2**20  # bytes of a job file
 RUNNING, KEPT, READ = 20, 500, 50  # batches at a time, on the disk, and in memory
+OLD_S = 7 * 24 * 3600  # a batch of this age may make room for another
 KEYS = (
     "id",
     "status",
@@ -248,8 +249,8 @@ class Batches:
         """
         if sum(batch.running for batch in list(self._known.values())) >= RUNNING:
             raise MethodError(f"{RUNNING} batches run at this time, which is the most; try again later.")
-        if sum(1 for _ in self.home.iterdir()) >= KEPT:
-            raise MethodError(f"the server holds {KEPT} batches, which is the most; delete one.")
+        if sum(1 for _ in self.home.iterdir()) >= KEPT and not self._make_room():
+            raise MethodError(f"the server holds {KEPT} batches, which is the most; try again later.")
         found, notes = batch_check.checked(data, files, self.engine.models)
         folder = self.home / secrets.token_hex(16)
         folder.mkdir()
@@ -273,6 +274,18 @@ class Batches:
             batch.start()
             self._known[batch.id] = batch
         return batch
+
+    def _make_room(self) -> bool:
+        """Delete the oldest batch that does not run, if it is a week old; return whether there was one."""
+        running = {batch.id for batch in list(self._known.values()) if batch.running}
+        idle = [folder for folder in self.home.iterdir() if folder.name not in running]
+        oldest = min(idle, key=lambda folder: folder.stat().st_mtime, default=None)
+        if oldest is None or time.time() - oldest.stat().st_mtime < OLD_S:
+            return False
+        with self._lock:
+            self._known.pop(oldest.name, None)
+        shutil.rmtree(oldest, ignore_errors=True)
+        return True
 
     def has(self, text: str) -> bool:
         """Return whether there is a batch of this id."""

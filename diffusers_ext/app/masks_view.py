@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ from ..settings.registry import METHODS
 MOST_TOKENS = 200_000
 MOST_PAIRS = 1 << 23  # pairs of blocks; a second or two on one core
 DEVICES = ("h100", "a100", "b200", "cpu")  # that a speed-up is expected on; the first at first
+AT_A_TIME = 2  # views that are computed, of all visitors
 KEPT = 8  # plans and forecasts in memory
 
 
@@ -60,6 +62,7 @@ class Viewer:
         self._presets = {name: preset for name, preset in shipped().items() if preset.tokens is not None}
         self._bitmap = lru_cache(KEPT)(RulePlanSpec.bitmap)
         self._spec, self._plan = lru_cache(KEPT)(spec_of), lru_cache(KEPT)(_plan)
+        self._turns = threading.BoundedSemaphore(AT_A_TIME)
 
     @property
     def models(self) -> list[str]:
@@ -99,10 +102,11 @@ class Viewer:
         """
         grid = self.tokens(wanted.model).grid(wanted.size)
         check(grid.shape, grid.text, wanted.method)
-        forecast = self._plan(wanted.model, wanted.method, wanted.device, tuple(wanted.size.items()))
         query = tuple(min(max(at, 0), n - 1) for at, n in zip(wanted.query, grid.shape, strict=True))
-        spec = self._spec(wanted.method, grid.shape, grid.text)
-        seen = one_query(spec, query, self._bitmap)
+        with self._turns:  # these events do not wait for a device
+            forecast = self._plan(wanted.model, wanted.method, wanted.device, tuple(wanted.size.items()))
+            spec = self._spec(wanted.method, grid.shape, grid.text)
+            seen = one_query(spec, query, self._bitmap)
         return View(wanted, grid.shape, seen, forecast, isinstance(spec, DynamicPlanSpec))
 
     def command(self, wanted: Wanted) -> str:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import threading
 import time
 import zipfile
@@ -270,6 +271,17 @@ def test_few_idle_batches_stay_in_memory_and_many_do_not(batches, monkeypatch):
     assert all(batches.get(batch.id) is batch for batch in made)
     finished(batches, job(prompts={"texts": ["a red circle"]}))
     assert batches.get(made[2].id) is made[2] and batches.get(made[0].id) is not made[0]
+
+
+def test_an_old_batch_makes_room_and_a_young_one_does_not(batches, monkeypatch):
+    monkeypatch.setattr(batch_store, "KEPT", 2)
+    old, young = finished(batches, job()), finished(batches, job())
+    with pytest.raises(ValueError, match="holds 2 batches, which is the most; try again later"):
+        batches.create(job(), {}, "job")
+    ago = time.time() - batch_store.OLD_S - 60
+    os.utime(old.folder, (ago, ago))
+    finished(batches, job())
+    assert not batches.has(old.id) and batches.has(young.id)
 
 
 def test_a_page_that_is_no_number_is_one_sentence(batches):

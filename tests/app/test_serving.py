@@ -208,6 +208,11 @@ def test_a_public_page_needs_a_password(tmp_path, options):
         serving.serve(tmp_path, **options)
 
 
+def test_agents_and_a_password_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="--mcp and --auth exclude each other"):
+        serving.serve(tmp_path, auth=("ann", "secret"), mcp=True)
+
+
 def test_with_a_password_nothing_is_open(tmp_path):
     with served(tmp_path, auth=("ann", "secret")) as url:
         assert httpx.post(f"{url}/gradio_api/call/models", json={"data": []}).status_code == 401

@@ -38,7 +38,7 @@ REGULAR = {
 IRREGULAR = {
     "disk, text and pooled tokens": spec(Disk(3), (1, 5, 7), 5, **TILES, extra_keys=6),
     "window, text": spec(Window((1, 6, 7), (1, 3, 3)), (1, 6, 7), 21, **TILES),
-    "band across frames": spec(Band((20, 9, 0), 5, 1), (3, 4, 5), text_rows=False),
+    "band across frames": spec(Band((20, 9, 0, 4), 5, 1), (4, 4, 5), text_rows=False),
     "band, text": spec(Band((15, NEVER, 6), 6), (3, 3, 6), 19, text_rows=False),
     "band, text first": spec(Band((9, 4), 6), (2, 3, 6), 16, text_rows=False, text_first=True),
     "whole tiles": spec(Window((1, 8, 8), (1, 4, 4)), (1, 8, 8), 5, **TILES, snap=True),
@@ -90,6 +90,16 @@ def test_hidden_text(name):
     first = plan.s_kv - IRREGULAR[name].text - IRREGULAR[name].extra_keys
     seen[0, first + 2 : first + 5] = seen[1, first : first + 5] = False
     check(plan.hiding(seen), B=2)
+
+
+def test_rows_that_see_no_key_are_0():
+    plan = REGULAR["disk"].build()
+    assert plan.full_share == 0
+    away = torch.where(
+        plan.q_coord < 0, plan.q_coord, plan.q_coord + int(pack(*map(torch.tensor, (0, 99, 0))))
+    )
+    out, lse = api.attention(*tensors(plan, 16), replace(plan, q_coord=away), with_lse=True)
+    assert not out.any() and (lse == -torch.inf).all()
 
 
 def test_what_is_no_number_stays_so():

@@ -4,6 +4,7 @@ Paper: Hassani et al., "Generalized Neighborhood Attention" (arXiv 2504.16922). 
 `kernels.masks.window`. Stride 1 is neighborhood attention, stride = window is blocked attention.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,8 @@ from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps, tiled, tokens_or_tiles
 
 AXES = "tokens along (t,) h, w"
+SIZES = "tokens or shares along (t,) h, w"
+STEPS = (2, 8, 8)  # of strides that are shares: the edges of blocks
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class GNA(SparseMethod):
     """Windows of `window` tokens that move in steps of `stride`, among tokens `dilation` apart.
 
     Each takes three numbers `(t, h, w)`, or two, `(h, w)`, for images. Text sees all and is seen by all.
+
+    Windows and strides may be shares of an axis, as fractions: 0.3125 of 256 tokens are 80. Then they grow
+    with the grid. A share of a stride becomes the closest multiple of a block's edge (2 frames, 8 rows, 8
+    columns). A share of a window becomes the least odd number of strides that covers it, which keeps it in
+    step with blocks. Both stay within the axis.
 
     `reduce="token"` is exact at any size. `"block"` keeps or drops complete tiles of tokens, without checks
     inside, which is cheaper and rougher, and takes no dilation. A tile has 8 x 16 tokens for images, 2 x 8 x
@@ -39,11 +47,11 @@ class GNA(SparseMethod):
 
     name: ClassVar[str] = "gna"
 
-    window: Sequence[int] = setting(
-        (), AXES, "size of the window; the size of the axis hides nothing", bounds=(1, None)
+    window: Sequence[int | float] = setting(
+        (), SIZES, "size of the window; the size of the axis hides nothing", bounds=(0, None)
     )
-    stride: Sequence[int] = setting(
-        (1, 1, 1), AXES, "tokens that share a window; multiples of a tile are fast", bounds=(1, None)
+    stride: Sequence[int | float] = setting(
+        (1, 1, 1), SIZES, "tokens that share a window; multiples of a tile are fast", bounds=(0, None)
     )
     dilation: Sequence[int] = setting(
         (1, 1, 1), AXES, "distance of neighbouring tokens of a window", bounds=(1, None)
@@ -67,7 +75,15 @@ class GNA(SparseMethod):
                 )
             object.__setattr__(self, name, (1,) * (3 - len(value)) + value)
         for axis, w, s, d in zip("thw", self.window, self.stride, self.dilation, strict=True):
-            if not 1 <= s <= w:
+            for name, size in (("window", w), ("stride", s)):
+                if isinstance(size, float) and not 0 < size <= 1:
+                    raise MethodError(
+                        f"GNA {name} is a whole number of tokens, or a share of an axis above 0.0 and not "
+                        f"above 1.0, got {size} on axis {axis}; write 24 for 24 tokens, 0.3 for 30 %."
+                    )
+            if isinstance(w, float) != isinstance(s, float):
+                continue  # they are compared on a grid
+            if not (0.0 if isinstance(s, float) else 1) <= s <= w:
                 raise MethodError(
                     f"GNA stride must lie between 1 and the window, got stride {s} and window {w} on axis "
                     f"{axis}; stride = window is blocked attention."
@@ -89,9 +105,15 @@ class GNA(SparseMethod):
     def rule(self, grid: Grid) -> Window:
         """Make the windows on a grid; raises `MethodError` if they do not fit."""
         try:
-            return Window(grid, self.window, self.stride, self.dilation)
+            return Window(grid, *self.sizes(grid), self.dilation)
         except ValueError as error:
             raise MethodError(f"GNA: {error}") from error
+
+    def sizes(self, grid: Grid) -> tuple[Grid, Grid]:
+        """Return window and stride on a grid, in tokens."""
+        pairs = [_tokens(*axis) for axis in zip(grid, self.window, self.stride, STEPS, strict=True)]
+        window, stride = zip(*pairs, strict=True)
+        return window, stride
 
     def check(self, grid: Grid) -> None:
         self.rule(grid)
@@ -112,10 +134,22 @@ class GNA(SparseMethod):
         sizes = super().nearest(grid, tile, text)
         if self.reduce == "block":
             return sizes
-        axes = zip(sizes["grid"], self.window, self.dilation, *tile, strict=True)
+        axes = zip(sizes["grid"], self.sizes(sizes["grid"])[0], self.dilation, *tile, strict=True)
         window, stride, dilation = zip(*(_fit(*axis) for axis in axes), strict=True)
         spread = {"dilation": dilation} if max(self.dilation) > 1 else {}
         return sizes | {"window": window, "stride": stride} | spread
+
+
+def _tokens(length: int, window: int | float, stride: int | float, step: int) -> tuple[int, int]:
+    """Return the tokens of a window and of a stride on an axis, for those that are shares of it."""
+    if isinstance(stride, float):
+        stride = min(max(round(stride * length / step), 1) * step, length)
+    if isinstance(window, int):
+        return window, stride
+    stride = min(stride, length)
+    most = (length // stride - 1) // 2 * 2 + 1  # the largest odd number of strides
+    odd = min(max(math.ceil((window * length / stride - 1) / 2 - 1e-9), 0) * 2 + 1, most)
+    return length if window == 1 else max(odd * stride, min(2, length), stride), stride
 
 
 def _fit(length: int, window: int, dilation: int, q_tile: int, k_tile: int) -> tuple[int, int, int]:

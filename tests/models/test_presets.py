@@ -5,10 +5,12 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import diffusers_ext as dx
+from diffusers_ext.kernels.block_sparse import gains
 from diffusers_ext.kernels.block_sparse.gains import MARGIN
 from diffusers_ext.models.loading import load
 from diffusers_ext.models.presets import FOLDER, find, known, of_model, read, shipped, tokens_of
@@ -56,6 +58,16 @@ def test_every_file_is_built_and_planned_at_the_usual_size(path):
         assert forecast.note.startswith("no gain") == (share * MARGIN > 1)
     for name in list(forecasts)[:1]:  # a plan of a real size takes a second
         assert forecasts[name] == dx.plan(path.stem, name)
+
+
+@pytest.mark.parametrize("name, method", [("flux.1", "clear"), ("mochi", "radial")])
+def test_auto_stays_dense_on_a_preset_where_coordinates_would_be_looked_up(name, method):
+    """Both visit about half of the blocks and check many, which pays if kernels compute the rule alone."""
+    grid = find(name).tokens.grid({})
+    spec = dx.preset(name, method).plan_spec(grid.shape, grid.text, text_rows=False)
+    assert spec.computed and gains.no_gain(spec, "triton", gains.USUAL) is None
+    slow = SimpleNamespace(stats=spec.stats, kind=spec.kind, in_raster=spec.in_raster, computed=False)
+    assert "takes triton" in gains.no_gain(slow, "triton", gains.USUAL)
 
 
 def test_published_settings_have_the_published_density():

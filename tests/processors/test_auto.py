@@ -39,7 +39,7 @@ def test_triton_keeps_its_own_limit(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert placed(dx.CLEAR(radius=8), 64).backend == "triton"
     found = placed(dx.CLEAR(radius=16), 32)
-    assert found.backend == "dense" and "which takes triton 3.29 times as long (model)" in found.why
+    assert found.backend == "dense" and "which takes triton 2.28 times as long (model)" in found.why
     assert dx.plan(dx.Grid(1, 32, 32), dx.CLEAR(radius=16)).note == found.why
 
 

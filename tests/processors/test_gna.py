@@ -84,8 +84,16 @@ def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
     [
         (dict(), "needs a window"),
         (dict(window=(4,)), "three numbers"),
-        (dict(window=8), r"GNA window takes a list of whole numbers, got 8: size of the window.*\[3, 3\]\."),
-        (dict(window=(4, 4.5)), r"got \(4, 4.5\)"),
+        (
+            dict(window=8),
+            r"GNA window takes a list of .*, got 8: size of the window.*\[3, 3\]\.",
+        ),
+        (
+            dict(window=(4, 4.5)),
+            r"a share of an axis above 0.0 and not above 1.0, got 4.5 on axis w; write 24",
+        ),
+        (dict(window=(0.3, 0.3), stride=(0.0, 0.1)), r"GNA stride is .* got 0.0 on axis h"),
+        (dict(window=(0.2, 0.2), stride=(0.3, 0.1)), r"stride 0.3 and window 0.2 on axis h"),
         (dict(window=(4, 4), stride=(5, 1)), "stride 5 and window 4 on axis h"),
         (dict(window=(4, 4), stride=(0, 1)), "stride 0"),
         (dict(window=(4, 4), dilation=(2, 1), reduce="block"), "leave the dilation at 1, or use"),
@@ -95,6 +103,40 @@ def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
 def test_bad_settings(settings, words):
     with pytest.raises(dx.MethodError, match=words):
         dx.GNA(**settings)
+
+
+@pytest.mark.parametrize(
+    "grid, window, stride, tokens",
+    [
+        ((1, 256, 256), (0.3125, 0.3125), (0.0625, 0.0625), ((1, 80, 80), (1, 16, 16))),  # published
+        ((1, 64, 64), (0.3125, 0.3125), (0.0625, 0.0625), ((1, 24, 24), (1, 8, 8))),
+        ((1, 48, 200), (0.3125, 0.3125), (0.0625, 0.0625), ((1, 24, 80), (1, 8, 16))),
+        ((30, 48, 80), (0.54, 0.5, 0.3), (2, 8, 8), ((18, 24, 24), (2, 8, 8))),  # published
+        ((33, 45, 80), (0.54, 0.5, 0.3), (2, 8, 8), ((18, 24, 24), (2, 8, 8))),
+        ((5, 3, 90), (0.3, 1.0, 0.1), (2, 8, 1), ((2, 3, 9), (2, 3, 1))),
+        ((1, 2, 2), (0.5, 0.5), (1, 0.5), ((1, 2, 2), (1, 1, 2))),
+        ((1, 9, 9), (5, 0.5), (0.5, 1), ((1, 5, 5), (1, 8, 1))),
+    ],
+)
+def test_shares_grow_with_the_grid(grid, window, stride, tokens):
+    method = dx.GNA(window, stride)
+    assert method.sizes(grid) == tokens
+    if all(s <= w for s, w in zip(tokens[1], tokens[0], strict=True)):
+        assert method.rule(grid) == dx.GNA(*tokens).rule(grid)
+        assert method.plan_spec(grid) == dx.GNA(*tokens).plan_spec(grid)
+    else:
+        with pytest.raises(dx.MethodError, match="stride 8 and window 5 on axis h"):
+            method.rule(grid)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("stride", [1, 3, 0.1, 1.0])
+def test_any_share_fits_any_grid(share, stride):
+    """A share of 1.0 hides nothing."""
+    for length in (1, 2, 3, 7, 8, 9, 45, 64):
+        if isinstance(stride, int) or stride <= share:
+            rule = dx.GNA((share, share), (stride, stride)).rule((1, length, length))
+            assert share < 1 or rule.window == (1, length, length)
 
 
 @pytest.mark.parametrize("window", [np.array([8, 8]), range(8, 10)])

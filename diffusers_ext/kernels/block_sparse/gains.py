@@ -45,15 +45,22 @@ DEVICES = {"cpu": "cpu", "a100": "8.0", "h100": "9.0", "h200": "9.0", "b200": "1
 TITLES = {"cpu": "a CPU core", "8.0": "A100", "9.0": "H100/H200", "10.0": "B200"}
 USUAL = "9.0"  # the class that blocks are chosen for, and that forecasts are made for without a GPU
 
-# By back-end and class of devices. No GPU has been timed. "model" counts the instructions of the compiled
-# kernels (SASS) and the cycles of their matrix products, against the published speed of dense attention by
-# cuDNN (9.0: 631 TFLOP/s on FLUX.1 at 1024 px, 0.43 / 0.68 of which a FULL block reaches). Gathers are those
-# of four tensors at two thirds of the memory's speed. CPU rows are fitted to the times of one core in
-# bench/results/growth-cpu-x86_64.json, where copies do not count: `python -m bench.timing.block_costs`.
+# By back-end and class of devices; of Triton's kernel, also for key blocks below 128 tokens ("halves") and
+# where it looks coordinates up ("tables"). No GPU has been timed. "model" is from the instructions of the
+# compiled kernels (bench/results/compiled.json). On 9.0 a tile of 64 keys takes 1140 cycles and 2 for each
+# instruction, and checks take 3.2 for each. Dense attention is cuDNN's, with 631 TFLOP/s on FLUX.1 at 1024 px
+# (published). On 8.0 instructions alone count, and on 10.0 dense attention is taken to be twice as fast.
+# Gathers are those of four tensors at two thirds of the memory's speed. CPU rows are fitted to the times of
+# one core (bench/results/growth-cpu-x86_64.json), where copies do not count: bench.timing.block_costs.
 COSTS = {
-    ("triton", "8.0"): Costs(1.5, 1.3, 1.7, 2.3, 1.9, 700, "model"),
-    ("triton", "9.0"): Costs(1.47, 1.3, 1.8, 2.2, 2.2, 1000, "model"),
-    ("triton", "10.0"): Costs(2.4, 1.3, 1.8, 2.2, 2.2, 1000, "model"),
+    ("triton", "8.0"): Costs(1.19, 1.12, 1.26, 1.29, 1.19, 700, "model"),
+    ("triton tables", "8.0"): Costs(1.66, 1.2, 1.5, 2.14, 1.25, 700, "model"),
+    ("triton", "9.0"): Costs(1.22, 1.21, 1.22, 1.22, 1.29, 1000, "model"),
+    ("triton halves", "9.0"): Costs(1.37, 1.18, 1.28, 1.28, 1.28, 1000, "model"),
+    ("triton tables", "9.0"): Costs(1.43, 1.2, 1.74, 2.09, 1.46, 1000, "model"),
+    ("triton", "10.0"): Costs(1.96, 1.33, 1.21, 1.17, 1.26, 1000, "model"),
+    ("triton halves", "10.0"): Costs(2.2, 1.3, 1.3, 1.3, 1.3, 1000, "model"),
+    ("triton tables", "10.0"): Costs(2.3, 1.3, 1.94, 2.24, 1.45, 1000, "model"),
     ("reference", "cpu"): Costs(2.26, 1.0, 4.5, 5.24, 10.6, 0, "as timed on a CPU"),
     ("flex", "cpu"): Costs(2.99, 1.0, 1.49, 3.69, 2.0, 0, "as timed on a CPU"),
 }
@@ -89,10 +96,17 @@ def backend_on(device: str) -> str:
     return "reference" if device == "cpu" else "triton"
 
 
-def costs(backend: str, device: str) -> Costs:
-    """Return the costs of a back-end on a class of devices; what is untimed there has those of a CPU."""
-    usual = ("triton", USUAL) if backend == "triton" else (backend, "cpu")  # Triton on a CPU: its interpreter
-    return COSTS.get((backend, device), COSTS[usual])
+def costs(backend: str, device: str, spec: PlanSpec | None = None) -> Costs:
+    """Return the costs of a back-end on a class of devices, for a plan or for most of them.
+
+    What is untimed on a device has the costs of a CPU.
+    """
+    if backend != "triton":
+        return COSTS.get((backend, device), COSTS[backend, "cpu"])
+    device = USUAL if device == "cpu" else device  # in the interpreter
+    form = "" if spec is None or (spec.computed and spec.block_k >= 128) else " halves"
+    form = " tables" if spec is not None and not spec.computed else form
+    return COSTS.get((backend + form, device), COSTS[backend, device])
 
 
 def share_of_dense(spec: PlanSpec, backend: str, device: str, stats: PlanStats | None = None) -> float:
@@ -100,7 +114,7 @@ def share_of_dense(spec: PlanSpec, backend: str, device: str, stats: PlanStats |
 
     `stats` are estimates, if there are any in place of the counts of the plan.
     """
-    rates, stats = costs(backend, device), stats or spec.stats
+    rates, stats = costs(backend, device, spec), stats or spec.stats
     gathers = 0 if spec.in_raster else rates.gathers / stats.tokens
     return rates.full * stats.effective_cost(rates.partial(spec.kind)) + gathers
 
@@ -113,7 +127,7 @@ def no_gain(spec: PlanSpec, backend: str, device: str) -> str | None:
     return (
         f"no gain expected, the plan visits {stats.cost:.3f} of the blocks of dense attention, "
         f"{1 - stats.full_share:.0%} of them with checks, which takes {backend} {share:.2f} times as long "
-        f"({costs(backend, device).source})"
+        f"({costs(backend, device, spec).source})"
     )
 
 

@@ -157,6 +157,11 @@ class DynamicPlanSpec(PlanSpec):
         return Kind.NONE
 
     @property
+    def computed(self) -> bool:
+        """Return whether kernels need no coordinates of single tokens; no rule is checked."""
+        return True
+
+    @property
     def pairs(self) -> int:
         """The least number of pairs of tokens that see each other; all pairs if nothing can be dropped."""
         sizes = _sizes(self.grid_tokens, self.block_q)

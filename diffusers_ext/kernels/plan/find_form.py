@@ -35,8 +35,7 @@ def block_form(plan: BlockPlan, grid: Grid, q_tile: Grid | None, k_tile: Grid | 
         even = frame % plan.block_q == 0 and frame % plan.block_k == 0
         return BlockForm(True, True, not even or bool((asked & blank).any()), grid_sides=sides)
     q_box, k_box = (
-        _run_box(block, grid) if tile is None else _part_box(block, tile)
-        for block, tile in ((plan.block_q, q_tile), (plan.block_k, k_tile))
+        box_of(block, tile, grid) for block, tile in ((plan.block_q, q_tile), (plan.block_k, k_tile))
     )
     if math.prod(q_box) != plan.block_q or math.prod(k_box) != plan.block_k:
         return LOOKED_UP
@@ -53,19 +52,35 @@ def _blocks(coord: Tensor, block: int) -> Tensor:
     return F.pad(coord, (0, -len(coord) % block), value=PAD).view(-1, block)
 
 
-def _run_box(block: int, grid: Grid) -> Grid:
-    """Return the box that a run of `block` tokens of the raster may be; it need not be one."""
-    columns = min(block, grid[2])
-    return 1, block // columns, columns
+def box_of(block: int, tile: Grid | None, grid: Grid) -> Grid:
+    """Return the box that `block` tokens of a tile may be, or of the raster if there are no tiles.
 
-
-def _part_box(block: int, tile: Grid) -> Grid:
-    """Return the box of `block` tokens that a tile is cut into, or the tile if they are not one box."""
+    A tile is cut into boxes along its frames, or along the rows of one frame. If they are none, the result is
+    the tile.
+    """
+    if tile is None:
+        columns = min(block, grid[2])
+        return 1, block // columns, columns
     depth, height, width = tile
     for box in ((block // (height * width), height, width), (1, block // width, width)):
-        if math.prod(box) == block and depth % box[0] == height % max(box[1], 1) == 0:
+        if math.prod(box) == block and depth % box[0] == height % box[1] == 0:
             return box
     return tile
+
+
+def tiles_fit(kind: Kind, grid: Grid, pad: bool, *sides: tuple[int, Grid | None]) -> bool:
+    """Return whether blocks of tiles, or of runs of the raster, are boxes with padding beyond the grid only.
+
+    `sides` are the block and the tile of queries, then of keys; `pad` fills tiles up.
+    """
+    boxes = [box_of(*side, grid) for side in sides]
+    if kind == Kind.DISK and grid[0] % boxes[1][0]:
+        return False  # a disk would not hide frames beyond the grid
+    return all(
+        math.prod(box) == block
+        and ((pad and tile) or not any(n % e for n, e in zip(grid, tile or box, strict=True)))
+        for (block, tile), box in zip(sides, boxes, strict=True)
+    )
 
 
 def _is_box(coord: Tensor, box: Grid, grid: Grid) -> Tensor:

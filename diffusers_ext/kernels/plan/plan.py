@@ -105,6 +105,11 @@ class PlanSpec(ABC):
 
     @property
     @abstractmethod
+    def computed(self) -> bool:
+        """Return whether kernels need no coordinates of single tokens, as `BlockPlan.form` will say."""
+
+    @property
+    @abstractmethod
     def pairs(self) -> int:
         """The number of pairs of tokens that see each other."""
 

@@ -19,7 +19,7 @@ from ..masks.band_blocks import band_blocks
 from ..masks.rule import CountingRule, Kind, Rule, no_table
 from .boxes import Boxes, decompose
 from .cover import Cover, cover, whole_tiles
-from .find_form import block_form
+from .find_form import block_form, tiles_fit
 from .plan import BlockPlan, PlanSpec, PlanStats
 from .text import Held, starts, with_text
 
@@ -160,6 +160,20 @@ class RulePlanSpec(PlanSpec):
     def kind(self) -> Kind:
         """The rule that PARTIAL blocks check; kept blocks check only which keys there are."""
         return Kind.NONE if self.snap else self.rule.kind
+
+    @property
+    def computed(self) -> bool:
+        """Return whether kernels need no coordinates of single tokens, as `BlockPlan.form` will say."""
+        if self.kind == Kind.NONE:
+            return True
+        if self.text_rows and self.text:
+            return False
+        if self.kind == Kind.BAND:
+            frame = self.grid[1] * self.grid[2]
+            return self.q_tile is self.k_tile is None and max(self.block_q, self.block_k) <= frame
+        return tiles_fit(
+            self.kind, self.grid, self.pad, (self.block_q, self.q_tile), (self.block_k, self.k_tile)
+        )
 
     @property
     def pairs(self) -> int:

@@ -62,3 +62,24 @@ def test_numbers_give_the_form_back():
     for flags in itertools.product([False, True], repeat=3):
         wanted = BlockForm(*flags, (2, 3), (4, 5), (6, 7))
         assert BlockForm.of(wanted.numbers) == wanted
+
+
+def test_a_half_of_a_tile_is_a_box():
+    halves = dict(block_k=8, pad=True, text_rows=False)
+    standing = RulePlanSpec(Disk(3), (1, 9, 11), 0, 16, q_tile=(1, 8, 2), k_tile=(1, 8, 2), **halves)
+    assert standing.build().form == BlockForm(True, True, False, (8, 2), (4, 2), (9, 11))
+    deep = RulePlanSpec(WINDOW, (4, 6, 9), 0, 16, q_tile=(2, 2, 4), k_tile=(2, 2, 4), **halves)
+    assert deep.build().form == BlockForm(True, True, False, (2, 4), (2, 4), (6, 9))
+    odd = RulePlanSpec(Disk(3), (1, 9, 12), 0, 12, q_tile=(1, 3, 4), k_tile=(1, 3, 4), **halves)
+    assert odd.build().form == LOOKED_UP, "8 of 3 x 4 tokens are two rows, but 4 are left"
+
+
+@pytest.mark.parametrize("grid", [(1, 8, 12), (1, 9, 11), (2, 8, 8), (3, 5, 8), (4, 6, 9)])
+@pytest.mark.parametrize("tile", [None, (1, 4, 4), (1, 8, 2), (2, 2, 4)])
+@pytest.mark.parametrize("pad, block_k, text", [(True, 16, 0), (True, 8, 5), (False, 16, 5)])
+def test_a_plan_that_is_not_built_says_the_same(grid, tile, pad, block_k, text):
+    sides = {1: (1, 3, 3)}.get(grid[0], (2, 3, 3))
+    for rule in (Disk(3), Window(grid, sides), Band((9, 5, 2, 1)[: grid[0]], grid[2])):
+        spec = RulePlanSpec(rule, grid, text, 16, block_k, tile, tile, pad, text_rows=False)
+        form = spec.build().form
+        assert not form.checked or form.computed == spec.computed

@@ -358,7 +358,8 @@ def test_the_forecast_counts_pooled_tokens():
     # four entries a row and coordinates more; less the order of an entire call, which pooled tokens rule out
     assert wide.memory_bytes - near.memory_bytes == 4 * (32 * 4 + 256) - 8 * n
     assert "4608 together, and 256 far ones" in str(wide)
-    assert dx.plan(dx.Grid(1, 60, 60, text=7), dx.CLEAR(radius=2, downsample=6)).padded_tokens == 3712 - 3607
+    filled = dx.plan(dx.Grid(1, 60, 60, text=7), dx.CLEAR(radius=2, downsample=6))
+    assert filled.padded_tokens == 33 * 128 - 3607  # tiles fill 64 x 64 places
     # 96 x 96 tokens have 256 cells; the 320 of 120 x 96, full tiles as well, would end in half a block
     assert dx.plan(dx.Grid(1, 120, 120), dx.CLEAR(radius=2, downsample=6)).nearest["grid"] == (1, 96, 96)
 
@@ -368,7 +369,7 @@ def test_densities_are_over_those_of_dense_attention():
     near, wide = dx.CLEAR(radius=16), dx.CLEAR(radius=16, downsample=2)
     first, second = (m.plan_spec((1, 64, 64), 512, text_rows=False) for m in (near, wide))
     assert second.stats.block_density == first.stats.block_density + 1024 / (4096 + 512)
-    assert f"the plan visits {first.stats.cost:.3f} of the" in near.expect(first, "triton", "9.0")
+    assert near.expect(first, "triton", "9.0") is None
     assert f"the plan visits {second.stats.block_density:.3f} of the" in wide.expect(second, "triton", "9.0")
     tiny = dx.plan(dx.Grid(1, 16, 16), dx.CLEAR(radius=50, downsample=2))
     assert (tiny.token_density, tiny.block_density) == (1.25, 1.5) and tiny.predicted_speedup < 1

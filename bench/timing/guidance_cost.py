@@ -2,7 +2,7 @@
 
     python -m bench.timing.guidance_cost --device cpu
 
-Each row is timed in turn with the stock model (A B A B ...), so that the ratio survives a busy machine. It
+Each row is timed in turn with the stock model (A B B A ...), so that the ratio survives a busy machine. It
 has a 95 % interval, and beside it is the check that the row computes the right thing. The denoisers are real
 diffusers classes with random weights, since time does not depend on what they have learned. "deep" has the 57
 blocks of FLUX.1, so narrow that a call takes some 30 ms on a CPU: what a session adds shows there first.
@@ -94,8 +94,9 @@ def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, a
     with dx.apply(ours, *methods(middle)):
         changed = ours(**call)[0]
         calls, watch = [partial(part, **call) for part in (model, ours)], Stopwatch(args.device, own=True)
-        repeats = max(args.repeats, int(1e3 * args.seconds / watch(calls[0])))
-        times = list(zip(*in_turns(watch, *calls, repeats=repeats), strict=True))
+        repeats = max(args.repeats, int(500 * args.seconds / watch(calls[0])))
+        rounds = zip(*in_turns(watch, *calls, *reversed(calls), repeats=repeats), strict=True)
+    times = [(a + d, b + c) for a, b, c, d in rounds]
     ratios = sorted(ms / alone for alone, ms in times)
     low, high = order_statistics(len(ratios))
     error = float((changed - stock).abs().max())
@@ -109,8 +110,12 @@ def measure(name: str, model: nn.Module, call: Inputs, tokens: int, case: str, a
         "ratio": statistics.median(ratios),
         "n": len(ratios),
     }
-    row |= {"low": ratios[low], "high": ratios[high], "ms": statistics.median(alone for alone, _ in times)}
-    row |= {"added_us": 1e3 * statistics.median(ms - alone for alone, ms in times) / len(joint)}
+    row |= {
+        "low": ratios[low],
+        "high": ratios[high],
+        "ms": statistics.median(alone / 2 for alone, _ in times),
+    }
+    row |= {"added_us": 500 * statistics.median(ms - alone for alone, ms in times) / len(joint)}
     return [row | {"expected": expected, "error": error, "check": check}]
 
 
@@ -122,7 +127,7 @@ def order_statistics(n: int) -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> list[Row]:
     parser = options(__doc__)
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of calls at least")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds of four calls at least")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for each of the two models")
     args = parser.parse_args(arguments)
     known = models(args.device)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.timing import growth
-from bench.timing.growth import METHODS, SIZES, fits, frame, main, plan_spec, slope
+from bench.timing.growth import METHODS, SIZES, fastest, fits, frame, main, plan_spec, slope
 
 
 def test_the_slope_is_that_of_a_power():
@@ -69,3 +69,11 @@ def test_a_size_that_fails_leaves_the_others(tmp_path, monkeypatch):
     ]
     assert "ZeroDivisionError" in record["failed"]["radial 1024 reference"] and record["waiting"] == []
     assert set(record["exponents"]) == {"clear r=8, reference", "gna 17x17, reference", "dense"}
+
+
+def test_of_two_runs_the_fastest_times_count():
+    row = {"method": "m", "backend": "b", "tokens": 9, "work": 5, "ms": 3.0, "dense_ms": 8.0, "error": 0.1}
+    other = row | {"tokens": 16, "ms": 1.0}
+    found = fastest(row, [other, row | {"ms": 4.0, "dense_ms": 7.0, "error": 0.2}])
+    assert found == row | {"dense_ms": 7.0}
+    assert fastest(row | {"plain_ms": 2.0}, [row]) == row | {"plain_ms": 2.0}

@@ -37,9 +37,7 @@ def serve(
     if (share or host not in LOCAL) and auth is None:
         raise ValueError("a page that others can reach needs a name and password; add --auth NAME:PASSWORD")
     if mcp and auth is not None:
-        raise ValueError(
-            "agents give no password, so --mcp and --auth exclude each other; leave one out"
-        )
+        raise ValueError("agents give no password, so --mcp and --auth exclude each other; leave one out")
     if port is not None and not 0 < port < 65536:
         raise ValueError(f"--port must lie between 1 and 65535, got {port}; 7860 is usual")
     folder = Folder.of(out)

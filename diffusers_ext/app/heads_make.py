@@ -187,7 +187,7 @@ def _check(asked: Asked) -> None:
 
 def _common(place: Place, checkpoint: Checkpoint, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the records of all pictures of a job have; no path of the operator is in it."""
-    return identity.shared(pipe, checkpoint, (), call) | {"model": place.engine.models.public(checkpoint)}
+    return identity.shared(pipe, checkpoint, (), call)
 
 
 def _record(asked: Asked, common: Mapping[str, Any], *methods: SoftPAG) -> dict[str, Any]:

@@ -66,7 +66,6 @@ def make(control: Control, place: Place, asked: Asked, words: str, folder: Path)
             **call,
         )
         record = identity.of(Item(asked.prompt, seed), identity.shared(pipe, checkpoint, (), call))
-        record |= {"model": place.engine.models.public(checkpoint)}
     control.check()
     return Mapped(Kept.write(found, folder), judge(found.image, asked.prompt, seed), record)
 

@@ -53,7 +53,7 @@ class Knob:
 
     def updates(self, known: Mapping[str, Any], grid: Grid) -> list[Any]:
         """Return what sets the controls to a known value, or to the default; sliders end at the grid."""
-        value = known.get(self.name, self._facts.default)
+        value = _in_tokens(self.owner, known, grid).get(self.name, self._facts.default)
         if self.field is None:
             return self.limits(_axes(value), grid)
         most = self._most(value, grid)
@@ -73,11 +73,11 @@ class Knob:
 def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
     """Make the controls of a method. Call it inside a `gr.Blocks`."""
     hints = typing.get_type_hints(method_class(name))
-    found = []
+    known, found = _in_tokens(name, known, grid), []
     for key, facts in settable(method_class(name)).items():
         if key in NOT_SHOWN or facts.metadata["file"]:
             continue
-        if hints[key] != Sequence[int]:
+        if hints[key] not in (Sequence[int], Sequence[int | float]):
             others = [other for other in hints if other != key]
             (field,) = controls.of_method(name, known, leave_out=others)
             found.append(Knob(name, key, (field.control,), field))
@@ -113,6 +113,15 @@ def table(knobs: Sequence[Knob], values: Sequence[Any]) -> dict[str, Any]:
         if (value := knob.read(own)) is not None:
             found[knob.name] = value
     return found
+
+
+def _in_tokens(name: str, known: Mapping[str, Any], grid: Grid) -> Mapping[str, Any]:
+    """Return known settings with a window and a stride in tokens of a grid, where they are shares of it."""
+    cls = method_class(name)
+    if not (hasattr(cls, "sizes") and known.get("window")):
+        return known
+    window, stride = cls(**known).sizes(grid)
+    return {**known, "window": window, "stride": stride}
 
 
 def _axes(value: Sequence[int]) -> Sequence[int]:

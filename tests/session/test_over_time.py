@@ -107,7 +107,7 @@ def test_a_fault_at_any_point_of_a_call_leaves_nothing_behind(method, case):
 
 def test_a_fault_while_tokens_are_reordered_leaves_no_order_behind():
     """The next run has a hook inside the denoiser, so its tokens stay in raster order."""
-    case = replace(host("flux"), size=dict(height=32, width=80))
+    case = replace(host("flux"), size=dict(height=32, width=128))
     pipe, method, run = case.build(), sparse(case), dict(steps=2)
     hooked = faults.in_modules(faults.layers(case, pipe), lambda: None)
     with dx.apply(pipe, method), hooked:

@@ -1,6 +1,6 @@
 """Say how a kernel may check the blocks of a plan."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Self
 
 Sides = tuple[int, int]
@@ -31,7 +31,7 @@ class BlockForm:
     @property
     def numbers(self) -> list[int]:
         """The fields as integers, for an operator."""
-        flags, sides = astuple(self)[:3], (self.q_sides, self.k_sides, self.grid_sides)
+        flags, sides = (self.checked, self.computed, self.irregular), (self.q_sides, self.k_sides, self.grid_sides)
         return [int(flag) for flag in flags] + [n for pair in sides for n in pair]
 
     @classmethod

@@ -103,8 +103,8 @@ def test_no_layer_gathers(method):
             with Count() as count:
                 run(target, call, *methods)
             times.append(count.times)
-        host, once, each = (found["index_select"] for found in times)
-        assert (once - host, each - host) == (3, 20)
+        once, each = (found["index_select"] for found in times[1:])
+        assert each - once == 20 - 3  # making the plan gathers as well, in both alike
         assert times[1]["cat"] - times[2]["cat"] == moved  # keys and values of five layers
 
 
@@ -278,19 +278,21 @@ def test_filled_up_tiles_keep_raster_order():
 def test_tokens_that_are_in_order_are_not_moved():
     """Tiles as wide as the picture are its rows."""
     target, call = model(), flux.inputs(height=8, width=16)
-    with Count() as count:
-        found, order = run(target, call, CLEAR)
+    found, order = run(target, call, CLEAR)
+    assert order == "tokens are in order already"
     with Count() as plain:
         run(target, call)
-    assert (
-        order == "tokens are in order already" and count.times["index_select"] == plain.times["index_select"]
-    )
+    with dx.apply(target, CLEAR), torch.no_grad():
+        target(**call)  # which makes the plan
+        with Count() as count:
+            target(**call)
+    assert count.times["index_select"] == plain.times["index_select"]
     close(found, run(target, call, ORACLES["clear"])[0])
 
 
 def test_models_that_make_tokens_themselves():
-    target = sd3.transformer(pos_embed_max_size=24)
-    _, order = run(target, sd3.inputs(height=16, width=48), replace(CLEAR, radius=2))
+    target = sd3.transformer(pos_embed_max_size=32)
+    _, order = run(target, sd3.inputs(height=16, width=64), replace(CLEAR, radius=2))
     assert order == IN_LAYERS + "SD3Transformer2DModel makes the tokens itself"
 
 
@@ -330,8 +332,8 @@ class First(dx.GNA):
 @pytest.mark.parametrize("block, same", [(128, True), (64, False)])
 def test_two_methods_share_an_order_or_keep_raster_order(block, same):
     """Rectified attention over 128 tokens has the tiles of GNA."""
-    target, call = model(), flux.inputs(2, height=16, width=32)
-    methods = First((3, 5), **COMMON), replace(RECTIFIED, block=block, dense_layers=1)
+    target, call = model(), flux.inputs(2, height=32, width=32)
+    methods = First((9, 17), **COMMON), replace(RECTIFIED, block=block, dense_layers=1)
     found, order = run(target, call, *methods)
     assert order == (ONCE if same else IN_LAYERS + "layers differ in the order that they need")
     close(found, run(target, call, *methods, Looker())[0])

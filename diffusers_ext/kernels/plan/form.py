@@ -31,8 +31,8 @@ class BlockForm:
     @property
     def numbers(self) -> list[int]:
         """The fields as integers, for an operator."""
-        flags, sides = (self.checked, self.computed, self.irregular), (self.q_sides, self.k_sides, self.grid_sides)
-        return [int(flag) for flag in flags] + [n for pair in sides for n in pair]
+        flags = self.checked, self.computed, self.irregular
+        return [*map(int, flags), *self.q_sides, *self.k_sides, *self.grid_sides]
 
     @classmethod
     def of(cls, numbers: list[int]) -> Self:

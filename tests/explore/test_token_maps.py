@@ -184,7 +184,7 @@ def test_rows_sum_to_one_over_all_keys(kind):
 def test_beside_a_method(name, methods):
     """The picture is that of the method alone, and the first layer of the first step reads the same."""
     host, pipe = built(name)
-    host = replace(host, size=dict(height=32, width=80)) if name == "flux" else host
+    host = replace(host, size=dict(height=32, width=128)) if name == "flux" else host
     call = call_of(host)
     with dx.apply(pipe, *methods) as session:
         alone = plain(pipe, call, TWO)

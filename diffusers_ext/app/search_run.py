@@ -28,7 +28,7 @@ from ..sampling.items import Item
 from ..sampling.result import Candidate, Iterate, Result
 from .engine import Place, known_settings
 from .line import Control
-from .pictures import FPS, check_size, suffix
+from .pictures import FPS, suffix
 from .search_asked import SearchAsked
 
 EVERY = 0.25  # seconds between two looks at a search
@@ -170,9 +170,7 @@ def search(control: Control, place_: Place, wanted: SearchAsked, folder: Path) -
     import torch
 
     picture = wanted.picture
-    if not picture.prompt.strip():
-        raise MethodError('write a prompt, such as "a red circle and a blue square"; got an empty one.')
-    check_size(picture.call)
+    picture.check()
     with place_.pipeline(picture.model) as (checkpoint, pipe):
         key = tuple(wanted.rewards.items()), checkpoint.reward, wanted.needy
         scorers = place_.kept(key, lambda: wanted.scorers(checkpoint, str(pipe.device)))

@@ -13,8 +13,8 @@ from ..jobs.manifest import DONE, FOLDER
 from ..jobs.page import FILE, Page
 from ..outputs.files import replacing, slug, write_text
 from ..sampling.progress import Progress
+from .batch_state import Batch
 from .batch_store import FILE as FACTS
-from .batch_store import Batch
 
 SIDE = 256  # px of a picture in the report
 CLIP = 2**20  # bytes of a clip in the report; larger ones are left out

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..settings.registry import METHODS, SAMPLERS
 from . import numbers
-from .batch_store import read
+from .batch_uploads import read
 from .server import Server
 
 NONE = "nothing"

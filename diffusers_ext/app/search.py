@@ -17,7 +17,8 @@ from .bar import bar
 from .engine import Done
 from .line import Waiting
 from .search_asked import OTHERS, SHARED, USUAL, SearchAsked
-from .search_run import Found, Look, search
+from .search_run import Found, search
+from .search_watch import Look
 from .server import LANE, Server, toast
 
 LABEL = "Search"

@@ -14,7 +14,8 @@ import pytest
 
 from diffusers_ext.app import batch_check, batch_files, batch_store
 from diffusers_ext.app.batch_form import asked, seeds
-from diffusers_ext.app.batch_store import Batches, read
+from diffusers_ext.app.batch_store import Batches
+from diffusers_ext.app.batch_uploads import read
 from diffusers_ext.app.batch_view import known, view
 from diffusers_ext.app.engine import Engine
 from diffusers_ext.app.models import Models

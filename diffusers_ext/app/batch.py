@@ -11,6 +11,7 @@ from gradio.context import Context
 
 from . import batch_files, batch_form, batch_view
 from .batch_view import closed, known, opened, view
+from .engine import sentence
 from .server import Server, said, toast
 
 LABEL = "Batch"
@@ -83,7 +84,7 @@ def build(server: Server) -> None:
         try:
             found = view(batches.get(text), page)
         except ValueError as error:  # of a batch that someone deleted, or of a page that is no number
-            return batch_view.ended(str(error))
+            return batch_view.ended(sentence(error))
         return found if found[-1] != seen else [gr.skip()] * len(found)
 
     def halt(text: Any, page: Any) -> list[Any]:

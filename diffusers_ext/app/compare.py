@@ -11,7 +11,7 @@ import gradio as gr
 from . import pictures, restore, share
 from .asked import Asked
 from .bar import bar
-from .engine import Done, Place
+from .engine import Done, Place, sentence
 from .facts import CHANGED, PLAIN
 from .form import Form
 from .line import Control, Waiting
@@ -46,7 +46,7 @@ def build(server: Server) -> None:
         try:
             yield from _run(server, results, request.session_hash, form.read(values))
         except (ValueError, OSError) as error:
-            yield results.failed(str(error))
+            yield results.failed(sentence(error))
 
     def restored(path: str | None, model: str) -> dict[Any, Any]:
         if path is None:
@@ -54,7 +54,7 @@ def build(server: Server) -> None:
         try:
             found = form.fill(restore.read(path, server.models, model))
         except (ValueError, OSError) as error:
-            return {results.status: bar(0, f"The file was not used: {error}")}
+            return {results.status: bar(0, f"The file was not used: {sentence(error)}")}
         return {**found, results.status: bar(0, "The settings of the file are in the form.")}
 
     def linked(request: gr.Request) -> dict[Any, Any]:
@@ -62,7 +62,7 @@ def build(server: Server) -> None:
             asked = share.read(dict(request.query_params))
             found = {} if asked is None else form.fill(asked)
         except (ValueError, OSError) as error:
-            return {results.status: bar(0, f"The link was not used: {error}")}
+            return {results.status: bar(0, f"The link was not used: {sentence(error)}")}
         return found or {results.status: gr.skip()}
 
     every = [*form.inputs, form.examples, form.refused, *form.groups.values(), results.status]

@@ -13,6 +13,7 @@ from ..errors import MethodError
 from ..explore.mask_pictures import HIDDEN, MASKED, QUERY, SEEN, Drawing, draw
 from ..settings.methods import method_class
 from . import masks_knobs, masks_view
+from .engine import sentence
 from .masks_knobs import Knob
 from .masks_view import View, Viewer, Wanted
 
@@ -235,7 +236,7 @@ def _table(view: View) -> str:
 def sorry(error: Exception) -> str:
     """Return the HTML of an error, as one sentence."""
     look = "border-left: 4px solid #d6273c; padding: 0.5em 0.8em"
-    return f"<p role='alert' style='{look}'>{escape(' '.join(str(error).split()))}</p>"
+    return f"<p role='alert' style='{look}'>{escape(sentence(error))}</p>"
 
 
 def _legend() -> str:

@@ -8,10 +8,9 @@ from typing import Any
 
 from .engine import Engine
 from .folder import Folder
-from .models import Models
+from .models import FIRST, Models
 from .server import Server
 
-MODEL = "shapes-sd"  # that the page begins with
 LARGEST = "20mb"  # of an upload
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -48,7 +47,7 @@ def serve(
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
     page = build(server)
-    server.engine.warm(MODEL)
+    server.engine.warm(FIRST)
     page.queue(max_size=4 * server.workers, default_concurrency_limit=4)
     try:
         page.launch(

@@ -21,7 +21,7 @@ from ..settings.registry import METHODS
 from . import masks_view, pictures
 from .asked import Asked
 from .engine import Done
-from .server import LANE, Server, said
+from .server import Server, said
 
 
 def build(server: Server) -> None:
@@ -89,7 +89,7 @@ def build(server: Server) -> None:
                 masks_view.check(grid.shape, grid.text, built)
             return {"text": str(forecast(known.name, built, **asked))}
 
-    gr.api(generate, api_name="generate", concurrency_id=LANE, concurrency_limit=server.workers)
+    gr.api(generate, api_name="generate", **server.lane)
     for fn in (models, methods, plan):
         gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
 

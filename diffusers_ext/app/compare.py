@@ -16,14 +16,13 @@ from .facts import CHANGED, PLAIN
 from .form import Form
 from .line import Control, Waiting
 from .results import Results
-from .server import LANE, Server
+from .server import QUIET, SILENT, Server
 from .watch import Step
 
 LABEL = "Compare"
 PREVIEW = 2  # steps between two previews
 LOOK = "() => document.getElementById('status').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 LINK = "(query) => query ? window.location.origin + window.location.pathname + query : ''"
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(server: Server) -> None:
@@ -71,18 +70,17 @@ def build(server: Server) -> None:
         generate,
         form.inputs,
         results.outputs,
-        concurrency_id=LANE,
-        concurrency_limit=server.workers,
+        **server.lane,
         **QUIET,
     )
     form.go.click(None, js=LOOK, **QUIET)  # on a narrow screen the pictures are below
     form.stop.click(server.cancel, queue=False, api_visibility="private")
     form.wire()
-    file.upload(restored, [file, form.model], every, queue=False, **QUIET)
-    form.draw.click(lambda: "-1", None, form.seed, queue=False, **QUIET)
-    form.again.click(lambda seed: seed or gr.skip(), results.seed, form.seed, queue=False, **QUIET)
+    file.upload(restored, [file, form.model], every, **SILENT)
+    form.draw.click(lambda: "-1", None, form.seed, **SILENT)
+    form.again.click(lambda seed: seed or gr.skip(), results.seed, form.seed, **SILENT)
     results.query.change(None, results.query, results.link, js=LINK, **QUIET)
-    gr.on(None, linked, None, every, queue=False, **QUIET)  # on load
+    gr.on(None, linked, None, every, **SILENT)  # on load
 
 
 def _run(server: Server, results: Results, visitor: str, asked: Asked) -> Iterator[dict[Any, Any]]:

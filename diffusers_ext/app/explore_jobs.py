@@ -12,11 +12,10 @@ from . import common
 from .asked import Asked
 from .engine import Done, Place, sentence
 from .line import CANCELLED, Control, Waiting
-from .server import LANE, Server, said
+from .server import Server, said
 from .watch import Step
 
 Work = Callable[[Control, Place], Any]
-SILENT = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,6 @@ def buttons(server: Server, prefix: str, label: str) -> tuple[gr.Button, gr.Text
     status = gr.Textbox(label="Progress", interactive=False, max_lines=3, elem_id=f"{prefix}-status")
     stop.click(server.cancel, queue=False, api_visibility="private")
     return go, status
-
-
-def lane(server: Server) -> dict[str, Any]:
-    """Return the arguments of an event that runs a model."""
-    return {
-        "concurrency_id": LANE,
-        "concurrency_limit": server.workers,
-        "api_visibility": "private",
-        "show_progress": "hidden",
-    }
 
 
 def running(server: Server, request: gr.Request, prepare: Callable[[], Work]) -> Iterator[tuple[str, Any]]:

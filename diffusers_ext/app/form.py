@@ -15,7 +15,7 @@ from . import common, controls, facts, takes
 from .asked import NUMBERS, Asked
 from .engine import known_settings
 from .models import FIRST, Models
-from .server import said
+from .server import SILENT, said
 
 TAB = "compare"
 METHOD = "softpag"  # tuned for each model of the zoo, and without measured harm in any
@@ -119,11 +119,10 @@ class Form:
 
     def wire(self) -> None:
         """Let the model and the methods that are chosen change the rest of the form."""
-        quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         own = [*self.inputs, self.examples, self.refused, *self.groups.values()]
-        self.model.input(self._suited, [self.model, self.prompt, self.methods], own, **quiet)
-        self.methods.change(self.open, self.methods, list(self.groups.values()), **quiet)
-        self.examples.click(lambda sample: sample[0], self.examples, self.prompt, **quiet)
+        self.model.input(self._suited, [self.model, self.prompt, self.methods], own, **SILENT)
+        self.methods.change(self.open, self.methods, list(self.groups.values()), **SILENT)
+        self.examples.click(lambda sample: sample[0], self.examples, self.prompt, **SILENT)
 
     def _suited(self, model: str, prompt: str, names: list[str]) -> dict[Any, Any]:
         with said():

@@ -16,6 +16,7 @@ from . import masks_knobs, masks_view
 from .engine import sentence
 from .masks_knobs import Knob
 from .masks_view import View, Viewer, Wanted
+from .server import SILENT
 
 LABEL = "Sparse masks"
 FIRST = "wan2.1"
@@ -26,7 +27,6 @@ ABOUT = (
     "Click on a token to see which keys it attends to under a sparse method, at the size of a real model. "
     "Nothing is loaded or run."
 )
-SILENT = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)

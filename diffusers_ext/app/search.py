@@ -16,7 +16,7 @@ from .engine import Done, sentence
 from .line import Waiting
 from .search_run import Found, search
 from .search_watch import Look
-from .server import LANE, Server, toast
+from .server import QUIET, SILENT, Server, toast
 
 LABEL = "Search"
 
@@ -94,10 +94,8 @@ def build(server: Server) -> None:
         run,
         form.inputs,
         outputs,
-        concurrency_id=LANE,
-        concurrency_limit=server.workers,
-        api_visibility="private",
-        show_progress="hidden",
+        **server.lane,
+        **QUIET,
     )
     stop.click(server.cancel, queue=False, api_visibility="private")
     gr.on(
@@ -108,9 +106,7 @@ def build(server: Server) -> None:
         ],
         [form.own["sampler"], form.own["refine"]],
         groups,
-        queue=False,
-        api_visibility="private",
-        show_progress="hidden",
+        **SILENT,
     )
 
 

@@ -48,7 +48,7 @@ def serve(
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
     page = build(server)
     server.engine.warm(FIRST)
-    page.queue(max_size=4 * server.workers, default_concurrency_limit=4)
+    page.queue(max_size=4 * server.admitted, default_concurrency_limit=4)
     try:
         page.launch(
             server_name=host,
@@ -58,7 +58,7 @@ def serve(
             mcp_server=mcp,
             max_file_size=LARGEST,
             allowed_paths=[],
-            max_threads=2 * server.workers + 20,
+            max_threads=2 * server.admitted + 20,
             show_error=True,
             quiet=True,
             prevent_thread_lock=True,

@@ -88,17 +88,22 @@ class Batches:
         found = _ID.search(str(text)[-300:])
         if found is None or not (self.home / found[0] / FILE).is_file():
             raise MethodError("there is no such batch; it was deleted, or its link is not complete.")
+        batch = self._known.get(found[0]) or self._read(
+            found[0]
+        )  # which may take a minute, so without the lock
         with self._lock:
-            idle = [b.id for b in self._known.values() if not b.running and b.id != found[0]]
-            for name in idle[: max(len(self._known) - READ, 0)]:
+            batch = self._known.setdefault(found[0], batch)
+            idle = [b.id for b in self._known.values() if not b.running and b is not batch]
+            for name in idle[: max(len(self._known) - READ - 1, 0)]:
                 del self._known[name]
-            if found[0] not in self._known:
-                try:
-                    facts = json.loads((self.home / found[0] / FILE).read_text(encoding="utf-8"))
-                    self._known[found[0]] = self._batch(self.home / found[0], facts)
-                except (KeyError, TypeError, json.JSONDecodeError) as error:
-                    raise MethodError("the files of this batch are damaged; delete it.") from error
-            return self._known[found[0]]
+        return batch
+
+    def _read(self, name: str) -> Batch:
+        try:
+            facts = json.loads((self.home / name / FILE).read_text(encoding="utf-8"))
+            return self._batch(self.home / name, facts)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise MethodError("the files of this batch are damaged; delete it.") from error
 
     def delete(self, text: str) -> None:
         """Stop a batch, and remove its files."""

@@ -17,12 +17,14 @@ from ..jobs.manifest import DONE, Index, Line
 from ..jobs.page import Page
 from ..jobs.work import work
 from ..models.logs import quiet_libraries
+from ..outputs.files import write_text
 from ..outputs.stop import Interrupted
 from . import batch_check
 from .batch_run import Turns, Watch
 from .engine import Engine, sentence
 
 OUT = "pictures"  # the folder of them in that of a batch
+MARK = "running"  # a file beside it while the batch runs, with how many pictures were tried before
 KEYS = (  # of a line of the manifest, which stay in memory
     "id",
     "status",
@@ -69,6 +71,7 @@ class Batch:
     _lines: dict[str, Line] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _stays: bool = False
     _thread: threading.Thread | None = field(default=None, repr=False)
     _watch: Watch | None = field(default=None, repr=False)
 
@@ -148,18 +151,35 @@ class Batch:
             waits = (number for number, task in enumerate(self._ids) if task not in self._lines)
             return next(waits, self.total)
 
-    def start(self) -> None:
-        """Make what is not finished, in a thread; does nothing while it runs."""
+    @property
+    def interrupted(self) -> bool:
+        """True if the server ended while it ran, and it is not the batch that ends every server.
+
+        A batch that a server went on with has made something since then.
+        """
+        try:
+            return int(self._mark.read_text(encoding="ascii")) < self._tried
+        except (OSError, ValueError):
+            return False
+
+    def start(self, again: bool = False) -> None:
+        """Make what is not finished, in a thread; does nothing while it runs.
+
+        `again` says that a server goes on with it, and no visitor.
+        """
+        tried = self._tried if again else -1
         with self._lock:
             if self.running:
                 return
             self._stop.clear()
-            self.reason = ""
+            self._stays, self.reason = False, ""
+            write_text(self._mark, str(tried))
             self._thread = threading.Thread(target=self._run, name=f"batch {self.id[:8]}", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """Ask the run to end; it does within one step."""
+    def stop(self, stays: bool = False) -> None:
+        """Ask the run to end; it does within one step. With `stays`, the next server goes on with it."""
+        self._stays = stays
         self._stop.set()
         self.engine.cancel(self._owner)
 
@@ -172,6 +192,15 @@ class Batch:
         """Return the last line of each picture that was tried, in their order; equal pictures have one."""
         with self._lock:
             return [self._lines[task] for task in dict.fromkeys(self._ids) if task in self._lines]
+
+    @property
+    def _mark(self) -> Path:
+        return self.folder / MARK
+
+    @property
+    def _tried(self) -> int:
+        done, _, failed = self.counts()
+        return done + failed
 
     @property
     def _owner(self) -> str:
@@ -221,3 +250,5 @@ class Batch:
         finally:
             if keeper is not None:
                 keeper.close()
+            if not self._stays:
+                self._mark.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from ..errors import MethodError
 from ..outputs.files import write_json
 from . import batch_check
-from .batch_state import OUT, Batch
+from .batch_state import MARK, OUT, Batch
 from .engine import Engine
 
 FILE = "batch.json"
@@ -50,7 +51,7 @@ class Batches:
             (folder / OUT).mkdir()
             names: dict[str, str] = {}
             for name, path in files.items():
-                names[name] = batch_check.safe_name(name, names.values())
+                names[name] = batch_check.safe_name(name, (FILE, OUT, MARK, *names.values()))
                 shutil.copyfile(path, folder / names[name])
             if "file" in (table := found.get("prompts", {})):
                 asked = table["file"]
@@ -116,10 +117,21 @@ class Batches:
             self._known.pop(batch.id, None)
         shutil.rmtree(batch.folder)
 
+    def resume(self) -> None:
+        """Go on with the batches that ran when the last server ended, in the background."""
+
+        def go_on() -> None:
+            for mark in sorted(self.home.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime):
+                with suppress(ValueError, OSError):  # of a batch that was damaged or deleted
+                    if (batch := self.get(mark.parent.name)).interrupted:
+                        batch.start(again=True)
+
+        threading.Thread(target=go_on, daemon=True).start()
+
     def close(self) -> None:
         """Stop all batches; a later server goes on with them."""
         for batch in list(self._known.values()):
-            batch.stop()
+            batch.stop(stays=True)
         for batch in list(self._known.values()):
             batch.join(10)
 

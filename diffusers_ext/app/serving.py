@@ -48,6 +48,7 @@ def serve(
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
     page = build(server)
     server.engine.warm(FIRST)
+    server.batches.resume()
     page.queue(max_size=4 * server.admitted, default_concurrency_limit=4)
     try:
         page.launch(

@@ -1,6 +1,7 @@
 """Ask a running page as programs and strangers do: endpoints, faults, files, and many requests at once."""
 
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -11,16 +12,21 @@ from PIL import Image
 from diffusers_ext.app import serving
 from diffusers_ext.outputs.record import read
 
-from .pages import called, client, served
+from .pages import called, client, opened, served
 
 TURBO = "shapes-sd-turbo"
 CIRCLE = {"prompt": "a red circle", "model": TURBO}
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("page"), mcp=True) as address:
-        yield address
+def page(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("page"), mcp=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(page):
+    return page.local_url.rstrip("/")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +149,34 @@ def test_the_page_goes_on_after_all_of_these(ask):
 def test_too_few_and_too_many_inputs_are_one_sentence(url, data):
     kind, said = called(url, "generate", data)
     assert kind == "error" and "takes 6 inputs" in str(said) and "object at" not in str(said)
+
+
+def wait(until):
+    ends = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+LONG = {"prompt": "a red circle", "model": "shapes-sd", "budget": 5000}  # minutes
+
+
+def test_a_program_sees_progress_and_ends_its_search(page, ask):
+    job = ask.submit(**LONG, api_name="/search")
+    wait(lambda: job.outputs())
+    picture, facts = job.outputs()[-1]
+    assert picture is None and "progress" in facts
+    assert job.cancel()
+    wait(lambda: not page.engine._jobs)
+
+
+def test_a_program_that_leaves_ends_its_search(page, url):
+    data = ["a red circle", "shapes-sd", "best-of-n", 5000, {}, [], [], "", {}, 0]
+    with httpx.Client(timeout=300) as program:
+        event = program.post(f"{url}/gradio_api/call/search", json={"data": data}).json()["event_id"]
+        with program.stream("GET", f"{url}/gradio_api/call/search/{event}") as answer:
+            assert next(answer.iter_lines()) == "event: generating"
+    wait(lambda: not page.engine._jobs)
 
 
 def test_methods_models_and_plans_can_be_asked_for(ask):

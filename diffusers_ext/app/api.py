@@ -22,6 +22,7 @@ from ..settings.fields import describe, fit
 from ..settings.methods import method_class
 from ..settings.registry import METHODS
 from . import masks_view, pictures
+from .api_parts import LIGHT, file
 from .asked import Asked
 from .engine import Done
 from .search_asked import USUAL, SearchAsked
@@ -144,7 +145,7 @@ def build(server: Server) -> None:
     for fn in (generate, search):
         gr.api(_typed(fn), api_name=fn.__name__, **server.lane)
     for fn in (models, methods, plan):
-        gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
+        gr.api(fn, api_name=fn.__name__, **LIGHT)
 
 
 def _known(model: str) -> Preset:
@@ -182,11 +183,6 @@ def _typed(fn: Any) -> Any:
     (shown,) = typing.get_args(signature.return_annotation)
     fn.__signature__ = signature.replace(return_annotation=shown)
     return fn
-
-
-def file(path: Any) -> dict[str, Any]:
-    """Return a file as gradio sends it; programs get its content, and agents a link."""
-    return gr.FileData(path=str(path), orig_name=path.name).model_dump()
 
 
 def facts(made: pictures.Made) -> dict[str, Any]:

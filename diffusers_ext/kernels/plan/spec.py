@@ -136,8 +136,8 @@ class RulePlanSpec(PlanSpec):
         """The counts of the grid alone, from evenly spaced rows if there are many; to compare plans by."""
         q, k = self._boxes
         rows = torch.arange(0, len(q.there), -(-len(q.there) // SAMPLE))
-        alone = len(rows) < len(q.there)
-        entries = cover(self.rule, q, k, rows).entries if alone else self._cover.entries
+        some = len(rows) < len(q.there)
+        entries = cover(self.rule, q, k, rows).entries if some else self._cover.entries
         checked = Held.of(self.k_order, 0, 0, self.block_k).hidden[(entries >> 1).long()]
         found = len(entries), int((entries & 1).bool().logical_and(~checked).sum())
         visited, full = (round(n * len(q.there) / len(rows)) for n in found)

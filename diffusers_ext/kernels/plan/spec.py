@@ -82,7 +82,7 @@ class RulePlanSpec(PlanSpec):
     @cached_property
     def k_order(self) -> Tensor:
         """The raster number of the grid token at each key place, -1 for padding; text is not listed."""
-        return self._order(self.k_tile)
+        return self.q_order if self.k_tile == self.q_tile else self._order(self.k_tile)
 
     def _order(self, tile: Grid | None) -> Tensor:
         return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)

@@ -219,7 +219,7 @@ class RulePlanSpec(PlanSpec):
         k = Held.of(self.k_order, k_text, self.extra_keys, self.block_k, self.text_first)
         return with_text(self._cover, q, k, self.masked_text, self.snap)
 
-    @property
+    @cached_property
     def _kept_pairs(self) -> int:
         """The number of pairs of grid tokens in the blocks that are kept."""
         count, entries = self._listed.count, self._listed.entries

@@ -16,7 +16,6 @@ from .form import BlockForm
 from .plan import BlockPlan, PlanSpec, PlanStats, longest_first
 from .spec import TEXT_FIELDS, RulePlanSpec
 
-
 KEPT = ("q_order", "always", "_always_kept")  # with other text
 
 

@@ -12,10 +12,10 @@ from ..outputs.files import write_json
 from ..outputs.record import write_image
 from . import maps_make
 from .engine import Done
-from .explore_jobs import SILENT, Asking, Work, buttons, lane, running
+from .explore_jobs import Asking, Work, buttons, running
 from .maps_kept import Kept
 from .maps_make import Mapped
-from .server import Server, said
+from .server import QUIET, SILENT, Server, said
 from .watch import Step
 
 LABEL = "Words"
@@ -90,7 +90,7 @@ def build(server: Server) -> None:
         return drawn, _about(text)
 
     inputs = [*asking.all, words]
-    gr.on([go.click, asking.prompt.submit, words.submit], run, inputs, outputs, **lane(server))
+    gr.on([go.click, asking.prompt.submit, words.submit], run, inputs, outputs, **server.lane, **QUIET)
     gr.on(
         [word.input, step.input, layer.input],
         show,

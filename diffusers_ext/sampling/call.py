@@ -25,7 +25,7 @@ def seed_of(text: str | int) -> int:
     except ValueError:
         seed = -1
     if not 0 <= seed < SEED_LIMIT:
-        raise ValueError(f"a seed must be a whole number from 0 to 2**63 - 1, got {text!r}; try --seed 0")
+        raise ValueError(f"a seed must be a whole number from 0 to 2**63 - 1, got {text!r}; try 0")
     return seed
 
 

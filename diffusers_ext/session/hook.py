@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..calls import GRADIENT_COST
 from ..core import Core, Guidance, ReportingCore, RunContext, Site
 from ..errors import ConflictError, UnsupportedError
-from ..families.base import take_rows, with_prediction
+from ..families.base import OfSession, take_rows, with_prediction
 from .arguments import as_given, by_name
 from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
 from .conflicts import check_second_pass
@@ -26,7 +26,7 @@ from .swap import Swap
 from .timing import Timer
 
 
-class DenoiserHook(ModelHook):
+class DenoiserHook(OfSession, ModelHook):
     """Runs one denoiser under a session.
 
     Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
@@ -117,7 +117,8 @@ class DenoiserHook(ModelHook):
         try:
             if self.preparing is not None:
                 args, kwargs = self._prepared(module, call, pipe, args, kwargs)
-            if self.second is not None and (more := self.second.added(module, call, pipe)) is not None:
+            run, _ = self.step_indices.of(pipe).point()
+            if self.second is not None and (more := self.second.added(module, call, pipe, run)) is not None:
                 call, (args, kwargs) = more, as_given(more, module, args, kwargs)
                 self.step_indices.of(pipe).second_texts += 1
                 self.acted.add(id(self.second.method))

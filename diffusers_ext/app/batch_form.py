@@ -34,7 +34,7 @@ def build(server: Server) -> dict[str, gr.components.Component]:
         elem_id="batch-prompts",
     )
     with gr.Row():
-        own["model"] = common.model(server.models, "batch-model", min_width=120)
+        own["model"] = common.model(server.models, "batch-model", min_width=200)
         own["seeds"] = gr.Textbox(
             label="Seeds",
             value="0-3",

@@ -95,7 +95,7 @@ class Batches:
         with self._lock:
             batch = self._known.setdefault(found[0], batch)
             idle = [b.id for b in self._known.values() if not b.running and b is not batch]
-            for name in idle[: max(len(self._known) - READ - 1, 0)]:
+            for name in idle[: max(len(self._known) - READ, 0)]:
                 del self._known[name]
         return batch
 

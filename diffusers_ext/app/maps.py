@@ -58,7 +58,7 @@ def build(server: Server) -> None:
                     elem_id="maps-step",
                 )
                 layer = gr.Dropdown(
-                    [EVERY_LAYER], value="", label="Layer", visible=False, elem_id="maps-layer"
+                    [EVERY_LAYER], value="", label="Layer", visible=False, min_width=200, elem_id="maps-layer"
                 )
             with gr.Accordion("Files", open=False, visible=False) as box:
                 files = gr.File(

@@ -97,14 +97,13 @@ def build(tab: gr.Tab) -> None:
                 elem_id="masks-picture",
             )
             table = gr.HTML(elem_id="masks-facts")
-            line = gr.Code(
+            line = gr.Textbox(
                 label="The same forecast in a terminal",
-                language="shell",
-                lines=1,
-                wrap_lines=True,
-                show_line_numbers=False,
+                buttons=["copy"],
                 interactive=False,
+                max_lines=6,
                 elem_id="masks-command",
+                elem_classes="mono",
             )
     knobs = [control for knob in inputs.every_knob for control in knob.controls]
     outputs = [top, picture, table, line, *inputs.token]

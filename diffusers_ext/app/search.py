@@ -33,6 +33,7 @@ def build(server: Server) -> None:
             state = gr.HTML(bar(0, "Nothing runs."), elem_id="search-state")
             best = gr.Image(
                 label="Best picture so far",
+                alt_text="The best picture of the search",
                 type="filepath",
                 format="png",
                 interactive=False,
@@ -45,6 +46,7 @@ def build(server: Server) -> None:
             lanes = gr.HTML("", elem_id="search-lanes", elem_classes="search-lanes")
             with gr.Accordion("Pictures of the candidates", open=False):
                 sheet = gr.Image(
+                    alt_text="The pictures of all candidates, with their scores",
                     type="filepath",
                     format="png",
                     interactive=False,

@@ -64,7 +64,7 @@ def build(models: Models) -> tuple[Form, list[Any]]:
     own: dict[str, gr.components.Component] = {}
     own["prompt"] = gr.Textbox(label="Prompt", value=common.PROMPT, lines=2, elem_id="search-prompt")
     with gr.Row():
-        own["model"] = common.model(models, "search-model", min_width=120)
+        own["model"] = common.model(models, "search-model", min_width=200)
         own["seed"] = gr.Textbox(
             label="Seed", value="0", max_lines=1, min_width=120, info="-1 draws one", elem_id="search-seed"
         )

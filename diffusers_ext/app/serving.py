@@ -42,7 +42,7 @@ def serve(
     folder = Folder.of(out)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.cache)  # read when gradio is imported
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from .look import CSS, KEYS, THEME
+    from .look import CSS, SCRIPT, THEME
     from .page import build
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
@@ -69,7 +69,7 @@ def serve(
             ssr_mode=False,
             theme=THEME,
             css=CSS,
-            js=KEYS,
+            js=SCRIPT,
         )
     except OSError as error:
         where = f"port {port} of {host}" if port else host

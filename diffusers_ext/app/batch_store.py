@@ -33,6 +33,7 @@ class Batches:
     engine: Engine
     home: Path
     _known: dict[str, Batch] = field(default_factory=dict, repr=False)
+    _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def create(self, data: Mapping[str, Any], files: Mapping[str, Path], title: str) -> Batch:
@@ -123,13 +124,17 @@ class Batches:
         def go_on() -> None:
             for mark in sorted(self.home.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime):
                 with suppress(ValueError, OSError):  # of a batch that was damaged or deleted
-                    if (batch := self.get(mark.parent.name)).interrupted:
-                        batch.start(again=True)
+                    batch = self.get(mark.parent.name)
+                    with self._lock:
+                        if batch.interrupted and not self._closed:
+                            batch.start(again=True)
 
         threading.Thread(target=go_on, daemon=True).start()
 
     def close(self) -> None:
         """Stop all batches; a later server goes on with them."""
+        with self._lock:
+            self._closed = True
         for batch in list(self._known.values()):
             batch.stop(stays=True)
         for batch in list(self._known.values()):

@@ -15,6 +15,7 @@ from ..outputs.files import output_folder
 
 KEPT_S = 24 * 3600  # seconds for which a picture can be fetched
 YOUNG_S = 600  # seconds for which a file may be in use
+EVERY_S = 60  # seconds between two sweeps
 MOST = 8 * 2**30  # bytes of what can be fetched
 
 
@@ -76,21 +77,32 @@ class Folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)  # a folder that is used again is a young one
-            left = self.sweep()
+            full = self._fills()
         except OSError as error:  # its text has the path
             raise OSError(
                 f"the server cannot write its files ({error.strerror}); its operator has to look"
             ) from error
-        if left > MOST:
+        if full:
             raise OSError(f"the files of the last {YOUNG_S // 60} minutes fill the server; try again later")
         return folder
+
+    def _fills(self) -> bool:
+        """Sweep now and then; return whether that did not make enough room."""
+        last = self.path / "swept"  # its time is that of the last sweep which did
+        if last.exists() and time.time() - last.stat().st_mtime < EVERY_S:
+            return False
+        if self.sweep() > MOST:
+            return True
+        last.touch()
+        return False
 
 
 def _changed_and_size(path: Path) -> tuple[float, int]:
     """Return when a file or a folder was changed, in seconds, and its bytes; zeros for one that is gone."""
+    below = (os.path.join(top, name) for top, _, names in os.walk(path) for name in names)
     changed, size = 0.0, 0
-    for found in (path, *path.rglob("*")):
+    for found in (path, *below):
         with suppress(OSError):
-            facts = found.lstat()
+            facts = os.lstat(found)
             changed, size = max(changed, facts.st_mtime), size + facts.st_size
     return changed, size

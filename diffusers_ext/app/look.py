@@ -17,6 +17,7 @@ THEME = gr.themes.Default().set(
     button_cancel_background_fill="#b91c1c",
     button_cancel_background_fill_hover="#991b1b",
 )
+# Three sliders beside each other (.axis) have no room for the numbers at their ends.
 CSS = """
 .dark { --color-accent: #fb923c; }
 .sharp img { image-rendering: pixelated; }
@@ -28,6 +29,8 @@ table.facts, table.facts tr, table.facts thead { border: none !important; }
 #heads-grid .thumbnail-item img { height: auto; aspect-ratio: 1; }
 #heads-grid .caption-label { position: static; width: 100%; border: none; }
 #heads-grid .caption-label { text-align: left; overflow-wrap: anywhere; }
+.axis :is(.min_value, .max_value) { display: none; } .axis input[type=range] { min-width: 0; }
+.block:has(.axes) { background: var(--block-background-fill); padding-bottom: 0; }
 :is(#heads-grid, #pictures) .grid-wrap { margin-top: 1.8rem; }
 footer .divider:last-child, footer .divider:first-child { display: none; }
 .bar { height: 6px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
@@ -37,7 +40,7 @@ table.facts th, table.facts td {
   border: none; border-bottom: 1px solid var(--border-color-primary); padding: 4px 8px;
   text-align: left; vertical-align: top; overflow-wrap: anywhere; color: var(--body-text-color);
 }
-@media (max-width: 560px) { table.facts th:first-child { width: 7.4rem; } }
+@media (max-width: 560px) { table.facts tr > :first-child { width: 7.4rem; } }
 table.facts td.good { color: #146c2e; }
 table.facts td.bad { color: #b3261e; }
 .dark table.facts td.good { color: #7ee2a0; }

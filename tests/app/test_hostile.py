@@ -110,7 +110,9 @@ def test_the_oldest_files_make_room_and_young_ones_stay(tmp_path, monkeypatch):
     assert [path.exists() for path in (*jobs, upload)] == [True, False, False, True]
     assert folder.sweep(most=100) > 10**6
     assert [path.exists() for path in (*jobs, upload)] == [True, False, False, False]
+    folder.fresh()
     monkeypatch.setattr(folders, "MOST", 100)
+    monkeypatch.setattr(folders, "EVERY_S", 0)
     with pytest.raises(OSError, match="the files of the last 10 minutes fill the server; try again later"):
         folder.fresh()
 

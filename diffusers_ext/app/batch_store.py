@@ -122,7 +122,7 @@ class Batches:
         """Go on with the batches that ran when the last server ended, in the background."""
 
         def go_on() -> None:
-            for mark in sorted(self.home.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime):
+            for mark in list(self.home.glob(f"*/{MARK}")):
                 with suppress(ValueError, OSError):  # of a batch that was damaged or deleted
                     batch = self.get(mark.parent.name)
                     with self._lock:

@@ -24,7 +24,7 @@ CSS = """
 .sharp .grid-wrap { min-height: 0; }
 .sharp .caption-label { max-width: 100%; white-space: normal; }
 table.facts, table.facts tr, table.facts thead { border: none !important; }
-#heads-grid .grid-container { grid-template-columns: repeat(auto-fill, minmax(125px, 1fr)) !important; }
+#heads-grid .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; }
 #heads-grid .thumbnail-item { display: flex; flex-direction: column; height: auto; aspect-ratio: auto; }
 #heads-grid .thumbnail-item img { height: auto; aspect-ratio: 1; }
 #heads-grid .caption-label { position: static; width: 100%; border: none; }

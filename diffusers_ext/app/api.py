@@ -21,7 +21,10 @@ from ..settings.registry import METHODS
 from . import masks_view, pictures
 from .asked import Asked
 from .engine import Done
-from .server import LANE, Server, said
+from .search_asked import USUAL, SearchAsked
+from .search_run import Found
+from .search_run import search as run_search
+from .server import Server, said
 
 
 def build(server: Server) -> None:
@@ -61,6 +64,52 @@ def build(server: Server) -> None:
             made = _last(server, request, lambda control, place: pictures.make(control, place, asked, folder))
             return file(made.path), facts(made)
 
+    def search(
+        request: gr.Request,
+        prompt: str,
+        model: str = "shapes-sd",
+        sampler: str = "best-of-n",
+        budget: int = USUAL,
+        settings: dict[str, dict[str, Any]] | None = None,
+        rewards: list[str] | None = None,
+        methods: list[dict[str, Any]] | None = None,
+        negative_prompt: str = "",
+        call: dict[str, Any] | None = None,
+        seed: int = -1,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Look for better noise for a prompt. Returns the best picture and what is known of the search.
+
+        Parameters:
+            prompt: What to draw, for example "a red circle and a blue square".
+            model: A model that this server offers; `models` lists them.
+            sampler: The search, for example best-of-n, ttsnap or best-of-n+reno.
+            budget: Evaluations of the denoiser, at most.
+            settings: Settings by the names in sampler, for example {"ttsnap": {"n": 8}}.
+            rewards: Names of what scores the pictures; none means the reward of the model.
+            methods: Tables with a name and settings, for example [{"name": "softpag", "scale": 2}].
+            negative_prompt: What not to draw, for models that read one.
+            call: Arguments such as num_inference_steps, guidance_scale, height and width.
+            seed: A whole number from 0; -1 draws one.
+        """
+        with said():
+            wanted = SearchAsked.of(
+                {
+                    "prompt": prompt,
+                    "model": model,
+                    "sampler": sampler,
+                    "budget": budget,
+                    "settings": settings or {},
+                    "rewards": rewards or [],
+                    "methods": methods or [],
+                    "negative_prompt": negative_prompt,
+                    "call": call or {},
+                    "seed": seed,
+                }
+            )
+            folder = server.folder.fresh()
+            found = _last(server, request, lambda control, place: run_search(control, place, wanted, folder))
+            return file(found.path), search_facts(found)
+
     def models() -> list[str]:
         """List the names of the models that this server offers."""
         return server.models.names()
@@ -89,7 +138,8 @@ def build(server: Server) -> None:
                 masks_view.check(grid.shape, grid.text, built)
             return {"text": str(forecast(known.name, built, **asked))}
 
-    gr.api(generate, api_name="generate", concurrency_id=LANE, concurrency_limit=server.workers)
+    for fn in (generate, search):
+        gr.api(fn, api_name=fn.__name__, **server.lane)
     for fn in (models, methods, plan):
         gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
 
@@ -131,6 +181,19 @@ def facts(made: pictures.Made) -> dict[str, Any]:
         "report": list(made.report),
         "notes": list(made.notes),
         "record": dict(made.record),
+    }
+
+
+def search_facts(found: Found) -> dict[str, Any]:
+    """Return what is known of a search, as plain data."""
+    return {
+        "seed": found.seed,
+        "score": found.facts["score"],
+        "evaluations": found.facts["evaluations"],
+        "correct": found.correct,
+        "reason": found.reason,
+        "notes": list(found.words),
+        "record": dict(found.record),
     }
 
 

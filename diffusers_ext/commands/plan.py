@@ -10,7 +10,7 @@ import typer
 
 from .options import Height, Json, Preset, Settings, Width, chosen
 
-MOST_PAIRS = 1 << 28  # pairs of blocks; a plan visits each, about ten million a second on a CPU core
+MOST_PAIRS = 1 << 28  # pairs of blocks; a plan visits each, some twenty million a second on a CPU core
 
 
 def plan(

@@ -47,10 +47,12 @@ def inverse(order: Tensor) -> Tensor:
 
 
 def coordinates(order: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `t, h, w` of the token at each place, each `[P]`; -1 for padding."""
+    """Return `t, h, w` of the token at each place, each `int32 [P]`; -1 for padding."""
     _, h, w = grid
-    token = order.clamp(min=0)
-    return tuple(torch.where(order < 0, -1, c) for c in (token // (h * w), token // w % h, token % w))
+    token, absent = order.int(), order < 0
+    row = token // w
+    frame = row // h
+    return tuple(x.masked_fill_(absent, -1) for x in (frame, row - frame * h, token - row * w))
 
 
 def pack(t: Tensor, h: Tensor, w: Tensor) -> Tensor:

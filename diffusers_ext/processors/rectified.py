@@ -13,15 +13,13 @@ from torch import Tensor
 
 from ..core import Core, RunContext, Site
 from ..errors import MethodError
-from ..kernels.block_sparse.select import select
+from ..kernels.block_sparse.select import BYTES_A_PAIR, select
 from ..kernels.geometry import Grid
 from ..kernels.plan.dynamic import DynamicPlanSpec
 from ..settings.fields import setting
 from .sparse.core import SparseCore
 from .sparse.method import SparseMethod, first_steps
 from .sparse.placement import PlacedPlan
-
-BYTES_A_PAIR = 48  # bytes for a pair of blocks at the peak of `select`; 46 were measured on a CPU
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ FRAMES = 8  # the most frames of a clip that are scored, evenly spaced
 class Reward(ABC):
     """Score pictures. A subclass writes `_score`, and `score` checks what goes in and what comes out.
 
+    `_score` gets a copy of the images, which it may change in place.
     `differentiable` says if gradients reach the images. A reward without them gets images without a graph.
     One with `space = "video"` gets clips [B, T, 3, H, W], all others get pictures.
     """
@@ -36,7 +37,8 @@ class Reward(ABC):
         check_images(images, self.space)
         texts = check_prompts(prompts, len(images))
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            found = self._score(images if self.differentiable else images.detach(), texts)
+            # A copy, since many networks norm their images in place, and the next reward gets them too.
+            found = self._score((images if self.differentiable else images.detach()).clone(), texts)
         return check_scores(found, self.name, images)
 
     @abstractmethod

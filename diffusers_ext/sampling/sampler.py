@@ -18,9 +18,10 @@ from ..errors import MethodError
 from ..rewards.base import ensemble
 from ..settings.fields import check_bounds, fit_fields, setting
 from .budget import Bar, Budget, State, Stopped
-from .host_call import OWN, HostCall, Starts
+from .host_call import HostCall, Starts
 from .result import Result, joined
 from .search import Search
+from .search_arguments import OWN
 
 OUTPUTS = ("pil", "np", "pt")
 

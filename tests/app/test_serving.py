@@ -107,6 +107,34 @@ def test_what_is_wrong_is_one_sentence(ask, wrong, said):
     assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_program_searches(ask):
+    path, facts = ask.predict(**CIRCLE, budget=6, seed=4, api_name="/search")
+    assert facts["seed"] == 4 and facts["evaluations"] == 6 and 0 < facts["score"] <= 1
+    assert read(path)["methods"][-1]["name"] == "best-of-n" and facts["record"]["model"] == TURBO
+    assert facts["correct"] in (True, False) and facts["notes"][0].startswith("kept candidate")
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"prompt": " "}, "write a prompt"),
+        ({"sampler": "softpag"}, "takes the name of a search"),
+        ({"budget": 10**9}, "budget is above 0 and up to 5000"),
+        ({"budget": "many"}, "budget takes a whole number"),
+        ({"rewards": ["/etc"]}, "unknown reward '/etc'"),
+        ({"settings": {"best-of-n": {"n": 10**6}}}, "n is above 0 and up to 1000"),
+        ({"settings": [1]}, "settings of a search are tables"),
+        ({"call": {"num_inference_steps": 999}}, "up to 200 steps"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_search_is_one_sentence(ask, wrong, said):
+    with pytest.raises(AppError) as error:
+        ask.predict(**{**CIRCLE, **wrong}, api_name="/search")
+    assert said in str(error.value)
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+
+
 def test_the_page_goes_on_after_all_of_these(ask):
     assert ask.predict(**CIRCLE, seed=1, api_name="/generate")[1]["seed"] == 1
 
@@ -172,7 +200,7 @@ def test_agents_find_the_same_endpoints(url):
         return tools, made, wrong
 
     tools, made, wrong = asyncio.run(talk())
-    assert {"generate", "models", "methods", "plan"} <= tools.keys()
+    assert {"generate", "search", "models", "methods", "plan"} <= tools.keys()
     assert "What to draw" in tools["generate"].inputSchema["properties"]["prompt"]["description"]
     assert not made.isError and "a-red-circle-2" in made.content[0].text
     assert wrong.isError and wrong.content[0].text.startswith("write a prompt")

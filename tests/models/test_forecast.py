@@ -180,7 +180,7 @@ def test_rectified_counts_what_is_kept_at_least():
     """118 of 591 blocks, all rows alike; the data, and here the neighbours, may add to that."""
     fixed = dx.plan("wan2.1", dx.RectifiedSparse(keep=0.2, p_remaining=None, touching=False))
     assert fixed.block_density == 118 / 591 and fixed.padded_tokens == 591 * 128 - 75_600
-    assert fixed.note.startswith("the least that runs") and "16 MiB a head" in fixed.note
+    assert fixed.note.startswith("the least that runs") and "11 MiB a head" in fixed.note
     assert "text" not in fixed.note
     joint = dx.plan(
         dx.Grid(21, 45, 80, 256), replace(dx.preset("hunyuan-video", "rectified"), touching=False)

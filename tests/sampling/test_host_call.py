@@ -1,5 +1,8 @@
 """The call of a pipeline for a search: the picture of the plain call, with gradients, and nothing changed."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler
@@ -149,27 +152,6 @@ def test_several_pictures_of_a_prompt_and_its_negatives():
     assert torch.equal(made, plain)
 
 
-def test_a_callback_of_the_caller_runs_too():
-    pipe = unet.pipeline()
-    seen = []
-
-    def callback(pipe, step, timestep, state):
-        seen.append((step, sorted(state)))
-        return state
-
-    call = HostCall(
-        pipe,
-        "a",
-        height=32,
-        width=32,
-        num_inference_steps=2,
-        callback_on_step_end=callback,
-        callback_on_step_end_tensor_inputs=["prompt_embeds"],
-    )
-    call.run(call.draw(1), lambda step, latents: latents * 0)
-    assert seen == [(0, ["latents", "prompt_embeds"]), (1, ["latents", "prompt_embeds"])]
-
-
 def test_half_precision_keeps_the_noise_in_float32():
     pipe = unet.pipeline().to(torch.bfloat16)
     call = HostCall(pipe, "a", generators(1)[0], height=32, width=32, num_inference_steps=1)
@@ -203,6 +185,14 @@ def test_half_precision_keeps_the_noise_in_float32():
         (dict(prompt="a", return_dict=False), "return a result of their own, got return_dict"),
         (dict(prompt="a", stepz=3), "StableDiffusionPipeline takes no stepz"),
         (dict(prompt="a", height=33), "33"),
+        (dict(prompt="a", height="32"), "a height that is a whole number, got '32'; write height="),
+        (dict(prompt="a", width=32.0), "a width that is a whole number, got 32.0"),
+        (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt must be a whole number above 0"),
+        (dict(prompt="a", num_images_per_prompt=-1), "a whole number above 0, got -1; 1 is usual"),
+        (dict(prompt="a", num_images_per_prompt="2"), "a whole number above 0, got '2'"),
+        (dict(prompt="a", num_inference_steps=True), "a whole number from 1 to 1000, got True"),
+        (dict(prompt="a", guidance_scale=math.nan), "guidance scale must be a finite number, got nan"),
+        (dict(prompt="a", prompt_embeds=torch.zeros(1, 7, 32)), "prompts as text, .* got prompt_embeds"),
     ],
 )
 def test_refused_in_a_sentence(given, says):
@@ -226,6 +216,11 @@ def test_a_pipeline_without_latents_is_refused_with_those_that_have_them():
         UnsupportedError, match=r"takes no latents and no callback_on_step_end; .*FluxPipeline"
     ):
         HostCall(_Without(unet.pipeline()), "a")
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    call = HostCall(unet.pipeline(), "a", height=np.int64(32), width=32, num_inference_steps=np.int32(2))
+    assert call.draw(1).noise.shape == (1, 4, 16, 16)
 
 
 def test_an_unknown_family_is_refused():

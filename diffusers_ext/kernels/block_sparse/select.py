@@ -21,7 +21,8 @@ from ..geometry import PAD
 from ..plan.dynamic import DynamicPlan
 from .autocast import follows_autocast
 
-BUDGET = 1 << 28  # bytes of one map of blocks; if not all heads fit, they take turns
+BUDGET = 1 << 28  # bytes that the choice may take; if not all heads fit, they take turns
+BYTES_A_PAIR = 34  # for a pair of blocks, a head and a row of the batch, at the peak of `select`
 
 
 class Selection(NamedTuple):
@@ -69,7 +70,7 @@ def select(
     """
     B, _, H, D = q.shape
     scale = D**-0.5 if scale is None else scale
-    heads = max(1, BUDGET // (4 * B * plan.always.numel()))
+    heads = max(1, BUDGET // (BYTES_A_PAIR * B * plan.always.numel()))
     parts = [
         _select(*(x[:, :, h : h + heads] for x in (q, k, v)), plan, mass, scale) for h in range(0, H, heads)
     ]
@@ -88,10 +89,11 @@ def _select(
     text_logits = text_logits.masked_fill(_hidden_text(plan), -torch.inf)
     share = estimate(dots * scale, text_logits, plan.counts)
     kept = critical(share, plan.least, mass)[..., :-1] | plan.always
-    noise = (block_spreads(q, q_mean, plan.block_q) @ k_mean.mT).abs()
-    noise += (q_mean @ block_spreads(k, k_mean, plan.block_k).mT).abs()
+    noise = (block_spreads(q, q_mean, plan.block_q) @ k_mean.mT).abs_()
+    noise += (q_mean @ block_spreads(k, k_mean, plan.block_k).mT).abs_()
     # Scale and number of pairs are in signal and noise alike, so they cancel.
-    share = share[..., :-1].masked_fill(kept | (dots.abs() <= noise), 0.0)
+    share = share[..., :-1].masked_fill(kept | (dots.abs_() <= noise), 0.0)
+    del dots, noise  # the lists need the memory
     texts = kept.new_ones(1).expand(*kept.shape[:3], _text_blocks(plan))
     kept = torch.cat([texts, kept] if plan.text_first else [kept, texts], -1)
     row_ptr, col = compact(kept, plan.entries)
@@ -130,14 +132,15 @@ def compact(kept: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
     `entries` are the list entries of the columns. `col` has room for every block; dropped blocks go to its
     end, which no kernel reads.
     """
-    ends = kept.sum(-1).cumsum(-1)
+    ends = kept.sum(-1).cumsum(-1).int()
     flat = kept.flatten(-2)
-    before = flat.cumsum(-1)
-    number = torch.arange(flat.shape[-1], device=kept.device)
-    place = torch.where(flat, before - 1, ends[..., -1:] + number - before)
+    before = flat.cumsum(-1, dtype=torch.int32)
+    number = torch.arange(flat.shape[-1], dtype=torch.int32, device=kept.device)
+    behind = (number - before).add_(ends[..., -1:])
+    place = torch.where(flat, before.sub_(1), behind).long()
     names = entries.repeat(kept.shape[-2]).expand_as(place)
-    row_ptr = torch.nn.functional.pad(ends, (1, 0)).int()
-    return row_ptr, torch.zeros_like(place, dtype=torch.int32).scatter(-1, place, names)
+    row_ptr = torch.nn.functional.pad(ends, (1, 0))
+    return row_ptr, torch.zeros_like(place, dtype=torch.int32).scatter_(-1, place, names)
 
 
 def block_means(x: Tensor, block: int) -> Tensor:

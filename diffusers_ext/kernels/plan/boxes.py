@@ -39,9 +39,9 @@ class Boxes:
 def decompose(axes: tuple[Tensor, Tensor, Tensor], real: Tensor, block: int) -> Boxes:
     """Cut every `block` places into boxes, from coordinates `[P]`; places that are not `real` have none."""
     count = -(-len(real) // block)
-    lo = [axis[real].int() for axis in axes]
-    hi = lo
-    owner = (torch.arange(len(real)) // block)[real]
+    places = real.nonzero().flatten()
+    lo = hi = [axis.index_select(0, places).int() for axis in axes]
+    owner = places // block
     for axis in (2, 1, 0):
         lo, hi, owner = _join(lo, hi, owner, axis)
 
@@ -68,5 +68,7 @@ def _join(
     for other in {0, 1, 2} - {axis}:
         follows &= (lo[other][1:] == lo[other][:-1]) & (hi[other][1:] == hi[other][:-1])
     edge = follows.new_zeros(1)
-    first, last = (~torch.cat(parts) for parts in ((edge, follows), (follows, edge)))
+    first, last = (
+        torch.cat(parts).logical_not().nonzero().flatten() for parts in ((edge, follows), (follows, edge))
+    )
     return [x[first] for x in lo], [x[last] for x in hi], owner[first]

@@ -6,8 +6,10 @@ scores are computed once, in a table, and looked up for each pair of blocks.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..masks.rule import CountingRule, Rule
@@ -15,6 +17,7 @@ from ..masks.tile_blocks import tile_blocks
 from .boxes import Boxes
 
 CHUNK = 1 << 20  # pairs of blocks, or of their boxes, in one step
+NEVER = 1 << 30  # a score above any limit
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,12 @@ def cover(rule: Rule, q: Boxes, k: Boxes, rows: Tensor | None = None) -> Cover:
     `rows` are the numbers of some blocks of queries, for the cover of these alone.
     """
     rows = torch.arange(len(q.there)) if rows is None else rows
-    scores = _Scores(rule, q.outer_lo, q.outer_hi, k.outer_lo, k.outer_hi)
+    scores = _Scores(rule, (q.outer_lo, q.outer_hi, q.some), (k.outer_lo, k.outer_hi, k.some))
     several = q.several, k.several
     inner = _inner(rule, q, k) if any(bool(side.any()) for side in several) else None
     counts, entries = [], []
     for part in rows.split(max(1, CHUNK // len(k.there))):
-        touched = (scores.touched(part) & q.some[part] & k.some[:, None]).T.contiguous()
-        i, j = touched.nonzero(as_tuple=True)
+        i, j = scores.touched(part).T.contiguous().nonzero(as_tuple=True)
         full = scores.full(part[i], j)
         if inner is not None:
             unclear = (~full & (several[0][part][i] | several[1][j])).nonzero().flatten()
@@ -63,12 +65,17 @@ def whole_tiles(rule: CountingRule, q: Boxes, k: Boxes, exact: Cover) -> Cover:
 
 
 class _Scores:
-    """The scores of pairs of boxes, from corners `[n, 3]` of queries and of keys."""
+    """The scores of pairs of boxes, from corners `[n, 3]` of queries and of keys and which boxes there are.
 
-    def __init__(self, rule: Rule, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> None:
-        corners = qlo, qhi, klo, khi
+    A box that is not there sees nothing and hides nothing.
+    """
+
+    def __init__(self, rule: Rule, q: tuple[Tensor, ...], k: tuple[Tensor, ...]) -> None:
         self.limit = rule.limit
-        self.axes = [_Axis(rule, axis, *(x[:, axis] for x in corners)) for axis in range(3)]
+        (qlo, qhi, q_there), (klo, khi, k_there) = q, k
+        axes = [_Axis(rule, axis, *(x[:, axis] for x in (qlo, qhi, klo, khi))) for axis in range(3)]
+        self.axes = [axis for axis in axes if axis.counts] or axes[:1]
+        self.axes[0].keep(q_there, k_there)
 
     def touched(self, rows: Tensor) -> Tensor:
         """Return whether some pair sees each other, `[keys, rows]`, for some boxes of queries."""
@@ -84,9 +91,8 @@ class _Scores:
 
 
 def _sum(scores: Iterable[Tensor]) -> Tensor:
-    """Add the scores of three axes."""
-    first, second, third = scores
-    return first.add_(second).add_(third)
+    """Add the scores of the axes."""
+    return reduce(Tensor.add_, scores)
 
 
 class _Axis:
@@ -95,7 +101,25 @@ class _Axis:
     def __init__(self, rule: Rule, axis: int, qlo: Tensor, qhi: Tensor, klo: Tensor, khi: Tensor) -> None:
         (q0, q1, self.q), (k0, k1, self.k) = _intervals(qlo, qhi), _intervals(klo, khi)
         self.scores = rule.scores(axis, q0, q1, k0[:, None], k1[:, None])  # [keys, queries]
-        self.first = self.k * len(q0)  # the place of a key's scores
+
+    @property
+    def counts(self) -> bool:
+        """Whether some score of this axis differs from 0."""
+        return any(bool(scores.any()) for scores in self.scores)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """The place of the scores of each key in the table."""
+        return self.k * self.scores[0].shape[1]
+
+    def keep(self, q_there: Tensor, k_there: Tensor) -> None:
+        """Add an interval that sees nothing and hides nothing, for boxes that are not there."""
+        keys, queries = self.scores[0].shape
+        self.scores = tuple(
+            F.pad(scores, (0, 1, 0, 1), value=absent)
+            for scores, absent in zip(self.scores, (NEVER, -NEVER), strict=True)
+        )
+        self.q, self.k = self.q.where(q_there, queries), self.k.where(k_there, keys)
 
     def close_to_all(self, rows: Tensor) -> Tensor:
         # Rows of a table are copied much faster than columns, hence keys come first.
@@ -117,22 +141,18 @@ def _intervals(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _inner(rule: Rule, q: Boxes, k: Boxes) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return what decides pairs of blocks by all boxes inside them."""
     a, b = q.there.shape[1], k.there.shape[1]
-    scores = _Scores(rule, *(x.flatten(0, 1) for x in (q.lo, q.hi, k.lo, k.hi)))
+    scores = _Scores(rule, *([x.flatten(0, 1) for x in (side.lo, side.hi, side.there)] for side in (q, k)))
 
     def decide(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
         touched, full = torch.zeros(2, len(i), dtype=torch.bool)
         for part in torch.arange(len(i)).split(max(1, CHUNK // (a * b))):
-            some = scores.close(*boxes(i[part], j[part])) & there(i[part], j[part])
-            touched[part] = some.flatten(1).any(1)
+            touched[part] = scores.close(*boxes(i[part], j[part])).flatten(0, 1).any(0)
             part = part[touched[part]]
-            each = scores.full(*boxes(i[part], j[part])) | ~there(i[part], j[part])
-            full[part] = each.flatten(1).all(1)
+            full[part] = scores.full(*boxes(i[part], j[part])).flatten(0, 1).all(0)
         return touched, full
 
     def boxes(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        return i[:, None, None] * a + torch.arange(a)[:, None], j[:, None, None] * b + torch.arange(b)
-
-    def there(i: Tensor, j: Tensor) -> Tensor:
-        return q.there[i, :, None] & k.there[j, None]
+        """Return the boxes of some blocks of queries, `[a, 1, n]`, and of keys, `[1, b, n]`."""
+        return i * a + torch.arange(a)[:, None, None], j * b + torch.arange(b)[:, None]
 
     return decide

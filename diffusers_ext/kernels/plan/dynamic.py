@@ -16,6 +16,8 @@ from .form import BlockForm
 from .plan import BlockPlan, PlanSpec, PlanStats, longest_first
 from .spec import TEXT_FIELDS, RulePlanSpec
 
+KEPT = ("q_order", "always", "_always_kept")  # with other text
+
 
 @dataclass(frozen=True, eq=False)
 class DynamicPlan(BlockPlan):
@@ -98,8 +100,8 @@ class DynamicPlanSpec(PlanSpec):
     def changed(self, **changes: Any) -> Self:
         """Return the plan with other text, keeping what is known of the blocks of the grid."""
         other = super().changed(**changes)
-        if "always" in vars(self) and changes.keys() <= TEXT_FIELDS:
-            vars(other)["always"] = self.always
+        if changes.keys() <= TEXT_FIELDS:
+            vars(other).update({name: x for name, x in vars(self).items() if name in KEPT})
         return other
 
     @property
@@ -127,27 +129,27 @@ class DynamicPlanSpec(PlanSpec):
             return self.key_blocks + self._text_columns
         return max(1, int(self.keep * self.key_blocks + 1e-9))
 
-    @property
+    @cached_property
     def q_order(self) -> Tensor:
         """The raster number of the grid token at each query place; text is not listed."""
         return geometry.tile_major(self.grid, self.q_tile)
 
-    @property
+    @cached_property
     def k_order(self) -> Tensor:
         """The raster number of the grid token at each key place; -1 fills the last block up before text."""
-        order = geometry.tile_major(self.grid, self.k_tile)
+        order = self.q_order if self.k_tile == self.q_tile else geometry.tile_major(self.grid, self.k_tile)
         return torch.nn.functional.pad(order, (0, self._padding), value=-1)
 
     @cached_property
     def always(self) -> Tensor:
         """The blocks that are kept for any data: bool `[NQ, NV]`."""
-        q, k = self.q_order, geometry.tile_major(self.grid, self.k_tile)
         out = torch.zeros(-(-self.grid_tokens // self.block_q), self.key_blocks, dtype=torch.bool)
         if self.touching:
             blocks = self.block_q, self.block_k
             out |= RulePlanSpec(Neighbours(), self.grid, 0, *blocks, self.q_tile, self.k_tile).bitmap()
         if self.first_frame and self.grid[0] > 1:
-            rows, columns = (self._first(x, b) for x, b in ((q, self.block_q), (k, self.block_k)))
+            q, k = (self.q_order, self.block_q), (self.k_order[: self.grid_tokens], self.block_k)
+            rows, columns = (self._first(*side) for side in (q, k))
             out |= rows[:, None] & columns
         return out
 
@@ -230,7 +232,11 @@ class DynamicPlanSpec(PlanSpec):
     @property
     def _kept(self) -> Tensor:
         """The least number of grid blocks that a row keeps, with the text among its `least`: `[NQ]`."""
-        return self.always.sum(1).clamp(min=self.least - self._text_columns)
+        return self._always_kept.clamp(min=self.least - self._text_columns)
+
+    @cached_property
+    def _always_kept(self) -> Tensor:
+        return self.always.sum(1, dtype=torch.int32)
 
     @property
     def _text_columns(self) -> int:

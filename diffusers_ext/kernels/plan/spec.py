@@ -82,7 +82,7 @@ class RulePlanSpec(PlanSpec):
     @cached_property
     def k_order(self) -> Tensor:
         """The raster number of the grid token at each key place, -1 for padding; text is not listed."""
-        return self._order(self.k_tile)
+        return self.q_order if self.k_tile == self.q_tile else self._order(self.k_tile)
 
     def _order(self, tile: Grid | None) -> Tensor:
         return geometry.raster(self.grid) if tile is None else geometry.tile_major(self.grid, tile, self.pad)
@@ -136,8 +136,8 @@ class RulePlanSpec(PlanSpec):
         """The counts of the grid alone, from evenly spaced rows if there are many; to compare plans by."""
         q, k = self._boxes
         rows = torch.arange(0, len(q.there), -(-len(q.there) // SAMPLE))
-        alone = len(rows) < len(q.there)
-        entries = cover(self.rule, q, k, rows).entries if alone else self._cover.entries
+        some = len(rows) < len(q.there)
+        entries = cover(self.rule, q, k, rows).entries if some else self._cover.entries
         checked = Held.of(self.k_order, 0, 0, self.block_k).hidden[(entries >> 1).long()]
         found = len(entries), int((entries & 1).bool().logical_and(~checked).sum())
         visited, full = (round(n * len(q.there) / len(rows)) for n in found)
@@ -219,7 +219,7 @@ class RulePlanSpec(PlanSpec):
         k = Held.of(self.k_order, k_text, self.extra_keys, self.block_k, self.text_first)
         return with_text(self._cover, q, k, self.masked_text, self.snap)
 
-    @property
+    @cached_property
     def _kept_pairs(self) -> int:
         """The number of pairs of grid tokens in the blocks that are kept."""
         count, entries = self._listed.count, self._listed.entries

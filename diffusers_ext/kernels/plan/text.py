@@ -55,26 +55,25 @@ def with_text(cover: Cover, q: Held, k: Held, masked_text: bool, whole: bool) ->
 
     `masked_text` keeps text and extra keys out of FULL blocks. `whole` shows every key of a visited block.
     """
-    rows = len(q.grid)
-    count = F.pad(cover.count, (0, rows - len(cover.count)))
-    row = torch.arange(rows).repeat_interleave(count)
-    column, full = (cover.entries >> 1).long() + k.leading, (cover.entries & 1).bool()
+    count = F.pad(cover.count, (0, len(q.grid) - len(cover.count)))
     others = k.text | k.extra
     asked = k.hidden | others if masked_text else k.hidden
+    entries = cover.entries + 2 * k.leading
     grid_rows = int((~q.text).sum())  # they come first
     split = int(count[:grid_rows].sum())
-    above = _rows_of_grid(
-        row[:split], column[:split], full[:split], q.grid[:grid_rows], k, others, asked, whole
-    )
-    if grid_rows == rows:
+    above = Cover(count[:grid_rows], entries[:split] & ~asked[(entries[:split] >> 1).long()].int())
+    if bool(others.any()):
+        above = _seeing(above, q.grid[:grid_rows], k, others, asked, whole)
+    if grid_rows == len(q.grid):
         return above
     # The few rows that hold text see most blocks, so they are a matrix.
     grid, text = q.grid[grid_rows:, None], q.text[grid_rows:, None]
-    touched = torch.zeros(rows - grid_rows, len(k.grid), dtype=torch.bool)
+    touched = torch.zeros(len(grid), len(k.grid), dtype=torch.bool)
     each = ~(grid & k.grid) | whole
-    at = row[split:] - grid_rows, column[split:]
-    touched[at] = True
-    each[at] |= full[split:]
+    row = torch.arange(len(grid)).repeat_interleave(count[grid_rows:])
+    column = (entries[split:] >> 1).long()
+    touched[row, column] = True
+    each[row, column] |= (entries[split:] & 1).bool()
     touched |= (text & (k.grid | k.text)) | (grid & others)
     each &= touched & ~asked & ~(text & k.extra)
     i, j = touched.nonzero(as_tuple=True)
@@ -82,38 +81,29 @@ def with_text(cover: Cover, q: Held, k: Held, masked_text: bool, whole: bool) ->
     return Cover(torch.cat([above.count, touched.sum(1)]), torch.cat([above.entries, below]))
 
 
-def _rows_of_grid(
-    row: Tensor,
-    column: Tensor,
-    full: Tensor,
-    there: Tensor,
-    k: Held,
-    others: Tensor,
-    asked: Tensor,
-    whole: bool,
-) -> Cover:
-    """List the rows without text: each also sees the key blocks that are among `others`.
+def _seeing(cover: Cover, there: Tensor, k: Held, others: Tensor, asked: Tensor, whole: bool) -> Cover:
+    """Add the key blocks that are among `others` to rows without text, which see all of them.
 
     Such a block can hold grid tokens, too. Then it may be among the blocks of the grid already.
     """
-    full = full & ~asked[column]
+    count, entries = cover.count, cover.entries
     more = others.nonzero().flatten()
     seen = (~k.grid[more] | whole).expand(len(there), -1) & ~asked[more]
-    mixed = others[column]
-    if bool(mixed.any()):
+    if bool((others & k.grid).any()):
+        mixed = others[(entries >> 1).long()]
+        at, both = mixed.nonzero().flatten(), entries[mixed]
+        row = torch.searchsorted(starts(count), at, right=True) - 1
         seen = seen.clone()
-        seen[row[mixed], others.cumsum(0)[column[mixed]] - 1] |= full[mixed]
-        row, column, full = row[~mixed], column[~mixed], full[~mixed]
-    count = torch.bincount(row, minlength=len(there))
+        seen[row, others.cumsum(0)[(both >> 1).long()] - 1] |= (both & 1).bool()
+        count, entries = count - torch.bincount(row, minlength=len(count)), entries[~mixed]
     total = count + there * len(more)
-    start, first = starts(total)[:-1], starts(count)[:-1]
-    entries = torch.empty(int(total.sum()), dtype=torch.int32)
-    place = torch.arange(len(row)) + (start - first)[row]
-    entries[place + len(more) if k.leading else place] = (column << 1 | full).int()
-    behind = start if k.leading else start + count
-    place = (behind[:, None] + torch.arange(len(more)))[there]
-    entries[place.flatten()] = (more << 1 | seen)[there].flatten().int()
-    return Cover(total, entries)
+    first = starts(total)[:-1] if k.leading else starts(total)[1:] - len(more)
+    place = (first[:, None] + torch.arange(len(more)))[there].flatten()
+    of_grid = torch.ones(int(total.sum()), dtype=torch.bool)
+    of_grid[place] = False
+    out = torch.empty(len(of_grid), dtype=torch.int32).masked_scatter_(of_grid, entries)
+    out[place] = (more << 1 | seen)[there].flatten().int()
+    return Cover(total, out)
 
 
 def starts(count: Tensor) -> Tensor:

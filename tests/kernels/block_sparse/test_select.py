@@ -1,5 +1,7 @@
 """Choice of blocks and rectification: against the published rule, hand-made cases, invariants."""
 
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from diffusers_ext.kernels.block_sparse import api, reference
 from diffusers_ext.kernels.block_sparse import select as module
@@ -285,12 +288,29 @@ def test_heads_in_turn_are_all_heads_at_once(monkeypatch):
     candidates = FACTS.build()
     q, k, v = tensors(candidates, H=5)
     whole = select(q, k, v, candidates, MASS)
-    monkeypatch.setattr(module, "BUDGET", 4 * 2 * 2 * candidates.always.numel())  # two heads
+    monkeypatch.setattr(
+        module, "BUDGET", module.BYTES_A_PAIR * 2 * 2 * candidates.always.numel()
+    )  # two heads
     in_turn = select(q, k, v, candidates, MASS)
     for name in ("row_ptr", "col", "kept"):
         assert torch.equal(getattr(in_turn, name), getattr(whole, name))
     for name in ("gain", "bias"):  # batches of products of another size
         close(getattr(in_turn, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("text", [0, 64])
+def test_the_memory_of_a_pair_is_what_heads_are_counted_by(text, tmp_path):
+    """Half a million pairs of blocks in place of those of a real size; the tensors themselves are small."""
+    tile = 2, 2, 4
+    candidates = DynamicPlanSpec((8, 16, 64), text, tile, tile, 0.25, text_rows=False).build()
+    q, k, v = (torch.randn(1, n, 2, 4) for n in (candidates.s_q, candidates.s_kv, candidates.s_kv))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        select(q, k, v, candidates, MASS)
+    seen.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    peak = max(itertools.accumulate(change for _, change in changes))
+    assert 0.8 * module.BYTES_A_PAIR < peak / (2 * candidates.always.numel()) <= module.BYTES_A_PAIR
 
 
 def test_batch_rows_choose_for_themselves():

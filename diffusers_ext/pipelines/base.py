@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import sys
@@ -20,6 +21,8 @@ from ..session.session import Session
 from ..zoo import calling
 from . import chosen, custom_file, recipe_file
 from .recipe import Recipe
+
+OWN = ("methods", "sampler", "rewards", "call")  # what from_pretrained takes for itself
 
 
 class ExtPipeline:
@@ -48,7 +51,7 @@ class ExtPipeline:
         call: Mapping[str, Any] | None = None,
         model: str | None = None,
     ) -> None:
-        self.pipe, self.methods, self.sampler = pipe, tuple(methods), sampler
+        self.pipe, self.methods, self.sampler = pipe, tuple(chosen.listed(methods)), sampler
         self.call, self.model = dict(call or {}), model
         self.report: Any = None  # of the last call; `None` without methods
         self._open: tuple[ExitStack, Session | None] | None = None
@@ -75,6 +78,8 @@ class ExtPipeline:
 
         Raises `ValueError` for unknown names, and `OSError` for files that cannot be read.
         """
+        if mistyped := [n for key in kwargs for n in difflib.get_close_matches(key, OWN, n=1, cutoff=0.8)]:
+            raise MethodError(f"from_pretrained() takes {mistyped[0]}=, got {', '.join(kwargs)}.")
         if not isinstance(model, (str, os.PathLike)):
             checkpoint = chosen.checkpoint_of(model)
             found, pipe = Recipe(""), model
@@ -122,6 +127,13 @@ class ExtPipeline:
         stack, _ = self._open
         self._open = None
         stack.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise `AttributeError`, which names the attribute of the pipeline if it has one of that name."""
+        about = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(self.__dict__.get("pipe"), name):
+            about += f", but its pipeline of diffusers has: write .pipe.{name}"
+        raise AttributeError(about, name=name, obj=self)
 
     def __repr__(self) -> str:
         parts = [type(self.pipe).__name__, *map(repr, self.methods)]

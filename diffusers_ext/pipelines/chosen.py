@@ -39,14 +39,19 @@ def methods(given: Sequence[Any], checkpoint: Checkpoint | None) -> tuple[Any, .
 
     Raises `ValueError` for unknown names, and for one that comes twice.
     """
-    if isinstance(given, str):
-        raise MethodError(f"methods is a list, got {given!r}; write methods=[{given!r}].")
     known = checkpoint.preset if checkpoint is not None else None
     tables = known.settings if known is not None else {}
-    names = [each for each in given if isinstance(each, str)]
+    names = [each for each in listed(given) if isinstance(each, str)]
     method_settings.once(names)
     by_name = dict(zip(names, method_settings.build(names, (), tables, required=False), strict=True))
     return tuple(by_name[each] if isinstance(each, str) else each for each in given)
+
+
+def listed(given: Any) -> Sequence[Any]:
+    """Return methods as they are; raises `MethodError` for one that is not in a list."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise MethodError(f"methods is a list, got {given!r}; write methods=[{given!r}].")
+    return given
 
 
 def sampler(given: Any, rewards: Any, checkpoint: Checkpoint | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,6 +69,11 @@ class CallableReward(Reward):
         if not callable(fn):
             raise ValueError(
                 f"a reward takes a function of images and prompts, got {fn!r}; pass the function"
+            )
+        if not _takes_two(fn):
+            raise ValueError(
+                f"a reward takes images and prompts, got {_name_of(fn)}{inspect.signature(fn)}; write "
+                "def reward(images, prompts)"
             )
         if pil and differentiable:
             raise ValueError(
@@ -218,6 +224,17 @@ def _weight(weight: Any, name: str) -> float:
         f"the weight of a reward must be a finite number above 0, got {weight!r} for {name!r}; "
         + ("leave it out" if number and not weight else step)
     )
+
+
+def _takes_two(fn: Callable[..., Any]) -> bool:
+    """Return whether a function takes images and prompts, as far as its signature says."""
+    try:
+        inspect.signature(fn).bind(None, None)
+    except ValueError:  # functions written in C may have none
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _name_of(fn: Any) -> str:

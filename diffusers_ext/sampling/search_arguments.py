@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,15 @@ def check(pipe: Any, call: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise MethodError(f"{error}.") from error
     if unknown := [name for name in call if name not in known]:
-        raise MethodError(f"{kind} takes no {unknown[0]}; leave it out.")
+        raise MethodError(f"{kind} takes no {unknown[0]}; {_instead(unknown[0], known)}.")
+
+
+def _instead(name: str, known: Mapping[str, Any]) -> str:
+    """Say what to write in place of an argument that a pipeline does not take."""
+    if name in ("seed", "seeds"):
+        return "seeds come as generator=torch.Generator().manual_seed(7)"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"nearest is {close[0]!r}" if close else "leave it out"
 
 
 def copies_name(pipe: Any) -> str:

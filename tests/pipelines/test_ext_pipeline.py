@@ -179,6 +179,14 @@ def test_outputs_of_every_pipeline_are_known():
             r"methods is a list, got 'softpag'; write methods=\['softpag'\]",
         ),
         (
+            lambda: dx.ImageExtPipeline(host("sd3").build(), dx.SoftPAG()),
+            r"methods is a list, got SoftPAG\(.*; write methods=\[SoftPAG\(",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained("shapes-sd", method="softpag"),
+            r"from_pretrained\(\) takes methods=, got method",
+        ),
+        (
             lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), ["softpg"]),
             "unknown method 'softpg'",
         ),
@@ -205,3 +213,13 @@ def test_outputs_of_every_pipeline_are_known():
 def test_what_does_not_fit_gets_a_sentence(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_what_the_pipeline_of_diffusers_has_is_named():
+    made = dx.ImageExtPipeline(host("sd3").build())
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'transformer', but .* has: write \.pipe\.transformer"
+    ):
+        made.transformer
+    with pytest.raises(AttributeError, match="no attribute 'unet'$"):
+        made.unet

@@ -336,3 +336,12 @@ def test_a_reward_that_writes_into_its_images_spoils_no_other(grad):
     assert torch.equal(images.detach(), before)
     assert torch.allclose(each["bright"], before.mean((1, 2, 3)))
     assert torch.equal(each["dims"], each["dims-2"])
+
+
+def test_a_function_of_images_alone_is_refused_before_pictures_are_made():
+    def bright(images):
+        return images.mean((1, 2, 3))
+
+    with pytest.raises(ValueError, match=r"takes images and prompts, got bright\(images\); write def reward"):
+        ensemble(bright)
+    assert len(ensemble(lambda *given: [0.0]).parts) == len(ensemble(lambda i, p, scale=1: [0.0]).parts) == 1

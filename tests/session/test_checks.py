@@ -149,13 +149,18 @@ def test_a_core_that_would_never_be_prepared_is_refused():
     )
 
 
-def test_not_a_method():
-    refused(
-        sd3.transformer(),
-        "softpag",
-        error=dx.MethodError,
-        match=r"takes methods such as SoftPAG\(\.\.\.\), got str",
-    )
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("softpag", r"got str; dx\.preset\(pipe, 'softpag'\) makes the method of a name"),
+        ([dx.SoftPAG()], r"got list; give its methods one by one, as apply\(pipe, \*methods\)"),
+        (dx.BestOfN(), r"got BestOfN; a sampler is called by itself, as sampler\.sample\(pipe, prompt\)"),
+        (None, "got NoneType; 'diffusers-ext methods' lists them"),
+    ],
+)
+def test_not_a_method(given, words):
+    words = rf"takes methods such as SoftPAG\(\.\.\.\), {words}"
+    refused(sd3.transformer(), given, error=dx.MethodError, match=words)
 
 
 def test_a_compiled_model_is_refused_both_ways():

@@ -72,8 +72,14 @@ def test_ranges_are_checked_by_the_method():
 
 
 def test_unknown_method_and_missing_method():
-    with pytest.raises(ValueError, match="unknown method 'softpg'; the methods are softpag"):
+    with pytest.raises(
+        ValueError, match="unknown method 'softpg'; nearest is 'softpag', the methods are soft"
+    ):
         build(["softpg"])
+    with pytest.raises(ValueError, match="a method is named alone, got 'softpag,nag'"):
+        build(["softpag,nag"])
+    with pytest.raises(ValueError, match="'best-of-n' is a sampler and no method; the methods are softpag"):
+        build(["best-of-n"])
     with pytest.raises(ValueError, match="--set scale needs a method"):
         build([], ["scale=3"])
 

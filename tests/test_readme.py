@@ -21,6 +21,7 @@ from diffusers_ext.evaluate.committed import load, result_files
 from diffusers_ext.settings.registry import METHODS
 from diffusers_ext.zoo import catalogue
 
+from . import processes
 from .tiny_models import unet
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +34,7 @@ SWAP, CLIENT, SEARCH = [text for language, text in BLOCKS if language == "python
 LINES = [line for _, text in BLOCKS for line in text.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("diffusers-ext ")]
 COMMANDS.remove(PAGE := "diffusers-ext app")  # which ends only when it is stopped
-# The installed script is run once, and Ray wants a process of its own; a process costs seconds of imports.
-PROCESSES = {COMMANDS[0], *(command for command in COMMANDS if "--engine ray" in command)}
+FORKED = {line for line in COMMANDS if "--engine ray" in line}  # Ray wants a process of its own
 INSTALL = [line.partition("#")[0].strip() for line in LINES if line.startswith("pip ")]
 INLINE = re.findall(r"`(dx\.[^`]*\([^`]*)`", README)  # expressions in sentences and tables
 LOADS = [code for code in INLINE if code.startswith("dx.load(")]
@@ -71,7 +71,7 @@ def test_the_sampler_finds_a_picture():
 
 
 def test_a_program_asks_the_page(tmp_path):
-    """The command starts the page, on a free port, and the block runs against it as it stands."""
+    """The installed script starts the page, on a free port, and the block runs against it as it stands."""
     script = str(Path(sys.executable).parent / "diffusers-ext")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -139,12 +139,11 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run_as_shown(command, folder, cli, monkeypatch):
     words = shlex.split(command)[1:]
-    if command in PROCESSES:
-        script = Path(sys.executable).parent / "diffusers-ext"
-        done = subprocess.run([str(script), *words], cwd=folder, capture_output=True, text=True)
-        code, err = done.returncode, done.stderr
+    monkeypatch.chdir(folder)
+    if command in FORKED:
+        process = processes.command(*words)
+        (_, err), code = process.communicate(), process.returncode
     else:
-        monkeypatch.chdir(folder)
         code, _, err = cli(*words)
     assert code == 0, err
     if "--again" in words:

@@ -2,8 +2,11 @@
 
 # No `from __future__ import annotations`: gradio reads the types of parameters and results.
 
+import inspect
 import secrets
 import typing
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from reprlib import repr as repr_of
 from typing import Any
 
@@ -19,12 +22,15 @@ from ..settings.fields import describe, fit
 from ..settings.methods import method_class
 from ..settings.registry import METHODS
 from . import masks_view, pictures
+from .api_parts import LIGHT, file
 from .asked import Asked
 from .engine import Done
 from .search_asked import USUAL, SearchAsked
 from .search_run import Found
 from .search_run import search as run_search
 from .server import Server, said
+
+Shown = tuple[dict[str, Any] | None, dict[str, Any]]  # a file, and what is known of it
 
 
 def build(server: Server) -> None:
@@ -38,7 +44,7 @@ def build(server: Server) -> None:
         negative_prompt: str = "",
         call: dict[str, Any] | None = None,
         seed: int = -1,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> Iterator[Shown]:
         """Draw a prompt, with methods if any are given. Returns the picture and what is known of it.
 
         Parameters:
@@ -61,8 +67,7 @@ def build(server: Server) -> None:
                 }
             )
             folder = server.folder.fresh()
-            made = _last(server, request, lambda control, place: pictures.make(control, place, asked, folder))
-            return file(made.path), facts(made)
+            yield from _run(server, request, lambda c, p: pictures.make(c, p, asked, folder), facts)
 
     def search(
         request: gr.Request,
@@ -76,7 +81,7 @@ def build(server: Server) -> None:
         negative_prompt: str = "",
         call: dict[str, Any] | None = None,
         seed: int = -1,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> Iterator[Shown]:
         """Look for better noise for a prompt. Returns the best picture and what is known of the search.
 
         Parameters:
@@ -107,8 +112,7 @@ def build(server: Server) -> None:
                 }
             )
             folder = server.folder.fresh()
-            found = _last(server, request, lambda control, place: run_search(control, place, wanted, folder))
-            return file(found.path), search_facts(found)
+            yield from _run(server, request, lambda c, p: run_search(c, p, wanted, folder), search_facts)
 
     def models() -> list[str]:
         """List the names of the models that this server offers."""
@@ -139,9 +143,9 @@ def build(server: Server) -> None:
             return {"text": str(forecast(known.name, built, **asked))}
 
     for fn in (generate, search):
-        gr.api(fn, api_name=fn.__name__, **server.lane)
+        gr.api(_typed(fn), api_name=fn.__name__, **server.lane)
     for fn in (models, methods, plan):
-        gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
+        gr.api(fn, api_name=fn.__name__, **LIGHT)
 
 
 def _known(model: str) -> Preset:
@@ -157,18 +161,28 @@ def _known(model: str) -> Preset:
     )
 
 
-def _last(server: Server, request: gr.Request, work: Any) -> Any:
-    """Run a job and return its result; what it shows meanwhile is for pages."""
+def _run(
+    server: Server, request: gr.Request, work: Callable[..., Any], known: Callable[[Any], dict[str, Any]]
+) -> Iterator[Shown]:
+    """Run a job, and yield where it is; last comes its file with what is `known` of it.
+
+    Whoever leaves is noticed where something is yielded, and the job ends.
+    """
     visitor = request.session_hash or f"program {secrets.token_hex(8)}"
-    for event in server.engine.run(visitor, work):
-        if isinstance(event, Done):
-            return event.result
-    raise RuntimeError("a job ended without a result")
+    with closing(server.engine.run(visitor, work)) as events:
+        for event in events:
+            if isinstance(event, Done):
+                yield file(event.result.path), known(event.result)
+            else:
+                yield None, {"progress": getattr(event, "words", "")}
 
 
-def file(path: Any) -> dict[str, Any]:
-    """Return a file as gradio sends it; programs get its content, and agents a link."""
-    return gr.FileData(path=str(path), orig_name=path.name).model_dump()
+def _typed(fn: Any) -> Any:
+    """Return a generator whose signature has the type of what it yields, which gradio reads."""
+    signature = inspect.signature(fn)
+    (shown,) = typing.get_args(signature.return_annotation)
+    fn.__signature__ = signature.replace(return_annotation=shown)
+    return fn
 
 
 def facts(made: pictures.Made) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
+    FluxKontextPipeline,
     StableDiffusion3Img2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionXLImg2ImgPipeline,
@@ -275,6 +276,13 @@ def test_inpainting_at_full_strength_sees_its_picture(kind, build, more):
     other = HostCall(pipe, "a", generators(0)[0], **call | {"image": torch.zeros(1, 3, 32, 32)})
     assert torch.equal(made, again)
     assert (other.run(start) - made).abs().max() > 0.05
+
+
+def test_a_pipeline_that_scales_every_size_makes_the_one_asked_for():
+    pipe = _of(FluxKontextPipeline, flux.pipeline())
+    more = dict(height=32, width=48, max_sequence_length=16, _auto_resize=False, guidance_scale=1.0)
+    own = HostCall(pipe, "a", generators(0)[0], **PICTURE | more)
+    assert own.run(own.draw(1), output_type="pt").shape == (1, 3, 32, 48)
 
 
 def _of(kind, pipe):

@@ -58,7 +58,7 @@ def arguments(
     call = own | asked if unread else guidance_arguments.read(pipe, own, asked)
     check_size(pipe, call)
     memory.check(pipe, call)
-    return _exact(pipe, call)
+    return exact(pipe, call)
 
 
 def check_scales(call: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def check_scales(call: Mapping[str, Any]) -> None:
             )
 
 
-def _exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
+def exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
     """Add the area of the picture to `call` for pipelines that would scale every size to their own."""
     if "max_area" not in inspect.signature(type(pipe).__call__).parameters or "max_area" in call:
         return call

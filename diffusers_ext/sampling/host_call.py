@@ -20,7 +20,7 @@ from ..families.denoisers import denoisers
 from ..models.sizes import check_size
 from . import required_inputs
 from .budget import Stopped
-from .call import SEED_LIMIT
+from .call import SEED_LIMIT, exact
 from .failures import extra_evaluations
 from .gate import Gate
 from .guidance_arguments import uses_cfg
@@ -81,7 +81,7 @@ class HostCall:
         self.family = family_of(next(iter(denoisers(pipe).values())))
         check(pipe, call)
         copies = call.pop(copies_name(pipe), None) or 1
-        self.prompts, self.call = repeated(prompt, copies, call)
+        self.prompts, self.call = repeated(prompt, copies, exact(pipe, call))
         required_inputs.check(pipe, tuple(call))
         check_size(pipe, call)
         self.pipe = copy.copy(pipe)

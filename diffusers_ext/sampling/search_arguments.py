@@ -38,6 +38,7 @@ def check(pipe: Any, call: Mapping[str, Any]) -> None:
         check_scales(call)
     except ValueError as error:
         raise MethodError(f"{error}.") from error
+    _check_start(pipe, call)
     if unknown := [name for name in call if name not in known]:
         raise MethodError(f"{kind} takes no {unknown[0]}; {_instead(unknown[0], known)}.")
 
@@ -78,6 +79,29 @@ def repeated(
             )
         found[name] = [v for v in values for _ in range(copies)]
     return [p for p in prompts for _ in range(copies)], found
+
+
+def _check_start(pipe: Any, call: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` for a call that begins with a noisy picture.
+
+    Such a pipeline takes `latents` as that picture, and would never look at the real one. At full strength
+    inpainting begins with noise alone.
+    """
+    known = inspect.signature(type(pipe).__call__).parameters
+    if "strength" not in known:
+        return
+    given = call.get("strength")
+    strength = known["strength"].default if given is None else given
+    flow = type(pipe.scheduler).__name__.startswith("FlowMatch")
+    scaled = flow or "is_strength_max" in inspect.signature(pipe.prepare_latents).parameters
+    full = scaled and "mask_image" in known
+    if full and strength == 1:
+        return
+    step = "pass strength=1" if full else "use one that begins with noise, or apply methods without a sampler"
+    raise UnsupportedError(
+        f"samplers give a pipeline the noise that it begins with, but {type(pipe).__name__} begins with a "
+        f"noisy picture at strength={strength!r}; {step}."
+    )
 
 
 def _check_count(name: str, call: Mapping[str, Any], usual: str, most: int | None = None) -> None:

@@ -63,8 +63,8 @@ def build(
             if name not in preset and not values[name]:
                 raise ValueError(
                     f"the preset of this model has settings for {', '.join(preset) or 'no method'}, got "
-                    f"{name}; set them one by one, as {classes[name].__name__}(...) in Python or with --set on "
-                    "the command line"
+                    f"{name}; set them one by one, as {classes[name].__name__}(...) in Python or with --set "
+                    "on the command line"
                 )
     return tuple(cls(**values[name]) for name, cls in classes.items())
 

@@ -168,9 +168,7 @@ def test_untrained_models_of_the_zoo_too():
 def test_the_method_is_read_before_the_model():
     with pytest.raises(ValueError, match="unknown method 'softpga'; nearest is 'softpag'"):
         dx.preset("no-such-model", "softpga")
-    with pytest.raises(
-        dx.MethodError, match="takes the name of a method, got <class .*for example 'softpag'"
-    ):
+    with pytest.raises(dx.MethodError, match=r"takes the name of a method, got <class .*for example 'soft"):
         dx.preset("sdxl", dx.SoftPAG)
     with pytest.raises(
         ValueError, match=r"settings for nag, softpag, got gna; set them one by one, as GNA\(\.\."

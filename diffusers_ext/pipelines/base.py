@@ -11,15 +11,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from ..core import Method
 from ..errors import MethodError
 from ..models.checkpoint import Checkpoint
 from ..outputs.files import write_text
 from ..sampling.call import makes_videos
 from ..sampling.generate import applied
+from ..sampling.search_arguments import check_numbers
 from ..session.session import Session
 from ..zoo import calling
 from . import chosen, custom_file, recipe_file
 from .recipe import Recipe
+
+DEPRECATED = ("callback", "callback_steps")  # what pipelines still read though their signature hides it
 
 
 class ExtPipeline:
@@ -48,7 +52,8 @@ class ExtPipeline:
         call: Mapping[str, Any] | None = None,
         model: str | None = None,
     ) -> None:
-        self.pipe, self.methods, self.sampler = pipe, tuple(methods), sampler
+        self.pipe, self.sampler = pipe, sampler
+        self.methods = (methods,) if isinstance(methods, Method) else tuple(self._listed(methods))
         self.call, self.model = dict(call or {}), model
         self.report: Any = None  # of the last call; `None` without methods
         self._open: tuple[ExitStack, Session | None] | None = None
@@ -105,7 +110,7 @@ class ExtPipeline:
             session = (
                 stack.enter_context(applied(self.pipe, self.methods)) if self._open is None else self._open[1]
             )
-            out = self.pipe(**call) if self.sampler is None else self._searched(call)
+            out = self._plain(call) if self.sampler is None else self._searched(call)
         self.report = session.report() if session is not None else None
         if not isinstance(out, tuple):
             out.report = self.report
@@ -154,6 +159,10 @@ class ExtPipeline:
         write_text(home / "pipeline.py", code)
         return home
 
+    def _plain(self, call: dict[str, Any]) -> Any:
+        self._check_call(call)
+        return self.pipe(**call)
+
     def _searched(self, call: dict[str, Any]) -> Any:
         as_dict = call.pop("return_dict", True)
         result = self.sampler.sample(self.pipe, call.pop("prompt", None), **call)
@@ -162,6 +171,19 @@ class ExtPipeline:
         out = output_of(self.pipe, result.images)
         out.scores, out.seeds, out.nfe, out.result = result.scores, result.seeds, result.nfe, result
         return out
+
+    def _listed(self, methods: Any) -> Sequence[Any]:
+        if isinstance(methods, (list, tuple)):
+            return methods
+        step = "pass sampler=" if hasattr(methods, "sample") else "write methods=[dx.SoftPAG()]"
+        raise MethodError(f"{type(self).__name__} takes a list of methods, got {methods!r}; {step}.")
+
+    def _check_call(self, call: Mapping[str, Any]) -> None:
+        """Raise `MethodError` for arguments that pipelines of diffusers drop, or take and make noise of."""
+        known = inspect.signature(type(self.pipe).__call__).parameters
+        if unknown := [name for name in call if name not in known and name not in DEPRECATED]:
+            raise MethodError(f"{type(self.pipe).__name__} takes no {unknown[0]}; leave it out.")
+        check_numbers(self.pipe, call)
 
     def _check(self) -> None:
         kind, name = type(self.pipe).__name__, type(self).__name__

@@ -123,7 +123,8 @@ def _check_kind(method: Any) -> None:
                 f"apply() takes methods that inherit from diffusers_ext.core.Method, got {kind}, which has "
                 f"its names only; write class {kind}(Method)."
             )
-        raise MethodError(f"apply() takes methods such as SoftPAG(...), got {kind}.")
+        step = "; write apply(pipe, *methods)" if isinstance(method, (list, tuple)) else ""
+        raise MethodError(f"apply() takes methods such as SoftPAG(...), got {kind}{step}.")
     for name in ("name", "slots"):
         if not hasattr(method, name):
             raise MethodError(f"A method has a name and slots, got {kind} without {name}; set {kind}.{name}.")

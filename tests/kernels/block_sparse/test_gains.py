@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import diffusers_ext as dx
 from diffusers_ext.kernels.block_sparse import gains
 from diffusers_ext.kernels.block_sparse.gains import COSTS, MARGIN, Costs, device_class, no_gain
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.masks.rule import Kind
 from diffusers_ext.kernels.plan.plan import PlanStats
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
+from diffusers_ext.models.presets import shipped
 
 COMPILED = Path(__file__).parents[3] / "bench/results/compiled.json"
 STATS = PlanStats(128, 128, 1 << 20, 1 << 20, 0, 1 << 20, 1 << 20, 0, 0)
@@ -42,6 +44,25 @@ def test_costs_on_hopper_are_those_of_the_cycles_of_the_compiled_kernels(name, f
     assert (
         full == pytest.approx([rates.full] * len(full), rel=0.04) and {"disk", "box", "band"} <= rows.keys()
     )
+
+
+def test_heads_of_64_need_no_rows_of_their_own():
+    """Matrix products of a tile take half of the 1024 cycles of heads of 128, and checks as many as there."""
+    counted = [row for row in json.loads(COMPILED.read_text())["rows"] if row["capability"] == 9.0]
+    rows = {(row["head_dim"], row["rule"]): row for row in counted if row["form"] == "computed"}
+    dense = {row["head_dim"]: row for row in counted if row["form"] == "dense"}
+
+    def over_dense(head_dim, rule):
+        row, products = rows[head_dim, rule], 1140 - (512 if head_dim == 64 else 0)
+        block = products + 2 * row["full"] + 3.2 * (row["partial"] - row["full"])
+        return block / (products + 2 * dense[head_dim]["full"])
+
+    for rule in ("disk", "box", "band"):
+        assert 1 < over_dense(64, rule) / over_dense(128, rule) < 1.25
+    for model in ("sd3", "sd3.5", "sd3.5-medium"):
+        tokens = shipped()[model].tokens.grid({})
+        spec = dx.preset(model, "gna").plan_spec(tokens.shape, tokens.text, text_rows=False)
+        assert 0.5 < gains.share_of_dense(spec, "triton", "9.0") < 1 / MARGIN / 1.25, "it would stay dense"
 
 
 def chosen(row, form):

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export DIFFUSERS_VERBOSITY ?= error
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: setup demo app test test-browser test-newest-torch test-settings slow soak lint format bench-cpu clean
+.PHONY: setup demo app test browser test-browser test-newest-torch test-settings slow soak lint format bench-cpu clean
 .PHONY: gpu gpu-quick gpu-fit gpu-tests gpu-kernels gpu-blocks
 
 setup: $(STAMP)
@@ -33,11 +33,14 @@ test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# The page in a browser. Without chromium, and as root of a Debian system, it is installed first.
+# Chromium for the tests of the page. Where there is none, root of a Debian system gets it.
+browser:
+	@.ci/browser
+
+# The page in a browser. Pictures of its tabs go to out/screenshots, or to SCREENSHOTS.
 test-browser: export OMP_NUM_THREADS ?= 1
-test-browser: $(STAMP)
-	@command -v chromium >/dev/null || apt-get install --yes --no-install-recommends chromium
-	$(BIN)/python -m pytest -m browser
+test-browser: browser $(STAMP)
+	$(BIN)/python -m pytest -m browser tests/app/browser
 
 # The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
 SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \

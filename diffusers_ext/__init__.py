@@ -1,5 +1,6 @@
 """Apply inference-time methods to diffusers pipelines. Everything public is named here and loaded on use."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,8 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        about = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(about, name=name, obj=sys.modules[__name__])  # Python then adds the nearest name
     # No file may have a public name: importing it as a submodule would hide the object from then on.
     return getattr(import_module(_HOME[name], __name__), name)
 

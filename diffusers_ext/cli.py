@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any
 
 import typer
@@ -109,7 +109,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("default", OURS)
         warnings.showwarning = partial(_in_one_line, warnings.showwarning)
-        app(args=None if argv is None else list(argv), prog_name="diffusers-ext")
+        _built()(args=None if argv is None else list(argv), prog_name="diffusers-ext")
+
+
+@cache
+def _built() -> Any:
+    """Read the options of all commands, once in a process that runs several."""
+    return typer.main.get_command(app)
 
 
 def _in_one_line(shown: Callable[..., None], message: Warning | str, *where: Any, **more: Any) -> None:

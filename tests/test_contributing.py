@@ -24,7 +24,6 @@ from .tiny_models.parts import noise, seeded
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-COMING = {"app/"}  # a later part of the package brings it
 
 
 def skeleton(heading, monkeypatch):
@@ -122,7 +121,7 @@ def test_places_exist():
     code = set(re.findall(r"`([\w/.]+(?:/|\.py|\.toml|\.md)|tests/[\w/]+)`", PAGE))
     named = {path for path in code if "/" in path or path.endswith((".py", ".md"))}
     assert len(named) > 20
-    for path in named - COMING - {"summary.md", "card.json", ".whl/", "results/"}:
+    for path in named - {"summary.md", "card.json", ".whl/", "results/"}:
         assert (ROOT / path).exists() or (ROOT / "diffusers_ext" / path).exists(), path
 
 

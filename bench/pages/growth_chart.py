@@ -35,7 +35,7 @@ SHOWN: Mapping[str, tuple[str, str, Rule]] = {  # method -> what it keeps, its n
     "CLEAR": ("a disk", "clear r=8", Disk(8)),
     "GNA": ("a window", "gna 17x17", Window((1, SIDE, SIDE), (1, 17, 17))),
 }
-BACKEND = "flex"
+BACKEND = "reference"  # what runs on a CPU unless a plan is compiled
 DPI = 110
 
 

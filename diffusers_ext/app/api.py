@@ -2,8 +2,11 @@
 
 # No `from __future__ import annotations`: gradio reads the types of parameters and results.
 
+import inspect
 import secrets
 import typing
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from reprlib import repr as repr_of
 from typing import Any
 
@@ -19,9 +22,15 @@ from ..settings.fields import describe, fit
 from ..settings.methods import method_class
 from ..settings.registry import METHODS
 from . import masks_view, pictures
+from .api_parts import LIGHT, file
 from .asked import Asked
 from .engine import Done
-from .server import LANE, Server, said
+from .search_asked import USUAL, SearchAsked
+from .search_run import Found
+from .search_run import search as run_search
+from .server import Server, said
+
+Shown = tuple[dict[str, Any] | None, dict[str, Any]]  # a file, and what is known of it
 
 
 def build(server: Server) -> None:
@@ -35,7 +44,7 @@ def build(server: Server) -> None:
         negative_prompt: str = "",
         call: dict[str, Any] | None = None,
         seed: int = -1,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> Iterator[Shown]:
         """Draw a prompt, with methods if any are given. Returns the picture and what is known of it.
 
         Parameters:
@@ -58,8 +67,52 @@ def build(server: Server) -> None:
                 }
             )
             folder = server.folder.fresh()
-            made = _last(server, request, lambda control, place: pictures.make(control, place, asked, folder))
-            return file(made.path), facts(made)
+            yield from _run(server, request, lambda c, p: pictures.make(c, p, asked, folder), facts)
+
+    def search(
+        request: gr.Request,
+        prompt: str,
+        model: str = "shapes-sd",
+        sampler: str = "best-of-n",
+        budget: int = USUAL,
+        settings: dict[str, dict[str, Any]] | None = None,
+        rewards: list[str] | None = None,
+        methods: list[dict[str, Any]] | None = None,
+        negative_prompt: str = "",
+        call: dict[str, Any] | None = None,
+        seed: int = -1,
+    ) -> Iterator[Shown]:
+        """Look for better noise for a prompt. Returns the best picture and what is known of the search.
+
+        Parameters:
+            prompt: What to draw, for example "a red circle and a blue square".
+            model: A model that this server offers; `models` lists them.
+            sampler: The search, for example best-of-n, ttsnap or best-of-n+reno.
+            budget: Evaluations of the denoiser, at most.
+            settings: Settings by the names in sampler, for example {"ttsnap": {"n": 8}}.
+            rewards: Names of what scores the pictures; none means the reward of the model.
+            methods: Tables with a name and settings, for example [{"name": "softpag", "scale": 2}].
+            negative_prompt: What not to draw, for models that read one.
+            call: Arguments such as num_inference_steps, guidance_scale, height and width.
+            seed: A whole number from 0; -1 draws one.
+        """
+        with said():
+            wanted = SearchAsked.of(
+                {
+                    "prompt": prompt,
+                    "model": model,
+                    "sampler": sampler,
+                    "budget": budget,
+                    "settings": settings or {},
+                    "rewards": rewards or [],
+                    "methods": methods or [],
+                    "negative_prompt": negative_prompt,
+                    "call": call or {},
+                    "seed": seed,
+                }
+            )
+            folder = server.folder.fresh()
+            yield from _run(server, request, lambda c, p: run_search(c, p, wanted, folder), search_facts)
 
     def models() -> list[str]:
         """List the names of the models that this server offers."""
@@ -89,9 +142,10 @@ def build(server: Server) -> None:
                 masks_view.check(grid.shape, grid.text, built)
             return {"text": str(forecast(known.name, built, **asked))}
 
-    gr.api(generate, api_name="generate", concurrency_id=LANE, concurrency_limit=server.workers)
+    for fn in (generate, search):
+        gr.api(_typed(fn), api_name=fn.__name__, **server.lane)
     for fn in (models, methods, plan):
-        gr.api(fn, api_name=fn.__name__, concurrency_id="light", concurrency_limit=4)
+        gr.api(fn, api_name=fn.__name__, **LIGHT)
 
 
 def _known(model: str) -> Preset:
@@ -107,18 +161,28 @@ def _known(model: str) -> Preset:
     )
 
 
-def _last(server: Server, request: gr.Request, work: Any) -> Any:
-    """Run a job and return its result; what it shows meanwhile is for pages."""
+def _run(
+    server: Server, request: gr.Request, work: Callable[..., Any], known: Callable[[Any], dict[str, Any]]
+) -> Iterator[Shown]:
+    """Run a job, and yield where it is; last comes its file with what is `known` of it.
+
+    Whoever leaves is noticed where something is yielded, and the job ends.
+    """
     visitor = request.session_hash or f"program {secrets.token_hex(8)}"
-    for event in server.engine.run(visitor, work):
-        if isinstance(event, Done):
-            return event.result
-    raise RuntimeError("a job ended without a result")
+    with closing(server.engine.run(visitor, work)) as events:
+        for event in events:
+            if isinstance(event, Done):
+                yield file(event.result.path), known(event.result)
+            else:
+                yield None, {"progress": getattr(event, "words", "")}
 
 
-def file(path: Any) -> dict[str, Any]:
-    """Return a file as gradio sends it; programs get its content, and agents a link."""
-    return gr.FileData(path=str(path), orig_name=path.name).model_dump()
+def _typed(fn: Any) -> Any:
+    """Return a generator whose signature has the type of what it yields, which gradio reads."""
+    signature = inspect.signature(fn)
+    (shown,) = typing.get_args(signature.return_annotation)
+    fn.__signature__ = signature.replace(return_annotation=shown)
+    return fn
 
 
 def facts(made: pictures.Made) -> dict[str, Any]:
@@ -131,6 +195,19 @@ def facts(made: pictures.Made) -> dict[str, Any]:
         "report": list(made.report),
         "notes": list(made.notes),
         "record": dict(made.record),
+    }
+
+
+def search_facts(found: Found) -> dict[str, Any]:
+    """Return what is known of a search, as plain data."""
+    return {
+        "seed": found.seed,
+        "score": found.facts["score"],
+        "evaluations": found.facts["evaluations"],
+        "correct": found.correct,
+        "reason": found.reason,
+        "notes": list(found.words),
+        "record": dict(found.record),
     }
 
 

@@ -16,6 +16,9 @@ from ..settings.fields import fit
 from ..settings.methods import method_class, once
 
 LONGEST = 2000  # characters of a prompt
+MOST_PIXELS = 2048 * 2048
+MOST_STEPS = 200
+MOST_FRAMES = 257
 NUMBERS: Mapping[str, type] = {  # arguments of a call that a visitor may set
     "num_inference_steps": int,
     "guidance_scale": float,
@@ -81,6 +84,12 @@ class Asked:
         """Return the same with a seed."""
         return dataclasses.replace(self, seed=seed)
 
+    def check(self) -> None:
+        """Raise `MethodError` for an empty prompt, and for what would hold the server for hours."""
+        if not self.prompt.strip():
+            raise MethodError('write a prompt, such as "a red circle and a blue square"; got an empty one.')
+        check_size(self.call)
+
     def build(self, known: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
         """Build the methods; `known` has the settings of the model's preset by method.
 
@@ -91,6 +100,17 @@ class Asked:
             own = {key: value for key, value in table.items() if key != "name"}
             made.append(method_class(table["name"])(**{**known.get(table["name"], {}), **own}))
         return tuple(made)
+
+
+def check_size(call: Mapping[str, Any]) -> None:
+    """Raise `MethodError` for sizes and steps that would hold the server for hours."""
+    height, width = call.get("height") or 1, call.get("width") or 1
+    if height * width > MOST_PIXELS or max(height, width) > 4096:
+        raise MethodError(f"a picture has up to 2048 x 2048 px here, got {height} x {width}; ask for less.")
+    if (steps := call.get("num_inference_steps") or 1) > MOST_STEPS:
+        raise MethodError(f"a picture takes up to {MOST_STEPS} steps here, got {steps}; 15 to 50 is usual.")
+    if (frames := call.get("num_frames") or 1) > MOST_FRAMES:
+        raise MethodError(f"a clip has up to {MOST_FRAMES} frames here, got {frames}; ask for fewer.")
 
 
 def _methods(given: Any) -> tuple[Mapping[str, Any], ...]:

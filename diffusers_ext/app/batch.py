@@ -11,7 +11,8 @@ from gradio.context import Context
 
 from . import batch_files, batch_form, batch_view
 from .batch_view import closed, known, opened, view
-from .server import Server, said, toast
+from .engine import sentence
+from .server import QUIET, SILENT, Server, said, toast
 
 LABEL = "Batch"
 KEY = "diffusers-ext-batches"  # of what a browser remembers; a BrowserState in a tab is read too late
@@ -23,7 +24,6 @@ LINK = (
 SHOW = """() => { if (new URLSearchParams(location.search).has('batch')) {
   const tabs = [...document.querySelectorAll('button[role=tab]')]
   tabs.find((tab) => tab.textContent.trim() === 'Batch')?.click() } }"""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(server: Server) -> None:
@@ -83,7 +83,7 @@ def build(server: Server) -> None:
         try:
             found = view(batches.get(text), page)
         except ValueError as error:  # of a batch that someone deleted, or of a page that is no number
-            return batch_view.ended(str(error))
+            return batch_view.ended(sentence(error))
         return found if found[-1] != seen else [gr.skip()] * len(found)
 
     def halt(text: Any, page: Any) -> list[Any]:
@@ -120,16 +120,16 @@ def build(server: Server) -> None:
         return [frame, gr.update(value=str(path), visible=True)]
 
     outputs = [chosen, mine, *shown.outputs, zipped, paper, report]
-    to_link = {"fn": None, "inputs": [chosen, mine], "outputs": link, "js": LINK, "queue": False, **QUIET}
+    to_link = {"fn": None, "inputs": [chosen, mine], "outputs": link, "js": LINK, **SILENT}
     start.click(begin, [mine, *form.values()], outputs, **QUIET).success(**to_link)
     chosen.input(choose, [chosen, mine], outputs, **QUIET).success(**to_link)
     shown.page.submit(turn, [chosen, shown.page], shown.outputs, **QUIET)
-    shown.timer.tick(tick, [chosen, shown.page, shown.seen], shown.outputs, queue=False, **QUIET)
-    shown.stop.click(halt, [chosen, shown.page], shown.outputs, queue=False, **QUIET)
-    shown.go_on.click(go_on, [chosen, shown.page], shown.outputs, queue=False, **QUIET)
+    shown.timer.tick(tick, [chosen, shown.page, shown.seen], shown.outputs, **SILENT)
+    shown.stop.click(halt, [chosen, shown.page], shown.outputs, **SILENT)
+    shown.go_on.click(go_on, [chosen, shown.page], shown.outputs, **SILENT)
     shown.delete.click(delete, [chosen, mine], outputs, **QUIET).success(**to_link)
     pack.click(packed, chosen, zipped, api_visibility="private")
     show.click(reported, chosen, [report, paper], api_visibility="private")
-    form["files"].upload(lambda: "", None, form["prompts"], queue=False, **QUIET)
+    form["files"].upload(lambda: "", None, form["prompts"], **SILENT)
     loaded = Context.root_block.load(load, mine, outputs, js=MINE, **QUIET)
-    loaded.then(**to_link).then(None, None, None, js=SHOW, queue=False, **QUIET)
+    loaded.then(**to_link).then(None, None, None, js=SHOW, **SILENT)

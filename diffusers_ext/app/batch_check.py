@@ -20,9 +20,8 @@ from ..jobs.tasks import Point
 from ..settings import samplers
 from ..settings.assign import settable
 from ..settings.registry import METHODS
-from .asked import Asked
+from .asked import Asked, check_size
 from .models import Models
-from .pictures import check_size
 from .search_asked import GROUP, MOST, SHARED, rewards_of, settings_of
 
 PICTURES = 10_000  # of a batch

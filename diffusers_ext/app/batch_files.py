@@ -13,8 +13,8 @@ from ..jobs.manifest import DONE, FOLDER
 from ..jobs.page import FILE, Page
 from ..outputs.files import replacing, slug, write_text
 from ..sampling.progress import Progress
+from .batch_state import MARK, Batch
 from .batch_store import FILE as FACTS
-from .batch_store import Batch
 
 SIDE = 256  # px of a picture in the report
 CLIP = 2**20  # bytes of a clip in the report; larger ones are left out
@@ -36,7 +36,7 @@ def archive(batch: Batch, folder: Path) -> Path:
         archived.writestr("table.csv", table(batch))
         archived.writestr("job.json", json.dumps(batch.data, indent=2, ensure_ascii=False))
         for found in sorted(batch.folder.iterdir()):
-            if found.is_file() and found.name != FACTS:
+            if found.is_file() and found.name not in (FACTS, MARK):
                 archived.write(found, f"prompts/{found.name}")
     return path
 

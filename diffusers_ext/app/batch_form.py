@@ -7,21 +7,17 @@ from typing import Any
 
 import gradio as gr
 
-from ..settings.registry import METHODS, SAMPLERS
-from . import numbers
-from .batch_store import read
+from ..settings.registry import SAMPLERS
+from . import common
+from .batch_uploads import read
 from .server import Server
 
-NONE = "nothing"
-OWN = "the model's own"
-CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 ENDINGS = [".toml", ".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".png", ".jpg", ".jpeg", ".webp"]
 PROMPTS = "a red circle and a blue square\na yellow triangle"
 
 
 def build(server: Server) -> dict[str, gr.components.Component]:
     """Make the controls, by name. Call it inside a `gr.Blocks`."""
-    names = server.models.names()
     own: dict[str, gr.components.Component] = {}
     own["files"] = gr.File(
         label="Prompt files, or a job file with those that it names",
@@ -38,14 +34,7 @@ def build(server: Server) -> dict[str, gr.components.Component]:
         elem_id="batch-prompts",
     )
     with gr.Row():
-        own["model"] = gr.Dropdown(
-            names,
-            value="shapes-sd" if "shapes-sd" in names else names[0],
-            label="Model",
-            allow_custom_value=server.models.hub,
-            min_width=120,
-            elem_id="batch-model",
-        )
+        own["model"] = common.model(server.models, "batch-model", min_width=200)
         own["seeds"] = gr.Textbox(
             label="Seeds",
             value="0-3",
@@ -54,14 +43,13 @@ def build(server: Server) -> dict[str, gr.components.Component]:
             elem_id="batch-seeds",
         )
     with gr.Accordion("More", open=False):
-        own["methods"] = gr.CheckboxGroup(
-            list(METHODS),
-            label="Methods",
-            info="with the settings that are known for the model",
-            elem_id="batch-methods",
-        )
+        own["methods"] = common.methods("batch")
         own["sampler"] = gr.Dropdown(
-            [NONE, *SAMPLERS], value=NONE, label="Search", info="for each picture", elem_id="batch-sampler"
+            [common.NONE, *SAMPLERS],
+            value=common.NONE,
+            label="Search",
+            info="for each picture",
+            elem_id="batch-sampler",
         )
         own["budget"] = gr.Slider(
             10,
@@ -72,13 +60,7 @@ def build(server: Server) -> dict[str, gr.components.Component]:
             info="of a search",
             elem_id="batch-budget",
         )
-        own["negative_prompt"] = gr.Textbox(label="Negative prompt", elem_id="batch-negative")
-        with gr.Row():
-            own["num_inference_steps"] = numbers.field("Steps", OWN, "batch-steps")
-            own["guidance_scale"] = numbers.field("Guidance", OWN, "batch-guidance")
-        with gr.Row():
-            own["height"] = numbers.field("Height (px)", OWN, "batch-height")
-            own["width"] = numbers.field("Width (px)", OWN, "batch-width")
+        own |= common.of_call("batch")
     return own
 
 
@@ -96,11 +78,10 @@ def asked(own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path], str]:
     data["prompts"]["seeds"] = seeds(own["seeds"] or "0")
     data["model"] = {"name": own["model"]}
     data["method"] = [{"name": name} for name in own["methods"]]
-    call = {name: numbers.read(own[name], name) for name in CALL} | {
-        "negative_prompt": own["negative_prompt"]
-    }
-    data["call"] = {name: value for name, value in call.items() if value not in (None, "")}
-    if own["sampler"] != NONE:
+    data["call"] = common.call(own)
+    if own["negative_prompt"]:
+        data["call"]["negative_prompt"] = own["negative_prompt"]
+    if own["sampler"] != common.NONE:
         data["sampler"] = {"name": own["sampler"], "budget": own["budget"] or 240}
     return data, files, title or texts[0][:60]
 

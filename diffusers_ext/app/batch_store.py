@@ -1,4 +1,4 @@
-"""Keep the batches of a server on the disk, so that a restart finds them, and run them."""
+"""Keep the batches of a server on the disk, so that a restart finds them."""
 
 from __future__ import annotations
 
@@ -8,229 +8,22 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import MethodError
-from ..jobs import job as jobs
-from ..jobs import tasks
-from ..jobs.keeper import Keeper
-from ..jobs.manifest import DONE, Index, Line
-from ..jobs.page import Page
-from ..jobs.prompts import FORMATS
-from ..jobs.work import work
-from ..models.logs import quiet_libraries
 from ..outputs.files import write_json
-from ..outputs.stop import Interrupted
 from . import batch_check
-from .batch_run import Turns, Watch
-from .engine import Engine, sentence
+from .batch_state import MARK, OUT, Batch
+from .engine import Engine
 
-FILE, OUT = "batch.json", "pictures"
-LARGEST = 2**20  # bytes of a job file
+FILE = "batch.json"
 RUNNING, KEPT, READ = 20, 500, 50  # batches at a time, on the disk, and in memory
 OLD_S = 7 * 24 * 3600  # a batch of this age may make room for another
-KEYS = (
-    "id",
-    "status",
-    "file",
-    "prompt",
-    "seed",
-    "point",
-    "verdict",
-    "flags",
-    "seconds",
-    "score",
-    "size",
-    "reason",
-)
 _ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A picture of a batch, as its table shows it."""
-
-    number: int
-    prompt: str
-    seed: int
-    point: str
-    state: str = "waits"
-    verdict: str = ""
-    seconds: float | None = None
-
-
-@dataclass
-class Batch:
-    """A batch of a visitor in its `folder`: what it makes, what is finished, and its run.
-
-    `id` cannot be guessed: who has it may see the batch.
-    """
-
-    id: str
-    folder: Path
-    engine: Engine
-    title: str
-    data: Mapping[str, Any]
-    notes: Sequence[str] = ()
-    reason: str = ""  # why nothing goes on
-    _lines: dict[str, Line] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
-    _thread: threading.Thread | None = field(default=None, repr=False)
-    _watch: Watch | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        table = {**self.data.get("model", {}), "dtype": self.engine.dtype}
-        if self.engine.dtype is None:
-            del table["dtype"]
-        models = self.engine.models
-        try:
-            self.job = jobs.Job.of({**self.data, "model": table}, self.folder / self.title, self.out)
-            device = self.engine.devices[0]
-            self.points = tasks.points(self.job, device, lambda name, home: models.resolve(name))
-            rows = batch_check.rows_of(self.job, self.points)
-            self._rows = [(row.prompt, seed, point.label) for point, row, seed in rows]
-            self._ids = [task.id for task in tasks.tasks(self.job, self.points)]
-        except (ValueError, OSError) as error:
-            raise MethodError(str(error).replace(f"{self.folder}/", "")) from error
-        if not self._rows:
-            raise MethodError("the batch has no prompt; write one on each line.")
-        Index(self.out).refresh(self._note)
-
-    @property
-    def out(self) -> Path:
-        """The folder of its pictures."""
-        return self.folder / OUT
-
-    @property
-    def total(self) -> int:
-        """The number of its pictures."""
-        return len(self._rows)
-
-    @property
-    def running(self) -> bool:
-        """True while its pictures are made."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def counts(self) -> tuple[int, int, int]:
-        """Return how many pictures are finished, how many of these are right, and how many failed."""
-        with self._lock:
-            lines = [self._lines[task] for task in self._ids if task in self._lines]
-        done = [line for line in lines if line["status"] == DONE]
-        right = sum(line.get("verdict", {}).get("correct", False) for line in done)
-        return len(done), right, len(lines) - len(done)
-
-    def words(self) -> str:
-        """Say where the batch is, in one sentence."""
-        done, right, failed = self.counts()
-        parts = [f"{done} of {self.total} pictures are finished"]
-        if any("verdict" in line for line in self.lines()):
-            parts.append(f"{right} right")
-        if failed:
-            parts.append(f"{failed} could not be made")
-        if self.running:
-            watch = self._watch
-            parts.append(watch.words if watch is not None and watch.words else "starts")
-        elif self.reason:
-            parts.append(self.reason)
-        elif done + failed < self.total:
-            parts.append("it can go on")
-        return ", ".join(parts)
-
-    def left_s(self) -> float | None:
-        """Return the seconds until the end, by the pictures of this run; `None` before the first."""
-        watch = self._watch
-        if not self.running or watch is None or watch.finished <= watch.known:
-            return None
-        new, spent = watch.finished - watch.known, time.monotonic() - watch.began
-        return spent / new * max(self.total - sum(self.counts()[::2]), 0)
-
-    def entries(self, first: int, count: int) -> list[Entry]:
-        """Return some pictures, in their order."""
-        return [self._entry(number) for number in range(max(first, 0), min(first + count, self.total))]
-
-    def now(self) -> int:
-        """Return the number of the first picture that waits."""
-        with self._lock:
-            waits = (number for number, task in enumerate(self._ids) if task not in self._lines)
-            return next(waits, self.total)
-
-    def start(self) -> None:
-        """Make what is not finished, in a thread; does nothing while it runs."""
-        with self._lock:
-            if self.running:
-                return
-            self._stop.clear()
-            self.reason = ""
-            self._thread = threading.Thread(target=self._run, name=f"batch {self.id[:8]}", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the run to end; it does within one step."""
-        self._stop.set()
-        self.engine.cancel(self._owner)
-
-    def join(self, seconds: float) -> None:
-        """Wait until the run has ended."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-
-    def lines(self) -> list[Line]:
-        """Return the last line of each picture that was tried, in their order; equal pictures have one."""
-        with self._lock:
-            return [self._lines[task] for task in dict.fromkeys(self._ids) if task in self._lines]
-
-    @property
-    def _owner(self) -> str:
-        return f"batch {self.id}"
-
-    def _entry(self, number: int) -> Entry:
-        prompt, seed, point = self._rows[number]
-        with self._lock:
-            line = self._lines.get(self._ids[number])
-        if line is None:
-            return Entry(number, prompt, seed, point)
-        if line["status"] != DONE:
-            return Entry(number, prompt, seed, point, "failed", line["reason"])
-        found = line.get("verdict")
-        verdict = "" if found is None else f"{'right' if found['correct'] else 'wrong'}: {found['reason']}"
-        if line["flags"]:
-            verdict = f"looks wrong: {', '.join(line['flags'])}"
-        return Entry(number, prompt, seed, point, "finished", verdict, line["seconds"])
-
-    def _note(self, line: Line, again: bool) -> None:
-        with self._lock:
-            self._lines[line["id"]] = {key: line[key] for key in KEYS if key in line}
-
-    def _run(self) -> None:
-        quiet_libraries()
-        keeper = None
-        try:
-            self.out.mkdir(exist_ok=True)
-            page = Page(self.title, self.out)
-
-            def each(line: Line, again: bool) -> None:
-                page.add(line, again)
-                self._note(line, again)
-
-            keeper = Keeper(self.out, each)
-            watch = self._watch = Watch(self.total, keeper.index, self.job.mark, self._stop, each)
-            try:
-                turns = Turns(self.job, self.engine, self._owner, self._stop)
-                todo = tasks.tasks(self.job, self.points)
-                work(self.job, todo, turns, keeper, watch, each=lambda: page.grow(watch))
-            finally:
-                page.grow(watch, end=True)
-        except Interrupted as error:
-            self.reason = str(error)
-        except BaseException as error:
-            self.reason = sentence(error).replace(f"{self.folder}/", "")
-        finally:
-            if keeper is not None:
-                keeper.close()
 
 
 @dataclass
@@ -240,6 +33,7 @@ class Batches:
     engine: Engine
     home: Path
     _known: dict[str, Batch] = field(default_factory=dict, repr=False)
+    _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def create(self, data: Mapping[str, Any], files: Mapping[str, Path], title: str) -> Batch:
@@ -258,7 +52,7 @@ class Batches:
             (folder / OUT).mkdir()
             names: dict[str, str] = {}
             for name, path in files.items():
-                names[name] = batch_check.safe_name(name, names.values())
+                names[name] = batch_check.safe_name(name, (FILE, OUT, MARK, *names.values()))
                 shutil.copyfile(path, folder / names[name])
             if "file" in (table := found.get("prompts", {})):
                 asked = table["file"]
@@ -296,17 +90,22 @@ class Batches:
         found = _ID.search(str(text)[-300:])
         if found is None or not (self.home / found[0] / FILE).is_file():
             raise MethodError("there is no such batch; it was deleted, or its link is not complete.")
+        batch = self._known.get(found[0]) or self._read(
+            found[0]
+        )  # which may take a minute, so without the lock
         with self._lock:
-            idle = [b.id for b in self._known.values() if not b.running and b.id != found[0]]
+            batch = self._known.setdefault(found[0], batch)
+            idle = [b.id for b in self._known.values() if not b.running and b is not batch]
             for name in idle[: max(len(self._known) - READ, 0)]:
                 del self._known[name]
-            if found[0] not in self._known:
-                try:
-                    facts = json.loads((self.home / found[0] / FILE).read_text(encoding="utf-8"))
-                    self._known[found[0]] = self._batch(self.home / found[0], facts)
-                except (KeyError, TypeError, json.JSONDecodeError) as error:
-                    raise MethodError("the files of this batch are damaged; delete it.") from error
-            return self._known[found[0]]
+        return batch
+
+    def _read(self, name: str) -> Batch:
+        try:
+            facts = json.loads((self.home / name / FILE).read_text(encoding="utf-8"))
+            return self._batch(self.home / name, facts)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise MethodError("the files of this batch are damaged; delete it.") from error
 
     def delete(self, text: str) -> None:
         """Stop a batch, and remove its files."""
@@ -319,42 +118,28 @@ class Batches:
             self._known.pop(batch.id, None)
         shutil.rmtree(batch.folder)
 
+    def resume(self) -> None:
+        """Go on with the batches that ran when the last server ended, in the background."""
+
+        def go_on() -> None:
+            for mark in list(self.home.glob(f"*/{MARK}")):
+                with suppress(ValueError, OSError):  # of a batch that was damaged or deleted
+                    batch = self.get(mark.parent.name)
+                    with self._lock:
+                        if batch.interrupted and not self._closed:
+                            batch.start(again=True)
+
+        threading.Thread(target=go_on, daemon=True).start()
+
     def close(self) -> None:
         """Stop all batches; a later server goes on with them."""
+        with self._lock:
+            self._closed = True
         for batch in list(self._known.values()):
-            batch.stop()
+            batch.stop(stays=True)
         for batch in list(self._known.values()):
             batch.join(10)
 
     def _batch(self, folder: Path, facts: Mapping[str, Any]) -> Batch:
         title, notes = str(facts["title"]), tuple(facts["notes"])
         return Batch(folder.name, folder, self.engine, title, facts["data"], notes)
-
-
-def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Path], str]:
-    """Read what was uploaded: a job file with the prompt files that it names, or prompt files alone.
-
-    Returns the tables of the job, the prompt files by their names, and a title. Raises `ValueError` in one
-    sentence.
-    """
-    job_files = [path for path in paths if path.suffix.lower() == ".toml"]
-    files = {path.name: path for path in paths if path not in job_files}
-    if len(files) + len(job_files) < len(paths):
-        raise MethodError("two files have one name; rename one of them.")
-    if len(job_files) > 1:
-        raise MethodError(f"one job file makes a batch, got {len(job_files)}; hand them in one by one.")
-    if job_files:
-        path = job_files[0]
-        if path.stat().st_size > LARGEST:
-            raise MethodError(f"{path.name} is larger than 1 MiB; put the prompts into a file of their own.")
-        try:
-            return jobs.toml(path), files, path.name
-        except (ValueError, OSError) as error:
-            raise MethodError(str(error).replace(f"{path.parent}/", "")) from error
-    endings = sorted({name[2:] for known in FORMATS.values() for name in known.names if name[:2] == "*."})
-    for path in files.values():
-        if path.suffix.lower().lstrip(".") not in endings:
-            raise MethodError(
-                f"{path.name[:80]!r} is no prompt file; its ending is one of toml, {', '.join(endings)}."
-            )
-    return {"prompts": {"file": list(files)}}, files, next(iter(files), "")

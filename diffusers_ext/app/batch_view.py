@@ -12,7 +12,8 @@ import gradio as gr
 
 from . import numbers
 from .bar import bar
-from .batch_store import Batch, Batches, Entry
+from .batch_state import Batch, Entry
+from .batch_store import Batches
 
 ROWS = 50  # of the table at a time
 MINE = 50  # batches that a browser remembers

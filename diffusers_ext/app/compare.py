@@ -11,19 +11,18 @@ import gradio as gr
 from . import pictures, restore, share
 from .asked import Asked
 from .bar import bar
-from .engine import Done, Place
+from .engine import Done, Place, sentence
 from .facts import CHANGED, PLAIN
 from .form import Form
 from .line import Control, Waiting
 from .results import Results
-from .server import LANE, Server
+from .server import QUIET, SILENT, Server
 from .watch import Step
 
 LABEL = "Compare"
 PREVIEW = 2  # steps between two previews
 LOOK = "() => document.getElementById('status').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 LINK = "(query) => query ? window.location.origin + window.location.pathname + query : ''"
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(server: Server) -> None:
@@ -46,7 +45,7 @@ def build(server: Server) -> None:
         try:
             yield from _run(server, results, request.session_hash, form.read(values))
         except (ValueError, OSError) as error:
-            yield results.failed(str(error))
+            yield results.failed(sentence(error))
 
     def restored(path: str | None, model: str) -> dict[Any, Any]:
         if path is None:
@@ -54,7 +53,7 @@ def build(server: Server) -> None:
         try:
             found = form.fill(restore.read(path, server.models, model))
         except (ValueError, OSError) as error:
-            return {results.status: bar(0, f"The file was not used: {error}")}
+            return {results.status: bar(0, f"The file was not used: {sentence(error)}")}
         return {**found, results.status: bar(0, "The settings of the file are in the form.")}
 
     def linked(request: gr.Request) -> dict[Any, Any]:
@@ -62,7 +61,7 @@ def build(server: Server) -> None:
             asked = share.read(dict(request.query_params))
             found = {} if asked is None else form.fill(asked)
         except (ValueError, OSError) as error:
-            return {results.status: bar(0, f"The link was not used: {error}")}
+            return {results.status: bar(0, f"The link was not used: {sentence(error)}")}
         return found or {results.status: gr.skip()}
 
     every = [*form.inputs, form.examples, form.refused, *form.groups.values(), results.status]
@@ -71,18 +70,17 @@ def build(server: Server) -> None:
         generate,
         form.inputs,
         results.outputs,
-        concurrency_id=LANE,
-        concurrency_limit=server.workers,
+        **server.lane,
         **QUIET,
     )
     form.go.click(None, js=LOOK, **QUIET)  # on a narrow screen the pictures are below
     form.stop.click(server.cancel, queue=False, api_visibility="private")
     form.wire()
-    file.upload(restored, [file, form.model], every, queue=False, **QUIET)
-    form.draw.click(lambda: "-1", None, form.seed, queue=False, **QUIET)
-    form.again.click(lambda seed: seed or gr.skip(), results.seed, form.seed, queue=False, **QUIET)
+    file.upload(restored, [file, form.model], every, **SILENT)
+    form.draw.click(lambda: "-1", None, form.seed, **SILENT)
+    form.again.click(lambda seed: seed or gr.skip(), results.seed, form.seed, **SILENT)
     results.query.change(None, results.query, results.link, js=LINK, **QUIET)
-    gr.on(None, linked, None, every, queue=False, **QUIET)  # on load
+    gr.on(None, linked, None, every, **SILENT)  # on load
 
 
 def _run(server: Server, results: Results, visitor: str, asked: Asked) -> Iterator[dict[Any, Any]]:

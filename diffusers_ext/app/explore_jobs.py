@@ -8,16 +8,14 @@ from typing import Any
 
 import gradio as gr
 
+from . import common
 from .asked import Asked
-from .engine import Done, Place
+from .engine import Done, Place, sentence
 from .line import CANCELLED, Control, Waiting
-from .server import LANE, Server, said
+from .server import Server, said
 from .watch import Step
 
-MODEL = "shapes-sd"
-PROMPT = "a red circle and a blue square"
 Work = Callable[[Control, Place], Any]
-SILENT = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,8 @@ class Asking:
     @classmethod
     def of(cls, server: Server, prefix: str) -> Asking:
         """Make the controls; `prefix` begins their names."""
-        prompt = gr.Textbox(label="Prompt", value=PROMPT, lines=2, elem_id=f"{prefix}-prompt")
-        names = server.models.names()
-        chosen = gr.Dropdown(
-            names,
-            value=MODEL if MODEL in names else names[0],
-            label="Model",
-            allow_custom_value=server.models.hub,
-            elem_id=f"{prefix}-model",
-        )
+        prompt = gr.Textbox(label="Prompt", value=common.PROMPT, lines=2, elem_id=f"{prefix}-prompt")
+        chosen = common.model(server.models, f"{prefix}-model")
         with gr.Row():
             seed, steps = (
                 gr.Textbox(
@@ -76,16 +67,6 @@ def buttons(server: Server, prefix: str, label: str) -> tuple[gr.Button, gr.Text
     return go, status
 
 
-def lane(server: Server) -> dict[str, Any]:
-    """Return the arguments of an event that runs a model."""
-    return {
-        "concurrency_id": LANE,
-        "concurrency_limit": server.workers,
-        "api_visibility": "private",
-        "show_progress": "hidden",
-    }
-
-
 def running(server: Server, request: gr.Request, prepare: Callable[[], Work]) -> Iterator[tuple[str, Any]]:
     """Run the job that `prepare` gives, and yield words for the line of progress with what the job shows.
 
@@ -97,8 +78,8 @@ def running(server: Server, request: gr.Request, prepare: Callable[[], Work]) ->
             words = event.words if isinstance(event, (Step, Waiting)) else ""
             yield "done" if isinstance(event, Done) else words, event
     except (ValueError, OSError) as error:
-        sentence = " ".join(str(error).split())
-        yield sentence, None
-        if sentence != CANCELLED:
+        text = sentence(error)
+        yield text, None
+        if text != CANCELLED:
             with said():
                 raise

@@ -11,16 +11,15 @@ import gradio as gr
 from ..models.checkpoint import Checkpoint
 from ..settings.assign import convert
 from ..settings.methods import method_class
-from . import controls, facts, takes
+from . import common, controls, facts, takes
 from .asked import NUMBERS, Asked
 from .engine import known_settings
-from .models import Models
-from .server import said
+from .models import FIRST, Models
+from .server import SILENT, said
 
 TAB = "compare"
-FIRST = "shapes-sd"  # it draws most prompts right
 METHOD = "softpag"  # tuned for each model of the zoo, and without measured harm in any
-PICTURES = ("a red circle and a blue square", "two green stars", "a yellow triangle above a red square")
+PICTURES = (common.PROMPT, "two green stars", "a yellow triangle above a red square")
 CLIPS = ("a red circle moves left", "a blue star")
 HELP = {
     "num_inference_steps": ("Steps", "More take longer."),
@@ -43,11 +42,10 @@ class Form:
 
     def build(self) -> None:
         """Make the inputs, set for the first model."""
-        first = FIRST if FIRST in self.models.names() else self.models.names()[0]
-        checkpoint = self.models.resolve(first)
+        checkpoint = self.models.resolve(FIRST)
         known, refused = known_settings(checkpoint), takes.refusals(checkpoint)
         # The model whose settings the controls show. The browser keeps it, so that it changes with them.
-        self.filled = gr.Textbox(first, visible=False)
+        self.filled = gr.Textbox(FIRST, visible=False)
         self.prompt = gr.Textbox(label="Prompt", value=PICTURES[0], lines=2, max_lines=6, elem_id="prompt")
         self.examples = gr.Dataset(
             components=[self.prompt],
@@ -58,13 +56,10 @@ class Form:
         with gr.Row():
             self.go = gr.Button("Generate", variant="primary", elem_id="generate", elem_classes="go")
             self.stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
-        self.model = gr.Dropdown(
-            self.models.names(),
-            value=first,
-            label="Model",
-            allow_custom_value=self.models.hub,
+        self.model = common.model(
+            self.models,
+            "model",
             info="Or write the id of a model of the Hub." if self.models.hub else None,
-            elem_id="model",
         )
         self.methods = gr.CheckboxGroup(
             _choices(refused),
@@ -124,11 +119,10 @@ class Form:
 
     def wire(self) -> None:
         """Let the model and the methods that are chosen change the rest of the form."""
-        quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         own = [*self.inputs, self.examples, self.refused, *self.groups.values()]
-        self.model.input(self._suited, [self.model, self.prompt, self.methods], own, **quiet)
-        self.methods.change(self.open, self.methods, list(self.groups.values()), **quiet)
-        self.examples.click(lambda sample: sample[0], self.examples, self.prompt, **quiet)
+        self.model.input(self._suited, [self.model, self.prompt, self.methods], own, **SILENT)
+        self.methods.change(self.open, self.methods, list(self.groups.values()), **SILENT)
+        self.examples.click(lambda sample: sample[0], self.examples, self.prompt, **SILENT)
 
     def _suited(self, model: str, prompt: str, names: list[str]) -> dict[Any, Any]:
         with said():

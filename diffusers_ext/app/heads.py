@@ -15,9 +15,9 @@ from ..processors.softpag import SoftPAG
 from ..settings.assign import settable
 from . import heads_make
 from .engine import Control, Done, Place
-from .explore_jobs import SILENT, Asking, Work, buttons, lane, running
+from .explore_jobs import Asking, Work, buttons, running
 from .heads_make import Drawn, Layers, Sheet, label, numbers
-from .server import Server, said
+from .server import QUIET, SILENT, Server, said
 
 LABEL = "Heads"
 ABOUT = (
@@ -127,7 +127,7 @@ def build(server: Server, tab: gr.Tab) -> None:
 
     outputs = [status, results.box, sheet, results.grid, results.chosen, *results.of_choice]
     inputs = [*asking.all, layers, scale, strength, results.order]
-    gr.on([go.click, asking.prompt.submit], run, inputs, outputs, **lane(server))
+    gr.on([go.click, asking.prompt.submit], run, inputs, outputs, **server.lane, **QUIET)
     results.grid.select(click, [sheet, results.order], [results.chosen, *results.of_choice], **SILENT)
     gr.on(
         [results.chosen.input, scale.release, strength.release],
@@ -135,10 +135,13 @@ def build(server: Server, tab: gr.Tab) -> None:
         [sheet, results.chosen, scale, strength],
         [status, *results.of_choice],
         trigger_mode="always_last",
-        **lane(server),
+        **server.lane,
+        **QUIET,
     )
     results.order.input(reorder, [sheet, results.order], results.grid, **SILENT)
-    gr.on([tab.select, asking.model.input], list_layers, asking.model, [status, layers], **lane(server))
+    gr.on(
+        [tab.select, asking.model.input], list_layers, asking.model, [status, layers], **server.lane, **QUIET
+    )
 
 
 def _results() -> Results:

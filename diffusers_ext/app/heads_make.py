@@ -23,7 +23,6 @@ from ..sampling.items import Item
 from ..settings.methods import as_dict
 from .asked import Asked
 from .engine import Control, Place
-from .pictures import check_size
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def draw_sheet(
 
     Raises `ValueError` for what cannot be made, and for more heads than `MOST`.
     """
-    _check(asked)
+    asked.check()
     asked = asked if asked.seed is not None else asked.with_seed(secrets.randbelow(2**31))
     with place.pipeline(asked.model) as (checkpoint, pipe):
         chosen = head_pictures.plan(pipe, list(layers) or None, scale=scale, strength=strength, most=1 << 30)
@@ -177,12 +176,6 @@ def perturb(
     record = _record(asked, common, method)
     path = _write(sheet.folder / f"perturbed-{secrets.token_hex(4)}.png", image, record)
     return Drawn("", -1, path, None, _words(judge(image, asked.prompt, asked.seed)))
-
-
-def _check(asked: Asked) -> None:
-    if not asked.prompt.strip():
-        raise MethodError("write a prompt, such as 'a red circle and a blue square'; got an empty one.")
-    check_size(asked.call)
 
 
 def _common(place: Place, checkpoint: Checkpoint, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:

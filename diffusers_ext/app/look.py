@@ -1,4 +1,4 @@
-"""Say how the page looks, and which keys it knows."""
+"""Say how the page looks, and what it does beside gradio."""
 
 import gradio as gr
 
@@ -17,13 +17,22 @@ THEME = gr.themes.Default().set(
     button_cancel_background_fill="#b91c1c",
     button_cancel_background_fill_hover="#991b1b",
 )
+# Three sliders beside each other (.axis) have no room for the numbers at their ends.
 CSS = """
 .dark { --color-accent: #fb923c; }
 .sharp img { image-rendering: pixelated; }
 .sharp .grid-wrap { min-height: 0; }
 .sharp .caption-label { max-width: 100%; white-space: normal; }
 table.facts, table.facts tr, table.facts thead { border: none !important; }
-#heads-grid .grid-container { grid-template-columns: repeat(auto-fill, minmax(125px, 1fr)) !important; }
+#heads-grid .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; }
+#heads-grid .thumbnail-item { display: flex; flex-direction: column; height: auto; aspect-ratio: auto; }
+#heads-grid .thumbnail-item img { height: auto; aspect-ratio: 1; }
+#heads-grid .caption-label { position: static; width: 100%; border: none; }
+#heads-grid .caption-label { text-align: left; overflow-wrap: anywhere; }
+.axis :is(.min_value, .max_value) { display: none; } .axis input[type=range] { min-width: 0; }
+.block:has(.axes) { background: var(--block-background-fill); padding-bottom: 0; }
+:is(#heads-grid, #pictures) .grid-wrap { margin-top: 1.8rem; }
+footer .divider:last-child, footer .divider:first-child { display: none; }
 .bar { height: 6px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
 .bar div { height: 100%; background: var(--color-accent); }
 table.facts { border-collapse: collapse; width: 100%; font-size: var(--text-md); table-layout: fixed; }
@@ -31,6 +40,7 @@ table.facts th, table.facts td {
   border: none; border-bottom: 1px solid var(--border-color-primary); padding: 4px 8px;
   text-align: left; vertical-align: top; overflow-wrap: anywhere; color: var(--body-text-color);
 }
+@media (max-width: 560px) { table.facts tr > :first-child { width: 7.4rem; } }
 table.facts td.good { color: #146c2e; }
 table.facts td.bad { color: #b3261e; }
 .dark table.facts td.good { color: #7ee2a0; }
@@ -42,7 +52,7 @@ table.facts td.bad { color: #b3261e; }
 .job-state p, .job-state ul { margin: .3rem 0; } .job-state ul { padding-left: 1.2rem; }
 .search-chart { --good: #146c2e; --bad: #b3261e; --run: #2563a8; }
 .dark .search-chart { --good: #7ee2a0; --bad: #ffb4ab; --run: #7fb4ee; }
-svg.search-chart { width: 100%; max-width: 620px; height: auto; font: 11px system-ui, sans-serif; }
+svg.search-chart { width: 100%; max-width: 520px; height: auto; font: 11px system-ui, sans-serif; }
 .search-chart text { fill: currentColor; } .search-chart .axis { stroke: currentColor; opacity: .35; }
 .search-chart .dot { fill: currentColor; opacity: .45; } .search-chart circle.best { fill: var(--good); }
 .search-chart .curve { fill: none; stroke: var(--good); stroke-width: 2; }
@@ -68,7 +78,8 @@ svg.search-chart { width: 100%; max-width: 620px; height: auto; font: 11px syste
 """
 
 # Ctrl+Enter (or Cmd+Enter) presses the button of class "go" in the tab that is open.
-KEYS = """
+# Where a text has a button to copy it, its label names that button, so the text gets a name of its own.
+SCRIPT = """
 () => {
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
@@ -76,5 +87,12 @@ KEYS = """
     const shown = buttons.find((button) => button.offsetParent !== null && !button.disabled);
     if (shown) { event.preventDefault(); event.stopPropagation(); shown.click(); }
   }, true);
+  const name = () => document.querySelectorAll("label.container").forEach((label) => {
+    const text = label.querySelector("textarea, input");
+    const words = label.querySelector("[data-testid=block-info]")?.textContent.trim();
+    if (text && words && !text.labels.length) text.setAttribute("aria-label", words);
+  });
+  new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+  name();
 }
 """

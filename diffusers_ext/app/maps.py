@@ -12,10 +12,10 @@ from ..outputs.files import write_json
 from ..outputs.record import write_image
 from . import maps_make
 from .engine import Done
-from .explore_jobs import SILENT, Asking, Work, buttons, lane, running
+from .explore_jobs import Asking, Work, buttons, running
 from .maps_kept import Kept
 from .maps_make import Mapped
-from .server import Server, said
+from .server import QUIET, SILENT, Server, said
 from .watch import Step
 
 LABEL = "Words"
@@ -58,7 +58,7 @@ def build(server: Server) -> None:
                     elem_id="maps-step",
                 )
                 layer = gr.Dropdown(
-                    [EVERY_LAYER], value="", label="Layer", visible=False, elem_id="maps-layer"
+                    [EVERY_LAYER], value="", label="Layer", visible=False, min_width=200, elem_id="maps-layer"
                 )
             with gr.Accordion("Files", open=False, visible=False) as box:
                 files = gr.File(
@@ -90,7 +90,7 @@ def build(server: Server) -> None:
         return drawn, _about(text)
 
     inputs = [*asking.all, words]
-    gr.on([go.click, asking.prompt.submit, words.submit], run, inputs, outputs, **lane(server))
+    gr.on([go.click, asking.prompt.submit, words.submit], run, inputs, outputs, **server.lane, **QUIET)
     gr.on(
         [word.input, step.input, layer.input],
         show,

@@ -21,7 +21,6 @@ from ..sampling.items import Item
 from .asked import Asked
 from .engine import Control, Place
 from .maps_kept import Kept
-from .pictures import check_size
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -47,9 +46,7 @@ def make(control: Control, place: Place, asked: Asked, words: str, folder: Path)
     Steps are left out if the maps would take more than `LIMIT_GIB`. Raises `ValueError` for what cannot be
     made.
     """
-    if not asked.prompt.strip():
-        raise MethodError("write a prompt, such as 'a red circle and a blue square'; got an empty one.")
-    check_size(asked.call)
+    asked.check()
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     with place.pipeline(asked.model) as (checkpoint, pipe):
         call = arguments(pipe, checkpoint.call, **asked.call)

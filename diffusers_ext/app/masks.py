@@ -13,8 +13,10 @@ from ..errors import MethodError
 from ..explore.mask_pictures import HIDDEN, MASKED, QUERY, SEEN, Drawing, draw
 from ..settings.methods import method_class
 from . import masks_knobs, masks_view
+from .engine import sentence
 from .masks_knobs import Knob
 from .masks_view import View, Viewer, Wanted
+from .server import SILENT
 
 LABEL = "Sparse masks"
 FIRST = "wan2.1"
@@ -25,7 +27,6 @@ ABOUT = (
     "Click on a token to see which keys it attends to under a sparse method, at the size of a real model. "
     "Nothing is loaded or run."
 )
-SILENT = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,13 @@ def build(tab: gr.Tab) -> None:
                 elem_id="masks-picture",
             )
             table = gr.HTML(elem_id="masks-facts")
-            line = gr.Code(
+            line = gr.Textbox(
                 label="The same forecast in a terminal",
-                language="shell",
-                lines=1,
-                wrap_lines=True,
-                show_line_numbers=False,
+                buttons=["copy"],
                 interactive=False,
+                max_lines=6,
                 elem_id="masks-command",
+                elem_classes="mono",
             )
     knobs = [control for knob in inputs.every_knob for control in knob.controls]
     outputs = [top, picture, table, line, *inputs.token]
@@ -235,7 +235,7 @@ def _table(view: View) -> str:
 def sorry(error: Exception) -> str:
     """Return the HTML of an error, as one sentence."""
     look = "border-left: 4px solid #d6273c; padding: 0.5em 0.8em"
-    return f"<p role='alert' style='{look}'>{escape(' '.join(str(error).split()))}</p>"
+    return f"<p role='alert' style='{look}'>{escape(sentence(error))}</p>"
 
 
 def _legend() -> str:

@@ -17,11 +17,6 @@ from . import controls
 
 AXES = ("frames", "rows", "columns")
 NOT_SHOWN = ("dense_steps", "dense_layers", "backend", "train_tokens")  # settings that change no mask
-# Three sliders beside each other have no room for their ends.
-STYLE = """<style>
-.axis .min_value, .axis .max_value { display: none }
-.block:has(.axes) { background: var(--block-background-fill); padding-bottom: 0 }
-</style>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ def of_method(name: str, known: Mapping[str, Any], grid: Grid) -> list[Knob]:
             continue
         label = key.replace("_", " ")
         help = escape(facts.metadata["help"])
-        gr.HTML(f"{STYLE}<b>{escape(label)}</b> <small>{help}</small>", elem_classes="axes")
+        gr.HTML(f"<b>{escape(label)}</b> <small>{help}</small>", elem_classes="axes")
         with gr.Row():
             sliders = tuple(
                 gr.Slider(

@@ -10,6 +10,7 @@ from ..core import nearest_names
 from ..models.checkpoint import Checkpoint
 from ..zoo import catalogue
 
+FIRST = "shapes-sd"  # that the page begins with; it draws most prompts right
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 

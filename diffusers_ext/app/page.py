@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio_client import utils as client_utils
 
-from . import api, batch, compare, explore, search
+from . import api, api_batch, batch, compare, explore, search
 from .batch_store import Batches
 from .engine import Engine
 from .folder import KEPT_S
@@ -60,7 +60,8 @@ def build(server: Server) -> gr.Blocks:
         gr.Markdown(
             f"# {TITLE}\nMethods of recent papers on diffusion models: with and without, side by side."
         )
-        api.build(server)  # first, so that its names are its own
+        api.build(server)  # first, so that their names are their own
+        api_batch.build(server)
         with gr.Tabs():
             for tab in TABS:
                 with gr.Tab(tab.LABEL, id=tab.LABEL.lower()):

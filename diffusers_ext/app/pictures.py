@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MethodError, UnsupportedError
+from ..errors import UnsupportedError
 from ..evaluate.score import judge
 from ..families import family_of
 from ..families.denoisers import denoisers
@@ -28,9 +28,6 @@ from .engine import Control, Place, Refused, known_settings
 from .watch import Watch
 
 FPS = 8.0
-MOST_PIXELS = 2048 * 2048
-MOST_STEPS = 200
-MOST_FRAMES = 257
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +66,7 @@ def make(
     `total` is the number of pictures of the job, and `before` that of those that are finished, with their
     seconds. Raises `ValueError` for what the model or a method refuses, and for NaN and black pictures.
     """
-    if not asked.prompt.strip():
-        raise MethodError('write a prompt, such as "a red circle and a blue square"; got an empty one.')
-    check_size(asked.call)
+    asked.check()
     with place.pipeline(asked.model) as (checkpoint, pipe):
         methods = asked.build(known_settings(checkpoint))
         call = arguments(pipe, checkpoint.call, **asked.call)
@@ -124,17 +119,6 @@ def suffix(pipe: Any) -> str:
     except ValueError:
         return SUFFIXES[1]
     return SUFFIXES[0]
-
-
-def check_size(call: Mapping[str, Any]) -> None:
-    """Raise for sizes and steps that would hold the server for hours."""
-    height, width = call.get("height") or 1, call.get("width") or 1
-    if height * width > MOST_PIXELS or max(height, width) > 4096:
-        raise MethodError(f"a picture has up to 2048 x 2048 px here, got {height} x {width}; ask for less.")
-    if (steps := call.get("num_inference_steps") or 1) > MOST_STEPS:
-        raise MethodError(f"a picture takes up to {MOST_STEPS} steps here, got {steps}; 15 to 50 is usual.")
-    if (frames := call.get("num_frames") or 1) > MOST_FRAMES:
-        raise MethodError(f"a clip has up to {MOST_FRAMES} frames here, got {frames}; ask for fewer.")
 
 
 def _known(pipe: Any) -> bool:

@@ -31,7 +31,13 @@ class Results:
         """Make the outputs, empty."""
         self.status = gr.HTML(bar(0, "Nothing runs."), padding=False, elem_id="status")
         own = {"type": "filepath", "format": "png", "height": HEIGHT, "interactive": False}
-        self.one = gr.Image(label=facts.PLAIN, elem_id="picture", elem_classes="sharp", **own)
+        self.one = gr.Image(
+            label=facts.PLAIN,
+            alt_text="The picture, as far as it is drawn",
+            elem_id="picture",
+            elem_classes="sharp",
+            **own,
+        )
         self.slider = gr.ImageSlider(
             label=f"{facts.PLAIN} | {facts.CHANGED}",
             visible=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from .search_run import Lane, Look
+from .search_watch import Lane, Look
 
 WIDTH, HEIGHT = 420, 170  # of the curve, in units that are px on a small screen
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 32

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 import gradio as gr
 
@@ -14,7 +15,8 @@ from .engine import Engine, sentence
 from .folder import Folder
 from .models import Models
 
-LANE = "device"  # of all events that run a model
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # events of the page
+SILENT = {"queue": False, **QUIET}  # those that run no model
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,14 @@ class Server:
         return self.engine.models
 
     @property
-    def workers(self) -> int:
-        """The number of requests that gradio passes on; they wait in the queue of the engine."""
+    def admitted(self) -> int:
+        """The number of requests that gradio passes on at a time; they wait in the queue of the engine."""
         return self.engine.waiting + 2 * len(self.engine.devices)
+
+    @property
+    def lane(self) -> dict[str, Any]:
+        """Arguments of all events that run a model."""
+        return {"concurrency_id": "device", "concurrency_limit": self.admitted}
 
     def cancel(self, request: gr.Request) -> None:
         """Cancel all that a visitor has asked for, and that is not finished."""

@@ -8,10 +8,9 @@ from typing import Any
 
 from .engine import Engine
 from .folder import Folder
-from .models import Models
+from .models import FIRST, Models
 from .server import Server
 
-MODEL = "shapes-sd"  # that the page begins with
 LARGEST = "20mb"  # of an upload
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -43,13 +42,14 @@ def serve(
     folder = Folder.of(out)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.cache)  # read when gradio is imported
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from .look import CSS, KEYS, THEME
+    from .look import CSS, SCRIPT, THEME
     from .page import build
 
     server = Server(Engine(Models(models, hub), devices, dtype), folder)
     page = build(server)
-    server.engine.warm(MODEL)
-    page.queue(max_size=4 * server.workers, default_concurrency_limit=4)
+    server.engine.warm(FIRST)
+    server.batches.resume()
+    page.queue(max_size=4 * server.admitted, default_concurrency_limit=4)
     try:
         page.launch(
             server_name=host,
@@ -59,7 +59,7 @@ def serve(
             mcp_server=mcp,
             max_file_size=LARGEST,
             allowed_paths=[],
-            max_threads=2 * server.workers + 20,
+            max_threads=2 * server.admitted + 20,
             show_error=True,
             quiet=True,
             prevent_thread_lock=True,
@@ -69,7 +69,7 @@ def serve(
             ssr_mode=False,
             theme=THEME,
             css=CSS,
-            js=KEYS,
+            js=SCRIPT,
         )
     except OSError as error:
         where = f"port {port} of {host}" if port else host

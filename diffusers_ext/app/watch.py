@@ -112,6 +112,6 @@ class Watch(Progress):
     def _report(self, share: float, words: str, preview: Image | None = None) -> None:
         done = (self.finished + len(self.failures) + share * max(self._size, 1)) / max(self.total, 1)
         spent = time.monotonic() - self._began
-        left = f", about {spent / done * (1 - done):.0f} s left" if done > 0.02 else ""
-        parts = [part for part in (self._label, words) if part]
-        self._control.show(Step(min(done, 1.0), ": ".join(parts) + left, preview))
+        left = f"about {spent / done * (1 - done):.0f} s left" if done > 0.02 else ""
+        where = ": ".join(filter(None, (self._label, words)))
+        self._control.show(Step(min(done, 1.0), ", ".join(filter(None, (where, left))), preview))

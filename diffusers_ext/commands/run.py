@@ -44,7 +44,7 @@ def run(
     It may be started several times on one folder, also under accelerate launch: the processes share the work.
     """
     from ..jobs import fleet
-    from ..jobs.forecast import forecast
+    from ..jobs.forecast import forecast, literal
     from ..jobs.job import Job
 
     if batch < 1:
@@ -59,6 +59,8 @@ def run(
         for line in forecast(found, part):
             typer.echo(line)
         return
+    if (note := literal(found)) is not None:
+        typer.echo(note, err=True)
     options = fleet.Options(shard=part, batch=batch, show=sys.stderr.isatty(), debug=making.debug.get())
     if engine == "local":
         watch = fleet.local(found, options)

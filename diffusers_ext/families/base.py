@@ -21,7 +21,17 @@ Kind = Literal["self", "joint", "cross"]
 Select = Callable[[Sequence[Site]], list[Site]]  # returns the sites that a method picks
 
 
-class FamilyProcessor:
+class OfSession:
+    """A part of a session, which is neither copied nor pickled with the model that it is on."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UnsupportedError(
+            "A model under a session cannot be copied or pickled, since its methods belong to the session; "
+            "close the session first, share the model by copy.copy(pipe), or write save_pretrained()."
+        )
+
+
+class FamilyProcessor(OfSession):
     """A diffusers attention processor that stops at the attention call and hands over to a core.
 
     Subclasses define `__call__` and `dense`. `__call__` has the arithmetic of diffusers in the same order. It

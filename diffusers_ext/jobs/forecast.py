@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from . import tasks as t
@@ -12,6 +13,7 @@ from .manifest import Index
 from .watch import duration
 
 _NAMED = 8  # points of the grid
+_TEMPLATE = re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*__(?!\w)")
 
 
 def forecast(job: Job, shard: t.Shard = (0, 1)) -> Iterator[str]:
@@ -35,6 +37,8 @@ def forecast(job: Job, shard: t.Shard = (0, 1)) -> Iterator[str]:
     left = total - done
     tried = f", {failed} of which failed before" if failed else ""
     yield f"{job.path}: {total} tasks, {done} finished, {left} to make{tried}"
+    if (note := literal(job)) is not None:
+        yield note
     if len(points) > 1:
         labels = [point.label for point in points[:_NAMED]] + ["..."] * (len(points) > _NAMED)
         yield f"{len(points)} points of the grid: {'; '.join(labels)}"
@@ -49,3 +53,15 @@ def forecast(job: Job, shard: t.Shard = (0, 1)) -> Iterator[str]:
     else:
         yield "estimated time: unknown until the first picture is finished"
     yield f"output folder: {job.out}"
+
+
+def literal(job: Job) -> str | None:
+    """Return a sentence on the first prompt with variants or wildcards that nobody writes out, or `None`."""
+    if job.prompts.expand:
+        return None
+    found = ((row, mark[0]) for row in job.rows() if (mark := _TEMPLATE.search(row.prompt)))
+    row, mark = next(found, (None, ""))
+    if row is None:
+        return None
+    rest = "which is drawn as it stands; expand = true under [prompts] writes it out"
+    return f"note: {row.source} has {mark}, {rest}"

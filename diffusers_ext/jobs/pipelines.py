@@ -14,7 +14,7 @@ from ..outputs.record import PICTURES
 from ..outputs.target import FPS
 from ..outputs.video import SUFFIXES, check
 from ..sampling.call import SINGLE
-from ..sampling.host_call import OWN
+from ..sampling.search_arguments import OWN
 from ..zoo import cards, catalogue
 from . import tables
 

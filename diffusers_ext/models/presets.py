@@ -44,6 +44,9 @@ def preset(target: Any, method: str) -> Method:
     checkpoint, a folder or a TOML file. Raises `ValueError` if nothing is known of the model, or of the
     method.
     """
+    if not isinstance(method, str):
+        raise MethodError(f"preset() takes the name of a method, got {method!r}; for example 'softpag'.")
+    method_class(method)  # refuses an unknown name, whatever is known of the model
     (built,) = build([method], preset=of_model(target).settings)
     return built
 
@@ -78,7 +81,10 @@ def of_model(target: Any, folder: Path | None = None) -> Preset:
             "settings with --set in place of --preset, or write them as METHOD.json into the folder of "
             'the model, as {"settings": {...}}, which is read by default.'
         )
-    raise MethodError(f"No preset fits the model {name!r}; {_nearest(name)}: or give settings one by one.")
+    raise MethodError(
+        f"No preset fits the model {name!r}; {_nearest(name)}: give settings one by one, or, if it was made "
+        "from one of these, take its settings with preset(NAME, METHOD) in Python."
+    )
 
 
 def known(target: Any, folder: Path | None = None) -> Preset | None:

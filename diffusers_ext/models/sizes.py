@@ -162,6 +162,11 @@ def check_size(pipe: Any, call: Mapping[str, Any]) -> None:
     names = [name for name in ("height", "width", "num_frames") if name in latents.defaults(pipe)]
     for name in sorted(names, key=lambda name: call.get(name) is None):  # given values come first
         asked = call.get(name)
+        if asked is not None and (isinstance(asked, bool) or not hasattr(asked, "__index__")):
+            raise ValueError(
+                f"{type(pipe).__name__} needs a {name} that is a whole number, got {asked!r}; write "
+                f"{name}={getattr(tokens, name)}, its default, or another one"
+            )
         value = getattr(tokens, name) if asked is None else asked
         if (value or asked is not None) and (why := tokens.why_not(name, value)) is not None:
             own = "" if asked is not None else ", its default"

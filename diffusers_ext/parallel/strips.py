@@ -44,6 +44,11 @@ class StripPlanSpec(RulePlanSpec):
         strip = RulePlanSpec(self.rule, (1, self.last - self.first, w), q_tile=self.q_tile, pad=self.pad)
         return torch.where(strip.q_order < 0, -1, strip.q_order + self.first * w)
 
+    @cached_property
+    def k_order(self) -> Tensor:
+        """The raster number of the grid token at each key place, -1 for padding: those of all rows."""
+        return self._order(self.k_tile)
+
     @property
     def pairs(self) -> int:
         """The number of pairs of tokens that these queries see."""

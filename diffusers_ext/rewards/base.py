@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ FRAMES = 8  # the most frames of a clip that are scored, evenly spaced
 class Reward(ABC):
     """Score pictures. A subclass writes `_score`, and `score` checks what goes in and what comes out.
 
+    `_score` gets a copy of the images, which it may change in place.
     `differentiable` says if gradients reach the images. A reward without them gets images without a graph.
     One with `space = "video"` gets clips [B, T, 3, H, W], all others get pictures.
     """
@@ -36,7 +38,8 @@ class Reward(ABC):
         check_images(images, self.space)
         texts = check_prompts(prompts, len(images))
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            found = self._score(images if self.differentiable else images.detach(), texts)
+            # A copy, since many networks norm their images in place, and the next reward gets them too.
+            found = self._score((images if self.differentiable else images.detach()).clone(), texts)
         return check_scores(found, self.name, images)
 
     @abstractmethod
@@ -66,6 +69,11 @@ class CallableReward(Reward):
         if not callable(fn):
             raise ValueError(
                 f"a reward takes a function of images and prompts, got {fn!r}; pass the function"
+            )
+        if not _takes_two(fn):
+            raise ValueError(
+                f"a reward takes images and prompts, got {_name_of(fn)}{inspect.signature(fn)}; write "
+                "def reward(images, prompts)"
             )
         if pil and differentiable:
             raise ValueError(
@@ -216,6 +224,17 @@ def _weight(weight: Any, name: str) -> float:
         f"the weight of a reward must be a finite number above 0, got {weight!r} for {name!r}; "
         + ("leave it out" if number and not weight else step)
     )
+
+
+def _takes_two(fn: Callable[..., Any]) -> bool:
+    """Return whether a function takes images and prompts, as far as its signature says."""
+    try:
+        inspect.signature(fn).bind(None, None)
+    except ValueError:  # functions written in C may have none
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _name_of(fn: Any) -> str:

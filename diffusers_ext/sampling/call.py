@@ -25,7 +25,7 @@ def seed_of(text: str | int) -> int:
     except ValueError:
         seed = -1
     if not 0 <= seed < SEED_LIMIT:
-        raise ValueError(f"a seed must be a whole number from 0 to 2**63 - 1, got {text!r}; try --seed 0")
+        raise ValueError(f"a seed must be a whole number from 0 to 2**63 - 1, got {text!r}; try 0")
     return seed
 
 
@@ -54,18 +54,24 @@ def arguments(
     steps = (own | asked).get("num_inference_steps", 1)
     if not 1 <= steps <= 1000:
         raise ValueError(f"the number of steps must lie between 1 and 1000, got {steps}; 15 to 50 is usual")
-    for name in guidance_arguments.SCALES:
-        if not math.isfinite(scale := (own | asked).get(name, 1.0)):
-            raise ValueError(
-                f"the {name.replace('_', ' ')} must be a finite number, got {scale}; 1 switches it off"
-            )
+    check_scales(own | asked)
     call = own | asked if unread else guidance_arguments.read(pipe, own, asked)
     check_size(pipe, call)
     memory.check(pipe, call)
-    return _exact(pipe, call)
+    return exact(pipe, call)
 
 
-def _exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
+def check_scales(call: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a scale of guidance that is no finite number."""
+    for name in guidance_arguments.SCALES:
+        scale = call.get(name)
+        if isinstance(scale, float) and not math.isfinite(scale):
+            raise ValueError(
+                f"the {name.replace('_', ' ')} must be a finite number, got {scale}; 1 switches it off"
+            )
+
+
+def exact(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
     """Add the area of the picture to `call` for pipelines that would scale every size to their own."""
     if "max_area" not in inspect.signature(type(pipe).__call__).parameters or "max_area" in call:
         return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -14,19 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import MethodError, UnsupportedError
-from ..families import FAMILIES, family_of
+from ..errors import MethodError
+from ..families import family_of
 from ..families.denoisers import denoisers
 from ..models.sizes import check_size
 from . import required_inputs
-from .call import SEED_LIMIT
+from .budget import Stopped
+from .call import SEED_LIMIT, exact
 from .failures import extra_evaluations
 from .gate import Gate
 from .guidance_arguments import uses_cfg
-
-NEEDED = ("latents", "generator", "callback_on_step_end")  # what a pipeline must take
-OWN = ("return_dict", "output_type", "num_images_per_prompt", "num_videos_per_prompt")  # given by us
-OnStep = Callable[[int, Tensor], Tensor | None]  # index of the step and latents -> other latents, or None
+from .search_arguments import check, copies_name, repeated
+from .step_callback import OnStep, on_each_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +79,9 @@ class HostCall:
         **call: Any,
     ) -> None:
         self.family = family_of(next(iter(denoisers(pipe).values())))
-        _check(pipe, call)
-        copies = call.pop(_copies_name(pipe), None) or 1
-        self.prompts, self.call = _repeated(prompt, copies, call)
+        check(pipe, call)
+        copies = call.pop(copies_name(pipe), None) or 1
+        self.prompts, self.call = repeated(prompt, copies, exact(pipe, call))
         required_inputs.check(pipe, tuple(call))
         check_size(pipe, call)
         self.pipe = copy.copy(pipe)
@@ -166,11 +165,12 @@ class HostCall:
 
         `on_step` sees the index of a step and the latents after it, and may return others. With `grad`
         gradients reach the noise. `output_type="pt"` gives pictures `[R, 3, H, W]` or videos
-        `[R, T, 3, H, W]` from 0 to 1.
+        `[R, T, 3, H, W]` from 0 to 1. Raises `Stopped` if a callback of the caller interrupts the pipeline.
         """
         copies = len(starts.noise) // len(self.prompts)
         call = self._asked(copies) | more
-        call |= self._callback(on_step)
+        if on_step is not None:
+            call |= on_each_step(on_step, self.steps, self.call)
         generators = [_clone(g) for g in starts.states]
         with _drawing_from(self.pipe.scheduler, generators):
             made = (inspect.unwrap(type(self.pipe).__call__) if grad else type(self.pipe).__call__)(
@@ -181,6 +181,8 @@ class HostCall:
                 return_dict=False,
                 **call,
             )
+        if getattr(self.pipe, "_interrupt", False):  # by a callback of the caller; what was made is noise
+            raise Stopped("a callback interrupted the pipeline")
         return made[0]
 
     def schedule(self) -> tuple[int, int]:
@@ -216,7 +218,7 @@ class HostCall:
         """Return the arguments of a call for this many candidates of each prompt."""
         media = {n: v for n in required_inputs.MEDIA if (v := self.call.get(n)) is not None}
         if not media:
-            return {"prompt": self.prompts, **self.call, _copies_name(self.pipe): copies}
+            return {"prompt": self.prompts, **self.call, copies_name(self.pipe): copies}
         # Pipelines take a picture for each prompt, and do not repeat it for several results of one.
         every = self.call | {
             n: v if isinstance(v, list) else [v] * len(self.prompts) for n, v in media.items()
@@ -224,20 +226,6 @@ class HostCall:
         texts = {n: v for n, v in every.items() if isinstance(v, list) and len(v) == len(self.prompts)}
         each = {n: [x for x in v for _ in range(copies)] for n, v in texts.items()}
         return {"prompt": [p for p in self.prompts for _ in range(copies)], **every, **each}
-
-    def _callback(self, on_step: OnStep | None) -> dict[str, Any]:
-        """Return the arguments for `on_step`; a callback of the caller runs after it."""
-        theirs = self.call.get("callback_on_step_end")
-        if on_step is None:
-            return {}
-
-        def callback(pipe: Any, step: int, timestep: Any, state: dict[str, Any]) -> Mapping[str, Any]:
-            if (changed := on_step(step, state["latents"])) is not None:
-                state["latents"] = changed
-            return theirs(pipe, step, timestep, state) if theirs is not None else state
-
-        names = {"latents", *self.call.get("callback_on_step_end_tensor_inputs", ())}
-        return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": sorted(names)}
 
     def _encode_once(self, *args: Any, **kwargs: Any) -> Any:
         """Encode prompts, or return what the same arguments gave before."""
@@ -270,57 +258,6 @@ def _drawing_from(scheduler: Any, generators: list[torch.Generator]) -> Iterator
             scheduler.step = inner
         else:
             del scheduler.step
-
-
-def _check(pipe: Any, call: Mapping[str, Any]) -> None:
-    known = inspect.signature(type(pipe).__call__).parameters
-    kind = type(pipe).__name__
-    if absent := [name for name in NEEDED if name not in known]:
-        raise UnsupportedError(
-            f"samplers give a pipeline its noise and look at its steps, but {kind} takes no "
-            f"{' and no '.join(absent)}; pipelines of {', '.join(FAMILIES)} in diffusers 0.42 do, such as "
-            "StableDiffusionPipeline, StableDiffusion3Pipeline, FluxPipeline and WanPipeline."
-        )
-    if taken := [name for name in call if name in OWN[:1]]:
-        raise MethodError(f"samplers return a result of their own, got {taken[0]}; leave it out.")
-    steps = call.get("num_inference_steps")
-    if steps is not None and (
-        isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000
-    ):
-        raise MethodError(
-            f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}; 15 to 50 is usual."
-        )
-    if unknown := [name for name in call if name not in known]:
-        raise MethodError(f"{kind} takes no {unknown[0]}; leave it out.")
-
-
-def _copies_name(pipe: Any) -> str:
-    known = inspect.signature(type(pipe).__call__).parameters
-    return next(name for name in OWN[2:] if name in known)
-
-
-def _repeated(
-    prompt: str | Sequence[str], copies: int, call: Mapping[str, Any]
-) -> tuple[list[str], dict[str, Any]]:
-    """Return a list of prompts, each `copies` times, and the other texts of the call as lists as long."""
-    some = isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt)
-    if not (isinstance(prompt, str) or some):
-        raise MethodError(
-            f"samplers take a prompt or a list of prompts as text, got {prompt!r}; rewards read them."
-        )
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    found = dict(call)
-    for name, value in call.items():
-        if "prompt" not in name or value is None or not isinstance(value, (str, list, tuple)):
-            continue
-        values = [value] * len(prompts) if isinstance(value, str) else list(value)
-        if len(values) != len(prompts):
-            raise MethodError(
-                f"{name} takes one text for all prompts or one for each, got {len(values)} for "
-                f"{len(prompts)} prompts; give as many."
-            )
-        found[name] = [v for v in values for _ in range(copies)]
-    return [p for p in prompts for _ in range(copies)], found
 
 
 def _own_generators(

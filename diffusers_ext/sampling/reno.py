@@ -17,7 +17,7 @@ from ..settings.fields import setting
 from .budget import Budget, Stopped
 from .host_call import HostCall, Starts
 from .reno_ascent import Ascent
-from .reno_levers import checkpointed, checkpointed_layers, frozen, modules_of, on_device, refuse_session
+from .reno_levers import checkpointed, checkpointed_layers, frozen, modules_of, on_device
 from .reno_view import Viewer, without_gradient
 from .sampler import Sampler
 from .search import Search
@@ -153,7 +153,6 @@ class ReNO(Sampler):
             if climbing:
                 stack.enter_context(frozen([*parts, *networks]))
                 if self.checkpoint_denoiser:
-                    refuse_session(pipe)
                     for model in denoisers(pipe).values():
                         stack.enter_context(checkpointed(model, "checkpoint_denoiser"))
                 if self.checkpoint_decoder:

@@ -12,8 +12,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UnsupportedError
-from ..families.denoisers import denoisers
-from ..session.registration import NAME
 
 FLAG, FUNC = "gradient_checkpointing", "_gradient_checkpointing_func"
 NONE = object()  # an attribute that a module does not have
@@ -56,21 +54,6 @@ def checkpointed(model: Any, option: str) -> Iterator[None]:
                 vars(module).pop(FUNC, None)
             else:
                 setattr(module, FUNC, func)
-
-
-def refuse_session(pipe: Any) -> None:
-    """Raise `UnsupportedError` for an open session.
-
-    Blocks that run again in the backward pass would find its methods as they are after the last call.
-    """
-    for model in denoisers(pipe).values():
-        registry = getattr(model, "_diffusers_hook", None)
-        hook = registry.get_hook(NAME) if registry is not None else None
-        if hook is not None and not hook.session.closed:
-            raise UnsupportedError(
-                "checkpoint_denoiser runs blocks again after the call, when the methods of a session have "
-                "gone on to another step; close the session, or leave checkpoint_denoiser out."
-            )
 
 
 def modules_of(reward: Any) -> list[nn.Module]:

@@ -15,12 +15,14 @@ from ..errors import UnsupportedError
 
 def check_restart(scheduler: Any) -> None:
     """Raise `UnsupportedError` for a scheduler whose steps are several calls, or begin in a special way."""
-    # The last step of LCM and TCD is known by the number of steps, which is that of the full call.
+    # The last step of LCM and TCD is known by the number of steps, which is that of the full call. The
+    # single-step solver goes through a list of orders, each of which needs the steps before it.
+    listed = hasattr(scheduler, "order_list")
     last = type(scheduler).__name__ in ("LCMScheduler", "TCDScheduler")
-    if getattr(scheduler, "order", 1) != 1 or hasattr(scheduler, "ets") or last:
+    if getattr(scheduler, "order", 1) != 1 or hasattr(scheduler, "ets") or listed or last:
         raise UnsupportedError(
             "a call begins in the middle with schedulers of one call a step, got "
-            f"{type(scheduler).__name__}; take DDIM, Euler, DPM-Solver, UniPC or flow matching."
+            f"{type(scheduler).__name__}; take DDIM, Euler, DPM-Solver (multistep), UniPC or flow matching."
         )
 
 

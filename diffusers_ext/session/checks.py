@@ -108,6 +108,17 @@ def select(methods: tuple[Method, ...], sites: list[Site]) -> dict[int, frozense
     return selected
 
 
+def _instead(given: Any) -> str:
+    """Say what to write in place of an object that is no method."""
+    if isinstance(given, str):
+        return f"dx.preset(pipe, {given!r}) makes the method of a name"
+    if isinstance(given, (list, tuple)):
+        return "give its methods one by one, as apply(pipe, *methods)"
+    if hasattr(given, "sample"):
+        return "a sampler is called by itself, as sampler.sample(pipe, prompt)"
+    return "'diffusers-ext methods' lists them"
+
+
 def _check_kind(method: Any) -> None:
     """Raise `MethodError` for an object that is no method, and for a base class without its slot."""
     if isinstance(method, type) and issubclass(method, Method):
@@ -123,7 +134,7 @@ def _check_kind(method: Any) -> None:
                 f"apply() takes methods that inherit from diffusers_ext.core.Method, got {kind}, which has "
                 f"its names only; write class {kind}(Method)."
             )
-        raise MethodError(f"apply() takes methods such as SoftPAG(...), got {kind}.")
+        raise MethodError(f"apply() takes methods such as SoftPAG(...), got {kind}; {_instead(method)}.")
     for name in ("name", "slots"):
         if not hasattr(method, name):
             raise MethodError(f"A method has a name and slots, got {kind} without {name}; set {kind}.{name}.")

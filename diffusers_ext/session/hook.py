@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..calls import GRADIENT_COST
 from ..core import Core, Guidance, ReportingCore, RunContext, Site
 from ..errors import ConflictError, UnsupportedError
-from ..families.base import take_rows, with_prediction
+from ..families.base import OfSession, take_rows, with_prediction
 from .arguments import as_given, by_name
 from .cfg import BranchName, Calls, CFGBranches, calling_pipeline
+from .checkpointing import Replay
 from .conflicts import check_second_pass
 from .layouts import LayoutReader
 from .preparing import Preparing
@@ -26,7 +27,7 @@ from .swap import Swap
 from .timing import Timer
 
 
-class DenoiserHook(ModelHook):
+class DenoiserHook(OfSession, ModelHook):
     """Runs one denoiser under a session.
 
     Without guidance it only records layout, step and pass. With guidance it runs the conditional rows once
@@ -71,6 +72,7 @@ class DenoiserHook(ModelHook):
         self.linear |= {second.method.name: False} if second is not None else {}
         self.preparing = preparing
         self.parts = diffusers_modules(swap.model)
+        self.replay = Replay(self.run, self._why_not_again)
         self.calls = 0
         self.extra_passes = 0
         self.extra_evaluations = 0  # what they cost, in rows that only run forward
@@ -117,17 +119,28 @@ class DenoiserHook(ModelHook):
         try:
             if self.preparing is not None:
                 args, kwargs = self._prepared(module, call, pipe, args, kwargs)
-            if self.second is not None and (more := self.second.added(module, call, pipe)) is not None:
+            run, _ = self.step_indices.of(pipe).point()
+            if self.second is not None and (more := self.second.added(module, call, pipe, run)) is not None:
                 call, (args, kwargs) = more, as_given(more, module, args, kwargs)
                 self.step_indices.of(pipe).second_texts += 1
                 self.acted.add(id(self.second.method))
-            out = self._forward(module, call, made, pipe, args, kwargs)
+            with self.replay.around(module, self.calls):
+                out = self._forward(module, call, made, pipe, args, kwargs)
         finally:
             self.run.second_text = 0  # blocks called outside have the prompt alone
             self.run.cross_text = None
         self.session.notes.take(self.run, self.swap, self.acted)
         self.session.remark(self.step_indices.of(pipe))
         return out
+
+    def _why_not_again(self, number: int) -> str | None:
+        """Return why blocks of a call, by its number, cannot run again as they ran; `None` if they can."""
+        names = " and ".join(method.name for method in self.session.methods)
+        if self.session.closed:
+            return f"the session with {names} was closed" if names else None
+        if number == self.calls or not (self.scheduled or self.guided):
+            return None
+        return f"{names} has prepared for another call of the denoiser since then"
 
     def _prepared(
         self,

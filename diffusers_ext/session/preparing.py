@@ -190,8 +190,8 @@ class _Call(DenoiserCall):
         kind, name = type(self._pipe).__name__, self._method.name
         if notes is None:
             raise UnsupportedError(
-                f"{name} steps by a scheduler of its session, but that of {kind} was exchanged after "
-                "apply(); close the session, set the scheduler, and apply again."
+                f"{name} steps by a scheduler of its session, but {kind} has another; close the session, set "
+                "the scheduler, and apply to the pipeline that you call."
             )
         if not self._checked and not self._are_of_this_call(notes):
             raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""Add the second text of a method to the calls of a denoiser; each pipeline encodes it once."""
+"""Add the second text of a method to the calls of a denoiser; it is encoded once in each run."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -42,24 +42,32 @@ class TextCalls:
         self.joint = any(site.kind == "joint" for site in sites)
         self.acts = any(method.changes(site) for site in sites)
         self.calls = 0
-        self._texts: WeakKeyDictionary[Any, dict[Hashable, Tensor]] = WeakKeyDictionary()
+        # By pipeline: the run, and its texts. A LoRA or new words may come between two runs.
+        self._texts: WeakKeyDictionary[Any, tuple[Hashable, dict[Hashable, Tensor]]] = WeakKeyDictionary()
 
-    def added(self, module: nn.Module, call: Mapping[str, Any], pipe: Any) -> dict[str, Any] | None:
+    def added(
+        self, module: nn.Module, call: Mapping[str, Any], pipe: Any, point: Hashable
+    ) -> dict[str, Any] | None:
         """Return the call with the second text, and note it in `run`; `None` if it needs none.
 
-        Unconditional calls need none. Raises `ConflictError` while a cache of diffusers is enabled.
+        `point` is the run of the pipeline. Unconditional calls need no second text. Raises `ConflictError`
+        while a cache of diffusers is enabled.
         """
         if not self.acts or self.run.pass_ == "uncond" or not self.method.active(self.run):
             return None
         check_cache(self.method, module)
-        text = self._encoded(pipe, call["encoder_hidden_states"].shape[1])
+        text = self._encoded(pipe, call["encoder_hidden_states"].shape[1], point)
         self.run.second_text, self.run.text_first = text.shape[1], self.run.layout.vision.start > 0
         self.calls += 1
         return self.family.with_second_text(call, text)
 
-    def _encoded(self, pipe: Any, tokens: int) -> Tensor:
+    def _encoded(self, pipe: Any, tokens: int, point: Hashable) -> Tensor:
         """Return the embedding of the text for prompts of so many tokens, encoded as they are."""
-        made, key = self._texts.setdefault(pipe, {}), (tokens, *texts.settings(pipe))
+        known, made = self._texts.get(pipe, (None, {}))
+        if known != point:
+            made = {}
+        self._texts[pipe] = point, made
+        key = (tokens, *texts.settings(pipe))
         if key not in made:
             text = self.family.encode_text(pipe, self.method.text, tokens)
             if self.joint and text.shape[1] != tokens:

@@ -61,8 +61,10 @@ def _cost(engagement: Mapping[str, Any]) -> str:
         gains.append(f"at best {_factor(engagement['ideal'])} times as fast as plain")
     if engagement["measured"] is not None:
         plain, own = engagement["measured_on"]
-        counts = f"{own} pictures" if own == plain else f"{own} pictures and {plain} plain ones"
-        gains.append(f"measured {_factor(engagement['measured'])} times (medians of {counts})")
+        counts = f"{own} picture{'s' if own > 1 else ''}"
+        counts += f" and {plain} plain one{'s' if plain > 1 else ''}" if own != plain else ""
+        counts = f"medians of {counts}" if own + plain > 2 else "on one picture"
+        gains.append(f"measured {_factor(engagement['measured'])} times ({counts})")
     else:
         if engagement["estimated"] is not None:
             gains.append(f"{_factor(engagement['estimated'])} times by its own dense steps")

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .fields import describe, example, fit
+
+_SHORT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
 def settable(cls: type) -> dict[str, dataclasses.Field]:
@@ -58,6 +61,8 @@ def convert(raw: str, hint: Any, key: str) -> Any:
         value = json.loads(raw)
     except json.JSONDecodeError:
         value = raw.strip()
+        if _SHORT.fullmatch(value):  # .5 and 5. and +5, which JSON does not know
+            value = float(value) if "." in value else int(value)
     for candidate in (value, raw.strip()):
         try:
             return fit(candidate, hint, key)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .assign import assigned, settable, unknown_key
 from .fields import fit
-from .registry import METHODS
+from .registry import METHODS, SAMPLERS
 
 PLAIN = "plain"
 
@@ -17,11 +17,20 @@ PLAIN = "plain"
 def method_class(name: str) -> type:
     """Find the settings class of a method; raises `ValueError` with the known names."""
     if name not in METHODS:
-        raise ValueError(
-            f"unknown method {name!r}; the methods are {', '.join(METHODS)} (see 'diffusers-ext methods')"
-        )
+        raise ValueError(_unknown(name))
     module, cls = METHODS[name].split(":")
     return getattr(import_module(module), cls)
+
+
+def _unknown(name: str) -> str:
+    from ..core import nearest_names
+
+    known = f"the methods are {', '.join(METHODS)}"
+    if all(part.strip() in METHODS for part in name.split(",")):
+        return f"a method is named alone, got {name!r}; name each by itself, as --method does"
+    if name in SAMPLERS:
+        return f"{name!r} is a sampler and no method; {known}"
+    return f"unknown method {name!r}; nearest is {nearest_names(name, METHODS, 1)[0]!r}, {known}"
 
 
 def once(names: Sequence[str]) -> None:
@@ -54,7 +63,8 @@ def build(
             if name not in preset and not values[name]:
                 raise ValueError(
                     f"the preset of this model has settings for {', '.join(preset) or 'no method'}, got "
-                    f"{name}; set them one by one, with --set on the command line"
+                    f"{name}; set them one by one, as {classes[name].__name__}(...) in Python or with --set "
+                    "on the command line"
                 )
     return tuple(cls(**values[name]) for name, cls in classes.items())
 

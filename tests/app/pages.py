@@ -7,21 +7,31 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from gradio_client import Client
 
 from diffusers_ext.app.serving import serve
 
+if TYPE_CHECKING:
+    from diffusers_ext.app.page import Page
+
 
 @contextmanager
 def served(folder: Path, **options: Any) -> Iterator[str]:
     """Serve a page on a free port, and yield its address."""
+    with opened(folder, **options) as page:
+        yield page.local_url.rstrip("/")
+
+
+@contextmanager
+def opened(folder: Path, **options: Any) -> Iterator[Page]:
+    """Serve a page on a free port, and yield it."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     page = serve(folder, **options)
     try:
-        yield page.local_url.rstrip("/")
+        yield page
     finally:
         page.close()
         if before is None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import threading
 import time
 import zipfile
@@ -14,7 +15,8 @@ import pytest
 
 from diffusers_ext.app import batch_check, batch_files, batch_store
 from diffusers_ext.app.batch_form import asked, seeds
-from diffusers_ext.app.batch_store import Batches, read
+from diffusers_ext.app.batch_store import Batches
+from diffusers_ext.app.batch_uploads import read
 from diffusers_ext.app.batch_view import known, view
 from diffusers_ext.app.engine import Engine
 from diffusers_ext.app.models import Models
@@ -100,6 +102,59 @@ def test_a_restart_finds_a_stopped_batch_and_goes_on_with_the_same_pictures(batc
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
+def snapshot(batch, home):
+    """What a server that is killed leaves of a batch that runs."""
+    return shutil.copytree(batch.folder, home / batch.id)
+
+
+def killed(batch, home, engine):
+    """A batch as the next server finds it after the first step of a picture."""
+    wait(lambda: "step 2 of" in batch.words())
+    home.mkdir()
+    snapshot(batch, home)
+    batch.stop()
+    batch.join(30)
+    return Batches(engine, home).get(batch.id)
+
+
+def test_a_server_goes_on_with_what_ran_when_the_last_one_was_killed(batches, engine, tmp_path):
+    data = job(prompts={"texts": ["a red circle"], "seeds": "0-9"})
+    batch, stopped = batches.create(data, {}, "runs"), batches.create(data, {}, "stopped")
+    wait(lambda: batch.counts()[0] >= 2)
+    stopped.stop()
+    stopped.join(30)
+    home = tmp_path / "copy"
+    home.mkdir()
+    snapshot(batch, home), snapshot(stopped, home)
+    later = Batches(engine, home)
+    later.resume()
+    wait(lambda: later.get(batch.id).counts() == (10, 10, 0) and not later.get(batch.id).running)
+    assert not later.get(stopped.id).running and later.get(stopped.id).counts()[0] < 10
+    assert not list(home.glob("*/running"))
+
+
+def test_a_server_that_is_stopped_leaves_its_batches_to_the_next(engine, tmp_path):
+    first = Batches(engine, tmp_path)
+    batch = first.create(job(prompts={"texts": ["a red circle"], "seeds": "0-9"}), {}, "runs")
+    wait(lambda: batch.counts()[0] >= 1)
+    first.close()
+    assert not batch.running
+    later = Batches(engine, tmp_path)
+    later.resume()
+    wait(lambda: later.get(batch.id).counts()[0] == 10)
+    later.close()
+
+
+def test_a_batch_that_ends_every_server_is_tried_again_once(batches, engine, tmp_path):
+    slow = {"num_inference_steps": 200}
+    data = {"model": {"name": "shapes-sd"}, "prompts": {"texts": ["a red circle"]}, "call": slow}
+    first = batches.create(data, {}, "slow")
+    second = killed(first, tmp_path / "one", engine)
+    assert second.interrupted
+    second.start(again=True)
+    assert not killed(second, tmp_path / "two", engine).interrupted
+
+
 def test_a_stop_ends_within_one_step_and_the_picture_is_not_kept(batches):
     slow = {"num_inference_steps": 200}
     data = {"model": {"name": "shapes-sd"}, "prompts": {"texts": ["a red circle"]}, "call": slow}
@@ -139,6 +194,14 @@ def test_uploaded_files_are_read_and_named_harmlessly(batches, tmp_path):
     batch = finished(batches, {**TURBO, **data}, files, title)
     assert [(e.prompt, e.seed) for e in batch.entries(0, 9)] == [("a red circle", 3), ("a blue square", 4)]
     assert batch.counts()[0] == 2 and (batch.folder / "my-rows.jsonl").is_file()
+
+
+def test_an_upload_may_have_the_name_of_a_file_of_ours(batches, tmp_path):
+    own, prompts = tmp_path / "job.toml", tmp_path / "batch.json"
+    own.write_text('[model]\nname="shapes-sd-turbo"\n[prompts]\nfile="batch.json"\n')
+    prompts.write_text('["a red circle"]')
+    batch = finished(batches, *read([own, prompts]))
+    assert [entry.prompt for entry in batch.entries(0, 9)] == ["a red circle"] and batch.counts()[0] == 1
 
 
 def test_a_job_file_brings_the_prompt_files_that_it_names(batches, tmp_path):

@@ -1,6 +1,7 @@
 """Send a page what no browser sends: events of its own with made-up values, addresses, and names of files."""
 
 import json
+import os
 import secrets
 import time
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from gradio_client.exceptions import AppError
 
+from diffusers_ext.app import folder as folders
 from diffusers_ext.app.folder import Folder
 
 from .pages import client, served
@@ -92,6 +94,34 @@ def test_files_of_a_batch_have_one_folder_and_others_are_swept(tmp_path):
     time.sleep(0.01)
     folder.sweep(0)
     assert not list(folder.made.iterdir())
+
+
+def test_the_oldest_files_make_room_and_young_ones_stay(tmp_path, monkeypatch):
+    folder = Folder.of(tmp_path)
+    jobs = [folder.fresh() for _ in range(3)]
+    upload = folder.cache / "upload"
+    upload.mkdir()
+    for age, path in zip((300, 3 * 3600, 2 * 3600, 3600), (*jobs, upload), strict=True):
+        (path / "x.png").write_bytes(bytes(10**6))
+        for each in (path / "x.png", path):
+            os.utime(each, (time.time() - age, time.time() - age))
+    assert folder.sweep(most=5 * 10**6) > 4 * 10**6 and all(path.exists() for path in (*jobs, upload))
+    folder.sweep(most=2_500_000)
+    assert [path.exists() for path in (*jobs, upload)] == [True, False, False, True]
+    assert folder.sweep(most=100) > 10**6
+    assert [path.exists() for path in (*jobs, upload)] == [True, False, False, False]
+    folder.fresh()
+    monkeypatch.setattr(folders, "MOST", 100)
+    monkeypatch.setattr(folders, "EVERY_S", 0)
+    with pytest.raises(OSError, match="the files of the last 10 minutes fill the server; try again later"):
+        folder.fresh()
+
+
+def test_a_folder_of_a_batch_that_is_used_again_is_not_deleted(tmp_path):
+    folder = Folder.of(tmp_path)
+    again = folder.of_batch("a")
+    os.utime(again, (0, 0))
+    assert folder.of_batch("a") == again and again.is_dir()
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence_without_its_path(tmp_path):

@@ -14,7 +14,8 @@ from diffusers_ext.app.engine import Done, Engine
 from diffusers_ext.app.line import Refused, Waiting
 from diffusers_ext.app.models import Models
 from diffusers_ext.app.search_asked import SearchAsked
-from diffusers_ext.app.search_run import EARLY, Lane, Look, search
+from diffusers_ext.app.search_run import EARLY, search
+from diffusers_ext.app.search_watch import Lane, Look
 from diffusers_ext.outputs.record import sources
 from diffusers_ext.settings.registry import SAMPLERS
 

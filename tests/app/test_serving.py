@@ -1,6 +1,8 @@
 """Ask a running page as programs and strangers do: endpoints, faults, files, and many requests at once."""
 
 import threading
+import time
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -11,16 +13,21 @@ from PIL import Image
 from diffusers_ext.app import serving
 from diffusers_ext.outputs.record import read
 
-from .pages import called, client, served
+from .pages import called, client, opened, served
 
 TURBO = "shapes-sd-turbo"
 CIRCLE = {"prompt": "a red circle", "model": TURBO}
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("page"), mcp=True) as address:
-        yield address
+def page(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("page"), mcp=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(page):
+    return page.local_url.rstrip("/")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,34 @@ def test_what_is_wrong_is_one_sentence(ask, wrong, said):
     assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_program_searches(ask):
+    path, facts = ask.predict(**CIRCLE, budget=6, seed=4, api_name="/search")
+    assert facts["seed"] == 4 and facts["evaluations"] == 6 and 0 < facts["score"] <= 1
+    assert read(path)["methods"][-1]["name"] == "best-of-n" and facts["record"]["model"] == TURBO
+    assert facts["correct"] in (True, False) and facts["notes"][0].startswith("kept candidate")
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"prompt": " "}, "write a prompt"),
+        ({"sampler": "softpag"}, "takes the name of a search"),
+        ({"budget": 10**9}, "budget is above 0 and up to 5000"),
+        ({"budget": "many"}, "budget takes a whole number"),
+        ({"rewards": ["/etc"]}, "unknown reward '/etc'"),
+        ({"settings": {"best-of-n": {"n": 10**6}}}, "n is above 0 and up to 1000"),
+        ({"settings": [1]}, "settings of a search are tables"),
+        ({"call": {"num_inference_steps": 999}}, "up to 200 steps"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_search_is_one_sentence(ask, wrong, said):
+    with pytest.raises(AppError) as error:
+        ask.predict(**{**CIRCLE, **wrong}, api_name="/search")
+    assert said in str(error.value)
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+
+
 def test_the_page_goes_on_after_all_of_these(ask):
     assert ask.predict(**CIRCLE, seed=1, api_name="/generate")[1]["seed"] == 1
 
@@ -115,6 +150,76 @@ def test_the_page_goes_on_after_all_of_these(ask):
 def test_too_few_and_too_many_inputs_are_one_sentence(url, data):
     kind, said = called(url, "generate", data)
     assert kind == "error" and "takes 6 inputs" in str(said) and "object at" not in str(said)
+
+
+def wait(until):
+    ends = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+LONG = {"prompt": "a red circle", "model": "shapes-sd", "budget": 5000}  # minutes
+
+
+def test_a_program_sees_progress_and_ends_its_search(page, ask):
+    job = ask.submit(**LONG, api_name="/search")
+    wait(lambda: job.outputs())
+    picture, facts = job.outputs()[-1]
+    assert picture is None and "progress" in facts
+    assert job.cancel()
+    wait(lambda: not page.engine._jobs)
+
+
+def test_a_program_that_leaves_ends_its_search(page, url):
+    data = ["a red circle", "shapes-sd", "best-of-n", 5000, {}, [], [], "", {}, 0]
+    with httpx.Client(timeout=300) as program:
+        event = program.post(f"{url}/gradio_api/call/search", json={"data": data}).json()["event_id"]
+        with program.stream("GET", f"{url}/gradio_api/call/search/{event}") as answer:
+            assert next(answer.iter_lines()) == "event: generating"
+    wait(lambda: not page.engine._jobs)
+
+
+def test_a_program_makes_a_batch_and_fetches_it(ask):
+    job = {"model": {"name": TURBO}, "prompts": {"texts": ["a red circle"], "seeds": "0-1"}}
+    found = ask.predict(job | {"output": {"folder": "/etc"}}, api_name="/batch")
+    assert found["total"] == 2 and found["notes"] == [
+        "[output] folder is decided by the server; the zip has all files"
+    ]
+    wait(lambda: not ask.predict(found["id"], api_name="/batch_state")["running"])
+    assert ask.predict(found["id"], api_name="/batch_state")["finished"] == 2
+    with zipfile.ZipFile(ask.predict(found["id"], api_name="/batch_zip")) as archived:
+        assert sum(name.endswith(".png") for name in archived.namelist()) == 2
+
+
+def test_a_program_stops_a_batch_and_goes_on_with_it(ask):
+    job = {"call": {"num_inference_steps": 30}, "prompts": {"texts": ["a red circle"], "seeds": "0-99"}}
+    name = ask.predict(job, api_name="/batch")["id"]
+    wait(lambda: ask.predict(name, api_name="/batch_state")["finished"])
+    wait(lambda: not ask.predict(name, api_name="/batch_stop")["running"])
+    stopped = ask.predict(name, api_name="/batch_state")
+    assert 0 < stopped["finished"] < 100 and "stopped; it goes on where it ended" in stopped["text"]
+    assert ask.predict(name, api_name="/batch_go_on")["running"]
+    wait(lambda: not ask.predict(name, api_name="/batch_stop")["running"])
+
+
+@pytest.mark.parametrize(
+    "endpoint, given, said",
+    [
+        ("/batch", {"prompts": {"file": "/etc/passwd"}}, "was not uploaded"),
+        ("/batch", {"model": {"name": "/etc"}, "prompts": {"texts": ["x"]}}, "unknown model '/etc'"),
+        ("/batch", {}, "needs texts or file"),
+        ("/batch", [1], "job takes"),
+        ("/batch_state", "0" * 32, "there is no such batch"),
+        ("/batch_stop", "../../etc", "there is no such batch"),
+        ("/batch_zip", None, "there is no such batch"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_batch_is_one_sentence(ask, endpoint, given, said):
+    with pytest.raises(AppError) as error:
+        ask.predict(given, api_name=endpoint)
+    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_methods_models_and_plans_can_be_asked_for(ask):
@@ -172,7 +277,7 @@ def test_agents_find_the_same_endpoints(url):
         return tools, made, wrong
 
     tools, made, wrong = asyncio.run(talk())
-    assert {"generate", "models", "methods", "plan"} <= tools.keys()
+    assert {"generate", "search", "batch", "batch_zip", "models", "methods", "plan"} <= tools.keys()
     assert "What to draw" in tools["generate"].inputSchema["properties"]["prompt"]["description"]
     assert not made.isError and "a-red-circle-2" in made.content[0].text
     assert wrong.isError and wrong.content[0].text.startswith("write a prompt")

@@ -85,6 +85,9 @@ def test_train_bad_input(refused, tmp_path):
     line = refused("train", "shapes-sd4", "--out", tmp_path)
     assert line.rstrip().endswith("clear, npnet"), "those that are no models of the zoo"
     assert all(name in line for name in catalogue.MODELS)
+    assert "threads must be at most" in refused(
+        "train", "shapes-sd3", "--threads", 100_000, "--out", tmp_path
+    )
     assert "threads must be at least 1, got 0" in refused(
         "train", "shapes-sd3", "--threads", 0, "--out", tmp_path
     )

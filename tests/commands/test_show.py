@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusers_ext.cli import main
 from diffusers_ext.outputs.record import read, write_image
+from tests.processes import command
 
 from .test_cli import files
 
@@ -37,15 +36,11 @@ def test_a_new_process_makes_the_same_bytes(picture, tmp_path):
     chain = ["--method", "softpag", "--sampler", "best-of-2+zero-order", "--set", "rounds=1"]
     found = made(tmp_path / "search", "search", "a red circle", *TURBO, *chain)
     copies = {picture: tmp_path / "a.png", found: tmp_path / "b.png"}
-    commands = [["show", str(path), "--again", "--out", str(out)] for path, out in copies.items()]
-    code = f"from diffusers_ext.cli import main\nfor words in {commands}:\n try: main(words)\n"
-    code += " except SystemExit as stop: assert not stop.code"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
     for path, out in copies.items():
-        assert (
-            out.read_bytes() == path.read_bytes() and f"{out}  the same bytes as {path.name}\n" in done.stdout
-        )
+        process = command("show", path, "--again", "--out", out)
+        said, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        assert out.read_bytes() == path.read_bytes() and f"{out}  the same bytes as {path.name}\n" in said
 
 
 @pytest.mark.slow

@@ -5,15 +5,13 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from diffusers_ext.cli import main
 from diffusers_ext.outputs.record import read
 from tests import picture_faults as faults
+from tests.processes import command, wait_for
 
 SMALL = ["--steps", "1", "-H", "32", "-W", "32"]
 
@@ -31,23 +29,9 @@ def signals_are_heard():
         signal.signal(number, handler)
 
 
-def begin(*words, **kwargs):
-    code = "from diffusers_ext.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs,
-    )  # fmt: skip
-
-
-def wait_for(check, process):
-    while not check():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-
-
 def test_a_killed_run_without_a_seed_makes_only_what_is_missing(cli, saved_model, tmp_path):
     words = ["generate", "a", "-m", saved_model, *SMALL, "-n", 12, "--out", tmp_path]
-    process = begin(*words)
+    process = command(*words)
     wait_for(lambda: len(list(tmp_path.glob("*.json"))) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -67,7 +51,7 @@ def test_a_signal_ends_a_run_after_the_current_image(saved_model, tmp_path):
     A process gets SIGTERM; SIGINT and SIGHUP come to this one below.
     """
     words = ["compare", "a", "-m", saved_model, "--steps", 1, "--seeds", ",".join(map(str, range(60)))]
-    process = begin(*words, "--batch", 1, "--out", tmp_path)
+    process = command(*words, "--batch", 1, "--out", tmp_path)
     wait_for(lambda: len(list(tmp_path.glob("pictures/plain/*.json"))) >= 2, process)
     with pytest.raises(SystemExit) as second:
         main([*map(str, words), "--out", str(tmp_path)])

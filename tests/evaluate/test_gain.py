@@ -44,6 +44,19 @@ def test_gain_and_ideal_by_hand():
     ]
 
 
+@pytest.mark.parametrize(
+    ("plain", "own", "said"),
+    [
+        (1, 1, "(on one picture)"),
+        (2, 2, "(medians of 2 pictures)"),
+        (1, 2, "(medians of 2 pictures and 1 plain one)"),
+        (3, 1, "(medians of 1 picture and 3 plain ones)"),
+    ],
+)
+def test_the_pictures_that_were_measured_are_counted_in_words(plain, own, said):
+    assert said in beside_plain(FOUND, [12.0] * plain, [10.0] * own)["sentences"][0]
+
+
 def test_nothing_is_guessed():
     assert beside_plain(FOUND, [], [10.0]) == FOUND
     assert beside_plain(FOUND | {"ideal": 3.0}, [12.0], [10.0])["ideal"] == 3.0, "that of its own dense steps"

@@ -2,22 +2,24 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from diffusers_ext.cli import main
+from tests.processes import command, wait_for
 from tests.test_structure import ROOT
 
 from .jobs import TURBO, lines, pictures, write
 
 RUN = (sys.executable, "-m", "diffusers_ext", "run")
 PROMPTS = '[prompts]\ntexts = ["a red circle", "two green squares"]\nseeds = "0-9"\n'
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **QUIET}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,26 @@ def workers(out: Path) -> Counter:
     return Counter(line["worker"] for line in lines(out))
 
 
-def wait_for(check, *processes):
-    deadline = time.monotonic() + 300
-    while not check():
-        assert time.monotonic() < deadline and any(p.poll() is None for p in processes)
-        time.sleep(0.02)
+def launched(rank, port):
+    """The environment that a launcher gives one of two processes."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in numbers.items()}
 
 
+def test_processes_of_a_launcher_share_a_job(job, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [command("run", job, "--out", tmp_path, **launched(rank, port)) for rank in range(2)]
+    said = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert said[0][0] == f"20 of 20 images are finished, 20 now: {tmp_path}, shown in index.html\n"
+    assert said[1][0] == "", "the first one speaks for all"
+    assert pictures(tmp_path) == pictures(job.parent / "out" / "job")
+    assert sum(workers(tmp_path).values()) == 20 and (tmp_path / "index.html").exists()
+
+
+@pytest.mark.slow  # three interpreters; above, two processes get what a launcher gives them
 def test_a_launcher_shares_a_job_among_its_processes(job, tmp_path):
     launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "diffusers_ext", "run"]
@@ -75,7 +90,7 @@ def test_three_processes_share_a_job_of_which_one_is_killed(job, tmp_path):
 
 def test_actors_of_ray_make_the_same_bytes(job, tmp_path):
     pytest.importorskip("ray", reason="the extra ray is not installed")
-    ray = begin(*RUN, job, "--engine", "ray", "--workers", 1, "--out", tmp_path)
+    ray = command("run", job, "--engine", "ray", "--workers", 1, "--out", tmp_path, **QUIET)
     said, err = ray.communicate()
     assert ray.returncode == 0, err
     assert "20 of 20 images are finished, 20 now" in said

@@ -1,18 +1,20 @@
 """Test that a job whose workers are killed ends with the files and bytes of an undisturbed one."""
 
 import json
-import subprocess
-import sys
 
-from tests.test_structure import ROOT
+from tests.jobs.soak import soak
+from tests.processes import Forked
 
 
-def test_killed_workers_lose_nothing():
-    words = ["--kills", "20", "--seeds", "1", "--workers", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.jobs.soak", *words], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_killed_workers_lose_nothing(tmp_path):
+    process = Forked(_soak, tmp_path)
+    said, err = process.communicate()
+    assert process.returncode == 0, err
+    found = json.loads(said.splitlines()[-1])
     assert found["kills"] >= 20 and found["pictures"] == 3
     assert (found["lost"], found["different"], found["left over"], found["twice"]) == (0, 0, 0, 0)
+
+
+def _soak(folder):
+    """Fork workers from a process without threads, as `soak` wants it."""
+    soak(kills=20, seeds=1, workers=2, longest=0.0, seed=0, folder=folder)

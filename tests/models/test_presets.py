@@ -165,6 +165,17 @@ def test_untrained_models_of_the_zoo_too():
         assert all(getattr(tokens, key) == model.call[key] for key in sizes)
 
 
+def test_the_method_is_read_before_the_model():
+    with pytest.raises(ValueError, match="unknown method 'softpga'; nearest is 'softpag'"):
+        dx.preset("no-such-model", "softpga")
+    with pytest.raises(dx.MethodError, match=r"takes the name of a method, got <class .*for example 'soft"):
+        dx.preset("sdxl", dx.SoftPAG)
+    with pytest.raises(
+        ValueError, match=r"settings for nag, softpag, got gna; set them one by one, as GNA\(\.\."
+    ):
+        dx.preset("sdxl", "gna")
+
+
 def test_settings_beside_the_weights_go_first(saved_model, tmp_path):
     for name in catalogue.MODELS:
         tuned = json.loads((catalogue.path(name) / "softpag.json").read_text())["settings"]

@@ -127,7 +127,7 @@ HEAD = {"recipe": 1, "model": "shapes-sd"}
         (HEAD | {"pipeline": "os.system('x')"}, "pipeline is the name of a class"),
         (HEAD | {"methods": "softpag"}, "methods is a list of tables, got 'softpag'"),
         (HEAD | {"methods": [3]}, "a method is a name, or a table with its name and settings, got 3"),
-        (HEAD | {"methods": [{"name": "softpg"}]}, "unknown method 'softpg'; the methods are softpag"),
+        (HEAD | {"methods": [{"name": "softpg"}]}, "unknown method 'softpg'; nearest is 'softpag'"),
         (HEAD | {"methods": [{"name": "softpag", "scle": 1}]}, "softpag has no 'scle'; nearest is 'scale'"),
         (HEAD | {"methods": [{"name": "softpag", "scale": "x"}]}, "softpag.scale takes a number, got 'x'"),
         (HEAD | {"methods": [{"name": "softpag", "strength": 2}]}, r"strength must lie in \[0, 1\]"),

@@ -20,7 +20,13 @@ def placed(method, side, text=0):
 
 @pytest.mark.parametrize(
     "side, text, backend",
-    [(48, 0, "dense"), (64, 0, "dense"), (64, 512, "dense"), (112, 0, "reference"), (80, 512, "dense")],
+    [
+        (48, 0, "dense"),
+        (64, 0, "reference"),
+        (64, 512, "dense"),
+        (112, 0, "reference"),
+        (80, 512, "reference"),
+    ],
 )
 def test_a_cpu_gains_from_few_blocks_only_and_plans_say_the_same(side, text, backend, monkeypatch):
     """One disk: dense attention grows with the square of the tokens, the reference with the tokens."""
@@ -45,7 +51,7 @@ def test_triton_keeps_its_own_limit(monkeypatch):
 
 def test_a_forecast_says_on_what_a_gain_is_expected():
     """Where a GPU gains, the note says what a machine without one would do."""
-    found = {name: dx.plan(dx.Grid(1, 64, 64), dx.CLEAR(radius=8), device=name) for name in ("cpu", "h200")}
+    found = {name: dx.plan(dx.Grid(1, 64, 64), dx.CLEAR(radius=16), device=name) for name in ("cpu", "h200")}
     assert found["h200"].device == "H100/H200 (model)" and found["h200"].expected_speedup > MARGIN
     assert found["h200"].note == f"auto stays dense where triton cannot run: {found['cpu'].note}"
     expected = f"{found['h200'].expected_speedup:.2f}x expected on H100/H200 (model)"

@@ -133,7 +133,7 @@ def test_unconditional_calls_stay(name):
     assert session.report().second_texts == 1
 
 
-def test_the_text_is_encoded_once_for_a_pipeline_and_a_length_of_prompts(monkeypatch):
+def test_the_text_is_encoded_once_in_a_run_at_the_length_of_its_prompts(monkeypatch):
     host, pipe = built("flux")
     asked, encode = [], type(pipe).encode_prompt
 
@@ -146,7 +146,21 @@ def test_the_text_is_encoded_once_for_a_pipeline_and_a_length_of_prompts(monkeyp
     with dx.apply(pipe, dx.NAG("green")):
         for length in (16, 16, 12):
             host.run(pipe, max_sequence_length=length)
-    assert [a for a in asked if a[0] == "green"] == [("green", 16, False), ("green", 12, False)]
+    assert [a for a in asked if a[0] == "green"] == [("green", length, False) for length in (16, 16, 12)]
+
+
+def test_words_and_weights_that_come_between_two_runs_hold_for_the_text():
+    host, pipe = built("sd")
+    with dx.apply(pipe, dx.NAG("a <cat>")):
+        before = host.run(pipe)
+        pipe.load_textual_inversion(torch.randn(2, 32), token="<cat>")
+        words = host.run(pipe)
+        with torch.no_grad():
+            pipe.text_encoder.get_input_embeddings().weight.mul_(2.0)
+        weights = host.run(pipe)
+    assert not torch.equal(before, words) and not torch.equal(words, weights)
+    with dx.apply(pipe, dx.NAG("a <cat>")):
+        assert torch.equal(host.run(pipe), weights)
 
 
 def test_clip_skip_of_the_call_holds_for_the_text():

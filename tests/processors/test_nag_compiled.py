@@ -33,8 +33,8 @@ def slowly(*names):
     return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-# The fast tests compile each family once, for the number of graphs or for new sizes.
-@pytest.mark.parametrize("name", ["wan", "sd3", *slowly("flux")])
+# The fast tests compile each family with one method or the other, here or in test_softpag_compiled.py.
+@pytest.mark.parametrize("name", ["wan", *slowly("sd3", "flux")])
 @torch.no_grad()
 def test_compiles_fullgraph_with_few_graphs(name):
     """Calls with a second text and without have graphs of their own; a size that varies costs one more."""
@@ -61,7 +61,7 @@ def test_compiles_fullgraph_with_few_graphs(name):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", ["flux", "unet", *slowly("wan", "sd3")])
+@pytest.mark.parametrize("name", ["flux", *slowly("unet", "wan", "sd3")])
 @torch.no_grad()
 def test_new_image_sizes_stay_within_the_limit_of_graphs(name):
     pipe, model, blocks = prepared(name)

@@ -320,3 +320,28 @@ def test_a_level_reaches_rewards_that_have_several(images):
     assert found.each(images, PROMPTS, level=0.75)["levels"].tolist() == [0.75] * 3
     assert found.each(images, PROMPTS)["levels"].tolist() == [0.0] * 3
     assert torch.equal(found.each(images, PROMPTS, level=0.75)["red"], Red().score(images, PROMPTS))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_reward_that_writes_into_its_images_spoils_no_other(grad):
+    def dims(images, prompts):
+        return images.mul_(0.5).mean((1, 2, 3))
+
+    def bright(images, prompts):
+        return images.mean((1, 2, 3))
+
+    images = torch.rand(2, 3, 4, 4, requires_grad=grad)
+    before = images.detach().clone()
+    each = ensemble([dims, bright, (dims, 2.0)]).each(images, ["a", "b"])
+    assert torch.equal(images.detach(), before)
+    assert torch.allclose(each["bright"], before.mean((1, 2, 3)))
+    assert torch.equal(each["dims"], each["dims-2"])
+
+
+def test_a_function_of_images_alone_is_refused_before_pictures_are_made():
+    def bright(images):
+        return images.mean((1, 2, 3))
+
+    with pytest.raises(ValueError, match=r"takes images and prompts, got bright\(images\); write def reward"):
+        ensemble(bright)
+    assert len(ensemble(lambda *given: [0.0]).parts) == len(ensemble(lambda i, p, scale=1: [0.0]).parts) == 1

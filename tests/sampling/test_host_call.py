@@ -1,8 +1,21 @@
 """The call of a pipeline for a search: the picture of the plain call, with gradients, and nothing changed."""
 
+import inspect
+import math
+
+import numpy as np
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxKontextPipeline,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
 
 import diffusers_ext as dx
 from diffusers_ext.errors import MethodError, UnsupportedError
@@ -10,7 +23,7 @@ from diffusers_ext.families.denoisers import denoisers
 from diffusers_ext.sampling.host_call import HostCall
 
 from ..hosts import HOSTS, every_call
-from ..tiny_models import sd3, unet
+from ..tiny_models import flux, sd3, unet
 
 
 def generators(*seeds):
@@ -149,27 +162,6 @@ def test_several_pictures_of_a_prompt_and_its_negatives():
     assert torch.equal(made, plain)
 
 
-def test_a_callback_of_the_caller_runs_too():
-    pipe = unet.pipeline()
-    seen = []
-
-    def callback(pipe, step, timestep, state):
-        seen.append((step, sorted(state)))
-        return state
-
-    call = HostCall(
-        pipe,
-        "a",
-        height=32,
-        width=32,
-        num_inference_steps=2,
-        callback_on_step_end=callback,
-        callback_on_step_end_tensor_inputs=["prompt_embeds"],
-    )
-    call.run(call.draw(1), lambda step, latents: latents * 0)
-    assert seen == [(0, ["latents", "prompt_embeds"]), (1, ["latents", "prompt_embeds"])]
-
-
 def test_half_precision_keeps_the_noise_in_float32():
     pipe = unet.pipeline().to(torch.bfloat16)
     call = HostCall(pipe, "a", generators(1)[0], height=32, width=32, num_inference_steps=1)
@@ -201,8 +193,18 @@ def test_half_precision_keeps_the_noise_in_float32():
         (dict(prompt=3), "a prompt or a list of prompts as text, got 3"),
         (dict(prompt="a", generator="cpu"), "generator takes a torch.Generator, .* got 'cpu'"),
         (dict(prompt="a", return_dict=False), "return a result of their own, got return_dict"),
-        (dict(prompt="a", stepz=3), "StableDiffusionPipeline takes no stepz"),
+        (dict(prompt="a", stepz=3), "StableDiffusionPipeline takes no stepz; leave it out"),
+        (dict(prompt="a", num_inference_step=3), "no num_inference_step; nearest is 'num_inference_steps'"),
+        (dict(prompt="a", seed=3), r"takes no seed; seeds come as generator=torch\.Generator\(\)\.manual_s"),
         (dict(prompt="a", height=33), "33"),
+        (dict(prompt="a", height="32"), "a height that is a whole number, got '32'; write height="),
+        (dict(prompt="a", width=32.0), "a width that is a whole number, got 32.0"),
+        (dict(prompt="a", num_images_per_prompt=0), "num_images_per_prompt must be a whole number above 0"),
+        (dict(prompt="a", num_images_per_prompt=-1), "a whole number above 0, got -1; 1 is usual"),
+        (dict(prompt="a", num_images_per_prompt="2"), "a whole number above 0, got '2'"),
+        (dict(prompt="a", num_inference_steps=True), "a whole number from 1 to 1000, got True"),
+        (dict(prompt="a", guidance_scale=math.nan), "guidance scale must be a finite number, got nan"),
+        (dict(prompt="a", prompt_embeds=torch.zeros(1, 7, 32)), "prompts as text, .* got prompt_embeds"),
     ],
 )
 def test_refused_in_a_sentence(given, says):
@@ -226,6 +228,72 @@ def test_a_pipeline_without_latents_is_refused_with_those_that_have_them():
         UnsupportedError, match=r"takes no latents and no callback_on_step_end; .*FluxPipeline"
     ):
         HostCall(_Without(unet.pipeline()), "a")
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    call = HostCall(unet.pipeline(), "a", height=np.int64(32), width=32, num_inference_steps=np.int32(2))
+    assert call.draw(1).noise.shape == (1, 4, 16, 16)
+
+
+PICTURE = {"image": torch.rand(1, 3, 32, 32), "num_inference_steps": 2}
+HOLE = PICTURE | {"mask_image": torch.ones(1, 1, 32, 32), "height": 32, "width": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "call", "step"),
+    [
+        (
+            StableDiffusionXLImg2ImgPipeline,
+            lambda: unet.pipeline(sdxl=True),
+            {},
+            "one that begins with noise",
+        ),
+        (StableDiffusion3Img2ImgPipeline, sd3.pipeline, {"strength": 1.0}, "one that begins with noise"),
+        (FluxImg2ImgPipeline, flux.pipeline, {}, "one that begins with noise"),
+        (FluxInpaintPipeline, flux.pipeline, HOLE, "pass strength=1"),
+        (StableDiffusionInpaintPipeline, unet.pipeline, HOLE | {"strength": 0.5}, "pass strength=1"),
+    ],
+)
+def test_a_pipeline_that_begins_with_a_noisy_picture_is_refused(kind, build, call, step):
+    """It would take the noise of a search for that picture, and never look at the real one."""
+    with pytest.raises(UnsupportedError, match=f"{kind.__name__} begins with a noisy picture at .*{step}"):
+        HostCall(_of(kind, build()), "a", **PICTURE | call)
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "more"),
+    [
+        (StableDiffusionInpaintPipeline, unet.pipeline, {}),
+        (FluxInpaintPipeline, flux.pipeline, {"strength": 1.0, "max_sequence_length": 16}),
+    ],
+)
+def test_inpainting_at_full_strength_sees_its_picture(kind, build, more):
+    pipe, call = _of(kind, build()), HOLE | more
+    call["mask_image"] = torch.ones(1, 1, 32, 32)
+    call["mask_image"][..., :16] = 0
+    own = HostCall(pipe, "a", generators(0)[0], **call)
+    start = own.draw(1)
+    made = own.run(start)
+    again = pipe("a", latents=start.noise, generator=list(start.states), output_type="latent", **call).images
+    other = HostCall(pipe, "a", generators(0)[0], **call | {"image": torch.zeros(1, 3, 32, 32)})
+    assert torch.equal(made, again)
+    assert (other.run(start) - made).abs().max() > 0.05
+
+
+def test_a_pipeline_that_scales_every_size_makes_the_one_asked_for():
+    pipe = _of(FluxKontextPipeline, flux.pipeline())
+    more = dict(height=32, width=48, max_sequence_length=16, _auto_resize=False, guidance_scale=1.0)
+    own = HostCall(pipe, "a", generators(0)[0], **PICTURE | more)
+    assert own.run(own.draw(1), output_type="pt").shape == (1, 3, 32, 48)
+
+
+def _of(kind, pipe):
+    """A pipeline of another class on the same components."""
+    known = inspect.signature(kind.__init__).parameters
+    more = {"requires_safety_checker": False} if "requires_safety_checker" in known else {}
+    made = kind(**{name: part for name, part in pipe.components.items() if name in known}, **more)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def test_an_unknown_family_is_refused():

@@ -130,13 +130,16 @@ def test_a_model_without_checkpointing_is_refused():
         pass
 
 
-def test_blocks_do_not_run_again_under_a_session():
+def test_blocks_run_again_under_a_session_where_they_find_their_own_call():
     host, pipe = built("sd")
-    session = dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}))
-    with pytest.raises(UnsupportedError, match="close the session, or leave checkpoint_denoiser out"):
-        sample(pipe, host, red, checkpoint_denoiser=True)
+    last = dict(grad_steps=1)
+    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, scale=3.0)):
+        plain = sample(pipe, host, red, **last)
+        found = sample(pipe, host, red, checkpoint_denoiser=True, **last)
+        with pytest.raises(UnsupportedError, match="softpag has prepared for another call of the denoiser"):
+            sample(pipe, host, red, checkpoint_denoiser=True)
+    assert torch.equal(found.noise, plain.noise) and torch.equal(found.images, plain.images)
     assert not pipe.unet.is_gradient_checkpointing
-    session.close()
     sample(pipe, host, red, checkpoint_denoiser=True)
 
 

@@ -71,7 +71,10 @@ def test_a_schedule_is_as_before_afterwards():
         assert torch.equal(call.run(starts), end)
 
 
-@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "PNDMScheduler", "KDPM2DiscreteScheduler"])
-def test_steps_of_several_calls_are_refused(name):
+@pytest.mark.parametrize(
+    "name",
+    ["HeunDiscreteScheduler", "PNDMScheduler", "KDPM2DiscreteScheduler", "DPMSolverSinglestepScheduler"],
+)
+def test_steps_that_need_the_call_before_are_refused(name):
     with pytest.raises(UnsupportedError, match=f"schedulers of one call a step, got {name}"):
         check_restart(getattr(diffusers, name)())

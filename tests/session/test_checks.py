@@ -16,10 +16,10 @@ from ..tiny_models import flux, sd3, unet
 from .test_session import same_state, state_of
 
 
-def refused(target, *methods, error, match):
+def refused(target, *methods, error, match, **more):
     before = state_of(target) if not isinstance(target, torch.nn.Module) else processors(target)
     with pytest.raises(error, match=match):
-        dx.apply(target, *methods)
+        dx.apply(target, *methods, **more)
     after = state_of(target) if not isinstance(target, torch.nn.Module) else processors(target)
     assert same_state(before, after) if not isinstance(target, torch.nn.Module) else before == after
 
@@ -149,12 +149,27 @@ def test_a_core_that_would_never_be_prepared_is_refused():
     )
 
 
-def test_not_a_method():
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("softpag", r"got str; dx\.preset\(pipe, 'softpag'\) makes the method of a name"),
+        ([dx.SoftPAG()], r"got list; give its methods one by one, as apply\(pipe, \*methods\)"),
+        (dx.BestOfN(), r"got BestOfN; a sampler is called by itself, as sampler\.sample\(pipe, prompt\)"),
+        (None, "got NoneType; 'diffusers-ext methods' lists them"),
+    ],
+)
+def test_not_a_method(given, words):
+    words = rf"takes methods such as SoftPAG\(\.\.\.\), {words}"
+    refused(sd3.transformer(), given, error=dx.MethodError, match=words)
+
+
+def test_a_kind_of_guidance_that_is_none():
     refused(
         sd3.transformer(),
-        "softpag",
+        dx.SoftPAG(),
+        cfg="both",
         error=dx.MethodError,
-        match=r"takes methods such as SoftPAG\(\.\.\.\), got str",
+        match=r"\(auto, none, batch, two_calls\), got 'both'; leave it out",
     )
 
 

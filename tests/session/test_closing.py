@@ -2,6 +2,9 @@
 that the user chose.
 """
 
+import copy
+import io
+import pickle
 import warnings
 
 import pytest
@@ -11,6 +14,7 @@ from diffusers.models.attention_processor import XFormersAttnProcessor
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 import diffusers_ext as dx
+from diffusers_ext.families.denoisers import denoisers
 
 from .. import faults
 from ..families.parity import keeping_default_backend
@@ -182,3 +186,23 @@ def test_a_session_that_went_well_closes_in_silence(case):
             with dx.apply(pipe, *methods):
                 case.run(pipe, cfg=True, steps=2)
             dx.apply(pipe, *methods).close()
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.deepcopy, pickle.dumps, lambda model: torch.save(model, io.BytesIO())],
+    ids=["deepcopy", "pickle", "save"],
+)
+@pytest.mark.parametrize("name", ["sd", "wan2.2"])
+def test_a_model_under_a_session_is_not_copied_and_one_after_it_is(name, again):
+    host, pipe = built(name)
+    plain = host.run(pipe)
+    with dx.apply(pipe, dx.SoftPAG(heads={host.layer: None}, scale=3.0)):
+        ours = host.run(pipe)
+        for model in denoisers(pipe).values():
+            with pytest.raises(dx.UnsupportedError, match=r"cannot be copied .* close the session"):
+                again(model)
+        assert torch.equal(host.run(copy.copy(pipe)), ours)
+    for model in denoisers(pipe).values():
+        again(model)
+    assert torch.equal(host.run(pipe), plain)

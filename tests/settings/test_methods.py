@@ -72,8 +72,14 @@ def test_ranges_are_checked_by_the_method():
 
 
 def test_unknown_method_and_missing_method():
-    with pytest.raises(ValueError, match="unknown method 'softpg'; the methods are softpag"):
+    with pytest.raises(
+        ValueError, match="unknown method 'softpg'; nearest is 'softpag', the methods are soft"
+    ):
         build(["softpg"])
+    with pytest.raises(ValueError, match="a method is named alone, got 'softpag,nag'"):
+        build(["softpag,nag"])
+    with pytest.raises(ValueError, match="'best-of-n' is a sampler and no method; the methods are softpag"):
+        build(["best-of-n"])
     with pytest.raises(ValueError, match="--set scale needs a method"):
         build([], ["scale=3"])
 
@@ -123,6 +129,8 @@ def test_words_for_types():
     assert describe(int | list[int] | None, "a ") == "a whole number or a list of whole numbers or null"
     assert describe(dict[str, list[int]]) == "an object of text to a list of whole numbers"
     assert convert(" 3 ", int, "n") == 3
+    assert [convert(text, float, "n") for text in (".5", "+.5", "-5.", "+5")] == [0.5, 0.5, -5.0, 5.0]
+    assert convert("+5", int, "n") == 5
     with pytest.raises(ValueError, match=r"a list of whole numbers, got '3x5'.*for example window=\[3,3\]"):
         convert("3x5", tuple[int, ...], "window")
     assert convert("3", str, "text") == "3"

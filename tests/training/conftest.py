@@ -24,7 +24,12 @@ def small_shards():
         yield
 
 
+def untrained_vae():
+    """Make an autoencoder as a shipped one, stored in half precision."""
+    torch.manual_seed(0)
+    return build_vae().half().float().eval()
+
+
 @pytest.fixture(scope="session")
 def vae():
-    torch.manual_seed(0)
-    return build_vae().half().float().eval()  # as a shipped one: stored in half precision
+    return untrained_vae()

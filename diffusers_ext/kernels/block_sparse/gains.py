@@ -63,8 +63,8 @@ COSTS = {
     ("triton", "10.0"): Costs(1.96, 1.33, 1.21, 1.17, 1.26, 1000, "model"),
     ("triton halves", "10.0"): Costs(2.2, 1.3, 1.3, 1.3, 1.3, 1000, "model"),
     ("triton tables", "10.0"): Costs(2.3, 1.3, 1.94, 2.24, 1.45, 1000, "model"),
-    ("reference", "cpu"): Costs(2.26, 1.0, 4.5, 5.24, 10.6, 0, "as timed on a CPU"),
-    ("flex", "cpu"): Costs(2.99, 1.0, 1.49, 3.69, 2.0, 0, "as timed on a CPU"),
+    ("reference", "cpu"): Costs(3.6, 1.0, 1.66, 2.45, 1.0, 0, "as timed on a CPU"),
+    ("flex", "cpu"): Costs(2.29, 1.0, 2.01, 4.8, 3.89, 0, "as timed on a CPU"),
 }
 
 

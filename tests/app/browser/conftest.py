@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ..pages import served
 
 BROWSER = shutil.which(os.environ.get("CHROMIUM", "chromium"))
-SHOTS = Path(os.environ.get("SCREENSHOTS", "out/screenshots"))  # kept by CI
+WAIT_MS = 120_000  # a machine that does much else is slow, and is no fault of the page
 SIZES = {"wide": (1280, 900), "narrow": (400, 800)}
 THEMES = ("light", "dark")
 
@@ -21,34 +22,34 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture(scope="session")
-def url(folder):
-    with served(folder) as address:
+def url(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("page")) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def chromium():
     if BROWSER is None:
-        pytest.fail("there is no chromium on the path; install it, or name it in CHROMIUM")
-    from playwright.sync_api import sync_playwright
+        pytest.fail("there is no chromium on the path; run make browser, or name one in CHROMIUM")
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        # Root has no sandbox, and the shared memory of a container is small.
+        browser = tool.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=WAIT_MS
+        )
         yield browser
         browser.close()
 
 
-@pytest.fixture
-def tab(chromium, url):
-    """A fresh visitor on the page, whose console errors fail the test."""
-    context = chromium.new_context(viewport=dict(zip(("width", "height"), SIZES["wide"], strict=True)))
-    page = context.new_page()
-    wrong = []
+@contextmanager
+def visitor(chromium, url, size="wide", theme="light"):
+    """The page as somebody sees it who was never here; errors of its scripts fail the test."""
+    width, height = SIZES[size]
+    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+    context.set_default_timeout(WAIT_MS)
+    page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(url)
     page.wait_for_selector("#generate")
@@ -57,19 +58,16 @@ def tab(chromium, url):
     assert not wrong, wrong
 
 
-@pytest.fixture(params=[(size, theme) for size in SIZES for theme in THEMES], ids="-".join)
+@pytest.fixture
+def tab(chromium, url):
+    """The page of one test."""
+    with visitor(chromium, url) as page:
+        yield page
+
+
+@pytest.fixture(scope="module", params=[(size, theme) for size in SIZES for theme in THEMES], ids="-".join)
 def look(request, chromium, url):
-    """A function that opens the page in a size and theme, and one that keeps a picture of it."""
+    """The page in a size and a theme, for all tests of a file, and the name of both."""
     size, theme = request.param
-    width, height = SIZES[size]
-    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
-    page = context.new_page()
-    page.goto(f"{url}/?__theme={theme}")
-    page.wait_for_selector("#generate")
-
-    def keep(name):
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SHOTS / f"{name}-{size}-{theme}.png", full_page=True)
-
-    yield page, keep
-    context.close()
+    with visitor(chromium, f"{url}/?__theme={theme}", size, theme) as page:
+        yield page, f"{size}-{theme}"

@@ -10,11 +10,9 @@ from playwright.sync_api import expect
 
 from diffusers_ext.outputs.record import read
 
-SLOW_MS = 60_000  # a busy machine
-
 
 def says(page, words):
-    expect(page.locator("#status")).to_contain_text(re.compile(words), timeout=SLOW_MS)
+    expect(page.locator("#status")).to_contain_text(re.compile(words))
 
 
 def choose(page, model):
@@ -59,7 +57,7 @@ def test_a_slider_changes_the_picture(tab, tmp_path):
     tab.locator("#compare-softpag-scale input[type=number]").press("Tab")
     unfold(tab, "again")
     tab.locator("#generate").click()
-    expect(tab.locator("#command textarea")).to_have_value(re.compile("softpag.scale=8"), timeout=SLOW_MS)
+    expect(tab.locator("#command textarea")).to_have_value(re.compile("softpag.scale=8"))
     after = read(fetched(tab, "slider", tmp_path, 1))["methods"][0]["scale"]
     assert (before, after) == (0.5, 8.0)
 
@@ -68,7 +66,7 @@ def test_cancel_stops_and_the_next_run_is_clean(tab):
     unfold(tab, "advanced")
     tab.locator("#num-inference-steps input").fill("150")
     tab.locator("#generate").click()
-    says(tab, "step 2 of 150")
+    says(tab, r"step \d+ of 150")
     tab.locator("#cancel").click()
     says(tab, "cancelled")
     expect(tab.locator("#slider")).to_be_hidden()
@@ -86,7 +84,7 @@ def test_a_link_restores_the_settings_and_a_reload_keeps_them(tab, url):
     assert link.startswith(f"{url}/?compare=")
     for _ in range(2):
         tab.goto(link)
-        expect(tab.locator("#seed input")).to_have_value("9007199254740993", timeout=SLOW_MS)
+        expect(tab.locator("#seed input")).to_have_value("9007199254740993")
         expect(tab.locator("#prompt textarea")).to_have_value('two "green" stars & <b>more</b>')
         expect(tab.locator("#model input")).to_have_value("shapes-sd-turbo")
 
@@ -117,7 +115,7 @@ def test_a_dropped_picture_restores_the_settings(tab, tmp_path):
 
 def test_another_model_offers_other_methods(tab):
     choose(tab, "shapes-sd3")
-    expect(tab.locator("#refused")).to_contain_text("astar", timeout=SLOW_MS)
+    expect(tab.locator("#refused")).to_contain_text("astar")
     expect(tab.get_by_label("astar", exact=True)).to_have_count(0)
     unfold(tab, "settings-softpag")
     expect(tab.locator("#compare-softpag-scale input[type=number]")).to_have_value("0.75")
@@ -135,7 +133,7 @@ def test_bad_input_is_a_sentence_that_stays(tab):
 
 def test_clips_play_side_by_side(tab):
     choose(tab, "shapes-wan")
-    expect(tab.locator("#prompt textarea")).to_have_value("a red circle moves left", timeout=SLOW_MS)
+    expect(tab.locator("#prompt textarea")).to_have_value("a red circle moves left")
     unfold(tab, "advanced")
     tab.locator("#num-inference-steps input").fill("2")
     tab.locator("#generate").click()
@@ -154,10 +152,3 @@ def test_every_control_is_reached_by_the_keyboard(tab, size):
         reached.add(tab.evaluate("document.activeElement.closest('[id]:not(input)')?.id"))
     missing = {"prompt", "generate", "cancel", "model", "seed", "draw-seed", "last-seed"} - reached
     assert not missing, (missing, reached)
-
-
-def test_nothing_is_wider_than_a_narrow_screen(look):
-    page, keep = look
-    draw(page)
-    keep("compare")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

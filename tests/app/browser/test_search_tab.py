@@ -6,13 +6,15 @@ from playwright.sync_api import expect
 
 from diffusers_ext.outputs.record import sources
 
-SOON = 90_000  # ms
+
+def choose(tab, place, value):
+    tab.locator(f"#{place} input").fill(value)
+    tab.get_by_role("option", name=value, exact=True).click()
 
 
 def opened(tab, model="shapes-sd-turbo", budget=10):
     tab.get_by_role("tab", name="Search").click()
-    tab.locator("#search-model input").fill(model)
-    tab.locator("#search-model input").press("Enter")
+    choose(tab, "search-model", model)
     tab.locator("#search-budget input[type=number]").fill(str(budget))
     tab.locator("#search-budget input[type=number]").press("Tab")
     return tab.locator("#search-state")
@@ -21,7 +23,7 @@ def opened(tab, model="shapes-sd-turbo", budget=10):
 def test_the_best_picture_its_curve_and_its_candidates_are_shown_and_fetched(tab, tmp_path):
     state = opened(tab)
     tab.locator("#search-prompt textarea").press("Control+Enter")
-    expect(state).to_contain_text("Done: ", timeout=SOON)
+    expect(state).to_contain_text("Done: ")
     expect(state).to_contain_text("best-of-n by shapes-clip: 10 candidates, 10 evaluations")
     expect(tab.locator("#search-curve path.curve")).to_have_count(1)
     expect(tab.locator("#search-curve circle.dot")).to_have_count(10)
@@ -42,24 +44,23 @@ def test_the_best_picture_its_curve_and_its_candidates_are_shown_and_fetched(tab
 def test_a_cancel_keeps_the_best_picture_and_the_next_search_is_clean(tab):
     state = opened(tab, "shapes-sd", 1000)
     tab.locator("#search-go").click()
-    expect(tab.locator("#search-curve svg")).to_be_visible(timeout=SOON)
+    expect(tab.locator("#search-curve svg")).to_be_visible()
     tab.locator("#search-cancel").click()
-    expect(state).to_contain_text("Cancelled; the best finished picture is kept", timeout=SOON)
+    expect(state).to_contain_text("Cancelled; the best finished picture is kept")
     expect(tab.locator("#search-best img")).to_be_visible()
     opened(tab)
     tab.locator("#search-go").click()
-    expect(state).to_contain_text("10 candidates, 10 evaluations", timeout=SOON)
+    expect(state).to_contain_text("10 candidates, 10 evaluations")
 
 
 def test_a_sampler_brings_its_settings_and_shows_what_it_dropped(tab):
     state = opened(tab, "shapes-sd", 60)
-    tab.locator("#search-sampler input").fill("ttsnap")
-    tab.locator("#search-sampler input").press("Enter")
+    choose(tab, "search-sampler", "ttsnap")
     expect(tab.locator("#search-about")).to_contain_text("candidates and keeps a part of them")
     tab.get_by_role("button", name="Settings of ttsnap").click()
     expect(tab.locator("#search-ttsnap-combine")).to_be_visible()
     tab.locator("#search-go").click()
-    expect(state).to_contain_text("dropped on the way", timeout=SOON)
+    expect(state).to_contain_text("dropped on the way")
     expect(tab.locator("#search-lanes")).to_contain_text("dropped after step")
 
 
@@ -67,18 +68,8 @@ def test_a_refusal_is_one_sentence_and_the_page_goes_on(tab):
     state = opened(tab)
     tab.locator("#search-prompt textarea").fill("")
     tab.locator("#search-go").click()
-    expect(state).to_contain_text("write a prompt", timeout=SOON)
+    expect(state).to_contain_text("write a prompt")
     tab.locator("#search-prompt textarea").fill("a <img src=x onerror=alert(1)> circle")
     tab.locator("#search-go").click()
-    expect(state).to_contain_text("Done: ", timeout=SOON)
+    expect(state).to_contain_text("Done: ")
     assert tab.locator("#search-state img").count() == 0
-
-
-def test_how_it_looks(look):
-    page, keep = look
-    opened(page)
-    page.locator("#search-go").click()
-    expect(page.locator("#search-state")).to_contain_text("Done: ", timeout=SOON)
-    expect(page.locator("#search-best img")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    keep("search")

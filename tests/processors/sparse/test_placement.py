@@ -100,7 +100,7 @@ def test_the_back_end_is_that_of_the_dtype_that_comes(monkeypatch):
     """Latents may have another one than queries; the interpreter multiplies bfloat16 wrongly."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     layout = layout_of((1, 64, 64), 0, front=False)
-    core = dx.CLEAR(8).bind(SITE, RunContext(), dense)
+    core = dx.CLEAR(16).bind(SITE, RunContext(), dense)
     core.run.layout = layout
     q, k, v = tensors(layout, batch=1)
     core.begin_call(q.float())

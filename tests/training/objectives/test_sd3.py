@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -15,11 +13,13 @@ from diffusers_ext.training.objectives.sd3 import SD3Objective
 from diffusers_ext.training.recipes import SD3Config
 from diffusers_ext.training.runs import run
 from diffusers_ext.zoo import cards, catalogue
+from tests.processes import Forked
 from tests.training import reproduce
+from tests.training.conftest import shrink, untrained_vae
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 ANOTHER_PROCESS = 1e-4  # may round otherwise, by some 1e-6 in the end; other draws differ by more than 5e-3
-TINY = SD3Config(samples=32, batch=4, warmup=8, first=1, log_every=1, evaluate_every=10**9)
+TINY = SD3Config(samples=16, batch=4, warmup=8, first=1, log_every=1, evaluate_every=10**9)
 
 
 def train(out, vae, recipe=TINY, start=None, **how):
@@ -33,37 +33,33 @@ def losses(out):
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory, vae, small_shards):
-    """Make an uninterrupted run of 8 steps."""
+    """Make an uninterrupted run of 4 steps."""
     out = tmp_path_factory.mktemp("complete")
     assert train(out, vae)
     return out
 
 
-KILLED = """
-import os, pathlib, pytest, signal, sys, torch
-from diffusers_ext.zoo.models import build_vae
-from tests.training.conftest import shrink
-from tests.training.objectives import test_sd3
+def _killed(out):
+    """Train in a process of its own, which dies before its fourth step."""
+    inputs = SD3Objective.inputs
 
-class Killed(test_sd3.SD3Objective):
-    def inputs(self, step, progress):
-        if step == 4:
+    def dying(self, step, progress):
+        if step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().inputs(step, progress)
+        return inputs(self, step, progress)
 
-test_sd3.SD3Objective = Killed
-shrink(pytest.MonkeyPatch())
-torch.manual_seed(0)
-test_sd3.train(pathlib.Path(sys.argv[1]), build_vae().half().float().eval(), checkpoint_minutes=0)
-"""
+    SD3Objective.inputs = dying
+    shrink(pytest.MonkeyPatch())
+    train(out, untrained_vae(), checkpoint_minutes=0)
 
 
 def test_a_killed_run_goes_on_to_the_same_losses(complete, tmp_path, vae):
     """After kill -9 in the middle and a resume, every loss equals the uninterrupted run."""
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=os.getcwd())
-    assert killed.returncode == -signal.SIGKILL
+    killed = Forked(_killed, tmp_path)
+    _, err = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, err
     step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
-    assert 2 <= step < 8
+    assert 1 <= step < 4
     assert train(tmp_path, vae)
     assert losses(tmp_path) == pytest.approx(losses(complete), rel=ANOTHER_PROCESS)
 
@@ -109,9 +105,9 @@ def test_the_export_is_a_stock_pipeline_and_a_new_run_may_start_from_it(complete
     export(objective, complete, tmp_path / "model", "shapes-sd3", autoencoder="as given")
     cards.verify_weights(tmp_path / "model")
     card = json.loads((tmp_path / "model" / cards.CARD).read_text())
-    assert (card["steps"], card["samples"]) == (8, 32)
+    assert (card["steps"], card["samples"]) == (4, 16)
     assert card["call"] == dict(catalogue.MODELS["shapes-sd3"].call)
-    assert card["autoencoder"] == "as given" and card["config"]["samples"] == 32
+    assert card["autoencoder"] == "as given" and card["config"]["samples"] == 16
     StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
     tokenizer = json.loads((tmp_path / "model" / "tokenizer" / "tokenizer.json").read_text())
     assert tokenizer["padding"] is None

@@ -14,15 +14,15 @@ from diffusers_ext.zoo import cards, catalogue
 from diffusers_ext.zoo.models import build_sd
 from tests.close import alike, close
 
-TINY = TurboConfig(samples=64, batch=8, warmup=8, first=1, reuse=100, log_every=1, evaluate_every=10**9)
+TINY = TurboConfig(samples=32, batch=4, warmup=8, first=1, reuse=100, log_every=1, evaluate_every=10**9)
 CALL = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 4.0}
 ONE_STEP = {**catalogue.MODELS["shapes-sd-turbo"].call, "output_type": "latent"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_pairs():
-    """Use 16 pairs per shard."""
-    whole, teacher_pairs.SHARD = teacher_pairs.SHARD, 16
+    """Use 8 pairs per shard."""
+    whole, teacher_pairs.SHARD = teacher_pairs.SHARD, 8
     yield
     teacher_pairs.SHARD = whole
 
@@ -40,8 +40,8 @@ def distil(teacher, folder, recipe=TINY, **call):
 @torch.no_grad()
 def distance(objective):
     """Return the mean square between a step of the student and the teacher's pictures, over one shard."""
-    drawn, pipe = objective.pairs.batch(0, 16, torch.Generator().manual_seed(0)), objective.pipe
-    t = torch.full((16,), 999)
+    drawn, pipe = objective.pairs.batch(0, 8, torch.Generator().manual_seed(0)), objective.pipe
+    t = torch.full((8,), 999)
     v = pipe.unet(drawn.noise, t, pipe.text_encoder(drawn.ids)[0]).sample
     return (clean(pipe.scheduler, drawn.noise, t, v) - drawn.latents).square().mean().item()
 

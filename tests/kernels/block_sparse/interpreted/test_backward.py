@@ -35,7 +35,6 @@ def compare(case, B, H, D, dtype, problem, scale, tiles=None):
     [
         ("none", (32, 32), 64, HALF),
         ("disk", (32, 16), 32, SINGLE),
-        ("disk", (32, 16), 32, HALF),
         ("box", (64, 64), 96, SINGLE),
         ("band", (32, 64), 64, HALF),
         ("lut", (16, 16), 128, SINGLE),

@@ -31,7 +31,7 @@ REGULAR = {
     "disk, deep tiles": spec(Disk(2), (2, 5, 5), 0, 16, 32, **DEEP),
     "window": spec(Window((3, 6, 7), (2, 3, 4)), (3, 6, 7), **TILES),
     "window, strides": spec(Window((1, 9, 10), (1, 4, 5), (1, 2, 3)), (1, 9, 10), **TILES),
-    "window, dilation": spec(Window((4, 8, 9), (2, 3, 3), (1, 1, 1), (2, 1, 3)), (4, 8, 9), **TILES),
+    "window, dilation": spec(Window((4, 4, 9), (2, 3, 3), (1, 1, 1), (2, 1, 3)), (4, 4, 9), **TILES),
     "window, raster": spec(Window((1, 6, 16), (1, 3, 5)), (1, 6, 16), 0, 32, 16),
     "band": spec(Band((20, 7, NEVER), 8, 1), (3, 4, 8), text_rows=False),
 }

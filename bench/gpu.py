@@ -167,7 +167,10 @@ def main(arguments: list[str] | None = None) -> list[Outcome]:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a part failed")
     args = parser.parse_args(arguments)
     if args.fit is not None:
-        write_fit(args.fit)
+        try:
+            write_fit(args.fit)
+        except OSError as error:
+            raise SystemExit(f"error: {error}") from error
         return []
     args.minutes = (8.0 if args.quick else 30.0) if args.minutes is None else args.minutes
     if not 0 < args.minutes < inf:

@@ -76,13 +76,17 @@ def constants_of(form: str, mask: str, head_dim: int, tiles: Tiles) -> dict[str,
 
 
 def forward_binary(
-    form: str, mask: str, arch: int, head_dim: int, tiles: Tiles | None = None, **flags: Any
-) -> Binary:
-    """Compile a form of the forward kernel with the tiles that a launch chooses, or with others."""
+    form: str, mask: str, arch: int, head_dim: int, tiles: Tiles | None = None, dtype: str = "bf16",
+    **flags: Any,
+) -> Binary:  # fmt: skip
+    """Compile a form of the forward kernel with the tiles that a launch chooses, or with others.
+
+    `flags` replace compile-time arguments.
+    """
     tiles = tiles or tiles_of(form, mask, arch, head_dim)
     constants = constants_of(form, mask, head_dim, tiles) | flags
     settings = dict(warps=tiles.warps, stages=tiles.stages, registers=tiles.registers)
-    return compiled(forward_kernel, arch, mask, constants, **settings)
+    return compiled(forward_kernel, arch, mask, constants, dtype=dtype, **settings)
 
 
 def dense_binary(arch: int, head_dim: int, tiles: Tiles) -> Binary:

@@ -170,7 +170,7 @@ def test_install_lines_name_this_project_and_extras_that_exist():
 
 
 def test_versions_are_those_of_the_project():
-    sentence = re.search(r"needs (.*?) or newer", README)[1]
+    sentence = re.search(r"needs (.*?)\. The install", README)[1]
     told = dict(re.findall(r"(\w+) (\d+(?:\.\d+)?)", sentence))
     assert told.pop("Python") == PROJECT["requires-python"].removeprefix(">=")
     for package, least in told.items():
@@ -224,7 +224,8 @@ def test_figures_of_methods_are_those_of_the_committed_runs():
 def test_figures_of_samplers_are_those_of_the_committed_runs():
     found = json.loads((RESULTS / "reno-shapes-sd-turbo.json").read_text())
     right = {name: percent(v["overall"]) for name, v in found["variants"].items()}
-    assert f"which has {right['plain']} right" in README
+    n = found["variants"]["plain"]["overall"]["n"]
+    assert f"on {n} held-out prompts, where `shapes-sd-turbo` alone has {right['plain']} right" in README
     assert f"{right['best of 10']} right at {found['evaluations']['best of 10']} evaluations" in README
     assert f"{right['ReNO']} right at the cost of {found['evaluations']['ReNO']} evaluations" in README
     npnet = json.loads((RESULTS / "npnet-shapes-sd-held-out.json").read_text())["variants"]

@@ -139,6 +139,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "clip-detector": clip_detector.to_markdown,
     "distillation": _filed("distillation-shapes-sd3-clear-r2", distillation.to_markdown),
     "instructions": _filed("compiled", instructions.to_markdown),
+    "instructions-gradients": _filed("compiled-gradients", instructions.gradients_to_markdown),
     "growth": _filed("growth-cpu-x86_64", growth.to_markdown),
     "maps": _filed("maps-shapes-sd", maps.to_markdown),
     **{f"headhunter-{m}": _filed(f"headhunter-{m}", headhunter.to_markdown) for m in headhunter.MODELS},

@@ -17,12 +17,14 @@ from ..models.checkpoint import Checkpoint
 from ..outputs.files import write_text
 from ..sampling.call import makes_videos
 from ..sampling.generate import applied
+from ..sampling.search_arguments import check_numbers, instead
 from ..session.session import Session
 from ..zoo import calling
 from . import chosen, custom_file, recipe_file
 from .recipe import Recipe
 
 OWN = ("methods", "sampler", "rewards", "call")  # what from_pretrained takes for itself
+DEPRECATED = ("callback", "callback_steps")  # what pipelines still read though their signature hides it
 
 
 class ExtPipeline:
@@ -51,7 +53,7 @@ class ExtPipeline:
         call: Mapping[str, Any] | None = None,
         model: str | None = None,
     ) -> None:
-        self.pipe, self.methods, self.sampler = pipe, tuple(chosen.listed(methods)), sampler
+        self.pipe, self.methods, self.sampler = pipe, chosen.listed(methods), sampler
         self.call, self.model = dict(call or {}), model
         self.report: Any = None  # of the last call; `None` without methods
         self._open: tuple[ExitStack, Session | None] | None = None
@@ -110,7 +112,7 @@ class ExtPipeline:
             session = (
                 stack.enter_context(applied(self.pipe, self.methods)) if self._open is None else self._open[1]
             )
-            out = self.pipe(**call) if self.sampler is None else self._searched(call)
+            out = self._plain(call) if self.sampler is None else self._searched(call)
         self.report = session.report() if session is not None else None
         if not isinstance(out, tuple):
             out.report = self.report
@@ -166,6 +168,10 @@ class ExtPipeline:
         write_text(home / "pipeline.py", code)
         return home
 
+    def _plain(self, call: dict[str, Any]) -> Any:
+        self._check_call(call)
+        return self.pipe(**call)
+
     def _searched(self, call: dict[str, Any]) -> Any:
         as_dict = call.pop("return_dict", True)
         result = self.sampler.sample(self.pipe, call.pop("prompt", None), **call)
@@ -174,6 +180,15 @@ class ExtPipeline:
         out = output_of(self.pipe, result.images)
         out.scores, out.seeds, out.nfe, out.result = result.scores, result.seeds, result.nfe, result
         return out
+
+    def _check_call(self, call: Mapping[str, Any]) -> None:
+        """Raise `MethodError` for arguments that pipelines of diffusers drop, or take and make noise of."""
+        known = inspect.signature(type(self.pipe).__call__).parameters
+        if unknown := [name for name in call if name not in known and name not in DEPRECATED]:
+            raise MethodError(
+                f"{type(self.pipe).__name__} takes no {unknown[0]}; {instead(unknown[0], known)}."
+            )
+        check_numbers(self.pipe, call)
 
     def _check(self) -> None:
         kind, name = type(self.pipe).__name__, type(self).__name__

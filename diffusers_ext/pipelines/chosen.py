@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core import Method
 from ..errors import MethodError
 from ..models.checkpoint import Checkpoint
 from ..rewards.base import ensemble
@@ -34,24 +34,28 @@ def name_of(checkpoint: Checkpoint) -> str:
     return str(checkpoint.folder.resolve()) if local else checkpoint.name
 
 
-def methods(given: Sequence[Any], checkpoint: Checkpoint | None) -> tuple[Any, ...]:
+def methods(given: Any, checkpoint: Checkpoint | None) -> tuple[Any, ...]:
     """Return methods, those given by name with the settings that are known for the model.
 
     Raises `ValueError` for unknown names, and for one that comes twice.
     """
     known = checkpoint.preset if checkpoint is not None else None
     tables = known.settings if known is not None else {}
-    names = [each for each in listed(given) if isinstance(each, str)]
+    given = listed(given)
+    names = [each for each in given if isinstance(each, str)]
     method_settings.once(names)
     by_name = dict(zip(names, method_settings.build(names, (), tables, required=False), strict=True))
     return tuple(by_name[each] if isinstance(each, str) else each for each in given)
 
 
-def listed(given: Any) -> Sequence[Any]:
-    """Return methods as they are; raises `MethodError` for one that is not in a list."""
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise MethodError(f"methods is a list, got {given!r}; write methods=[{given!r}].")
-    return given
+def listed(given: Any) -> tuple[Any, ...]:
+    """Return methods as a tuple; one alone needs no list. Raises `MethodError` for other objects."""
+    if isinstance(given, (str, Method)):
+        return (given,)
+    if not isinstance(given, (list, tuple)):
+        step = "pass it as sampler=" if hasattr(given, "sample") else "write methods=[dx.SoftPAG()]"
+        raise MethodError(f"methods is a list of methods, got {given!r}; {step}.")
+    return tuple(given)
 
 
 def sampler(given: Any, rewards: Any, checkpoint: Checkpoint | None) -> Any:

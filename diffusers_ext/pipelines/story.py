@@ -70,6 +70,12 @@ class StoryPipeline:
         self.cache_limit_gib = cache_limit_gib
         if tries < 1:
             raise MethodError(f"a scene is rehearsed once or more, got tries={tries}; 3 is usual.")
+        if not isinstance(self.method, IRDiffusion):
+            raise MethodError(f"a story is drawn by IRDiffusion, got {method!r}; write dx.IRDiffusion().")
+        if segmenter is not None and not callable(segmenter):
+            raise MethodError(
+                f"segmenter takes a function of an image and a text, got {segmenter!r}; it returns a mask."
+            )
         if cache not in ("device", "cpu", "off"):
             raise MethodError(
                 f"a story keeps its references on device, cpu or off, got cache={cache!r}; choose one."

@@ -132,7 +132,13 @@ class Sampler(ABC):
         starts = search.host.draw(n, first)
         if self.noise is None:
             return starts
-        return starts.with_noise(self.noise(search.host, starts.noise))
+        made = self.noise(search.host, starts.noise)
+        if (came := _no_noise(made, starts.noise)) is not None:
+            raise MethodError(
+                "noise takes a function that returns finite noise of the shape that it got, "
+                f"{list(starts.noise.shape)}, and it returned {came}; return one noise for each."
+            )
+        return starts.with_noise(made.to(starts.noise))
 
     def affordable(self, search: Search, cost: float) -> int:
         """Return how many candidates a prompt's budget pays for, at `cost` evaluations each.
@@ -195,6 +201,15 @@ class Sampler(ABC):
             warnings.warn(f"diffusers_ext: refine made nothing better, since {error}", stacklevel=3)
             return replace(found, stopped=f"refine: {error}")
         return joined(found, better)
+
+
+def _no_noise(made: Any, given: Tensor) -> str | None:
+    """Say what a transform of noise has returned, or `None` if that may take the place of `given`."""
+    if not isinstance(made, Tensor):
+        return type(made).__name__
+    if made.shape != given.shape:
+        return str(list(made.shape))
+    return None if torch.isfinite(made).all() else "NaN or infinity"
 
 
 def _result(search: Search, output_type: str, stopped: str | None) -> Result:

@@ -32,18 +32,26 @@ def check(pipe: Any, call: Mapping[str, Any]) -> None:
         raise MethodError(
             "samplers take prompts as text, which rewards read, got prompt_embeds; give the text alone."
         )
+    check_numbers(pipe, call)
+    _check_start(pipe, call)
+    if unknown := [name for name in call if name not in known]:
+        raise MethodError(f"{kind} takes no {unknown[0]}; {instead(unknown[0], known)}.")
+
+
+def check_numbers(pipe: Any, call: Mapping[str, Any]) -> None:
+    """Raise `MethodError` for counts below 1 and for scales of guidance that are not finite.
+
+    Pipelines of diffusers take them, and return noise or a picture without guidance.
+    """
     _check_count("num_inference_steps", call, "15 to 50 is", most=1000)
     _check_count(copies_name(pipe), call, "1 is")
     try:
         check_scales(call)
     except ValueError as error:
         raise MethodError(f"{error}.") from error
-    _check_start(pipe, call)
-    if unknown := [name for name in call if name not in known]:
-        raise MethodError(f"{kind} takes no {unknown[0]}; {_instead(unknown[0], known)}.")
 
 
-def _instead(name: str, known: Mapping[str, Any]) -> str:
+def instead(name: str, known: Mapping[str, Any]) -> str:
     """Say what to write in place of an argument that a pipeline does not take."""
     if name in ("seed", "seeds"):
         return "seeds come as generator=torch.Generator().manual_seed(7)"
@@ -54,7 +62,7 @@ def _instead(name: str, known: Mapping[str, Any]) -> str:
 def copies_name(pipe: Any) -> str:
     """Return the name of the argument that says how many pictures a prompt has."""
     known = inspect.signature(type(pipe).__call__).parameters
-    return next(name for name in OWN[2:] if name in known)
+    return next((name for name in OWN[2:] if name in known), OWN[2])
 
 
 def repeated(

@@ -4,13 +4,13 @@ import sys
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor
 
-from ..errors import UnsupportedError
+from ..errors import MethodError, UnsupportedError
 from ..families.base import Family
 
 Cfg = Literal["auto", "none", "batch", "two_calls"]
@@ -91,6 +91,11 @@ class CFGBranches:
     """
 
     def __init__(self, cfg: Cfg, home: Any, family: Family) -> None:
+        if cfg not in get_args(Cfg):
+            raise MethodError(
+                f"cfg says how guidance reaches the denoiser ({', '.join(get_args(Cfg))}), got {cfg!r}; "
+                "leave it out to ask the pipeline."
+            )
         self.cfg = cfg
         self.home = home
         self.family = family

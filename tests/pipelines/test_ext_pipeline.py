@@ -1,5 +1,6 @@
 """Pipelines with methods and a sampler: the pictures of doing it by hand, and a pipeline left as it was."""
 
+import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -175,12 +176,19 @@ def test_outputs_of_every_pipeline_are_known():
         (lambda: dx.ImageExtPipeline(host("sd3").build(), sampler=3), "takes a sampler, got 3"),
         (lambda: dx.ImageExtPipeline(host("sd3").build(), call={"stepps": 3}), "takes no stepps"),
         (
-            lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), methods="softpag"),
-            r"methods is a list, got 'softpag'; write methods=\['softpag'\]",
+            lambda: dx.ImageExtPipeline(host("sd").build(), dx.BestOfN()),
+            "a list of methods, .*; pass it as sampler=",
+        ),
+        (lambda: dx.ImageExtPipeline(host("sd").build(), dx.SoftPAG), r"write methods=\[dx.SoftPAG\(\)\]"),
+        # Stable Diffusion takes any name, and drops what it does not know.
+        (lambda: dx.ImageExtPipeline(host("sd").build())("a", guidence_scale=9), "takes no guidence_scale"),
+        (
+            lambda: dx.ImageExtPipeline(host("sd").build())("a", num_inference_steps=0),
+            "from 1 to 1000, got 0",
         ),
         (
-            lambda: dx.ImageExtPipeline(host("sd3").build(), dx.SoftPAG()),
-            r"methods is a list, got SoftPAG\(.*; write methods=\[SoftPAG\(",
+            lambda: dx.ImageExtPipeline(host("sd").build())("a", guidance_scale=math.inf),
+            "finite number, got inf",
         ),
         (
             lambda: dx.ImageExtPipeline.from_pretrained("shapes-sd", method="softpag"),
@@ -221,3 +229,12 @@ def test_what_the_pipeline_of_diffusers_has_is_named():
         _ = made.transformer
     with pytest.raises(AttributeError, match=r"no attribute 'unet'$"):
         _ = made.unet
+
+
+def test_one_method_needs_no_list():
+    found, pipe = built("sd")
+    method = dx.SoftPAG(heads={found.layer: None})
+    one, listed = (dx.ImageExtPipeline(pipe, given) for given in (method, [method]))
+    assert one.methods == listed.methods == (method,)
+    named = dx.ImageExtPipeline.from_pretrained("shapes-sd", "softpag")
+    assert named.methods == dx.ImageExtPipeline.from_pretrained("shapes-sd", ["softpag"]).methods

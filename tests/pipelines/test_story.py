@@ -199,6 +199,8 @@ def test_what_is_missing_after_all_tries_is_named():
     "settings, error, said",
     [
         (dict(tries=0), dx.MethodError, "got tries=0"),
+        (dict(segmenter=3), dx.MethodError, "segmenter takes a function of an image and a text, got 3"),
+        (dict(method=dx.SoftPAG()), dx.MethodError, "drawn by IRDiffusion, got SoftPAG"),
         (dict(cache="disk"), dx.MethodError, "got cache='disk'"),
         (
             dict(segmenter=lambda image, text: np.ones((3, 3))),

@@ -287,6 +287,20 @@ def test_joined_results_keep_the_better_of_each_prompt():
         assert both.images[p] is better.images[p] and torch.equal(both.noise[p], better.noise[p])
 
 
+@pytest.mark.parametrize(
+    ("made", "came"),
+    [
+        (lambda host, noise: None, "NoneType"),
+        (lambda host, noise: noise.numpy(), "ndarray"),
+        (lambda host, noise: noise[:1], r"\[1, 4, 16, 16\]"),
+        (lambda host, noise: noise * torch.nan, "NaN or infinity"),
+    ],
+)
+def test_noise_that_is_none_is_refused_before_anything_runs(made, came):
+    with pytest.raises(MethodError, match=rf"it got, \[2, 4, 16, 16\], and it returned {came};"):
+        sample(BestOfN(rewards=redness, n=2, noise=made))
+
+
 def test_noise_may_be_changed_before_anything_runs():
     seen = []
 

@@ -16,10 +16,10 @@ from ..tiny_models import flux, sd3, unet
 from .test_session import same_state, state_of
 
 
-def refused(target, *methods, error, match):
+def refused(target, *methods, error, match, **more):
     before = state_of(target) if not isinstance(target, torch.nn.Module) else processors(target)
     with pytest.raises(error, match=match):
-        dx.apply(target, *methods)
+        dx.apply(target, *methods, **more)
     after = state_of(target) if not isinstance(target, torch.nn.Module) else processors(target)
     assert same_state(before, after) if not isinstance(target, torch.nn.Module) else before == after
 
@@ -161,6 +161,16 @@ def test_a_core_that_would_never_be_prepared_is_refused():
 def test_not_a_method(given, words):
     words = rf"takes methods such as SoftPAG\(\.\.\.\), {words}"
     refused(sd3.transformer(), given, error=dx.MethodError, match=words)
+
+
+def test_a_kind_of_guidance_that_is_none():
+    refused(
+        sd3.transformer(),
+        dx.SoftPAG(),
+        cfg="both",
+        error=dx.MethodError,
+        match=r"\(auto, none, batch, two_calls\), got 'both'; leave it out",
+    )
 
 
 def test_a_compiled_model_is_refused_both_ways():

@@ -1,8 +1,9 @@
 """Kernel tiles and launch settings for each generation of GPU.
 
 They were chosen by compiling. They are the widest tiles whose programs fit shared memory. With blocks of 64
-tokens or more, the rules of all methods keep everything in registers. Blocks of 32 cut tiles down, and then
-up to 16 bytes a thread go to memory. Masks that are looked up pair by pair (`lut`, which no method has) take
+tokens or more, the rules of all methods keep everything in registers, or all but 8 bytes a thread. Blocks of
+32 cut tiles down, and then up to 16 bytes go to memory. On Hopper no matrix product of a tile that is not cut
+waits for the one before. Masks that are looked up pair by pair (`lut`, which no method has) take
 more. `computed` is the forward kernel where it needs no table of coordinates (`kernels.plan.form`).
 `tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
 """
@@ -48,11 +49,13 @@ _HALF = {
 _HALF_DATACENTER = {  # Hopper and Blackwell with 227 KB of shared memory, where operands stay there
     ("forward", 128): (128, 64, 8, 3),
     ("computed", 128): (128, 64, 8, 3),
-    ("dq", 64): (64, 64, 8, 2),
-    ("dq", 128): (64, 32, 8, 2),
+    ("dq", 64): (128, 64, 8, 2),
+    ("dq", 128): (128, 64, 8, 2),
     ("dkv", 32): (32, 64, 8, 2),
-    ("dkv", 128): (64, 64, 8, 2),
+    ("dkv", 64): (32, 64, 4, 2),
+    ("dkv", 128): (32, 64, 4, 2),
 }
+_HALF_BLACKWELL = {("dq", 128): (64, 64, 4, 2)}
 _DESCRIPTORS = {64: (128, 64, 8, 3), 128: (128, 128, 8, 2)}  # padded head size -> as above, `computed`
 _SINGLE = {
     ("forward", 64): (32, 32, 8, 2),
@@ -91,8 +94,9 @@ def choose(kernel: str, arch: int, itemsize: int, head_dim: int, blocks: tuple[i
     """
     if problem := why_not(arch, itemsize, head_dim, blocks):
         raise ValueError(problem)
-    half = _HALF_DATACENTER if 90 <= arch < 110 else {}
-    table = _SINGLE if itemsize == 4 else _HALF | half
+    half = _HALF | (_HALF_DATACENTER if 90 <= arch < 110 else {})
+    half |= _HALF_BLACKWELL if 100 <= arch < 110 else {}
+    table = _SINGLE if itemsize == 4 else half
     if itemsize == 4 and kernel == "computed":
         kernel = "forward"
     dims = max(SMALLEST, 1 << (head_dim - 1).bit_length())

@@ -20,6 +20,7 @@ from ...processors.softpag import SoftPAG
 from ...rewards.base import ensemble
 from ...session.checks import inspect
 from ...settings.fields import check_bounds, fit_fields, setting
+from ..budget import Stopped
 from .log import ALL, HeadLog
 from .packs import Painter, weights_mark
 from .pairs import pairs_of
@@ -149,6 +150,8 @@ class HeadHunter:
                 picks, alone = self._all_rounds(rounds, pool, count)
         except Waiting:
             return None
+        except Stopped as reason:
+            raise MethodError(f"HeadHunter ended, since {reason.why}; leave the callback out.") from reason
         if rounds.unscored:
             warnings.warn(f"diffusers_ext: {rounds.complaint()}", stacklevel=2)
         return HeadSet(

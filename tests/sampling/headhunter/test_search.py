@@ -306,3 +306,15 @@ def test_a_pipeline_under_a_session_is_refused():
     tiny, pipe = tiny_sd3()
     with dx.apply(pipe, dx.SoftPAG(heads={tiny.layer: None})), pytest.raises(MethodError, match="session"):
         hunt().search(pipe, PROMPTS, **call_of(tiny))
+
+
+def test_a_callback_that_interrupts_ends_the_search():
+    def interrupt(pipe, step, timestep, state):
+        pipe._interrupt = True
+        return state
+
+    found, pipe = built("sd")
+    hunter = dx.HeadHunter(redness, pairs=1, pack=2)
+    call = found.size | found.unguided | {"num_inference_steps": 2, "callback_on_step_end": interrupt}
+    with pytest.raises(MethodError, match="ended, since a callback interrupted the pipeline; leave"):
+        hunter.search(pipe, "a red circle", progress=False, **call)

@@ -75,7 +75,7 @@ class _Scores:
         (qlo, qhi, q_there), (klo, khi, k_there) = q, k
         axes = [_Axis(rule, axis, *(x[:, axis] for x in (qlo, qhi, klo, khi))) for axis in range(3)]
         self.axes = [axis for axis in axes if axis.counts] or axes[:1]
-        self.axes[0].keep(q_there, k_there)
+        self.axes[0].mark_absent(q_there, k_there)
 
     def touched(self, rows: Tensor) -> Tensor:
         """Return whether some pair sees each other, `[keys, rows]`, for some boxes of queries."""
@@ -112,7 +112,7 @@ class _Axis:
         """The place of the scores of each key in the table."""
         return self.k * self.scores[0].shape[1]
 
-    def keep(self, q_there: Tensor, k_there: Tensor) -> None:
+    def mark_absent(self, q_there: Tensor, k_there: Tensor) -> None:
         """Add an interval that sees nothing and hides nothing, for boxes that are not there."""
         keys, queries = self.scores[0].shape
         self.scores = tuple(

@@ -135,10 +135,6 @@ def evaluate(
         judged, base = both(judged, base)
         if not judged:
             making.end(progress)
-        if all(j.correct is None for j in judged):
-            raise ValueError(
-                f"eval needs a model of the shapes world; for {model!r} there is {judged[0].reason}"
-            )
         ran = density.kept(folder, key(other))
         found = {
             "model": model,

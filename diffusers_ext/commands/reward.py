@@ -8,6 +8,7 @@ import typer
 from . import options as opt
 
 MOST = 10_000
+FEWER = "--n, --prompts and --samples make them fewer"
 
 
 def reward(
@@ -61,6 +62,9 @@ def reward(
     changes = {"drawn": None, "decoded": round_trip(painter.vae)}
     place = Path(getattr(scorer, "place", name)).expanduser()  # a folder, or a name of the Hub
     with claim(folder, "reward"):
+        typer.echo(
+            f"scores pairs, then draws {len(asked) * samples} pictures with {model}: {FEWER}", err=True
+        )
         found = {
             "reward": name,
             "weights": fingerprint(place) if place.is_dir() else str(place),

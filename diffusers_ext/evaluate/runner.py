@@ -35,7 +35,8 @@ def answer(
 
     `pictures` stores the pictures, too; those that it lacks are made again. The modules in which the methods
     ran are stored beside the verdicts (`density.keep`). Failures are reported to `progress` and left out;
-    without it the first one is raised.
+    without it the first one is raised. Raises `ValueError` at the first pictures of a model that does not
+    draw shapes world.
     """
     name = key(variant)
     tasks = {q.item: q.task for q in questions}
@@ -50,9 +51,13 @@ def answer(
     if todo:
         with applied(pipe, variant.methods) as session:
             for made in generate(pipe, todo, call, batch, progress, variant.sampler):
+                judged = [judge_picture(p, tasks[p.item]) for p in made]
+                if any(j.correct is None for j in judged):  # prompts of suites are in the grammar
+                    raise ValueError(
+                        f"suites are for models of shapes world, and this one has {judged[0].reason}"
+                    )
                 for p in made if pictures is not None else ():
                     pictures.add(name, p.item, p.image)
-                judged = [judge_picture(p, tasks[p.item]) for p in made]
                 if session and (ran := density.of(variant.methods, session.report().to_dict())):
                     density.keep(store.path.parent, name, ran)
                 store.add(name, judged)

@@ -21,6 +21,11 @@ class StoryScene:
 
 def checked(subjects: Mapping[str, str]) -> dict[str, str]:
     """Return the subjects by name; raises `MethodError` for none, empty texts and names that are no word."""
+    if not isinstance(subjects, Mapping):
+        raise MethodError(
+            f"a story has subjects by name, as subjects={{'ann': 'a red circle'}}, got {subjects!r}; name "
+            "them."
+        )
     found = {str(name).strip(): " ".join(str(text).split()) for name, text in subjects.items()}
     if not found:
         raise MethodError(

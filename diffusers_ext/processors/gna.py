@@ -64,8 +64,8 @@ class GNA(SparseMethod):
         super().__post_init__()
         if not self.window:
             raise MethodError(
-                "GNA needs a window, in tokens along (t, h, w), and got none; a third to a half of each axis "
-                "of the grid is usual."
+                "GNA needs a window, in tokens or shares of the axes (t, h, w), and got none; a third to a "
+                "half of each is usual, as in window=[0.4, 0.4]."
             )
         for name in ("window", "stride", "dilation"):
             value = tuple(getattr(self, name))

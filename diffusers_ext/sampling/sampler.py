@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from abc import ABC, abstractmethod
@@ -53,6 +54,13 @@ class Sampler(ABC):
     keep_pictures: bool = setting(False, "", "keep the estimated pictures of every candidate by step")
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
+        try:
+            inspect.signature(cls.__init__).bind_partial(None, *args)
+        except TypeError:
+            name = cls.__name__
+            raise TypeError(
+                f"{name} takes settings by name, got {args[0]!r}; a reward comes as {name}(rewards=...)."
+            ) from None
         check_settings(cls, settings)
         return super().__new__(cls)
 

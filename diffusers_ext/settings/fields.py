@@ -37,11 +37,17 @@ def fit_fields(settings: Any) -> None:
     """
     hints = _hints(type(settings))
     for f in dataclasses.fields(settings):
-        try:
-            value = fit(getattr(settings, f.name), hints[f.name], f"{type(settings).__name__} {f.name}")
-        except ValueError as error:
+        hint, given = hints[f.name], getattr(settings, f.name)
+        fits, value = _fit(given, hint)
+        if not fits:
+            words = describe(hint, "a ")
+            if words.count(" of ") > 1:  # types in types are hard to read
+                words = f.metadata.get("unit") or words
             about = f": {f.metadata['help']}" if "help" in f.metadata else ""
-            raise MethodError(f"{error}{about}; for example {f.name}={example(hints[f.name])!r}.") from error
+            raise MethodError(
+                f"{type(settings).__name__} {f.name} takes {words}, got {given!r}{about}; for example "
+                f"{f.name}={example(hint)!r}."
+            )
         object.__setattr__(settings, f.name, value)
 
 

@@ -138,7 +138,9 @@ def test_eval_bad_input(refused, saved_model, tmp_path):
         *base, "--suite", "test"
     )
     assert "got 0" in refused(*base, "--n", 0)
-    assert "unknown method 'nope'; the methods are" in refused(*base, "--method", "nope")
+    assert "unknown method 'nope'; nearest is 'softpag', the methods are" in refused(
+        *base, "--method", "nope"
+    )
     unfit = refused(*base, "--n", 1, "--method", "radial", "--set", "dense_steps=0")
     assert "Radial thins out frames and needs two or more" in unfit
     assert not list(tmp_path.iterdir()), "what is refused makes no pictures and claims no folder"

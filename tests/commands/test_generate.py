@@ -87,7 +87,7 @@ def test_a_long_prompt_is_warned_about(cli, saved_model, tmp_path):
         (["--num-images", "0"], "--num-images must be 1 or more"),
         (["--height", "30"], "the nearest are 28 and 32"),
         (["--guidance-scale", "nan"], "guidance scale must be a finite number"),
-        (["--method", "softpg"], "unknown method 'softpg'; the methods are softpag"),
+        (["--method", "softpg"], "unknown method 'softpg'; nearest is 'softpag', the methods are softpag"),
         (["--set", "scale=3"], "needs a method"),
         (["--method", "softpag", "--set", "scal=3"], "nearest is 'scale'"),
         (["--method", "softpag", "--set", "scale=inf"], "takes a number"),

@@ -45,7 +45,8 @@ def test_a_noise_aware_reward_is_scored_on_clean_pictures(cli, saved_model, tmp_
     found = {}
     for name in ("shapes-clip", tmp_path / "aware"):
         command = ["reward", "--reward", name, *SMALL, "--n", 2, "--model", saved_model]
-        assert cli(*command, "--out", tmp_path / "out")[0] == 0
+        code, _, err = cli(*command, "--out", tmp_path / "out")
+        assert code == 0 and f"then draws 6 pictures with {saved_model}: --n, --prompts and" in err
         found[name] = json.loads((tmp_path / "out" / "tuning.json").read_text())
     plain, aware = found.values()
     assert plain["weights"] != aware["weights"]

@@ -1,10 +1,15 @@
 """Test what the command line does only for models of shapes world: one thread, warnings about prompts."""
 
+from functools import wraps
+
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from diffusers_ext.models.checkpoint import Checkpoint
 from diffusers_ext.models.prompts import unknown_words
+
+from ..tiny_models import unet
 
 OUTSIDE = "a lighthouse at dusk"
 
@@ -100,3 +105,22 @@ def test_python_keeps_its_threads():
     dx.load("shapes-sd-turbo")
     assert torch.get_num_threads() == before
     assert unknown_words(Checkpoint.resolve("org/model"), ["anything"]) == []
+
+
+@pytest.mark.parametrize("command", [["eval"], ["tune", "--method", "softpag"]], ids=lambda words: words[0])
+def test_suites_end_at_the_first_picture_of_another_world(refused, tmp_path, monkeypatch, command):
+    """A model of the user may have any size; all of a suite would be drawn before no verdict is found."""
+    folder = tmp_path / "mine"
+    unet.pipeline().save_pretrained(folder)
+    words = *command, "-m", folder, "--n", 2, "--steps", 1, "--out", tmp_path / "out"
+    calls, draw = [], StableDiffusionPipeline.__call__
+
+    @wraps(draw)
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", counted)
+    said = refused(*words)
+    assert "suites are for models of shapes world, and this one has no ground truth: not a 64x64 pict" in said
+    assert len(calls) == 1

@@ -63,6 +63,7 @@ def test_subjects_of_one_text_are_both_found_by_it():
     "subjects, said",
     [
         ({}, "got none"),
+        (["ann"], r"a story has subjects by name, as subjects=.*, got \['ann'\]; name them"),
         ({"a b": "a cat"}, "one word, got 'a b'"),
         ({"": "a cat"}, "one word, got ''"),
         ({"ann": " "}, "says what it looks like, got ''"),

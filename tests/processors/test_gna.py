@@ -82,7 +82,7 @@ def test_suggestions_keep_a_dilation_only_where_tiles_have_no_depth():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (dict(), "needs a window"),
+        (dict(), r"needs a window.* as in window=\[0\.4, 0\.4\]"),
         (dict(window=(4,)), "three numbers"),
         (
             dict(window=8),

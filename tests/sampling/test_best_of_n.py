@@ -337,6 +337,13 @@ def test_bad_settings_in_a_sentence(given, says):
         sample(BestOfN(**dict(rewards=redness) | given))
 
 
+def test_settings_are_given_by_name():
+    with pytest.raises(
+        TypeError, match=r"BestOfN takes settings by name, got <function redness.*\(rewards=\.\.\.\)"
+    ):
+        BestOfN(redness, n=2)
+
+
 def test_bad_output_in_a_sentence():
     with pytest.raises(MethodError, match="pil, np, pt, got output_type='latent'"):
         sample(BestOfN(rewards=redness), output_type="latent")

@@ -75,6 +75,12 @@ def test_fields_become_their_types_or_one_sentence():
         fit_fields(Settings(4, "x"))
 
 
+def test_types_in_types_are_named_by_their_unit():
+    words = r"SoftPAG heads takes module path -> head numbers, got \['a'\]: heads .*example heads="
+    with pytest.raises(MethodError, match=words):
+        SoftPAG(heads=["a"])
+
+
 def test_fields_without_help():
     with pytest.raises(
         MethodError, match=r"Plain sides takes a list of whole numbers, got 3; for example sides="

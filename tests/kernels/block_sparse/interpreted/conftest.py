@@ -2,12 +2,26 @@
 `test_interpreted.py`.
 """
 
+import functools
+import inspect
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def members_are_listed_once():
+    """The interpreter lists Triton's modules at each call of a function, which is a quarter of its time."""
+    from triton.runtime import interpreter
+
+    listed = {**vars(inspect), "getmembers": functools.cache(inspect.getmembers)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "inspect", SimpleNamespace(**listed))
+        yield
 
 
 @pytest.fixture(autouse=True)

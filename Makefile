@@ -31,7 +31,8 @@ app: $(STAMP)
 # tests/conftest.py knows which files are long; pytest-xdist would begin with those of most tests.
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu and not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	--durations 10 --durations-min 5
 
 # Chromium for the tests of the page. Where there is none, root of a Debian system gets it.
 browser:

@@ -23,6 +23,7 @@ from .sass import Binary, compiled
 ARCHS = 80, 90, 100  # compute capability times ten
 HEADS = 64, 128
 BLOCKS = 128, 128  # of plans, in tokens
+FORMS = "tables", "computed", "irregular"  # how PARTIAL blocks are checked: `kernels.plan.form`
 TILE = 8, 16  # rows and columns of a block on the grid
 
 
@@ -61,7 +62,7 @@ def tiles_of(form: str, mask: str, arch: int, head_dim: int) -> Tiles:
     if form == "tables" or by_pointers:
         kernel = "forward" if form == "tables" else "computed"
         return launch_config.choose(kernel, arch, 2, head_dim, BLOCKS)
-    return launch_config.with_descriptors(arch, head_dim, BLOCKS, mask, form == "runs")
+    return launch_config.with_descriptors(arch, head_dim, BLOCKS, mask, form == "irregular")
 
 
 def constants_of(form: str, mask: str, head_dim: int, tiles: Tiles) -> dict[str, Any]:
@@ -127,14 +128,13 @@ def name_of(arch: int, head_dim: int, mask: str, form: str) -> str:
 def cases() -> Mapping[str, Any]:
     """Return what is compiled, by name."""
     kinds = [("none", "dense"), ("none", "computed")]
-    kinds += [(mask, form) for mask in ("disk", "box", "band") for form in ("tables", "computed")]
-    kinds.append(("band", "runs"))
+    kinds += [(mask, form) for mask in ("disk", "box", "band") for form in FORMS]
     wanted = [(arch, head_dim, *kind) for arch in ARCHS for head_dim in HEADS for kind in kinds]
     return {name_of(*case): partial(_case, *case) for case in wanted if _shipped(*case)}
 
 
 def _shipped(arch: int, head_dim: int, mask: str, form: str) -> bool:
-    return launch_config.enough_registers(arch, head_dim, mask, form == "runs")
+    return launch_config.enough_registers(arch, head_dim, mask, form == "irregular")
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VE
 PIP = (
     "-m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check --target"
 )
+LEAST = 10.0  # seconds that a part is worth starting for; half of them go into starting it
 # In order of value: times of wrong kernels mean nothing; kernels decide about all the rest.
 PARTS = (
     Part("gpu_tests", "tests", 0.25),
@@ -77,6 +78,13 @@ def deadline(parts: Sequence[Part], left_s: float) -> float:
     return left_s * parts[0].share / sum(part.share for part in parts)
 
 
+def affordable(parts: Sequence[Part], left_s: float) -> Sequence[Part]:
+    """Return the first of the remaining parts, as many as have `LEAST` seconds each; at least one."""
+    while len(parts) > 1 and left_s * min(p.share for p in parts) < LEAST * sum(p.share for p in parts):
+        parts = parts[:-1]
+    return parts
+
+
 def environment(folders: Sequence[Path]) -> dict[str, str]:
     """Return the environment of a part, with folders of packages and the checkout first on its path."""
     paths = [str(folder) for folder in (*folders, ROOT)]
@@ -111,10 +119,10 @@ def go(parts: Sequence[Part], args: argparse.Namespace, folder: Path, stop: Stop
         left = 60 * args.minutes - (time.monotonic() - began)
         if stop.asked:
             outcome = Outcome(part.name, "left out", "the run was asked to end")
-        elif left < 1:
+        elif left < LEAST:
             outcome = Outcome(part.name, "left out", f"no time was left of {args.minutes:g} minutes")
         else:
-            limit = deadline(parts[i:], left)
+            limit = deadline(affordable(parts[i:], left), left)
             print(f"{part.name}: up to {limit:.0f} s", flush=True)
             outcome = run(part, args.device, args.out, environment(carried), limit, stop)
             print(f"{part.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
@@ -134,6 +142,19 @@ def constants(folder: Path, outcomes: Sequence[Outcome]) -> str:
         return f"No constants: {str(none).removeprefix('error: ')}\n"
 
 
+def made(folder: Path) -> Path:
+    """Make a folder for results, and return it; raises `SystemExit` with a sentence if it takes no files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise SystemExit(
+            f"error: results need a folder that can be written, got {folder} ({error.strerror}); name "
+            "another one with --out, or OUT= of make."
+        ) from error
+
+
 def main(arguments: list[str] | None = None) -> list[Outcome]:
     parser = parser_of(__doc__, Path("out/gpu"))
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
@@ -146,20 +167,25 @@ def main(arguments: list[str] | None = None) -> list[Outcome]:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a part failed")
     args = parser.parse_args(arguments)
     if args.fit is not None:
-        write_fit(args.fit)
+        try:
+            write_fit(args.fit)
+        except OSError as error:
+            raise SystemExit(f"error: {error}") from error
         return []
     args.minutes = (8.0 if args.quick else 30.0) if args.minutes is None else args.minutes
     if not 0 < args.minutes < inf:
-        parser.error(f"--minutes must be above 0, got {args.minutes:g}")
+        parser.error(f"--minutes must be a number above 0, got {args.minutes:g}")
     parts = chosen(args.only, args.quick)
     if not parts:
         which = "without --quick" if args.quick else "with --quick"
         parser.error(f"{', '.join(args.only)} runs only {which}")
     machine(args.device)
-    args.out = args.out.resolve()
-    args.out.mkdir(parents=True, exist_ok=True)
-    with StopRequest() as stop, tempfile.TemporaryDirectory() as folder:
-        outcomes = go(parts, args, Path(folder), stop)
+    args.out = made(args.out.resolve())
+    try:
+        with StopRequest() as stop, tempfile.TemporaryDirectory() as folder:
+            outcomes = go(parts, args, Path(folder), stop)
+    except OSError as error:  # the disk is full, or the folder was removed
+        raise SystemExit(f"error: {error}") from error
     if stop.asked:
         raise SystemExit(130)
     if args.strict and any(outcome.state == "failed" for outcome in outcomes):

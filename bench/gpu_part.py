@@ -77,13 +77,18 @@ def run(
     if code is None and stop.asked:
         found.state, found.why = "interrupted", "the run was asked to end; what it had measured is kept"
     elif code is None:
-        found.state, found.why = "stopped", f"stopped after {limit_s:.0f} s; what it had measured is kept"
+        found.state = "stopped"
     elif code:
         found.state = "failed"
         found.why = last_words(out / "log.txt", begin) or f"it ended with code {code} and said nothing"
     if path.is_file() and path.stat().st_mtime_ns != before:
         record = json.loads(path.read_text())
         found.rows, found.failed, found.waiting = len(record["rows"]), record["failed"], record["waiting"]
+    if found.state == "stopped":
+        kept = (
+            "what it had measured is kept" if found.rows else "it had measured nothing yet; give more minutes"
+        )
+        found.why = f"stopped after {limit_s:.0f} s; {kept}"
     return found
 
 

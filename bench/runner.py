@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -41,9 +41,16 @@ class Latest:
         return self.kept[key]
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one sentence, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the options.\n")
+
+
 def parser_of(doc: str | None, out: Path = RESULTS) -> argparse.ArgumentParser:
     """Return a parser with `--out` that shows the docstring of a bench as it is."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=out, help="folder for the results as JSON")
     return parser
 

@@ -7,8 +7,6 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -70,20 +68,20 @@ def test_the_sampler_finds_a_picture():
     assert scope["result"].images[0].size == (64, 64) and scope["result"].nfe == 8
 
 
-def test_a_program_asks_the_page(tmp_path):
-    """The installed script starts the page, on a free port, and the block runs against it as it stands."""
-    script = str(Path(sys.executable).parent / "diffusers-ext")
+def test_a_program_asks_the_page(tmp_path, monkeypatch):
+    """The command starts the page, on a free port, and the block runs against it as it stands."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [script, *shlex.split(PAGE)[1:], "--port", str(port)]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as page:
-        try:
-            assert f"http://127.0.0.1:{port}" in page.stdout.readline()
-            scope = {}
-            exec(CLIENT.replace("7860", str(port)), scope)
-        finally:
-            page.terminate()
+    monkeypatch.chdir(tmp_path)
+    page = processes.command(*shlex.split(PAGE)[1:], "--port", port)
+    try:
+        processes.wait_for(lambda: f"http://127.0.0.1:{port}" in page.said[0], page)
+        scope = {}
+        exec(CLIENT.replace("7860", str(port)), scope)
+    finally:
+        page.send_signal(signal.SIGTERM)
+        page.communicate()
     assert diffusers_ext.outputs.record.read(scope["path"])["seed"] == scope["facts"]["seed"] == 7
     assert page.returncode == 128 + signal.SIGTERM
 

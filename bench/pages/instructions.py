@@ -15,7 +15,7 @@ FORMS = {
     "dense": "dense attention",
     "tables": "read",
     "computed": "computed",
-    "runs": "computed, across frames",
+    "irregular": "computed, irregular",
 }
 
 

@@ -55,9 +55,19 @@ class CLIPReward(Reward):
         return load_processor(self.processor_place)
 
     def _load(self) -> CLIPModel:
+        from safetensors import SafetensorError
         from transformers import CLIPModel
 
-        return CLIPModel.from_pretrained(self.place, dtype=self.dtype)
+        try:
+            model, found = CLIPModel.from_pretrained(self.place, dtype=self.dtype, output_loading_info=True)
+        except (SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "mismatched_sizes" not in str(error):
+                raise
+            what = "have other shapes" if isinstance(error, RuntimeError) else f"cannot be read ({error})"
+            raise ValueError(_broken(self.place, what)) from error
+        if lacking := sorted(found["missing_keys"]):  # which transformers would make at random
+            raise ValueError(_broken(self.place, f"lack {len(lacking)} tensors, first {lacking[0]}"))
+        return model
 
     def _score(self, images: Tensor, prompts: list[str]) -> Tensor:
         self.device = self.device or images.device
@@ -167,3 +177,10 @@ def preprocess(images: Tensor, processor: Any) -> Tensor:
         for v in (processor.image_mean, processor.image_std)
     )
     return (images - mean) / std
+
+
+def _broken(place: str | os.PathLike[str], what: str) -> str:
+    return (
+        f"the weights of the reward in {os.fspath(place)!r} {what}, so they are not those of its "
+        "config.json; copy the folder again"
+    )

@@ -18,6 +18,7 @@ from ..zoo.cards import checksums, weight_files
 from .base import Reward
 from .clip import CLIPReward
 from .shapes import ShapesCLIP
+from .weights import read_weights
 
 FILE = "noise_aware.json"
 
@@ -92,8 +93,6 @@ class NoiseAware(Reward):
 
         Raises `FileNotFoundError` without a table, and `ValueError` for another base than that of training.
         """
-        from safetensors.torch import load_file
-
         home = Path(folder)
         if not (home / FILE).is_file():
             raise FileNotFoundError(
@@ -108,7 +107,7 @@ class NoiseAware(Reward):
                 f"{str(home)!r} was trained on other weights of {table['base']!r} than those of the base "
                 f"{base.name!r} in {base.place!r}; pass its own base as base="
             )
-        found = cls(base, {row["level"]: load_file(home / row["file"]) for row in table["levels"]})
+        found = cls(base, {row["level"]: read_weights(home / row["file"]) for row in table["levels"]})
         found.place = str(home.resolve())
         return found
 

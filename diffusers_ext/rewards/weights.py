@@ -40,9 +40,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     since reading these runs code of the file.
     """
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{str(path)!r} is no safetensors file, or is cut off ({error}); copy it again"
+            ) from error
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, BadZipFile) as error:

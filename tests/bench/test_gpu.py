@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench import gpu
-from bench.gpu import GROUPS, PARTS, QUICK, chosen, deadline, environment, unpack
+from bench.gpu import GROUPS, LEAST, PARTS, QUICK, affordable, chosen, deadline, environment, unpack
 from bench.gpu_part import ROOT, Part, end, run
 from bench.gpu_summary import too_small
 from bench.ledger import sentence
@@ -143,7 +143,7 @@ def wheel(folder, name, code):
 def test_carried_wheels_come_before_what_is_installed(tmp_path):
     wheel(tmp_path / "wheels", "tqdm", "carried = True\n")
     assert unpack(tmp_path / "wheels", tmp_path / "site") is None
-    words = [sys.executable, "-c", "import tqdm, bench.gpu; print(tqdm.carried)"]
+    words = [sys.executable, "-c", "import tqdm, bench; print(tqdm.carried)"]
     space = environment([tmp_path / "site"])
     done = subprocess.run(words, env=space, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
@@ -180,7 +180,7 @@ def test_a_quick_run_fits_eight_minutes_and_the_files_that_a_machine_gives_back(
 @pytest.mark.slow  # eight processes that load torch, five of them diffusers
 def test_a_quick_run_goes_through_at_tiny_sizes(tmp_path):
     parts = gpu.main(["--device", "cpu", "--quick", "--minutes", "60", "--out", str(tmp_path)])
-    assert [part.name for part in parts] == [part.name for part in QUICK]
+    assert [part.part for part in parts] == [part.name for part in QUICK]
     assert all(part.state == "done" and part.rows and not part.failed for part in parts), parts
     text = (tmp_path / "summary.md").read_text()
     assert "| as shipped | 32 | disk |" in text and "in the median of" in text
@@ -190,11 +190,29 @@ def test_names_that_a_run_does_not_have_are_refused(tmp_path, capsys):
     for words, said in (
         (["--only", "growth", "--quick"], "growth runs only without --quick"),
         (["--only", "ceilings"], "ceilings runs only with --quick"),
-        (["--minutes", "nan"], "--minutes must be above 0, got nan"),
+        (["--minutes", "nan"], "--minutes must be a number above 0, got nan"),
+        (["--minutes", "abc"], "invalid float value: 'abc'"),
     ):
         with pytest.raises(SystemExit):
             gpu.main(["--device", "cpu", "--out", str(tmp_path / "out"), *words])
-        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_results_need_a_folder_that_can_be_written(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "below", Path("/proc/none")):
+        with pytest.raises(SystemExit, match=r"^error: results need a folder that can be written, got /"):
+            gpu.main(["--device", "cpu", "--out", str(out)])
+    assert file.read_text() == "mine"
+
+
+def test_few_minutes_go_to_the_first_parts():
+    names = [part.name for part in affordable(QUICK, 60)]
+    assert names == ["ceilings", "gpu_tests"] and affordable(QUICK, 480) == QUICK
+    assert affordable(QUICK, 1) == QUICK[:1]
+    assert deadline(affordable(QUICK, 60), 60) >= LEAST
 
 
 def test_little_memory_is_a_sentence():

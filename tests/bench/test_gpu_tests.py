@@ -1,12 +1,10 @@
 """Test the record of tests on a lent machine: rows, sentences of failures, names of waiting tests."""
 
 import json
-import subprocess
-import sys
 
-from bench.gpu import environment
 from bench.gpu_part import ROOT
-from bench.gpu_tests import files
+from bench.gpu_tests import files, main
+from tests.processes import Forked
 
 TESTS = """
 import pytest
@@ -28,12 +26,12 @@ def test_{name}(): {body}
 
 
 def record(folder, *more, name="last", body="pass"):
-    """Return exit code, output and record of a run over the file above, here on a CPU."""
+    """Return the process and the record of a run over the file above, here on a CPU."""
     path = folder / "test_some.py"
     path.write_text(TESTS.format(name=name, body=body))
-    words = [sys.executable, "-m", "bench.gpu_tests", "--device", "cpu", "--out", str(folder / "out")]
-    words += map(str, (path, *more))
-    done = subprocess.run(words, env=environment([]), cwd=ROOT, capture_output=True, text=True, check=False)
+    words = ["--device", "cpu", "--out", str(folder / "out"), *map(str, (path, *more))]
+    done = Forked(main, words)
+    done.communicate()
     (written,) = (folder / "out").glob("tests-cpu-*.json")
     return done, json.loads(written.read_text())
 
@@ -46,7 +44,7 @@ def test_every_test_is_a_row(tmp_path):
     assert rows["test_setup"] == ("failed", "OSError: no such disk")
     assert rows["test_skipped"] == ("skipped", "Skipped: not today")
     assert "test_for_a_gpu" not in rows and found["waiting"] == [] and len(found["failed"]) == 2
-    last = done.stderr.rstrip().splitlines()[-1]
+    last = done.said[1].rstrip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("error: 2 of the cases failed (")
 
 

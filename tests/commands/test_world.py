@@ -69,7 +69,6 @@ COMPARE = ["compare", "--methods", "plain"]
     (["generate"], "3", [], 3),
     (["generate"], "3", ["--threads", 2], 2),
     (COMPARE, None, [], 1),
-    (COMPARE, None, ["--threads", 2], 2),
 ])  # fmt: skip
 def test_the_zoo_runs_on_one_thread_unless_asked(
     cli, counted, monkeypatch, tmp_path, command, environ, words, threads

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
 
 import diffusers_ext as dx
@@ -114,3 +116,38 @@ def test_names(monkeypatch):
     assert dx.rewards.ShapesCLIP is ShapesCLIP
     with pytest.raises(ValueError, match=r"'shapes-clip' is a reward.*rewards.ShapesCLIP\(\)"):
         dx.load("shapes-clip")
+
+
+def _half(file):
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def _tensors(change):
+    def damage(file):
+        tensors = load_file(file)
+        change(tensors, next(name for name in tensors if tensors[name].ndim == 2))
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_half, "cannot be read"),
+        (lambda file: file.write_bytes(b""), "cannot be read"),
+        (_tensors(lambda tensors, name: tensors.pop(name)), "lack 1 tensors, first "),
+        (
+            _tensors(lambda tensors, name: tensors.update({name: tensors[name][:1].clone()})),
+            "have other shapes",
+        ),
+    ],
+    ids=["cut off", "empty", "a tensor less", "another shape"],
+)
+def test_damaged_weights_are_refused_and_never_made_at_random(folder, tmp_path, damage, said):
+    copy = shutil.copytree(folder, tmp_path / "damaged")
+    damage(copy / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=f"weights of the reward in '{copy}' {said}.*; copy the folder again"
+    ):
+        ShapesCLIP(copy).score(torch.rand(1, 3, 64, 64), ["a red circle"])

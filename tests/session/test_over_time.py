@@ -47,8 +47,8 @@ CASES = [h for h in HOSTS if h.name not in ALIKE]
 SLOW = ("sdxl", "wan", "hunyuan-video")
 
 
-def marks(case: Host) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] * (case.name in SLOW)
+def marks(case: Host, slow: tuple[str, ...] = SLOW) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * (case.name in slow)
 
 
 every_case = pytest.mark.parametrize("case", [pytest.param(c, marks=marks(c), id=c.name) for c in CASES])
@@ -70,13 +70,15 @@ def fresh(case, methods, **run):
         return case.run(pipe, **run)
 
 
-FAULTS = [(softpag, case) for case in [*CASES, UNNAMED]] + [
-    (sparse, case) for case in CASES if case.name not in ("sdxl", "wan")
+# FLUX.1 from a picture has the two calls of FLUX.1, and no names for them.
+FAULTS = [(softpag, case, (*SLOW, "flux")) for case in [*CASES, UNNAMED]] + [
+    (sparse, case, SLOW) for case in CASES if case.name not in ("sdxl", "wan")
 ]
 
 
 @pytest.mark.parametrize(
-    "method, case", [pytest.param(m, c, marks=marks(c), id=f"{m.__name__}-{c.name}") for m, c in FAULTS]
+    "method, case",
+    [pytest.param(m, c, marks=marks(c, slow), id=f"{m.__name__}-{c.name}") for m, c, slow in FAULTS],
 )
 def test_a_fault_at_any_point_of_a_call_leaves_nothing_behind(method, case):
     """Each pass of each step, conditional, unconditional and perturbed, is broken off once."""

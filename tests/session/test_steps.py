@@ -110,7 +110,7 @@ def test_steps_are_those_of_the_pipeline(cls, config, timesteps, pipes):
         compare(text, height=16, width=16, num_inference_steps=None, timesteps=timesteps)
         compare(image, image=PICTURE, strength=1.0, num_inference_steps=None, timesteps=timesteps)
     else:
-        compare(text, height=16, width=16, num_inference_steps=20)
+        compare(text, height=16, width=16, num_inference_steps=10)
         for steps, strength in ((8, 0.5), (40, 0.1)):
             compare(image, image=PICTURE, strength=strength, num_inference_steps=steps)
 

@@ -24,7 +24,12 @@ def compiled(model):
 
 
 @pytest.mark.parametrize(
-    ("wrap", "kind"), [(wrapped, "guidance"), (wrapped, "sparse"), (compiled, "guidance")]
+    ("wrap", "kind"),
+    [
+        (wrapped, "guidance"),
+        (wrapped, "sparse"),
+        pytest.param(compiled, "guidance", marks=pytest.mark.slow),  # a wrapper as well
+    ],
 )
 def test_a_wrapper_that_outlives_the_session_finds_the_plain_model(wrap, kind):
     h, pipe = built("sd3")

@@ -59,12 +59,12 @@ def test_two_programs_share_a_multiprocessor_at_heads_of_64():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["computed", "runs"])
+@pytest.mark.parametrize("form", ["computed", "irregular"])
 @pytest.mark.parametrize("mask", ["none", *RULES])
 @pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
 def test_computed_rules_on_every_generation(arch, head_dim, mask, form):
-    irregular = form == "runs"
+    irregular = form == "irregular"
     if not launch_config.enough_registers(arch, head_dim, mask, irregular):
         return  # these plans are looked up
     tiles = tiles_of(form, mask, arch, head_dim)

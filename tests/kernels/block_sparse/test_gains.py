@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import diffusers_ext as dx
 from diffusers_ext.kernels.block_sparse import gains
 from diffusers_ext.kernels.block_sparse.gains import COSTS, MARGIN, Costs, device_class, no_gain
 from diffusers_ext.kernels.masks.disk import Disk
 from diffusers_ext.kernels.masks.rule import Kind
 from diffusers_ext.kernels.plan.plan import PlanStats
 from diffusers_ext.kernels.plan.spec import RulePlanSpec
+from diffusers_ext.models.presets import shipped
 
 COMPILED = Path(__file__).parents[3] / "bench/results/compiled.json"
 STATS = PlanStats(128, 128, 1 << 20, 1 << 20, 0, 1 << 20, 1 << 20, 0, 0)
@@ -42,6 +44,31 @@ def test_costs_on_hopper_are_those_of_the_cycles_of_the_compiled_kernels(name, f
     assert (
         full == pytest.approx([rates.full] * len(full), rel=0.04) and {"disk", "box", "band"} <= rows.keys()
     )
+
+
+def test_heads_of_64_need_no_rows_of_their_own():
+    """SD3's irregular plans pay by the cycles of their own kernel, in which products take half as many."""
+    counted = [row for row in json.loads(COMPILED.read_text())["rows"] if row["capability"] == 9.0]
+    rows = {(row["head_dim"], row["rule"], row["form"]): row for row in counted}
+
+    def over_dense(head_dim, form):
+        """Return FULL and PARTIAL over dense attention in the style of the kernel."""
+        row, dense = rows[head_dim, "box", form], rows[head_dim, "none", "dense"]
+        products = 1140 - (512 if head_dim == 64 else 0)
+        full = products + 2 * row["full"]
+        checked = full + 3.2 * (row["partial"] - row["full"])
+        return full / (products + 2 * dense["full"]), checked / (products + 2 * dense["full"])
+
+    rates = COSTS["triton", "9.0"]
+    lead = rates.full / over_dense(128, "computed")[0]  # of cuDNN
+    full, checked = (lead * each for each in over_dense(64, "irregular"))
+    assert rates.full < full < checked < 2.5
+    for model in ("sd3", "sd3.5", "sd3.5-medium"):
+        tokens = shipped()[model].tokens.grid({})
+        spec = dx.preset(model, "gna").plan_spec(tokens.shape, tokens.text, text_rows=False)
+        visited = spec.stats.full_share * full + (1 - spec.stats.full_share) * checked
+        share = spec.stats.cost * visited + rates.gathers / spec.stats.tokens
+        assert 0.5 < share < 0.65 and no_gain(spec, "triton", "9.0") is None
 
 
 def chosen(row, form):

@@ -92,7 +92,15 @@ def test_a_second_round_finds_a_partner_that_is_nothing_alone():
 
 
 # Pipelines with a picture draw something else before their noise, so a seed alone does not repeat them.
-@pytest.mark.parametrize("host", [h for h in HOSTS if "image" not in h.extra], ids=lambda h: h.name)
+SLOW = ("sd3.5", "sdxl", "flux-dev", "hunyuan-video")  # the others have all kinds of calls
+REPEATED = [
+    pytest.param(h, marks=[pytest.mark.slow] * (h.name in SLOW), id=h.name)
+    for h in HOSTS
+    if "image" not in h.extra
+]
+
+
+@pytest.mark.parametrize("host", REPEATED)
 def test_scores_are_those_of_solo_runs_of_the_pipeline(host):
     """Rows of a pack share prompt and noise, and differ by their head; one row is the plain picture."""
     pipe, steps = host.build(), host.least_steps

@@ -86,7 +86,7 @@ def test_half_noise_and_text_are_computed_in_the_dtype_of_the_network():
     assert torch.equal(model(x.half(), text.half()), model(x.half().float(), text.half().float()))
 
 
-@pytest.mark.parametrize("layout", ["published", "spatial"])
+@pytest.mark.parametrize("layout", ["published", pytest.param("spatial", marks=pytest.mark.slow)])
 def test_it_learns_four_pairs(layout):
     """All branches get gradients; the loss falls to a twentieth of that of the identity."""
     x, text = inputs(4)

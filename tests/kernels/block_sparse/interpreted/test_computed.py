@@ -19,6 +19,7 @@ HALF, SINGLE = torch.float16, torch.float32
 TOLERANCE = {HALF: 2e-3, SINGLE: 1e-5}  # for inputs N(0, 1)
 TILES = dict(q_tile=(1, 4, 4), k_tile=(1, 4, 4), pad=True, text_rows=False)
 DEEP = TILES | dict(k_tile=(2, 4, 4))
+DEEPER = DEEP | dict(q_tile=(2, 4, 4))
 
 
 def spec(rule, grid, text=0, block_q=16, block_k=16, **rest):
@@ -32,6 +33,7 @@ REGULAR = {
     "window": spec(Window((3, 6, 7), (2, 3, 4)), (3, 6, 7), **TILES),
     "window, strides": spec(Window((1, 9, 10), (1, 4, 5), (1, 2, 3)), (1, 9, 10), **TILES),
     "window, dilation": spec(Window((4, 4, 9), (2, 3, 3), (1, 1, 1), (2, 1, 3)), (4, 4, 9), **TILES),
+    "window, deep tiles": spec(Window((5, 6, 7), (3, 3, 4)), (5, 6, 7), 0, 32, 32, **DEEPER),
     "window, raster": spec(Window((1, 6, 16), (1, 3, 5)), (1, 6, 16), 0, 32, 16),
     "band": spec(Band((20, 7, NEVER), 8, 1), (3, 4, 8), text_rows=False),
 }

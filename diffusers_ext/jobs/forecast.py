@@ -36,7 +36,7 @@ def forecast(job: Job, shard: t.Shard = (0, 1)) -> Iterator[str]:
             failed += index.failed(task.id)
     left = total - done
     tried = f", {failed} of which failed before" if failed else ""
-    yield f"{job.path}: {total} tasks, {done} finished, {left} to make{tried}"
+    yield f"{job.path}: {total} task{'s' * (total != 1)}, {done} finished, {left} to make{tried}"
     if (note := literal(job)) is not None:
         yield note
     if len(points) > 1:

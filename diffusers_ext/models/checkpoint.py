@@ -136,6 +136,7 @@ class Checkpoint:
         from ..zoo import calling
         from . import reading
 
+        reading.check_arguments(kwargs)
         if self.folder is None:
             return reading.pipeline(self.name, reading.download(self.name, **kwargs), kwargs)
         # Folders without checksums, which may hold gigabytes, are not read twice.

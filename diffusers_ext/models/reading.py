@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+def check_arguments(kwargs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for arguments that diffusers would ignore, with a line in its log."""
+    if (device := kwargs.get("device")) is not None:
+        raise ValueError(
+            f"a pipeline is read onto the CPU, got device={device!r}; move it with .to({device!r})"
+        )
+    for name in ("dtype", "torch_dtype"):
+        if isinstance(kwargs.get(name), str):
+            raise ValueError(f"{name} is a dtype of torch, got {kwargs[name]!r}; write {name}=torch.float16")
+
+
 def download(name: str, **kwargs: Any) -> Path:
     """Fetch a Hub model and return the folder of its files."""
     from diffusers import DiffusionPipeline

@@ -25,6 +25,21 @@ def test_keywords_reach_diffusers(saved_model):
     assert dx.load(str(saved_model), dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    "kwargs, match",
+    [
+        ({"device": "cuda"}, r"read onto the CPU, got device='cuda'; move it with \.to\('cuda'\)"),
+        ({"dtype": "half"}, r"dtype is a dtype of torch, got 'half'; write dtype=torch\.float16"),
+        ({"torch_dtype": "auto"}, r"torch_dtype is a dtype of torch, got 'auto'"),
+    ],
+)
+def test_keywords_that_diffusers_would_ignore(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        dx.load("shapes-sd", **kwargs)
+    with pytest.raises(ValueError, match=match):
+        dx.ImageExtPipeline.from_pretrained("shapes-sd", **kwargs)
+
+
 def test_zoo_models_come_in_float32():
     pipe = dx.load("shapes-sd3")
     assert isinstance(pipe, StableDiffusion3Pipeline)

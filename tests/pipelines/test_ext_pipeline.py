@@ -238,3 +238,12 @@ def test_one_method_needs_no_list():
     assert one.methods == listed.methods == (method,)
     named = dx.ImageExtPipeline.from_pretrained("shapes-sd", "softpag")
     assert named.methods == dx.ImageExtPipeline.from_pretrained("shapes-sd", ["softpag"]).methods
+
+
+@pytest.mark.parametrize("use", [dx.summary, dx.remove, lambda made: dx.apply(made, dx.SoftPAG())])
+def test_where_a_pipeline_of_diffusers_is_wanted(use):
+    made = dx.ImageExtPipeline(host("sd3").build())
+    with pytest.raises(
+        dx.UnsupportedError, match=r"holds a StableDiffusion3Pipeline .*; pass its attribute pipe"
+    ):
+        use(made)

@@ -120,8 +120,7 @@ def plan(
     backend = method.backend_on(device)
     share = gains.share_of_dense(decisive, backend, device)
     rows, columns = -(-stats.s_q // spec.block_q), -(-stats.s_kv // spec.block_k)
-    tiles = (spec.q_tile or (1, 1, spec.block_q), spec.k_tile or (1, 1, spec.block_k))
-    nearest = _nearest(method, grid, tokens, tile, tiles)
+    nearest = _nearest(method, grid, tokens, tile, _tiles(spec))
     padded = max(rows * spec.block_q, columns * spec.block_k - spec.extra_keys) - stats.tokens
     remarks = method.remark(decisive, device), _padding(padded / stats.tokens, nearest)
     return Forecast(
@@ -152,7 +151,7 @@ def _nearest(
     tiles: tuple[Tile, Tile],
 ) -> dict[str, Any]:
     """Return a method's advice for the `tiles` of a plan, as far as all levels of the model take it."""
-    advice = method.nearest(grid.shape, tiles, grid.text)
+    advice = _advice(method, grid, tile, tiles)
     settings = {name: advice.pop(name) for name in [*advice] if hasattr(method, name)}
     if not advice:
         return {}
@@ -168,6 +167,26 @@ def _nearest(
         if all(_takes(other, one) for one in grids):
             return advice | changes
     return {}
+
+
+def _advice(
+    method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None, tiles: tuple[Tile, Tile]
+) -> dict[str, Any]:
+    """Return a method's advice; it is asked again where the plan that it leads to has other tiles."""
+    advice = method.nearest(grid.shape, tiles, grid.text)
+    if not advice or tile is not None:
+        return advice
+    other = replace(method, **{name: value for name, value in advice.items() if hasattr(method, name)})
+    there = Grid(*advice["grid"], advice.get("text", 0))
+    if not _takes(other, there):
+        return advice
+    others = _tiles(other.plan_spec(there.shape, there.text, False))
+    return advice if others == tiles else method.nearest(grid.shape, others, grid.text)
+
+
+def _tiles(spec: PlanSpec) -> tuple[Tile, Tile]:
+    """Return the tiles of queries and of keys; a block of the raster is one."""
+    return spec.q_tile or (1, 1, spec.block_q), spec.k_tile or (1, 1, spec.block_k)
 
 
 def _takes(method: SparseMethod, grid: Grid) -> bool:

@@ -41,6 +41,7 @@ def test_following_the_nearest_window_leaves_neither_padding_nor_checks(case):
         (dx.Grid(1, 42, 42), dx.GNA((21, 21), dilation=(2, 2))),
         (dx.Grid(1, 64, 64), dx.GNA((24, 24), dilation=(2, 2))),
         (dx.Grid(1, 64, 64, text=333), dx.GNA((24, 24), (8, 8))),
+        (dx.Grid(1, 1, 12, text=333), dx.GNA((1, 2))),  # where the advice leads, other tiles are faster
     ],
 )
 def test_nearest_of_dilated_windows_and_of_text(grid, gna):

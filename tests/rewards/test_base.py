@@ -349,5 +349,5 @@ def test_a_function_of_images_alone_is_refused_before_pictures_are_made():
 
     with pytest.raises(ValueError, match=r"takes images and prompts, got bright\(images\); write def reward"):
         ensemble(bright)
-    assert ensemble(of_two).names == ["bright"]
+    assert ensemble(of_two).names == ("bright",)
     assert len(ensemble(lambda *given: [0.0]).parts) == len(ensemble(lambda i, p, scale=1: [0.0]).parts) == 1

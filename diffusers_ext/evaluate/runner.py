@@ -52,10 +52,9 @@ def answer(
         with applied(pipe, variant.methods) as session:
             for made in generate(pipe, todo, call, batch, progress, variant.sampler):
                 judged = [judge_picture(p, tasks[p.item]) for p in made]
-                if any(j.correct is None for j in judged):  # prompts of suites are in the grammar
-                    raise ValueError(
-                        f"suites are for models of shapes world, and this one has {judged[0].reason}"
-                    )
+                # prompts of suites are in the grammar
+                if unknown := [j.reason for j in judged if j.correct is None]:
+                    raise ValueError(f"suites are for models of shapes world, and this one has {unknown[0]}")
                 for p in made if pictures is not None else ():
                     pictures.add(name, p.item, p.image)
                 if session and (ran := density.of(variant.methods, session.report().to_dict())):

@@ -13,7 +13,7 @@ from .manifest import Index
 from .watch import duration
 
 _NAMED = 8  # points of the grid
-_TEMPLATE = re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*__(?!\w)")
+_TEMPLATE = re.compile(r"\{[^{}|]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]{0,99}__(?!\w)")
 
 
 def forecast(job: Job, shard: t.Shard = (0, 1)) -> Iterator[str]:

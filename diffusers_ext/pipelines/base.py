@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -80,8 +80,9 @@ class ExtPipeline:
 
         Raises `ValueError` for unknown names, and `OSError` for files that cannot be read.
         """
-        if mistyped := [n for key in kwargs for n in difflib.get_close_matches(key, OWN, n=1, cutoff=0.8)]:
-            raise MethodError(f"from_pretrained() takes {mistyped[0]}=, got {', '.join(kwargs)}.")
+        for key in kwargs:
+            if meant := difflib.get_close_matches(key, OWN, n=1, cutoff=0.8):
+                raise MethodError(f"from_pretrained() takes {meant[0]}=, got {key}=; write {meant[0]}=.")
         if not isinstance(model, (str, os.PathLike)):
             checkpoint = chosen.checkpoint_of(model)
             found, pipe = Recipe(""), model
@@ -184,7 +185,8 @@ class ExtPipeline:
     def _check_call(self, call: Mapping[str, Any]) -> None:
         """Raise `MethodError` for arguments that pipelines of diffusers drop, or take and make noise of."""
         known = inspect.signature(type(self.pipe).__call__).parameters
-        if unknown := [name for name in call if name not in known and name not in DEPRECATED]:
+        unknown = [name for name in call if name not in known and name not in DEPRECATED]
+        if unknown and not _hands_on(type(self.pipe).__call__):
             raise MethodError(
                 f"{type(self.pipe).__name__} takes no {unknown[0]}; {instead(unknown[0], known)}."
             )
@@ -205,8 +207,16 @@ class ExtPipeline:
         if self.sampler is not None and not hasattr(self.sampler, "sample"):
             raise MethodError(f"{name} takes a sampler, got {self.sampler!r}; write dx.BestOfN(...).")
         known = inspect.signature(type(self.pipe).__call__).parameters
-        if unknown := [argument for argument in self.call if argument not in known]:
+        unknown = [argument for argument in self.call if argument not in known]
+        if unknown and not _hands_on(type(self.pipe).__call__):
             raise MethodError(f"{kind} takes no {unknown[0]}; leave it out of call.")
+
+
+def _hands_on(call: Callable[..., Any]) -> bool:
+    """Return whether the call of a user's own class takes any name; those of diffusers drop what they do."""
+    named = inspect.signature(call).parameters.values()
+    foreign = call.__module__.partition(".")[0] != "diffusers"
+    return foreign and any(parameter.kind is parameter.VAR_KEYWORD for parameter in named)
 
 
 def output_of(pipe: Any, pictures: Any) -> Any:

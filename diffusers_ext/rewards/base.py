@@ -229,7 +229,7 @@ def _weight(weight: Any, name: str) -> float:
 def _takes_two(fn: Callable[..., Any]) -> bool:
     """Return whether a function takes images and prompts, as far as its signature says."""
     try:
-        inspect.signature(fn).bind(None, None)
+        inspect.signature(fn, follow_wrapped=False).bind(None, None)  # a decorator may add the prompts
     except ValueError:  # functions written in C may have none
         return True
     except TypeError:

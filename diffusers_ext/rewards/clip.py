@@ -182,5 +182,5 @@ def preprocess(images: Tensor, processor: Any) -> Tensor:
 def _broken(place: str | os.PathLike[str], what: str) -> str:
     return (
         f"the weights of the reward in {os.fspath(place)!r} {what}, so they are not those of its "
-        "config.json; copy the folder again"
+        "config.json; fetch or copy it again"
     )

@@ -175,13 +175,16 @@ class ReNO(Sampler):
         budget = Budget()
         again = Search(host, search.rewards, budget, self.micro_batch)
         starts = [b.start for b in best]
-        again.play(
-            Starts(
-                torch.cat([s.noise for s in starts]).to(host.pipe._execution_device),
-                tuple(s.seeds[0] for s in starts),
-                tuple(s.states[0] for s in starts),
-            )
+        given = Starts(
+            torch.cat([s.noise for s in starts]).to(host.pipe._execution_device),
+            tuple(s.seeds[0] for s in starts),
+            tuple(s.states[0] for s in starts),
         )
+        try:
+            again.play(given)
+        except Stopped:  # pictures that no safety checker has seen are not returned
+            best[:] = [None] * len(best)
+            raise
         for prompt, found in enumerate(again.best):
             held = best[prompt]
             score, each = (held.score, held.each) if other is None else (found.score, found.each)

@@ -34,9 +34,11 @@ def on_each_step(on_step: OnStep, steps: Callable[[], int], call: Mapping[str, A
         return {**state, **made}  # what it left out stays, as in pipelines
 
     def callback(pipe: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
-        both = (ours,) if theirs is None else (ours, callers)
-        for act in reversed(both) if step == steps() - 1 else both:
+        both, last = (ours,) if theirs is None else (ours, callers), step == steps() - 1
+        for act in reversed(both) if last else both:
             state = act(pipe, step, timestep, state)
+        if last and getattr(pipe, "_interrupt", False):
+            pipe._interrupt = False  # no step was left out, so the picture is finished
         return state
 
     # A callback object of diffusers says itself which tensors it changes.

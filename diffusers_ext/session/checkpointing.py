@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -19,11 +19,14 @@ class Replay:
     """Gives blocks that run again in a backward pass the `run` of their own call.
 
     What cores prepare for a call is that of the last one. So `why_not(number)` says why blocks of a call, by
-    its number, cannot run again now, or returns `None`.
+    its number, cannot run again now, or returns `None`. `lock` is that of the calls: other threads wait.
     """
 
-    def __init__(self, run: RunContext, why_not: Callable[[int], str | None]) -> None:
+    def __init__(
+        self, run: RunContext, lock: AbstractContextManager[Any], why_not: Callable[[int], str | None]
+    ) -> None:
         self.run = run
+        self.lock = lock
         self.why_not = why_not
 
     @contextmanager
@@ -52,21 +55,25 @@ class Replay:
                 if first:
                     first = False
                     return block(*args)
-                if (why := self.why_not(number)) is not None:
-                    raise UnsupportedError(
-                        f"Gradient checkpointing runs blocks again in the backward pass, but {why}; call "
-                        "backward() before that, or disable_gradient_checkpointing()."
-                    )
-                now = _state(self.run)
-                _set(self.run, kept)
-                try:
-                    return block(*args)
-                finally:
-                    _set(self.run, now)
+                with self.lock:
+                    return self._again(block, args, number, kept)
 
             return checkpoint(again, *args)
 
         return function
+
+    def _again(self, block: Callable[..., Any], args: Any, number: int, kept: dict[str, Any]) -> Any:
+        if (why := self.why_not(number)) is not None:
+            raise UnsupportedError(
+                f"Gradient checkpointing runs blocks again in the backward pass, but {why}; call backward() "
+                "before that, or disable_gradient_checkpointing()."
+            )
+        now = _state(self.run)
+        _set(self.run, kept)
+        try:
+            return block(*args)
+        finally:
+            _set(self.run, now)
 
 
 def _state(run: RunContext) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class DenoiserHook(OfSession, ModelHook):
         self.linear |= {second.method.name: False} if second is not None else {}
         self.preparing = preparing
         self.parts = diffusers_modules(swap.model)
-        self.replay = Replay(self.run, self._why_not_again)
+        self.replay = Replay(self.run, session.lock, self._why_not_again)
         self.calls = 0
         self.extra_passes = 0
         self.extra_evaluations = 0  # what they cost, in rows that only run forward

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 import diffusers_ext as dx
 from diffusers_ext.families.denoisers import denoisers
@@ -192,7 +193,11 @@ def test_outputs_of_every_pipeline_are_known():
         ),
         (
             lambda: dx.ImageExtPipeline.from_pretrained("shapes-sd", method="softpag"),
-            r"from_pretrained\(\) takes methods=, got method",
+            r"from_pretrained\(\) takes methods=, got method=; write methods=",
+        ),
+        (
+            lambda: dx.ImageExtPipeline.from_pretrained("shapes-sd", dtype=torch.float16, samplr="best-of-2"),
+            "takes sampler=, got samplr=;",
         ),
         (
             lambda: dx.ImageExtPipeline.from_pretrained(host("sd3").build(), ["softpg"]),
@@ -221,6 +226,21 @@ def test_outputs_of_every_pipeline_are_known():
 def test_what_does_not_fit_gets_a_sentence(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_pipeline_of_the_user_may_hand_its_arguments_on():
+    class Mine(StableDiffusionPipeline):
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+    found, pipe = built("sd")
+    mine = Mine(**pipe.components, requires_safety_checker=False)
+    asked = call_of(found, generator=generator())
+    wanted = mine(**asked).images
+    made = dx.ImageExtPipeline(mine, call={"num_inference_steps": asked.pop("num_inference_steps")})
+    assert np.array_equal(made(**asked | {"generator": generator()}).images, wanted)
+    with pytest.raises(dx.MethodError, match="from 1 to 1000, got 0"):
+        made("a", num_inference_steps=0)
 
 
 def test_what_the_pipeline_of_diffusers_has_is_named():

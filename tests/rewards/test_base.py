@@ -1,5 +1,6 @@
 """What a reward is given and answers, and several rewards together."""
 
+import functools
 import math
 import re
 
@@ -342,6 +343,11 @@ def test_a_function_of_images_alone_is_refused_before_pictures_are_made():
     def bright(images):
         return images.mean((1, 2, 3))
 
+    @functools.wraps(bright)
+    def of_two(images, prompts):
+        return bright(images)
+
     with pytest.raises(ValueError, match=r"takes images and prompts, got bright\(images\); write def reward"):
         ensemble(bright)
+    assert ensemble(of_two).names == ("bright",)
     assert len(ensemble(lambda *given: [0.0]).parts) == len(ensemble(lambda i, p, scale=1: [0.0]).parts) == 1

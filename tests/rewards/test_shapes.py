@@ -148,6 +148,6 @@ def test_damaged_weights_are_refused_and_never_made_at_random(folder, tmp_path, 
     copy = shutil.copytree(folder, tmp_path / "damaged")
     damage(copy / "model.safetensors")
     with pytest.raises(
-        ValueError, match=f"weights of the reward in '{copy}' {said}.*; copy the folder again"
+        ValueError, match=f"weights of the reward in '{copy}' {said}.*; fetch or copy it again"
     ):
         ShapesCLIP(copy).score(torch.rand(1, 3, 64, 64), ["a red circle"])

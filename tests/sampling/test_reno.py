@@ -213,6 +213,21 @@ def test_a_safety_checker_sees_what_is_returned(budget):
     assert torch.equal(found.scores, alone.scores), "the score is that of the picture before the check"
 
 
+def test_pictures_that_no_safety_checker_saw_are_not_returned():
+    host, pipe = built("sd")
+    pipe.safety_checker, pipe.feature_extractor = Checker(), Reader()
+    calls = []
+
+    def interrupt(pipe, step, timestep, state):
+        calls.append(step)
+        pipe._interrupt = len(calls) > 2
+        return state
+
+    with pytest.raises(MethodError, match=r"before one picture .* since a callback interrupted the pipeline"):
+        sample(pipe, host, steps=2, call={"callback_on_step_end": interrupt})
+    assert calls == [0, 1, 0, 0], "one iteration was scored, and the picture of its noise was to be drawn"
+
+
 def test_a_watermark_is_on_what_is_returned():
     host, pipe = built("sdxl")
 

@@ -90,6 +90,16 @@ def test_one_that_interrupts_later_leaves_the_best_until_then():
     assert len([c for c in found.history if c.score is not None]) == 3
 
 
+def test_one_that_interrupts_after_the_last_step_leaves_nothing_out():
+    def interrupt(pipe, step, timestep, state):
+        pipe._interrupt = step == SIZE["num_inference_steps"] - 1
+        return state
+
+    search = SEARCHES["best-of-n"]
+    plain, found = sample(search, seed=1), sample(search, seed=1, callback_on_step_end=interrupt)
+    assert torch.equal(found.images, plain.images) and found.stopped is None
+
+
 def test_objects_of_diffusers_say_which_tensors_they_change():
     size = dict(height=32, width=32, num_inference_steps=4, guidance_scale=4.0)
     cut = dict(callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=0.5)) | size

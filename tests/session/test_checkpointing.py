@@ -1,6 +1,7 @@
 """Gradient checkpointing under a session: blocks run again as in their call, or a sentence says why not."""
 
 import inspect
+import threading
 
 import pytest
 import torch
@@ -81,6 +82,29 @@ def test_a_session_that_was_closed_in_between_is_named_unless_it_changes_nothing
         run = gradients(host, pipe, True)
         next(run)
     assert torch.isfinite(next(run)[0]).all()
+
+
+def test_calls_of_other_threads_wait_while_blocks_run_again():
+    host, pipe = built("sd")
+    free = []
+
+    def try_lock():
+        if taken := session.lock.acquire(blocking=False):
+            session.lock.release()
+        free.append(taken)
+
+    def look(*_):
+        thread = threading.Thread(target=try_lock)
+        thread.start()
+        thread.join()
+
+    with dx.apply(pipe, dx.NAG("green")) as session:
+        run = gradients(host, pipe, True)
+        next(run)
+        pipe.unet.get_submodule(host.layer).register_forward_pre_hook(look)
+        next(run)
+        try_lock()
+    assert free == [False, True]
 
 
 def test_the_functions_of_the_user_are_called_and_stay():

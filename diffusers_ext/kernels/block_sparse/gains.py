@@ -51,7 +51,8 @@ USUAL = "9.0"  # the class that blocks are chosen for, and that forecasts are ma
 # instruction, and checks take 3.2 for each. Dense attention is cuDNN's, with 631 TFLOP/s on FLUX.1 at 1024 px
 # (published). On 8.0 instructions alone count, and on 10.0 dense attention is taken to be twice as fast.
 # Heads of 64 and irregular plans (kernels.plan.form) have no rows of their own. A PARTIAL block of both takes
-# up to 2.5 times its pairs. That changes no decision for a preset: SD3 at 1024 px takes 0.6 and may take 0.9.
+# up to 2.5 times its pairs. That changes no decision for a preset: SD3 at 1024 px takes 0.6 of the time of
+# dense attention, and all up to 0.9 is a gain.
 # Gathers are those of four tensors at two thirds of the memory's speed. CPU rows are fitted to the times of
 # one core (bench/results/growth-cpu-x86_64.json), where copies do not count: bench.timing.block_costs.
 COSTS = {

@@ -159,7 +159,8 @@ def wait(until):
         time.sleep(0.02)
 
 
-LONG = {"prompt": "a red circle", "model": "shapes-sd", "budget": 5000}  # minutes
+LARGE = {"height": 192, "width": 192}
+LONG = {"prompt": "a red circle", "model": "shapes-sd", "budget": 5000, "call": LARGE}  # more than `wait`
 
 
 def test_a_program_sees_progress_and_ends_its_search(page, ask):
@@ -172,7 +173,7 @@ def test_a_program_sees_progress_and_ends_its_search(page, ask):
 
 
 def test_a_program_that_leaves_ends_its_search(page, url):
-    data = ["a red circle", "shapes-sd", "best-of-n", 5000, {}, [], [], "", {}, 0]
+    data = ["a red circle", "shapes-sd", "best-of-n", 5000, {}, [], [], "", LARGE, 0]
     with httpx.Client(timeout=300) as program:
         event = program.post(f"{url}/gradio_api/call/search", json={"data": data}).json()["event_id"]
         with program.stream("GET", f"{url}/gradio_api/call/search/{event}") as answer:

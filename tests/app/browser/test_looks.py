@@ -35,7 +35,8 @@ PALE = """() => {
 UNNAMED = """() => [...document.querySelectorAll('input, textarea, button, select, img')]
   .filter((e) => e.checkVisibility() && e.type !== 'hidden' && !e.closest('footer'))
   .filter((e) => !(e.labels?.length || e.getAttribute('aria-label') || e.getAttribute('aria-labelledby')
-    || e.alt || e.textContent.trim() || e.querySelector('img[alt]:not([alt=""])') || e.title || e.placeholder))
+    || e.textContent.trim() || e.querySelector('img[alt]:not([alt=""])')
+    || e.alt || e.title || e.placeholder))
   .map((e) => e.outerHTML.slice(0, 120))"""
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 

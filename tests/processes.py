@@ -22,7 +22,8 @@ class Forked:
     def __init__(self, target: Callable[..., Any], *args: Any, **environment: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forked-")
         self._files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
-        work = (self._files, environment, target, args)
+        # The server has the environment of the test that began it.
+        work = (self._files, dict(os.environ) | environment, target, args)
         self._process = FORKS.Process(target=_run, args=work, daemon=True)
         self._process.start()
 
@@ -69,6 +70,7 @@ def wait_for(check: Callable[[], bool], *processes: Any) -> None:
 def _run(files: list[Path], environment: dict[str, str], target: Callable[..., Any], args: Any) -> None:
     for number, path in enumerate(files, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
     os.environ.update(environment)
     target(*args)
 

@@ -56,9 +56,7 @@ def build(server: Server) -> None:
             batch_id: The id that `batch` gave, or the link of a batch.
         """
         with said():
-            found = batches.get(batch_id)
-            found.start()
-            return _state(found)
+            return _state(batches.start(batch_id))
 
     def batch_zip(batch_id: str) -> dict[str, Any]:
         """Fetch what is finished of a batch: pictures, a table, a page and the settings.

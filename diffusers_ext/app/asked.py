@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..core import nearest_names
@@ -14,6 +15,7 @@ from ..sampling.call import seed_of
 from ..settings.assign import settable, unknown_key
 from ..settings.fields import fit
 from ..settings.methods import method_class, once
+from ..settings.registry import METHODS
 
 LONGEST = 2000  # characters of a prompt
 MOST_PIXELS = 2048 * 2048
@@ -111,6 +113,19 @@ def check_size(call: Mapping[str, Any]) -> None:
         raise MethodError(f"a picture takes up to {MOST_STEPS} steps here, got {steps}; 15 to 50 is usual.")
     if (frames := call.get("num_frames") or 1) > MOST_FRAMES:
         raise MethodError(f"a clip has up to {MOST_FRAMES} frames here, got {frames}; ask for fewer.")
+
+
+def without_paths(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return settings of methods and samplers for what leaves the server: of a path, the name stays.
+
+    Visitors name no files, but the operator's settings for a model may.
+    """
+    found = []
+    for table in tables:
+        known = settable(method_class(table["name"])) if table["name"] in METHODS else {}
+        files = {name for name, facts in known.items() if facts.metadata.get("file")}
+        found.append({k: Path(v).name if k in files and isinstance(v, str) else v for k, v in table.items()})
+    return found
 
 
 def _methods(given: Any) -> tuple[Mapping[str, Any], ...]:

@@ -95,8 +95,7 @@ def build(server: Server) -> None:
 
     def go_on(text: Any, page: Any) -> list[Any]:
         with said():
-            batches.get(text).start()
-            return view(batches.get(text), page)
+            return view(batches.start(text), page)
 
     def delete(text: Any, mine: Any) -> list[Any]:
         with said():

@@ -13,7 +13,8 @@ from ..jobs.manifest import DONE, FOLDER
 from ..jobs.page import FILE, Page
 from ..outputs.files import replacing, slug, write_text
 from ..sampling.progress import Progress
-from .batch_state import MARK, Batch
+from .batch_mark import MARK
+from .batch_state import Batch
 from .batch_store import FILE as FACTS
 
 SIDE = 256  # px of a picture in the report

@@ -14,6 +14,7 @@ from ..jobs.job import Job
 from ..jobs.manifest import Each, Index, Line
 from ..jobs.tasks import Point, Task
 from ..outputs.stop import Interrupted
+from .asked import without_paths
 from .engine import Done, Engine, Place
 from .line import Control, Refused
 
@@ -48,7 +49,7 @@ class Turns(maker.Maker):
                 self.device = self._engine.devices[place.number]
                 with place.pipeline(tasks[0].point.model.name) as (_, pipe):
                     self._lent, self._place = pipe, place
-                    return super(Turns, self).make(tasks, places, watch)
+                    return [_without_paths(line) for line in super(Turns, self).make(tasks, places, watch)]
             except BaseException as error:  # its kind matters to the walk through the tasks
                 kept.append(error)
                 raise
@@ -76,6 +77,14 @@ class Turns(maker.Maker):
         """Return the rewards, which stay on the device between turns."""
         key = tuple(self.job.sampler.rewards.items()), point.model.reward
         return self._place.kept(key, lambda: super(Turns, self).scorers(point))
+
+
+def _without_paths(line: Line) -> Line:
+    """Return a line of the manifest, which the zip has, without paths of the server in its report."""
+    if "report" not in line:
+        return line
+    report = line["report"]
+    return line | {"report": report | {"methods": without_paths(report["methods"])}}
 
 
 class Watch(watch.Watch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from ..jobs.manifest import DONE, Index, Line
 from ..jobs.page import Page
 from ..jobs.work import work
 from ..models.logs import quiet_libraries
-from ..outputs.files import write_text
 from ..outputs.stop import Interrupted
 from . import batch_check
+from .asked import without_paths
+from .batch_mark import BY_VISITOR, Mark
 from .batch_run import Turns, Watch
 from .engine import Engine, sentence
 
 OUT = "pictures"  # the folder of them in that of a batch
-MARK = "running"  # a file beside it while the batch runs, with how many pictures were tried before
 KEYS = (  # of a line of the manifest, which stay in memory
     "id",
     "status",
@@ -76,6 +76,7 @@ class Batch:
     _watch: Watch | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        self._mark = Mark(self.folder)
         table = {**self.data.get("model", {}), "dtype": self.engine.dtype}
         if self.engine.dtype is None:
             del table["dtype"]
@@ -83,7 +84,8 @@ class Batch:
         try:
             self.job = jobs.Job.of({**self.data, "model": table}, self.folder / self.title, self.out)
             device = self.engine.devices[0]
-            self.points = tasks.points(self.job, device, lambda name, home: models.resolve(name))
+            found = tasks.points(self.job, device, lambda name, home: models.resolve(name))
+            self.points = [_without_paths(point) for point in found]
             rows = batch_check.rows_of(self.job, self.points)
             self._rows = [(row.prompt, seed, point.label) for point, row, seed in rows]
             self._ids = [task.id for task in tasks.tasks(self.job, self.points)]
@@ -157,29 +159,32 @@ class Batch:
 
         A batch that a server went on with has made something since then.
         """
-        try:
-            return int(self._mark.read_text(encoding="ascii")) < self._tried
-        except (OSError, ValueError):
-            return False
+        left = self._mark.left()
+        return left is not None and left < self._tried
 
     def start(self, again: bool = False) -> None:
         """Make what is not finished, in a thread; does nothing while it runs.
 
-        `again` says that a server goes on with it, and no visitor.
+        `again` says that a server goes on with it, and no visitor. Raises `ValueError` if another server has
+        it.
         """
-        tried = self._tried if again else -1
+        tried = self._tried if again else BY_VISITOR
         with self._lock:
             if self.running:
                 return
+            self._mark.put(tried)
             self._stop.clear()
             self._stays, self.reason = False, ""
-            write_text(self._mark, str(tried))
             self._thread = threading.Thread(target=self._run, name=f"batch {self.id[:8]}", daemon=True)
             self._thread.start()
 
     def stop(self, stays: bool = False) -> None:
-        """Ask the run to end; it does within one step. With `stays`, the next server goes on with it."""
-        self._stays = stays
+        """Ask the run to end; it does within one step.
+
+        With `stays`, the next server goes on with it, unless it was asked to end before.
+        """
+        if not (stays and self._stop.is_set()):
+            self._stays = stays
         self._stop.set()
         self.engine.cancel(self._owner)
 
@@ -192,10 +197,6 @@ class Batch:
         """Return the last line of each picture that was tried, in their order; equal pictures have one."""
         with self._lock:
             return [self._lines[task] for task in dict.fromkeys(self._ids) if task in self._lines]
-
-    @property
-    def _mark(self) -> Path:
-        return self.folder / MARK
 
     @property
     def _tried(self) -> int:
@@ -250,5 +251,9 @@ class Batch:
         finally:
             if keeper is not None:
                 keeper.close()
-            if not self._stays:
-                self._mark.unlink(missing_ok=True)
+            self._mark.remove(self._stays)
+
+
+def _without_paths(point: tasks.Point) -> tasks.Point:
+    methods = without_paths(point.common["methods"])
+    return replace(point, common={**point.common, "methods": methods})

@@ -17,7 +17,8 @@ from typing import Any
 from ..errors import MethodError
 from ..outputs.files import write_json
 from . import batch_check
-from .batch_state import MARK, OUT, Batch
+from .batch_mark import MARK
+from .batch_state import OUT, Batch
 from .engine import Engine
 
 FILE = "batch.json"
@@ -41,8 +42,7 @@ class Batches:
 
         Raises `ValueError` in one sentence for what is refused; then nothing of it stays.
         """
-        if sum(batch.running for batch in list(self._known.values())) >= RUNNING:
-            raise MethodError(f"{RUNNING} batches run at this time, which is the most; try again later.")
+        self._check_running()
         if sum(1 for _ in self.home.iterdir()) >= KEPT and not self._make_room():
             raise MethodError(f"the server holds {KEPT} batches, which is the most; try again later.")
         found, notes = batch_check.checked(data, files, self.engine.models)
@@ -61,13 +61,28 @@ class Batches:
             facts = {"title": title[:80], "data": found, "notes": notes}
             batch = self._batch(folder, facts)
             write_json(folder / FILE, facts)
+            with self._lock:  # it runs before anyone can take it for one that is idle
+                self._check_running()
+                batch.start()
+                self._known[batch.id] = batch
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        with self._lock:  # it runs before anyone can take it for one that is idle
-            batch.start()
-            self._known[batch.id] = batch
         return batch
+
+    def start(self, text: str) -> Batch:
+        """Go on with a batch. Raises `ValueError` if there is none, and where `RUNNING` others run."""
+        batch = self.get(text)
+        with self._lock:
+            batch = self._known.setdefault(batch.id, batch)  # it may just have left the memory
+            if not batch.running:
+                self._check_running()
+                batch.start()
+        return batch
+
+    def _check_running(self) -> None:
+        if sum(batch.running for batch in list(self._known.values())) >= RUNNING:
+            raise MethodError(f"{RUNNING} batches run at this time, which is the most; try again later.")
 
     def _make_room(self) -> bool:
         """Delete the oldest batch that does not run, if it is a week old; return whether there was one."""
@@ -90,9 +105,8 @@ class Batches:
         found = _ID.search(str(text)[-300:])
         if found is None or not (self.home / found[0] / FILE).is_file():
             raise MethodError("there is no such batch; it was deleted, or its link is not complete.")
-        batch = self._known.get(found[0]) or self._read(
-            found[0]
-        )  # which may take a minute, so without the lock
+        # Reading may take a minute, so others do not wait for it.
+        batch = self._known.get(found[0]) or self._read(found[0])
         with self._lock:
             batch = self._known.setdefault(found[0], batch)
             idle = [b.id for b in self._known.values() if not b.running and b is not batch]
@@ -104,7 +118,7 @@ class Batches:
         try:
             facts = json.loads((self.home / name / FILE).read_text(encoding="utf-8"))
             return self._batch(self.home / name, facts)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise MethodError("the files of this batch are damaged; delete it.") from error
 
     def delete(self, text: str) -> None:

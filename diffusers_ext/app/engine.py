@@ -17,6 +17,7 @@ from ..sampling.failures import free_memory, out_of_memory
 from .line import CANCELLED, Control, Line, Refused, Ticket
 from .models import Models
 
+MOST = 1000  # characters of an error; some repeat what a visitor sent
 PATIENCE_S = 60  # for the step of a job, or the loading of a model, when a server ends
 
 
@@ -192,7 +193,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:  # of the system, with the path of a file
         return f"the server could not use a file of its own ({error.strerror}); try again later"
     if isinstance(error, (ValueError, OSError, Interrupted)):
-        return " ".join(str(error).split()) or CANCELLED
+        text = " ".join(str(error).split()) or CANCELLED
+        return text if len(text) <= MOST else f"{text[:MOST]}..."
     if out_of_memory(error):
         return "out of memory; ask for a smaller size or fewer pictures, and try again"
     logging.getLogger(__name__).error("a job failed", exc_info=error)

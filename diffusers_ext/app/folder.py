@@ -40,7 +40,7 @@ class Folder:
 
     @property
     def made(self) -> Path:
-        """The folder that jobs write to; gradio copies what it serves."""
+        """The folder that jobs write to. Gradio serves from it what a job returned."""
         return self.cache / "made"
 
     @property

@@ -79,6 +79,7 @@ svg.search-chart { width: 100%; max-width: 520px; height: auto; font: 11px syste
 
 # Ctrl+Enter (or Cmd+Enter) presses the button of class "go" in the tab that is open.
 # Where a text has a button to copy it, its label names that button, so the text gets a name of its own.
+# The two pictures of a slider have one label, "first | second", and no names.
 SCRIPT = """
 () => {
   document.addEventListener("keydown", (event) => {
@@ -87,11 +88,17 @@ SCRIPT = """
     const shown = buttons.find((button) => button.offsetParent !== null && !button.disabled);
     if (shown) { event.preventDefault(); event.stopPropagation(); shown.click(); }
   }, true);
-  const name = () => document.querySelectorAll("label.container").forEach((label) => {
-    const text = label.querySelector("textarea, input");
-    const words = label.querySelector("[data-testid=block-info]")?.textContent.trim();
-    if (text && words && !text.labels.length) text.setAttribute("aria-label", words);
-  });
+  const name = () => {
+    document.querySelectorAll("label.container").forEach((label) => {
+      const text = label.querySelector("textarea, input");
+      const words = label.querySelector("[data-testid=block-info]")?.textContent.trim();
+      if (text && words && !text.labels.length) text.setAttribute("aria-label", words);
+    });
+    document.querySelectorAll(":is(#slider, #heads-pair)").forEach((pair) => {
+      const words = pair.querySelector("[data-testid=block-label]")?.textContent.split("|") ?? [];
+      pair.querySelectorAll("img").forEach((image, i) => { image.alt = words[i]?.trim() ?? ""; });
+    });
+  };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   name();
 }

@@ -22,8 +22,7 @@ from ..sampling.clip import Clip
 from ..sampling.gate import Gate
 from ..sampling.generate import applied, generate
 from ..sampling.items import Item
-from ..settings.assign import settable
-from .asked import Asked
+from .asked import Asked, without_paths
 from .engine import Control, Place, Refused, known_settings
 from .watch import Watch
 
@@ -83,7 +82,7 @@ def make(
         clip = isinstance(picture.image, Clip)
         record = identity.of(item, identity.shared(pipe, checkpoint, methods, call))
         record |= {"size": list(picture.image.size), "flags": list(picture.flags)}
-        record |= {"methods": [_without_paths(m, s) for m, s in zip(methods, record["methods"], strict=True)]}
+        record |= {"methods": without_paths(record["methods"])}
         record |= {"fps": FPS} if clip else {}
         path = folder / f"{identity.name(record)}{suffix(pipe)}"
         if clip:
@@ -126,9 +125,3 @@ def _known(pipe: Any) -> bool:
         return all(family_of(model) for model in denoisers(pipe).values())
     except UnsupportedError:
         return False
-
-
-def _without_paths(method: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a method for a file that leaves the server: of a path, the name stays."""
-    files = {name for name, facts in settable(type(method)).items() if facts.metadata["file"]}
-    return {k: Path(v).name if k in files and isinstance(v, str) else v for k, v in settings.items()}

@@ -23,6 +23,7 @@ from ..sampling.clip import Clip
 from ..sampling.generate import applied, flags_of, to_image
 from ..sampling.items import Item
 from ..sampling.result import Result
+from .asked import without_paths
 from .engine import Place, known_settings
 from .line import Control
 from .pictures import FPS, suffix
@@ -87,7 +88,10 @@ def search(control: Control, place_: Place, wanted: SearchAsked, folder: Path) -
                     raise Interrupted(EARLY) from None
                 raise
             report = session.report().to_dict() if session is not None else None
-        common = identity.shared(pipe, checkpoint, (), call) | {"methods": variant.settings()}
+            if report is not None:
+                report |= {"methods": without_paths(report["methods"])}
+        common = identity.shared(pipe, checkpoint, (), call)
+        common |= {"methods": without_paths(variant.settings())}
         ending = suffix(pipe)
     if control.cancelled:
         common |= {"stopped": result.stopped}

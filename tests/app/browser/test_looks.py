@@ -1,4 +1,4 @@
-"""Every tab with its results in four looks: it fits, its text can be read, and its controls have names."""
+"""Every tab with its results in four looks: it fits, its text can be read, and all it has is named."""
 
 import os
 import re
@@ -31,11 +31,12 @@ PALE = """() => {
   }
   return [...new Set(found)];
 }"""
-# Returns the controls of which a screen reader could not say what they are.
-UNNAMED = """() => [...document.querySelectorAll('input, textarea, button, select')]
+# Returns the controls and the pictures of which a screen reader could not say what they are.
+UNNAMED = """() => [...document.querySelectorAll('input, textarea, button, select, img')]
   .filter((e) => e.checkVisibility() && e.type !== 'hidden' && !e.closest('footer'))
   .filter((e) => !(e.labels?.length || e.getAttribute('aria-label') || e.getAttribute('aria-labelledby')
-    || e.textContent.trim() || e.querySelector('img[alt]:not([alt=""])') || e.title || e.placeholder))
+    || e.textContent.trim() || e.querySelector('img[alt]:not([alt=""])')
+    || e.alt || e.title || e.placeholder))
   .map((e) => e.outerHTML.slice(0, 120))"""
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 

@@ -32,8 +32,8 @@ class SearchAsked:
     """A search that a visitor asks for.
 
     `sampler` is a label, as `best-of-n` or `best-of-n+reno`. `settings` are by the names in it. `rewards` are
-    names with weights; none means the model's own. `budget` is in evaluations of the denoiser, `seconds` in
-    seconds.
+    names with weights; none means the model's own. `budget` is in evaluations of the denoiser. A search ends
+    after `seconds` with the best picture until then.
     """
 
     picture: Asked
@@ -41,7 +41,7 @@ class SearchAsked:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rewards: Mapping[str, float] = field(default_factory=dict)
     budget: int = USUAL
-    seconds: float | None = None
+    seconds: float = MOST_S
 
     @classmethod
     def of(cls, data: Any) -> SearchAsked:
@@ -57,7 +57,7 @@ class SearchAsked:
             settings_of(label, own.get("settings") or {}),
             rewards_of(own.get("rewards") or {}),
             _within("budget", fit(_whole(own.get("budget") or USUAL), int, "budget"), MOST),
-            None if seconds is None else _within("seconds", fit(seconds, float, "seconds"), MOST_S),
+            MOST_S if seconds is None else _within("seconds", fit(seconds, float, "seconds"), MOST_S),
         )
 
     @property

@@ -13,7 +13,7 @@ from ..settings.registry import SAMPLERS
 from ..zoo.catalogue import NOISES
 from . import common, controls, facts, numbers
 from .models import Models
-from .search_asked import OTHERS, SHARED, USUAL, SearchAsked
+from .search_asked import MOST_S, OTHERS, SHARED, USUAL, SearchAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def build(models: Models) -> tuple[Form, list[Any]]:
         with gr.Row():
             count = "as many as the budget pays for"
             own["count"] = numbers.field("Candidates or rounds", count, "search-count")
-            own["seconds"] = numbers.field("Time (seconds), at most", "no limit", "search-seconds")
+            own["seconds"] = numbers.field("Time (seconds), at most", f"{MOST_S:g}", "search-seconds")
         own["rewards"] = gr.Dropdown(
             ["shapes-clip", *OTHERS],
             value=[],

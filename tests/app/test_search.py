@@ -101,6 +101,7 @@ def test_every_sampler_of_the_registry_can_be_asked_for(name):
     wanted = SearchAsked.of({**TURBO, "sampler": name, "budget": 60})
     sampler = wanted.build(None if name == "npnet" else [(dx.rewards.ShapesCLIP(), 1.0)])
     assert sampler.name == name and sampler.budget == 60 and sampler.keep_pictures
+    assert sampler.seconds == 600, "no search holds a server for hours"
     grows = getattr(type(sampler), "grows", None)
     assert grows is None or getattr(sampler, grows) == 60
 

@@ -57,7 +57,8 @@ def changed(change: Change, q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) ->
     tensors = plan.row_ptr, plan.col, plan.order
     coords = plan.q_coord, plan.k_coord
     launch = LaunchArgs(*tensors, blocks, mask, plan.params, *coords, plan.table, plan.form)
-    tiles = change.tiles(forward_options(q, k, v, launch), q, blocks)
+    tiles, form = forward_options(q, k, v, launch)
+    launch, tiles = replace(launch, form=form), change.tiles(tiles, q, blocks)
     return forward(q, k, v, launch, scale=q.shape[-1] ** -0.5, with_lse=False, tiles=tiles)[0]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.timing.forms import CHANGES, changed
 from diffusers_ext.kernels.block_sparse import api, reference
 from diffusers_ext.kernels.block_sparse.launch import LaunchArgs
 from diffusers_ext.kernels.block_sparse.launch_config import Tiles
@@ -149,3 +150,14 @@ def test_descriptors(name, special):
         return forward(q, k, v, launch, scale=0.2, with_lse=with_lse, tiles=tiles)
 
     check(plan, dtype=HALF, scale=0.2, run=run)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_launch_settings_that_are_timed(name):
+    plan = (REGULAR["disk"] if CHANGES[name].rule == "disk" else IRREGULAR["whole tiles"]).build()
+
+    def run(q, k, v, plan, scale, with_lse):
+        out = changed(CHANGES[name], q, k, v, plan)
+        return out, reference.attention(q, k, v, plan, scale)[1]
+
+    check(plan, run=run)

@@ -41,7 +41,7 @@ browser:
 # The page in a browser. Pictures of its tabs go to out/screenshots, or to SCREENSHOTS.
 test-browser: export OMP_NUM_THREADS ?= 1
 test-browser: browser $(STAMP)
-	$(BIN)/python -m pytest -m browser tests/app/browser
+	$(BIN)/python -m pytest -m browser tests/app/browser $(AGAIN)
 
 # The same under what makes matrix libraries round otherwise: instructions, threads, oneDNN and MKL.
 SETTINGS := ATEN_CPU_CAPABILITY=default,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2,OMP_NUM_THREADS=2 \

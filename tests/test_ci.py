@@ -12,7 +12,7 @@ REFUSES = "#!/bin/bash\necho 'E: Unable to locate package chromium' >&2; exit 10
 INSTALLS = """#!/bin/bash
 case "$*" in *install*) echo 'echo Chromium 1' > $PATH/chromium; chmod +x $PATH/chromium ;; esac
 """
-MAKE = '#!/bin/bash\necho "made $*"; [ "$1" != "$FAILS" ]\n'
+MAKE = '#!/bin/bash\necho "made $*"; [[ "$*" != $FAILS ]]\n'
 NONE = "the tests in a browser were not run: "
 
 
@@ -61,6 +61,12 @@ def test_a_machine_without_a_browser_passes_and_says_why(machine, more, why):
     assert (found.returncode, found.stdout) == (0, f"made lint\nmade test\n{NONE}{why}\n")
 
 
-@pytest.mark.parametrize("target", ["lint", "test", "test-browser"])
+def test_what_fails_once_in_a_browser_runs_again(machine):
+    found = machine(chromium=CHROMIUM, fails="test-browser")
+    assert found.returncode == 0
+    assert found.stdout.endswith("made test-browser\nmade test-browser AGAIN=--last-failed\n")
+
+
+@pytest.mark.parametrize("target", ["lint", "test", "test-browser*"])
 def test_what_fails_is_red(machine, target):
     assert machine(chromium=CHROMIUM, fails=target).returncode != 0

@@ -172,11 +172,12 @@ def _nearest(
 def _advice(
     method: SparseMethod, grid: Grid, tile: tuple[Tile, Tile] | None, tiles: tuple[Tile, Tile]
 ) -> dict[str, Any]:
-    """Return a method's advice; it is asked again where the plan that it leads to has other tiles."""
+    """Return a method's advice; asked again if it has settings and their plan has other tiles."""
     advice = method.nearest(grid.shape, tiles, grid.text)
-    if not advice or tile is not None:
+    settings = {name: value for name, value in advice.items() if hasattr(method, name)}
+    if not settings or tile is not None:
         return advice
-    other = replace(method, **{name: value for name, value in advice.items() if hasattr(method, name)})
+    other = replace(method, **settings)
     there = Grid(*advice["grid"], advice.get("text", 0))
     if not _takes(other, there):
         return advice

@@ -36,7 +36,7 @@ def walks(monkeypatch):
     [
         ((1, 16, 32), dx.CLEAR(4), 3),  # tiles lie or stand, and halves
         ((1, 17, 33), dx.CLEAR(4), 4),  # short tiles packed, and filled up
-        ((3, 9, 11), dx.GNA((3, 5, 5)), 3),
+        ((3, 9, 11), dx.GNA((3, 5, 5)), 5),  # two of the plan that the advice leads to
         ((1, 17, 33), dx.CLEAR(4, reduce="block"), 0),
         ((5, 6, 7), dx.Radial(), 2),
         ((5, 6, 7), dx.Radial(reduce="block"), 0),

@@ -1,11 +1,11 @@
 """Kernel tiles and launch settings for each generation of GPU.
 
 They were chosen by compiling. They are the widest tiles whose programs fit shared memory. With blocks of 64
-tokens or more, the rules of all methods keep everything in registers, or all but 8 bytes a thread. Blocks of
-32 cut tiles down, and then up to 16 bytes go to memory. On Hopper no matrix product of a tile that is not cut
-waits for the one before. Masks that are looked up pair by pair (`lut`, which no method has) take
-more. `computed` is the forward kernel where it needs no table of coordinates (`kernels.plan.form`).
-`tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
+tokens or more, the rules of all methods keep everything in registers, or all but 8 bytes a thread (24 for one
+gradient in float32). Blocks of 32 cut tiles down, and then up to 16 bytes go to memory. On Hopper no matrix
+product of a tile that is not cut waits for the one before. Masks that are looked up pair by pair (`lut`,
+which no method has) take more. `computed` is the forward kernel where it needs no table of coordinates
+(`kernels.plan.form`). `tests/kernels/block_sparse/test_compile.py` asserts it for each row of these tables.
 """
 
 from dataclasses import dataclass, replace

@@ -137,14 +137,19 @@ def _shipped(arch: int, head_dim: int, mask: str, form: str) -> bool:
     return launch_config.enough_registers(arch, head_dim, mask, form == "irregular")
 
 
-def main() -> None:
-    """Compile everything and write `compiled.json`."""
-    parser = parser_of(__doc__, RESULTS)
+def compile_all(bench: str, doc: str | None, found: Mapping[str, Any]) -> None:
+    """Compile the cases that the command line asks for, and write `bench`.json."""
+    parser = parser_of(doc, RESULTS)
     parser.add_argument("--only", default="", help="part of the names of the cases to compile")
     args = parser.parse_args()
     args.device = "cpu"
     line = "{case:24} {full:6} {partial:8} {registers:10} {programs:9} {spilled_bytes:7}"
-    run("compiled", cases(), args, line, path=args.out / "compiled.json", triton=triton.__version__)
+    run(bench, found, args, line, path=args.out / f"{bench}.json", triton=triton.__version__)
+
+
+def main() -> None:
+    """Compile everything and write `compiled.json`."""
+    compile_all("compiled", __doc__, cases())
 
 
 if __name__ == "__main__":

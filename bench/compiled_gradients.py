@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import triton
-
 from diffusers_ext.kernels.block_sparse import launch_config
 from diffusers_ext.kernels.block_sparse.triton_backward import key_kernel, query_kernel
 
-from .compiled import ARCHS, BLOCKS, HEADS
-from .ledger import RESULTS, Row
-from .runner import parser_of, run
+from .compiled import ARCHS, BLOCKS, HEADS, compile_all
+from .ledger import Row
 from .sass import Binary, compiled
 
 KERNELS = {"dq": query_kernel, "dkv": key_kernel}
@@ -74,13 +71,7 @@ def cases() -> Mapping[str, Any]:
 
 def main() -> None:
     """Compile everything and write `compiled-gradients.json`."""
-    parser = parser_of(__doc__, RESULTS)
-    parser.add_argument("--only", default="", help="part of the names of the cases to compile")
-    args = parser.parse_args()
-    args.device = "cpu"
-    line = "{case:24} {full:6} {partial:8} {registers:10} {programs:9} {spilled_bytes:7}"
-    path = args.out / "compiled-gradients.json"
-    run("compiled-gradients", cases(), args, line, path=path, triton=triton.__version__)
+    compile_all("compiled-gradients", __doc__, cases())
 
 
 if __name__ == "__main__":

@@ -10,3 +10,13 @@ def engine():
     from diffusers_ext.app.models import Models
 
     return Engine(Models())
+
+
+@pytest.fixture
+def batches(engine, tmp_path):
+    """The batches of a server without any yet."""
+    from diffusers_ext.app.batch_store import Batches
+
+    made = Batches(engine, tmp_path)
+    yield made
+    made.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,3 +53,11 @@ def called(url: str, name: str, data: list[Any]) -> tuple[str, Any]:
         answer = program.get(f"{url}/gradio_api/call/{name}/{event}").text
     kind, found = answer.strip().split("\n\n")[-1].split("\n", 1)
     return kind.removeprefix("event: "), json.loads(found.removeprefix("data: "))
+
+
+def wait(until: Callable[[], object]) -> None:
+    """Wait until something holds, for 120 s at most."""
+    ends = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)

@@ -1,7 +1,6 @@
 """Ask a running page as programs and strangers do: endpoints, faults, files, and many requests at once."""
 
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from diffusers_ext.app import serving
 from diffusers_ext.outputs.record import read
 
-from .pages import called, client, opened, served
+from .pages import called, client, opened, served, wait
 
 TURBO = "shapes-sd-turbo"
 CIRCLE = {"prompt": "a red circle", "model": TURBO}
@@ -150,13 +149,6 @@ def test_the_page_goes_on_after_all_of_these(ask):
 def test_too_few_and_too_many_inputs_are_one_sentence(url, data):
     kind, said = called(url, "generate", data)
     assert kind == "error" and "takes 6 inputs" in str(said) and "object at" not in str(said)
-
-
-def wait(until):
-    ends = time.monotonic() + 120
-    while not until():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.02)
 
 
 LARGE = {"height": 192, "width": 192}
